@@ -1,0 +1,201 @@
+"""Everything that a configuration names, built and checked before any work is done.
+
+What cannot fit together is found here: a likelihood that does not suit the images, a prior that does not support the
+latents, more components than there are points.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import OmegaConf
+from stage2_prior.standardize import Standardized
+
+from orchestration.build import build, target_class, versions
+from orchestration.errors import UserError, nearest
+from orchestration.hardware import resolved_precision
+from orchestration.schema import Config, Node
+from orchestration.stages import Run
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory
+from stage1_vae.data.loader import Batches
+from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.latents import LatentSpec
+from stage1_vae.likelihoods import FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.objective import Objective
+from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior, PriorError
+
+PREPROCESSING = ("binarize", "dequantize")
+WRAPPERS = {"standardize": Standardized}
+NOT_FOR_PRIOR = ("wrap", "fit")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the stages work with.
+
+    Attributes:
+        data, preprocess: images, and how they become x.
+        vae: untrained, with the weights that `seeds.vae` gives.
+        objective: what stage 1 minimises.
+        prior: unfitted.
+        kind: what figures of the likelihood on these images mean.
+    """
+
+    data: ImageData
+    preprocess: Preprocess
+    vae: VAE
+    objective: Objective
+    prior: Prior
+    kind: FigureKind
+
+    def batches(self, images: ImageSet, batch_size: int, run: Run, shuffle: bool = False, seed: int = 0) -> Batches:
+        """Batches of one split on the run's device."""
+        return Batches(
+            images,
+            self.preprocess,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            device=run.device,
+            num_workers=run.config.trainer.num_workers,
+        )
+
+
+def assemble(run: Run, limit: int | None = None) -> Parts:
+    """Build everything that the configuration of `run` names; `limit` cuts each split to so many images.
+
+    Raises:
+        UserError: whatever does not fit together, in one line.
+    """
+    config = run.config
+    try:
+        data = build("data", without(config.data, PREPROCESSING)).load()
+        data = data if limit is None else truncated(data, limit)
+        levels = data.levels
+        dequantize = config.data["dequantize"]
+        if dequantize == "auto":
+            likelihood_class = target_class(config.likelihood)
+            wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
+            dequantize = wants and levels is not None and config.data["binarize"] == "none"
+        preprocess = Preprocess(levels, data.domain, config.data["binarize"], dequantize)
+    except DataError as error:
+        raise UserError(str(error)) from error
+    likelihood = build_likelihood(config, data, preprocess)
+    vae, objective = build_vae(run, data, likelihood)
+    prior = build_prior(run, vae.spec, len(data.train))
+    raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
+    return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
+
+
+def without(node: Node, keys: tuple[str, ...]) -> Node:
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+def truncated(data: ImageData, limit: int) -> ImageData:
+    """`data` with at most `limit` images a split, for stage=check."""
+    import torch
+
+    def head(images: ImageSet) -> ImageSet:
+        index = torch.arange(min(limit, len(images)))
+        return InMemory(images.batch(index), None if images.labels is None else images.labels[index])
+
+    return replace(data, train=head(data.train), val=head(data.val), test=head(data.test))
+
+
+def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:
+    """The likelihood, told the images' levels if it asks for them.
+
+    Raises:
+        UserError: it cannot describe these images.
+    """
+    cls = target_class(config.likelihood)
+    if cls.unit_domain and data.domain is Domain.REAL:
+        raise UserError(f"{cls.__name__} needs pixels in [0, 1], {data.name} has real ones; use likelihood=gaussian")
+    if cls.pixels is not Pixels.LEVELS:
+        return build("likelihood", config.likelihood)
+    if preprocess.num_levels is None:
+        raise UserError(f"{cls.__name__} needs 8-bit images, {data.name} is continuous; use likelihood=gaussian")
+    return build("likelihood", config.likelihood, levels=preprocess.num_levels)
+
+
+def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
+    """Stage 1 with fresh weights, and what it minimises."""
+    config = run.config
+    objective = build("vae.objective", config.vae.objective)
+    net = build("net", config.net)
+
+    def bottleneck(**injected: Any) -> Any:
+        return build("vae.bottleneck", config.vae.bottleneck, **injected, num_classes=data.num_classes)
+
+    with run.seeded(config.seeds.vae):
+        vae = VAE(data.shape, net, bottleneck, likelihood)
+    if objective.needs_prior and vae.bottleneck.base_prior is None:
+        name = type(vae.bottleneck).__name__
+        raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
+    return vae.to(run.device), objective
+
+
+def build_prior(run: Run, spec: LatentSpec, num_points: int) -> Prior:
+    """Stage 2, unfitted, in its wrappers.
+
+    Raises:
+        UserError: it does not support the latents (with those that do), or needs more points than there are.
+    """
+    node = run.config.prior
+    cls = target_class(node)
+    if (reason := cls.check(spec)) is not None:
+        able = [name for name, other in prior_nodes().items() if target_class(other).check(spec) is None]
+        raise UserError(f"{reason}; priors that do: {', '.join(able)}")
+    with run.seeded(run.config.seeds.prior):
+        prior = build("prior", without(node, NOT_FOR_PRIOR), spec=spec)
+    try:
+        prior.check_size(num_points)
+    except PriorError as error:
+        raise UserError(str(error)) from error
+    for name in node.get("wrap") or []:
+        if name not in WRAPPERS:
+            raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
+        prior = WRAPPERS[name](prior)
+    return prior.to(run.device)
+
+
+def prior_nodes() -> dict[str, Node]:
+    """All priors that `conf/prior/` offers, by name."""
+    from orchestration.entry import CONF
+
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONF.glob("prior/*.yaml"))}
+
+
+def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
+    """Everything that can change a trained VAE."""
+    config = run.config
+    nodes = [config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in config.trainer.NEUTRAL}
+    return {
+        "data": parts.data.fingerprint,
+        "preprocess": {
+            "binarize": parts.preprocess.binarize,
+            "dequantize": parts.preprocess.dequantize,
+            "domain": parts.preprocess.domain.value,
+            "version": Preprocess.version,
+        },
+        "net": config.net,
+        "vae": config.vae.model_dump(),
+        "likelihood": config.likelihood,
+        "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
+        "seed": config.seeds.vae,
+        "versions": versions(nodes),
+        "limits": run.trainer_overrides,
+    }
+
+
+def prior_ingredients(run: Run, latents_key: str) -> dict[str, Any]:
+    """Everything that can change a fitted prior."""
+    node = run.config.prior
+    wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
+    return {
+        "latents": latents_key,
+        "prior": node,
+        "seed": run.config.seeds.prior,
+        "versions": {**versions([node]), **wrappers},
+    }

@@ -1,0 +1,72 @@
+"""From a configuration node with a `_target_` to an object, checked before anything is made."""
+
+import inspect
+from typing import Any, get_type_hints
+
+import hydra
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from orchestration.errors import UserError, nearest
+from orchestration.schema import Node
+
+
+def target_class(node: Node) -> type:
+    """The class that `node["_target_"]` names.
+
+    Raises:
+        UserError: when there is no such class.
+    """
+    try:
+        return hydra.utils.get_class(node["_target_"])
+    except (ImportError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"_target_={node.get('_target_')}: no such class ({str(error).splitlines()[0]})") from error
+
+
+def build(group: str, node: Node, **injected: Any) -> Any:
+    """Make the object of `node`; `group` is its place in the configuration, for messages.
+
+    Raises:
+        UserError: unknown keys, values of a wrong type, and whatever the constructor itself refuses.
+    """
+    cls = target_class(node)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    signature = inspect.signature(cls).parameters
+    parameters = {name: p for name, p in signature.items() if name not in injected and p.kind not in variadic}
+    for key in given:
+        if key not in parameters:
+            raise UserError(f"{group}.{key}: unknown key; {nearest(key, parameters)}")
+    for key, parameter in parameters.items():
+        if key not in given and parameter.default is inspect.Parameter.empty:
+            raise UserError(f"{group}.{key} is missing")
+    hints = get_type_hints(cls.__init__)
+    checked = {key: _checked(f"{group}.{key}", value, hints.get(key)) for key, value in given.items()}
+    try:
+        return cls(**checked, **injected)
+    except ValueError as error:
+        raise UserError(str(error).splitlines()[0]) from error
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotation `hint` wants it."""
+    if hint is None:
+        return value
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(f"{key}={value}: {message[0].lower()}{message[1:]}") from error
+
+
+def version(node: Node) -> int:
+    """The algorithm version of the class that `node` names."""
+    return int(getattr(target_class(node), "version", 1))
+
+
+def versions(nodes: list[Node]) -> dict[str, int]:
+    return {node["_target_"]: version(node) for node in nodes}

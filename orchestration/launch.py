@@ -1,0 +1,92 @@
+"""What a job knows of the command that started it: choices, overrides, its folder, its sweep."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def timestamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Attributes:
+    choices: group -> chosen file, for example prior -> mixture.
+    overrides: what the user typed, in order.
+    is_sweep: one job of several.
+    sweep_dir: folder of the sweep; None outside one.
+    job: number of the job in its sweep.
+    """
+
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    is_sweep: bool = False
+    sweep_dir: Path | None = None
+    job: int = 0
+
+    @classmethod
+    def of(cls, hydra_config: Any) -> "Launch":
+        is_sweep = str(hydra_config.mode).endswith("MULTIRUN")
+        return cls(
+            choices={k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k and v is not None},
+            overrides=tuple(hydra_config.overrides.task),
+            is_sweep=is_sweep,
+            sweep_dir=Path(hydra_config.sweep.dir) if is_sweep else None,
+            job=int(hydra_config.job.num) if is_sweep else 0,
+        )
+
+    def command(self, stage: str, *changes: str) -> str:
+        """The command line of this job with another stage and with `changes`."""
+        dropped = ("stage=", "upstream=", *(change.split("=")[0] + "=" for change in changes))
+        kept = [word for word in self.overrides if not word.startswith(dropped)]
+        return " ".join(["python pipeline.py", f"stage={stage}", *kept, *changes])
+
+
+def _failure_folder() -> Path | None:
+    name = os.environ.get("EXPOST_FAILURES")
+    return Path(name) if name else None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed.
+
+    Attributes:
+        message: one line.
+        job: its number and its overrides, in a sweep.
+        traceback: for a mistake of ours; None for one of the user's.
+    """
+
+    message: str
+    job: str = ""
+    traceback: str | None = None
+
+    @property
+    def line(self) -> str:
+        """What is printed: one line for the user's mistakes, everything for ours."""
+        where = f"{self.job}: " if self.job else ""
+        return f"{self.traceback or ''}error: {where}{self.message}"
+
+
+def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
+    """Write down why a job failed, for the list at the end."""
+    if folder := _failure_folder():
+        job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
+        facts = asdict(Failure(" ".join(message.split()), job, traceback))
+        (folder / f"{launch.job:06d}.json").write_text(json.dumps(facts))
+
+
+def failures() -> list[Failure]:
+    """The failures written down so far, in the jobs' order."""
+    folder = _failure_folder()
+    return [Failure(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))] if folder else []
+
+
+def forget_failures() -> None:
+    if folder := _failure_folder():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from evaluation import report
+from orchestration.errors import UserError
+from orchestration.measure import PICTURES
+from orchestration.stages import Run, point_latest
+from orchestration.store import Artifact
+
+
+def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
+    """Write the report of `figures` into the run's folder and print it.
+
+    Args:
+        run: whose folder is written.
+        figures: the evaluation's artifact.
+        keys: keys of what the figures were measured on, for the provenance.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    content = json.loads((figures.path / "figures.json").read_text())
+    content["provenance"] = provenance(run, figures, keys)
+    config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
+    try:
+        pictures = {caption: _copied(figures.path / f"{stem}.png", run.folder) for stem, caption in PICTURES.items()}
+        (run.folder / "config.yaml").write_text(config_yaml)
+        (run.folder / "report.html").write_text(report.render_html(content, pictures, config_yaml), encoding="utf-8")
+        (run.folder / "report.json").write_text(report.to_json(content), encoding="utf-8")
+        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder)
+    except OSError as error:
+        raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error
+    console = Console(highlight=False)
+    console.print()
+    console.print(report.terminal_table(content))
+    console.print(content["verdict"])
+    console.print()
+    run.say("report", str(run.folder / "report.html"))
+    run.say("pictures", str(run.folder / "samples.png"))
+    run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def _copied(source: Path, folder: Path) -> Path:
+    return Path(shutil.copyfile(source, folder / source.name))
+
+
+def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Where the figures come from: when, with what, on what, from which artifacts."""
+    measured = figures.manifest()["finished"]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
+        "run": run.folder.name,
+        "commit": _commit() or "unknown",
+        "seeds": run.config.seeds.model_dump(),
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {_accelerator()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **keys,
+        "evaluation": figures.key,
+    }
+
+
+def _accelerator() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

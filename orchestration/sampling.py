@@ -1,0 +1,144 @@
+"""Images from a prior, streamed to disk: any number in bounded memory, the same bytes for the same seed.
+
+Samples are drawn in blocks of a fixed size, each with a seed of its own, so that the first hundred of a thousand are
+the same images as a run of a hundred.
+"""
+
+import math
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from orchestration.errors import UserError
+from orchestration.hardware import show_progress
+from orchestration.schema import Sample
+from orchestration.stages import Run
+from stage1_vae.data.images import Domain, ImageData
+from stage1_vae.latents import LatentDensity
+from stage1_vae.vae import VAE
+
+MAX_BLOCK = 500
+BLOCK_PIXELS = 2**22
+EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
+
+
+def check_destination(out: Path | None) -> None:
+    """Refuse an output that could not be written, before any work.
+
+    Raises:
+        UserError: its folder does not exist or cannot be written.
+    """
+    if out is None:
+        return
+    parent = out.expanduser().absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
+    probe = parent / f".expost-{out.name}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
+
+
+@torch.no_grad()
+def image_blocks(vae: VAE, prior: LatentDensity, num: int, noise: bool, seed: int, data: ImageData) -> Iterator[Tensor]:
+    """uint8 images [<=block, C, H, W], `num` in all: means of p(x|z), or draws from it with `noise`.
+
+    Args:
+        vae: on the device to compute on.
+        prior: draws z.
+        num: how many images.
+        noise: draw from p(x|z) instead of taking its mean.
+        seed: the same one gives the same images.
+        data: says where a pixel lives; real ones are scaled from the range of the training images.
+    """
+    low, high = pixel_range(data)
+    size = block_size(data.shape)
+    for block, start in enumerate(range(0, num, size)):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed * 1_000_003 + block)
+            image = vae.decode(prior.sample(size))
+            x = image.sample() if noise else image.mean  # [size, C, H, W]
+        pixels = ((x - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+        yield pixels[: num - start]
+
+
+def block_size(shape: tuple[int, ...]) -> int:
+    """Images that are decoded at once: bounded memory for large ones, and the same for every `num`."""
+    return max(1, min(MAX_BLOCK, BLOCK_PIXELS // math.prod(shape)))
+
+
+def pixel_range(data: ImageData) -> tuple[float, float]:
+    """What becomes black and what becomes white."""
+    if data.domain is Domain.UNIT:
+        return 0.0, 1.0
+    some = data.train.batch(torch.arange(min(1000, len(data.train))))
+    low, high = some.min().item(), some.max().item()
+    return low, high if high > low else low + 1.0
+
+
+def write_samples(
+    path: Path, vae: VAE, prior: LatentDensity, data: ImageData, settings: Sample, seed: int, run: Run
+) -> None:
+    """`path` (.npz) with `x`, uint8 (N, C, H, W), written block by block."""
+    bar = tqdm(total=settings.num, desc="sample", unit="image", leave=False, delay=2, file=sys.stderr)
+    bar.disable = run.quiet or not show_progress(run.config.trainer)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
+    entry = zipfile.ZipInfo("x.npy", date_time=EPOCH_OF_ZIP)  # a fixed date: equal samples, equal bytes
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with (
+        bar,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(entry, "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in image_blocks(vae, prior, settings.num, settings.noise, seed, data):
+            file.write(block.numpy().tobytes())
+            bar.update(len(block))
+
+
+def deliver(run: Run, samples: Path, out: Path | None) -> None:
+    """Put the stored samples where the user wants them: an .npz file, or a folder of PNG files.
+
+    Raises:
+        UserError: the destination cannot be written.
+    """
+    target = run.folder / "samples.npz" if out is None else out.expanduser()
+    try:
+        if target.suffix == ".npz":
+            scratch = target.with_name(f".{target.name}.part")
+            shutil.copyfile(samples, scratch)
+            scratch.replace(target)
+        else:
+            target.mkdir(exist_ok=True)
+            write_pngs(samples, target)
+    except OSError as error:
+        raise UserError(f"sample.out={target}: {error.strerror}; choose another") from error
+    run.say("samples", f"{run.config.sample.num} images: {target}")
+
+
+def write_pngs(samples: Path, folder: Path) -> None:
+    """One PNG an image, read from the archive one after the other."""
+    with zipfile.ZipFile(samples) as archive, archive.open("x.npy") as file:
+        np.lib.format.read_magic(file)
+        (num, channels, height, width), _, _ = np.lib.format.read_array_header_1_0(file)
+        for i in range(num):
+            pixels = np.frombuffer(file.read(channels * height * width), np.uint8).reshape(channels, height, width)
+            to_picture(pixels).save(folder / f"{i:06d}.png")
+
+
+def to_picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 [C, H, W] as a grey, RGB or RGBA picture; any other number of channels as the grey of the first."""
+    channels = len(pixels)
+    if channels in (3, 4):
+        return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    return Image.fromarray(pixels[0])

@@ -1,0 +1,124 @@
+"""The validated top level of the configuration: what may be said, and what each word may be.
+
+Groups that hold a `_target_` are checked against the constructor that they name, in `orchestration.build`.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from orchestration.errors import UserError, nearest
+
+Node = dict[str, Any]
+STAGES = ("all", "vae", "encode", "prior", "sample", "evaluate", "report", "check")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Seeds(Section):
+    vae: NonNegativeInt
+    prior: NonNegativeInt
+    sample: NonNegativeInt
+
+
+class Paths(Section):
+    root: Path
+
+
+class Sample(Section):
+    num: PositiveInt
+    out: Path | None
+    noise: bool
+    prior: Literal["learned", "base"]
+
+
+class VAEParts(Section):
+    bottleneck: Node
+    objective: Node
+
+
+class Trainer(Section):
+    max_epochs: PositiveInt
+    max_steps: PositiveInt | None
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["constant", "cosine"]
+    warmup_steps: NonNegativeInt
+    gradient_clip: PositiveFloat | None
+    ema_decay: float | None = Field(gt=0, lt=1)
+    patience: PositiveInt | None
+    val_every: PositiveInt
+    precision: Literal["32", "bf16", "auto"]
+    compile: bool
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt
+    num_workers: NonNegativeInt
+    progress: Literal["auto"] | bool
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"accelerator", "num_workers", "progress"})
+    """Keys that cannot change a result, and so are no part of an artifact's key."""
+
+
+class Evaluation(Section):
+    num_samples: PositiveInt
+    importance_samples: PositiveInt
+    num_bound_images: PositiveInt
+    batch_size: PositiveInt
+    neighbours: PositiveInt
+
+
+class Logger(Section):
+    wandb: bool
+    project: str
+    mode: Literal["auto", "online", "offline"]
+
+
+class Config(Section):
+    stage: Literal["all", "vae", "encode", "prior", "sample", "evaluate", "report", "check"]
+    upstream: Literal["run", "require"]
+    name: str | None
+    seed: NonNegativeInt
+    seeds: Seeds
+    paths: Paths
+    sample: Sample
+    data: Node
+    net: Node
+    vae: VAEParts
+    likelihood: Node
+    prior: Node
+    trainer: Trainer
+    evaluation: Evaluation
+    logger: Logger
+
+
+def validate(config: DictConfig) -> Config:
+    """The composed configuration, checked.
+
+    Raises:
+        UserError: naming the first key that is wrong, and what it may be.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return Config.model_validate(plain)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool"))
+    if first["type"] == "literal_error":
+        choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}={first['input']}: {message}"

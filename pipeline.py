@@ -1,0 +1,247 @@
+"""Expost: train a VAE, encode the training set, fit a prior to what was encoded, and see what that bought.
+
+    python pipeline.py [stage=STAGE] [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+This file reads top to bottom as the pipeline runs: `train_vae`, `encode_images`, `fit_prior`, `evaluate_priors`, then
+`draw_samples`, `write_report` and `check`. Each stage is an artifact in the store, found there or made once.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    from orchestration.entry import main
+
+    sys.exit(main())  # composes the configuration first and imports this module, and so torch, for a job alone
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from evaluation.errors import EvaluationError
+from orchestration.assembly import Parts, assemble, prior_ingredients, vae_ingredients
+from orchestration.errors import UserError
+from orchestration.hardware import resolved_precision
+from orchestration.launch import Launch
+from orchestration.measure import VERSION as MEASURE_VERSION
+from orchestration.measure import feature_net, measure
+from orchestration.publish import publish
+from orchestration.sampling import check_destination, deliver, write_samples
+from orchestration.schema import Config
+from orchestration.stages import Run, run_stage
+from orchestration.store import Artifact, Store
+from orchestration.tracking import Tracker
+from stage1_vae.data.images import DataError
+from stage1_vae.encode import ENCODE_VERSION, encode
+from stage1_vae.latents import LatentDataset
+from stage1_vae.module import TrainingError
+from stage1_vae.train import train
+from stage1_vae.vae import VAE
+from stage2_prior.prior import FitRun, Prior, PriorError
+
+SPLITS = ("train", "val", "test")
+
+
+def run(config: Config, launch: Launch) -> None:
+    """Do what `config.stage` says.
+
+    Raises:
+        UserError: for everything that is the user's to mend.
+    """
+    try:
+        if config.stage == "check":
+            check(config, launch)
+        else:
+            perform(Run(config, launch, Store(config.paths.root / "store")))
+    except (DataError, PriorError, EvaluationError, TrainingError) as error:
+        raise UserError(str(error)) from error
+
+
+def perform(job: Run) -> None:
+    """The asked stage, and before it whatever it needs."""
+    stage = job.config.stage
+    if stage == "sample":
+        check_destination(job.config.sample.out)
+    parts = assemble(job)
+    vae = train_vae(job, parts)
+    if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
+        return draw_samples(job, parts, vae, None) if stage == "sample" else None
+    latents = encode_images(job, parts, vae)
+    if stage == "encode":
+        return None
+    prior = fit_prior(job, parts, latents)
+    if stage == "prior":
+        return None
+    if stage == "sample":
+        return draw_samples(job, parts, vae, prior)
+    figures = evaluate_priors(job, parts, vae, latents, prior)
+    return write_report(job, parts, vae, prior, figures)
+
+
+def train_vae(job: Run, parts: Parts) -> Artifact:
+    """Stage 1: images -> VAE."""
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        settings = job.config.trainer.model_copy(update={"precision": resolved_precision(job.config.trainer)})
+        seed = job.config.seeds.vae
+        batches = parts.batches(parts.data.train, settings.batch_size, job, shuffle=True, seed=seed)
+        val_batches = parts.batches(parts.data.val, max(settings.batch_size, 500), job)
+        with job.seeded(seed):
+            history = train(
+                parts.vae, parts.objective, batches, val_batches, settings, job.trainer("vae", tracker), seed
+            )
+        save_file(weights(parts.vae), folder / "model.safetensors")
+        (folder / "history.json").write_text(json.dumps(history))
+        return history[-1]
+
+    return run_stage(job, "vae", vae_ingredients(job, parts), make)
+
+
+def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
+    """The door: the parameters of q(z|x) of every image, split by split."""
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        model = trained_vae(parts, vae)
+        for split in SPLITS:
+            provenance = {
+                "vae": vae.key,
+                "data": parts.data.name,
+                "split": split,
+                "fingerprint": parts.data.fingerprint,
+            }
+            latents = encode(model, parts.batches(getattr(parts.data, split), 1000, job), provenance)
+            (folder / split).mkdir()
+            latents.save(folder / split)
+        return {f"num_{split}": len(getattr(parts.data, split)) for split in SPLITS}
+
+    return run_stage(job, "latents", {"vae": vae.key, "version": ENCODE_VERSION}, make)
+
+
+def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
+    """Stage 2: latents -> prior."""
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        fit_run = FitRun(
+            device=job.device,
+            seed=job.config.seeds.prior,
+            log=tracker.log,
+            trainer=job.trainer("prior", tracker),
+            settings=job.config.prior.get("fit") or {},
+        )
+        train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
+        report = parts.prior.fit(train_set, val_set, fit_run)
+        for note in report.notes:
+            job.say("prior", note)
+        save_file(weights(parts.prior), folder / "prior.safetensors")
+        num_parameters = sum(value.numel() for value in weights(parts.prior).values())
+        facts = asdict(report) | {"num_parameters": num_parameters}
+        (folder / "fit.json").write_text(json.dumps(facts))
+        return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
+
+    return run_stage(job, "prior", prior_ingredients(job, latents.key), make)
+
+
+def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
+    """Figures and pictures of the baseline prior and of the learned one, side by side."""
+    features = feature_net(job, parts)
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        test_latents = LatentDataset.load(latents.path / "test")
+        train_latents = LatentDataset.load(latents.path / "train")
+        with job.seeded(job.config.seeds.sample):
+            return measure(
+                job,
+                parts,
+                trained_vae(parts, vae),
+                fitted_prior(parts, prior),
+                features,
+                (train_latents, test_latents),
+                histories(vae, prior),
+                folder,
+                tracker,
+            )
+
+    ingredients = {
+        "vae": vae.key,
+        "latents": latents.key,
+        "prior": prior.key,
+        "features": features.key,
+        "name": job.launch.choices.get("prior", "learned"),
+        "evaluation": job.config.evaluation.model_dump(),
+        "seed": job.config.seeds.sample,
+        "version": MEASURE_VERSION,
+    }
+    return run_stage(job, "evaluation", ingredients, make)
+
+
+def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) -> None:
+    """Images from the learned prior, or from the one that stage 1 trained against."""
+    settings = job.config.sample
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        model = trained_vae(parts, vae)
+        source = model.bottleneck.base_prior if prior is None else fitted_prior(parts, prior)
+        if source is None:
+            raise UserError("this autoencoder was trained against no prior; use sample.prior=learned")
+        write_samples(folder / "samples.npz", model, source, parts.data, settings, job.config.seeds.sample, job)
+        return {"num": settings.num}
+
+    ingredients = {
+        "vae": vae.key,
+        "prior": "base" if prior is None else prior.key,
+        "num": settings.num,
+        "noise": settings.noise,
+        "seed": job.config.seeds.sample,
+        "version": 1,
+    }
+    samples = run_stage(job, "samples", ingredients, make)
+    deliver(job, samples.path / "samples.npz", settings.out)
+
+
+def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures: Artifact) -> None:
+    """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
+    publish(job, figures, {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint})
+
+
+def check(config: Config, launch: Launch) -> None:
+    """Build everything and run two batches of each stage in a folder that is then removed."""
+    with tempfile.TemporaryDirectory(prefix="expost-check-") as scratch:
+        paths = config.paths.model_copy(update={"root": Path(scratch)})
+        evaluation = config.evaluation.model_copy(update={"num_samples": 256, "importance_samples": 2})
+        small = config.model_copy(update={"paths": paths, "evaluation": evaluation, "upstream": "run"})
+        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
+        job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
+        parts = assemble(job, limit=max(4096, 2 * config.trainer.batch_size))
+        vae = train_vae(job, parts)
+        latents = encode_images(job, parts, vae)
+        prior = fit_prior(job, parts, latents)
+        evaluate_priors(job, parts, vae, latents, prior)
+    print("check      everything was built and ran on two batches; nothing was kept")
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+
+
+def trained_vae(parts: Parts, artifact: Artifact) -> VAE:
+    """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
+    parts.vae.load_state_dict(load_file(artifact.path / "model.safetensors"))
+    return parts.vae.eval()
+
+
+def fitted_prior(parts: Parts, artifact: Artifact) -> Prior:
+    parts.prior.load_state_dict(load_file(artifact.path / "prior.safetensors"))
+    return parts.prior.eval()
+
+
+def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
+    """What training and fitting recorded, for curves and tables."""
+    return {
+        "vae": json.loads((vae.path / "history.json").read_text()),
+        "fit": json.loads((prior.path / "fit.json").read_text()),
+    }

@@ -1,0 +1,42 @@
+"""What stands between encoder features and the decoder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from stage1_vae.latents import LatentSpec
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What an encoder says of a batch of images.
+
+    Attributes:
+        posterior: q(z|x), batch [B], event `spec.shape`.
+        penalty: [B], what the bottleneck itself adds to the loss, in nats; None for nothing.
+    """
+
+    posterior: Distribution
+    penalty: Tensor | None = None
+
+
+class Bottleneck(nn.Module, ABC):
+    """Features [B, *features_shape] -> Encoding.
+
+    Attributes:
+        spec: what one latent event is.
+        family: the name of its posterior in `stage1_vae.latents.FAMILIES`.
+        base_prior: what stage 1 trains against and the baseline of every table: N(0, I), uniform codes, ...; None
+            where the model has no prior at all (a plain autoencoder).
+    """
+
+    version: ClassVar[int] = 1
+    spec: LatentSpec
+    family: ClassVar[str]
+    base_prior: nn.Module | None
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Encoding: ...

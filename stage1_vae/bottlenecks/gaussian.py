@@ -1,0 +1,46 @@
+"""Diagonal Gaussian posterior (Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, eq. 9)."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.base_priors import StandardNormal
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.latents import LatentSpec
+from stage1_vae.posteriors import DiagonalNormal
+
+
+class Gaussian(Bottleneck):
+    """q(z|x) = N(loc(h), diag(exp(log_std(h)))^2) with one linear map from the features h.
+
+    Args:
+        features_shape: shape of the encoder's features, flattened here.
+        latent_dim: D.
+        num_classes: labels that travel beside the latents.
+        min_log_std, max_log_std: bounds that keep exp() finite, far outside of what training visits.
+    """
+
+    version: ClassVar[int] = 1
+    family = "diagonal_normal"
+
+    def __init__(
+        self,
+        features_shape: tuple[int, ...],
+        latent_dim: int,
+        num_classes: int = 0,
+        min_log_std: float = -8.0,
+        max_log_std: float = 5.0,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"vae.bottleneck.latent_dim must be at least 1, got {latent_dim}")
+        self.spec = LatentSpec(shape=(latent_dim,), num_classes=num_classes)
+        self.base_prior = StandardNormal(self.spec.shape)
+        self.min_log_std, self.max_log_std = min_log_std, max_log_std
+        self.linear = nn.Linear(math.prod(features_shape), 2 * latent_dim)
+
+    def forward(self, features: Tensor) -> Encoding:
+        loc, log_std = self.linear(features.flatten(1)).float().chunk(2, dim=1)  # [B, D] each, float32 from here on
+        return Encoding(DiagonalNormal(loc, torch.clamp(log_std, self.min_log_std, self.max_log_std)))

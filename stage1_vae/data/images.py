@@ -1,0 +1,115 @@
+"""What a source of images hands to the pipeline: three fixed splits of raw images and the facts about them.
+
+Raw images are uint8 level numbers or float32 values, [B, C, H, W]; `Preprocess` makes `x` of them. Labels travel with
+the images. The fingerprint names the content: the same images, labels and splits give the same one on any machine.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """A mistake in the data or its configuration: one line that says what is wrong and what to do."""
+
+
+class Domain(StrEnum):
+    """Where a pixel lives."""
+
+    UNIT = "unit"
+    REAL = "real"
+
+
+class ImageSet(ABC):
+    """One split.
+
+    Attributes:
+        labels: int64 [N], or None.
+    """
+
+    labels: Tensor | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, index: Tensor) -> Tensor:
+        """Raw images [B, C, H, W], uint8 level numbers or float32, for the rows `index` [B]."""
+
+
+class InMemory(ImageSet):
+    """A split held as one tensor, indexed where it lies.
+
+    Args:
+        images: [N, C, H, W], uint8 or float32.
+        labels: int64 [N], or None.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; expected uint8 or float32 [N, C, H, W]")
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{len(labels)} labels for {len(images)} images")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.images.index_select(0, index.to(self.device))  # several times faster than indexing on a CPU
+
+    def to(self, device: torch.device | str) -> "InMemory":
+        """The same split on `device`; nothing is copied if it lies there already."""
+        return InMemory(self.images.to(device), None if self.labels is None else self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: three splits and what a model must know of them.
+
+    Attributes:
+        name: for reports.
+        train, val, test: the fixed splits.
+        shape: (C, H, W) of one image.
+        levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
+        domain: where a pixel lives.
+        num_classes: labels are 0..num_classes-1; 0: no labels.
+        class_names: one a class; empty without labels.
+        fingerprint: sha256 of content, labels and split assignment.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    shape: tuple[int, int, int]
+    levels: int | None
+    domain: Domain
+    num_classes: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
+    """sha256 over `parts` in their order; types, shapes and lengths count too, so that parts cannot run together."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for piece in (part.images, part.labels) if isinstance(part, InMemory) else (part,):
+            if isinstance(piece, Tensor):
+                digest.update(f"{piece.dtype}{tuple(piece.shape)}".encode())
+                digest.update(piece.cpu().contiguous().numpy().tobytes())
+            elif piece is None:
+                digest.update(b"none")
+            else:
+                content = piece.encode() if isinstance(piece, str) else piece
+                digest.update(f"{type(piece).__name__}{len(content)}:".encode() + content)
+    return digest.hexdigest()

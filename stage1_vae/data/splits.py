@@ -1,0 +1,108 @@
+"""Fixed train/validation/test splits and the folder that a source reads.
+
+A split depends on the number of images and the fractions alone, never on the seed of a run: figures of different runs
+are measured on the same images. The seed below is part of the definition. numpy's `RandomState` is used because its
+stream is frozen by numpy's compatibility policy.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stage1_vae.data.images import DataError
+
+SPLIT_SEED = 20240229
+MIN_IMAGES = 10
+MIN_PER_SPLIT = 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of each split, int64, in random order, so that the first n of any split are a fair sample of it."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def shuffled(num: int) -> np.ndarray:
+    """The one random order of `num` images, int64 [num]."""
+    return np.random.RandomState(SPLIT_SEED).permutation(num).astype(np.int64)
+
+
+def split_rows(num: int, val_fraction: float, test_fraction: float) -> Split:
+    """Cut `num` rows three ways; validation and test get at least two images each.
+
+    Raises:
+        DataError: too few images, or fractions that leave nothing to train on.
+    """
+    check_fraction("val_fraction", val_fraction)
+    check_fraction("test_fraction", test_fraction)
+    check_total(num)
+    num_val = max(MIN_PER_SPLIT, round(num * val_fraction))
+    num_test = max(MIN_PER_SPLIT, round(num * test_fraction))
+    num_train = num - num_val - num_test
+    if num_train < MIN_PER_SPLIT:
+        raise DataError(
+            f"{num} images leave {max(num_train, 0)} to train on after {num_val} for validation and {num_test} for the "
+            "test; lower data.val_fraction or data.test_fraction"
+        )
+    order = shuffled(num)
+    return Split(order[num_val + num_test :], order[num_test : num_test + num_val], order[:num_test])
+
+
+def hold_out(num: int, num_held: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cut `num` rows into the rest and `num_held` held out; `key` is the config key to blame.
+
+    Raises:
+        DataError: either side would have fewer than two images.
+    """
+    if isinstance(num_held, bool) or not isinstance(num_held, int) or num_held < MIN_PER_SPLIT:
+        raise DataError(f"{key} is {num_held!r}; give a whole number of at least {MIN_PER_SPLIT}")
+    if num - num_held < MIN_PER_SPLIT:
+        raise DataError(f"{key}={num_held} leaves {max(num - num_held, 0)} of {num} images to train on; lower {key}")
+    order = shuffled(num)
+    return order[num_held:], order[:num_held]
+
+
+def check_total(num: int) -> None:
+    if num < MIN_IMAGES:
+        raise DataError(
+            f"{num} images are too few for three splits; at least {MIN_IMAGES} are needed: add images to data.root"
+        )
+
+
+def check_fraction(key: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise DataError(f"data.{key} is {value!r}; give a number between 0 and 1, such as data.{key}=0.1")
+
+
+def fits_in_memory(num_bytes: int, limit_gib: float) -> bool:
+    """Whether a set of `num_bytes` is to be held in memory.
+
+    Raises:
+        DataError: the limit is no number or negative.
+    """
+    if isinstance(limit_gib, bool) or not isinstance(limit_gib, (int, float)) or not limit_gib >= 0:
+        raise DataError(f"data.memory_limit_gib is {limit_gib!r}; give a number of GiB, such as 2.0")
+    return num_bytes <= limit_gib * 2**30
+
+
+def existing(root: str | None, what: str, hint: str = "") -> Path:
+    """`root` as an absolute path that exists; `~` is the home folder, relative paths start at the current one.
+
+    Args:
+        root: the value of `data.root`.
+        what: what the key names, such as "a folder of images".
+        hint: one more remedy, appended.
+
+    Raises:
+        DataError: not given, or nothing is there.
+    """
+    if root is None or not str(root):
+        raise DataError(f"data.root is not set: give {what} with data.root=PATH{hint}")
+    path = Path(str(root)).expanduser().absolute()
+    if not path.exists():
+        raise DataError(f"data.root={root} does not exist: give {what} with data.root=PATH{hint}")
+    return path

@@ -1,0 +1,206 @@
+"""p(x|z): the decoder's output turned into a distribution over images.
+
+Each likelihood declares how many numbers a pixel it reads from the decoder (`num_params`), whether the images that it
+describes are discrete or continuous, and returns a distribution whose event is the image (C, H, W) and whose `mean` is
+a picture in the units of x.
+
+Sources: Bernoulli, Kingma & Welling 2014, appendix C; continuous Bernoulli, Loaiza-Ganem & Cunningham 2019, eq. 8;
+learned Gaussian scale ("sigma-VAE"), Rybkin et al. 2021; discretised logistic, Salimans et al. 2017 ("PixelCNN++",
+section 2.1, with one component).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor, nn
+from torch.distributions import ContinuousBernoulli, Distribution, Independent, Normal
+
+
+class Pixels(str, Enum):
+    """The kind of images that a likelihood is a distribution over."""
+
+    BINARY = "binary"
+    LEVELS = "levels"
+    CONTINUOUS = "continuous"
+
+
+class BernoulliImage(Distribution):
+    """Independent Bernoulli pixels with the given logits [B, C, H, W]; sums over the image.
+
+    On intensities between 0 and 1 the same formula is a cross-entropy and not the logarithm of a density; torch's own
+    Bernoulli refuses those, so this one does without validation.
+    """
+
+    arg_constraints: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+        return torch.bernoulli(self.mean.expand(*sample_shape, *self.logits.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        per_pixel = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
+        return -per_pixel.flatten(-3).sum(-1)
+
+
+class DiscretizedLogistic(Distribution):
+    """A logistic density integrated over the bins of `levels` equally spaced intensities in [0, 1].
+
+    The first and the last bin reach to minus and plus infinity, so the masses sum to one.
+
+    Args:
+        loc: [B, C, H, W] location, in units of x.
+        log_scale: broadcastable to `loc`.
+        levels: number of intensities.
+    """
+
+    arg_constraints: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, levels: int) -> None:
+        self.loc, self.log_scale, self.levels = loc, log_scale, levels
+        super().__init__(loc.shape[:1], loc.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc.clamp(0.0, 1.0)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+        u = torch.rand(*sample_shape, *self.loc.shape, device=self.loc.device).clamp(1e-6, 1 - 1e-6)
+        x = self.loc + torch.exp(self.log_scale) * torch.logit(u)
+        return torch.round(x.clamp(0, 1) * (self.levels - 1)) / (self.levels - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        half_bin = 0.5 / (self.levels - 1)
+        inv_scale = torch.exp(-self.log_scale)
+        upper = (value - self.loc + half_bin) * inv_scale
+        lower = (value - self.loc - half_bin) * inv_scale
+        # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)): exact, and stable in
+        # the tails, where a difference of sigmoids underflows.
+        width = (upper - lower).expand_as(upper)
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+        per_pixel = torch.where(
+            value < half_bin, F.logsigmoid(upper), torch.where(value > 1 - half_bin, F.logsigmoid(-lower), inside)
+        )
+        return per_pixel.flatten(-3).sum(-1)
+
+
+class Likelihood(nn.Module, ABC):
+    """Decoder output [B, num_params * C, H, W] -> distribution over images, event (C, H, W)."""
+
+    version: ClassVar[int] = 1
+    pixels: ClassVar[Pixels]
+    unit_domain: ClassVar[bool]
+    """Whether the images must lie in [0, 1]."""
+    num_params: int = 1
+
+    @abstractmethod
+    def forward(self, output: Tensor) -> Distribution: ...
+
+
+class BernoulliLikelihood(Likelihood):
+    """Independent Bernoulli pixels: a density of binary images, a cross-entropy on intensities."""
+
+    pixels = Pixels.BINARY
+    unit_domain = True
+
+    def forward(self, output: Tensor) -> BernoulliImage:
+        return BernoulliImage(output)
+
+
+class ContinuousBernoulliLikelihood(Likelihood):
+    """The Bernoulli formula with its normaliser on [0, 1]: a density of real intensities."""
+
+    pixels = Pixels.CONTINUOUS
+    unit_domain = True
+
+    def forward(self, output: Tensor) -> Independent:
+        return Independent(ContinuousBernoulli(logits=output, validate_args=False), 3, validate_args=False)
+
+
+class GaussianLikelihood(Likelihood):
+    """N(output, scale^2) per pixel.
+
+    Args:
+        scale: standard deviation in units of x; the start value where it is learned.
+        learned: one shared scale, learned with the net.
+        min_log_std: floor of the learned logarithm; images with constant pixels would drive it to minus infinity.
+    """
+
+    pixels = Pixels.CONTINUOUS
+    unit_domain = False
+
+    def __init__(self, scale: float = 0.1, learned: bool = False, min_log_std: float = -5.0) -> None:
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"likelihood.scale must be positive, got {scale}")
+        self.min_log_std = min_log_std
+        log_std = torch.tensor(math.log(scale))
+        if learned:
+            self.log_std = nn.Parameter(log_std)
+        else:
+            self.register_buffer("log_std", log_std)
+
+    def forward(self, output: Tensor) -> Independent:
+        std = torch.exp(self.log_std.clamp_min(self.min_log_std))
+        return Independent(Normal(output, std.expand_as(output), validate_args=False), 3, validate_args=False)
+
+
+class DiscretizedLogisticLikelihood(Likelihood):
+    """Discretised logistic per pixel, with a location and a scale each.
+
+    Args:
+        levels: number of intensities of the images.
+        min_log_scale: floor of the log scale, in units of x.
+    """
+
+    pixels = Pixels.LEVELS
+    unit_domain = True
+    num_params = 2
+
+    def __init__(self, levels: int, min_log_scale: float = -7.0) -> None:
+        super().__init__()
+        self.levels, self.min_log_scale = levels, min_log_scale
+
+    def forward(self, output: Tensor) -> DiscretizedLogistic:
+        loc, log_scale = output.chunk(2, dim=1)  # [B, C, H, W] each
+        # Start at a mid grey with a scale of about a tenth of the range.
+        return DiscretizedLogistic(loc + 0.5, (log_scale - 2.0).clamp_min(self.min_log_scale), self.levels)
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """What the number -log p(x|z) of a likelihood on given images is.
+
+    Attributes:
+        is_density: whether bounds and bits per dimension may be quoted.
+        dequantized_levels: levels whose uniform noise was added, for bits per dimension; None for discrete images.
+        note: what a reader must know; empty where there is nothing.
+    """
+
+    is_density: bool
+    dequantized_levels: int | None
+    note: str
+
+
+def figure_kind(likelihood: Likelihood, levels: int | None, dequantized: bool) -> FigureKind:
+    """What figures of `likelihood` mean on images with `levels` intensities (None: real numbers)."""
+    if likelihood.pixels is Pixels.BINARY and levels != 2:
+        return FigureKind(False, None, "Bernoulli on intensities is a cross-entropy, not a density")
+    if likelihood.pixels is not Pixels.CONTINUOUS:
+        return FigureKind(True, None, "")
+    if dequantized:
+        return FigureKind(True, levels, "")
+    if levels is not None:
+        return FigureKind(False, None, f"a continuous density on {levels} undequantised levels can grow without bound")
+    return FigureKind(True, 1, "density over real-valued images; bits/dim counts no quantisation")

@@ -1,0 +1,85 @@
+"""Strided convolutions, for images of any size: an image is padded up to a multiple of the total stride, and the
+decoder's output is cropped back."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor, nn
+
+from stage1_vae.net import Encoder, Net
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of `multiple`: no edge that the data lack."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def smallest_grid(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Height and width of the last map, for an image padded to a multiple of the total `stride`."""
+    return math.ceil(height / stride), math.ceil(width / stride)
+
+
+class ConvEncoder(Encoder):
+    """One 4x4 convolution of stride 2 a stage; features are the flattened last map."""
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int], batch_norm: bool) -> None:
+        super().__init__()
+        in_channels, height, width = image_shape
+        self.stride = 2 ** len(channels)
+        stages: list[nn.Module] = []
+        for n, m in pairwise([in_channels, *channels]):
+            stages.append(nn.Conv2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
+            stages += [nn.BatchNorm2d(m)] * batch_norm + [nn.ReLU()]
+        self.stages = nn.Sequential(*stages)
+        self.features_shape = (channels[-1], *smallest_grid(height, width, self.stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(pad_to_multiple(x, self.stride))  # [B, channels, h, w]
+
+
+class ConvDecoder(nn.Module):
+    """A linear map to the smallest grid, then one transposed 4x4 convolution of stride 2 a stage."""
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        output_shape: tuple[int, int, int],
+        channels: Sequence[int],
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        out_channels, self.height, self.width = output_shape
+        self.grid = (channels[-1], *smallest_grid(self.height, self.width, 2 ** len(channels)))
+        self.input = nn.Linear(math.prod(latent_shape), math.prod(self.grid))
+        stages: list[nn.Module] = []
+        for n, m in pairwise(reversed(channels)):
+            stages.append(nn.ConvTranspose2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
+            stages += [nn.BatchNorm2d(m)] * batch_norm + [nn.ReLU()]
+        self.stages = nn.Sequential(nn.ReLU(), *stages)
+        self.output = nn.ConvTranspose2d(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.input(z.flatten(1)).view(-1, *self.grid)  # [B, channels, h, w]
+        output = self.output(self.stages(h))  # [B, C, >=H, >=W]
+        return output[..., : self.height, : self.width].contiguous()
+
+
+class Conv(Net):
+    """Args:
+    channels: width of each stage; the image shrinks by two at each.
+    batch_norm: batch normalisation after each hidden convolution.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128), batch_norm: bool = False) -> None:
+        if not channels or min(channels) < 1:
+            raise ValueError(f"net.channels needs at least one positive width, got {list(channels)}")
+        self.channels, self.batch_norm = tuple(channels), batch_norm
+
+    def encoder(self, image_shape: tuple[int, int, int]) -> ConvEncoder:
+        return ConvEncoder(image_shape, self.channels, self.batch_norm)
+
+    def decoder(self, latent_shape: tuple[int, ...], output_shape: tuple[int, int, int]) -> ConvDecoder:
+        return ConvDecoder(latent_shape, output_shape, self.channels, self.batch_norm)

@@ -1,0 +1,39 @@
+"""What a posterior costs under a prior.
+
+The rate of an image is KL(q(z|x) || p(z)) in nats: in closed form where the pair of families has one registered
+(Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, appendix B), else log q(z|x) - log p(z) at the given z,
+which is an unbiased estimate of it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from stage1_vae.base_priors import StandardNormal
+from stage1_vae.posteriors import DiagonalNormal
+
+
+def _kl_to_standard_normal(posterior: DiagonalNormal, prior: StandardNormal) -> Tensor:
+    return 0.5 * (posterior.loc.square() + torch.exp(2 * posterior.log_std) - 1) - posterior.log_std
+
+
+CLOSED_FORM_KL: dict[tuple[type, type], Callable[..., Tensor]] = {
+    (DiagonalNormal, StandardNormal): _kl_to_standard_normal,
+}
+"""Pairs whose KL is known per latent dimension, [B, *event] nats."""
+
+
+def rate_per_dim_nats(posterior: Distribution, prior: nn.Module) -> Tensor | None:
+    """KL(q(z|x) || p(z)) per latent dimension, [B, *event] nats, or None where the pair has no closed form."""
+    closed_form = CLOSED_FORM_KL.get((type(posterior), type(prior)))
+    return None if closed_form is None else closed_form(posterior, prior)
+
+
+def rate_nats(posterior: Distribution, prior: nn.Module, z: Tensor) -> Tensor:
+    """KL(q(z|x) || p(z)) of each image, [B] nats: exact where closed, else a one-sample estimate at `z` [B, *event]."""
+    per_dim = rate_per_dim_nats(posterior, prior)
+    if per_dim is not None:
+        return per_dim.flatten(1).sum(1)
+    return posterior.log_prob(z) - prior.log_prob(z)

@@ -1,0 +1,93 @@
+"""Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+
+from stage1_vae.data.loader import Batches
+from stage1_vae.module import VAEModule
+from stage1_vae.objective import Objective
+from stage1_vae.vae import VAE
+
+
+class Settings(Protocol):
+    """What this needs to know of the `trainer:` section."""
+
+    max_epochs: int
+    max_steps: int | None
+    lr: float
+    weight_decay: float
+    schedule: str
+    warmup_steps: int
+    gradient_clip: float | None
+    ema_decay: float | None
+    patience: int | None
+    val_every: int
+    precision: str
+    compile: bool
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for."""
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.best:
+            self.best = loss
+            self.weights = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.weights:
+            module.load_state_dict(self.weights)
+
+
+def train(
+    vae: VAE,
+    objective: Objective,
+    batches: Batches,
+    val_batches: Batches,
+    settings: Settings,
+    make_trainer: Callable[..., pl.Trainer],
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train `vae` in place; the figures of each epoch, in nats per image.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite.
+    """
+    module = VAEModule(
+        vae,
+        objective,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        seed=seed,
+        batch_size=batches.batch_size,
+        bf16=settings.precision == "bf16",
+        compiled=settings.compile,
+    )
+    callbacks: list[pl.Callback] = []
+    if settings.ema_decay is not None:
+        # Buffers (running statistics) are averages already.
+        callbacks.append(EMAWeightAveraging(decay=settings.ema_decay, use_buffers=False))
+    if settings.patience is not None:
+        # One check a validation; patience is in epochs.
+        checks = -(-settings.patience // settings.val_every)
+        callbacks += [EarlyStopping("val_loss", patience=checks), BestWeights()]
+    options: dict[str, Any] = {
+        "max_epochs": settings.max_epochs,
+        "max_steps": settings.max_steps or -1,
+        "check_val_every_n_epoch": min(settings.val_every, settings.max_epochs),
+        "gradient_clip_val": settings.gradient_clip,
+        "callbacks": callbacks,
+    }
+    make_trainer(**options).fit(module, batches, val_batches)
+    return module.history

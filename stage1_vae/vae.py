@@ -1,0 +1,56 @@
+"""A variational autoencoder and its relatives: encoder, bottleneck, decoder, likelihood.
+
+x -> encoder -> features -> bottleneck -> q(z|x) -> z -> decoder -> likelihood -> p(x|z)
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.latents import LatentSpec
+from stage1_vae.likelihoods import Likelihood
+from stage1_vae.net import Net
+
+
+class VAE(nn.Module):
+    """Args:
+    image_shape: (C, H, W).
+    net: recipe of the encoder and decoder pair.
+    bottleneck: makes the bottleneck from the encoder's `features_shape`.
+    likelihood: turns the decoder's output into p(x|z).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        net: Net,
+        bottleneck: Callable[..., Bottleneck],
+        likelihood: Likelihood,
+    ) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.encoder = net.encoder(image_shape)
+        self.bottleneck = bottleneck(features_shape=self.encoder.features_shape)
+        channels, height, width = image_shape
+        self.decoder = net.decoder(self.spec.shape, (likelihood.num_params * channels, height, width))
+        self.likelihood = likelihood
+
+    @property
+    def spec(self) -> LatentSpec:
+        return self.bottleneck.spec
+
+    def encode(self, x: Tensor) -> Encoding:
+        """x [B, C, H, W] -> q(z|x), batch [B]."""
+        return self.bottleneck(self.encoder(x))
+
+    def decode(self, z: Tensor) -> Distribution:
+        """z [B, *latent] -> p(x|z), batch [B], event (C, H, W). In float32, whatever the net computed in."""
+        return self.likelihood(self.decoder(z).float())
+
+    def forward(self, x: Tensor) -> tuple[Encoding, Tensor, Distribution]:
+        """One draw: q(z|x), z ~ q(z|x) [B, *latent], p(x|z)."""
+        encoding = self.encode(x)
+        z = encoding.posterior.rsample()  # [B, *latent]
+        return encoding, z, self.decode(z)
