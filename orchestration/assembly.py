@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
-from stage2_prior.standardize import Standardized
 
 from orchestration.build import build, target_class, versions
 from orchestration.errors import UserError, nearest
@@ -19,10 +18,11 @@ from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMem
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
-from stage1_vae.likelihoods import FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.vae import VAE
-from stage2_prior.prior import Prior, PriorError
+from stage2_prior.prior import Prior
+from stage2_prior.standardize import Standardized
 
 PREPROCESSING = ("binarize", "dequantize")
 WRAPPERS = {"standardize": Standardized}
@@ -113,9 +113,7 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
         raise UserError(f"{cls.__name__} needs pixels in [0, 1], {data.name} has real ones; use likelihood=gaussian")
     if cls.pixels is not Pixels.LEVELS:
         return build("likelihood", config.likelihood)
-    if preprocess.num_levels is None:
-        raise UserError(f"{cls.__name__} needs 8-bit images, {data.name} is continuous; use likelihood=gaussian")
-    return build("likelihood", config.likelihood, levels=preprocess.num_levels)
+    return build("likelihood", config.likelihood, levels=preprocess.num_levels or FLOAT_LEVELS)
 
 
 def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
@@ -135,7 +133,7 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     return vae.to(run.device), objective
 
 
-def build_prior(run: Run, spec: LatentSpec, num_points: int) -> Prior:
+def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     """Stage 2, unfitted, in its wrappers.
 
     Raises:
@@ -148,10 +146,11 @@ def build_prior(run: Run, spec: LatentSpec, num_points: int) -> Prior:
         raise UserError(f"{reason}; priors that do: {', '.join(able)}")
     with run.seeded(run.config.seeds.prior):
         prior = build("prior", without(node, NOT_FOR_PRIOR), spec=spec)
-    try:
-        prior.check_size(num_points)
-    except PriorError as error:
-        raise UserError(str(error)) from error
+    if prior.min_images > num_images:
+        raise UserError(
+            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
+            "lower prior.num_components or give more images"
+        )
     for name in node.get("wrap") or []:
         if name not in WRAPPERS:
             raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")

@@ -29,8 +29,12 @@ USER_ERROR = 2
 def main() -> int:
     """Run what the command line says; the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
+    # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["EXPOST_LAUNCH"] = timestamp()
     os.environ["EXPOST_FAILURES"] = tempfile.mkdtemp(prefix="expost-")
+    flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
     try:
         _hydra_main()

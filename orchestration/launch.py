@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -44,7 +45,7 @@ class Launch:
         """The command line of this job with another stage and with `changes`."""
         dropped = ("stage=", "upstream=", *(change.split("=")[0] + "=" for change in changes))
         kept = [word for word in self.overrides if not word.startswith(dropped)]
-        return " ".join(["python pipeline.py", f"stage={stage}", *kept, *changes])
+        return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
 
 
 def _failure_folder() -> Path | None:

@@ -35,7 +35,7 @@ VERSION = 1
 """Part of the key of what `measure` makes; raised whenever its results change."""
 FEATURE_SEED = 0
 MAX_FEATURE_IMAGES = 100_000
-PICTURED = 100
+PICTURED = 64
 SCATTERED = 4000
 
 PICTURES = {

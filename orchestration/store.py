@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Store:
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact if it is there and intact; a damaged one is moved aside and counts as missing."""
         folder = self.root / stage / key
-        if not (folder / MANIFEST).is_file():
+        if not folder.is_dir():
             return None
         artifact = Artifact(stage, key, folder)
         if self._damage(artifact) is None:
@@ -135,19 +135,20 @@ class Store:
     def _damage(artifact: Artifact) -> str | None:
         """The first file that is not what the manifest says, or None."""
         try:
-            listing = artifact.manifest()["files"]
-        except (ValueError, KeyError):
+            listing = [(name, facts["bytes"], facts["sha256"]) for name, facts in artifact.manifest()["files"].items()]
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return MANIFEST
-        for name, facts in listing.items():
+        for name, size, sha256 in listing:
             path = artifact.path / name
-            if not path.is_file() or path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
+            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != sha256:
                 return name
         return None
 
     def _quarantine(self, folder: Path) -> None:
         aside = self.root / "quarantine" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         aside.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, aside)
+        with suppress(FileNotFoundError):  # another process was quicker
+            os.replace(folder, aside)
 
 
 def _owner_file(lock: Path) -> Path:

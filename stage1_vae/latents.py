@@ -149,7 +149,7 @@ class LatentDataset:
             yield self.draw(index), None if self.labels is None else self.labels[index]
 
     @torch.no_grad()
-    def log_aggregate(self, z: Tensor, chunk: int = 1024) -> Tensor:
+    def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
         """log 1/N sum_i q(z|x_i), exact, [B] nats for z [B, *shape], in chunks of matrix products.
 
         Raises:
@@ -192,4 +192,6 @@ class LatentDataset:
         names = PARAMETERS[header["family"]]
         params = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if header["labels"] else None
+        if (found := len(params["loc"])) != header["num"]:
+            raise ValueError(f"{folder} holds {found} latents and its header says {header['num']}")
         return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])

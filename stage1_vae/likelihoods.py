@@ -16,9 +16,15 @@ from enum import Enum
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import ContinuousBernoulli, Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
+
+FEW_LEVELS = 32
+
+
+FLOAT_LEVELS = 256
+"""Bins in which a likelihood over levels scores float images in [0, 1]."""
 
 
 class Pixels(str, Enum):
@@ -46,12 +52,51 @@ class BernoulliImage(Distribution):
     def mean(self) -> Tensor:
         return torch.sigmoid(self.logits)
 
+    @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.logits.shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        per_pixel = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
+        logits = self.logits.expand_as(value)
+        per_pixel = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
         return -per_pixel.flatten(-3).sum(-1)
+
+
+class ContinuousBernoulliImage(Distribution):
+    """Independent pixels in [0, 1] with density l exp(l x) / (exp(l) - 1) for logits l [B, C, H, W].
+
+    The same family as torch's, whose normaliser and mean work on the probability and so saturate where a float32
+    probability rounds to 0 or 1: at |l| = 16, with means no darker than 0.06.
+    """
+
+    arg_constraints: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        size = self.logits.abs()
+        safe = size.clamp_min(0.1)
+        excess = torch.where(size < 0.1, size / 12 - size**3 / 720, -1 / torch.expm1(-safe) - 1 / safe - 0.5)
+        return 0.5 + torch.sign(self.logits) * excess
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+        size = self.logits.abs().clamp_min(1e-3)  # below, uniform to within float32
+        u = torch.rand(*sample_shape, *self.logits.shape, dtype=size.dtype, device=size.device)
+        from_edge = -torch.log1p(u * torch.expm1(-size)) / size  # truncated exponential, away from the likelier edge
+        return torch.where(self.logits > 0, 1 - from_edge, from_edge).clamp(0, 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        size = self.logits.abs()
+        safe = size.clamp_min(0.1)
+        # log((exp(s) - 1) / s) - s / 2, even in s; the series where the quotient cancels
+        normaliser = torch.where(
+            size < 0.1, size**2 / 24 - size**4 / 2880, 0.5 * safe + torch.log(-torch.expm1(-safe)) - torch.log(safe)
+        )
+        return (self.logits * (value - 0.5) - normaliser).flatten(-3).sum(-1)
 
 
 class DiscretizedLogistic(Distribution):
@@ -73,8 +118,17 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc.clamp(0.0, 1.0)
+        """Exact for few levels; for many, without the rounding to levels, which moves it by less than half a level."""
+        inv_scale = torch.exp(-self.log_scale)
+        if self.levels > FEW_LEVELS:
+            start, end = self.loc * inv_scale, (self.loc - 1) * inv_scale
+            return ((F.softplus(start) - F.softplus(end)) / inv_scale).clamp(0, 1)
+        total = torch.zeros_like(self.loc)
+        for k in range(self.levels - 1):  # sum of P(x > edge) over the edges between levels
+            total = total + torch.sigmoid((self.loc - (k + 0.5) / (self.levels - 1)) * inv_scale)
+        return total / (self.levels - 1)
 
+    @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         u = torch.rand(*sample_shape, *self.loc.shape, device=self.loc.device).clamp(1e-6, 1 - 1e-6)
         x = self.loc + torch.exp(self.log_scale) * torch.logit(u)
@@ -87,7 +141,7 @@ class DiscretizedLogistic(Distribution):
         lower = (value - self.loc - half_bin) * inv_scale
         # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)): exact, and stable in
         # the tails, where a difference of sigmoids underflows.
-        width = (upper - lower).expand_as(upper)
+        width = 2 * half_bin * inv_scale
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         per_pixel = torch.where(
             value < half_bin, F.logsigmoid(upper), torch.where(value > 1 - half_bin, F.logsigmoid(-lower), inside)
@@ -124,8 +178,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
     pixels = Pixels.CONTINUOUS
     unit_domain = True
 
-    def forward(self, output: Tensor) -> Independent:
-        return Independent(ContinuousBernoulli(logits=output, validate_args=False), 3, validate_args=False)
+    def forward(self, output: Tensor) -> ContinuousBernoulliImage:
+        return ContinuousBernoulliImage(output)
 
 
 class GaussianLikelihood(Likelihood):
@@ -144,7 +198,7 @@ class GaussianLikelihood(Likelihood):
         super().__init__()
         if scale <= 0:
             raise ValueError(f"likelihood.scale must be positive, got {scale}")
-        self.min_log_std = min_log_std
+        self.min_log_std = min_log_std if learned else -math.inf
         log_std = torch.tensor(math.log(scale))
         if learned:
             self.log_std = nn.Parameter(log_std)
@@ -168,7 +222,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
     unit_domain = True
     num_params = 2
 
-    def __init__(self, levels: int, min_log_scale: float = -7.0) -> None:
+    def __init__(self, levels: int = FLOAT_LEVELS, min_log_scale: float = -7.0) -> None:
         super().__init__()
         self.levels, self.min_log_scale = levels, min_log_scale
 
@@ -197,6 +251,8 @@ def figure_kind(likelihood: Likelihood, levels: int | None, dequantized: bool) -
     """What figures of `likelihood` mean on images with `levels` intensities (None: real numbers)."""
     if likelihood.pixels is Pixels.BINARY and levels != 2:
         return FigureKind(False, None, "Bernoulli on intensities is a cross-entropy, not a density")
+    if likelihood.pixels is Pixels.LEVELS and levels is None:
+        return FigureKind(True, None, f"real-valued pixels are scored in {FLOAT_LEVELS} bins, as 8-bit ones are")
     if likelihood.pixels is not Pixels.CONTINUOUS:
         return FigureKind(True, None, "")
     if dequantized:

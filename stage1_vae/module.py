@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
 
+SCHEDULES_DONE = 2**31
+"""The step that validation looks from: a loss whose weights still warm up would make the first epochs the best."""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; one line that says where it broke and what to try."""
@@ -108,7 +111,8 @@ class VAEModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         x, _ = batch
         full = len(x) == self.batch_size
-        terms = self.step(x, self.global_step) if full else self.step.forward(x, self.global_step)
+        now = torch.tensor(self.global_step)
+        terms = self.step(x, now) if full else self.step.forward(x, now)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
         self._train.add(figures_of(terms))
@@ -116,7 +120,10 @@ class VAEModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, _ = batch
-        self._val.add(figures_of(self.step.forward(x, self.global_step)))
+        terms = self.step.forward(x, SCHEDULES_DONE)
+        if not torch.isfinite(terms.loss):
+            raise TrainingError(self._diagnosis(terms, x))
+        self._val.add(figures_of(terms))
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self._val.count == 0:
@@ -138,8 +145,9 @@ class VAEModule(pl.LightningModule):
             logger.log_metrics(figures, step=epoch)
 
     def _diagnosis(self, terms: Terms, x: Tensor) -> str:
-        suspects = {"the images": x, "the distortion": terms.distortion, "the rate": terms.rate}
+        suspects = {"the images": x}  # causes before their effects
         suspects |= {f"parameter {name}": value for name, value in self.step.vae.named_parameters()}
+        suspects |= {"the rate": terms.rate, "the distortion": terms.distortion}
         guilty = [name for name, value in suspects.items() if value is not None and not torch.isfinite(value).all()]
         where = guilty[0] if guilty else "the loss"
         return (

@@ -28,11 +28,14 @@ class Terms:
 
 
 class Objective(nn.Module, ABC):
-    """(vae, x [B, C, H, W], step) -> Terms. `step` counts optimiser steps, for schedules."""
+    """(vae, x [B, C, H, W], step) -> Terms. `step` counts optimiser steps, for schedules.
+
+    A compiled step gets it as a tensor [], since a number would be compiled in, anew at each step.
+    """
 
     version: ClassVar[int] = 1
     needs_prior: ClassVar[bool]
     """Whether the bottleneck must declare a base prior."""
 
     @abstractmethod
-    def forward(self, vae: VAE, x: Tensor, step: int) -> Terms: ...
+    def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms: ...

@@ -5,6 +5,7 @@ rebuilt from its named parameters: `family(**params)`. That is all the door to s
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class DiagonalNormal(Distribution):
         log_std: [B, *event] logarithms of the standard deviations.
     """
 
-    arg_constraints = {"loc": constraints.real, "log_std": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real, "log_std": constraints.real}
     support = constraints.real
     has_rsample = True
 
@@ -51,7 +52,7 @@ class DiagonalNormal(Distribution):
 class Delta(Distribution):
     """A point mass at `loc` [B, *event]: the posterior of a deterministic autoencoder. It has no density."""
 
-    arg_constraints = {"loc": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real}
     support = constraints.real
     has_rsample = True
 

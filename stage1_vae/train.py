@@ -31,17 +31,24 @@ class Settings(Protocol):
 
 
 class BestWeights(pl.Callback):
-    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for."""
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+
+    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    """
 
     def __init__(self) -> None:
         self.best = float("inf")
         self.weights: dict[str, torch.Tensor] = {}
+        self.validated: dict[str, torch.Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         loss = float(trainer.callback_metrics["val_loss"])
         if not trainer.sanity_checking and loss < self.best:
             self.best = loss
-            self.weights = {name: value.clone() for name, value in module.state_dict().items()}
+            self.weights = self.validated
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.weights:

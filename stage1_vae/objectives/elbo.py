@@ -35,11 +35,14 @@ class ELBO(Objective):
                 raise ValueError(f"vae.objective.{name} must not be negative, got {value}")
         self.beta, self.warmup_steps, self.free_nats = beta, warmup_steps, free_nats
 
-    def weight(self, step: int) -> float:
+    def weight(self, step: int | Tensor) -> float | Tensor:
         """The rate's weight at an optimiser step."""
-        return self.beta * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else self.beta
+        if not self.warmup_steps:
+            return self.beta
+        share = (step + 1) / self.warmup_steps
+        return self.beta * (share.clamp(max=1.0) if isinstance(share, Tensor) else min(1.0, share))
 
-    def forward(self, vae: VAE, x: Tensor, step: int) -> Terms:
+    def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
         rate = rate_nats(encoding.posterior, vae.bottleneck.base_prior, z)  # [B] nats, closed form where there is one

@@ -28,7 +28,7 @@ class Reconstruction(Objective):
             raise ValueError(f"vae.objective.latent_penalty must not be negative, got {latent_penalty}")
         self.latent_penalty = latent_penalty
 
-    def forward(self, vae: VAE, x: Tensor, step: int) -> Terms:
+    def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
         half_square = 0.5 * z.square().flatten(1).sum(1)  # [B]

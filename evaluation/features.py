@@ -1,0 +1,245 @@
+"""Images to 64 feature vectors, in which sets of images are compared.
+
+Distances between sets of images need features that see content and not pixels (Heusel et al., 2017, use a classifier
+of photographs, which says little about digits). Here a small convolutional classifier is trained on the data set's own
+labels, once, and its last hidden layer is the feature vector; a data set without labels gets the same net with fixed
+random weights, which still separates noise and blur from images (Saxe et al., "On Random Weights and Unsupervised
+Feature Learning", 2011). A distance is a figure of its net: compare only figures of the same one.
+
+The layer is the one that the field's distances use: the last hidden activations, after their nonlinearity (Inception's
+pooled features are rectified too). All 64 are divided by one number, the root of their mean variance over the training
+images, so that a distance is free of how large the net happened to make its activations. Dividing each by its own would
+blow up units that hardly ever fire.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NUM_FEATURES = 64
+HELD_OUT_SHARE = 0.1
+MAX_HELD_OUT = 5000
+MAX_BATCH_SIZE = 256
+MAX_CALIBRATION = 10_000
+IMAGES_SEEN = 200_000
+"""Training length in images: four epochs of MNIST; small sets get more epochs, up to `MAX_EPOCHS`."""
+MAX_EPOCHS = 40
+PEAK_LEARNING_RATE = 8e-3
+
+Log = Callable[[Mapping[str, float], int], None]
+"""Takes figures by name and the epoch that they belong to."""
+
+
+@dataclass(frozen=True)
+class FeatureNetConfig:
+    """What rebuilds a net around its stored weights.
+
+    Attributes:
+        shape: (C, H, W) of the images.
+        num_classes: of the classifier on top; 0 for random weights.
+        seed: of the weights, and of the training where there was one.
+        held_out_accuracy: of the classifier on training images kept aside; None without one.
+    """
+
+    shape: tuple[int, int, int]
+    num_classes: int
+    seed: int
+    held_out_accuracy: float | None = None
+
+
+class FeatureNet(nn.Module):
+    """Strided convolutions down to at most 8 x 8, one hidden layer of 64 units, and a linear classifier.
+
+    Args:
+        config: shape and history of the net.
+    """
+
+    version: ClassVar[int] = 1
+    """Part of the key of what is computed with it; raised whenever its results change."""
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, config: FeatureNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, width = config.shape
+        layers: list[nn.Module] = []
+        size, kernel = 16, 5
+        while not layers or max(height, width) > 8:
+            layers += [nn.Conv2d(channels, size, kernel, stride=2, padding=kernel // 2, bias=False)]
+            layers += [nn.BatchNorm2d(size), nn.ReLU(inplace=True)]
+            channels, height, width = size, math.ceil(height / 2), math.ceil(width / 2)
+            size, kernel = min(2 * size, 64), 3
+        self.convolutions = nn.Sequential(*layers)
+        self.hidden = nn.Linear(channels * height * width, NUM_FEATURES)
+        self.classifier = nn.Linear(NUM_FEATURES, max(config.num_classes, 1))
+        self.register_buffer("feature_mean", torch.zeros(NUM_FEATURES))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def description(self) -> str:
+        """What the features are, in words that stand beside every figure made with them."""
+        if self.config.num_classes == 0:
+            return f"{NUM_FEATURES} features of fixed random convolutions (no labels; seed {self.config.seed})"
+        accuracy = self.config.held_out_accuracy
+        told = "" if accuracy is None else f", {100 * accuracy:.1f} % right on held-out images"
+        return f"{NUM_FEATURES} features of a small classifier of the labels{told} (seed {self.config.seed})"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images x [B, C, H, W] in [0, 1] to features [B, 64], of mean variance 1 on the training images."""
+        return (self.activations(x) - self.feature_mean) / self.scale  # [B, 64]
+
+    def activations(self, x: Tensor) -> Tensor:
+        h = self.convolutions(x - 0.5)  # [B, c, h, w]
+        return F.relu(self.hidden(h.flatten(1)))  # [B, 64]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.classifier(self.activations(x))  # [B, num_classes]
+
+    @torch.no_grad()
+    def extract(self, images: Tensor, batch_size: int = 500) -> Tensor:
+        """Features of many images [N, C, H, W], in batches: [N, 64] float32 on the CPU.
+
+        Raises:
+            ValueError: when the images are not of the net's shape.
+        """
+        if tuple(images.shape[1:]) != tuple(self.config.shape):
+            raise ValueError(f"images are {tuple(images.shape[1:])}; this feature net reads {self.config.shape}")
+        device = self.feature_mean.device
+        self.eval()
+        return torch.cat([self(x.to(device, torch.float32)).cpu() for x in images.split(batch_size)])
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values for JSON; the weights are `state_dict()`."""
+        c = self.config
+        return {
+            "shape": list(c.shape),
+            "num_classes": c.num_classes,
+            "seed": c.seed,
+            "held_out_accuracy": c.held_out_accuracy,
+        }
+
+    @classmethod
+    def from_config(cls, stored: Mapping[str, Any]) -> "FeatureNet":
+        """The net that `to_config` described, in evaluation mode; load its `state_dict` next."""
+        channels, height, width = stored["shape"]
+        accuracy = stored["held_out_accuracy"]
+        shape = (int(channels), int(height), int(width))
+        config = FeatureNetConfig(shape, int(stored["num_classes"]), int(stored["seed"]), accuracy)
+        return cls(config).eval()
+
+
+def make_feature_net(
+    images: Tensor,
+    labels: Tensor | None,
+    num_classes: int,
+    seed: int,
+    device: torch.device | str,
+    log: Log | None = None,
+) -> FeatureNet:
+    """A classifier of the labels where there are at least two classes of them, else random convolutions.
+
+    Args:
+        images: training images [N, C, H, W] in [0, 1].
+        labels: int64 [N] or None.
+        num_classes: labels are below it.
+        seed: of weights, split and order.
+        device: where to train, and where the net stays.
+        log: takes the training figures of each epoch.
+    """
+    if labels is None or len(torch.unique(labels)) < 2:
+        _, channels, height, width = images.shape
+        net = random_feature_net((channels, height, width), seed).to(device)
+        return _calibrate(net, images)
+    return train_feature_net(images, labels, num_classes, seed, device, log)
+
+
+def random_feature_net(shape: tuple[int, int, int], seed: int) -> FeatureNet:
+    """A net with fixed random weights for images of `shape` (C, H, W), in evaluation mode, features not yet scaled."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = FeatureNet(FeatureNetConfig(shape, num_classes=0, seed=seed))
+        for module in net.convolutions:
+            if isinstance(module, nn.Conv2d):
+                nn.init.orthogonal_(module.weight, gain=math.sqrt(2))
+        nn.init.orthogonal_(net.hidden.weight)
+    return net.eval()
+
+
+def train_feature_net(
+    images: Tensor, labels: Tensor, num_classes: int, seed: int, device: torch.device | str, log: Log | None = None
+) -> FeatureNet:
+    """Train the classifier once (Adam, one learning-rate cycle, cross-entropy) and scale its features.
+
+    Same arguments, same machine, same net; torch's global generator is left as it was. One tenth of the images is kept
+    aside, only to report an accuracy on it.
+
+    Raises:
+        ValueError: when labels and images differ in number or a label is outside [0, num_classes).
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; num_classes is {num_classes}")
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        _, channels, height, width = images.shape
+        net = FeatureNet(FeatureNetConfig((channels, height, width), num_classes, seed)).to(device)
+        order = torch.randperm(len(images))
+        num_held_out = min(MAX_HELD_OUT, int(HELD_OUT_SHARE * len(images)))
+        held_out, kept = order[:num_held_out], order[num_held_out:]
+        _train(net, images, labels, kept, log)
+    net.eval()
+    if num_held_out:
+        net.config = replace(net.config, held_out_accuracy=_accuracy(net, images[held_out], labels[held_out]))
+    return _calibrate(net, images)
+
+
+def _train(net: FeatureNet, images: Tensor, labels: Tensor, kept: Tensor, log: Log | None) -> None:
+    device = net.feature_mean.device
+    batch_size = max(2, min(MAX_BATCH_SIZE, len(kept) // 20))
+    num_epochs = max(1, min(MAX_EPOCHS, IMAGES_SEEN // len(kept)))
+    num_batches = max(
+        1, len(kept) // batch_size
+    )  # the incomplete last batch is left out: statistics of one image are none
+    optimizer = torch.optim.Adam(net.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LEARNING_RATE, total_steps=num_epochs * num_batches, pct_start=0.2
+    )
+    net.train()
+    for epoch in range(num_epochs):
+        total = torch.zeros((), device=device)
+        for index in kept[torch.randperm(len(kept))].split(batch_size)[:num_batches]:
+            loss = F.cross_entropy(net.logits(images[index].to(device)), labels[index].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        if log is not None:
+            log({"features/train_nll_nats": total.item() / num_batches}, epoch)
+
+
+@torch.no_grad()
+def _accuracy(net: FeatureNet, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
+    device = net.feature_mean.device
+    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    right = sum(int((net.logits(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in batches)
+    return right / len(images)
+
+
+def _calibrate(net: FeatureNet, images: Tensor) -> FeatureNet:
+    """Set the scale of the features from training images [N, C, H, W]."""
+    net.feature_mean.zero_()
+    net.scale.fill_(1.0)
+    features = net.extract(images[:MAX_CALIBRATION]).double()  # [n, 64]
+    variance, mean = torch.var_mean(features, dim=0)
+    net.feature_mean.copy_(mean)
+    net.scale.copy_(variance.mean().sqrt().clamp_min(1e-6))
+    return net

@@ -1,0 +1,235 @@
+"""Pictures of a run, as PNG files.
+
+Every function takes tensors or plain records and the path to write. Figures are built as objects on the Agg canvas,
+never through pyplot, so nothing global is touched and nothing leaks; text is large enough for a phone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+INK, MUTED, PAPER = "#1f2933", "#66727f", "#ffffff"
+POSTERIOR, BASELINE, LEARNED, EXTRA = "#20639b", "#d1603d", "#2a9d6f", "#8e5ea2"
+"""One colour a thing in every picture: draws of q(z|x), the baseline N(0, I), the learned prior, anything else."""
+FONT_SIZE = 11
+DPI = 144
+MIN_TILE_PIXELS = 40
+GAP_PIXELS = 2
+MAX_POINTS = 4000
+
+
+def image_grid(images: Tensor, columns: int, path: Path) -> None:
+    """Tile images [N, C, H, W] in [0, 1], row by row; small ones are enlarged without smoothing.
+
+    Raises:
+        ValueError: when there is no image, or its channels are neither 1 nor 3.
+    """
+    _save_pixels(_tile(images, columns), path)
+
+
+def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 12) -> None:
+    """Each original [N, C, H, W] directly above its reconstruction, in bands of `columns`."""
+    bands = []
+    for above, below in zip(originals.split(columns), reconstructed.split(columns), strict=True):
+        bands.append(_tile(torch.cat([_filled(above, columns), _filled(below, columns)]), columns))
+    gap = np.full((4 * GAP_PIXELS, bands[0].shape[1], 3), 255, dtype=np.uint8)
+    pieces = [piece for band in bands for piece in (gap, band)][1:]
+    pixels = np.concatenate(pieces)
+    _panels([pixels], ["each pair: image above, its reconstruction below"], [INK], path)
+
+
+def samples_side_by_side(
+    baseline: Tensor, learned: Tensor, path: Path, learned_name: str, baseline_name: str = "N(0, I)", columns: int = 8
+) -> None:
+    """Decoded draws of the baseline prior [N, C, H, W] beside draws of the learned prior [N, C, H, W]."""
+    titles = [f"baseline: {baseline_name}", f"learned prior: {learned_name}"]
+    _panels([_tile(baseline, columns), _tile(learned, columns)], titles, [BASELINE, LEARNED], path)
+
+
+def interpolations(decoded: Tensor, path: Path) -> None:
+    """Decoded paths between pairs of images, [pairs, steps, C, H, W]: one pair a row."""
+    pixels = _tile(decoded.flatten(0, 1), decoded.shape[1])
+    _panels([pixels], ["from one test image to another, through latent space"], [INK], path)
+
+
+def latent_scatter(posterior: Tensor, baseline: Tensor, learned: Tensor, path: Path, learned_name: str) -> None:
+    """Draws of q(z|x) over the training set, of the baseline and of the learned prior, [N, *latent] each.
+
+    All are shown on the first two principal axes of the posterior draws; left against the baseline, right against the
+    learned prior. A prior that fits covers the same area with the same density.
+    """
+    origin, axes, shares = _principal_axes(posterior)
+    clouds = [_thinned(z) for z in (posterior, baseline, learned)]
+    points = [((z.flatten(1).cpu().double() - origin) @ axes.T).numpy() for z in clouds]
+    everything = np.concatenate(points)
+    low, high = np.quantile(everything, [0.001, 0.999], axis=0)
+    margin = 0.08 * (high - low) + 1e-6
+    figure, panels = _figure([["baseline", "learned"]], width=8.8, height=4.9)
+    size = float(np.clip(20000 / len(points[0]), 2.5, 16))
+    for key, cloud, name, colour in [
+        ("baseline", points[1], "N(0, I)", BASELINE),
+        ("learned", points[2], learned_name, LEARNED),
+    ]:
+        axis = panels[key]
+        _two_clouds(axis, points[0], cloud, colour, size)
+        for label, shade in [("q(z|x), training images", POSTERIOR), (name, colour)]:
+            axis.scatter([], [], s=36, color=shade, label=label)
+        axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
+        axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
+        axis.set_title(f"q(z) against {name}", color=colour, fontsize=FONT_SIZE + 1, fontweight="bold", loc="left")
+        axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
+        axis.legend(loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2)
+    panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
+    _save(figure, path)
+
+
+def _thinned(z: Tensor) -> Tensor:
+    """At most `MAX_POINTS` rows, at random: data may be sorted by class."""
+    return z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]]
+
+
+def _two_clouds(axis: Axes, first: np.ndarray, second: np.ndarray, colour: str, size: float) -> None:
+    """Both clouds [N, 2] in one shuffled order: drawn one after the other, the later would hide the earlier."""
+    order = np.random.default_rng(0).permutation(len(first) + len(second))
+    colours = np.array([to_rgb(POSTERIOR)] * len(first) + [to_rgb(colour)] * len(second))
+    across, up = np.concatenate([first, second])[order].T
+    axis.scatter(across, up, s=size, c=colours[order], alpha=0.45, linewidths=0)
+
+
+def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapping[str, float]], path: Path) -> None:
+    """What training did: the loss of stage 1 and its terms, and the held-out curve of stage 2.
+
+    Args:
+        stage1: one record an epoch; `train_loss`, `val_loss`, `val_distortion_nats` and `val_rate_nats` are drawn where
+            they occur, against `epoch` or the position.
+        stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `step` or
+            the position.
+        path: the PNG file.
+    """
+    figure, panels = _figure([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
+    series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
+    _curves(panels["loss"], stage1, "epoch", series, "stage 1: loss, nats an image")
+    series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
+    _curves(panels["terms"], stage1, "epoch", series, "stage 1: validation terms, nats")
+    keys = sorted({key for record in stage2 for key in record if key.endswith("_nats")})
+    colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED}
+    names = {"val_nll_nats": "validation", "train_nll_nats": "training"}
+    series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
+    _curves(panels["prior"], stage2, "step", series, "stage 2: -log p(z), nats a latent")
+    _save(figure, path)
+
+
+def _curves(
+    axis: Axes,
+    records: Sequence[Mapping[str, float]],
+    position: str,
+    series: Sequence[tuple[str, str, str]],
+    title: str,
+) -> None:
+    axis.set_title(title, fontsize=FONT_SIZE, fontweight="bold", color=INK, loc="left")
+    axis.set_xlabel(position if any(position in record for record in records) else "iteration")
+    values_drawn: list[float] = []
+    for key, name, colour in series:
+        points = [(r.get(position, i), r[key]) for i, r in enumerate(records) if np.isfinite(r.get(key, np.nan))]
+        if not points:
+            continue
+        steps, values = zip(*points, strict=True)
+        marker = "o" if len(points) < 3 else ""
+        axis.plot(steps, values, color=colour, label=name, linewidth=2, marker=marker)
+        values_drawn += values
+    if not values_drawn:
+        axis.text(0.5, 0.5, "nothing was trained here", transform=axis.transAxes, ha="center", va="center", color=MUTED)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        return
+    axis.grid(color="#e4e7eb", linewidth=0.8)
+    axis.legend(fontsize=FONT_SIZE - 1, frameon=False)
+
+
+def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
+    """Mean [D], the two axes [2, D] of largest variance, and their shares of it; one-dimensional z gets a zero axis."""
+    flat = z.flatten(1).cpu().double()
+    origin = flat.mean(0)
+    variances, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov((flat - origin).T)))
+    order = variances.argsort(descending=True)[:2]
+    axes = vectors.T[order]  # [2, D]
+    shares = [float(v) for v in variances[order] / variances.sum().clamp(min=1e-12)]
+    if len(axes) == 1:
+        return origin, torch.cat([axes, torch.zeros_like(axes)]), (shares[0], 0.0)
+    return origin, axes, (shares[0], shares[1])
+
+
+def _tile(images: Tensor, columns: int) -> np.ndarray:
+    """Images [N, C, H, W] in [0, 1] as one RGB picture, uint8 [rows, width, 3], on white."""
+    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
+        raise ValueError(f"a picture needs images [N, 1 or 3, H, W], got {tuple(images.shape)}")
+    columns = min(columns, len(images))
+    scale = max(1, -(-MIN_TILE_PIXELS // max(images.shape[-2:])))
+    pixels = images.detach().float().nan_to_num(0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3).expand(-1, 3, -1, -1)
+    num, _, height, width = pixels.shape
+    rows = -(-num // columns)
+    cell_height, cell_width = height + GAP_PIXELS, width + GAP_PIXELS
+    canvas = torch.full((rows * cell_height - GAP_PIXELS, columns * cell_width - GAP_PIXELS, 3), 255, dtype=torch.uint8)
+    for i, tile in enumerate(pixels):
+        top, left = i // columns * cell_height, i % columns * cell_width
+        canvas[top : top + height, left : left + width] = tile.permute(1, 2, 0)
+    return canvas.numpy()
+
+
+def _filled(images: Tensor, num: int) -> Tensor:
+    """Append white images up to `num`, so that an incomplete band keeps its columns."""
+    missing = images.new_ones(max(0, num - len(images)), *images.shape[1:])
+    return torch.cat([images, missing])
+
+
+def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequence[str], path: Path) -> None:
+    """Pictures side by side at their own resolution, each under its title."""
+    gap, band, letter = 20, 40, 11  # pixels; the last is the width of one letter of a title
+    widths = [max(p.shape[1], letter * len(title)) for p, title in zip(pictures, titles, strict=True)]
+    width = sum(widths) + gap * (len(pictures) + 1)
+    height = max(p.shape[0] for p in pictures) + band + gap
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
+    canvas = FigureCanvasAgg(figure)
+    left = gap
+    for pixels, title, colour, room in zip(pictures, titles, colours, widths, strict=True):
+        figure.figimage(pixels, xo=left, yo=height - band - pixels.shape[0], origin="upper")
+        y = 1 - 0.5 * band / height
+        figure.text(left / width, y, title, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center")
+        left += room + gap
+    canvas.draw()
+    _save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
+
+
+def _figure(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    panels = figure.subplot_mosaic([list(row) for row in layout])
+    for axis in panels.values():
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#b8c0c8")
+        axis.tick_params(colors=MUTED, labelsize=FONT_SIZE - 1)
+        axis.xaxis.label.set(color=MUTED, fontsize=FONT_SIZE)
+        axis.yaxis.label.set(color=MUTED, fontsize=FONT_SIZE)
+    return figure, panels
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DPI, facecolor=PAPER)
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a chart in a third of the bytes
+    picture.save(path, optimize=True)
+
+
+def _save_pixels(pixels: np.ndarray, path: Path) -> None:
+    grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
+    picture = Image.fromarray(pixels)
+    (picture.convert("L") if grey else picture).save(path, optimize=True)

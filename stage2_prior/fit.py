@@ -1,0 +1,235 @@
+"""The one training loop of stage 2: minimise `prior.loss` over fresh z ~ q(z|x).
+
+Every epoch draws new z for every image, so what is fitted is the aggregate posterior and not a noisy copy of it.
+Optimiser: AdamW (Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019) with a linear warm-up and a cosine
+to zero. What is measured, kept and returned is a running average of the weights (Polyak & Juditsky, 1992), at the epoch
+where it is best on draws of the validation set that stay the same throughout.
+"""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset
+from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats
+
+Batch = tuple[Tensor, Tensor | None]
+DRAW_AHEAD = 16
+"""Batches that are drawn at once: one indexing operation for all of them."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The `fit:` section of a gradient prior's config.
+
+    Attributes:
+        max_epochs: at most; the learning rate reaches zero there.
+        batch_size: latents a step, at most a sixteenth of the training set (but at least 32).
+        learning_rate: its peak.
+        weight_decay: of AdamW, on matrices.
+        warmup: share of all steps over which the learning rate rises.
+        clip: largest norm of the gradient.
+        average: decay a step of the running average of the weights; 0: no average.
+        patience: epochs without a better held-out figure before the fit stops.
+        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly.
+        max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
+        precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
+    """
+
+    max_epochs: int = 60
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip: float = 1.0
+    average: float = 0.998
+    patience: int = 8
+    val_draws: int = 4096
+    max_seconds: float | None = None
+    precision: str | None = "auto"
+
+    @classmethod
+    def of(cls, run: FitRun) -> "FitSettings":
+        """Settings from the `fit:` section of the config.
+
+        Raises:
+            PriorError: for a key that does not exist.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in run.settings:
+            if name not in known:
+                raise PriorError(f"prior.fit.{name} is unknown; the keys are {', '.join(known)}")
+        return cls(**run.settings)
+
+
+class FreshBatches:
+    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order."""
+
+    def __init__(self, latents: LatentDataset, size: int) -> None:
+        self.latents, self.size = latents, size
+
+    def __len__(self) -> int:
+        return max(1, len(self.latents) // self.size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.latents))[: len(self) * self.size]  # the ragged rest waits for another epoch
+        labels = self.latents.labels
+        for ahead in order.split(DRAW_AHEAD * self.size):
+            z = self.latents.draw(ahead).split(self.size)
+            yield from zip(z, ahead.split(self.size) if labels is None else labels[ahead].split(self.size), strict=True)
+
+
+class FixedDraws:
+    """The same draws of the validation set each time, in blocks."""
+
+    def __init__(self, latents: LatentDataset, num: int, size: int) -> None:
+        repeats = max(1, math.ceil(num / len(latents)))
+        rows = torch.arange(len(latents)).repeat(repeats)
+        labels = rows if latents.labels is None else latents.labels[rows]
+        self.blocks = list(zip(latents.draw(rows).split(size), labels.split(size), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.blocks)
+
+
+class PriorTraining(LightningModule):
+    """Glue between a prior and Lightning; the running average, the best of it, and when to stop."""
+
+    def __init__(self, prior: GradientPrior, settings: FitSettings, run: FitRun, labelled: bool) -> None:
+        super().__init__()
+        self.prior = prior.train()
+        self.unregistered = {"average": copy.deepcopy(prior).eval()}  # in a dict: Lightning must not train or save it
+        self.settings, self.fit_run, self.labelled = settings, run, labelled
+        self.curve: list[dict[str, float]] = []
+        self.best, self.best_state, self.best_epoch = math.inf, prior.state_dict(), 0
+        self.stopped = ""
+        self.started = time.perf_counter()
+        self.train_losses: list[Tensor] = []
+        self.val_losses: list[Tensor] = []
+
+    @property
+    def average(self) -> GradientPrior:
+        return self.unregistered["average"]
+
+    def on_fit_start(self) -> None:
+        self.average.to(self.device)
+
+    def configure_gradient_clipping(self, *_: object, **__: object) -> None:
+        # Lightning's own clipping refuses fused optimisers under mixed precision; bfloat16 needs no unscaling.
+        torch.nn.utils.clip_grad_norm_(self.prior.parameters(), self.settings.clip)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        parameters = list(self.prior.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+        total = int(self.trainer.estimated_stepping_batches)
+        warm = max(1, round(self.settings.warmup * total))
+
+        def factor(step: int) -> float:
+            return min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        z, labels = batch
+        loss = self.prior.loss(z, labels if self.labelled else None).mean()
+        if not torch.isfinite(loss):
+            raise PriorError(
+                f"the loss of the prior is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}): "
+                "lower prior.fit.learning_rate, or standardise the latents with wrap: [standardize]"
+            )
+        self.train_losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        step = self.global_step
+        decay = min(self.settings.average, step / (step + 10))  # the first weights are soon forgotten
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.prior.parameters()), 1 - decay)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        z, labels = batch
+        self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
+
+    def on_validation_epoch_end(self) -> None:
+        value = torch.cat(self.val_losses).mean().item()
+        self.val_losses.clear()
+        if self.trainer.sanity_checking:
+            return
+        figures = {"train_nll_nats": torch.stack(self.train_losses).mean().item(), "val_nll_nats": value}
+        self.train_losses.clear()
+        self.curve.append({"epoch": self.current_epoch, **figures})
+        self.fit_run.log(figures, self.current_epoch)
+        if value < self.best:
+            self.best, self.best_epoch = value, self.current_epoch
+            self.best_state = copy.deepcopy(self.average.state_dict())
+        seconds, limit = time.perf_counter() - self.started, self.settings.max_seconds
+        if self.current_epoch - self.best_epoch >= self.settings.patience:
+            self.stopped = (
+                f"stopped after epoch {self.current_epoch + 1}: best held-out figure at {self.best_epoch + 1}"
+            )
+        elif limit is not None and seconds > limit:
+            self.stopped = f"stopped after epoch {self.current_epoch + 1} at the limit of {limit:g} seconds"
+        self.trainer.should_stop = bool(self.stopped)
+
+
+def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+    """Minimise `prior.loss` on `train` and leave in `prior` the averaged weights that are best on `val`.
+
+    Reproducible: the same seed gives the same weights. Torch's global generator is left as it was found.
+
+    Raises:
+        PriorError: for unknown settings, latents that are not finite, or a loss that becomes NaN or infinite.
+    """
+    started = time.perf_counter()
+    settings = FitSettings.of(run)
+    check_finite(train, "training")
+    check_finite(val, "validation")
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(run.seed)
+        held_out = FixedDraws(val, settings.val_draws, 4096)
+        size = min(settings.batch_size, max(32, len(train) // 16), len(train))
+        batches = FreshBatches(train, size)
+        module = PriorTraining(prior, settings, run, labelled=train.labels is not None)
+        options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
+        trainer = run.trainer(
+            max_epochs=settings.max_epochs,
+            callbacks=[],
+            num_sanity_val_steps=0,
+            **options,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
+            trainer.fit(module, train_dataloaders=batches, val_dataloaders=held_out)
+        prior.to(run.device).load_state_dict(module.best_state)
+        prior.eval()
+        seconds = time.perf_counter() - started
+        train_nll, val_nll = mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
+    return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
+
+
+def precision_of(settings: FitSettings, device: torch.device) -> str | None:
+    """What to ask of the trainer; None leaves the run's own precision."""
+    if settings.precision != "auto":
+        return settings.precision
+    if device.type == "cpu":
+        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+    else:
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if fast else None

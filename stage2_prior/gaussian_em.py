@@ -1,0 +1,199 @@
+"""Expectation-maximisation for a mixture of Gaussians whose points are themselves Gaussians q(z|x_i).
+
+The aggregate posterior q(z) = 1/N sum_i q(z|x_i) is fitted by ascending a lower bound of E_q(z)[log p(z)]:
+
+    1/N sum_i log sum_k pi_k exp E_q(z|x_i)[log N(z; m_k, S_k)]   (Jensen, one responsibility a point, not one a draw)
+
+whose E- and M-step are those of ordinary EM (Dempster, Laird & Rubin, 1977) with z z^T replaced by its expectation
+m_i m_i^T + diag(s_i^2): exact, deterministic ascent, and after each M-step the mixture has the mean and the covariance
+of q(z) itself. For point masses it *is* ordinary EM. On the latents of an MNIST VAE (16 dimensions, 100 full
+components, all from one start) it left a test rate of 19.70 nats, against 19.80 for EM on one draw a point (which
+over-fits the noise of that draw) and 19.69 for fresh draws an iteration, which took twice as long and never settle.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stage2_prior.covariances import Covariance
+
+CACHE_BYTES = 2**28
+"""Statistics of all points are kept between iterations up to this size, and computed afresh beyond."""
+
+SMALL_WORK = 5e7
+"""Products [N, F] x [F, K] up to this many multiplications are in float64: they cost nothing."""
+
+EMPTY_POINTS = 0.1
+"""A component with fewer points, counted by responsibility, is empty."""
+
+FLOAT32_ERROR_NATS = 1e-3
+"""Single precision is used for large products while its rounding error of a log-density stays below this."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """K Gaussians: log_weights [K], means [K, D], scale as its `Covariance` has it; all float64."""
+
+    log_weights: Tensor
+    means: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Points:
+    """N points N(loc, diag(variance)); loc and variance [N, D], in standardised coordinates."""
+
+    loc: Tensor
+    variance: Tensor
+
+    def __len__(self) -> int:
+        return len(self.loc)
+
+    def rows(self, rows: slice | Tensor) -> "Points":
+        return Points(self.loc[rows], self.variance[rows])
+
+    def features(self, covariance: Covariance, dtype: torch.dtype) -> Tensor:
+        return covariance.features(self.loc.to(dtype), self.variance.to(dtype))
+
+
+class Statistics:
+    """The expected statistics of all points, in blocks of rows, cached where they are small."""
+
+    def __init__(self, points: Points, covariance: Covariance, num_components: int) -> None:
+        self.points, self.covariance, self.num_components = points, covariance, num_components
+        self.num_features = points.rows(slice(0, 1)).features(covariance, torch.float64).shape[1]
+        width = max(self.num_features, num_components)
+        budget = 2**18 if points.loc.device.type == "cpu" else 2**25  # a block and its responsibilities fit the cache
+        self.block = max(256, budget // width)
+        self.cached: list[Tensor] = []
+        large = len(points) * self.num_features * num_components > SMALL_WORK
+        self.dtype = torch.float32 if large else torch.float64
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.cached:
+            yield from self.cached
+            return
+        keep = len(self.points) * self.num_features * self.dtype.itemsize <= CACHE_BYTES
+        blocks = []
+        for start in range(0, len(self.points), self.block):
+            features = self.points.rows(slice(start, start + self.block)).features(self.covariance, self.dtype)
+            if keep:
+                blocks.append(features)
+            yield features
+        self.cached = blocks  # only now, when all are there
+
+    def to_double(self) -> None:
+        self.dtype, self.cached = torch.float64, []
+
+    def rounding_nats(self, natural: Tensor) -> float:
+        """Expected rounding error of a log-density in float32: sums of F terms of alternating sign."""
+        first = self.points.rows(slice(0, self.block)).features(self.covariance, torch.float64)
+        return torch.finfo(torch.float32).eps * (natural.square().T @ first.square().mean(0)).sqrt().max().item()
+
+
+@dataclass(frozen=True)
+class EStep:
+    """What one pass over the points gives: stats [K, F], the bound of each point [N] and its mean."""
+
+    stats: Tensor
+    evidence: Tensor
+    bound_nats: float
+
+
+def e_step(statistics: Statistics, natural: Tensor) -> EStep:
+    """Responsibilities of all points, reduced at once to the statistics that the M-step needs."""
+    if statistics.dtype is torch.float32 and statistics.rounding_nats(natural) > FLOAT32_ERROR_NATS:
+        statistics.to_double()
+    weights = natural.to(statistics.dtype).contiguous()  # [F, K]
+    stats = torch.zeros(natural.T.shape, dtype=torch.float64, device=natural.device)
+    evidence = []
+    for features in statistics:
+        joint = features @ weights  # [n, K] log pi_k + E log N_k
+        peak = joint.amax(1, keepdim=True)
+        joint.sub_(peak).exp_()
+        mass = joint.sum(1, keepdim=True)
+        stats += joint.div_(mass).T @ features
+        evidence.append((peak + mass.log()).squeeze(1))  # [n]
+    bounds = torch.cat(evidence)
+    return EStep(stats, bounds, bounds.mean(dtype=torch.float64).item())
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """The components, the objective after each iteration, and what happened on the way.
+
+    Attributes:
+        components: the answer.
+        curve: mean bound in nats before each M-step; the last value belongs to `components`.
+        objective: the same plus the log-density of the shrinkage, per point: what never falls.
+        converged: whether the last gain was below the tolerance.
+        reseeded: how many empty components were placed anew.
+    """
+
+    components: Components
+    curve: list[float]
+    objective: list[float]
+    converged: bool
+    reseeded: int
+
+
+def expectation_maximisation(
+    points: Points,
+    start: Components,
+    covariance: Covariance,
+    guess: Tensor,
+    pseudo_counts: float,
+    max_iter: int,
+    tol: float,
+    on_iteration: Callable[[int, float], None] = lambda iteration, bound: None,
+) -> EMResult:
+    """Ascend from `start` until a step gains less than `tol` nats a point, or `max_iter` steps.
+
+    A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
+    move is undone if it lowered the objective, so that the objective never falls.
+    """
+    statistics = Statistics(points, covariance, len(start.means))
+    curve: list[float] = []
+    objective: list[float] = []
+    current, fallback = start, None
+    may_move = torch.ones(len(start.means), dtype=torch.bool, device=start.means.device)
+    reseeded, moved, converged = 0, 0, False
+    for iteration in range(max_iter + 1):
+        step = e_step(statistics, covariance.natural(current.log_weights, current.means, current.scale))
+        value = step.bound_nats + covariance.log_prior(current.scale, guess, pseudo_counts).item() / len(points)
+        if fallback is not None and value < objective[-1]:
+            current, fallback, moved = fallback, None, 0
+            continue
+        reseeded, moved = reseeded + moved, 0
+        curve.append(step.bound_nats)
+        objective.append(value)
+        on_iteration(iteration, step.bound_nats)
+        converged = len(objective) > 1 and objective[-1] - objective[-2] < tol and fallback is None
+        if converged or iteration == max_iter:
+            break
+        current, fallback = m_step(step.stats, covariance, guess, pseudo_counts, len(points)), None
+        empty = ((step.stats[:, 0] < EMPTY_POINTS) & may_move).nonzero().squeeze(1)
+        if len(empty) and iteration + 1 < max_iter:
+            fallback, moved = current, len(empty)
+            may_move[empty] = False
+            worst = points.loc[step.evidence.topk(moved, largest=False).indices]
+            current = move(current, empty, worst, 1 / len(points), covariance.factor(guess))
+    return EMResult(current, curve, objective, converged, reseeded)
+
+
+def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: float, num: int) -> Components:
+    """The components that maximise the bound given `stats` [K, F]."""
+    means, scale = covariance.maximise(stats, guess, pseudo_counts)
+    share = stats[:, 0].clamp_min(1e-30) / num  # so that the logarithm of an empty component is finite
+    return Components(torch.log(share / share.sum()), means, scale)
+
+
+def move(current: Components, which: Tensor, to: Tensor, weight: float, fresh_scale: Tensor) -> Components:
+    """`current` with the components `which` [M] on the points `to` [M, D]; fresh scales unless all share theirs."""
+    means, scale, weights = current.means.clone(), current.scale.clone(), current.log_weights.exp()
+    means[which], weights[which] = to.to(means.dtype), weight
+    if len(scale) == len(means):
+        scale[which] = fresh_scale
+    return Components(torch.log(weights / weights.sum()), means, scale)

@@ -1,0 +1,95 @@
+"""A masked network whose output for dimension d depends on the dimensions before d alone.
+
+Every hidden unit has a degree m and sees the first m inputs; connections that would look further are masked (Germain,
+Gregor, Murray & Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", 2015, equations 12-13). Here units
+are sorted by degree, so that each mask is block-triangular, and equally wide layers are joined by pre-activation
+residual connections (He et al., "Identity Mappings in Deep Residual Networks", 2016), which keep the degrees.
+
+Sampling takes D passes, but a unit of degree m never changes once the first m inputs are known. So pass m computes only
+the units of degree m, from finished ones, and the D passes together cost less than one ordinary forward pass.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer [B, in] -> [B, out] whose connection i -> j exists where degree_out[j] >= degree_in[i]."""
+
+    mask: Tensor
+
+    def __init__(self, degree_in: Tensor, degree_out: Tensor) -> None:
+        super().__init__(len(degree_in), len(degree_out))
+        self.register_buffer("mask", (degree_out[:, None] >= degree_in[None, :]).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+    def block(self, x: Tensor, rows: slice, num_inputs: int) -> Tensor:
+        """The outputs `rows` alone, which see exactly the first `num_inputs` inputs: [B, rows]."""
+        return F.linear(x[:, :num_inputs], self.weight[rows, :num_inputs], self.bias[rows])
+
+
+class MADE(nn.Module):
+    """Autoregressive network, [B, D] -> [B, D, P]: row d of the output depends on the inputs before d.
+
+    Args:
+        num_dims: D.
+        hidden: widths of the hidden layers, at least one; equal neighbours get a residual connection.
+        num_outputs: P, numbers a dimension.
+        dropout: share of hidden activations set to zero in training.
+
+    Raises:
+        ValueError: without a hidden layer.
+    """
+
+    def __init__(self, num_dims: int, hidden: tuple[int, ...], num_outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden={tuple(hidden)}: give the width of at least one layer, each at least 1")
+        self.num_dims, self.num_outputs = num_dims, num_outputs
+        self.degrees = [torch.arange(1, num_dims + 1), *(spread_degrees(width, num_dims) for width in hidden)]
+        pairs = zip(self.degrees[:-1], self.degrees[1:], strict=True)
+        self.layers = nn.ModuleList(MaskedLinear(before, after) for before, after in pairs)
+        degree_out = torch.arange(num_dims).repeat_interleave(num_outputs)  # output d sees units of degree <= d - 1
+        self.head = MaskedLinear(self.degrees[-1], degree_out)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.layers[0](z)  # [B, hidden]
+        for layer in self.layers[1:]:
+            h = self._join(h, layer(self.dropout(F.silu(h))))  # [B, hidden]
+        return self.head(F.silu(h)).view(-1, self.num_dims, self.num_outputs)  # [B, D, P]
+
+    @staticmethod
+    def _join(before: Tensor, after: Tensor) -> Tensor:
+        return before + after if before.shape == after.shape else after
+
+    def generate(self, n: int, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """Ancestral sampling, [n, D]: `draw` takes the outputs of one dimension, [n, P], and returns its value, [n].
+
+        Dropout is never applied.
+        """
+        z = self.head.weight.new_zeros(n, self.num_dims)
+        layers = [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
+        hidden = [z.new_zeros(n, layer.out_features) for layer in layers]  # before the activation
+        active = [torch.zeros_like(h) for h in hidden]
+        for d in range(self.num_dims):
+            known = [int((degrees <= d).sum()) for degrees in self.degrees]  # units that are finished after this pass
+            for i, layer in enumerate(layers):
+                new = slice(int((self.degrees[i + 1] < d).sum()), known[i + 1])
+                h = layer.block(z if i == 0 else active[i - 1], new, known[i])
+                if i > 0 and hidden[i].shape == hidden[i - 1].shape:
+                    h = h + hidden[i - 1][:, new]
+                hidden[i][:, new], active[i][:, new] = h, F.silu(h)
+            rows = slice(d * self.num_outputs, (d + 1) * self.num_outputs)
+            z[:, d] = draw(self.head.block(active[-1], rows, known[-1]))
+        return z
+
+
+def spread_degrees(width: int, num_dims: int) -> Tensor:
+    """Degrees 1 ... D - 1, sorted and equally frequent, [width]; all 1 where D is 1."""
+    return 1 + torch.arange(width) * max(num_dims - 1, 1) // width

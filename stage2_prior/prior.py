@@ -1,0 +1,195 @@
+"""What a density over latents is, whatever its family.
+
+A prior is a module, because it is fitted, saved and moved as a whole: all fitted state is in its `state_dict`.
+Public methods validate once and call the private ones, which do the maths.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.latents import LatentDataset, LatentSpec
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+
+class PriorError(ValueError):
+    """A fit that cannot be done as asked: one line for the user, with the remedy."""
+
+
+class Exactness(str, Enum):
+    """What the number that `log_prob` returns is."""
+
+    EXACT = "exact"
+    LOWER_BOUND = "lower bound"
+    ESTIMATE = "estimate"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """What the world lends to a fit.
+
+    Attributes:
+        device: where to compute.
+        seed: of everything random in the fit.
+        log: takes figures (name -> value) and the step or epoch that they belong to.
+        trainer: builds a Lightning trainer with the run's device, precision, logger and progress bar; takes
+            `max_epochs`, `callbacks` and any other keyword of `pytorch_lightning.Trainer`.
+        settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
+    """
+
+    device: torch.device
+    seed: int
+    log: Callable[[Mapping[str, float], int], None]
+    trainer: Callable[..., "Trainer"]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did.
+
+    Attributes:
+        seconds: wall time of the fit alone.
+        train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density.
+        val_nll_nats: the same on held-out images.
+        curve: held-out figures over the fit, one mapping an iteration or epoch.
+        notes: what the user should know, in words (a component re-seeded, stopped at the time limit, ...).
+    """
+
+    seconds: float
+    train_nll_nats: float | None
+    val_nll_nats: float | None
+    curve: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Prior(nn.Module, ABC):
+    """A density over latent events of one `LatentSpec`.
+
+    Args:
+        spec: what one event is.
+    """
+
+    version: ClassVar[int] = 1
+    """Part of the key of what the class produces; raised whenever its results change."""
+
+    anchor: Tensor
+    min_images: int = 1
+    """Fewest training images that it can be fitted to."""
+
+    def __init__(self, spec: LatentSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)  # knows the device and the dtype
+
+    @property
+    @abstractmethod
+    def log_prob_is(self) -> Exactness:
+        """What the number of `log_prob` is."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        """Why this prior cannot model latents of `spec`, in words for the user; None if it can."""
+
+    @abstractmethod
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor: ...
+
+    @abstractmethod
+    def _sample(self, n: int, context: Tensor | None) -> Tensor: ...
+
+    @abstractmethod
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Fit to the aggregate posterior of `train`; `val` decides when to stop."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """[B, *shape] -> [B] nats.
+
+        Raises:
+            ValueError: when the event shape of `z` is not that of the spec.
+        """
+        self._check_shape(z)
+        return self._log_prob(z, context)
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw [n, *shape] with torch's global generator; `context`: labels [n] or None.
+
+        Raises:
+            ValueError: when `n` is negative.
+        """
+        if n < 0:
+            raise ValueError(f"cannot draw {n} samples")
+        with torch.no_grad():
+            return self._sample(n, context)
+
+    def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """What training minimises, [B]: -log_prob unless the density has no cheap one.
+
+        Raises:
+            ValueError: when the event shape of `z` is not that of the spec.
+        """
+        self._check_shape(z)
+        return self._loss(z, context)
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return -self._log_prob(z, context)
+
+    def _check_shape(self, z: Tensor) -> None:
+        if z.shape[1:] != self.spec.shape:
+            raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.spec.shape))}]")
+
+
+class GradientPrior(Prior, ABC):
+    """A prior that is fitted by minimising `loss` over fresh z ~ q(z|x), in the one training loop of stage 2."""
+
+    @abstractmethod
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """What training minimises, [B, *shape] -> [B]."""
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Minimise `loss` on `train`; keep the weights that are best on `val`. See `fit_by_gradient`."""
+        from stage2_prior.fit import fit_by_gradient  # here, because Lightning takes seconds to import
+
+        return fit_by_gradient(self, train, val, run)
+
+
+def check_real_vector(name: str, spec: LatentSpec) -> str | None:
+    """The common answer of densities over vectors of real numbers."""
+    if spec.support.value not in ("real",) or len(spec.shape) != 1:
+        return f"{name} models vectors of real numbers; these latents are {spec.support.value} of shape {spec.shape}"
+    return None
+
+
+def check_finite(latents: LatentDataset, split: str) -> None:
+    """Refuse parameters that are NaN or infinite, before any fit.
+
+    Raises:
+        PriorError: naming the parameter and the first row.
+    """
+    for name, values in latents.params.items():
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            raise PriorError(
+                f"{name} of the {split} latents is not finite in {np.sum(~finite)} rows (first: {np.argmin(finite)}): "
+                "the VAE diverged; train it again with a lower learning rate or gradient clipping"
+            )
+
+
+@torch.no_grad()
+def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, max_rows: int | None = None) -> float:
+    """Mean -log p(z) in nats over one fresh z ~ q(z|x) an image, or of `max_rows` images spread over the set."""
+    device = prior.anchor.device
+    num = min(len(latents), max_rows or len(latents))
+    total = 0.0
+    for index in torch.linspace(0, len(latents) - 1, num).round().long().split(batch_size):
+        total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
+    return total / num

@@ -1,0 +1,106 @@
+"""An autoregressive density, p(z) = prod_d p(z_d | z_1 ... z_(d-1)), exact in one pass of a masked network.
+
+Each conditional is a mixture of K Gaussians whose weights, means and log standard deviations the network gives from the
+dimensions before (Germain et al., "MADE", 2015, for the network; Uria, Murray & Larochelle, "RNADE: The Real-valued
+Neural Autoregressive Density-Estimator", 2013, equations 6-10, for the conditionals):
+
+    p(z_d | z_<d) = sum_k w_k(z_<d) N(z_d; m_k(z_<d), s_k(z_<d)^2)
+
+Training minimises -log p(z) over fresh z ~ q(z|x), which fits the aggregate posterior. `min_std` is a floor under every
+s_k: where latents are point masses (a plain autoencoder), repeated values could otherwise send the likelihood to
+infinity. In latents standardised by the wrapper it is a part of each dimension's standard deviation.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentSpec
+from stage2_prior.nets.made import MADE
+from stage2_prior.prior import Exactness, GradientPrior, PriorError, check_real_vector
+
+SAMPLE_ROWS = 8192
+"""Samples are drawn in blocks of this many, so that memory does not grow with their number."""
+
+
+class Autoregressive(GradientPrior):
+    """Masked autoregressive network with mixture-of-Gaussians conditionals; the density itself is in float32.
+
+    Args:
+        spec: what one latent is.
+        hidden: widths of the hidden layers; equal neighbours get a residual connection.
+        num_components: Gaussians a conditional.
+        dropout: share of hidden activations set to zero in training.
+        min_std: smallest standard deviation of a component.
+
+    Raises:
+        PriorError: for a number out of range.
+    """
+
+    version: ClassVar[int] = 1
+    log_prob_is = Exactness.EXACT
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        hidden: Sequence[int] = (512, 512, 512),
+        num_components: int = 10,
+        dropout: float = 0.0,
+        min_std: float = 1e-3,
+    ) -> None:
+        super().__init__(spec)
+        if num_components < 1:
+            raise PriorError(f"prior.num_components={num_components}: give at least 1")
+        if not hidden or min(hidden) < 1:
+            raise PriorError(f"prior.hidden={list(hidden)}: give at least one width, each at least 1")
+        if not 0 <= dropout < 1:
+            raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
+        if min_std <= 0:
+            raise PriorError(f"prior.min_std={min_std}: give a number above 0")
+        self.num_components, self.min_log_std = num_components, math.log(min_std)
+        self.net = MADE(spec.num_dims, tuple(hidden), 3 * num_components, dropout)
+        self._spread_components()
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        return check_real_vector("autoregressive", spec)
+
+    @torch.no_grad()
+    def _spread_components(self) -> None:
+        """Start with means over two standard deviations to each side: equal components would stay equal."""
+        bias = self.net.head.bias.view(self.spec.num_dims, 3, self.num_components)
+        reach = 2.0 if self.num_components > 1 else 0.0
+        bias[:, 0], bias[:, 2] = 0.0, 0.0
+        bias[:, 1] = torch.linspace(-reach, reach, self.num_components)
+
+    def _conditionals(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[..., 3 K] -> log weights, means and log_stds, each [..., K] and float32."""
+        logits, means, log_stds = outputs.float().unflatten(-1, (3, self.num_components)).unbind(-2)
+        return torch.log_softmax(logits, dim=-1), means, log_stds.clamp_min(self.min_log_std)
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        outputs = self.net(z)  # [B, D, 3 K]
+        with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
+            log_weights, means, log_stds = self._conditionals(outputs)  # [B, D, K]
+            scaled = (z[..., None].float() - means) * torch.exp(-log_stds)
+            joint = log_weights - 0.5 * scaled.square() - log_stds
+            per_dim = torch.logsumexp(joint, dim=-1) - 0.5 * math.log(2 * math.pi)  # [B, D]
+            return per_dim.sum(1)
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return -self._log_prob(z, context)
+
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        blocks = [self.net.generate(min(SAMPLE_ROWS, n - i), self._draw) for i in range(0, n, SAMPLE_ROWS)]
+        return torch.cat(blocks) if blocks else self.net.generate(0, self._draw)
+
+    def _draw(self, outputs: Tensor) -> Tensor:
+        """One value from each row's mixture, [n, 3 K] -> [n]."""
+        log_weights, means, log_stds = self._conditionals(outputs)  # [n, K]
+        gumbel = -torch.log(torch.empty_like(log_weights).exponential_())
+        chosen = (log_weights + gumbel).argmax(-1, keepdim=True)  # [n, 1] a draw from the weights
+        mean, log_std = means.gather(-1, chosen).squeeze(-1), log_stds.gather(-1, chosen).squeeze(-1)
+        return mean + torch.exp(log_std) * torch.randn_like(mean)

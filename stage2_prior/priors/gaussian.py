@@ -1,0 +1,74 @@
+"""One Gaussian with a full covariance, moment-matched to the aggregate posterior in closed form.
+
+The maximum of E_q(z)[log N(z; m, S)] over m and S has the moments of q(z) = 1/N sum_i N(m_i, diag(s_i^2)), which the
+law of total variance gives without a draw: m = mean of m_i, S = mean of diag(s_i^2) + covariance of the m_i (for the
+fact that the moments are the answer: Bishop, "Pattern Recognition and Machine Learning", 2006, section 2.3.4).
+"""
+
+import math
+import time
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.covariances import cholesky
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, check_real_vector, mean_nll_nats
+
+
+class Gaussian(Prior):
+    """N(mean, scale scale^T) over vectors of real numbers; log-densities are computed in float64.
+
+    Args:
+        spec: what one latent is.
+    """
+
+    version: ClassVar[int] = 1
+    log_prob_is = Exactness.EXACT
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: LatentSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("mean", torch.zeros(spec.num_dims, dtype=torch.float64))  # [D]
+        self.register_buffer("scale", torch.eye(spec.num_dims, dtype=torch.float64))  # [D, D] Cholesky factor
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        return check_real_vector("gaussian", spec)
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        white = torch.linalg.solve_triangular(self.scale, (z.double() - self.mean).T, upper=False).T  # [B, D]
+        log_det = self.scale.diagonal().log().sum()
+        return (-0.5 * (white.square() + math.log(2 * math.pi)).sum(1) - log_det).to(z.dtype)
+
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        noise = torch.randn(n, self.spec.num_dims, dtype=self.mean.dtype, device=self.mean.device)
+        return (self.mean + noise @ self.scale.T).to(self.anchor.dtype)
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Match the moments of `train`; `val` is only measured.
+
+        Raises:
+            PriorError: for latents that are not finite.
+        """
+        started = time.perf_counter()
+        check_finite(train, "training")
+        loc = train.means().to(run.device).double()  # [N, D]
+        centred = loc - loc.mean(0)
+        covariance = centred.T @ centred / len(loc)
+        log_std = train.log_stds()
+        if log_std is not None:
+            covariance += torch.diag(torch.exp(2 * log_std.to(run.device).double()).mean(0))
+        scale = cholesky(covariance)
+        ridge = (scale @ scale.T - covariance).diagonal().mean().item()
+        singular = ridge > 1e-14 * covariance.diagonal().mean().item()
+        self.mean.copy_(loc.mean(0))
+        self.scale.copy_(scale)
+        seconds = time.perf_counter() - started
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
+        said = [f"the covariance was singular: {ridge:.1e} was added to its diagonal"] if singular else []
+        return FitReport(seconds, train_nll, val_nll, notes=said)

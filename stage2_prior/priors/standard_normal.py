@@ -1,0 +1,32 @@
+"""N(0, I): what a VAE samples from when nobody looks. The baseline of every table."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
+
+
+class StandardNormal(Prior):
+    """N(0, I) over real latents of any shape; nothing is fitted."""
+
+    version: ClassVar[int] = 1
+    log_prob_is = Exactness.EXACT
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.support is not Support.REAL:
+            return f"standard_normal models real numbers; these latents are {spec.support.value}"
+        return None
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        return torch.randn(n, *self.spec.shape, dtype=self.anchor.dtype, device=self.anchor.device)
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        return FitReport(seconds=0.0, train_nll_nats=None, val_nll_nats=None)

@@ -1,0 +1,99 @@
+"""Standardisation by wrapping: u = (z - shift) / unit for each dimension, fitted to the moments of q(z).
+
+The density of z is that of u times the Jacobian: log p(z) = log p_u((z - shift) / unit) - sum_d log unit_d. Shift and
+unit are the mean and standard deviation of the aggregate posterior by the law of total variance, in closed form. The
+map is diagonal because then q(u|x) = N((m - shift) / unit, (s / unit)^2) is again a diagonal Gaussian, exactly, and the
+inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full whitening) would lose that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite
+
+
+class Standardized(Prior):
+    """`prior` fitted to standardised latents; its own densities and samples are in the units of z.
+
+    Args:
+        prior: what models the standardised latents; its spec is the wrapper's.
+    """
+
+    shift: Tensor
+    unit: Tensor
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior.spec)
+        self.prior = prior
+        self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
+        self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
+
+    @property
+    def log_prob_is(self) -> Exactness:
+        return self.prior.log_prob_is
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.support.value != "real":
+            return f"standardize rescales real numbers; these latents are {spec.support.value}"
+        return None
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.prior.log_prob((z - self.shift) / self.unit, context) - self.unit.log().sum()
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.prior.loss((z - self.shift) / self.unit, context) + self.unit.log().sum()
+
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        return self.shift + self.unit * self.prior.sample(n, context)
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Fit shift and unit in closed form, then the wrapped prior; all figures are in the units of z.
+
+        Raises:
+            PriorError: for latents that are not finite, or whatever the wrapped prior raises.
+        """
+        check_finite(train, "training")
+        shift, unit = moments(train)
+        self.shift.copy_(shift)
+        self.unit.copy_(unit)
+        log_unit = self.unit.log().sum().item()
+        inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures, log_unit), step))
+        report = self.prior.fit(self._standardised(train), self._standardised(val), inner)
+        return replace(
+            report,
+            train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
+            val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
+            curve=[in_units_of_z(row, log_unit) for row in report.curve],
+        )
+
+    def _standardised(self, latents: LatentDataset) -> LatentDataset:
+        """The same posteriors over u; exact."""
+        shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
+        rescale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "loc": lambda loc: (loc - shift) / unit,
+            "log_std": lambda log_std: log_std - np.log(unit),
+        }
+        params = {name: rescale[name](np.asarray(values)) for name, values in latents.params.items()}
+        labels = None if latents.labels is None else latents.labels.numpy()
+        return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
+
+
+def moments(latents: LatentDataset) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z) for each dimension, [*shape] each; 1 for a dimension that never moves."""
+    loc = latents.means().double()
+    log_std = latents.log_stds()
+    variance = loc.var(0, unbiased=False)
+    if log_std is not None:
+        variance = variance + torch.exp(2 * log_std.double()).mean(0)
+    return loc.mean(0), torch.where(variance > 1e-12, variance, 1.0).sqrt()
+
+
+def in_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:
+    """Add the log-determinant to every figure in nats of a whole latent."""
+    return {name: value + log_unit if name.endswith("_nats") else value for name, value in figures.items()}

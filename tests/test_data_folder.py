@@ -1,0 +1,183 @@
+"""Folders of images."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stage1_vae.data.image_files import Files
+from stage1_vae.data.image_folder import ImageFolder
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
+
+RNG = np.random.default_rng(2)
+GREY, RGB, RGBA = (), (3,), (4,)
+
+
+def refusal(call, *words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def write(
+    path: Path, size: tuple[int, int] = (6, 8), channels: tuple[int, ...] = RGB, value: int | None = None
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (*size, *channels), dtype=np.uint8)
+    Image.fromarray(pixels if value is None else np.full_like(pixels, value)).save(path)
+    return path
+
+
+def fill(folder: Path, num: int, **more: object) -> None:
+    for i in range(num):
+        write(folder / f"{i:03}.png", **more)
+
+
+def everything(images: ImageSet) -> torch.Tensor:
+    return images.batch(torch.arange(len(images)))
+
+
+def sizes(data: ImageData) -> tuple[int, int, int]:
+    return len(data.train), len(data.val), len(data.test)
+
+
+def test_flat_folder_is_read_as_it_is(tmp_path: Path):
+    fill(tmp_path, 20)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"no image either")
+    data = ImageFolder(str(tmp_path)).load()
+    assert sizes(data) == (14, 2, 4)
+    assert data.shape == (3, 6, 8) and data.levels == 256 and data.domain is Domain.UNIT
+    assert data.num_classes == 0 and data.class_names == () and data.train.labels is None
+    found = torch.cat([everything(part) for part in (data.train, data.val, data.test)])
+    truth = [np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes() for path in tmp_path.glob("[0-9]*.png")]
+    assert sorted(image.numpy().tobytes() for image in found) == sorted(truth)
+
+
+def test_class_folders_with_any_names(tmp_path: Path):
+    for value, name in ((200, "zebra crossing"), (10, "Äpfel & more"), (90, "42")):
+        fill(tmp_path / name / "deeper", 10, value=value, channels=GREY)
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.class_names == ("42", "zebra crossing", "Äpfel & more") and data.num_classes == 3
+    assert data.shape == (1, 6, 8)
+    for part in (data.train, data.val, data.test):
+        assert torch.equal(torch.tensor([90, 200, 10])[part.labels], everything(part)[:, 0, 0, 0].long())
+
+
+def test_one_folder_or_loose_images_are_no_classes(tmp_path: Path):
+    fill(tmp_path / "images", 12)
+    assert ImageFolder(str(tmp_path)).load().num_classes == 0
+    fill(tmp_path / "more", 12)
+    assert ImageFolder(str(tmp_path)).load().num_classes == 2
+    write(tmp_path / "loose.png")
+    assert ImageFolder(str(tmp_path)).load().num_classes == 0
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_given_splits(tmp_path: Path, name: str):
+    for split, value, num in (("train", 10, 20), (name, 20, 4), ("test", 30, 6)):
+        fill(tmp_path / split, num, value=value)
+    data = ImageFolder(str(tmp_path)).load()
+    assert sizes(data) == (20, 4, 6) and data.num_classes == 0
+    for part, value in ((data.train, 10), (data.val, 20), (data.test, 30)):
+        assert everything(part).eq(value).all()
+
+
+def test_missing_splits_are_cut_from_the_training_images(tmp_path: Path):
+    for name, value in (("cat", 1), ("dog", 2)):
+        fill(tmp_path / "train" / name, 20, value=value)
+        fill(tmp_path / "test" / name, 5, value=value + 100)
+    data = ImageFolder(str(tmp_path)).load()
+    assert sizes(data) == (36, 4, 10) and data.class_names == ("cat", "dog")
+    assert everything(data.test).min() > 100 and everything(data.val).max() <= 2
+    assert torch.equal(everything(data.val)[:, 0, 0, 0].long(), data.val.labels + 1)
+    assert len(data.test.labels[:5].unique()) == 2  # mixed, though the files are sorted by class
+    os.rename(tmp_path / "test", tmp_path / "val")
+    data = ImageFolder(str(tmp_path)).load()
+    assert sizes(data) == (32, 10, 8) and everything(data.val).min() > 100
+
+
+def test_train_among_other_names_is_a_class(tmp_path: Path):
+    for name in ("bus", "car", "train"):
+        fill(tmp_path / name, 10)
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.class_names == ("bus", "car", "train") and sum(sizes(data)) == 30
+
+
+def test_splits_too_small_or_with_unknown_classes(tmp_path: Path):
+    fill(tmp_path / "train" / "cat", 10)
+    fill(tmp_path / "train" / "dog", 10)
+    write(tmp_path / "test" / "cat" / "0.png")
+    refusal(lambda: ImageFolder(str(tmp_path)).load(), "1 images for the test split", "add images to test/")
+    fill(tmp_path / "test" / "bird", 4)
+    refusal(lambda: ImageFolder(str(tmp_path)).load(), "class folder bird has no training images")
+
+
+def test_most_common_size_and_given_sizes(tmp_path: Path):
+    fill(tmp_path / "a", 8, size=(6, 8))
+    fill(tmp_path / "b", 5, size=(12, 16))
+    fill(tmp_path / "c", 3, size=(9, 9))
+    root = str(tmp_path)
+    assert ImageFolder(root).load().shape == (3, 6, 8)
+    assert ImageFolder(root, size=7).load().shape == (3, 7, 7)
+    assert ImageFolder(root, size=[5, 10]).load().shape == (3, 5, 10)
+
+
+def test_lazy_set_equals_the_one_in_memory(tmp_path: Path):
+    fill(tmp_path / "a", 15)
+    fill(tmp_path / "b", 15, size=(9, 9))
+    whole, lazy = ImageFolder(str(tmp_path)).load(), ImageFolder(str(tmp_path), memory_limit_gib=0).load()
+    assert isinstance(lazy.train, Files)
+    index = torch.tensor([3, 0, 0, 20])
+    assert torch.equal(whole.train.batch(index), lazy.train.batch(index))
+    assert torch.equal(whole.train.labels, lazy.train.labels)
+    assert whole.fingerprint == lazy.fingerprint
+
+
+def test_fingerprint_sees_content_not_place(tmp_path: Path):
+    fill(tmp_path / "one" / "a", 10)
+    fill(tmp_path / "one" / "b", 10)
+    base = ImageFolder(str(tmp_path / "one")).load().fingerprint
+    os.rename(tmp_path / "one", tmp_path / "two")
+    root = tmp_path / "two"
+    assert ImageFolder(str(root)).load().fingerprint == base
+    assert ImageFolder(str(root), size=5).load().fingerprint != base
+    assert ImageFolder(str(root), mode="grey").load().fingerprint != base
+    assert ImageFolder(str(root), test_fraction=0.3).load().fingerprint != base
+    path = root / "a" / "000.png"
+    status = path.stat()
+    pixels = np.array(Image.open(path))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ImageFolder(str(root)).load().fingerprint != base
+
+
+def test_root_mistakes(tmp_path: Path):
+    refusal(lambda: ImageFolder(None).load(), "data.root is not set", "data.root=PATH")
+    refusal(lambda: ImageFolder(str(tmp_path / "gone")).load(), "does not exist", "a folder of images")
+    refusal(lambda: ImageFolder(str(tmp_path)).load(), "is empty", ".png")
+    path = write(tmp_path / "0.png")
+    refusal(lambda: ImageFolder(str(path)).load(), "is a file", "data.root=DIR", "data=arrays")
+    refusal(lambda: ImageFolder(str(tmp_path)).load(), "1 images", "at least 10")
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "big", [4], [4, 5, 6], [4, 0], True])
+def test_bad_sizes(tmp_path: Path, size: object):
+    fill(tmp_path, 10)
+    refusal(lambda: ImageFolder(str(tmp_path), size=size).load(), "data.size=", "[height,width]")
+
+
+def test_links_are_followed_once(tmp_path: Path):
+    fill(tmp_path / "elsewhere", 12)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    assert sum(sizes(ImageFolder(str(root)).load())) == 12

@@ -1,0 +1,159 @@
+"""Distances between feature sets: against hand-computed cases, scipy and torchmetrics."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from evaluation import distances as d
+from evaluation.errors import EvaluationError
+
+
+def _draw(num: int, dims: int, seed: int, rank: int | None = None, shift: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(rank or dims, dims, generator=generator, dtype=torch.float64)
+    return torch.randn(num, rank or dims, generator=generator, dtype=torch.float64) @ mix + shift
+
+
+def _frechet_by_sqrtm(a: Tensor, b: Tensor) -> float:
+    x, y = a.numpy(), b.numpy()
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_x @ cov_y).real
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x + cov_y - 2 * root))
+
+
+def test_frechet_of_two_known_normals() -> None:
+    # Four points with mean 0 and variances 4/3 and 16/3 (n - 1 = 3), against the same doubled and moved by (3, 4).
+    a = torch.tensor([[1.0, 2.0], [1.0, -2.0], [-1.0, 2.0], [-1.0, -2.0]])
+    b = 2 * a + torch.tensor([3.0, 4.0])
+    means, variances = 25.0, 4 / 3 + 16 / 3  # diagonal: sum of (2 s - s)^2
+    assert d.frechet_distance(a, b) == pytest.approx(means + variances, rel=1e-12)
+
+
+@pytest.mark.parametrize(("dims", "seed"), [(2, 0), (8, 1), (64, 2)])
+def test_frechet_agrees_with_scipy(dims: int, seed: int) -> None:
+    a, b = _draw(500, dims, seed), _draw(700, dims, seed + 10, shift=0.5)
+    assert d.frechet_distance(a, b) == pytest.approx(_frechet_by_sqrtm(a, b), rel=1e-6)
+
+
+def test_frechet_agrees_with_torchmetrics() -> None:
+    from torchmetrics.image.fid import _compute_fid
+
+    a, b = _draw(800, 16, 0), _draw(900, 16, 1, shift=0.2)
+    oracle = _compute_fid(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T)).item()
+    assert d.frechet_distance(a, b) == pytest.approx(oracle, rel=1e-6)
+
+
+def test_frechet_survives_singular_covariances() -> None:
+    a = _draw(300, 20, 0, rank=5)
+    b = 3 * a + 1
+    trace = torch.cov(a.T).trace().item()
+    means = (a.mean(0) - b.mean(0)).square().sum().item()
+    assert d.frechet_distance(a, b) == pytest.approx(means + 4 * trace, rel=1e-10)  # (3 - 1)^2 on each principal axis
+    constant = torch.ones(100, 4)
+    assert d.frechet_distance(constant, constant + 2) == pytest.approx(16.0)
+
+
+def test_frechet_of_a_set_with_itself_is_zero_and_it_is_symmetric() -> None:
+    a, b = _draw(500, 32, 0), _draw(400, 32, 1)
+    assert d.frechet_distance(a, a[torch.randperm(500)]) < 1e-9 * a.square().sum(1).mean().item()
+    assert d.frechet_distance(a, b) == pytest.approx(d.frechet_distance(b, a), rel=1e-10)
+
+
+def _kernel_distance_by_loops(a: Tensor, b: Tensor) -> float:
+    def k(x: Tensor, y: Tensor) -> float:
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    n, m = len(a), len(b)
+    xx = sum(k(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(b[i], b[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    xy = sum(k(a[i], b[j]) for i in range(n) for j in range(m)) / (n * m)
+    return xx + yy - 2 * xy
+
+
+def test_kernel_distance_equals_the_sum_over_pairs() -> None:
+    a, b = _draw(13, 3, 0), _draw(9, 3, 1, shift=0.3)
+    assert d.kernel_distance(a, b) == pytest.approx(_kernel_distance_by_loops(a, b), rel=1e-10)
+
+
+def test_kernel_distance_agrees_with_torchmetrics() -> None:
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = _draw(300, 8, 0), _draw(300, 8, 1)
+    assert d.kernel_distance(a, b) == pytest.approx(poly_mmd(a, b).item(), rel=1e-8)
+
+
+def test_kernel_distance_by_moments_equals_by_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = _draw(2100, 10, 0), _draw(1500, 10, 1, shift=0.1)  # more than one chunk
+    by_moments = d.kernel_distance(a, b)
+    monkeypatch.setattr(d, "MOMENT_DIMS", 0)
+    assert by_moments == pytest.approx(d.kernel_distance(a, b), rel=1e-9)
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    values = torch.tensor([d.kernel_distance(torch.randn(50, 4), torch.randn(50, 4)) for _ in range(400)])
+    assert values.min() < 0 < values.max()
+    assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))
+
+
+def test_neighbours_on_a_line() -> None:
+    # k = 1. Reference balls: radius 1 around 0, 1, 10, 11. Sample balls: radius 0.2 around 0.4 and 0.6, wide ones
+    # around 10.5 and 30.
+    points = torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
+    reference = d.Reference(points, torch.ones(4, dtype=torch.float64), k=1)
+    samples = torch.tensor([[0.4], [0.6], [10.5], [30.0]])
+    near = d.neighbours(reference, samples)
+    assert near.precision == 3 / 4  # 30 is in no ball
+    assert near.density == 6 / 4  # the other three are in two balls each
+    assert near.coverage == 1.0
+    # The ball of 10.5 has radius 9.9: it reaches 1, 10 and 11, but not 0; nor do the others.
+    assert near.recall == 3 / 4
+    assert torch.equal(d.Reference.of(points, k=1).radius, reference.radius)
+
+
+def test_neighbours_agree_with_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, k = _draw(1300, 6, 0).numpy(), _draw(1100, 6, 1, shift=0.8).numpy(), 5
+    near = d.neighbours(d.Reference.of(torch.from_numpy(a), k), torch.from_numpy(b))  # several chunks
+    radius_a = NearestNeighbors(n_neighbors=k + 1).fit(a).kneighbors(a)[0][:, -1]
+    radius_b = NearestNeighbors(n_neighbors=k + 1).fit(b).kneighbors(b)[0][:, -1]
+    between = np.linalg.norm(a[:, None] - b[None], axis=2)
+    assert near.precision == pytest.approx((between <= radius_a[:, None]).any(0).mean())
+    assert near.recall == pytest.approx((between <= radius_b[None]).any(1).mean())
+    assert near.density == pytest.approx((between <= radius_a[:, None]).sum() / (k * len(b)))
+    assert near.coverage == pytest.approx((between.min(1) <= radius_a).mean())
+
+
+def test_same_law_and_collapsed_samples_are_told_apart() -> None:
+    reference = d.Reference.of(torch.randn(1000, 8))
+    same = d.distances(reference, torch.randn(1000, 8))
+    collapsed = d.distances(reference, torch.randn(1000, 8) * 0.05)
+    assert same.num_samples == same.num_reference == 1000
+    assert abs(same.density - 1) < 0.15 and same.recall > 0.8 and same.coverage > 0.9
+    assert collapsed.precision > 0.9 and collapsed.recall < 0.05 and collapsed.coverage < 0.2
+    assert collapsed.frechet_distance > 10 * same.frechet_distance
+    assert collapsed.kernel_distance > 10 * abs(same.kernel_distance)
+
+
+def test_too_few_or_broken_samples_are_refused_with_the_remedy() -> None:
+    reference = d.Reference.of(torch.randn(128, 64))
+    with pytest.raises(EvaluationError, match=r"127 samples .* at least 128 \(evaluation\.num_samples"):
+        d.distances(reference, torch.randn(127, 64))
+    with pytest.raises(EvaluationError, match="reference images"):
+        d.Reference.of(torch.randn(100, 64))
+    broken = torch.randn(128, 64)
+    broken[3, 2] = math.nan
+    with pytest.raises(EvaluationError, match="NaN"):
+        d.distances(reference, broken)
+    with pytest.raises(EvaluationError, match="5 nearest neighbours"):
+        d.Reference.of(torch.randn(4, 2))
+
+
+def test_gap_closed() -> None:
+    assert d.gap_closed(10.0, 2.0, 1.0) == pytest.approx(8 / 9)
+    assert d.gap_closed(10.0, 11.0, 5.0) == pytest.approx(-0.2)
+    assert d.gap_closed(1.0, 0.5, 1.0) is None
+    assert d.gap_closed(1.0, 0.5, 2.0) is None

@@ -1,0 +1,210 @@
+"""The life of every net, VAE and likelihood that conf/ offers; a new yaml file is tested from the moment it exists."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orchestration.build import build, target_class
+from stage1_vae.data.digits import Digits
+from stage1_vae.data.images import InMemory
+from stage1_vae.data.loader import Batches
+from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.encode import encode
+from stage1_vae.likelihoods import Likelihood, Pixels
+from stage1_vae.objective import Objective
+from stage1_vae.vae import VAE
+
+CONF = Path(__file__).parents[1] / "conf"
+SHAPES = [(1, 8, 8), (3, 9, 14), (1, 28, 28), (2, 5, 7)]
+LEVELS = 17
+BATCH = 5
+
+Shape = tuple[int, int, int]
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert found, f"conf/{group} is empty"
+    return found
+
+
+def node(group: str, name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+
+
+def make_likelihood(name: str) -> Likelihood:
+    chosen = node("likelihood", name)
+    injected = {"levels": LEVELS} if target_class(chosen).pixels is Pixels.LEVELS else {}
+    return build("likelihood", chosen, **injected)
+
+
+def make(
+    shape: Shape, vae: str = "gaussian", net: str = "mlp", likelihood: str = "bernoulli", seed: int = 0
+) -> tuple[VAE, Objective]:
+    torch.manual_seed(seed)
+    parts = node("vae", vae)
+
+    def bottleneck(**injected: Any) -> Any:
+        return build("vae.bottleneck", parts["bottleneck"], **injected, num_classes=3)
+
+    built = VAE(shape, build("net", node("net", net)), bottleneck, make_likelihood(likelihood))
+    return built, build("vae.objective", parts["objective"])
+
+
+def as_pixels(likelihood: Likelihood, x: Tensor) -> Tensor:
+    """Intensities in [0, 1] turned into images that `likelihood` is a distribution over."""
+    if likelihood.pixels is Pixels.BINARY:
+        return (x > 0.5).float()
+    return torch.round(x * (LEVELS - 1)) / (LEVELS - 1) if likelihood.pixels is Pixels.LEVELS else x
+
+
+def images(likelihood: Likelihood, shape: Shape, n: int = BATCH) -> Tensor:
+    return as_pixels(likelihood, torch.rand(n, *shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Tensor:
+    """128 real images in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().images[:128]).float().unsqueeze(1) / 16
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("net", names("net"))
+@pytest.mark.parametrize("vae", names("vae"))
+def test_life(vae: str, net: str, shape: Shape, tmp_path: Path) -> None:
+    model, objective = make(shape, vae, net)
+    x = images(model.likelihood, shape)
+
+    encoding, z, image = model(x)
+    assert z.shape == (BATCH, *model.spec.shape) and z.dtype == torch.float32 and torch.isfinite(z).all()
+    assert encoding.posterior.batch_shape == (BATCH,) and encoding.posterior.event_shape == model.spec.shape
+    assert model.spec.num_classes == 3
+    assert (image.batch_shape, image.event_shape) == ((BATCH,), shape)
+    assert image.mean.shape == x.shape and image.mean.dtype == torch.float32 and torch.isfinite(image.mean).all()
+    assert not torch.equal(image.mean[0], image.mean[1]), "the picture does not depend on the image"
+    if model.bottleneck.base_prior is not None:
+        drawn = model.bottleneck.base_prior.sample(7)
+        assert drawn.shape == (7, *model.spec.shape) and model.decode(drawn).mean.shape == (7, *shape)
+
+    terms = objective(model, x, 0)
+    assert terms.loss.shape == () and terms.distortion.shape == (BATCH,) and torch.isfinite(terms.loss)
+    assert (terms.rate is None) == (model.bottleneck.base_prior is None)
+    terms.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"
+
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    other, _ = make(shape, vae, net, seed=1)
+    model.eval(), other.eval()
+    assert not torch.equal(other.decode(z).mean, model.decode(z).mean)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(other.decode(z).mean, model.decode(z).mean)
+    assert torch.equal(other.encode(x).posterior.mean, model.encode(x).posterior.mean)
+
+
+@pytest.mark.parametrize("net", names("net"))
+def test_an_image_is_encoded_and_decoded_alone(net: str) -> None:
+    model, _ = make((3, 9, 14), net=net)
+    model.eval()
+    x = images(model.likelihood, (3, 9, 14))
+    together, alone = model.encode(x).posterior.mean, model.encode(x[2:3]).posterior.mean
+    torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.decode(together).mean[2:3], model.decode(alone).mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", names("net"))
+def test_every_pixel_is_seen_and_painted(net: str) -> None:
+    """Padding and cropping lose nothing, on either side."""
+    shape = (2, 5, 7)
+    model, _ = make(shape, net=net)
+    x = images(model.likelihood, shape, 2).requires_grad_()
+    model.encode(x).posterior.mean.square().sum().backward()
+    assert (x.grad.abs().amax(0) > 0).all(), "a pixel that the encoder ignores"
+    pictures = model.decode(3 * torch.randn(64, *model.spec.shape)).mean
+    assert (pictures.std(0) > 0).all(), "a pixel that no latent moves"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", names("likelihood"))
+def test_likelihood(name: str, shape: Shape) -> None:
+    likelihood = make_likelihood(name)
+    output = torch.randn(BATCH, likelihood.num_params * shape[0], *shape[1:]).requires_grad_()
+    x = images(likelihood, shape)
+    image = likelihood(output)
+    assert (image.batch_shape, image.event_shape) == ((BATCH,), shape)
+
+    log_prob = image.log_prob(x)
+    assert log_prob.shape == (BATCH,) and log_prob.dtype == torch.float32 and torch.isfinite(log_prob).all()
+    torch.testing.assert_close(log_prob[1:2], likelihood(output[1:2]).log_prob(x[1:2]))
+    log_prob.sum().backward()
+    assert torch.isfinite(output.grad).all() and (output.grad.flatten(1).abs().sum(1) > 0).all()
+
+    mean, drawn = image.mean, image.sample()
+    assert mean.shape == drawn.shape == (BATCH, *shape) and torch.isfinite(mean).all()
+    assert not drawn.requires_grad
+    several = image.sample(torch.Size((3,)))
+    assert several.shape == (3, BATCH, *shape) and image.log_prob(several).shape == (3, BATCH)
+    assert not torch.equal(several[0], several[1])
+    if likelihood.unit_domain:
+        assert mean.min() >= 0 and mean.max() <= 1 and drawn.min() >= 0 and drawn.max() <= 1
+    if likelihood.pixels is not Pixels.CONTINUOUS:
+        torch.testing.assert_close(as_pixels(likelihood, drawn), drawn)
+
+
+@pytest.mark.parametrize("name", names("likelihood"))
+def test_far_out_decoder_output_stays_finite(name: str) -> None:
+    likelihood = make_likelihood(name)
+    for size in (1e-6, 30.0, 80.0):
+        for sign in (-1, 1):
+            output = torch.full((1, likelihood.num_params, 4, 4), sign * size, requires_grad=True)
+            image = likelihood(output)
+            for value in (0.0, 0.5, 1.0):
+                log_prob = image.log_prob(as_pixels(likelihood, torch.full((1, 1, 4, 4), value)))
+                assert torch.isfinite(log_prob).all(), (size * sign, value)
+                (gradient,) = torch.autograd.grad(log_prob.sum(), output, retain_graph=True)
+                assert torch.isfinite(gradient).all(), (size * sign, value)
+            assert torch.isfinite(image.mean).all() and torch.isfinite(image.sample()).all()
+
+
+@pytest.mark.parametrize("likelihood", names("likelihood"))
+@pytest.mark.parametrize("net", names("net"))
+@pytest.mark.parametrize("vae", names("vae"))
+def test_a_few_steps_lower_the_loss(vae: str, net: str, likelihood: str, digits: Tensor) -> None:
+    model, objective = make((1, 8, 8), vae, net, likelihood)
+    x = as_pixels(model.likelihood, digits)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    losses = []
+    for step in range(12):
+        loss = objective(model, x, step).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0] - 0.02 * abs(losses[0]), losses
+
+
+@pytest.mark.parametrize("vae", names("vae"))
+def test_encode_keeps_order_labels_and_parameters(vae: str) -> None:
+    model, _ = make((1, 8, 8), vae)
+    data = Digits().load()
+    head = torch.arange(100)
+    images, labels = data.test.batch(head), data.test.labels[head]
+    latents = encode(model, Batches(InMemory(images, labels), Preprocess(LEVELS), 32, False, 0), {"vae": "abc"})
+    assert not model.training, "dropout and batch statistics would be in the latents"
+    with torch.no_grad():
+        posterior = model.encode(images / (LEVELS - 1)).posterior
+    assert latents.spec == model.spec and latents.family == model.bottleneck.family
+    assert torch.equal(latents.labels, labels) and latents.provenance == {"vae": "abc"}
+    torch.testing.assert_close(latents.means(), posterior.mean, rtol=1e-4, atol=1e-5)
+    for name, values in latents.params.items():
+        torch.testing.assert_close(torch.from_numpy(values), getattr(posterior, name), rtol=1e-4, atol=1e-5)
