@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
 from orchestration.measure import feature_net, measure
+from orchestration.progress import counting
 from orchestration.publish import publish
 from orchestration.sampling import check_destination, deliver, write_samples
 from orchestration.schema import Config
@@ -40,7 +41,7 @@ from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
-from stage1_vae.train import train
+from stage1_vae.train import Settings, train
 from stage1_vae.vae import VAE
 from stage2_prior.prior import FitRun, Prior, PriorError
 
@@ -87,13 +88,14 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
     """Stage 1: images -> VAE."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        settings = job.config.trainer.model_copy(update={"precision": resolved_precision(job.config.trainer)})
+        chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
+        settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
         seed = job.config.seeds.vae
-        batches = parts.batches(parts.data.train, settings.batch_size, job, shuffle=True, seed=seed)
-        val_batches = parts.batches(parts.data.val, max(settings.batch_size, 500), job)
+        batches = parts.batches(parts.data.train, job.config.trainer.batch_size, job, shuffle=True, seed=seed)
+        val_batches = parts.batches(parts.data.val, max(job.config.trainer.batch_size, 500), job)
         with job.seeded(seed):
             history = train(
-                parts.vae, parts.objective, batches, val_batches, settings, job.trainer("vae", tracker), seed
+                parts.vae, parts.objective, batches, val_batches, settings, job.trainer(tracker, "vae"), seed
             )
         save_file(weights(parts.vae), folder / "model.safetensors")
         (folder / "history.json").write_text(json.dumps(history))
@@ -126,15 +128,16 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
     """Stage 2: latents -> prior."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        fit_run = FitRun(
-            device=job.device,
-            seed=job.config.seeds.prior,
-            log=tracker.log,
-            trainer=job.trainer("prior", tracker),
-            settings=job.config.prior.get("fit") or {},
-        )
         train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
-        report = parts.prior.fit(train_set, val_set, fit_run)
+        with counting("prior", job.shows_progress, tracker.log) as log:
+            fit_run = FitRun(
+                device=job.device,
+                seed=job.config.seeds.prior,
+                log=log,
+                trainer=job.trainer(tracker),
+                settings=job.config.prior.get("fit") or {},
+            )
+            report = parts.prior.fit(train_set, val_set, fit_run)
         for note in report.notes:
             job.say("prior", note)
         save_file(weights(parts.prior), folder / "prior.safetensors")

@@ -62,7 +62,7 @@ class FeatureNet(nn.Module):
     version: ClassVar[int] = 1
     """Part of the key of what is computed with it; raised whenever its results change."""
     feature_mean: Tensor
-    feature_std: Tensor
+    scale: Tensor
 
     def __init__(self, config: FeatureNetConfig) -> None:
         super().__init__()

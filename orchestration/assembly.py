@@ -5,13 +5,14 @@ latents, more components than there are points.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from orchestration.build import build, target_class, versions
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import resolved_precision
+from orchestration.progress import clock
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory
@@ -69,7 +70,9 @@ def assemble(run: Run, limit: int | None = None) -> Parts:
     """
     config = run.config
     try:
-        data = build("data", without(config.data, PREPROCESSING)).load()
+        source = build("data", without(config.data, PREPROCESSING))
+        with clock("reading the images", run.shows_progress):
+            data = source.load()
         data = data if limit is None else truncated(data, limit)
         levels = data.levels
         dequantize = config.data["dequantize"]
@@ -162,7 +165,8 @@ def prior_nodes() -> dict[str, Node]:
     """All priors that `conf/prior/` offers, by name."""
     from orchestration.entry import CONF
 
-    return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONF.glob("prior/*.yaml"))}
+    files = sorted(CONF.glob("prior/*.yaml"))
+    return {path.stem: cast(Node, OmegaConf.to_container(OmegaConf.load(path))) for path in files}
 
 
 def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from orchestration.errors import UserError, nearest
 from orchestration.schema import Node
 
 
-def target_class(node: Node) -> type:
+def target_class(node: Node) -> Any:
     """The class that `node["_target_"]` names.
 
     Raises:

@@ -122,4 +122,3 @@ def siblings(key: str) -> list[str]:
         composed = compose("config", overrides=chosen)
     node = OmegaConf.select(composed, parent) if parent else composed
     return [str(name) for name in node] if isinstance(node, DictConfig) else groups()
-

@@ -1,6 +1,5 @@
 """What this machine computes on, and the Lightning trainer that both stages borrow."""
 
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
 from orchestration.errors import UserError
+from orchestration.progress import EpochBar, show_progress
 from orchestration.schema import Trainer
 
 
@@ -42,74 +41,29 @@ def resolved_precision(settings: Trainer) -> str:
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
 
 
-class EpochBar(TQDMProgressBar):
-    """One bar for all epochs: most epochs here are shorter than a glance, and a bar redrawn each step costs time."""
-
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self.label = label
-        self._bar: Any = None
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=trainer.max_epochs,
-            initial=trainer.current_epoch,
-            desc=self.label,
-            unit="epoch",
-            leave=False,
-            delay=2,
-            file=sys.stderr,
-            dynamic_ncols=True,
-        )
-
-    def on_train_epoch_start(self, *_: Any) -> None: ...
-    def on_train_batch_end(self, *_: Any) -> None: ...
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self._bar.update()
-
-    def on_train_end(self, *_: Any) -> None:
-        self._bar.close()
-
-    def on_exception(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_validation_start(self, *_: Any) -> None: ...
-    def on_validation_batch_start(self, *_: Any) -> None: ...
-    def on_validation_batch_end(self, *_: Any) -> None: ...
-    def on_validation_end(self, *_: Any) -> None: ...
-
-
-def show_progress(settings: Trainer) -> bool:
-    """Bars are drawn on a terminal only, unless the user says otherwise."""
-    return sys.stderr.isatty() if settings.progress == "auto" else settings.progress
-
-
 def trainer_factory(
-    settings: Trainer, label: str, loggers: Iterable[Logger], overrides: dict[str, Any] | None = None
+    settings: Trainer, loggers: Iterable[Logger], label: str | None = None, overrides: dict[str, Any] | None = None
 ) -> Callable[..., pl.Trainer]:
     """Makes trainers with this run's hardware and loggers; takes every other keyword of `pytorch_lightning.Trainer`.
 
     Args:
         settings: the `trainer:` section.
-        label: of the progress bar.
         loggers: figures go to all of them.
+        label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
     """
-    bars = [EpochBar(label)] if show_progress(settings) else []
+    bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
 
     def make(*, callbacks: Iterable[pl.Callback] = (), **asked: Any) -> pl.Trainer:
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
-            devices=settings.devices,
+            devices=1,
             logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=bool(bars),
+            enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )

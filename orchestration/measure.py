@@ -5,8 +5,7 @@ Every row is measured with the same number of images against the same test image
 
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluation import bounds, distances, features, figures, report
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
-from orchestration.hardware import show_progress
+from orchestration.progress import bar, clock, counting
 from orchestration.sampling import block_size, pixel_range
 from orchestration.stages import Run, run_stage
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
+from stage1_vae.base_priors import StandardNormal as BasePrior
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity
-from stage1_vae.rate import rate_per_dim_nats
+from stage1_vae.rate import rate_nats
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
@@ -56,9 +55,8 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         index = torch.arange(min(len(train), MAX_FEATURE_IMAGES))
         images = clean_images(parts, train, index)
         labels = None if train.labels is None else train.labels.cpu()[index]
-        net = features.make_feature_net(
-            images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=tracker.log
-        )
+        with counting("features", run.shows_progress, tracker.log) as log:
+            net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
         save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
         (folder / "features.json").write_text(json.dumps(net.to_config()))
         return {"held_out_accuracy": net.config.held_out_accuracy}
@@ -89,7 +87,6 @@ class Trained:
         baseline: N(0, I) on the same latents.
         train, test: their latents.
         parts: data and preprocessing.
-        progress: wraps an iterable in a progress bar.
     """
 
     vae: VAE
@@ -99,7 +96,6 @@ class Trained:
     test: LatentDataset
     parts: Parts
     device: torch.device
-    progress: Callable[..., Any]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -138,19 +134,13 @@ def measure(
         folder: empty.
         tracker: of the stage.
     """
-    hidden = run.quiet or not show_progress(run.config.trainer)
-
-    def progress(items: Any, label: str) -> Any:
-        return tqdm(items, desc=label, leave=False, delay=2, file=sys.stderr, disable=hidden)
-
-    trained = Trained(
-        vae, prior, StandardNormal(vae.spec).to(run.device), latents[0], latents[1], parts, run.device, progress
-    )
+    trained = Trained(vae, prior, StandardNormal(vae.spec).to(run.device), latents[0], latents[1], parts, run.device)
     name = run.launch.choices.get("prior", "learned")
     net = load_feature_net(feature_artifact, run.device)
     notes: list[str] = []
-    images = drawn_images(trained, run.config.evaluation.num_samples)
-    measured = measured_distances(images, net, run, notes)
+    with clock("distances", run.shows_progress):
+        images = drawn_images(trained, run.config.evaluation.num_samples)
+        measured = measured_distances(images, net, run, notes)
     bounded = measured_bounds(trained, run)
     rows = assembled_rows(name, trained, measured, bounded, histories["fit"])
     draw_pictures(trained, images, name, histories, folder)
@@ -206,7 +196,9 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
 
     def x_batches() -> Iterator[Tensor]:
         left = settings.num_bound_images
-        for x, _ in trained.progress(_first(batches, num_batches), "bounds"):
+        for (x, _), _ in bar(
+            "bounds", run.shows_progress, zip(batches, range(num_batches), strict=False), total=num_batches
+        ):
             yield x[:left]
             left -= len(x)
 
@@ -220,21 +212,16 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
         return image.log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
 
     def closed_form(x: Tensor) -> Tensor:
-        per_dim = rate_per_dim_nats(vae.encode(x).posterior, vae.bottleneck.base_prior)
-        return per_dim.flatten(1).sum(1)
+        posterior = vae.encode(x).posterior
+        return rate_nats(posterior, vae.base_prior, posterior.mean)
 
     densities = {
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
         for key, prior in ((report.BASELINE, trained.baseline), ("learned", trained.prior))
     }
-    rates = {} if trained.test.is_point_mass else {report.BASELINE: closed_form}
-    return bounds.importance_bounds(
-        x_batches(), propose, log_likelihood, densities, settings.importance_samples, rates
-    )
-
-
-def _first(items: Any, num: int) -> list[Any]:
-    return [item for item, _ in zip(items, range(num), strict=False)]
+    exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
+    rates = {report.BASELINE: closed_form} if exact and not trained.test.is_point_mass else {}
+    return bounds.importance_bounds(x_batches(), propose, log_likelihood, densities, settings.importance_samples, rates)
 
 
 def assembled_rows(
@@ -283,9 +270,7 @@ def draw_pictures(
     shown = {key: picture(x[:PICTURED]) for key, x in images.items()}
     figures.samples_side_by_side(shown[report.BASELINE], shown["learned"], folder / "samples.png", name)
     few = slice(0, 24)
-    figures.reconstructions(
-        shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png"
-    )
+    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
     num = min(SCATTERED, len(trained.train))
     posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
     drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)

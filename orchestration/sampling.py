@@ -6,7 +6,6 @@ the same images as a run of a hundred.
 
 import math
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from orchestration.errors import UserError
-from orchestration.hardware import show_progress
+from orchestration.progress import bar
 from orchestration.schema import Sample
 from orchestration.stages import Run
 from stage1_vae.data.images import Domain, ImageData
@@ -90,20 +88,18 @@ def write_samples(
     path: Path, vae: VAE, prior: LatentDensity, data: ImageData, settings: Sample, seed: int, run: Run
 ) -> None:
     """`path` (.npz) with `x`, uint8 (N, C, H, W), written block by block."""
-    bar = tqdm(total=settings.num, desc="sample", unit="image", leave=False, delay=2, file=sys.stderr)
-    bar.disable = run.quiet or not show_progress(run.config.trainer)
     header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
     entry = zipfile.ZipInfo("x.npy", date_time=EPOCH_OF_ZIP)  # a fixed date: equal samples, equal bytes
     entry.compress_type = zipfile.ZIP_DEFLATED
     with (
-        bar,
+        bar("sample", run.shows_progress, total=settings.num, unit="image") as counter,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open(entry, "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
         for block in image_blocks(vae, prior, settings.num, settings.noise, seed, data):
             file.write(block.numpy().tobytes())
-            bar.update(len(block))
+            counter.update(len(block))
 
 
 def deliver(run: Run, samples: Path, out: Path | None) -> None:

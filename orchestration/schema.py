@@ -57,7 +57,6 @@ class Trainer(Section):
     precision: Literal["32", "bf16", "auto"]
     compile: bool
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: PositiveInt
     num_workers: NonNegativeInt
     progress: Literal["auto"] | bool
 

@@ -19,6 +19,7 @@ import torch
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, trainer_factory
 from orchestration.launch import Launch, timestamp
+from orchestration.progress import show_progress
 from orchestration.schema import Config
 from orchestration.store import Artifact, Store, digest
 from orchestration.tracking import Tracker, tracking
@@ -79,9 +80,15 @@ class Run:
         if not self.quiet:
             print(f"{what:<11}{words}", flush=True)
 
-    def trainer(self, label: str, tracker: Tracker) -> Callable[..., Any]:
-        """A maker of Lightning trainers with this run's hardware, loggers and progress bar."""
-        return trainer_factory(self.config.trainer, label, tracker.loggers, self.trainer_overrides)
+    @property
+    def shows_progress(self) -> bool:
+        return not self.quiet and show_progress(self.config.trainer)
+
+    def trainer(self, tracker: Tracker, label: str | None = None) -> Callable[..., Any]:
+        """A maker of Lightning trainers with this run's hardware, loggers and, with a `label`, a bar."""
+        return trainer_factory(
+            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides
+        )
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:

@@ -2,11 +2,11 @@
 
 import netrc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
@@ -48,11 +48,11 @@ class Tracker:
         if self.wandb_run is not None:
             self.wandb_run.summary.update(dict(figures))
 
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def table(self, name: str, columns: Sequence[str | int], rows: list[list[Any]]) -> None:
         if self.wandb_run is not None:
             import wandb
 
-            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows)})
+            self.wandb_run.log({name: wandb.Table(columns=list(columns), data=rows)})
 
     def pictures(self, pictures: Mapping[str, Path]) -> None:
         if self.wandb_run is not None:
@@ -108,7 +108,7 @@ def _open_wandb(settings: LoggerSettings, folder: Path, stage: str, group: str, 
         name=f"{stage}-{group}",
         config=dict(config),
         dir=str(folder),
-        mode=wandb_mode(settings),
+        mode=cast("Literal['online', 'offline']", wandb_mode(settings)),
         reinit="finish_previous",
         settings=wandb.Settings(silent=True, console="off"),
     )

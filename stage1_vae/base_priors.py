@@ -9,6 +9,8 @@ from stage1_vae.posteriors import LOG_2PI
 class StandardNormal(nn.Module):
     """N(0, I): the base prior of every Gaussian bottleneck. `shape` is that of one latent event."""
 
+    anchor: Tensor
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = tuple(shape)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import LatentDensity, LatentSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Bottleneck(nn.Module, ABC):
     version: ClassVar[int] = 1
     spec: LatentSpec
     family: ClassVar[str]
-    base_prior: nn.Module | None
+    base_prior: LatentDensity | None
 
     @abstractmethod
     def forward(self, features: Tensor) -> Encoding: ...

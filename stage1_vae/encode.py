@@ -1,11 +1,11 @@
 """The one encoding loop of the repository: images in, parameters of q(z|x) out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from stage1_vae.data.loader import Batches
 from stage1_vae.latents import PARAMETERS, LatentDataset
 from stage1_vae.vae import VAE
 
@@ -14,12 +14,12 @@ ENCODE_VERSION = 1
 
 
 @torch.no_grad()
-def encode(vae: VAE, batches: Batches, provenance: Mapping[str, str]) -> LatentDataset:
+def encode(vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], provenance: Mapping[str, str]) -> LatentDataset:
     """q(z|x_i) of every image of `batches`, in its order.
 
     Args:
         vae: on the device to compute on; switched to evaluation mode.
-        batches: unshuffled.
+        batches: pairs of x [B, C, H, W] and labels [B] or None, in a fixed order.
         provenance: kept with the latents.
     """
     vae.eval()

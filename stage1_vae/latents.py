@@ -157,7 +157,8 @@ class LatentDataset:
         """
         if self.is_point_mass:
             raise ValueError("the aggregate of point masses has no density")
-        loc, log_std = self.means().flatten(1), self.log_stds().flatten(1)  # [N, D]
+        loc = self.means().flatten(1)  # [N, D]
+        log_std = torch.from_numpy(np.array(self.params["log_std"])).flatten(1)  # [N, D]
         z = z.flatten(1)
         precision = torch.exp(-2 * log_std.double())  # [N, D]
         # -(z - m)^2 / 2s^2 expands into two matrix products; float64 because the terms cancel.

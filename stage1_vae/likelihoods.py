@@ -13,12 +13,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+
+from stage1_vae.posteriors import Shape
 
 FEW_LEVELS = 32
 
@@ -42,7 +44,7 @@ class BernoulliImage(Distribution):
     Bernoulli refuses those, so this one does without validation.
     """
 
-    arg_constraints: ClassVar[dict[str, object]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -53,7 +55,7 @@ class BernoulliImage(Distribution):
         return torch.sigmoid(self.logits)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.logits.shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class ContinuousBernoulliImage(Distribution):
     probability rounds to 0 or 1: at |l| = 16, with means no darker than 0.06.
     """
 
-    arg_constraints: ClassVar[dict[str, object]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -83,7 +85,7 @@ class ContinuousBernoulliImage(Distribution):
         return 0.5 + torch.sign(self.logits) * excess
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
         size = self.logits.abs().clamp_min(1e-3)  # below, uniform to within float32
         u = torch.rand(*sample_shape, *self.logits.shape, dtype=size.dtype, device=size.device)
         from_edge = -torch.log1p(u * torch.expm1(-size)) / size  # truncated exponential, away from the likelier edge
@@ -110,7 +112,7 @@ class DiscretizedLogistic(Distribution):
         levels: number of intensities.
     """
 
-    arg_constraints: ClassVar[dict[str, object]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int) -> None:
         self.loc, self.log_scale, self.levels = loc, log_scale, levels
@@ -129,7 +131,7 @@ class DiscretizedLogistic(Distribution):
         return total / (self.levels - 1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
         u = torch.rand(*sample_shape, *self.loc.shape, device=self.loc.device).clamp(1e-6, 1 - 1e-6)
         x = self.loc + torch.exp(self.log_scale) * torch.logit(u)
         return torch.round(x.clamp(0, 1) * (self.levels - 1)) / (self.levels - 1)

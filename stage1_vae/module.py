@@ -1,6 +1,7 @@
 """Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -145,7 +146,7 @@ class VAEModule(pl.LightningModule):
             logger.log_metrics(figures, step=epoch)
 
     def _diagnosis(self, terms: Terms, x: Tensor) -> str:
-        suspects = {"the images": x}  # causes before their effects
+        suspects: dict[str, Tensor | None] = {"the images": x}  # causes before their effects
         suspects |= {f"parameter {name}": value for name, value in self.step.vae.named_parameters()}
         suspects |= {"the rate": terms.rate, "the distortion": terms.distortion}
         guilty = [name for name, value in suspects.items() if value is not None and not torch.isfinite(value).all()]
@@ -155,7 +156,7 @@ class VAEModule(pl.LightningModule):
             "try a smaller trainer.lr or trainer.gradient_clip=1"
         )
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
         chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant" and not self.warmup_steps:

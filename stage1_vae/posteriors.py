@@ -5,13 +5,15 @@ rebuilt from its named parameters: `family(**params)`. That is all the door to s
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 LOG_2PI = math.log(2 * math.pi)
+Shape = torch.Size | list[int] | tuple[int, ...]
+"""What torch takes as a sample shape."""
 
 
 class DiagonalNormal(Distribution):
@@ -22,7 +24,10 @@ class DiagonalNormal(Distribution):
         log_std: [B, *event] logarithms of the standard deviations.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real, "log_std": constraints.real}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "loc": constraints.real,
+        "log_std": constraints.real,
+    }
     support = constraints.real
     has_rsample = True
 
@@ -38,7 +43,7 @@ class DiagonalNormal(Distribution):
     def variance(self) -> Tensor:
         return torch.exp(2 * self.log_std)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         noise = torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + torch.exp(self.log_std) * noise
 
@@ -52,7 +57,7 @@ class DiagonalNormal(Distribution):
 class Delta(Distribution):
     """A point mass at `loc` [B, *event]: the posterior of a deterministic autoencoder. It has no density."""
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real}
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real}
     support = constraints.real
     has_rsample = True
 
@@ -68,5 +73,5 @@ class Delta(Distribution):
     def variance(self) -> Tensor:
         return torch.zeros_like(self.loc)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return self.loc.expand(*sample_shape, *self.loc.shape)

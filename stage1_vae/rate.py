@@ -8,10 +8,11 @@ which is an unbiased estimate of it.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from stage1_vae.base_priors import StandardNormal
+from stage1_vae.latents import LatentDensity
 from stage1_vae.posteriors import DiagonalNormal
 
 
@@ -25,13 +26,13 @@ CLOSED_FORM_KL: dict[tuple[type, type], Callable[..., Tensor]] = {
 """Pairs whose KL is known per latent dimension, [B, *event] nats."""
 
 
-def rate_per_dim_nats(posterior: Distribution, prior: nn.Module) -> Tensor | None:
+def rate_per_dim_nats(posterior: Distribution, prior: LatentDensity) -> Tensor | None:
     """KL(q(z|x) || p(z)) per latent dimension, [B, *event] nats, or None where the pair has no closed form."""
     closed_form = CLOSED_FORM_KL.get((type(posterior), type(prior)))
     return None if closed_form is None else closed_form(posterior, prior)
 
 
-def rate_nats(posterior: Distribution, prior: nn.Module, z: Tensor) -> Tensor:
+def rate_nats(posterior: Distribution, prior: LatentDensity, z: Tensor) -> Tensor:
     """KL(q(z|x) || p(z)) of each image, [B] nats: exact where closed, else a one-sample estimate at `z` [B, *event]."""
     per_dim = rate_per_dim_nats(posterior, prior)
     if per_dim is not None:

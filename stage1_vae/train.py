@@ -1,7 +1,8 @@
 """Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +14,9 @@ from stage1_vae.objective import Objective
 from stage1_vae.vae import VAE
 
 
-class Settings(Protocol):
-    """What this needs to know of the `trainer:` section."""
+@dataclass(frozen=True)
+class Settings:
+    """The `trainer:` section as far as it can change a result; `precision` is "32" or "bf16"."""
 
     max_epochs: int
     max_steps: int | None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 
@@ -40,6 +40,17 @@ class VAE(nn.Module):
     @property
     def spec(self) -> LatentSpec:
         return self.bottleneck.spec
+
+    @property
+    def base_prior(self) -> LatentDensity:
+        """What stage 1 trains against.
+
+        Raises:
+            ValueError: for a model without a prior (a plain autoencoder).
+        """
+        if self.bottleneck.base_prior is None:
+            raise ValueError("this autoencoder is trained against no prior")
+        return self.bottleneck.base_prior
 
     def encode(self, x: Tensor) -> Encoding:
         """x [B, C, H, W] -> q(z|x), batch [B]."""

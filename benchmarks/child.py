@@ -1,0 +1,57 @@
+"""Runs a command as a user would and measures the whole of it: wall seconds and peak memory.
+
+Only the standard library: Linux counts the memory of the process that starts a command into the command's own peak, so
+a benchmark that uses this must not import torch.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PIPELINE = Path(__file__).resolve().parent.parent / "pipeline.py"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished command.
+
+    Attributes:
+        seconds: wall time, start of the interpreter included.
+        peak_gib: largest resident memory of the command or of any process that it waited for.
+        output: what it printed.
+    """
+
+    seconds: float
+    peak_gib: float
+    output: str
+
+
+def pipeline(*words: str) -> Measured:
+    """`python pipeline.py WORDS`, with W&B offline.
+
+    Raises:
+        SystemExit: the command failed; with what it said.
+    """
+    command = [sys.executable, str(PIPELINE), *words]
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"WANDB_MODE": "offline"}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        said = output.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
+    return Measured(seconds, usage.ru_maxrss / 2**20, said)
+
+
+def machine() -> str:
+    """Where this was measured, and how busy it was."""
+    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"

@@ -1,0 +1,203 @@
+"""Training throughput against pythae 0.1.2: same nets, same batch, same images, side by side. Prints one table.
+
+    python benchmarks/vs_pythae.py [--data DIR] [--env DIR] [--nets reference wide_conv] [--rounds 7]
+
+Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
+comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
+machine is unfair to neither. The first round of each side (compilation, allocation) is not counted. Both sides get the
+same torch, the same number of threads and the same OpenMP settings. Each ratio is the median of the ratios of rounds
+that stood next to each other. Exits with 1 when a target is missed.
+
+    reference   784-512-(16)-512-784, ReLU
+    wide_conv   pythae's own MNIST convolutions, 128-256-512-1024 channels, batch normalisation, latent 16
+
+Both with Bernoulli on intensities and Adam at 1e-3.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stage1_vae.data.idx import Idx
+
+HERE = Path(__file__).resolve().parent
+PYTHAE, TORCH = "0.1.2", "2.13.0"
+EAGER = "float32 eager"
+EAGER_TARGET = 0.95
+
+
+@dataclass(frozen=True)
+class Task:
+    """One net: batches a round, and how many times pythae's speed our best settings must reach."""
+
+    num_batches: int
+    target: float
+    variants: dict[str, tuple[str, str, str]]
+    """Name -> precision, compile or eager, memory format."""
+
+
+MLP_VARIANTS = {
+    EAGER: ("32", "eager", "contiguous_format"),
+    "bf16": ("bf16", "eager", "contiguous_format"),
+    "bf16, compile": ("bf16", "compile", "contiguous_format"),
+}
+CONV_VARIANTS = MLP_VARIANTS | {
+    "bf16, channels last": ("bf16", "eager", "channels_last"),
+    "bf16, compile, channels last": ("bf16", "compile", "channels_last"),
+}
+TASKS = {"reference": Task(150, 2.0, MLP_VARIANTS), "wide_conv": Task(4, 1.8, CONV_VARIANTS)}
+
+
+@dataclass
+class Side:
+    """A worker process and what it was measured at."""
+
+    name: str
+    process: subprocess.Popen[str]
+    log: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def read(self, key: str) -> Any:
+        """The value of `key` in the worker's next line."""
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            tail = "\n".join(self.log.read_text().splitlines()[-15:])
+            raise SystemExit(f"{self.name} failed:\n{tail}")
+        self.facts |= (said := json.loads(line))
+        return said[key]
+
+    def round(self) -> float:
+        """Seconds of one round. The worker is waiting again when this returns."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        seconds = self.read("seconds")
+        self.read("ready")
+        return seconds
+
+
+def pythae_python(folder: Path) -> Path:
+    """The interpreter of an environment with pythae in `folder`, which is built if it is not there."""
+    python = folder / "bin" / "python"
+    ask = f"from importlib.metadata import version as v; print(v('pythae') == '{PYTHAE}', v('torch').split('+')[0])"
+    if python.exists():
+        found = subprocess.run([python, "-c", ask], capture_output=True, text=True)
+        if found.stdout.split() == ["True", TORCH]:
+            return python
+    print(f"building an environment with pythae {PYTHAE} in {folder} (once; a few minutes)", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    # In one command: pythae alone would take the newest torch there is.
+    install = [python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", f"pythae=={PYTHAE}"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}{done.stderr}\npythae {PYTHAE} could not be installed into {folder}")
+    return python
+
+
+def images(num: int, data: Path | None) -> np.ndarray:
+    """[num, 1, 28, 28] uint8: MNIST's training images, or noise of that shape."""
+    if data is None:
+        return np.random.default_rng(0).integers(256, size=(num, 1, 28, 28), dtype=np.uint8)
+    return Idx(str(data)).load().train.batch(torch.arange(num)).numpy()
+
+
+def start(name: str, command: list[str | Path], threads: int, scratch: Path) -> Side:
+    """A worker that has loaded everything and waits for its first round."""
+    same = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    log = scratch / f"{name}.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=scratch,
+            env=os.environ | same,
+        )
+    side = Side(name, process, log)
+    side.read("torch")
+    side.read("ready")
+    return side
+
+
+def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) -> list[Side]:
+    """pythae first, then our variants, with the seconds of their counted rounds."""
+    task = TASKS[net]
+    file = scratch / f"{net}.npy"
+    np.save(file, images(task.num_batches * options.batch_size, options.data))
+    given = [net, file, str(options.batch_size)]
+    sides = [start("pythae", [python, HERE / "vs_pythae_theirs.py", *given], options.threads, scratch)]
+    try:
+        for name, words in task.variants.items():
+            command = [sys.executable, HERE / "vs_pythae_ours.py", *given, *words]
+            sides.append(start(name, command, options.threads, scratch))
+        for side in sides:
+            side.round()  # compiles, allocates
+        for _ in range(options.rounds):
+            for side in sides:
+                side.seconds.append(side.round())
+    finally:
+        for side in sides:
+            side.process.communicate()  # its input ends, and so does it
+    return sides
+
+
+def report(net: str, sides: list[Side], batch_size: int) -> bool:
+    """Print the rows of one net; whether its targets were reached."""
+    task, theirs = TASKS[net], sides[0]
+    num_images = task.num_batches * batch_size
+    ratios: dict[str, float] = {}
+    print(f"\n{net}: {task.num_batches} batches a round\n{'':32}{'images/s':>10}{'(min - max)':>22}{'ratio':>8}")
+    for side in sides:
+        speeds = [num_images / seconds for seconds in side.seconds]
+        ratios[side.name] = statistics.median(a / b for a, b in zip(theirs.seconds, side.seconds, strict=True))
+        spread = f"({min(speeds):,.0f} - {max(speeds):,.0f})"
+        print(f"{side.name:32}{statistics.median(speeds):10,.0f}{spread:>22}{ratios[side.name]:8.2f}")
+    best = max((name for name in ratios if name != theirs.name), key=ratios.__getitem__)
+    verdicts = {EAGER: EAGER_TARGET, best: task.target}
+    for name, target in verdicts.items():
+        reached = "reached" if ratios[name] >= target else "MISSED"
+        print(f"target {target:.2f}x for {'the best settings' if name == best else name}: {reached} ({name})")
+    return all(ratios[name] >= target for name, target in verdicts.items())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
+    parser.add_argument("--env", type=Path, default=Path("runs/bench/pythae"), help="where pythae's environment is")
+    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    python = pythae_python(options.env.absolute())
+    reached = []
+    for net in options.nets:
+        with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
+            sides = compare(net, python, options, Path(scratch))
+        if net == options.nets[0]:
+            theirs, ours = sides[0].facts, sides[1].facts
+            print(
+                f"{theirs['name']} (torch {theirs['torch']}, Python {theirs['python']}, {theirs['threads']} threads) "
+                f"against {ours['name']} (torch {ours['torch']}, Python {ours['python']}, {ours['threads']} threads)\n"
+                f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, batch {options.batch_size}, "
+                f"{options.rounds} rounds, {'MNIST' if options.data else 'random images'}"
+            )
+        reached.append(report(net, sides, options.batch_size))
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
