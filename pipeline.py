@@ -69,6 +69,8 @@ def perform(job: Run) -> None:
     if stage == "sample":
         check_destination(job.config.sample.out)
     parts = assemble(job)
+    if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
+        raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
         return draw_samples(job, parts, vae, None) if stage == "sample" else None
@@ -188,9 +190,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(parts, vae)
-        source = model.bottleneck.base_prior if prior is None else fitted_prior(parts, prior)
-        if source is None:
-            raise UserError("this autoencoder was trained against no prior; use sample.prior=learned")
+        source = model.base_prior if prior is None else fitted_prior(parts, prior)
         write_samples(folder / "samples.npz", model, source, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 

@@ -20,7 +20,12 @@ from typing import Any
 from child import Measured, machine, pipeline
 
 GIB, MINUTES = 2.5, 6.0
-SYMBOLS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "=": operator.eq}
+SYMBOLS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+    "=": operator.eq,
+}
 
 
 @dataclass(frozen=True)

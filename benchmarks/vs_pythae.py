@@ -144,7 +144,8 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
             command = [sys.executable, HERE / "vs_pythae_ours.py", *given, *words]
             sides.append(start(name, command, options.threads, scratch))
         for side in sides:
-            side.round()  # compiles, allocates
+            seconds = side.round()  # compiles, allocates
+            print(f"{net}: {side.name} is warm after {seconds:.1f} s", file=sys.stderr)
         for _ in range(options.rounds):
             for side in sides:
                 side.seconds.append(side.round())

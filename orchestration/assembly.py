@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from orchestration.build import build, target_class, versions
+from orchestration.build import build, construct, target_class, versions
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import resolved_precision
 from orchestration.progress import clock
@@ -22,12 +22,12 @@ from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.vae import VAE
-from stage2_prior.prior import Prior
+from stage2_prior.fit import FitSettings
+from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.standardize import Standardized
 
 PREPROCESSING = ("binarize", "dequantize")
 WRAPPERS = {"standardize": Standardized}
-NOT_FOR_PRIOR = ("wrap", "fit")
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,12 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     cls = target_class(node)
     if (reason := cls.check(spec)) is not None:
         able = [name for name, other in prior_nodes().items() if target_class(other).check(spec) is None]
-        raise UserError(f"{reason}; priors that do: {', '.join(able)}")
+        raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
+    learns = issubclass(cls, GradientPrior)
+    if learns:
+        check_fit(construct("prior.fit", FitSettings, node.get("fit") or {}))
     with run.seeded(run.config.seeds.prior):
-        prior = build("prior", without(node, NOT_FOR_PRIOR), spec=spec)
+        prior = build("prior", without(node, ("wrap", "fit") if learns else ("wrap",)), spec=spec)
     if prior.min_images > num_images:
         raise UserError(
             f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
@@ -159,6 +162,23 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
             raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
         prior = WRAPPERS[name](prior)
     return prior.to(run.device)
+
+
+def check_fit(settings: FitSettings) -> None:
+    """Refuse numbers out of range here, and not after stage 1 has been trained.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for name in ("max_epochs", "batch_size", "learning_rate", "clip", "patience", "val_draws", "max_seconds"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise UserError(f"prior.fit.{name}={value}: give a number above 0")
+    for name in ("warmup", "average"):
+        if not 0 <= (share := getattr(settings, name)) < 1:
+            raise UserError(f"prior.fit.{name}={share}: give a share from 0 to below 1")
+    if settings.weight_decay < 0:
+        raise UserError(f"prior.fit.weight_decay={settings.weight_decay}: give 0 or more")
 
 
 def prior_nodes() -> dict[str, Node]:

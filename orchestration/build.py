@@ -29,8 +29,15 @@ def build(group: str, node: Node, **injected: Any) -> Any:
     Raises:
         UserError: unknown keys, values of a wrong type, and whatever the constructor itself refuses.
     """
-    cls = target_class(node)
-    given = {key: value for key, value in node.items() if key != "_target_"}
+    return construct(group, target_class(node), {k: v for k, v in node.items() if k != "_target_"}, **injected)
+
+
+def construct(group: str, cls: Any, given: Node, **injected: Any) -> Any:
+    """An object of `cls` from the keywords `given`, checked against its constructor, and `injected`.
+
+    Raises:
+        UserError: as for `build`.
+    """
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     signature = inspect.signature(cls).parameters
     parameters = {name: p for name, p in signature.items() if name not in injected and p.kind not in variadic}
@@ -59,7 +66,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
+        message = error.errors()[0]["msg"].replace("an instance of Sequence", "a list, such as [256,256]")
         raise UserError(f"{key}={value}: {message[0].lower()}{message[1:]}") from error
 
 

@@ -11,11 +11,13 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestration.errors import UserError, nearest
@@ -32,16 +34,19 @@ def main() -> int:
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["EXPOST_LAUNCH"] = timestamp()
-    os.environ["EXPOST_FAILURES"] = tempfile.mkdtemp(prefix="expost-")
+    os.environ["EXPOST_SCRATCH"] = tempfile.mkdtemp(prefix="expost-")  # failures, and what Hydra writes for a sweep
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
     try:
+        refuse_unknown_flags(sys.argv[1:])
         _hydra_main()
         told = failures()
     except KeyboardInterrupt:
         print("stopped; the same command continues with the first stage that is not finished", file=sys.stderr)
         return 130
+    except UserError as error:
+        told = [Failure(str(error))]
     except (HydraException, OmegaConfBaseException) as error:
         told = [Failure(hydra_message(error))]
     finally:
@@ -60,6 +65,7 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
     for name in ("pytorch_lightning", "lightning_fabric", "torch", "wandb", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what it then raises
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -67,13 +73,26 @@ def _hydra_main(composed: DictConfig) -> None:
     """One job, alone or in a sweep. A failure is written down and told at the end: one that passed through Hydra would
     end the sweep, or come back with Hydra's own words before it."""
     be_quiet()  # a sweep's worker starts here
-    launch = Launch.of(HydraConfig.get())
+    root = OmegaConf.select(composed, "paths.root", default="runs")
+    launch = Launch.of(HydraConfig.get(), Path(str(root)))
     try:
         run(validate(composed), launch)
     except UserError as error:
         record_failure(launch, str(error))
     except Exception as error:
         record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def refuse_unknown_flags(words: list[str]) -> None:
+    """argparse would print its usage before the one line.
+
+    Raises:
+        UserError: for a flag that Hydra does not have.
+    """
+    for word in words:
+        name = word.split("=")[0]
+        if name.startswith("--") and name not in get_args_parser()._option_string_actions:
+            raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
 
 
 def run(config: Config, launch: Launch) -> None:
@@ -87,15 +106,20 @@ def hydra_message(error: Exception) -> str:
     """Hydra's complaint with the remedy that it lacks: the choices, and the nearest key."""
     chain = [str(e) for e in (error, error.__cause__) if e is not None]
     text = "\n".join(chain)
+    if isinstance(error, OverrideParseException):
+        remedy = "write KEY=VALUE, and quote a value that holds = ( [ { or a comma: 'KEY=\"a=b\"'"
+        return f"{error.override}: not an override ({' '.join(error.message.splitlines()[0].split())}); {remedy}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found.group(1)}: several values make a sweep; add -m, or write one list as [a,b]"
+    if found := re.search(r"Could not find '(\w+)/'", text):
+        return f"{found.group(1)} has no value; {nearest('', choices(found.group(1)))}"
+    if "Could not override ''" in text:
+        return "an override has no key; write KEY=VALUE"
     if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
         group, choice = found.groups()
         return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
-    if found := re.search(r"Could not override '([^']+)'|In '[^']+': Could not find .*'([^']+)'", text):
-        key = found.group(1) or found.group(2)
-        return f"{key}: unknown key; {nearest(key.split('.')[-1], siblings(key))}"
-    if found := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        key = found.group(2)
-        return f"{key}: unknown key; {nearest(found.group(1), siblings(key))}"
+    if found := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
+        return unknown_key(found.group(1) or found.group(2))
     return " ".join(text.split("\n")[0].split())
 
 
@@ -108,17 +132,26 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml")) or groups()
 
 
-def siblings(key: str) -> list[str]:
-    """Keys that may stand where `key` stands, in the configuration without overrides."""
+def unknown_key(key: str) -> str:
+    """The first part of a dotted `key` that does not exist, and what may stand there.
+
+    The rest of the command line is left out, but for choices: prior=autoregressive prior.hiden=1 is answered with the
+    keys of that prior.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    parent, _, _ = key.rpartition(".")
-    # The sweeper's words are kept so that prior=autoregressive prior.hiden=1 looks among the keys of that prior.
     chosen = [a for a in sys.argv[1:] if (m := re.match(r"(\w+)=\w+$", a)) and m.group(1) in groups()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=chosen)
-    node = OmegaConf.select(composed, parent) if parent else composed
-    return [str(name) for name in node] if isinstance(node, DictConfig) else groups()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            node: Any = compose("config", overrides=chosen)
+    except HydraException:
+        return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
+    for part in key.split("."):
+        if not isinstance(node, DictConfig):
+            return f"{key}: unknown key; its parent is no section but a value"
+        if part not in node:
+            return f"{key}: unknown key; {nearest(part, (str(name) for name in node))}"
+        node = node[part]
+    return f"{key}: cannot be set here; `python pipeline.py --cfg job` prints the configuration"

@@ -13,4 +13,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}choices: {', '.join(choices)}"
+    return f"{hint}choices: {', '.join(choices) or 'none'}"

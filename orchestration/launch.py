@@ -31,13 +31,13 @@ class Launch:
     job: int = 0
 
     @classmethod
-    def of(cls, hydra_config: Any) -> "Launch":
+    def of(cls, hydra_config: Any, root: Path) -> "Launch":
         is_sweep = str(hydra_config.mode).endswith("MULTIRUN")
         return cls(
             choices={k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k and v is not None},
             overrides=tuple(hydra_config.overrides.task),
             is_sweep=is_sweep,
-            sweep_dir=Path(hydra_config.sweep.dir) if is_sweep else None,
+            sweep_dir=root / "sweeps" / os.environ["EXPOST_LAUNCH"] if is_sweep else None,
             job=int(hydra_config.job.num) if is_sweep else 0,
         )
 
@@ -49,7 +49,7 @@ class Launch:
 
 
 def _failure_folder() -> Path | None:
-    name = os.environ.get("EXPOST_FAILURES")
+    name = os.environ.get("EXPOST_SCRATCH")
     return Path(name) if name else None
 
 

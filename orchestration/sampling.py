@@ -25,6 +25,8 @@ from stage1_vae.vae import VAE
 
 MAX_BLOCK = 500
 BLOCK_PIXELS = 2**22
+FILE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".zip", ".pt")
+"""Endings that name a file, and none that is written here."""
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
@@ -32,14 +34,21 @@ def check_destination(out: Path | None) -> None:
     """Refuse an output that could not be written, before any work.
 
     Raises:
-        UserError: its folder does not exist or cannot be written.
+        UserError: it has no name, is something else already, or its folder does not exist or cannot be written.
     """
     if out is None:
         return
-    parent = out.expanduser().absolute().parent
+    place = out.expanduser().absolute()
+    if not out.name:
+        raise UserError(f"sample.out={out} has no name; give FILE.npz, or a folder for PNG files")
+    if place.suffix == ".npz" and place.is_dir():
+        raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
+    if place.suffix != ".npz" and (place.is_file() or place.suffix in FILE_SUFFIXES):
+        raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
+    parent = place.parent
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
-    probe = parent / f".expost-{out.name}"
+    probe = (place if place.is_dir() else parent) / f".expost-{out.name}"
     try:
         probe.touch()
         probe.unlink()
@@ -112,8 +121,11 @@ def deliver(run: Run, samples: Path, out: Path | None) -> None:
     try:
         if target.suffix == ".npz":
             scratch = target.with_name(f".{target.name}.part")
-            shutil.copyfile(samples, scratch)
-            scratch.replace(target)
+            try:
+                shutil.copyfile(samples, scratch)
+                scratch.replace(target)
+            finally:
+                scratch.unlink(missing_ok=True)
         else:
             target.mkdir(exist_ok=True)
             write_pngs(samples, target)

@@ -3,8 +3,9 @@
 Groups that hold a `_target_` are checked against the constructor that they name, in `orchestration.build`.
 """
 
+import math
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,10 +21,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Seeds(Section):
-    vae: NonNegativeInt
-    prior: NonNegativeInt
-    sample: NonNegativeInt
+    vae: Seed
+    prior: Seed
+    sample: Seed
 
 
 class Paths(Section):
@@ -81,8 +85,8 @@ class Logger(Section):
 class Config(Section):
     stage: Literal["all", "vae", "encode", "prior", "sample", "evaluate", "report", "check"]
     upstream: Literal["run", "require"]
-    name: str | None
-    seed: NonNegativeInt
+    name: str | None = Field(pattern=r"^[\w][\w. -]*$")
+    seed: Seed
     seeds: Seeds
     paths: Paths
     sample: Sample
@@ -104,11 +108,21 @@ def validate(config: DictConfig) -> Config:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        _refuse_non_finite(plain)
         return Config.model_validate(plain)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except ValidationError as error:
         raise UserError(_one_line(error)) from error
+
+
+def _refuse_non_finite(value: Any, key: str = "") -> None:
+    """No key of the configuration means anything at NaN or infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value}: give a finite number")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        _refuse_non_finite(part, f"{key}.{name}" if key else str(name))
 
 
 def _one_line(error: ValidationError) -> str:
@@ -117,7 +131,11 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "literal_error":
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"
+    if first["type"] == "missing":
+        return f"{key} is missing; choose one with {key}=NAME (`python pipeline.py --help` lists them)"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{key}={first['input']}: it names a folder; use letters, digits and . _ - only"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{key}={first['input']}: {message}"

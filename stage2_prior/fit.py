@@ -44,9 +44,9 @@ class FitSettings:
         precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
     """
 
-    max_epochs: int = 60
+    max_epochs: int = 24
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup: float = 0.05
     clip: float = 1.0
@@ -204,6 +204,7 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(run.seed)
         held_out = FixedDraws(val, settings.val_draws, 4096)
+        prior.prepare(train)
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
         batches = FreshBatches(train, size)
         module = PriorTraining(prior, settings, run, labelled=train.labels is not None)

@@ -155,6 +155,10 @@ class GradientPrior(Prior, ABC):
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         """What training minimises, [B, *shape] -> [B]."""
 
+    @abstractmethod
+    def prepare(self, train: LatentDataset) -> None:
+        """Set, in buffers, what the density takes from the data before the first step."""
+
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Minimise `loss` on `train`; keep the weights that are best on `val`. See `fit_by_gradient`."""
         from stage2_prior.fit import fit_by_gradient  # here, because Lightning takes seconds to import

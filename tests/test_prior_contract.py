@@ -81,9 +81,9 @@ def grid(name: str) -> tuple[Tensor, Tensor, float]:
     """A grid [G, 2] over all the mass, finer than any width here, log-densities [G] there, and the area of a cell."""
     prior = fitted(name)
     with torch.no_grad():
-        z = prior.sample(20_000)
+        z = prior.sample(5000)
         low, high = z.min(0).values - 2, z.max(0).values + 2
-        axes = [torch.linspace(float(a), float(b), 200) for a, b in zip(low, high, strict=True)]
+        axes = [torch.linspace(float(a), float(b), 150) for a, b in zip(low, high, strict=True)]
         points = torch.cartesian_prod(*axes)
         area = float((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
         log_prob = torch.cat([prior.log_prob(block) for block in points.split(8192)])
@@ -167,11 +167,11 @@ def test_samples_follow_the_density(name: str) -> None:
     covariance = (mass[:, None, None] * (points - mean)[:, :, None] * (points - mean)[:, None, :]).sum(0)
     torch.manual_seed(3)
     with torch.no_grad():
-        z = prior.sample(40_000)
+        z = prior.sample(20_000)
         nll = -prior.log_prob(z).double()
-    assert float(nll.mean()) == pytest.approx(entropy, abs=5 * float(nll.std()) / 200 + 2e-3)
+    assert float(nll.mean()) == pytest.approx(entropy, abs=5 * float(nll.std()) / 141 + 2e-3)
     spread = covariance.diagonal().sqrt()
-    assert ((z.double().mean(0) - mean).abs() < 5 * spread / 200 + 1e-3).all()
+    assert ((z.double().mean(0) - mean).abs() < 5 * spread / 141 + 1e-3).all()
     assert ((torch.cov(z.double().T) - covariance).abs() < 0.06 * spread[:, None] * spread).all()
 
 

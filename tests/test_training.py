@@ -65,7 +65,7 @@ def run(
     **changes: Any,
 ) -> list[dict[str, float]]:
     chosen = settings(**changes)
-    make = trainer_factory(chosen, "vae", [])
+    make = trainer_factory(chosen, [])
 
     def make_watched(*, callbacks: list[pl.Callback], **asked: Any) -> pl.Trainer:
         return make(callbacks=[*callbacks, *watchers], **asked)

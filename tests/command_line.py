@@ -1,0 +1,79 @@
+"""The command line inside the test's own process: real runs without importing torch once more for each.
+
+`run_here` is what a shell does: fresh arguments, a folder to stand in, two streams and an exit code.
+"""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+
+from orchestration import entry
+
+PROJECT = Path(__file__).resolve().parent.parent
+SMALL = ("debug=fast", "trainer.val_every=2", "prior.num_components=5", "net.hidden=[32]", "logger=csv")
+"""A whole run of the real configuration in a few seconds."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind: exit code, both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.err.splitlines()
+
+    def stages(self, word: str) -> list[str]:
+        """The stages whose line on the terminal says `word` (done, skipped, ...)."""
+        return [line.split()[0] for line in self.out.splitlines() if word in line]
+
+
+def run_here(folder: Path, *words: str) -> Result:
+    """`python pipeline.py WORDS` in `folder`, in this process."""
+    argv, place, environment = sys.argv, Path.cwd(), dict(os.environ)
+    out, err = io.StringIO(), io.StringIO()
+    GlobalHydra.instance().clear()
+    try:
+        os.chdir(folder)
+        sys.argv = ["pipeline.py", *words]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = entry.main()
+    finally:
+        sys.argv = argv
+        os.chdir(place)
+        os.environ.clear()
+        os.environ.update(environment)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def run_outside(folder: Path, *words: str, **environment: str) -> Result:
+    """The same as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "pipeline.py"), *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "runs/latest/report.json").read_text())
+
+
+def keys(folder: Path, stage: str) -> set[str]:
+    """Keys of the stored outputs of one stage."""
+    return {path.name for path in (folder / "runs/store" / stage).glob("[!.]*")}

@@ -1,0 +1,137 @@
+"""The configuration: every file composes, says what its class takes, and is answered without torch."""
+
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from command_line import PROJECT, SMALL, run_here
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from orchestration.entry import CONF, choices, groups
+from orchestration.schema import STAGES, Config, validate
+
+FILES = sorted(CONF.glob("*/*.yaml"))
+INJECTED = {"features_shape", "num_classes", "spec", "levels"}
+"""What the pipeline gives and no file can."""
+NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_"}
+"""Keys of a node that belong to the pipeline."""
+
+
+def composed(*words: str) -> Any:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(words))
+
+
+def load(path: Path) -> dict[str, Any]:
+    plain = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}={path.stem}"
+
+
+def test_the_groups_are_those_that_were_promised() -> None:
+    promised = "data net vae likelihood prior trainer logger launcher evaluation experiment sweep debug"
+    assert set(groups()) == set(promised.split())
+    assert all(choices(group) for group in groups())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_file_composes_and_validates(path: Path) -> None:
+    config = validate(composed(name_of(path)))
+    assert isinstance(config, Config)
+    node = load(path)
+    if "_target_" in node:
+        assert getattr(config, path.parent.name)["_target_"] == node["_target_"]
+
+
+def targets() -> list[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, with the file that it is in."""
+    found = []
+    for path in FILES:
+        nodes = {"": load(path), **{k: v for k, v in load(path).items() if isinstance(v, dict)}}
+        found += [(f"{name_of(path)} {key}".strip(), node) for key, node in nodes.items() if "_target_" in node]
+    return found
+
+
+@pytest.mark.parametrize(("place", "node"), targets(), ids=lambda value: value if isinstance(value, str) else "")
+def test_yaml_mirrors_the_constructor(place: str, node: dict[str, Any]) -> None:
+    parameters = inspect.signature(hydra.utils.get_class(node["_target_"])).parameters
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # of modules without a constructor
+    named = {name for name, parameter in parameters.items() if parameter.kind not in variadic}
+    assert set(node) - NOT_OF_THE_CLASS == named - INJECTED
+
+
+def test_fit_sections_mirror_the_settings() -> None:
+    from stage2_prior.fit import FitSettings
+
+    for place, node in targets():
+        if "fit" in node:
+            assert set(node["fit"]) == set(inspect.signature(FitSettings).parameters), place
+
+
+def test_experiments_win_over_the_defaults_and_leave_the_prior_alone() -> None:
+    assert load(CONF / "config.yaml")["defaults"][0] == "_self_"
+    for path in CONF.glob("experiment/*.yaml"):
+        node = load(path)
+        assert "prior" not in node, path
+        assert not [line for line in node.get("defaults", []) if "prior" in str(line)], path
+        config = composed(f"experiment={path.stem}")
+        for section, values in node.items():
+            if isinstance(values, dict):
+                assert OmegaConf.to_container(config[section], resolve=True).items() >= _flat(values).items()
+        for prior in choices("prior"):
+            validate(composed(f"experiment={path.stem}", f"prior={prior}"))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, dict)}
+
+
+def test_seed_sets_all_seeds_that_are_not_given() -> None:
+    config = validate(composed("seed=3", "seeds.prior=5"))
+    assert (config.seeds.vae, config.seeds.prior, config.seeds.sample) == (3, 5, 3)
+
+
+def test_the_top_level_forbids_what_it_does_not_know() -> None:
+    sections = [Config, *(f.annotation for f in Config.model_fields.values() if hasattr(f.annotation, "model_config"))]
+    assert len(sections) > 6
+    assert all(section.model_config["extra"] == "forbid" for section in sections)  # type: ignore[union-attr]
+
+
+def test_help_lists_stages_and_choices_quickly_and_without_torch(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(PROJECT / "pipeline.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - started
+    for stage in STAGES:
+        assert f"  {stage} " in done.stdout
+    for group in groups():
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}:"))
+        assert all(choice in line for choice in choices(group)), line
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not {name.split(".")[0] for name in imported} & {"torch", "pytorch_lightning", "wandb", "matplotlib"}
+    assert seconds < 10, "1.5 s on an idle machine"
+    assert not list(tmp_path.iterdir())
+
+
+def test_printing_the_configuration_runs_nothing(tmp_path: Path) -> None:
+    result = run_here(tmp_path, *SMALL, "--cfg", "job")
+    assert result.code == 0 and "num_components: 5" in result.out and "hydra:" not in result.out
+    assert not list(tmp_path.iterdir())
