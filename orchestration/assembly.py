@@ -75,12 +75,12 @@ def assemble(run: Run, limit: int | None = None) -> Parts:
             data = source.load()
         data = data if limit is None else truncated(data, limit)
         levels = data.levels
-        dequantize = config.data["dequantize"]
+        binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":
             likelihood_class = target_class(config.likelihood)
             wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
-            dequantize = wants and levels is not None and config.data["binarize"] == "none"
-        preprocess = Preprocess(levels, data.domain, config.data["binarize"], dequantize)
+            dequantize = wants and levels is not None and binarize == "none"
+        preprocess = Preprocess(levels, data.domain, binarize, dequantize)
     except DataError as error:
         raise UserError(str(error)) from error
     likelihood = build_likelihood(config, data, preprocess)
@@ -149,7 +149,7 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
     learns = issubclass(cls, GradientPrior)
     if learns:
-        check_fit(construct("prior.fit", FitSettings, node.get("fit") or {}))
+        construct("prior.fit", FitSettings, node.get("fit") or {})  # refused here, not after stage 1 was trained
     with run.seeded(run.config.seeds.prior):
         prior = build("prior", without(node, ("wrap", "fit") if learns else ("wrap",)), spec=spec)
     if prior.min_images > num_images:
@@ -157,28 +157,22 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
             f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
             "lower prior.num_components or give more images"
         )
-    for name in node.get("wrap") or []:
+    for name in listed("prior.wrap", node.get("wrap")):
         if name not in WRAPPERS:
             raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
         prior = WRAPPERS[name](prior)
     return prior.to(run.device)
 
 
-def check_fit(settings: FitSettings) -> None:
-    """Refuse numbers out of range here, and not after stage 1 has been trained.
+def listed(key: str, value: Any) -> list[str]:
+    """A list of names; None is the empty one.
 
     Raises:
-        UserError: naming the key.
+        UserError: `value` is something else.
     """
-    for name in ("max_epochs", "batch_size", "learning_rate", "clip", "patience", "val_draws", "max_seconds"):
-        value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise UserError(f"prior.fit.{name}={value}: give a number above 0")
-    for name in ("warmup", "average"):
-        if not 0 <= (share := getattr(settings, name)) < 1:
-            raise UserError(f"prior.fit.{name}={share}: give a share from 0 to below 1")
-    if settings.weight_decay < 0:
-        raise UserError(f"prior.fit.weight_decay={settings.weight_decay}: give 0 or more")
+    if value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        return value or []
+    raise UserError(f"{key}={value}: give a list of names, such as {key}=[{next(iter(WRAPPERS))}]")
 
 
 def prior_nodes() -> dict[str, Node]:

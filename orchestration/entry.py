@@ -33,7 +33,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["EXPOST_LAUNCH"] = timestamp()
+    os.environ["EXPOST_LAUNCH"] = f"{timestamp()}-{os.getpid()}"
     os.environ["EXPOST_SCRATCH"] = tempfile.mkdtemp(prefix="expost-")  # failures, and what Hydra writes for a sweep
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all

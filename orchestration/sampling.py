@@ -45,6 +45,8 @@ def check_destination(out: Path | None) -> None:
         raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
     if place.suffix != ".npz" and (place.is_file() or place.suffix in FILE_SUFFIXES):
         raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
+    if place.is_dir() and any(place.glob("*.png")):
+        raise UserError(f"sample.out={out} holds pictures already; empty it or give another folder")
     parent = place.parent
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")

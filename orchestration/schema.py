@@ -132,7 +132,7 @@ def _one_line(error: ValidationError) -> str:
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"
     if first["type"] == "missing":
-        return f"{key} is missing; choose one with {key}=NAME (`python pipeline.py --help` lists them)"
+        return f"{key} is missing; give {key}=VALUE (`python pipeline.py --help` lists the choices of each group)"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
     if first["type"] == "string_pattern_mismatch":

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -42,6 +43,9 @@ class FitSettings:
         val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly.
         max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
         precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
+
+    Raises:
+        PriorError: for a number out of range.
     """
 
     max_epochs: int = 24
@@ -54,7 +58,18 @@ class FitSettings:
     patience: int = 8
     val_draws: int = 4096
     max_seconds: float | None = None
-    precision: str | None = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] | None = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "batch_size", "learning_rate", "clip", "patience", "val_draws", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise PriorError(f"prior.fit.{name}={value}: give a number above 0")
+        for name in ("warmup", "average"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise PriorError(f"prior.fit.{name}={share}: give a share from 0 to below 1")
+        if self.weight_decay < 0:
+            raise PriorError(f"prior.fit.weight_decay={self.weight_decay}: give 0 or more")
 
     @classmethod
     def of(cls, run: FitRun) -> "FitSettings":

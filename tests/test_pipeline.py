@@ -208,7 +208,6 @@ def test_check_runs_everything_and_keeps_nothing(tmp_path: Path) -> None:
     assert refused.code == 2 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.xfail(strict=True, reason="an untrained autoregressive prior draws infinite latents: log_std has no cap")
 def test_check_of_an_autoregressive_prior(tmp_path: Path) -> None:
     result = run_here(tmp_path, "stage=check", "net.hidden=[32]", "prior=autoregressive", "prior.hidden=[16]")
     assert (result.code, result.err) == (0, "")
