@@ -180,8 +180,8 @@ def test_overfitting_stops_early_and_the_best_weights_return() -> None:
 
 def test_a_time_limit_is_kept_and_said() -> None:
     prior = Autoregressive(LatentSpec((4,)), hidden=(16,))
-    report = prior.fit(little(), little(), run(max_epochs=50, patience=50, max_seconds=1e-6))
-    assert len(report.curve) == 1 and "limit of 0 seconds" in report.notes[0]
+    report = prior.fit(little(), little(), run(max_epochs=50, patience=50, max_seconds=0.001))
+    assert len(report.curve) == 1 and "limit of 0.001 seconds" in report.notes[0]
 
 
 def test_a_loss_that_explodes_names_the_step() -> None:
