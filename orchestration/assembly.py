@@ -15,7 +15,7 @@ from orchestration.hardware import resolved_precision
 from orchestration.progress import clock
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, spread
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
@@ -96,13 +96,7 @@ def without(node: Node, keys: tuple[str, ...]) -> Node:
 
 def truncated(data: ImageData, limit: int) -> ImageData:
     """`data` with at most `limit` images a split, for stage=check."""
-    import torch
-
-    def head(images: ImageSet) -> ImageSet:
-        index = torch.arange(min(limit, len(images)))
-        return InMemory(images.batch(index), None if images.labels is None else images.labels[index])
-
-    return replace(data, train=head(data.train), val=head(data.val), test=head(data.test))
+    return replace(data, train=spread(data.train, limit), val=spread(data.val, limit), test=spread(data.test, limit))
 
 
 def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:

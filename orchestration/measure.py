@@ -6,7 +6,6 @@ Every row is measured with the same number of images against the same test image
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluation import bounds, distances, features, figures, report
+from evaluation import bounds, distances, features, report
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
+from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import bar, clock, counting
 from orchestration.sampling import block_size, pixel_range
 from orchestration.stages import Run, run_stage
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
+from orchestration.trained import PICTURED, Seen, Trained
 from stage1_vae.base_priors import StandardNormal as BasePrior
-from stage1_vae.data.images import ImageSet
-from stage1_vae.latents import LatentDataset, LatentDensity
+from stage1_vae.data.images import ImageSet, spread
+from stage1_vae.latents import LatentDataset
 from stage1_vae.rate import rate_nats
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
@@ -34,27 +35,17 @@ VERSION = 1
 """Part of the key of what `measure` makes; raised whenever its results change."""
 FEATURE_SEED = 0
 MAX_FEATURE_IMAGES = 100_000
-PICTURED = 64
-SCATTERED = 4000
-
-PICTURES = {
-    "samples": "Decoded draws of N(0, I) beside decoded draws of the learned prior.",
-    "latents": "Latents of training images on their first two principal axes, against N(0, I) and the learned prior.",
-    "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
-    "interpolations": "From one test image to another, through latent space.",
-    "curves": "Training of both stages.",
-}
-"""File stem -> caption, in the order of the report."""
+MAX_FEATURE_PIXELS = 2**28
+"""What the feature net is trained on is held in memory: 1 GiB of float32, or 1,365 images of 3 x 256 x 256."""
 
 
 def feature_net(run: Run, parts: Parts) -> Artifact:
     """The net whose features the distances are measured in, trained once a data set."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        train = parts.data.train
-        index = torch.arange(min(len(train), MAX_FEATURE_IMAGES))
-        images = clean_images(parts, train, index)
-        labels = None if train.labels is None else train.labels.cpu()[index]
+        some = spread(parts.data.train, min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(parts.data.shape)))
+        images = torch.cat(list(cleaned(parts, some)))
+        labels = None if some.labels is None else some.labels.cpu()
         with counting("features", run.shows_progress, tracker.log) as log:
             net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
         save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
@@ -71,45 +62,11 @@ def load_feature_net(artifact: Artifact, device: torch.device) -> features.Featu
     return net.to(device)
 
 
-def clean_images(parts: Parts, images: ImageSet, index: Tensor) -> Tensor:
-    """Intensities [N, C, H, W] without noise or binarisation, on the CPU; real-valued ones scaled to [0, 1]."""
+def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+    """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
     low, high = pixel_range(parts.data)
-    blocks = [(parts.preprocess.clean(images.batch(part)).cpu() - low) / (high - low) for part in index.split(1000)]
-    return torch.cat(blocks)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Both stages and what they know of the images.
-
-    Attributes:
-        vae, prior: trained, in evaluation mode.
-        baseline: N(0, I) on the same latents.
-        train, test: their latents.
-        parts: data and preprocessing.
-    """
-
-    vae: VAE
-    prior: Prior
-    baseline: Prior
-    train: LatentDataset
-    test: LatentDataset
-    parts: Parts
-    device: torch.device
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Means of p(x|z), scaled to [0, 1]: [N, C, H, W] on the CPU for z [N, *latent]."""
-        low, high = pixel_range(self.parts.data)
-        blocks = z.split(block_size(self.parts.data.shape))
-        means = [self.vae.decode(block.to(self.device)).mean.cpu() for block in blocks]
-        return ((torch.cat(means) - low) / (high - low)).clamp(0, 1)
-
-    @torch.no_grad()
-    def draw(self, prior: LatentDensity, num: int) -> Tensor:
-        """z [num, *latent] from `prior`, on the CPU."""
-        sizes = [min(1000, num - start) for start in range(0, num, 1000)]
-        return torch.cat([prior.sample(size).cpu() for size in sizes])
+    for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
+        yield (parts.preprocess.clean(images.batch(index)).cpu() - low) / (high - low)
 
 
 def measure(
@@ -139,17 +96,17 @@ def measure(
     net = load_feature_net(feature_artifact, run.device)
     notes: list[str] = []
     with clock("distances", run.shows_progress):
-        images = drawn_images(trained, run.config.evaluation.num_samples)
-        measured = measured_distances(images, net, run, notes)
+        seen = seen_images(trained, net, run.config.evaluation.num_samples)
+        measured = measured_distances(seen, run.config.evaluation.neighbours, notes)
     bounded = measured_bounds(trained, run)
     rows = assembled_rows(name, trained, measured, bounded, histories["fit"])
-    draw_pictures(trained, images, name, histories, folder)
+    draw_pictures(trained, seen, name, histories, folder)
     result = report.build_report(
         data=parts.data.name,
         features=net.description,
         rows=rows,
-        reference=f"{len(images['reference']):,} test images",
-        num_samples=len(images["reference"]),
+        reference=f"{len(seen['reference'].features):,} test images",
+        num_samples=len(seen["reference"].features),
         num_bound_images=min(run.config.evaluation.num_bound_images, len(parts.data.test)),
         importance_samples=run.config.evaluation.importance_samples,
         notes=notes,
@@ -161,28 +118,36 @@ def measure(
     return {f"{row}/{key}": facts[key] for row, facts in result["rows"].items() for key in report.FIGURES}
 
 
-def drawn_images(trained: Trained, limit: int) -> dict[str, Tensor]:
-    """Sets of equally many images [N, C, H, W]: the reference, and one a row of the table."""
+def look(net: features.FeatureNet, blocks: Iterator[Tensor]) -> Seen:
+    """Features of a stream of images; only the few that will be pictured are kept."""
+    rows: list[Tensor] = []
+    few: list[Tensor] = []
+    for block in blocks:
+        rows.append(net.extract(block))
+        if sum(len(kept) for kept in few) < PICTURED:
+            few.append(block)
+    return Seen(torch.cat(rows), torch.cat(few)[:PICTURED])
+
+
+def seen_images(trained: Trained, net: features.FeatureNet, limit: int) -> dict[str, Seen]:
+    """Sets of equally many images: the reference, and one a row of the table."""
     data, parts = trained.parts.data, trained.parts
     num = min(limit, len(data.test), len(data.train))
-    index = torch.arange(num)
+    test_rows = torch.linspace(0, len(data.test) - 1, num).round().long()
     return {
-        "reference": clean_images(parts, data.test, index),
-        report.BASELINE: trained.decode(trained.draw(trained.baseline, num)),
-        "learned": trained.decode(trained.draw(trained.prior, num)),
-        report.RECONSTRUCTIONS: trained.decode(trained.test.draw(index)),
-        report.TRAIN_AGAINST_TEST: clean_images(parts, data.train, index),
+        "reference": look(net, cleaned(parts, spread(data.test, num))),
+        report.BASELINE: look(net, trained.decoded(trained.draw(trained.baseline, num))),
+        "learned": look(net, trained.decoded(trained.draw(trained.prior, num))),
+        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows))),
+        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
     }
 
 
-def measured_distances(
-    images: Mapping[str, Tensor], net: features.FeatureNet, run: Run, notes: list[str]
-) -> dict[str, distances.Distances]:
+def measured_distances(seen: Mapping[str, Seen], neighbours: int, notes: list[str]) -> dict[str, distances.Distances]:
     """Distances of every set against the reference; none, with a note, where there are too few images."""
     try:
-        reference = distances.Reference.of(net.extract(images["reference"]), run.config.evaluation.neighbours)
-        others = {name: x for name, x in images.items() if name != "reference"}
-        return {name: distances.distances(reference, net.extract(x)) for name, x in others.items()}
+        reference = distances.Reference.of(seen["reference"].features, neighbours)
+        return {name: distances.distances(reference, s.features) for name, s in seen.items() if name != "reference"}
     except EvaluationError as error:
         notes.append(str(error))
         return {}
@@ -191,16 +156,10 @@ def measured_distances(
 def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     """Bounds on the test images under the baseline and the learned prior, from the same proposals."""
     settings = run.config.evaluation
-    vae, batches = trained.vae, trained.parts.batches(trained.parts.data.test, settings.batch_size, run)
-    num_batches = math.ceil(settings.num_bound_images / settings.batch_size)
-
-    def x_batches() -> Iterator[Tensor]:
-        left = settings.num_bound_images
-        for (x, _), _ in bar(
-            "bounds", run.shows_progress, zip(batches, range(num_batches), strict=False), total=num_batches
-        ):
-            yield x[:left]
-            left -= len(x)
+    vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
+    block = block_size(trained.parts.data.shape)
+    batches = trained.parts.batches(images, min(settings.batch_size, block), run)
+    x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
         posterior = vae.encode(x).posterior
@@ -221,7 +180,7 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     }
     exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
     rates = {report.BASELINE: closed_form} if exact and not trained.test.is_point_mass else {}
-    return bounds.importance_bounds(x_batches(), propose, log_likelihood, densities, settings.importance_samples, rates)
+    return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, settings.importance_samples, rates)
 
 
 def assembled_rows(
@@ -261,31 +220,3 @@ def bits_of(nll_nats: float | None, trained: Trained) -> float | None:
     if nll_nats is None or not kind.is_density:
         return None
     return bounds.bits_per_dim(nll_nats, math.prod(trained.parts.data.shape), kind.dequantized_levels or 1)
-
-
-def draw_pictures(
-    trained: Trained, images: Mapping[str, Tensor], name: str, histories: Mapping[str, Any], folder: Path
-) -> None:
-    """The PNG files of `PICTURES`."""
-    shown = {key: picture(x[:PICTURED]) for key, x in images.items()}
-    figures.samples_side_by_side(shown[report.BASELINE], shown["learned"], folder / "samples.png", name)
-    few = slice(0, 24)
-    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
-    num = min(SCATTERED, len(trained.train))
-    posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
-    drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)
-    figures.latent_scatter(posterior, *drawn, folder / "latents.png", name)
-    ends = trained.test.draw(torch.arange(min(16, len(trained.test))))  # [2 * pairs, *latent]
-    pairs = len(ends) // 2
-    start, end = ends[:pairs], ends[pairs : 2 * pairs]
-    steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
-    paths = torch.stack(steps, 1)  # [pairs, steps, *latent]
-    decoded = picture(trained.decode(paths.flatten(0, 1))).unflatten(0, paths.shape[:2])
-    figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
-
-
-def picture(x: Tensor) -> Tensor:
-    """Images of any number of channels as grey or RGB: [N, 1 or 3, H, W]."""
-    channels = x.shape[1]
-    return x if channels in (1, 3) else x[:, :3] if channels == 4 else x[:, :1]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from evaluation import report
 from orchestration.errors import UserError
-from orchestration.measure import PICTURES
+from orchestration.pictures import PICTURES
 from orchestration.stages import Run, point_latest
 from orchestration.store import Artifact
 

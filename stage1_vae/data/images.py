@@ -72,6 +72,31 @@ class InMemory(ImageSet):
         return InMemory(self.images.to(device), None if self.labels is None else self.labels.to(device))
 
 
+class Rows(ImageSet):
+    """Some rows of a split that is not in memory."""
+
+    def __init__(self, images: ImageSet, index: Tensor) -> None:
+        self.images, self.index = images, index
+        self.labels = None if images.labels is None else images.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.images.batch(self.index[index.cpu()])
+
+
+def spread(images: ImageSet, num: int) -> ImageSet:
+    """At most `num` images, evenly spread over the split: files often come sorted by class."""
+    if num >= len(images):
+        return images
+    index = torch.linspace(0, len(images) - 1, num).round().long()
+    if not isinstance(images, InMemory):
+        return Rows(images, index)
+    labels = None if images.labels is None else images.labels[index.to(images.labels.device)]
+    return InMemory(images.batch(index), labels)
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set: three splits and what a model must know of them.

@@ -1,0 +1,50 @@
+"""The PNG files of an evaluation, from trained stages and the images that were measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation import figures, report
+from orchestration.trained import Seen, Trained
+
+SCATTERED = 4000
+
+PICTURES = {
+    "samples": "Decoded draws of N(0, I) beside decoded draws of the learned prior.",
+    "latents": "Latents of training images on their first two principal axes, against N(0, I) and the learned prior.",
+    "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
+    "interpolations": "From one test image to another, through latent space.",
+    "curves": "Training of both stages.",
+}
+"""File stem -> caption, in the order of the report."""
+
+
+def draw_pictures(
+    trained: Trained, seen: Mapping[str, Seen], name: str, histories: Mapping[str, Any], folder: Path
+) -> None:
+    """The PNG files of `PICTURES`."""
+    shown = {key: picture(s.few) for key, s in seen.items()}
+    figures.samples_side_by_side(shown[report.BASELINE], shown["learned"], folder / "samples.png", name)
+    few = slice(0, 24)
+    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
+    num = min(SCATTERED, len(trained.train))
+    posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
+    drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)
+    figures.latent_scatter(posterior, *drawn, folder / "latents.png", name)
+    ends = trained.test.draw(torch.arange(min(16, len(trained.test))))  # [2 * pairs, *latent]
+    pairs = len(ends) // 2
+    start, end = ends[:pairs], ends[pairs : 2 * pairs]
+    steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
+    paths = torch.stack(steps, 1)  # [pairs, steps, *latent]
+    decoded = picture(torch.cat(list(trained.decoded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
+    figures.interpolations(decoded, folder / "interpolations.png")
+    figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
+
+
+def picture(x: Tensor) -> Tensor:
+    """Images of any number of channels as grey or RGB: [N, 1 or 3, H, W]."""
+    channels = x.shape[1]
+    return x if channels in (1, 3) else x[:, :3] if channels == 4 else x[:, :1]
