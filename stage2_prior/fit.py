@@ -48,7 +48,7 @@ class FitSettings:
         PriorError: for a number out of range.
     """
 
-    max_epochs: int = 24
+    max_epochs: int = 20
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
