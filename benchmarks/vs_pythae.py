@@ -32,6 +32,7 @@ from stage1_vae.data.idx import Idx
 
 HERE = Path(__file__).resolve().parent
 PYTHAE, TORCH = "0.1.2", "2.13.0"
+SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 EAGER = "float32 eager"
 EAGER_TARGET = 0.95
 
@@ -112,9 +113,12 @@ def images(num: int, data: Path | None) -> np.ndarray:
     return Idx(str(data)).load().train.batch(torch.arange(num)).numpy()
 
 
-def start(name: str, command: list[str | Path], threads: int, scratch: Path) -> Side:
+def start(name: str, command: list[str | Path], options: argparse.Namespace, scratch: Path) -> Side:
     """A worker that has loaded everything and waits for its first round."""
-    same = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    same = {name: value for name, value in os.environ.items() if name not in SPINNING}
+    same |= {"OMP_NUM_THREADS": str(options.threads), "PYTHONWARNINGS": "ignore"}
+    if not options.spin:
+        same["OMP_WAIT_POLICY"] = "PASSIVE"
     log = scratch / f"{name}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -124,7 +128,7 @@ def start(name: str, command: list[str | Path], threads: int, scratch: Path) -> 
             stderr=errors,
             text=True,
             cwd=scratch,
-            env=os.environ | same,
+            env=same,
         )
     side = Side(name, process, log)
     side.read("torch")
@@ -138,11 +142,11 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
     file = scratch / f"{net}.npy"
     np.save(file, images(task.num_batches * options.batch_size, options.data))
     given = [net, file, str(options.batch_size)]
-    sides = [start("pythae", [python, HERE / "vs_pythae_theirs.py", *given], options.threads, scratch)]
+    sides = [start("pythae", [python, HERE / "vs_pythae_theirs.py", *given], options, scratch)]
     try:
         for name, words in task.variants.items():
             command = [sys.executable, HERE / "vs_pythae_ours.py", *given, *words]
-            sides.append(start(name, command, options.threads, scratch))
+            sides.append(start(name, command, options, scratch))
         for side in sides:
             seconds = side.round()  # compiles, allocates
             print(f"{net}: {side.name} is warm after {seconds:.1f} s", file=sys.stderr)
@@ -174,6 +178,10 @@ def report(net: str, sides: list[Side], batch_size: int) -> bool:
     return all(ratios[name] >= target for name, target in verdicts.items())
 
 
+def described(facts: dict[str, Any]) -> str:
+    return f"{facts['name']} (torch {facts['torch']}, Python {facts['python']}, {facts['threads']} threads)"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
@@ -182,6 +190,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--spin",
+        action="store_true",
+        help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
+        "many times slower on a busy one; without it OMP_WAIT_POLICY=PASSIVE, as the pipeline sets it",
+    )
     options = parser.parse_args()
     python = pythae_python(options.env.absolute())
     reached = []
@@ -190,11 +204,11 @@ def main() -> int:
             sides = compare(net, python, options, Path(scratch))
         if net == options.nets[0]:
             theirs, ours = sides[0].facts, sides[1].facts
+            print(f"{described(theirs)} against {described(ours)}")
             print(
-                f"{theirs['name']} (torch {theirs['torch']}, Python {theirs['python']}, {theirs['threads']} threads) "
-                f"against {ours['name']} (torch {ours['torch']}, Python {ours['python']}, {ours['threads']} threads)\n"
                 f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, batch {options.batch_size}, "
-                f"{options.rounds} rounds, {'MNIST' if options.data else 'random images'}"
+                f"{options.rounds} rounds, idle threads {'spin' if options.spin else 'sleep'}, "
+                f"{'MNIST' if options.data else 'random images'}"
             )
         reached.append(report(net, sides, options.batch_size))
     return 0 if all(reached) else 1
