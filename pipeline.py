@@ -24,15 +24,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evaluation.errors import EvaluationError
-from orchestration.assembly import Parts, assemble, prior_ingredients, vae_ingredients
+from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.errors import UserError
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
 from orchestration.measure import feature_net, measure
-from orchestration.progress import counting
+from orchestration.progress import bar, counting
 from orchestration.publish import publish
-from orchestration.sampling import check_destination, deliver, write_samples
+from orchestration.sampling import block_size, check_destination, deliver, write_samples
 from orchestration.schema import Config
 from orchestration.stages import Run, run_stage
 from orchestration.store import Artifact, Store
@@ -94,7 +94,9 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
         seed = job.config.seeds.vae
         batches = parts.batches(parts.data.train, job.config.trainer.batch_size, job, shuffle=True, seed=seed)
-        val_batches = parts.batches(parts.data.val, max(job.config.trainer.batch_size, 500), job)
+        val_batches = parts.batches(
+            parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
+        )
         with job.seeded(seed):
             history = train(
                 parts.vae, parts.objective, batches, val_batches, settings, job.trainer(tracker, "vae"), seed
@@ -110,15 +112,12 @@ def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
     """The door: the parameters of q(z|x) of every image, split by split."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        model = trained_vae(parts, vae)
+        model = trained_vae(job, parts, vae)
+        facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
         for split in SPLITS:
-            provenance = {
-                "vae": vae.key,
-                "data": parts.data.name,
-                "split": split,
-                "fingerprint": parts.data.fingerprint,
-            }
-            latents = encode(model, parts.batches(getattr(parts.data, split), 1000, job), provenance)
+            batches = parts.batches(getattr(parts.data, split), block_size(parts.data.shape), job)
+            shown = bar(f"encode {split}", job.shows_progress, batches)
+            latents = encode(model, shown, facts | {"split": split})
             (folder / split).mkdir()
             latents.save(folder / split)
         return {f"num_{split}": len(getattr(parts.data, split)) for split in SPLITS}
@@ -137,14 +136,13 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 seed=job.config.seeds.prior,
                 log=log,
                 trainer=job.trainer(tracker),
-                settings=job.config.prior.get("fit") or {},
+                settings=resolved_fit(job),
             )
             report = parts.prior.fit(train_set, val_set, fit_run)
         for note in report.notes:
             job.say("prior", note)
         save_file(weights(parts.prior), folder / "prior.safetensors")
-        num_parameters = sum(value.numel() for value in weights(parts.prior).values())
-        facts = asdict(report) | {"num_parameters": num_parameters}
+        facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
         (folder / "fit.json").write_text(json.dumps(facts))
         return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
@@ -162,8 +160,8 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
             return measure(
                 job,
                 parts,
-                trained_vae(parts, vae),
-                fitted_prior(parts, prior),
+                trained_vae(job, parts, vae),
+                fitted_prior(job, parts, prior),
                 features,
                 (train_latents, test_latents),
                 histories(vae, prior),
@@ -189,8 +187,8 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
     settings = job.config.sample
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        model = trained_vae(parts, vae)
-        source = model.base_prior if prior is None else fitted_prior(parts, prior)
+        model = trained_vae(job, parts, vae)
+        source = model.base_prior if prior is None else fitted_prior(job, parts, prior)
         write_samples(folder / "samples.npz", model, source, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 
@@ -219,7 +217,8 @@ def check(config: Config, launch: Launch) -> None:
         small = config.model_copy(update={"paths": paths, "evaluation": evaluation, "upstream": "run"})
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
-        parts = assemble(job, limit=max(4096, 2 * config.trainer.batch_size))
+        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
+        parts = assemble(job, limit=max(4096, 2 * config.trainer.batch_size, enough))
         vae = train_vae(job, parts)
         latents = encode_images(job, parts, vae)
         prior = fit_prior(job, parts, latents)
@@ -231,15 +230,15 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
-def trained_vae(parts: Parts, artifact: Artifact) -> VAE:
+def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
     """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
     parts.vae.load_state_dict(load_file(artifact.path / "model.safetensors"))
-    return parts.vae.eval()
+    return parts.vae.to(job.device).eval()  # Lightning leaves a module on the CPU
 
 
-def fitted_prior(parts: Parts, artifact: Artifact) -> Prior:
+def fitted_prior(job: Run, parts: Parts, artifact: Artifact) -> Prior:
     parts.prior.load_state_dict(load_file(artifact.path / "prior.safetensors"))
-    return parts.prior.eval()
+    return parts.prior.to(job.device).eval()
 
 
 def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:

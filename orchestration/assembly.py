@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from orchestration.build import build, construct, target_class, versions
 from orchestration.errors import UserError, nearest
-from orchestration.hardware import resolved_precision
+from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.progress import clock
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
@@ -21,8 +21,9 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
+from stage1_vae.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
-from stage2_prior.fit import FitSettings
+from stage2_prior.fit import FIT_VERSION, FitSettings
 from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.standardize import Standardized
 
@@ -180,7 +181,7 @@ def prior_nodes() -> dict[str, Node]:
 def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
     config = run.config
-    nodes = [config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
+    nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
     trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in config.trainer.NEUTRAL}
     return {
         "data": parts.data.fingerprint,
@@ -195,7 +196,7 @@ def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
-        "versions": versions(nodes),
+        "versions": versions(nodes) | {"train": TRAIN_VERSION},
         "limits": run.trainer_overrides,
     }
 
@@ -206,7 +207,15 @@ def prior_ingredients(run: Run, latents_key: str) -> dict[str, Any]:
     wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
     return {
         "latents": latents_key,
-        "prior": node,
+        "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),
         "seed": run.config.seeds.prior,
-        "versions": {**versions([node]), **wrappers},
+        "versions": {**versions([node]), **wrappers, "fit": FIT_VERSION},
     }
+
+
+def resolved_fit(run: Run) -> Node:
+    """The `fit:` section of the prior with `precision: auto` decided for this machine."""
+    settings = dict(run.config.prior.get("fit") or {})
+    if settings.get("precision") == "auto":
+        settings["precision"] = "bf16-mixed" if has_native_bf16(run.device) else "32-true"
+    return settings

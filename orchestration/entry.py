@@ -43,6 +43,8 @@ def main() -> int:
         _hydra_main()
         told = failures()
     except KeyboardInterrupt:
+        for failure in failures():
+            print(failure.line, file=sys.stderr)
         print("stopped; the same command continues with the first stage that is not finished", file=sys.stderr)
         return 130
     except UserError as error:
@@ -77,6 +79,8 @@ def _hydra_main(composed: DictConfig) -> None:
     launch = Launch.of(HydraConfig.get(), Path(str(root)))
     try:
         run(validate(composed), launch)
+    except SystemExit as error:  # Lightning turns Ctrl-C within a fit into one
+        raise KeyboardInterrupt from error
     except UserError as error:
         record_failure(launch, str(error))
     except Exception as error:
@@ -91,7 +95,7 @@ def refuse_unknown_flags(words: list[str]) -> None:
     """
     for word in words:
         name = word.split("=")[0]
-        if name.startswith("--") and name not in get_args_parser()._option_string_actions:
+        if name.startswith("-") and name not in get_args_parser()._option_string_actions:
             raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
 
 

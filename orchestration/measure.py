@@ -16,6 +16,7 @@ from torch import Tensor
 from evaluation import bounds, distances, features, report
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
+from orchestration.build import version
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import bar, clock, counting
 from orchestration.sampling import block_size, pixel_range
@@ -34,6 +35,8 @@ from stage2_prior.priors.standard_normal import StandardNormal
 VERSION = 1
 """Part of the key of what `measure` makes; raised whenever its results change."""
 FEATURE_SEED = 0
+MAX_BOUND_PIXELS = 2**23
+"""Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
 MAX_FEATURE_IMAGES = 100_000
 MAX_FEATURE_PIXELS = 2**28
 """What the feature net is trained on is held in memory: 1 GiB of float32, or 1,365 images of 3 x 256 x 256."""
@@ -52,7 +55,12 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         (folder / "features.json").write_text(json.dumps(net.to_config()))
         return {"held_out_accuracy": net.config.held_out_accuracy}
 
-    ingredients = {"data": parts.data.fingerprint, "seed": FEATURE_SEED, "version": features.FeatureNet.version}
+    ingredients = {
+        "data": parts.data.fingerprint,
+        "source": version(run.config.data),
+        "seed": FEATURE_SEED,
+        "version": features.FeatureNet.version,
+    }
     return run_stage(run, "features", ingredients, make)
 
 
@@ -66,7 +74,8 @@ def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
     """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
     low, high = pixel_range(parts.data)
     for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
-        yield (parts.preprocess.clean(images.batch(index)).cpu() - low) / (high - low)
+        x = parts.preprocess.clean(images.batch(index)).cpu()
+        yield ((x - low) / (high - low)).clamp(0, 1)  # as decoded ones are
 
 
 def measure(
@@ -158,6 +167,7 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     settings = run.config.evaluation
     vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
     block = block_size(trained.parts.data.shape)
+    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
     batches = trained.parts.batches(images, min(settings.batch_size, block), run)
     x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
@@ -180,7 +190,9 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     }
     exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
     rates = {report.BASELINE: closed_form} if exact and not trained.test.is_point_mass else {}
-    return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, settings.importance_samples, rates)
+    return bounds.importance_bounds(
+        x_batches, propose, log_likelihood, densities, settings.importance_samples, rates, max_rows
+    )
 
 
 def assembled_rows(

@@ -71,9 +71,9 @@ def image_blocks(vae: VAE, prior: LatentDensity, num: int, noise: bool, seed: in
         data: says where a pixel lives; real ones are scaled from the range of the training images.
     """
     low, high = pixel_range(data)
-    size = block_size(data.shape)
+    size, device = block_size(data.shape), next(vae.parameters(), torch.empty(0)).device
     for block, start in enumerate(range(0, num, size)):
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed * 1_000_003 + block)
             image = vae.decode(prior.sample(size))
             x = image.sample() if noise else image.mean  # [size, C, H, W]

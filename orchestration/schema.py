@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from orchestration.errors import UserError, nearest
 
@@ -58,7 +67,7 @@ class Trainer(Section):
     ema_decay: float | None = Field(gt=0, lt=1)
     patience: PositiveInt | None
     val_every: PositiveInt
-    precision: Literal["32", "bf16", "auto"]
+    precision: Annotated[Literal["32", "bf16", "auto"], BeforeValidator(str)]  # 32 on a command line is a number
     compile: bool
     accelerator: Literal["auto", "cpu", "gpu"]
     num_workers: NonNegativeInt

@@ -93,7 +93,7 @@ class Run:
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
         """torch's global generators seeded inside the block and put back after it."""
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
 

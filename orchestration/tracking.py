@@ -44,7 +44,11 @@ class Tracker:
             logger.log_metrics(dict(figures), step=step)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Final figures of the stage, as the run's summary."""
+        """Final figures of the stage: the last line of the CSV file, and the run's summary in W&B."""
+        numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        for logger in self.loggers:
+            if isinstance(logger, CSVLogger) and numbers:
+                logger.log_metrics({f"final/{name}": value for name, value in numbers.items()})
         if self.wandb_run is not None:
             self.wandb_run.summary.update(dict(figures))
 
@@ -97,7 +101,7 @@ def tracking(
 
 def _open_wandb(settings: LoggerSettings, folder: Path, stage: str, group: str, config: Mapping[str, Any]) -> Any:
     for name, sub in {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}.items():
-        os.environ.setdefault(name, str(folder.resolve() / "wandb" / sub))
+        os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)

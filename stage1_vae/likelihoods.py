@@ -200,6 +200,8 @@ class GaussianLikelihood(Likelihood):
         super().__init__()
         if scale <= 0:
             raise ValueError(f"likelihood.scale must be positive, got {scale}")
+        if learned and math.log(scale) < min_log_std:
+            raise ValueError(f"likelihood.scale={scale} starts below likelihood.min_log_std={min_log_std}: raise it")
         self.min_log_std = min_log_std if learned else -math.inf
         log_std = torch.tensor(math.log(scale))
         if learned:

@@ -76,7 +76,7 @@ class VAEModule(pl.LightningModule):
         lr, weight_decay: of Adam (decoupled weight decay where it is not zero).
         schedule: `constant` or `cosine`, down to zero at the last step.
         warmup_steps: optimiser steps over which the learning rate rises.
-        seed: of the noise; each epoch reseeds, so that a resumed run draws what an uninterrupted one would.
+        seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it.
         batch_size: of a full batch; any other goes the eager way, since each new size would be compiled anew.
         bf16: run the nets in bfloat16 where autocast allows it. The module does this itself: inside the compiled step
             it costs nothing, and Lightning's own precision plugin adds a tenth to a small step.

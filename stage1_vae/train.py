@@ -57,6 +57,18 @@ class BestWeights(pl.Callback):
             module.load_state_dict(self.weights)
 
 
+def validation_schedule(settings: Settings, num_batches: int) -> dict[str, int | None]:
+    """When Lightning validates: at least once, also where `max_steps` ends training within the first epochs."""
+    steps = settings.max_steps or settings.max_epochs * num_batches
+    if steps < num_batches:
+        return {"val_check_interval": steps, "check_val_every_n_epoch": None}
+    return {"check_val_every_n_epoch": min(settings.val_every, settings.max_epochs, steps // num_batches)}
+
+
+TRAIN_VERSION = 1
+"""Part of the key of what `train` makes; raised whenever its results change."""
+
+
 def train(
     vae: VAE,
     objective: Objective,
@@ -94,7 +106,7 @@ def train(
     options: dict[str, Any] = {
         "max_epochs": settings.max_epochs,
         "max_steps": settings.max_steps or -1,
-        "check_val_every_n_epoch": min(settings.val_every, settings.max_epochs),
+        **validation_schedule(settings, len(batches)),
         "gradient_clip_val": settings.gradient_clip,
         "callbacks": callbacks,
     }

@@ -23,6 +23,8 @@ from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats
 
 Batch = tuple[Tensor, Tensor | None]
+FIT_VERSION = 1
+"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 

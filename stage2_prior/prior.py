@@ -96,6 +96,11 @@ class Prior(nn.Module, ABC):
     def log_prob_is(self) -> Exactness:
         """What the number of `log_prob` is."""
 
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
+
     @classmethod
     @abstractmethod
     def check(cls, spec: LatentSpec) -> str | None:

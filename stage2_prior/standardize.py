@@ -37,6 +37,10 @@ class Standardized(Prior):
     def log_prob_is(self) -> Exactness:
         return self.prior.log_prob_is
 
+    @property
+    def num_parameters(self) -> int:
+        return self.prior.num_parameters + 2 * self.spec.num_dims
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support.value != "real":

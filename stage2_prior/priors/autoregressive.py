@@ -57,9 +57,9 @@ class Autoregressive(GradientPrior):
     def __init__(
         self,
         spec: LatentSpec,
-        hidden: Sequence[int] = (512, 512, 512),
+        hidden: Sequence[int] = (512, 512, 512, 512, 512),
         num_components: int = 10,
-        dropout: float = 0.0,
+        dropout: float = 0.2,
         min_std: float = 1e-3,
     ) -> None:
         super().__init__(spec)
@@ -76,6 +76,11 @@ class Autoregressive(GradientPrior):
         self.register_buffer("order", torch.arange(spec.num_dims))  # [D] order[i]: the dimension that comes i-th
         self.register_buffer("max_log_std", torch.full((spec.num_dims,), LOG_WIDEST))  # [D], in that order
         self._spread_components()
+
+    @property
+    def num_parameters(self) -> int:
+        masks = sum(int(mask.sum()) for name, mask in self.net.named_buffers() if name.endswith("mask"))
+        return masks + sum(p.numel() for p in self.net.parameters() if p.ndim == 1)
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

@@ -34,6 +34,10 @@ class Gaussian(Prior):
         self.register_buffer("mean", torch.zeros(spec.num_dims, dtype=torch.float64))  # [D]
         self.register_buffer("scale", torch.eye(spec.num_dims, dtype=torch.float64))  # [D, D] Cholesky factor
 
+    @property
+    def num_parameters(self) -> int:
+        return self.spec.num_dims * (self.spec.num_dims + 3) // 2
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("gaussian", spec)

@@ -99,6 +99,12 @@ class Mixture(Prior):
         self.register_buffer("means", torch.zeros(num_components, spec.num_dims).double())  # [K, D]
         self.register_buffer("scale", unit.double().clone())  # Cholesky factors, shaped as the covariance has them
 
+    @property
+    def num_parameters(self) -> int:
+        dims = self.spec.num_dims
+        a_scale = dims * (dims + 1) // 2 if self.scale.ndim == 3 else self.scale.shape[1]  # a triangle, or a diagonal
+        return self.num_components - 1 + self.means.numel() + len(self.scale) * a_scale
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("mixture", spec)

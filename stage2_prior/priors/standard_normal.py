@@ -16,6 +16,10 @@ class StandardNormal(Prior):
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
 
+    @property
+    def num_parameters(self) -> int:
+        return 0
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support is not Support.REAL:
