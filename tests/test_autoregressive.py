@@ -65,7 +65,7 @@ def test_sampling_passes_agree_with_the_forward_pass(hidden: tuple[int, ...], di
 def test_density_is_the_product_of_its_conditionals() -> None:
     """Against torch's own mixture of normals, one dimension at a time."""
     torch.manual_seed(0)
-    prior = Autoregressive(LatentSpec((4,)), hidden=(32, 32), num_components=5)
+    prior = Autoregressive(LatentSpec((4,)), hidden=(32, 32), num_components=5).eval()
     z = torch.randn(50, 4)
     log_weights, means, log_stds = prior._conditionals(prior.net(z), prior.max_log_std)
     conditional = torch.distributions.MixtureSameFamily(

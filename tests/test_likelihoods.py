@@ -141,11 +141,15 @@ def test_gaussian_learned_scale_finds_the_residual() -> None:
 
 
 def test_gaussian_learned_scale_has_a_floor() -> None:
-    likelihood = GaussianLikelihood(scale=1e-6, learned=True, min_log_std=-2.0)
+    likelihood = GaussianLikelihood(scale=1.0, learned=True, min_log_std=-2.0)
+    with torch.no_grad():
+        likelihood.log_std.fill_(-13.0)
     expected = Normal(0, math.exp(-2)).log_prob(torch.tensor(0.5))
     torch.testing.assert_close(likelihood(pixel(0)).log_prob(pixel(0.5)), expected.view(1))
     with pytest.raises(ValueError, match=r"likelihood\.scale"):
         GaussianLikelihood(scale=0)
+    with pytest.raises(ValueError, match=r"min_log_std"):
+        GaussianLikelihood(scale=1e-6, learned=True, min_log_std=-2.0)  # below its floor it could never learn
 
 
 def test_bernoulli_equals_torch_and_is_a_cross_entropy_on_intensities() -> None:
