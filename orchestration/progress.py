@@ -81,11 +81,7 @@ class EpochBar(pl.Callback):
         self.bar: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        epochs = [trainer.max_epochs] if trainer.max_epochs else []
-        if trainer.max_steps > 0 and trainer.num_training_batches:
-            epochs.append(-(-trainer.max_steps // int(trainer.num_training_batches)))
-        total = min(epochs, default=None)
-        self.bar = bar(self.label, True, total=total, initial=trainer.current_epoch, unit="epoch")
+        self.bar = bar(self.label, True, total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.bar.update()

@@ -1,11 +1,15 @@
 """Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
@@ -45,15 +49,16 @@ def figures_of(terms: Terms) -> dict[str, Tensor]:
 
 
 class Step(nn.Module):
-    """x [B, C, H, W], step -> Terms: all that a training step computes, so that it can be compiled as one graph."""
+    """x [B, C, H, W], step -> Terms and their figures: what a training step computes, compiled as one graph."""
 
     def __init__(self, vae: VAE, objective: Objective, bf16: bool) -> None:
         super().__init__()
         self.vae, self.objective, self.bf16 = vae, objective, bf16
 
-    def forward(self, x: Tensor, step: int | Tensor) -> Terms:
+    def forward(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.objective(self.vae, x, step)
+            terms = self.objective(self.vae, x, step)
+        return terms, figures_of(terms)
 
     def compile_if_possible(self) -> None:
         """Compile in place, or stay eager where the machine has no C++ compiler: small nets lose a tenth by that."""
@@ -69,7 +74,7 @@ def _probe(x: Tensor) -> Tensor:
 
 
 class VAEModule(pl.LightningModule):
-    """Trains `vae` on `objective`.
+    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.stretches`).
 
     Args:
         vae, objective: what is trained, on what.
@@ -77,6 +82,9 @@ class VAEModule(pl.LightningModule):
         schedule: `constant` or `cosine`, down to zero at the last step.
         warmup_steps: optimiser steps over which the learning rate rises.
         seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it.
+        gradient_clip: largest norm of the gradient; None: any.
+        max_steps: optimiser steps after which training ends; None: none.
+        total_steps: optimiser steps of the whole run, for the schedule.
         batch_size: of a full batch; any other goes the eager way, since each new size would be compiled anew.
         bf16: run the nets in bfloat16 where autocast allows it. The module does this itself: inside the compiled step
             it costs nothing, and Lightning's own precision plugin adds a tenth to a small step.
@@ -91,13 +99,18 @@ class VAEModule(pl.LightningModule):
         weight_decay: float,
         schedule: str,
         warmup_steps: int,
+        gradient_clip: float | None,
+        max_steps: int | None,
+        total_steps: int,
         seed: int,
         batch_size: int,
         bf16: bool = False,
         compiled: bool = False,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # one call of training_step is many steps
         self.batch_size = batch_size
+        self.gradient_clip, self.max_steps, self.total_steps = gradient_clip, max_steps, total_steps
         self.step = Step(vae, objective, bf16)
         if compiled:
             self.step.compile_if_possible()
@@ -109,22 +122,36 @@ class VAEModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
-    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
-        x, _ = batch
-        full = len(x) == self.batch_size
+    def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        scheduler = cast(LRScheduler | None, self.lr_schedulers())
+        for x, _ in batch:
+            if self.max_steps is not None and self.global_step >= self.max_steps:
+                return
+            loss = self._loss(x)
+            optimizer.zero_grad()
+            loss.backward()
+            if self.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+
+    def _loss(self, x: Tensor) -> Tensor:
+        """The loss of one batch, its figures counted."""
         now = torch.tensor(self.global_step)
-        terms = self.step(x, now) if full else self.step.forward(x, now)
-        if not torch.isfinite(terms.loss):
+        terms, figures = self.step(x, now) if len(x) == self.batch_size else self.step.forward(x, now)
+        if not math.isfinite(terms.loss.item()):
             raise TrainingError(self._diagnosis(terms, x))
-        self._train.add(figures_of(terms))
+        self._train.add(figures)
         return terms.loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, _ = batch
-        terms = self.step.forward(x, SCHEDULES_DONE)
+        terms, figures = self.step.forward(x, SCHEDULES_DONE)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
-        self._val.add(figures_of(terms))
+        self._val.add(figures)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self._val.count == 0:
@@ -161,12 +188,10 @@ class VAEModule(pl.LightningModule):
         chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant" and not self.warmup_steps:
             return {"optimizer": chosen}
-        total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-            fall = 0.5 * (1 + torch.cos(torch.tensor(step / total * torch.pi)).item())
+            fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
             return rise * (fall if self.schedule == "cosine" else 1.0)
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
-        return {"optimizer": chosen, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}

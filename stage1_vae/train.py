@@ -1,5 +1,6 @@
 """Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from stage1_vae.data.loader import Batches
 from stage1_vae.module import VAEModule
 from stage1_vae.objective import Objective
+from stage1_vae.stretches import Stretches
 from stage1_vae.vae import VAE
 
 
@@ -57,15 +59,15 @@ class BestWeights(pl.Callback):
             module.load_state_dict(self.weights)
 
 
-def validation_schedule(settings: Settings, num_batches: int) -> dict[str, int | None]:
+def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
     """When Lightning validates: at least once, also where `max_steps` ends training within the first epochs."""
-    steps = settings.max_steps or settings.max_epochs * num_batches
-    if steps < num_batches:
-        return {"val_check_interval": steps, "check_val_every_n_epoch": None}
-    return {"check_val_every_n_epoch": min(settings.val_every, settings.max_epochs, steps // num_batches)}
+    num_batches = len(stretches.batches)
+    if total_steps < num_batches:
+        return {"val_check_interval": -(-total_steps // stretches.length), "check_val_every_n_epoch": None}
+    return {"check_val_every_n_epoch": min(settings.val_every, total_steps // num_batches)}
 
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 """Part of the key of what `train` makes; raised whenever its results change."""
 
 
@@ -83,6 +85,8 @@ def train(
     Raises:
         TrainingError: the loss became NaN or infinite.
     """
+    stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
+    total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
     module = VAEModule(
         vae,
         objective,
@@ -90,6 +94,9 @@ def train(
         weight_decay=settings.weight_decay,
         schedule=settings.schedule,
         warmup_steps=settings.warmup_steps,
+        gradient_clip=settings.gradient_clip,
+        max_steps=settings.max_steps,
+        total_steps=total_steps,
         seed=seed,
         batch_size=batches.batch_size,
         bf16=settings.precision == "bf16",
@@ -104,11 +111,10 @@ def train(
         checks = -(-settings.patience // settings.val_every)
         callbacks += [EarlyStopping("val_loss", patience=checks), BestWeights()]
     options: dict[str, Any] = {
-        "max_epochs": settings.max_epochs,
+        "max_epochs": -(-total_steps // len(batches)),
         "max_steps": settings.max_steps or -1,
-        **validation_schedule(settings, len(batches)),
-        "gradient_clip_val": settings.gradient_clip,
+        **validation_schedule(settings, total_steps, stretches),
         "callbacks": callbacks,
     }
-    make_trainer(**options).fit(module, batches, val_batches)
+    make_trainer(**options).fit(module, stretches, val_batches)
     return module.history
