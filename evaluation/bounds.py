@@ -11,6 +11,10 @@ bounds on -log p(x), in nats an image, and stand beside published negative log-l
 Decoding dominates the cost, and p(x|z) does not depend on the prior, so all priors share the same proposals and decoder
 passes. That also pairs them: the difference between two priors carries no noise from the distortion. Samples are
 consumed in chunks by a running log-sum-exp, so memory does not grow with K.
+
+How loose the bound is shows in the weights: with an effective sample size (sum w)^2 / sum w^2 of n, log p(x) is known
+to about sqrt(1/n - 1/K) nats, and where one weight outweighs all others (n near 1) that itself says little (Kong, "A
+note on importance sampling using standardized weights", 1992).
 """
 
 import math
@@ -42,6 +46,7 @@ class Bounds:
         rate_nats: KL(q(z|x) || p(z)), closed form where one was given; None for point masses or without a density.
         elbo_nats: distortion + rate, an upper bound on -log p(x); None where the rate is.
         iwae_nats: the importance-weighted upper bound on -log p(x); None where the rate is.
+        ess_share: effective sample size of the weights over K, in [1/K, 1]; None where the rate is.
     """
 
     num_samples: int
@@ -50,6 +55,14 @@ class Bounds:
     rate_nats: Tensor | None
     elbo_nats: Tensor | None
     iwae_nats: Tensor | None
+    ess_share: Tensor | None
+
+    @property
+    def iwae_std_error_nats(self) -> Tensor | None:
+        """Of each `iwae_nats`, from the spread of the weights (delta method); too small where few weights count."""
+        if self.ess_share is None:
+            return None
+        return ((1 / self.ess_share - 1) / self.num_samples).clamp_min(0).sqrt()
 
     def means(self) -> dict[str, float | None]:
         """The mean over images of each figure, under its name; None where it does not exist."""
@@ -76,7 +89,8 @@ def importance_bounds(
         priors: name -> log-density; None for a prior that has none, which then only gets its distortion.
         num_samples: K, at least 1.
         closed_form_rates: name -> exact rate, used for `rate_nats` and `elbo_nats` instead of the estimate.
-        max_rows: most (sample, image) pairs that are decoded at once.
+        max_rows: most (sample, image) pairs that are decoded at once, or one sample of a larger batch: neither this nor
+            anything that is kept grows with K.
 
     Raises:
         ValueError: when `num_samples` is below 1 or there is no image.
@@ -103,7 +117,8 @@ def _bound_batch(
     zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     distortion, log_posterior = zeros.clone(), zeros.clone()  # [B] running sums
     log_prior = {name: zeros.clone() for name in priors}
-    log_weight = {name: torch.full_like(zeros, -math.inf) for name in priors}  # running log-sum-exp
+    log_weight = {name: torch.full_like(zeros, -math.inf) for name in priors}  # running log-sum-exp of log w
+    log_square = {name: torch.full_like(zeros, -math.inf) for name in priors}  # and of 2 log w
     point_mass = False
     for start in range(0, num_samples, chunk):
         z, log_q = propose(x, min(chunk, num_samples - start))  # [n, B, *latent], [n, B]
@@ -118,8 +133,9 @@ def _bound_batch(
             log_p = density(z.flatten(0, 1)).double().view(z.shape[:2])  # [n, B]
             log_prior[name] += log_p.sum(0)
             if log_q is not None:
-                chunk_weight = torch.logsumexp(log_lik + log_p - log_q.double(), dim=0)  # [B]
-                log_weight[name] = torch.logaddexp(log_weight[name], chunk_weight)
+                log_w = log_lik + log_p - log_q.double()  # [n, B]
+                log_weight[name] = torch.logaddexp(log_weight[name], torch.logsumexp(log_w, dim=0))
+                log_square[name] = torch.logaddexp(log_square[name], torch.logsumexp(2 * log_w, dim=0))
 
     def finish(name: str) -> Bounds:
         has_density = priors[name] is not None
@@ -136,6 +152,7 @@ def _bound_batch(
             rate_nats=None if rate is None else rate.cpu(),
             elbo_nats=None if rate is None else (mean_distortion + rate).cpu(),
             iwae_nats=(math.log(num_samples) - log_weight[name]).cpu() if has_rate else None,
+            ess_share=((2 * log_weight[name] - log_square[name]).exp() / num_samples).cpu() if has_rate else None,
         )
 
     return {name: finish(name) for name in priors}

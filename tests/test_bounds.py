@@ -1,6 +1,7 @@
 """Bounds on log p(x): on a linear-Gaussian model whose log p(x) is known exactly."""
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -133,6 +134,59 @@ def test_chunks_and_batches_do_not_change_the_result() -> None:
             torch.testing.assert_close(getattr(results[0], field.name), getattr(other, field.name))
 
 
+def test_neither_a_pass_nor_what_is_kept_grows_with_the_samples() -> None:
+    model = LinearGaussian.make(proposal_scale=1.3)
+    largest, kept = {}, {}
+    for num_samples in (50, 5000):
+        chunks: list[weakref.ref[Tensor]] = []
+        rows: list[int] = []
+        alive: list[int] = []
+
+        def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+            alive.append(sum(chunk() is not None for chunk in chunks))  # noqa: B023
+            z, log_q = model.propose(x, n)
+            chunks.append(weakref.ref(z))  # noqa: B023
+            rows.append(z.shape[0] * z.shape[1])  # noqa: B023
+            return z, log_q
+
+        bounds = importance_bounds(
+            [model.x], propose, model.log_likelihood, {"p": log_normal(1.0)}, num_samples, None, 400
+        )
+        assert sum(rows) == num_samples * NUM and bounds["p"].iwae_nats.shape == (NUM,)
+        largest[num_samples], kept[num_samples] = max(rows), max(alive)
+    assert largest == {50: 400, 5000: 400}
+    assert kept == {50: 1, 5000: 1}
+
+
+def test_effective_sample_size_tells_a_tight_bound_from_a_loose_one() -> None:
+    torch.manual_seed(0)
+    exact = LinearGaussian.make().bounds(50)
+    torch.testing.assert_close(exact.ess_share, torch.ones(NUM).double())
+    torch.testing.assert_close(exact.iwae_std_error_nats, torch.zeros(NUM).double(), atol=1e-6, rtol=0)
+    wrong = LinearGaussian.make(proposal_scale=1.5, proposal_shift=0.2)
+    assert wrong.bounds(500).ess_share.max() < 0.8
+    runs = torch.stack([wrong.bounds(500).iwae_nats for _ in range(40)])  # the spread that the error foretells
+    assert runs.std(0).mean().item() == pytest.approx(wrong.bounds(500).iwae_std_error_nats.mean().item(), rel=0.2)
+
+
+def test_effective_sample_size_by_hand_whatever_the_chunks() -> None:
+    model = LinearGaussian.make()
+    at = torch.linspace(-1, 1, 6).double()[:, None, None].expand(6, NUM, LATENT)
+    cursor = iter(at.split(2))
+    log_w = torch.tensor([0.0, 1.0, -2.0, 3.0, 0.5, -1.0]).double()[:, None].expand(6, NUM)
+    weights = iter(log_w.split(2))
+    bounds = importance_bounds(
+        [model.x],
+        lambda x, n: (next(cursor), torch.zeros(n, NUM).double()),
+        lambda x, z: next(weights),
+        {"p": lambda z: torch.zeros(len(z)).double()},
+        6,
+        max_rows=2 * NUM,
+    )["p"]
+    w = log_w.exp()
+    torch.testing.assert_close(bounds.ess_share, w.sum(0).square() / w.square().sum(0) / 6)
+
+
 def test_priors_share_the_proposals_and_the_decoder_passes() -> None:
     model = LinearGaussian.make()
     decoded: list[int] = []
@@ -171,6 +225,7 @@ def test_point_masses_have_a_latent_cost_but_no_rate() -> None:
     torch.testing.assert_close(bounds.latent_nll_nats, -log_normal(1.0)(at))
     torch.testing.assert_close(bounds.distortion_nats, -model.log_likelihood(model.x, at))
     assert bounds.rate_nats is None and bounds.elbo_nats is None and bounds.iwae_nats is None
+    assert bounds.ess_share is None and bounds.iwae_std_error_nats is None
 
 
 def test_weights_far_below_the_smallest_float_do_not_underflow() -> None:
