@@ -8,11 +8,12 @@ On disk: `latents.json` (spec, family, provenance, count) beside one float32 `.n
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from stage1_vae.posteriors import LOG_2PI, Delta, DiagonalNormal
 FAMILIES = {"diagonal_normal": DiagonalNormal, "delta": Delta}
 PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",)}
 HEADER = "latents.json"
+TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
+"""Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
+NEGLIGIBLE = -80.0
+"""A term below exp(-80) of the largest changes no digit of a sum, whatever their number."""
 
 
 class LatentDensity(Protocol):
@@ -64,17 +69,17 @@ class LatentSpec:
     def num_dims(self) -> int:
         return int(np.prod(self.shape))
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "support": self.support.value}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, object]) -> "LatentSpec":
+    def from_json(cls, stored: Mapping[str, Any]) -> "LatentSpec":
         return cls(
-            shape=tuple(int(n) for n in stored["shape"]),  # type: ignore[attr-defined]
+            shape=tuple(int(n) for n in stored["shape"]),
             support=Support(stored["support"]),
-            grids=tuple((int(h), int(w)) for h, w in stored["grids"]),  # type: ignore[attr-defined]
-            num_codes=tuple(int(n) for n in stored["num_codes"]),  # type: ignore[attr-defined]
-            num_classes=int(stored["num_classes"]),  # type: ignore[call-overload]
+            grids=tuple((int(h), int(w)) for h, w in stored["grids"]),
+            num_codes=tuple(int(n) for n in stored["num_codes"]),
+            num_classes=int(stored["num_classes"]),
         )
 
 
@@ -150,26 +155,52 @@ class LatentDataset:
 
     @torch.no_grad()
     def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
-        """log 1/N sum_i q(z|x_i), exact, [B] nats for z [B, *shape], in chunks of matrix products.
+        """log 1/N sum_i q(z|x_i), exact, [B] nats on the device of z [B, *shape].
+
+        A running log-sum-exp over tiles of `chunk` latents by so many components that a tile stays in cache: memory
+        does not grow with N, and the parameters are read from the disk once.
 
         Raises:
             ValueError: for point masses on real space, whose aggregate has no density.
         """
         if self.is_point_mass:
             raise ValueError("the aggregate of point masses has no density")
-        loc = self.means().flatten(1)  # [N, D]
-        log_std = torch.from_numpy(np.array(self.params["log_std"])).flatten(1)  # [N, D]
-        z = z.flatten(1)
-        precision = torch.exp(-2 * log_std.double())  # [N, D]
-        # -(z - m)^2 / 2s^2 expands into two matrix products; float64 because the terms cancel.
-        linear = (precision * loc.double()).T  # [D, N]
-        constant = -0.5 * (precision * loc.double().square() + LOG_2PI).sum(1) - log_std.double().sum(1)  # [N]
-        precision = precision.T
-        parts = [
-            torch.logsumexp(block @ linear - 0.5 * block.square() @ precision + constant, dim=1)
-            for block in z.double().split(chunk)
-        ]
-        return (torch.cat(parts) - np.log(len(self))).to(z.dtype)
+        # -(z - m)^2 / 2s^2 expands into one matrix product; float64 because its terms cancel, about a common centre
+        # because they cancel less there.
+        centre = self.params["loc"].mean(0, dtype=np.float64).ravel()  # [D]
+        centred = z.flatten(1).double() - torch.from_numpy(centre).to(z.device)  # [B, D]
+        left = torch.cat([centred.square(), centred, torch.ones_like(centred[:, :1])], dim=1)  # [B, 2 D + 1]
+        top = torch.full_like(left[:, :1], -torch.inf)  # [B, 1] largest term so far
+        total = torch.zeros_like(top)  # [B, 1] sum of the terms so far, over the largest
+        size = max(1, (TILE_PAIRS if z.device.type == "cpu" else DEVICE_TILE_PAIRS) // chunk)
+        products = left.new_empty(min(chunk, len(z)) * min(size, len(self)))
+        ratios = products.new_empty(len(products), dtype=torch.float32)
+        for start in range(0, len(self), size):
+            right = self._natural_parameters(slice(start, start + size), centre).to(z.device)  # [2 D + 1, n]
+            for rows in range(0, len(z), chunk):
+                block = left[rows : rows + chunk]
+                tile = (len(block), right.shape[1])
+                terms = torch.mm(block, right, out=products[: tile[0] * tile[1]].view(tile))  # [b, n] nats
+                old = top[rows : rows + chunk]
+                new = torch.maximum(old, terms.amax(1, keepdim=True))
+                # Over the largest term, float32 is exact enough, and the exponential costs a third; where it would
+                # underflow it costs ten times as much, and what is left out is below any rounding.
+                ratio = torch.sub(terms, new, out=ratios[: tile[0] * tile[1]].view(tile)).clamp_(min=NEGLIGIBLE).exp_()
+                partial = total[rows : rows + chunk]
+                partial.mul_(torch.exp(old - new)).add_(ratio.sum(1, keepdim=True))
+                old.copy_(new)
+        return (top + total.log()).squeeze(1).sub_(math.log(len(self))).to(z.dtype)
+
+    def _natural_parameters(self, rows: slice, centre: np.ndarray) -> Tensor:
+        """What (z^2, z, 1) about `centre` [D] is multiplied with to give log q(z|x_i), i in `rows`; [2 D + 1, n]."""
+        loc, log_std = (
+            torch.from_numpy(self.params[name][rows].reshape(-1, len(centre)).astype(np.float64))
+            for name in ("loc", "log_std")
+        )
+        mean = loc - torch.from_numpy(centre)
+        precision = torch.exp(-2 * log_std)
+        constant = -0.5 * (precision * mean.square() + LOG_2PI).sum(1, keepdim=True) - log_std.sum(1, keepdim=True)
+        return torch.cat([-0.5 * precision, precision * mean, constant], dim=1).T.contiguous()
 
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""

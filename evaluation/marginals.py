@@ -1,0 +1,78 @@
+"""One latent dimension at a time: is it used, and does its marginal look like the prior's?
+
+- Active units: dimensions whose posterior mean varies over images, Var_x(E[z_d|x]) > 0.01 (Burda, Grosse &
+  Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5.2).
+- Posterior collapse: the posterior of the dimension is the unit normal for practically every image,
+  P_x(KL(q(z_d|x) || N(0, 1)) < epsilon) >= 1 - delta (Lucas, Tucker, Grosse & Norouzi, "Don't Blame the ELBO!", 2019,
+  definition 1), here with epsilon = 0.05 nats and delta = 0.01. A dimension may be inactive without having collapsed
+  (a constant code with little noise), and has no collapse to speak of where posteriors are point masses.
+- Wasserstein-1 distance between the marginals of q(z) and of the prior: between two equally large samples it is the
+  mean distance of their order statistics. It is in units of z. Two samples of one density are some way apart too; that
+  distance, measured between random halves of both samples thrown together, is given beside it as the floor.
+
+A prior may match every marginal and still be far from q(z): marginals see no dependence between dimensions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation.errors import EvaluationError
+
+ACTIVE_VARIANCE = 0.01
+COLLAPSE_NATS, COLLAPSE_SHARE = 0.05, 0.99
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the dimensions of the latent are used; all [D], for flattened latents.
+
+    Attributes:
+        mean_variance: variance over images of the posterior mean.
+        active: `mean_variance` above 0.01.
+        collapsed: the posterior is N(0, 1) for 99 % of images; None for point masses.
+    """
+
+    mean_variance: Tensor
+    active: Tensor
+    collapsed: Tensor | None
+
+
+@torch.no_grad()
+def units(means: Tensor, log_stds: Tensor | None) -> Units:
+    """Active and collapsed dimensions from posterior means and log standard deviations [N, *latent], N at least 2.
+
+    Raises:
+        EvaluationError: for fewer than two images.
+    """
+    if len(means) < 2:
+        raise EvaluationError("active units need at least two images: a variance over images is asked for")
+    means = means.flatten(1)
+    mean_variance = means.double().var(0)  # [D]
+    collapsed = None
+    if log_stds is not None:
+        log_stds = log_stds.flatten(1)
+        kl_nats = 0.5 * (means.square() + torch.exp(2 * log_stds) - 1) - log_stds  # [N, D]
+        collapsed = (kl_nats < COLLAPSE_NATS).double().mean(0) >= COLLAPSE_SHARE
+    return Units(mean_variance, mean_variance > ACTIVE_VARIANCE, collapsed)
+
+
+@torch.no_grad()
+def wasserstein_1(a: Tensor, b: Tensor) -> Tensor:
+    """Wasserstein-1 distance of each marginal of a [n, *latent] and b [n, *latent], [D] in units of z.
+
+    Raises:
+        EvaluationError: the samples are not equally large, or empty.
+    """
+    if len(a) != len(b) or len(a) == 0:
+        raise EvaluationError(f"marginals are compared between equally large samples, got {len(a)} and {len(b)}")
+    return (a.flatten(1).sort(dim=0).values - b.flatten(1).sort(dim=0).values).abs().mean(0)
+
+
+@torch.no_grad()
+def wasserstein_1_floor(a: Tensor, b: Tensor, seed: int = 0) -> Tensor:
+    """The distance of two samples of one density as large as these, [D]: between random halves of both together."""
+    together = torch.cat([a.flatten(1), b.flatten(1)])
+    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).to(together.device)
+    return wasserstein_1(together[order[: len(a)]], together[order[len(a) :]])

@@ -1,0 +1,220 @@
+"""The verdict in words: what the figures of a report say, and what they cannot say.
+
+Three questions, each answered from what is there: does q(z) match N(0, I)? does the learned prior match q(z)? what is
+left, and is it the prior's fault or the decoder's? A difference counts only beyond `NOISE` standard errors (or, for
+image distances, standard deviations over resampled halves); below that it is called noise, and a figure without a
+spread is quoted without a judgement on its size.
+
+The last question is answered in two currencies. In nats, a prior can win the marginal KL(q(z) || p(z)) at most: what a
+held-out draw of q(z) still costs more than it must is the prior's. In images, everything between decoded draws of the
+aggregate posterior (or reconstructions) and real images is the decoder's, and what decoded samples add is the prior's.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+BASELINE = "standard_normal"
+RECONSTRUCTIONS = "reconstructions"
+TRAIN_AGAINST_TEST = "train_against_test"
+AGGREGATE_DRAWS = "aggregate_draws"
+TRAINING_AGGREGATE = "training_aggregate"
+"""The aggregate posterior of the training images, taken as a prior for test images."""
+FLOOR_ROWS = (RECONSTRUCTIONS, TRAIN_AGAINST_TEST, AGGREGATE_DRAWS)
+NOISE = 2.0
+"""A difference of fewer standard errors than this is noise."""
+CHANCE_PERCENT = 50.0
+
+Row = Mapping[str, Any]
+
+
+def verdict(report: Row) -> str:
+    """The whole verdict as one paragraph."""
+    return " ".join(verdict_lines(report))
+
+
+def verdict_lines(report: Row) -> list[str]:
+    """One sentence a finding, the most important first.
+
+    Args:
+        report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row) and `surgery` (of
+            `orchestration.dissect`). Anything may be missing or None.
+    """
+    rows: Row = report.get("rows") or {}
+    baseline = report.get("baseline") or BASELINE
+    learned = [name for name in rows if name != baseline and name not in FLOOR_ROWS]
+    surgery: Row = report.get("surgery") or {}
+    base = rows.get(baseline) or {}
+    lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}) for name in learned]
+    if not learned:
+        lines.append("Only the baseline N(0, I) was evaluated; choose a learned prior to compare it with.")
+    lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]
+    lines += [sentence for sentence in (_information(surgery), _collapse(surgery)) if sentence]
+    lines += [sentence for name in learned or [baseline] if (sentence := _left(name, rows, surgery, baseline))]
+    lines += [sentence] if (sentence := _memory(learned, surgery)) else []
+    return lines
+
+
+def _bought(name: str, row: Row, base: Row, floor: Row) -> str:
+    """What the learned prior bought against N(0, I)."""
+    parts = []
+    for key, what in [("rate_nats", "the rate"), ("latent_nll_nats", "the cost -log p(z) of a held-out latent")]:
+        before, after = base.get(key), row.get(key)
+        if before is not None and after is not None:
+            verb = "lowers" if after <= before else "raises"
+            parts.append(f"{verb} {what} by {abs(before - after):.2f} nats an image ({before:.2f} to {after:.2f})")
+            break  # both say the same where both exist: the entropy of q(z|x) is shared
+    closed, distance = row.get("gap_closed"), row.get("frechet_distance")
+    before, best = base.get("frechet_distance"), floor.get("frechet_distance")
+    if distance is not None and before is not None:
+        spell = f"Frechet distance {before:.3f} to {distance:.3f}"
+        if _beyond_noise(before - distance, _spread(base), _spread(row)) is False:
+            parts.append(f"leaves the images as they are: {spell} is a difference inside the noise")
+        elif closed is not None and best is not None:
+            doing = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
+            gap_words = f"of the gap between decoded N(0, I) samples and reconstructions ({spell}; "
+            parts.append(f"{doing} {gap_words}reconstructions reach {best:.3f})")
+        else:
+            parts.append(f"moves the Frechet distance from {before:.3f} to {distance:.3f}")
+    if not parts:
+        return f"There is no figure that compares the prior {name} with N(0, I)."
+    return f"Against N(0, I), the prior {name} {' and '.join(parts)}."
+
+
+def _match(name: str, surgery: Row, baseline: str) -> str | None:
+    """Does q(z) match this prior? By the classifier first, which needs no density; then by the marginal KL."""
+    title = "N(0, I)" if name == baseline else f"the prior {name}"
+    evidence = []
+    matches = None
+    accuracy = _of(surgery, "two_sample", name, "accuracy_percent")
+    error = _of(surgery, "two_sample", name, "standard_error_percent")
+    if accuracy is not None and error is not None:
+        matches = accuracy - CHANCE_PERCENT <= NOISE * error
+        evidence.append(f"a classifier tells its samples from held-out q(z) with {accuracy:.1f} ± {error:.1f} %")
+    marginal = _marginal_kl(surgery, "train", name)
+    if marginal is not None:
+        value, spread = marginal
+        if matches is None and spread is not None:
+            matches = value <= NOISE * spread
+        evidence.append(f"KL(q(z) || p(z)) on training images is {_nats(value, spread)}")
+    if matches is None:
+        return f"How far q(z) is from {title}: {'; '.join(evidence)}." if evidence else None
+    answer = f"{title} matches q(z) as far as can be told" if matches else f"{title} does not match q(z)"
+    return f"{answer[0].upper()}{answer[1:]}: {'; '.join(evidence)}."
+
+
+def _information(surgery: Row) -> str | None:
+    mutual, ceiling = _estimate(_of(surgery, "train", "mutual_information_nats")), _of(surgery, "train", "ceiling_nats")
+    if mutual is None or ceiling is None:
+        return None
+    sentence = f"The code carries {_nats(*mutual)} about the training image, of at most log N = {ceiling:.2f}"
+    if _of(surgery, "train", "at_ceiling"):
+        sentence += ": the estimate has reached its ceiling, so it is a lower bound and the marginal KL an upper one"
+    return f"{sentence}."
+
+
+def _collapse(surgery: Row) -> str | None:
+    active, num = _of(surgery, "dimensions", "num_active"), _of(surgery, "dimensions", "num_dims")
+    collapsed = _of(surgery, "dimensions", "num_collapsed")
+    if active is None or num is None or (active == num and not collapsed):
+        return None
+    if active == 0:
+        return f"None of the {num} latent dimensions is active: the code says nothing about the image."
+    tail = f", {collapsed} of the others have collapsed to the prior" if collapsed else ""
+    return f"{active} of {num} latent dimensions are active{tail}."
+
+
+def _left(name: str, rows: Row, surgery: Row, baseline: str) -> str | None:
+    """What is left between samples and real images, and whose fault it is."""
+    title = "N(0, I)" if name == baseline else name
+    parts = [part for part in (_left_nats(name, surgery), _left_images(name, rows)) if part]
+    return f"What is left with {title}: {'; '.join(parts)}." if parts else None
+
+
+def _left_nats(name: str, surgery: Row) -> str | None:
+    """How much of the marginal KL on training images a prior should not win: q(z) of other images costs more."""
+    seen = _estimate(_of(surgery, "train", "priors", name, "cross_entropy_nats"))
+    unseen = _estimate(_of(surgery, "test", "priors", name, "cross_entropy_nats"))
+    if seen is None or unseen is None:
+        return None
+    excess = unseen[0] - seen[0]
+    told = f"-log p(z) is {_nats(*seen)} on training and {_nats(*unseen)} on test images"
+    judged = _beyond_noise(excess, seen[1], unseen[1])
+    if judged is False:
+        return f"in nats the prior serves unseen images as well as seen ones ({told}, a difference inside the noise)"
+    if judged is None:
+        return told
+    if excess > 0:
+        return f"in nats the prior has fitted {excess:.2f} nats of the training images that unseen ones lack ({told})"
+    return f"in nats unseen images cost {-excess:.2f} nats less than seen ones ({told})"
+
+
+def _memory(learned: list[str], surgery: Row) -> str | None:
+    """Why no prior should bring the marginal KL on training images to zero."""
+    aggregate = _estimate(_of(surgery, "test", "priors", TRAINING_AGGREGATE, "rate_nats"))
+    rates = {name: _estimate(_of(surgery, "test", "priors", name, "rate_nats")) for name in learned}
+    known = {name: rate[0] for name, rate in rates.items() if rate is not None}
+    if aggregate is None or not known:
+        return None
+    told = ", ".join(f"{rate:.2f} under {name}" for name, rate in known.items())
+    if aggregate[0] > min(known.values()):
+        end = "so part of the KL on training images is memory of them and no fault of the prior"
+    else:
+        end = "so a better prior is possible"
+    rate = f"a test image has a rate of {_nats(*aggregate)} under the aggregate of the training images itself"
+    return f"{rate[0].upper()}{rate[1:]} ({told}), {end}."
+
+
+def _left_images(name: str, rows: Row) -> str | None:
+    mine, floor = rows.get(name) or {}, rows.get(TRAIN_AGAINST_TEST) or {}
+    source = AGGREGATE_DRAWS if (rows.get(AGGREGATE_DRAWS) or {}).get("frechet_distance") is not None else None
+    source = source or RECONSTRUCTIONS
+    decoded = rows.get(source) or {}
+    distance, best = mine.get("frechet_distance"), decoded.get("frechet_distance")
+    if distance is None or best is None:
+        return None
+    real = floor.get("frechet_distance") or 0.0
+    by_prior, by_decoder = distance - best, best - real
+    what = "decoded draws of q(z)" if source == AGGREGATE_DRAWS else "reconstructions"
+    spell = f"Frechet distance {distance:.3f}, {what} {best:.3f}, training images {real:.3f}"
+    if _beyond_noise(by_prior, _spread(mine), _spread(decoded)) is False:
+        return f"its samples are as near to test images as {what}, so what is left is the decoder's ({spell})"
+    if by_prior <= 0:
+        return f"its samples are nearer to test images than {what}, so what is left is the decoder's ({spell})"
+    if by_decoder <= 0:
+        return f"the prior's fault alone ({spell})"
+    share = by_prior / (by_prior + by_decoder)
+    mainly = "mostly the prior's fault" if share > 0.6 else "mostly the decoder's" if share < 0.4 else "shared"
+    return f"in images {mainly}: {share:.0%} of the distance is the prior's, {1 - share:.0%} the decoder's ({spell})"
+
+
+def _of(mapping: Any, *keys: str) -> Any:
+    """The value under nested keys; None where any is missing."""
+    for key in keys:
+        if not isinstance(mapping, Mapping):
+            return None
+        mapping = mapping.get(key)
+    return mapping
+
+
+def _estimate(stored: Any) -> tuple[float, float | None] | None:
+    value = _of(stored, "value")
+    return None if value is None else (value, _of(stored, "standard_error"))
+
+
+def _marginal_kl(surgery: Row, split: str, name: str) -> tuple[float, float | None] | None:
+    return _estimate(_of(surgery, split, "priors", name, "marginal_kl_nats"))
+
+
+def _spread(row: Row, figure: str = "frechet_distance") -> float | None:
+    return _of(row, "spread", figure)
+
+
+def _beyond_noise(difference: float, *spreads: float | None) -> bool | None:
+    """Whether a difference of two figures is more than noise; None where a spread is missing."""
+    known = [spread for spread in spreads if spread is not None]
+    return None if len(known) < len(spreads) else abs(difference) > NOISE * math.hypot(*known)
+
+
+def _nats(value: float, standard_error: float | None) -> str:
+    return f"{value:.2f} nats" if standard_error is None else f"{value:.2f} ± {standard_error:.2f} nats"
