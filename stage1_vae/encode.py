@@ -23,12 +23,12 @@ def encode(vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], provenance
         provenance: kept with the latents.
     """
     vae.eval()
-    device = next(vae.parameters()).device
+    device = next((value.device for value in (*vae.parameters(), *vae.buffers())), None)  # none: nothing to move to
     family = vae.bottleneck.family
     columns: dict[str, list[np.ndarray]] = {name: [] for name in PARAMETERS[family]}
     labels: list[np.ndarray] = []
     for x, y in batches:
-        posterior = vae.encode(x.to(device)).posterior
+        posterior = vae.encode(x if device is None else x.to(device)).posterior
         for name, column in columns.items():
             column.append(getattr(posterior, name).float().cpu().numpy())
         if y is not None:

@@ -89,7 +89,9 @@ class ImageFolder:
         facts = f"image_folder {target} {[len(files[name]) for name in SPLITS]} {classes}"
         return ImageData(
             name=root.resolve().name,
-            **sets,
+            train=sets["train"],
+            val=sets["val"],
+            test=sets["test"],
             shape=target.shape,
             levels=256,
             domain=Domain.UNIT,

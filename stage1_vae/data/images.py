@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +98,14 @@ def spread(images: ImageSet, num: int) -> ImageSet:
     return InMemory(images.batch(index), labels)
 
 
+class KnownDensity(Protocol):
+    """The density that images were drawn from, where it is known: an oracle for everything that estimates it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> log p(x), exact, float64 [B] nats."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set: three splits and what a model must know of them.
@@ -110,6 +119,7 @@ class ImageData:
         num_classes: labels are 0..num_classes-1; 0: no labels.
         class_names: one a class; empty without labels.
         fingerprint: sha256 of content, labels and split assignment.
+        density: what the images were drawn from; None where nobody knows.
     """
 
     name: str
@@ -122,6 +132,7 @@ class ImageData:
     num_classes: int
     class_names: tuple[str, ...]
     fingerprint: str
+    density: KnownDensity | None = None
 
 
 def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:

@@ -3,25 +3,29 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
 
+Activation = Literal["relu", "tanh"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
-def layers(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear maps with a ReLU after each, from sizes[0] to sizes[-1]."""
-    blocks = [(nn.Linear(n, m), nn.ReLU()) for n, m in pairwise(sizes)]
+
+def layers(sizes: Sequence[int], activation: Activation = "relu") -> nn.Sequential:
+    """Linear maps with an activation after each, from sizes[0] to sizes[-1]."""
+    blocks = [(nn.Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(sizes)]
     return nn.Sequential(*(module for block in blocks for module in block))
 
 
 class MLPEncoder(Encoder):
     """Flattened image -> hidden layers; the features are the last one."""
 
-    def __init__(self, image_shape: tuple[int, int, int], hidden: Sequence[int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], hidden: Sequence[int], activation: Activation) -> None:
         super().__init__()
         self.features_shape = (hidden[-1],)
-        self.layers = layers([math.prod(image_shape), *hidden])
+        self.layers = layers([math.prod(image_shape), *hidden], activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))  # [B, hidden]
@@ -31,11 +35,15 @@ class MLPDecoder(nn.Module):
     """Hidden layers in the reverse order of the encoder, then one linear map to the image."""
 
     def __init__(
-        self, latent_shape: tuple[int, ...], output_shape: tuple[int, int, int], hidden: Sequence[int]
+        self,
+        latent_shape: tuple[int, ...],
+        output_shape: tuple[int, int, int],
+        hidden: Sequence[int],
+        activation: Activation,
     ) -> None:
         super().__init__()
         self.output_shape = output_shape
-        self.layers = layers([math.prod(latent_shape), *reversed(hidden)])
+        self.layers = layers([math.prod(latent_shape), *reversed(hidden)], activation)
         self.output = nn.Linear(hidden[0], math.prod(output_shape))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -46,15 +54,18 @@ class MLPDecoder(nn.Module):
 class MLP(Net):
     """Args:
     hidden: sizes of the encoder's hidden layers; the decoder mirrors them.
+    activation: after each hidden layer.
     """
 
-    def __init__(self, hidden: Sequence[int] = (512,)) -> None:
+    def __init__(self, hidden: Sequence[int] = (512,), activation: Activation = "relu") -> None:
         if not hidden or min(hidden) < 1:
             raise ValueError(f"net.hidden needs at least one positive size, got {list(hidden)}")
-        self.hidden = tuple(hidden)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"net.activation={activation}: choices: {', '.join(ACTIVATIONS)}")
+        self.hidden, self.activation = tuple(hidden), activation
 
     def encoder(self, image_shape: tuple[int, int, int]) -> MLPEncoder:
-        return MLPEncoder(image_shape, self.hidden)
+        return MLPEncoder(image_shape, self.hidden, self.activation)
 
     def decoder(self, latent_shape: tuple[int, ...], output_shape: tuple[int, int, int]) -> MLPDecoder:
-        return MLPDecoder(latent_shape, output_shape, self.hidden)
+        return MLPDecoder(latent_shape, output_shape, self.hidden, self.activation)
