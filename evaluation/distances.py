@@ -4,40 +4,37 @@
   (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, eq. 6).
 - Kernel distance: unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3
   (Binkowski et al., "Demystifying MMD GANs", 2018, section 3.1). Unbiased, so it may fall a little below zero.
-- Precision and recall: the share of one set inside the k-nearest-neighbour balls of the other
-  (Kynkaanniemi et al., "Improved Precision and Recall Metric", 2019, eq. 1-3).
-- Density and coverage: how many reference balls a sample falls into, over k, and the share of reference balls that hold
-  a sample (Naeem et al., "Reliable Fidelity and Diversity Metrics", 2020, eq. 3-4); more robust to outliers.
+- Precision, recall, density and coverage: see `evaluation.neighbours`.
 
-For the two distances lower is better; for the four shares higher is better (density may exceed 1).
+For the two distances lower is better; for the four shares higher is better. Every figure comes with its values on pairs
+of halves, from which its spread follows: see `evaluation.halves`.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from evaluation.errors import EvaluationError
+from evaluation.halves import NUM_BLOCKS, Subsets, spread
+from evaluation.neighbours import Balls, shares
 
 MOMENT_DIMS = 128
-"""Up to this dimension the kernel sum goes by moments: D^3 numbers are 16 MB."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Figures from k-nearest-neighbour balls; `k` is the number of neighbours."""
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    k: int
+"""Up to this dimension the kernel sum goes by moments: sixteen blocks of D^3 / 2 numbers are 135 MB."""
+SHARES = ("precision", "recall", "density", "coverage")
+FIGURES = ("frechet_distance", "kernel_distance", *SHARES)
 
 
 @dataclass(frozen=True)
 class Distances:
-    """A set of samples against a reference set; see the module for each figure."""
+    """A set of samples against a reference set; see the module for each figure.
+
+    Attributes:
+        halves: figure -> its values on the whole sets and on pairs of their halves, float64 [H]; see
+            `evaluation.halves`.
+    """
 
     frechet_distance: float
     kernel_distance: float
@@ -47,32 +44,42 @@ class Distances:
     coverage: float
     num_samples: int
     num_reference: int
+    halves: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Figure -> standard deviation that other samples and another reference set would give it."""
+        found = {name: spread(values) for name, values in self.halves.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference set with what only it decides, so that several sets of samples share the work.
+    """A reference set with what only it decides, so that several sets of samples share the work."""
 
-    Attributes:
-        features: [N, D] float64.
-        radius: [N] squared distance to the k-th nearest other reference vector.
-        k: number of neighbours.
-    """
+    balls: Balls
 
-    features: Tensor
-    radius: Tensor
-    k: int
+    @property
+    def features(self) -> Tensor:
+        """[N, D] float64."""
+        return self.balls.centres
 
     @classmethod
     def of(cls, features: Tensor, k: int = 5) -> "Reference":
-        """Prepare `features` [N, D].
+        """Prepare `features` [N, D] for figures with `k` neighbours.
 
         Raises:
             EvaluationError: for fewer than 2 D vectors, none with a k-th neighbour, or NaN or infinity among them.
         """
         check_enough(features, "reference images")
-        features = features.double()
-        return cls(features, _kth_distance(features, k), k)
+        return cls(Balls.around(features.double(), _subsets(features, k), k))
+
+
+def _subsets(features: Tensor, k: int) -> Subsets:
+    """Fewer halves of long vectors, where each costs seconds; none of sets whose halves lack a k-th neighbour."""
+    num, dims = features.shape
+    contrasts = 0 if num // 2 <= k else 15 if dims <= MOMENT_DIMS else 3
+    return Subsets.of(num, contrasts, features.device)
 
 
 def distances(reference: Reference, features: Tensor) -> Distances:
@@ -82,18 +89,30 @@ def distances(reference: Reference, features: Tensor) -> Distances:
         EvaluationError: for fewer than 2 D vectors, none with a k-th neighbour, or NaN or infinity among them.
     """
     check_enough(features, "samples")
-    features = features.double()
-    near = neighbours(reference, features)
+    samples = Balls.around(features.double(), _subsets(features, reference.balls.k), reference.balls.k)
+    balls, samples = _equally_halved(reference.balls, samples)
+    near = shares(balls, samples)
+    sets = (balls.centres, samples.centres, balls.subsets, samples.subsets)
+    on_halves = {
+        "frechet_distance": frechet_distances(*sets),
+        "kernel_distance": kernel_distances(*sets),
+        **{name: getattr(near, name) for name in SHARES},
+    }
     return Distances(
-        frechet_distance=frechet_distance(reference.features, features),
-        kernel_distance=kernel_distance(reference.features, features),
-        precision=near.precision,
-        recall=near.recall,
-        density=near.density,
-        coverage=near.coverage,
+        **{name: values[0].item() for name, values in on_halves.items()},
         num_samples=len(features),
         num_reference=len(reference.features),
+        halves=on_halves,
     )
+
+
+def _equally_halved(a: Balls, b: Balls) -> tuple[Balls, Balls]:
+    """Both with as many subsets as the set that has fewer."""
+    num = min(len(a.subsets), len(b.subsets))
+    cut_a, cut_b = (
+        Balls(x.centres, Subsets(x.subsets.block, x.subsets.holds[:num]), x.radius[:num], x.k) for x in (a, b)
+    )
+    return cut_a, cut_b
 
 
 def check_enough(features: Tensor, what: str) -> None:
@@ -131,95 +150,92 @@ def _covariance_root(features: Tensor) -> Tensor:
     return torch.linalg.qr(centred, mode="r").R / math.sqrt(len(features) - 1)
 
 
+def frechet_distances(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subsets) -> Tensor:
+    """Frechet distance of the whole sets and of their halves, [H] on the CPU.
+
+    Halves go by covariances, tr (AB)^(1/2) = tr (R B R)^(1/2) with R = A^(1/2): faster, and exact enough for a spread.
+    """
+    values = [torch.tensor(frechet_distance(a, b), dtype=torch.float64)]
+    for mine, theirs in zip(subsets_a.members[1:], subsets_b.members[1:], strict=True):
+        x, y = a[mine], b[theirs]
+        cov_x, cov_y = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
+        eigenvalues, vectors = torch.linalg.eigh(cov_x)
+        root = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
+        cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
+        means = (x.mean(0) - y.mean(0)).square().sum()
+        values.append((means + cov_x.trace() + cov_y.trace() - 2 * cross).clamp(min=0).cpu())
+    return torch.stack(values)
+
+
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Unbiased squared MMD between a [N, D] and b [M, D] under the cubic kernel, over all pairs."""
-    a, b = a.double(), b.double()
-    n, m = len(a), len(b)
-    kernel_sum = _kernel_sum_by_moments if a.shape[1] <= MOMENT_DIMS else _kernel_sum_by_pairs
-    within_a = kernel_sum(a, a) - _kernel(a.square().sum(1), a.shape[1])
-    within_b = kernel_sum(b, b) - _kernel(b.square().sum(1), b.shape[1])
-    return within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * kernel_sum(a, b) / (n * m)
+    whole = (Subsets.of(len(x), 0, x.device) for x in (a, b))
+    return kernel_distances(a.double(), b.double(), *whole)[0].item()
 
 
-def _kernel(inner: Tensor, dims: int) -> float:
-    base = inner / dims + 1
-    return (base.square() * base).sum().item()
+def kernel_distances(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subsets) -> Tensor:
+    """Kernel distance of the whole sets and of their halves, [H] on the CPU, all from sums over pairs of blocks."""
+    sums = _block_sums_by_moments if a.shape[1] <= MOMENT_DIMS else _block_sums_by_pairs
+    within_a, within_b, between = sums(a, b, subsets_a, subsets_b)  # [16, 16] each
+    holds_a, holds_b = subsets_a.holds.double(), subsets_b.holds.double()  # [H, 16]
+    total_a = _over_blocks(within_a, holds_a, holds_a) - holds_a @ _diagonal(a, subsets_a)  # [H]
+    total_b = _over_blocks(within_b, holds_b, holds_b) - holds_b @ _diagonal(b, subsets_b)
+    n, m = subsets_a.sizes, subsets_b.sizes
+    cross = _over_blocks(between, holds_a, holds_b) / (n * m)
+    return (total_a / (n * (n - 1)) + total_b / (m * (m - 1)) - 2 * cross).cpu()
 
 
-def _kernel_sum_by_pairs(a: Tensor, b: Tensor, chunk: int = 1024) -> float:
-    return sum(_kernel(rows @ b.T, a.shape[1]) for rows in a.split(chunk))
+def _over_blocks(sums: Tensor, holds_a: Tensor, holds_b: Tensor) -> Tensor:
+    return torch.einsum("hp,pq,hq->h", holds_a, sums, holds_b)
 
 
-def _kernel_sum_by_moments(a: Tensor, b: Tensor) -> float:
+def _diagonal(x: Tensor, subsets: Subsets) -> Tensor:
+    """Sum of the kernel of each vector with itself over each block, [16]."""
+    own = (x.square().sum(1) / x.shape[1] + 1) ** 3  # [N]
+    return own.new_zeros(NUM_BLOCKS).index_add_(0, subsets.block, own)
+
+
+def _block_sums_by_pairs(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subsets) -> tuple[Tensor, ...]:
+    """Kernel summed over the pairs of each two blocks, [16, 16]: within a, within b, between them."""
+
+    def summed(x: Tensor, y: Tensor, block_x: Tensor, block_y: Tensor, chunk: int = 1024) -> Tensor:
+        total = x.new_zeros(NUM_BLOCKS, NUM_BLOCKS)
+        for rows, blocks in zip(x.split(chunk), block_x.split(chunk), strict=True):
+            kernel = (rows @ y.T / x.shape[1] + 1) ** 3  # [n, M]
+            by_column = x.new_zeros(len(rows), NUM_BLOCKS).index_add_(1, block_y, kernel)
+            total.index_add_(0, blocks, by_column)
+        return total
+
+    blocks_a, blocks_b = subsets_a.block, subsets_b.block
+    return summed(a, a, blocks_a, blocks_a), summed(b, b, blocks_b, blocks_b), summed(a, b, blocks_a, blocks_b)
+
+
+def _block_sums_by_moments(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subsets) -> tuple[Tensor, ...]:
     """The kernel is a polynomial of x.y, so the sum over all pairs is one of inner products of moments: N + M, not N M.
 
     sum_ij (x_i.y_j / D + 1)^3 = N M + 3 <A1, B1> / D + 3 <A2, B2> / D^2 + <A3, B3> / D^3.
     """
-    dims = a.shape[1]
-    moments_a = _moments(a)
-    moments_b = moments_a if a is b else _moments(b)
-    first, second, third = (torch.sum(x * y).item() for x, y in zip(moments_a, moments_b, strict=True))
-    return len(a) * len(b) + 3 * first / dims + 3 * second / dims**2 + third / dims**3
+    moments_a, moments_b = _moments(a, subsets_a), _moments(b, subsets_b)  # [16, 1 + D + D^2 + D^2 (D + 1) / 2]
+    return moments_a @ moments_a.T, moments_b @ moments_b.T, moments_a @ moments_b.T
 
 
-def _moments(x: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of x, x (x) x and x (x) x (x) x over the rows of x [N, D]; the last by pairs i <= j, [D (D + 1) / 2, D].
+def _moments(x: Tensor, subsets: Subsets) -> Tensor:
+    """Count and sums of x, x (x) x and x (x) x (x) x over each block of x [N, D], so scaled that the kernel's sum over
+    two blocks is their inner product; the last by pairs i <= j.
 
-    A pair i < j stands for two equal entries, so it is scaled by sqrt(2): inner products of moments come out right.
+    A pair i < j stands for two equal entries, so it is scaled by sqrt(2).
     """
-    i, j = torch.triu_indices(x.shape[1], x.shape[1], device=x.device)
-    scale = torch.where(i == j, 1.0, 2.0).to(x.dtype).sqrt()
-    third = x.new_zeros(len(i), x.shape[1])
-    for rows in x.split(chunk):
-        third.addmm_((rows[:, i] * rows[:, j]).T, rows)
-    return x.sum(0), x.T @ x, third * scale[:, None]
-
-
-def neighbours(reference: Reference, features: Tensor, chunk: int = 512) -> Neighbours:
-    """Precision, recall, density and coverage of `features` [M, D] against `reference`.
-
-    Raises:
-        EvaluationError: when `features` has no k-th neighbour.
-    """
-    features = features.double()
-    radius_features = _kth_distance(features, reference.k)  # [M] squared
-    recalled = torch.zeros(len(reference.features), dtype=torch.bool, device=features.device)
-    nearest = torch.full_like(reference.radius, math.inf)  # [N] squared distance to the nearest sample
-    precise = hits = 0
-    for rows, radius in zip(features.split(chunk), radius_features.split(chunk), strict=True):
-        squared = _squared_distances(rows, reference.features)  # [m, N]
-        balls = (squared <= reference.radius).count_nonzero(dim=1)  # [m] reference balls that each sample is in
-        precise += int(balls.count_nonzero())
-        hits += int(balls.sum())
-        recalled |= (squared <= radius[:, None]).any(0)
-        nearest = torch.minimum(nearest, squared.amin(0))
-    return Neighbours(
-        precision=precise / len(features),
-        recall=recalled.double().mean().item(),
-        density=hits / (reference.k * len(features)),
-        coverage=(nearest <= reference.radius).double().mean().item(),
-        k=reference.k,
-    )
-
-
-def _kth_distance(features: Tensor, k: int, chunk: int = 512) -> Tensor:
-    """Squared distance of each vector to its k-th nearest other one, [N]."""
-    if len(features) <= k:
-        raise EvaluationError(f"{k} nearest neighbours need more than {k} vectors in each set (evaluation.num_samples)")
-    parts = []
-    for start in range(0, len(features), chunk):
-        squared = _squared_distances(features[start : start + chunk], features)  # [n, N]
-        rows = torch.arange(len(squared), device=features.device)
-        squared[rows, start + rows] = math.inf  # a vector is not its own neighbour
-        parts.append(squared.topk(k, dim=1, largest=False).values[:, -1])
-    return torch.cat(parts)
-
-
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, [n, m], as one matrix product of augmented vectors; float64 absorbs the cancellation."""
-    left = torch.cat([-2 * a, a.square().sum(1, keepdim=True), torch.ones_like(a[:, :1])], dim=1)  # [n, D + 2]
-    right = torch.cat([b, torch.ones_like(b[:, :1]), b.square().sum(1, keepdim=True)], dim=1)  # [m, D + 2]
-    return (left @ right.T).clamp_(min=0)
+    dims = x.shape[1]
+    i, j = torch.triu_indices(dims, dims, device=x.device)
+    twice = torch.where(i == j, 1.0, 2.0).to(x.dtype).sqrt()[:, None]
+    blocks = []
+    for number in range(NUM_BLOCKS):
+        rows = x[subsets.block == number]  # [n, D]
+        third = (rows[:, i] * rows[:, j]).T @ rows * twice  # [D (D + 1) / 2, D]
+        count = x.new_full((1,), len(rows))
+        parts = (count, rows.sum(0) * math.sqrt(3 / dims), rows.T @ rows * (math.sqrt(3) / dims), third / dims**1.5)
+        blocks.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(blocks)
 
 
 def gap_closed(fd_baseline: float, fd_prior: float, fd_reconstructions: float) -> float | None:

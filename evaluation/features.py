@@ -4,7 +4,8 @@ Distances between sets of images need features that see content and not pixels (
 of photographs, which says little about digits). Here a small convolutional classifier is trained on the data set's own
 labels, once, and its last hidden layer is the feature vector; a data set without labels gets the same net with fixed
 random weights, which still separates noise and blur from images (Saxe et al., "On Random Weights and Unsupervised
-Feature Learning", 2011). A distance is a figure of its net: compare only figures of the same one.
+Feature Learning", 2011), or none where an image has fewer than 64 values: those are their own features. A distance is a
+figure of its net: compare only figures of the same one.
 
 The layer is the one that the field's distances use: the last hidden activations, after their nonlinearity (Inception's
 pooled features are rectified too). All 64 are divided by one number, the root of their mean variance over the training
@@ -59,7 +60,7 @@ class FeatureNet(nn.Module):
         config: shape and history of the net.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     """Part of the key of what is computed with it; raised whenever its results change."""
     feature_mean: Tensor
     scale: Tensor
@@ -78,12 +79,19 @@ class FeatureNet(nn.Module):
         self.convolutions = nn.Sequential(*layers)
         self.hidden = nn.Linear(channels * height * width, NUM_FEATURES)
         self.classifier = nn.Linear(NUM_FEATURES, max(config.num_classes, 1))
-        self.register_buffer("feature_mean", torch.zeros(NUM_FEATURES))
+        self.register_buffer("feature_mean", torch.zeros(math.prod(config.shape) if self.is_raw else NUM_FEATURES))
         self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether features are the values of the pixels: fewer than a feature vector has, and no labels to learn."""
+        return self.config.num_classes == 0 and math.prod(self.config.shape) < NUM_FEATURES
 
     @property
     def description(self) -> str:
         """What the features are, in words that stand beside every figure made with them."""
+        if self.is_raw:
+            return f"the {math.prod(self.config.shape)} values of the pixels themselves (small images without labels)"
         if self.config.num_classes == 0:
             return f"{NUM_FEATURES} features of fixed random convolutions (no labels; seed {self.config.seed})"
         accuracy = self.config.held_out_accuracy
@@ -95,6 +103,8 @@ class FeatureNet(nn.Module):
         return (self.activations(x) - self.feature_mean) / self.scale  # [B, 64]
 
     def activations(self, x: Tensor) -> Tensor:
+        if self.is_raw:
+            return x.flatten(1)  # [B, C * H * W]
         h = self.convolutions(x - 0.5)  # [B, c, h, w]
         return F.relu(self.hidden(h.flatten(1)))  # [B, 64]
 

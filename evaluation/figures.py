@@ -54,6 +54,29 @@ def samples_side_by_side(
     _panels([_tile(baseline, columns), _tile(learned, columns)], titles, [BASELINE, LEARNED], path)
 
 
+def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: Path, pairs: int = 4) -> None:
+    """Samples with their nearest training images beside them, one panel a source, `pairs` pairs a line.
+
+    Args:
+        panels: title, colour, samples [N, C, H, W] and their nearest training images [N, C, H, W].
+        path: the PNG file.
+        pairs: samples side by side.
+    """
+    pictures = []
+    for _, _, samples, nearest in panels:
+        tiles = [_tile(torch.stack(pair), 2) for pair in zip(samples, nearest, strict=True)]
+        pictures.append(_grid_of_pairs(tiles, pairs))
+    _panels(pictures, [title for title, *_ in panels], [colour for _, colour, *_ in panels], path)
+
+
+def _grid_of_pairs(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Tiles of one size in lines of `columns`, with more white between them than within them."""
+    tiles = [*tiles, *[np.full_like(tiles[0], 255)] * (-len(tiles) % columns)]
+    padded = [np.pad(tile, ((0, 2 * GAP_PIXELS), (0, 6 * GAP_PIXELS), (0, 0)), constant_values=255) for tile in tiles]
+    lines = [np.concatenate(padded[i : i + columns], 1) for i in range(0, len(padded), columns)]
+    return np.concatenate(lines)
+
+
 def interpolations(decoded: Tensor, path: Path) -> None:
     """Decoded paths between pairs of images, [pairs, steps, C, H, W]: one pair a row."""
     pixels = _tile(decoded.flatten(0, 1), decoded.shape[1])

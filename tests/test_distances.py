@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from evaluation import distances as d
+from evaluation import neighbours
 from evaluation.errors import EvaluationError
+from evaluation.features import train_feature_net
+from evaluation.halves import Subsets
+from evaluation.neighbours import Balls, Shares, shares
 
 
 def _draw(num: int, dims: int, seed: int, rank: int | None = None, shift: float = 0.0) -> Tensor:
@@ -46,6 +51,26 @@ def test_frechet_agrees_with_torchmetrics() -> None:
     a, b = _draw(800, 16, 0), _draw(900, 16, 1, shift=0.2)
     oracle = _compute_fid(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T)).item()
     assert d.frechet_distance(a, b) == pytest.approx(oracle, rel=1e-6)
+
+
+def test_frechet_on_features_of_digits_agrees_with_scipy_and_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    source = load_digits()
+    images = torch.from_numpy(source.images / 16).float()[:, None]
+    net = train_feature_net(images[:600], torch.from_numpy(source.target[:600]), 10, 0, "cpu")
+    real, fake = net.extract(images[:900]), net.extract(images[900:] * 0.9)
+    alive = real.var(0) > 0  # units that never fire make the reference's covariances singular, and scipy's root inexact
+    a, b = real[:, alive].double(), fake[:, alive].double()
+    assert d.frechet_distance(a, b) == pytest.approx(_frechet_by_sqrtm(a, b), rel=1e-6)
+    assert d.frechet_distance(real, fake) == pytest.approx(d.frechet_distance(a, b), rel=0.05)
+    passed_through = torch.nn.Identity()
+    passed_through.num_features = a.shape[1]  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(passed_through)
+    metric.set_dtype(torch.float64)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert d.frechet_distance(a, b) == pytest.approx(metric.compute().item(), rel=1e-6)
 
 
 def test_frechet_survives_singular_covariances() -> None:
@@ -100,31 +125,58 @@ def test_kernel_distance_is_unbiased() -> None:
     assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))
 
 
+def _shares(reference: Tensor, samples: Tensor, k: int) -> Shares:
+    balls = [Balls.around(x.double(), Subsets.of(len(x)), k) for x in (reference, samples)]
+    return shares(balls[0], balls[1])
+
+
 def test_neighbours_on_a_line() -> None:
     # k = 1. Reference balls: radius 1 around 0, 1, 10, 11. Sample balls: radius 0.2 around 0.4 and 0.6, wide ones
     # around 10.5 and 30.
     points = torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
-    reference = d.Reference(points, torch.ones(4, dtype=torch.float64), k=1)
-    samples = torch.tensor([[0.4], [0.6], [10.5], [30.0]])
-    near = d.neighbours(reference, samples)
-    assert near.precision == 3 / 4  # 30 is in no ball
-    assert near.density == 6 / 4  # the other three are in two balls each
-    assert near.coverage == 1.0
+    assert torch.equal(Balls.around(points, Subsets.of(4), 1).radius, torch.ones(1, 4, dtype=torch.float64))
+    near = _shares(points, torch.tensor([[0.4], [0.6], [10.5], [30.0]]), 1)
+    assert near.precision.item() == 3 / 4  # 30 is in no ball
+    assert near.density.item() == 6 / 4  # the other three are in two balls each
+    assert near.coverage.item() == 1.0
     # The ball of 10.5 has radius 9.9: it reaches 1, 10 and 11, but not 0; nor do the others.
-    assert near.recall == 3 / 4
-    assert torch.equal(d.Reference.of(points, k=1).radius, reference.radius)
+    assert near.recall.item() == 3 / 4
 
 
-def test_neighbours_agree_with_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b, k = _draw(1300, 6, 0).numpy(), _draw(1100, 6, 1, shift=0.8).numpy(), 5
-    near = d.neighbours(d.Reference.of(torch.from_numpy(a), k), torch.from_numpy(b))  # several chunks
+def _shares_by_scikit_learn(a: np.ndarray, b: np.ndarray, k: int) -> list[float]:
     radius_a = NearestNeighbors(n_neighbors=k + 1).fit(a).kneighbors(a)[0][:, -1]
     radius_b = NearestNeighbors(n_neighbors=k + 1).fit(b).kneighbors(b)[0][:, -1]
     between = np.linalg.norm(a[:, None] - b[None], axis=2)
-    assert near.precision == pytest.approx((between <= radius_a[:, None]).any(0).mean())
-    assert near.recall == pytest.approx((between <= radius_b[None]).any(1).mean())
-    assert near.density == pytest.approx((between <= radius_a[:, None]).sum() / (k * len(b)))
-    assert near.coverage == pytest.approx((between.min(1) <= radius_a).mean())
+    inside = between <= radius_a[:, None]
+    return [
+        inside.any(0).mean(),
+        (between <= radius_b[None]).any(1).mean(),
+        inside.sum() / (k * len(b)),
+        (between.min(1) <= radius_a).mean(),
+    ]
+
+
+def test_neighbours_agree_with_scikit_learn_on_the_whole_and_on_every_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", 1000)  # several pieces, and several chunks
+    a, b, k = _draw(1300, 6, 0), _draw(1100, 6, 1, shift=0.8), 5
+    near = _shares(a, b, k)
+    members = zip(Subsets.of(len(a)).members, Subsets.of(len(b)).members, strict=True)
+    for half, (mine, theirs) in enumerate(members):
+        if half in (0, 1, 2, 17, 30):
+            found = [values[half].item() for values in (near.precision, near.recall, near.density, near.coverage)]
+            assert found == pytest.approx(_shares_by_scikit_learn(a[mine].numpy(), b[theirs].numpy(), k), rel=1e-12)
+
+
+def test_every_half_has_the_distances_of_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = _draw(301, 7, 0), _draw(207, 7, 1, shift=0.3)
+    sets = (a, b, Subsets.of(len(a)), Subsets.of(len(b)))
+    frechet, kernel = d.frechet_distances(*sets), d.kernel_distances(*sets)
+    monkeypatch.setattr(d, "MOMENT_DIMS", 0)
+    torch.testing.assert_close(kernel, d.kernel_distances(*sets), rtol=1e-9, atol=1e-9)
+    for half in (0, 1, 2, 29, 30):
+        x, y = a[sets[2].members[half]], b[sets[3].members[half]]
+        assert frechet[half].item() == pytest.approx(_frechet_by_sqrtm(x, y), rel=1e-6)
+        assert kernel[half].item() == pytest.approx(d.kernel_distance(x, y), rel=1e-9)
 
 
 def test_same_law_and_collapsed_samples_are_told_apart() -> None:

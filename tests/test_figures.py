@@ -41,6 +41,19 @@ def test_grid_refuses_what_is_no_image(tmp_path: Path) -> None:
         figures.image_grid(torch.zeros(2, 2, 8, 8), 3, tmp_path / "grid.png")
 
 
+def test_the_nearest_training_image_stands_right_of_its_sample(tmp_path: Path) -> None:
+    samples = torch.tensor([0.1, 0.3, 0.5]).view(3, 1, 1, 1).expand(3, 1, 40, 40)
+    panels = [("a", figures.LEARNED, samples, samples + 0.1), ("b", figures.POSTERIOR, samples, samples + 0.2)]
+    figures.nearest_neighbours(panels, tmp_path / "n.png", pairs=2)
+    pixels = _read(tmp_path / "n.png")
+    grey = [round(255 * shade) for shade in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    runs = []
+    for row in (60, 60 + 44):  # through the first and the second line of pairs
+        line = pixels[row, :, 0]
+        runs.append([grey.index(v) + 1 for i, v in enumerate(line) if v in grey and line[i - 1] != v])
+    assert runs == [[1, 2, 3, 4, 1, 3, 3, 5], [5, 6, 5, 7]]
+
+
 def test_reconstructions_put_the_original_above(tmp_path: Path) -> None:
     originals, reconstructed = torch.full((5, 1, 40, 40), 0.2), torch.full((5, 1, 40, 40), 0.8)
     figures.reconstructions(originals, reconstructed, tmp_path / "r.png", columns=3)
