@@ -1,32 +1,39 @@
-"""From figures to `report.json`, the closing table and `report.html`.
+"""From figures to `report.json` and the closing table.
 
 The report is a plain mapping, so that every presentation (terminal, page, comparison) is a pure function of what is on
 disk. A figure that does not exist is None, never 0 and never NaN: JSON has no NaN, and a reader could not tell why it
 is there, so a figure that came out infinite or not a number becomes None and a note in words.
 """
 
-import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.distances import Distances, gap_closed
+from evaluation.halves import differ
+from evaluation.verdict import verdict as verdict
+from evaluation.verdict import verdict_lines
 
 BASELINE = "standard_normal"
+AGGREGATE = "aggregate_draws"
 RECONSTRUCTIONS = "reconstructions"
 TRAIN_AGAINST_TEST = "train_against_test"
-FLOORS = (RECONSTRUCTIONS, TRAIN_AGAINST_TEST)
-"""Rows that no prior can beat with this decoder, and that no model can beat on this data."""
+FLOORS = (AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST)
+"""Rows that no prior can beat, nearest first: draws from the training aggregate posterior, which every prior that is
+fitted afterwards tries to become, and which copies; reconstructions, the best of this decoder; the data themselves."""
 
-TITLES = {BASELINE: "N(0, I)", RECONSTRUCTIONS: "recon-\nstructions", TRAIN_AGAINST_TEST: "train\nvs test"}
+TITLES = {
+    BASELINE: "N(0, I)",
+    AGGREGATE: "aggre-\ngate\ndraws",
+    RECONSTRUCTIONS: "recon-\nstruc-\ntions",
+    TRAIN_AGAINST_TEST: "train\nvs\ntest",
+}
 
 
 @dataclass(frozen=True)
@@ -38,25 +45,41 @@ class Figure:
     better: str = ""
 
 
+Line = tuple[str, list[str]]
+"""Label of a figure, and its text in each column."""
+WIDE = 110
+"""Columns of a terminal from which on every row has room for its spreads."""
+
 FIGURES = {
     "distortion_nats": Figure("distortion, nats", ".2f", "↓"),
     "rate_nats": Figure("rate, nats", ".2f", "↓"),
     "elbo_nats": Figure("-ELBO, nats", ".2f", "↓"),
-    "iwae_nats": Figure("-IWAE bound, nats", ".2f", "↓"),
+    "iwae_nats": Figure("-IWAE, nats", ".2f", "↓"),
+    "ais_nats": Figure("-AIS, nats", ".2f", "↓"),
     "bits_per_dim": Figure("bits/dim", ".4f", "↓"),
     "latent_nll_nats": Figure("-log p(z), nats", ".2f", "↓"),
+    "marginal_kl_nats": Figure("KL(q(z)|p), nats", ".2f", "↓"),
+    "two_sample_accuracy": Figure("told from q(z)", ".1%", "↓"),
+    "latent_mmd": Figure("MMD to q(z)", ".4f", "↓"),
     "frechet_distance": Figure("Frechet distance", ".3f", "↓"),
     "kernel_distance": Figure("kernel distance", ".4f", "↓"),
     "precision": Figure("precision", ".3f", "↑"),
     "recall": Figure("recall", ".3f", "↑"),
     "density": Figure("density", ".3f", "↑"),
     "coverage": Figure("coverage", ".3f", "↑"),
+    "memorisation": Figure("memorisation", ".1%"),
     "gap_closed": Figure("gap closed", ".1%", "↑"),
     "num_samples": Figure("samples", ",d"),
+    "samples_per_second": Figure("samples a second", ",.0f"),
     "fit_seconds": Figure("fit, seconds", ".1f"),
     "num_parameters": Figure("parameters", ",d"),
 }
 """Every figure of a row, in the order of the table."""
+
+SPREADS = (
+    "± is one standard deviation: of samples over random halves of them and of the reference, of bounds over the test "
+    "images; other seeds of training are not in it. Bold: better by more than two of the difference."
+)
 
 
 def build_row(
@@ -66,6 +89,8 @@ def build_row(
     fit_seconds: float | None = None,
     num_parameters: int | None = None,
     notes: Sequence[str] = (),
+    spread: Mapping[str, float] | None = None,
+    **more: float | None,
 ) -> dict[str, Any]:
     """One row with every key of `FIGURES`, None where a figure does not apply, and `notes` in words.
 
@@ -76,16 +101,19 @@ def build_row(
         fit_seconds: wall time of fitting the prior.
         num_parameters: of the prior.
         notes: what the reader should know about this row.
+        spread: figure -> its standard deviation: over halves for samples, over images for bounds.
+        more: other keys of `FIGURES`.
     """
     row: dict[str, Any] = dict.fromkeys(FIGURES)
     row.update(bounds or {})
     if distances is not None:
         names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "num_samples")
         row.update({name: getattr(distances, name) for name in names})
-    row.update(bits_per_dim=bits_per_dim, fit_seconds=fit_seconds, num_parameters=num_parameters)
-    unknown = set(row) - set(FIGURES)
+    row.update(bits_per_dim=bits_per_dim, fit_seconds=fit_seconds, num_parameters=num_parameters, **more)
+    unknown = (set(row) | set(spread or {})) - set(FIGURES)
     if unknown:
         raise ValueError(f"unknown figures: {', '.join(sorted(unknown))}")
+    row["spread"] = dict(spread or {})
     row["notes"] = list(notes)
     return row
 
@@ -103,8 +131,10 @@ def build_report(data: str, features: str, rows: Mapping[str, Mapping[str, Any]]
     for name, row in finished.items():
         if name != BASELINE and name not in FLOORS:
             row["gap_closed"] = _gap_closed(finished, row)
+        row["spread"] = {key: value for key, value in row["spread"].items() if row.get(key) is not None}
     report = {"data": data, "features": features, "baseline": BASELINE, "rows": finished, **_plain(more)}
-    return {**report, "verdict": verdict(report)}
+    lines = verdict_lines(report)
+    return {**report, "verdict": " ".join(lines), "verdict_lines": lines}
 
 
 def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any]) -> float | None:
@@ -114,10 +144,11 @@ def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any]) -
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with None for every number that is infinite or NaN, and a note that says so."""
+    """The row with None for every infinite number or NaN, and a note that says so."""
     broken = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
     notes = [f"{name} is missing: it came out as {row[name]}" for name in broken]
-    return {**row, **dict.fromkeys(broken), "notes": [*row.get("notes", []), *notes]}
+    known = {name: value for name, value in row.get("spread", {}).items() if math.isfinite(value)}
+    return {**row, **dict.fromkeys(broken), "spread": known, "notes": [*row.get("notes", []), *notes]}
 
 
 def _plain(value: Any) -> Any:
@@ -139,54 +170,66 @@ def learned_priors(report: Mapping[str, Any]) -> list[str]:
     return [name for name in report["rows"] if name != report["baseline"] and name not in FLOORS]
 
 
-def verdict(report: Mapping[str, Any]) -> str:
-    """What the learned prior bought, in one sentence a prior."""
-    rows = report["rows"]
-    base = rows.get(report["baseline"], {})
-    sentences = [_bought(name, rows[name], base, rows.get(RECONSTRUCTIONS, {})) for name in learned_priors(report)]
-    return " ".join(sentences) or "Only the baseline N(0, I) was evaluated; choose a learned prior to compare it with."
+def cells(report: Mapping[str, Any], only: Collection[str] | None = None) -> tuple[list[str], list[Line]]:
+    """Column titles, and for each figure that exists in some row its label and one text a column.
 
-
-def _bought(name: str, row: Mapping[str, Any], base: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
-    parts = []
-    for key, what in [("rate_nats", "the rate"), ("latent_nll_nats", "the cost -log p(z) of a held-out latent")]:
-        before, after = base.get(key), row.get(key)
-        if before is not None and after is not None:
-            verb = "lowers" if after <= before else "raises"
-            parts.append(f"{verb} {what} by {abs(before - after):.2f} nats an image ({before:.2f} to {after:.2f})")
-            break  # both say the same where both exist: the entropy of q(z|x) is shared
-    closed, distance = row.get("gap_closed"), row.get("frechet_distance")
-    if closed is not None:
-        spell = f"Frechet distance {base['frechet_distance']:.3f} to {distance:.3f}"
-        best = f"reconstructions reach {floor['frechet_distance']:.3f}"
-        doing = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
-        parts.append(f"{doing} of the gap between decoded N(0, I) samples and reconstructions ({spell}; {best})")
-    elif distance is not None and base.get("frechet_distance") is not None:
-        parts.append(f"moves the Frechet distance from {base['frechet_distance']:.3f} to {distance:.3f}")
-    if not parts:
-        return f"There is no figure that compares the prior {name} with N(0, I)."
-    return f"Against N(0, I), the prior {name} {' and '.join(parts)}."
-
-
-def cells(report: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Column titles, and for each figure that exists in some row its label and one text a column."""
+    Args:
+        report: of `build_report`.
+        only: rows whose spreads are told; None: all.
+    """
     rows = report["rows"]
     titles = [TITLES.get(name, name) for name in rows]
     lines = []
     for key, figure in FIGURES.items():
-        values = [row.get(key) for row in rows.values()]
-        if any(value is not None for value in values):
-            texts = ["-" if value is None else format(value, figure.format) for value in values]
-            lines.append((f"{figure.label} {figure.better}".strip(), texts))
+        if any(row.get(key) is not None for row in rows.values()):
+            texts = [_text(key, row, only is None or name in only) for name, row in rows.items()]
+            lines.append((_label(figure), texts))
     return titles, lines
 
 
+def _label(figure: Figure) -> str:
+    return f"{figure.label} {figure.better}".strip()
+
+
+def _text(key: str, row: Mapping[str, Any], with_spread: bool) -> str:
+    """The figure as it is shown: "12.34 ± 0.05", to the first digit of the spread where one is told."""
+    value, noise, layout = row.get(key), row.get("spread", {}).get(key), FIGURES[key].format
+    if value is None:
+        return "-"
+    if noise is None or not with_spread:
+        return format(value, layout)
+    if noise > 0 and layout.endswith("f"):
+        decimals = min(int(layout[-2]), max(0, -math.floor(math.log10(noise))))
+        layout = f"{layout[:-2]}{decimals}f"
+    return f"{value:{layout}} ± {noise:{layout}}"
+
+
+def winners(report: Mapping[str, Any]) -> dict[str, str]:
+    """Label of a figure -> the prior that is better in it than every other one, by more than the noise of both.
+
+    A figure where the best two differ by less than two standard deviations of their difference has no winner.
+    """
+    rows = {name: row for name, row in report["rows"].items() if name not in FLOORS}
+    best = {_label(figure): _winner(key, figure, rows) for key, figure in FIGURES.items()}
+    return {label: name for label, name in best.items() if name is not None}
+
+
+def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    values = {name: row[key] for name, row in rows.items() if row.get(key) is not None}
+    if not figure.better or len(values) < 2:
+        return None
+    ranked = sorted(values, key=lambda name: values[name], reverse=figure.better == "↑")
+    noise = [rows[name].get("spread", {}).get(key) for name in ranked[:2]]
+    return ranked[0] if differ(values[ranked[0]], values[ranked[1]], *noise) else None
+
+
 def conditions(report: Mapping[str, Any]) -> str:
-    """What every distance depends on: number of samples, reference split, feature net."""
+    """What every distance depends on: number of samples, reference split, feature net; and what ± means."""
     counts = {row["num_samples"] for row in report["rows"].values() if row.get("num_samples") is not None}
     samples = " or ".join(f"{count:,}" for count in sorted(counts)) or "no"
     reference = report.get("reference") or "the test split"
-    return f"Distances: {samples} samples against {reference}, on {report['features']}."
+    told = f"Distances: {samples} samples against {reference}, on {report['features']}."
+    return f"{told} {SPREADS}" if any(row.get("spread") for row in report["rows"].values()) else told
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -198,9 +241,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return [*report.get("notes", []), *(f"{', '.join(names)}: {note}" for note, names in told.items())]
 
 
-def terminal_table(report: Mapping[str, Any]) -> Table:
-    """The closing table, figures down and rows across, for 80 columns."""
-    titles, lines = cells(report)
+def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
+    """The closing table, figures down, rows across; on a narrow terminal the floors go without their spreads."""
+    titles, lines = cells(report, None if width >= WIDE else [name for name in report["rows"] if name not in FLOORS])
     caption = "\n".join([conditions(report), *notes(report)])
     table = Table(
         title=f"{report['data']}: what the learned prior bought",
@@ -208,44 +251,17 @@ def terminal_table(report: Mapping[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
     for title, name in zip(titles, report["rows"], strict=True):
         style = "green" if name in learned_priors(report) else "dim" if name in FLOORS else ""
         table.add_column(title, justify="right", style=style, vertical="bottom", overflow="fold")
+    best = winners(report)
     for label, texts in lines:
-        table.add_row(label, *texts)
+        bold = [name == best.get(label) for name in report["rows"]]
+        table.add_row(
+            label, *(Text(text, "bold") if is_best else text for text, is_best in zip(texts, bold, strict=True))
+        )
     return table
-
-
-def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_yaml: str) -> str:
-    """One self-contained page: no file beside it, no network, no script.
-
-    Args:
-        report: of `build_report`.
-        pictures: caption -> PNG file, in the order of the page.
-        config_yaml: the resolved config.
-    """
-    titles, lines = cells(report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    embedded = [(caption, base64.b64encode(path.read_bytes()).decode("ascii")) for caption, path in pictures.items()]
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        learned=learned_priors(report),
-        floors=FLOORS,
-        names=list(report["rows"]),
-        titles=[title.replace("-\n", "").replace("\n", " ") for title in titles],
-        lines=lines,
-        conditions=conditions(report),
-        notes=notes(report),
-        pictures=embedded,
-        config_yaml=config_yaml,
-    )

@@ -16,18 +16,31 @@ from rich.console import Console
 from evaluation import report as r
 from evaluation.distances import Distances
 from evaluation.figures import image_grid
+from evaluation.page import render_html
 
 
 def _distances(frechet: float) -> Distances:
     return Distances(frechet, 0.01, 0.9, 0.8, 1.0, 0.95, num_samples=10_000, num_reference=9_000)
 
 
+SPREAD = {
+    "frechet_distance": 0.04,
+    "kernel_distance": 0.0012,
+    "precision": 0.004,
+    "rate_nats": 0.03,
+    "gap_closed": 0.01,
+}
+
+
 def _report(learned: str = "mixture", frechet: float = 2.0, **bounds: Any) -> dict[str, Any]:
     nats = {"distortion_nats": 78.0, "rate_nats": 20.0, "elbo_nats": 98.0, "iwae_nats": None, "latent_nll_nats": 18.0}
     baseline = {**nats, "rate_nats": 23.9, "elbo_nats": 101.9, "latent_nll_nats": 22.7}
     rows = {
-        "standard_normal": r.build_row(baseline, _distances(10.0), num_parameters=0, notes=["a cross-entropy"]),
-        learned: r.build_row({**nats, **bounds}, _distances(frechet), 0.5, 3.2, 15_299, notes=["a cross-entropy"]),
+        "standard_normal": r.build_row(
+            baseline, _distances(10.0), num_parameters=0, notes=["a cross-entropy"], spread=SPREAD
+        ),
+        learned: r.build_row({**nats, **bounds}, _distances(frechet), 0.5, 3.2, 15_299, ["a cross-entropy"], SPREAD),
+        "aggregate_draws": r.build_row(distances=_distances(1.2), memorisation=0.584, spread={"memorisation": 0.003}),
         "reconstructions": r.build_row(distances=_distances(1.0)),
         "train_against_test": r.build_row(distances=_distances(0.1)),
     }
@@ -37,9 +50,9 @@ def _report(learned: str = "mixture", frechet: float = 2.0, **bounds: Any) -> di
 def test_every_row_has_every_key_and_what_does_not_apply_is_null() -> None:
     stored = json.loads(r.to_json(_report()))
     assert stored["baseline"] == "standard_normal" and stored["data"] == "mnist"
-    assert list(stored["rows"]) == ["standard_normal", "mixture", "reconstructions", "train_against_test"]
+    assert list(stored["rows"]) == ["standard_normal", "mixture", *r.FLOORS]
     for row in stored["rows"].values():
-        assert set(row) == {*r.FIGURES, "notes"}
+        assert set(row) == {*r.FIGURES, "notes", "spread"}
     assert stored["rows"]["reconstructions"]["rate_nats"] is None
     assert stored["rows"]["mixture"]["iwae_nats"] is None
     assert stored["rows"]["mixture"]["num_parameters"] == 15_299
@@ -62,6 +75,12 @@ def test_numbers_that_json_cannot_hold_become_null_with_a_note(broken: float) ->
     assert json.loads(r.to_json(more))["timing"] == {"seconds": [None, 1.0]}
 
 
+def test_no_spread_without_its_figure() -> None:
+    spread = {"rate_nats": 0.1, "elbo_nats": math.nan, "iwae_nats": 0.2}
+    row = r.build_row({"rate_nats": 1.0, "elbo_nats": 2.0, "iwae_nats": None}, spread=spread)
+    assert r.build_report("d", "f", {"standard_normal": row})["rows"]["standard_normal"]["spread"] == {"rate_nats": 0.1}
+
+
 def test_unknown_figures_are_refused() -> None:
     with pytest.raises(ValueError, match="rate_bits"):
         r.build_row({"rate_bits": 1.0})
@@ -71,7 +90,7 @@ def test_verdict_says_what_was_bought_or_lost() -> None:
     better = _report()["verdict"]
     assert "lowers the rate by 3.90 nats" in better and "closes 88.9% of the gap" in better and "mixture" in better
     worse = _report(frechet=11.0, rate_nats=25.0)["verdict"]
-    assert "raises the rate by 1.10 nats" in worse and "widens by 11.1%" in worse
+    assert "raises the rate by 1.10 nats" in worse and "widens" in worse and "by 11.1%" in worse
     autoencoder = _report()
     for row in autoencoder["rows"].values():
         row["rate_nats"] = None
@@ -89,13 +108,56 @@ def test_table_fits_80_columns_with_nothing_cut(learned: str) -> None:
     text = capture.get()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    assert re.search(r"Frechet distance ↓ +10\.000 +2\.000 +1\.000 +0\.100", text)
-    assert re.search(r"gap closed ↑ +- +88\.9% +- +-", text)
+    assert re.search(r"Frechet distance ↓ +10\.00 ± 0\.04 +2\.00 ± 0\.04 +1\.200 +1\.000 +0\.100", text)
+    assert re.search(r"gap closed ↑ +- +88\.9% ± 1\.0% +- +- +-", text)
+    assert "memorisation" in text and "0.003" not in text  # no room for the spreads of the floors
     assert "IWAE" not in text  # null in every row
     flat = " ".join(text.split())
     assert learned in flat
     assert "10,000 samples against the test split, on 64 features of a test" in flat
     assert f"N(0, I), {learned}: a cross-entropy" in flat  # told once for both rows
+
+
+def test_a_wide_terminal_shows_every_spread() -> None:
+    console = Console(width=120, record=True, color_system=None)
+    with console.capture() as capture:
+        console.print(r.terminal_table(_report(), width=120))
+    assert "58.4% ± 0.3%" in capture.get() and "0.010 ± 0.001" in capture.get()
+
+
+def test_bold_only_beyond_the_noise() -> None:
+    wins = r.winners(_report())
+    assert wins["rate, nats ↓"] == "mixture" and wins["Frechet distance ↓"] == "mixture"
+    assert "precision ↑" not in wins and "distortion, nats ↓" not in wins  # equal
+    assert not {"samples", "memorisation", "parameters", "gap closed ↑"} & set(wins)
+    beyond, within = 10 - 2.001 * 0.04 * math.sqrt(2), 10 - 1.999 * 0.04 * math.sqrt(2)
+    assert r.winners(_report(frechet=beyond))["Frechet distance ↓"] == "mixture"
+    assert "Frechet distance ↓" not in r.winners(_report(frechet=within))
+    assert r.winners(_report(frechet=10.5))["Frechet distance ↓"] == "standard_normal"
+
+    def bold(report: dict[str, Any]) -> list[bool]:
+        columns = r.terminal_table(report).columns
+        row = next(i for i, cell in enumerate(columns[0].cells) if str(cell).startswith("Frechet"))
+        return ["bold" in str(getattr(list(column.cells)[row], "style", "")) for column in columns[1:]]
+
+    assert bold(_report()) == [False, True, False, False, False]
+    assert bold(_report(frechet=within)) == [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "text"),
+    [
+        (12.345, 0.05, "12.35 ± 0.05"),
+        (12.345, 3.2, "12 ± 3"),
+        (12.345, 0.0004, "12.345 ± 0.000"),
+        (12.345, None, "12.345"),
+    ],
+)
+def test_a_figure_is_told_to_the_first_digit_of_its_spread(value: float, noise: float | None, text: str) -> None:
+    spread = {} if noise is None else {"frechet_distance": noise}
+    row = r.build_row(spread=spread, frechet_distance=value)
+    _, lines = r.cells(r.build_report("d", "f", {"standard_normal": row}))
+    assert lines == [("Frechet distance ↓", [text])]
 
 
 class _Page(HTMLParser):
@@ -112,7 +174,7 @@ class _Page(HTMLParser):
 def page(tmp_path: Path) -> str:
     image_grid(torch.rand(40, 1, 28, 28), 40, tmp_path / "wide.png")
     report = _report("a<script>alert(1)</script>")
-    return r.render_html(report, {"Samples <b>": tmp_path / "wide.png"}, "data: {root: '<x>'}\n")
+    return render_html(report, {"Samples <b>": tmp_path / "wide.png"}, "data: {root: '<x>'}\n")
 
 
 def test_page_is_self_contained_and_escaped(page: str) -> None:
@@ -157,5 +219,5 @@ def test_page_loads_its_picture_and_does_not_overflow_a_phone(page: str, tmp_pat
 
 def test_page_of_a_bare_report_needs_neither_pictures_nor_provenance() -> None:
     bare = r.build_report("digits", "f", {"standard_normal": r.build_row()})
-    page = r.render_html(bare, {}, "seed: 0\n")
+    page = render_html(bare, {}, "seed: 0\n")
     assert "Only the baseline" in page and "Pictures" not in page and "Provenance" not in page
