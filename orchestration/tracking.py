@@ -1,4 +1,10 @@
-"""Where figures go: one W&B run a stage, grouped by experiment, and CSV files always."""
+"""Where figures go: one W&B run a stage, grouped by experiment, and CSV files always.
+
+A figure has one name in a CSV file, for example `val_loss` or `final/seconds`, and the same name behind its stage in
+W&B, `vae/val_loss`: a workspace that nobody arranged shows one section a stage. Curves are drawn over `epoch`, one pass
+over the data, which an iteration of EM is too; of what is measured on held-out data the summary keeps the smallest
+value beside the last.
+"""
 
 import netrc
 import os
@@ -8,9 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities import rank_zero_only
 
+from evaluation.report import BASELINE
 from orchestration.schema import Logger as LoggerSettings
+
+STEP = "epoch"
+FINAL = "final/"
+"""Before the names of figures that a stage has one of, when it is done."""
 
 
 def logged_in() -> bool:
@@ -32,37 +44,92 @@ def wandb_mode(settings: LoggerSettings) -> str:
     return settings.mode
 
 
+def wandb_name(stage: str, name: str) -> str:
+    """What the figure `name` of `stage` is called in W&B."""
+    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
+
+
+def with_one_name(figures: Mapping[str, Any], prior: str) -> dict[str, Any]:
+    """Figures `ROW/FIGURE` with the row of the learned prior called `learned`, whatever `prior` is called.
+
+    A chart compares runs by the name of a figure: `mixture/rate_nats` and `autoregressive/rate_nats` would be two.
+    """
+    if prior == BASELINE:
+        return dict(figures)
+    own = f"{prior}/"
+    return {f"learned/{k.removeprefix(own)}" if k.startswith(own) else k: value for k, value in figures.items()}
+
+
+class WandbFigures(Logger):
+    """Lightning's figures into a W&B run that is already open.
+
+    Lightning's own logger counts optimiser steps, and defines its axis only in a run that it has opened itself.
+
+    Args:
+        run: open; closed by whoever opened it.
+        stage: before every name.
+    """
+
+    def __init__(self, run: Any, stage: str) -> None:
+        super().__init__()
+        self.run, self.stage = run, stage
+        run.define_metric(STEP, hidden=True)
+        for pattern, summary in (("train_*", "last"), ("val_*", "last,min")):
+            run.define_metric(wandb_name(stage, pattern), step_metric=STEP, summary=summary)
+
+    @property
+    def name(self) -> str:
+        return self.stage
+
+    @property
+    def version(self) -> str:
+        return str(self.run.id)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        axis = {} if step is None else {STEP: step}
+        self.run.log({**{wandb_name(self.stage, name): value for name, value in metrics.items()}, **axis})
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The resolved config is in the run from its beginning."""
+
+
 @dataclass
 class Tracker:
     """Loggers of one stage; Lightning writes to `loggers`, everything else calls the methods."""
 
     loggers: list[Logger] = field(default_factory=list)
     wandb_run: Any = None
+    stage: str = ""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:
             logger.log_metrics(dict(figures), step=step)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Final figures of the stage: the last line of the CSV file, and the run's summary in W&B."""
-        numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        for logger in self.loggers:
-            if isinstance(logger, CSVLogger) and numbers:
-                logger.log_metrics({f"final/{name}": value for name, value in numbers.items()})
-        if self.wandb_run is not None:
-            self.wandb_run.summary.update(dict(figures))
+        """Final figures of the stage: the last line of the CSV file, a bar and a line of the summary in W&B."""
+        numbers = {
+            f"{FINAL}{name}": float(value)
+            for name, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != STEP
+        }
+        for logger in self.loggers if numbers else ():
+            logger.log_metrics(numbers)
 
     def table(self, name: str, columns: Sequence[str | int], rows: list[list[Any]]) -> None:
         if self.wandb_run is not None:
             import wandb
 
-            self.wandb_run.log({name: wandb.Table(columns=list(columns), data=rows)})
+            table = wandb.Table(columns=list(columns), data=rows)
+            self.wandb_run.log({wandb_name(self.stage, name): table})
 
     def pictures(self, pictures: Mapping[str, Path]) -> None:
         if self.wandb_run is not None:
             import wandb
 
-            self.wandb_run.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
+            shown = {wandb_name(self.stage, name): wandb.Image(str(path)) for name, path in pictures.items()}
+            self.wandb_run.log(shown)
 
     def lineage(self, made: tuple[str, str], used: Mapping[str, str], path: Path) -> None:
         """Say in W&B what this stage made (kind, key) and from what: references by path, nothing is uploaded.
@@ -88,10 +155,10 @@ def tracking(
     run = None
     if settings.wandb and wandb_mode(settings) != "disabled":
         run = _open_wandb(settings, folder, stage, group, config)
-        loggers.append(WandbLogger(experiment=run))
+        loggers.append(WandbFigures(run, stage))
     exit_code = 1
     try:
-        yield Tracker(loggers, run)
+        yield Tracker(loggers, run, stage)
         exit_code = 0
     finally:
         loggers[0].finalize("success" if exit_code == 0 else "failed")

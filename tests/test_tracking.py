@@ -1,52 +1,27 @@
 """W&B and CSV: one run a stage, grouped, finished with its exit code; nothing outside the run, nothing on stderr."""
 
 import csv
+import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
 from command_line import SMALL, run_here, run_outside
+from fake_runs import FakeRun, take_runs
+from wandb.proto.wandb_internal_pb2 import Record
+
+from orchestration.tracking import with_one_name
 
 WANDB = (*SMALL[:-1], "logger=wandb")
 STAGES = ["vae", "latents", "prior", "features", "evaluation"]
 
 
-class FakeRun:
-    """Takes what a W&B run takes and remembers it."""
-
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked, self.summary, self.logged, self.artifacts = asked, {}, [], []
-        self.exit_code: int | None = None
-        self.config: Any = type("Config", (), {"update": lambda *_, **__: None})()
-        self.step = 0
-
-    def log(self, figures: dict[str, Any], **_: Any) -> None:
-        self.logged.append(figures)
-
-    def log_artifact(self, artifact: Any) -> None:
-        self.artifacts.append(artifact)
-
-    def define_metric(self, *_: Any, **__: Any) -> None: ...
-
-    def finish(self, exit_code: int = 0) -> None:
-        assert self.exit_code is None, "finished twice"
-        self.exit_code = exit_code
-
-
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
-    """Every run that is opened, in place of W&B's own."""
-    opened: list[FakeRun] = []
-
-    def init(**asked: Any) -> FakeRun:
-        assert all(run.exit_code is not None for run in opened), "two runs at once would share a step axis"
-        opened.append(FakeRun(asked))
-        return opened[-1]
-
-    monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    return opened
+    return take_runs(monkeypatch)
 
 
 def test_one_run_a_stage_with_group_config_figures_and_lineage(tmp_path: Path, runs: list[FakeRun]) -> None:
@@ -59,17 +34,40 @@ def test_one_run_a_stage_with_group_config_figures_and_lineage(tmp_path: Path, r
     for run in runs:
         assert run.asked["config"]["trainer"]["max_epochs"] == 2
         assert (tmp_path / run.asked["dir"]).is_dir() and run.asked["dir"].startswith("runs/")
-    losses = [f["train_loss"] for f in by_stage["vae"].logged if "train_loss" in f]
+    losses = [f["vae/train_loss"] for f in by_stage["vae"].logged if "vae/train_loss" in f]
     assert len(losses) == 2 and losses[1] < losses[0]
-    assert by_stage["vae"].summary["val_loss"] > 0
-    assert by_stage["evaluation"].summary["mixture/rate_nats"] > 0
-    logged = {name: value for figures in by_stage["evaluation"].logged for name, value in figures.items()}
-    assert isinstance(logged["report"], wandb.Table) and isinstance(logged["samples"], wandb.Image)
+    assert by_stage["vae"].last["vae/final/val_loss"] == by_stage["vae"].last["vae/val_loss"] > 0
+    told = by_stage["evaluation"].last
+    assert 0 < told["evaluation/final/learned/rate_nats"] < told["evaluation/final/standard_normal/rate_nats"]
+    assert isinstance(told["evaluation/report"], wandb.Table)
+    assert isinstance(told["evaluation/samples"], wandb.Image)
     made = {stage: run.artifacts[0] for stage, run in by_stage.items()}
     assert made["prior"].type == "prior"
     vae_key = made["vae"].name.removeprefix("vae-")
     assert made["latents"].metadata["inputs"]["vae"] == vae_key
     assert made["evaluation"].metadata["inputs"]["vae"] == vae_key
+
+
+def test_every_curve_has_the_epoch_as_its_axis_and_every_name_its_stage(tmp_path: Path, runs: list[FakeRun]) -> None:
+    assert run_here(tmp_path, *WANDB, "stage=prior").code == 0
+    for run in runs:
+        stage = run.asked["job_type"]
+        assert run.defined["epoch"] == {"hidden": True}
+        assert run.defined[f"{stage}/val_*"] == {"step_metric": "epoch", "summary": "last,min"}
+        for figures in run.logged:
+            names = set(figures) - {"epoch"}
+            assert all(name.startswith(f"{stage}/") for name in names)
+            is_final = {name.startswith(f"{stage}/final/") for name in names}
+            assert is_final == {"epoch" not in figures}, "a curve has an axis, a final figure has none"
+    assert [f["epoch"] for f in runs[0].logged if "vae/train_loss" in f] == [0, 1]
+    rounds = [f["epoch"] for f in runs[2].logged if "prior/train_bound_nats" in f]
+    assert rounds == list(range(rounds[0], rounds[0] + len(rounds))) and len(rounds) > 1
+
+
+def test_the_learned_prior_has_one_name_in_every_run() -> None:
+    figures = {"mixture/rate_nats": 1.0, "standard_normal/rate_nats": 2.0}
+    assert with_one_name(figures, "mixture") == {"learned/rate_nats": 1.0, "standard_normal/rate_nats": 2.0}
+    assert with_one_name(figures, "standard_normal") == figures  # there is no learned prior
 
 
 def test_a_failed_stage_is_finished_with_its_exit_code(tmp_path: Path, runs: list[FakeRun]) -> None:
@@ -100,3 +98,39 @@ def test_wandb_offline_for_real_and_a_quiet_terminal(tmp_path: Path) -> None:
     assert {path.name for path in place.iterdir()} == {"runs"}
     offline = list(place.glob("runs/*/logs/wandb/offline-run-*"))
     assert len(offline) == 3 and all(list(folder.glob("*.wandb")) for folder in offline)
+    read_back(offline)
+
+
+def read_back(offline: list[Path]) -> None:
+    """The axes, the summaries and the figures are in the files that `wandb sync` would send."""
+    records = {folder: list(records_of(next(folder.glob("*.wandb")))) for folder in offline}
+    vae = next(rows for rows in records.values() if any(r.run.job_type == "vae" for r in rows))
+    axes = {r.metric.name or r.metric.glob_name: r.metric for r in vae if r.WhichOneof("record_type") == "metric"}
+    assert axes["epoch"].options.hidden
+    assert axes["vae/val_*"].step_metric == axes["vae/train_*"].step_metric == "epoch"
+    assert axes["vae/val_*"].summary.min and axes["vae/val_*"].summary.last
+    curve = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in vae
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [row["epoch"] for row in curve if "vae/train_loss" in row] == [0, 1]
+    assert {"vae/final/val_loss"} <= set(curve[-1])
+
+
+def records_of(file: Path) -> Iterator[Any]:
+    """Records of an offline run: protobuf in LevelDB's log (blocks of 32 KiB; chunks of checksum, length, type)."""
+    content, whole, at = file.read_bytes(), b"", 7
+    while at + 7 <= len(content):
+        if (left := BLOCK - at % BLOCK) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (FULL, LAST):
+            yield Record.FromString(whole)
+            whole = b""
+
+
+BLOCK, FULL, LAST = 32768, 1, 4
