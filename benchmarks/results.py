@@ -1,0 +1,166 @@
+"""docs/RESULTS.md from stored runs: our figures beside the published ones, with what they were measured on.
+
+    python -m benchmarks.results [--runs runs] [--out docs/RESULTS.md]
+
+Reads `report.json` files alone and trains nothing. The same runs give the same page, byte for byte. A recipe that has
+no run says so. `benchmarks/published.py` holds the published figures and the words.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.published import RECIPES, WITHOUT_RECIPE, Claim, Recipe
+from evaluation.comparison import compare
+from evaluation.comparison_lines import Line, figure
+from evaluation.comparison_source import Source, comparable
+from evaluation.comparison_views import columns_of, markdown_table, text
+from orchestration.compare import everything, group_of, load
+from orchestration.errors import UserError
+
+COMMAND = "python -m benchmarks.results --runs runs"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the paths.root of the runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "RESULTS.md")
+    options = parser.parse_args(words)
+    try:
+        sources = [load(options.runs, folder) for folder in everything(options.runs)]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(page(sources), encoding="utf-8")
+    run = [recipe for recipe in RECIPES if of_recipe(sources, recipe)]
+    print(f"{options.out}: {len(run)} of {len(RECIPES)} recipes have runs in {options.runs}")
+    return 0
+
+
+def page(sources: Sequence[Source]) -> str:
+    """The whole of RESULTS.md."""
+    parts = [
+        "# Published figures, and ours",
+        f"Written by `{COMMAND}` from stored runs; do not edit. Lower is better in every figure of the first table. "
+        '"Short by" is ours minus published. ± is the standard deviation over seeds; a number in brackets is that over '
+        "resampled images of one run.",
+        summary(sources),
+        *(section(sources, recipe) for recipe in RECIPES),
+        "## Published figures that no recipe aims at yet",
+        "\n".join(f"- {what} ({who})" for what, who in WITHOUT_RECIPE),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(sources: Sequence[Source]) -> str:
+    out = ["| recipe | what | published | ours | short by |", "|---|---|---:|---:|---|"]
+    for recipe in RECIPES:
+        for claim in recipe.claims:
+            line = ours(sources, recipe, claim)
+            cells = [f"[{recipe.experiment}](#{recipe.experiment})", claim.what, f"{claim.published:.2f}"]
+            out.append(f"| {' | '.join([*cells, shown(line, claim), verdict(line, claim)])} |")
+    return "\n".join(out)
+
+
+def section(sources: Sequence[Source], recipe: Recipe) -> str:
+    commands = dict.fromkeys(f"{command(recipe)} {claim.words}" for claim in recipe.claims)
+    parts = [
+        f"## {recipe.experiment}",
+        f"{recipe.title} ({recipe.source}).",
+        "\n".join(f"    {words}" for words in commands),
+        f"Where it differs, and why it may fall short: {recipe.why}",
+    ]
+    found = of_recipe(sources, recipe)
+    if not found:
+        return "\n\n".join([*parts, "**Not run.**"])
+    parts += [f"**{sentence(sources, recipe, claim)}**" for claim in recipe.claims]
+    comparison = compare(found)
+    for lines in comparison.blocks.values():
+        parts.append(markdown_table(comparison, lines, columns_of(comparison, lines)))
+    left_out = len([s for s in sources if group_of(s) == recipe.experiment]) - len(found)
+    facts = [
+        comparison.conditions,
+        *comparison.notes,
+        *(f"{name}: {told(found, name)}." for name in ("date", "commit", "hardware", "torch")),
+        f"seeds: {seeds(found)}.",
+        *([f"{left_out} older runs were measured on other terms and are left out."] if left_out else []),
+    ]
+    return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)])
+
+
+def command(recipe: Recipe) -> str:
+    return f"python pipeline.py experiment={recipe.experiment} data.root=DIR"
+
+
+def of_recipe(sources: Sequence[Source], recipe: Recipe) -> list[Source]:
+    """Runs of the recipe that may stand beside its newest one."""
+    found = [source for source in sources if group_of(source) == recipe.experiment]
+    found.sort(key=lambda source: (str(source.provenance.get("date")), source.name))
+    return [source for source in found if comparable(source, found[-1])]
+
+
+def ours(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> Line | None:
+    """Our line beside a claim: of the recipe as it is where it was run so, else of a changed one."""
+    found = of_recipe(sources, recipe)
+    if not found:
+        return None
+    lines = [line for line in compare(found).lines if line.row == claim.row and claim.figure in line.values]
+    lines = [line for line in lines if not line.is_learned or line.label == claim.label]
+    return min(lines, key=lambda line: (line.vae_label != recipe.experiment, line.vae_label), default=None)
+
+
+def shown(line: Line | None, claim: Claim) -> str:
+    return "not run" if line is None else text(line.values[claim.figure], claim.figure)
+
+
+def verdict(line: Line | None, claim: Claim) -> str:
+    """How far ours is from the published figure, where both are of one scale."""
+    if line is None:
+        return "-"
+    if not claim.same_scale:
+        return "other features: no common scale"
+    short = line.values[claim.figure].mean - claim.published
+    return f"{short:.2f}" if short > 0 else f"reached, by {-short:.2f}"
+
+
+def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
+    line = ours(sources, recipe, claim)
+    if line is None:
+        return f"{claim.what}: published {claim.published:.2f}; not run."
+    value = line.values[claim.figure]
+    unit = "nats" if claim.figure.endswith("_nats") else figure(claim.figure).label
+    what = f"{claim.what}: published {claim.published:.2f}, ours {shown(line, claim)}"
+    changed = line.vae_label.removeprefix(recipe.experiment).strip()
+    what += f" with {changed}" if changed else ""
+    if not claim.same_scale:
+        return f"{what} in our own features, which is another scale."
+    short = value.mean - claim.published
+    if short <= 0:
+        return f"{what}: reached, by {-short:.2f} {unit}."
+    noise = "" if value.noise is None else f" (standard error {value.noise:.2f})"
+    return f"{what}: {short:.2f} {unit} short{noise}."
+
+
+def told(sources: Sequence[Source], name: str) -> str:
+    values = dict.fromkeys(str(source.provenance.get(name, "unknown")) for source in sources)
+    return "; ".join(values)
+
+
+def seeds(sources: Sequence[Source]) -> str:
+    """Each distinct set of seeds of the runs."""
+    every = []
+    for source in sources:
+        given = source.provenance.get("seeds")
+        if not isinstance(given, dict):
+            every.append("unknown")
+        elif len(set(given.values())) == 1:
+            every.append(str(next(iter(given.values()))))
+        else:
+            every.append(", ".join(f"{stage} {seed}" for stage, seed in given.items()))
+    return "; ".join(dict.fromkeys(every))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""docs/RESULTS.md: our figures come from stored runs alone and stand beside the published ones, told as they are."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import PROJECT
+
+sys.path.insert(0, str(PROJECT))
+
+from benchmarks import results
+from benchmarks.published import RECIPES
+
+
+def store(root: Path, name: str, recipe: str, rows: dict[str, Any], seed: int = 0, **provenance: Any) -> None:
+    """A stored run of `recipe`."""
+    facts = {
+        "date": f"2026-01-0{seed + 1} 10:00",
+        "commit": "abc1234",
+        "hardware": "x86_64, 2 threads, no GPU",
+        "torch": "2.13.0",
+        "seeds": {"vae": seed, "prior": seed, "sample": seed},
+        "vae": f"{recipe}{seed}",
+        "data": "f00d",
+        "prior": name,
+        "evaluation": name,
+        "group": recipe,
+        "stage1": recipe,
+        "stage2": "standard_normal",
+        "likelihood": "Bernoulli on dynamic binary pixels",
+        "vae_recipe": recipe,
+        "prior_recipe": f"{recipe} prior",
+        **provenance,
+    }
+    report = {
+        "data": "mnist",
+        "features": "64 features of a small classifier",
+        "reference": "10,000 test images",
+        "num_samples": 10_000,
+        "num_bound_images": 10_000,
+        "importance_samples": 5000,
+        "baseline": "standard_normal",
+        "rows": rows,
+        "provenance": facts,
+    }
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two seeds of one recipe that falls short, one of another in features of its own."""
+    root = tmp_path / "runs"
+    for seed, bound in enumerate((88.0, 88.5)):
+        store(root, f"vae{seed}", "mnist_dynamic_vae", {"standard_normal": {"iwae_nats": bound}}, seed)
+    rows = {"standard_normal": {"frechet_distance": 5.0}, "mixture": {"frechet_distance": 1.25, "fit_seconds": 2.0}}
+    store(root, "rae", "mnist_rae_vae", rows, stage2="mixture num_components=10")
+    return root
+
+
+def generate(runs: Path, out: Path) -> str:
+    assert results.main(["--runs", str(runs), "--out", str(out)]) == 0
+    return out.read_text()
+
+
+def test_page_shows_ours_beside_the_published_and_where_it_falls_short(runs: Path, tmp_path: Path) -> None:
+    page = generate(runs, tmp_path / "docs" / "RESULTS.md")
+    (line,) = (line for line in page.splitlines() if line.startswith("| [mnist_dynamic_vae]"))
+    assert "| 86.76 | 88.25 ± 0.35 | 1.49 |" in line
+    assert "1.49 nats short (standard error 0.25)" in page
+    (mixture,) = (line for line in page.splitlines() if line.startswith("| [mnist_rae_vae]") and "mixture" in line)
+    assert "| 17.66 | 1.250 | other features: no common scale |" in mixture
+    assert sum("| not run | - |" in line for line in page.splitlines()) == 4
+    assert page.count("**Not run.**") == len(RECIPES) - 2
+    for fact in ("2026-01-01 10:00; 2026-01-02 10:00", "abc1234", "x86_64, 2 threads", "seeds: 0; 1", "5,000 samples"):
+        assert fact in page, fact
+    assert "64 features of a small classifier" in page and results.COMMAND in page
+
+
+def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:
+    first = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    for folder in sorted(runs.iterdir(), reverse=True):  # other times of writing, the same content
+        (folder / "report.json").write_text((folder / "report.json").read_text())
+    assert results.page([results.load(runs, folder) for folder in results.everything(runs)]) == first
+
+
+def test_a_figure_that_beats_the_published_one_and_changed_settings_are_told(runs: Path) -> None:
+    changed = {"stage1": "mnist_dynamic_iwae50 max_epochs=5", "vae_recipe": "w"}
+    store(runs, "iwae", "mnist_dynamic_iwae50", {"standard_normal": {"iwae_nats": 84.0}}, **changed)
+    page = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    assert "reached, by 0.78 nats" in page and "ours 84.00 with max_epochs=5" in page
+    store(runs, "iwae0", "mnist_dynamic_iwae50", {"standard_normal": {"iwae_nats": 85.0}})
+    page = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    assert "0.22 nats short" in page and "with max_epochs=5:" not in page, "the recipe as it is comes first"
+
+
+def test_every_recipe_is_an_experiment_of_that_name() -> None:
+    for recipe in RECIPES:
+        text = (PROJECT / f"conf/experiment/{recipe.experiment}.yaml").read_text()
+        assert yaml.safe_load(text)["name"] == recipe.experiment
+        assert "prior" not in yaml.safe_load(text), "an experiment that sets a prior leaks into every other"
+        for claim in recipe.claims:
+            assert f"{claim.published:.2f}" in text, f"{recipe.experiment} does not say what it aims at"
+
+
+def test_an_empty_folder_gives_a_page_and_damage_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = generate(tmp_path / "none", tmp_path / "R.md")
+    assert page.count("**Not run.**") == len(RECIPES)
+    store(tmp_path / "bad", "a", "mnist_rae_ae", {})
+    capsys.readouterr()
+    assert results.main(["--runs", str(tmp_path / "bad"), "--out", str(tmp_path / "B.md")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: a: report.json") and told.count("\n") == 1
+    assert not (tmp_path / "B.md").exists()
