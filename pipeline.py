@@ -25,18 +25,20 @@ from safetensors.torch import load_file, save_file
 
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
+from orchestration.compare import identity, run_comparison
 from orchestration.errors import UserError
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
-from orchestration.measure import feature_net, measure
+from orchestration.measure import check_feature_file, feature_net, measure
+from orchestration.oracle import run_oracle
 from orchestration.progress import bar, counting
-from orchestration.publish import publish
+from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
 from orchestration.schema import Config
-from orchestration.stages import Run, run_stage
+from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
-from orchestration.tracking import Tracker
+from orchestration.tracking import Tracker, with_one_name
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latents import LatentDataset
@@ -57,6 +59,10 @@ def run(config: Config, launch: Launch) -> None:
     try:
         if config.stage == "check":
             check(config, launch)
+        elif config.stage == "compare":
+            run_comparison(config, launch)
+        elif config.stage == "oracle":
+            run_oracle(Run(config, launch, Store(config.paths.root / "store")))
         else:
             perform(Run(config, launch, Store(config.paths.root / "store")))
     except (DataError, PriorError, EvaluationError, TrainingError) as error:
@@ -68,9 +74,12 @@ def perform(job: Run) -> None:
     stage = job.config.stage
     if stage == "sample":
         check_destination(job.config.sample.out)
+    check_feature_file(job)
     parts = assemble(job)
     if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    if stage == "report" and (stored := stored_evaluation(job, parts)):
+        return write_report(job, parts, *stored)
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
         return draw_samples(job, parts, vae, None) if stage == "sample" else None
@@ -90,6 +99,11 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
     """Stage 1: images -> VAE."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        if next(parts.vae.parameters(), None) is None:
+            job.say("vae", "has no parameters: there is nothing to train")
+            save_file(weights(parts.vae), folder / "model.safetensors")
+            (folder / "history.json").write_text("[]")
+            return {}
         chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
         settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
         seed = job.config.seeds.vae
@@ -152,12 +166,14 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
 def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
     """Figures and pictures of the baseline prior and of the learned one, side by side."""
     features = feature_net(job, parts)
+    name = job.launch.choices.get("prior", "learned")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         test_latents = LatentDataset.load(latents.path / "test")
         train_latents = LatentDataset.load(latents.path / "train")
+        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
         with job.seeded(job.config.seeds.sample):
-            return measure(
+            figures = measure(
                 job,
                 parts,
                 trained_vae(job, parts, vae),
@@ -168,14 +184,15 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
                 folder,
                 tracker,
             )
+        return with_one_name(figures, name)
 
     ingredients = {
         "vae": vae.key,
         "latents": latents.key,
         "prior": prior.key,
         "features": features.key,
-        "name": job.launch.choices.get("prior", "learned"),
-        "evaluation": job.config.evaluation.model_dump(),
+        "name": name,
+        "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
         "version": MEASURE_VERSION,
     }
@@ -204,9 +221,31 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
     deliver(job, samples.path / "samples.npz", settings.out)
 
 
+def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artifact] | None:
+    """The VAE, the prior and their figures, found from the configuration and the data alone; None: no figures yet.
+
+    Of the VAE and the prior only the keys are known: their files may have been deleted long ago to make room.
+
+    Raises:
+        UserError: with `upstream=require`, where there are no figures.
+    """
+    plan = replace(job, plans=True)
+    vae = train_vae(plan, parts)
+    latents = encode_images(plan, parts, vae)
+    prior = fit_prior(plan, parts, latents)
+    key = evaluate_priors(plan, parts, vae, latents, prior).key
+    if found := job.store.find("evaluation", key):
+        job.say("evaluation", f"unchanged, skipped: {found.path}")
+        return vae, prior, found
+    if job.config.upstream == "require":
+        raise missing(job, "evaluation")
+    return None
+
+
 def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures: Artifact) -> None:
     """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
-    publish(job, figures, {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint})
+    keys = {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint}
+    publish(job, figures, {**keys, **identity(job, parts)})
 
 
 def check(config: Config, launch: Launch) -> None:

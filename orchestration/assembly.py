@@ -124,7 +124,10 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
         return build("vae.bottleneck", config.vae.bottleneck, **injected, num_classes=data.num_classes)
 
     with run.seeded(config.seeds.vae):
-        vae = VAE(data.shape, net, bottleneck, likelihood)
+        try:
+            vae = VAE(data.shape, net, bottleneck, likelihood)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     if objective.needs_prior and vae.bottleneck.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")

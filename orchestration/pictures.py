@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from evaluation import figures, report
-from orchestration.trained import Seen, Trained
+from orchestration.seen import Copied, Seen
+from orchestration.trained import Trained
 
 SCATTERED = 4000
 
 PICTURES = {
     "samples": "Decoded draws of N(0, I) beside decoded draws of the learned prior.",
+    "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
     "latents": "Latents of training images on their first two principal axes, against N(0, I) and the learned prior.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
@@ -23,13 +25,19 @@ PICTURES = {
 
 
 def draw_pictures(
-    trained: Trained, seen: Mapping[str, Seen], name: str, histories: Mapping[str, Any], folder: Path
+    trained: Trained,
+    seen: Mapping[str, Seen],
+    copied: Copied,
+    name: str,
+    histories: Mapping[str, Any],
+    folder: Path,
 ) -> None:
     """The PNG files of `PICTURES`."""
     shown = {key: picture(s.few) for key, s in seen.items()}
     figures.samples_side_by_side(shown[report.BASELINE], shown["learned"], folder / "samples.png", name)
     few = slice(0, 24)
     figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
+    draw_neighbours(seen, copied, name, folder / "neighbours.png")
     num = min(SCATTERED, len(trained.train))
     posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
     drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)
@@ -42,6 +50,19 @@ def draw_pictures(
     decoded = picture(torch.cat(list(trained.decoded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
     figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
+
+
+def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:
+    """Samples of the learned prior and of the training aggregate beside their nearest training images."""
+    sources = [("learned", f"learned prior: {name}", figures.LEARNED)]
+    sources.append((report.AGGREGATE, "training aggregate", figures.POSTERIOR))
+    panels = []
+    for key, title, colour in sources:
+        nearest = copied.nearest.get(key)
+        if nearest is None:  # broken features: the samples alone, beside nothing
+            nearest = torch.ones_like(seen[key].few[:24])
+        panels.append((title, colour, picture(seen[key].few[: len(nearest)]), picture(nearest)))
+    figures.nearest_neighbours(panels, path)
 
 
 def picture(x: Tensor) -> Tensor:

@@ -13,11 +13,13 @@ import torch
 import yaml
 from rich.console import Console
 
-from evaluation import report
+from evaluation import page, report
 from orchestration.errors import UserError
 from orchestration.pictures import PICTURES
 from orchestration.stages import Run, point_latest
 from orchestration.store import Artifact
+
+CIRCUMSTANCES = "circumstances.json"
 
 
 def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
@@ -37,15 +39,16 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     try:
         pictures = {caption: _copied(figures.path / f"{stem}.png", run.folder) for stem, caption in PICTURES.items()}
         (run.folder / "config.yaml").write_text(config_yaml)
-        (run.folder / "report.html").write_text(report.render_html(content, pictures, config_yaml), encoding="utf-8")
+        (run.folder / "report.html").write_text(page.render_html(content, pictures, config_yaml), encoding="utf-8")
         (run.folder / "report.json").write_text(report.to_json(content), encoding="utf-8")
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error
     console = Console(highlight=False)
     console.print()
-    console.print(report.terminal_table(content))
-    console.print(content["verdict"])
+    console.print(report.terminal_table(content, console.width))
+    for sentence in page.verdict_lines(content):
+        console.print(sentence)
     console.print()
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
@@ -62,13 +65,20 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
     return {
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
         "run": run.folder.name,
-        "commit": _commit() or "unknown",
         "seeds": run.config.seeds.model_dump(),
+        **json.loads((figures.path / CIRCUMSTANCES).read_text()),
+        **keys,
+        "evaluation": figures.key,
+    }
+
+
+def circumstances() -> dict[str, str]:
+    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
+    return {
+        "commit": _commit() or "unknown",
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {_accelerator()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        **keys,
-        "evaluation": figures.key,
     }
 
 

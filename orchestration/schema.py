@@ -23,7 +23,7 @@ from pydantic import (
 from orchestration.errors import UserError, nearest
 
 Node = dict[str, Any]
-STAGES = ("all", "vae", "encode", "prior", "sample", "evaluate", "report", "check")
+STAGES = ("all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle")
 
 
 class Section(BaseModel):
@@ -48,6 +48,12 @@ class Sample(Section):
     out: Path | None
     noise: bool
     prior: Literal["learned", "base"]
+
+
+class Compare(Section):
+    runs: list[str]
+    group: str | None
+    sort: str | None
 
 
 class VAEParts(Section):
@@ -77,12 +83,33 @@ class Trainer(Section):
     """Keys that cannot change a result, and so are no part of an artifact's key."""
 
 
+class Annealing(Section):
+    num_images: PositiveInt
+    num_chains: PositiveInt
+    num_steps: PositiveInt
+    leapfrog_steps: PositiveInt
+    bdmc_images: NonNegativeInt
+
+
 class Evaluation(Section):
     num_samples: PositiveInt
     importance_samples: PositiveInt
     num_bound_images: PositiveInt
     batch_size: PositiveInt
     neighbours: PositiveInt
+    features: Path | None
+    features_sha256: str | None
+    annealing: Annealing | None
+
+
+class Oracle(Section):
+    num_images: Annotated[int, Field(ge=2)]
+    importance_samples: PositiveInt
+    num_chains: PositiveInt
+    num_steps: PositiveInt
+    leapfrog_steps: PositiveInt
+    std_factor: PositiveFloat
+    shift_stds: float
 
 
 class Logger(Section):
@@ -92,13 +119,14 @@ class Logger(Section):
 
 
 class Config(Section):
-    stage: Literal["all", "vae", "encode", "prior", "sample", "evaluate", "report", "check"]
+    stage: Literal["all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle"]
     upstream: Literal["run", "require"]
     name: str | None = Field(pattern=r"^[\w][\w. -]*$")
     seed: Seed
     seeds: Seeds
     paths: Paths
     sample: Sample
+    compare: Compare
     data: Node
     net: Node
     vae: VAEParts
@@ -106,6 +134,7 @@ class Config(Section):
     prior: Node
     trainer: Trainer
     evaluation: Evaluation
+    oracle: Oracle
     logger: Logger
 
 

@@ -39,6 +39,8 @@ GOALS = {
     "sample": {"samples"},
     "evaluate": {"features", "evaluation"},
     "report": set(),
+    "oracle": set(),
+    "compare": set(),
 }
 """What the user asked for with a stage, as opposed to what it needs."""
 
@@ -52,6 +54,7 @@ class Run:
         store: where stage outputs are.
         trainer_overrides: keywords forced on every Lightning trainer (two batches under stage=check).
         quiet: says nothing.
+        plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
     """
 
     config: Config
@@ -59,6 +62,7 @@ class Run:
     store: Store
     trainer_overrides: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
+    plans: bool = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -117,18 +121,19 @@ def new_folder(place: Path, may_exist: bool = False) -> Path:
 
 
 def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) -> Artifact:
-    """The output of `stage`: found in the store, waited for, or made now.
+    """The output of `stage`: found in the store, waited for, or made now; where `run` only plans, its name alone.
 
     Raises:
         UserError: with `upstream=require`, when it is missing and not what the user asked for.
     """
     key = digest({"stage": stage, **ingredients})
+    if run.plans:
+        return Artifact(stage, key, run.store.root / stage / key)
     if found := run.store.find(stage, key):
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
-        command = run.launch.command(MADE_BY.get(stage, "evaluate"))
-        raise UserError(f"the {stage} of this configuration is not in {run.store.root}; make it with: {command}")
+        raise missing(run, stage)
     with run.store.lock(stage, key, waiting=lambda owner: run.say(stage, f"waiting for {key}, made by {owner}")):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
@@ -140,6 +145,12 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
     return Artifact(stage, key, run.store.root / stage / key)
+
+
+def missing(run: Run, stage: str) -> UserError:
+    """What to say where `upstream=require` finds nothing."""
+    command = run.launch.command(MADE_BY.get(stage, "evaluate"))
+    return UserError(f"the {stage} of this configuration is not in {run.store.root}; make it with: {command}")
 
 
 def _inputs(ingredients: Mapping[str, Any]) -> dict[str, str]:

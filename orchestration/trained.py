@@ -1,4 +1,4 @@
-"""What two trained stages are asked for when they are judged: images in blocks, and features of them."""
+"""What two trained stages are asked for when they are judged: latents, and images in blocks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +8,10 @@ from torch import Tensor
 
 from orchestration.assembly import Parts
 from orchestration.sampling import block_size, pixel_range
+from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
-
-PICTURED = 64
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,14 @@ class Trained:
         sizes = [min(1000, num - start) for start in range(0, num, 1000)]
         return torch.cat([prior.sample(size).cpu() for size in sizes])
 
+    def draw_aggregate(self, num: int) -> Tensor:
+        """z [num, *latent] from the aggregate posterior of the training images, on the CPU."""
+        return self.train.draw(torch.randint(len(self.train), (num,)))
 
-@dataclass(frozen=True)
-class Seen:
-    """A set of images as the feature net saw it: features [N, 64], and its first few images [n, C, H, W]."""
 
-    features: Tensor
-    few: Tensor
+def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+    """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
+    low, high = pixel_range(parts.data)
+    for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
+        x = parts.preprocess.clean(images.batch(index)).cpu()
+        yield ((x - low) / (high - low)).clamp(0, 1)  # as decoded ones are

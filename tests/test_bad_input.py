@@ -105,11 +105,11 @@ def assert_refused(result: Result, folder: Path, *told: str, before: Sequence[Pa
 CONFIGURATION = {
     # unknown stage, group, key, value
     "stage=evalute": ["stage", "did you mean 'evaluate'"],
-    "stage=trian": ["stage", "choices: all, check, encode"],
+    "stage=trian": ["stage", "choices: all, check, compare, encode"],
     "data=mnst": ["data", "did you mean 'mnist'", "image_folder"],
     "prior=mixtur": ["prior", "did you mean 'mixture'", "autoregressive"],
     "vae=gausian": ["did you mean 'gaussian'"],
-    "experiment=mnist_ref": ["did you mean 'mnist_reference'"],
+    "experiment=mnist_referense": ["did you mean 'mnist_reference'"],
     "piror=mixture": ["piror", "did you mean 'prior'"],
     "prior.num_component=3": ["prior.num_component", "did you mean 'num_components'"],
     "prior=autoregressive prior.hiden=[1]": ["prior.hiden", "did you mean 'hidden'"],

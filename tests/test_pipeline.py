@@ -18,11 +18,12 @@ from sklearn.datasets import load_digits
 from orchestration.measure import PICTURES
 from orchestration.store import MANIFEST
 
-ROWS = ("standard_normal", "mixture", "reconstructions", "train_against_test")
+ROWS = ("standard_normal", "mixture", "aggregate_draws", "reconstructions", "train_against_test")
 BOUNDS = ("distortion_nats", "rate_nats", "elbo_nats", "iwae_nats", "bits_per_dim", "latent_nll_nats")
 DISTANCES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "num_samples")
 FIT = ("fit_seconds", "num_parameters")
-ALL = (*BOUNDS, *DISTANCES, "gap_closed", *FIT)
+LATENTS = ("marginal_kl_nats", "two_sample_accuracy", "latent_mmd")
+ALL = (*BOUNDS, *DISTANCES, *LATENTS, "ais_nats", "memorisation", "gap_closed", "samples_per_second", *FIT)
 
 
 FEATURES: dict[str, Path] = {}
@@ -64,10 +65,19 @@ def test_report_has_the_promised_structure(made: tuple[Path, Result]) -> None:
     assert "classifier" in report["features"]
     assert tuple(report["rows"]) == ROWS
     for row in report["rows"].values():
-        assert set(row) == {*ALL, "notes"}
+        assert set(row) == {*ALL, "notes", "spread"}
+        assert set(row["spread"]) <= set(ALL) and row["spread"]["frechet_distance"] > 0
+        finite(row["spread"], row["spread"])
     rows = report["rows"]
     for name in ("standard_normal", "mixture"):
-        finite(rows[name], (*BOUNDS, *DISTANCES, *FIT))
+        finite(rows[name], (*BOUNDS, *DISTANCES, *LATENTS, *FIT, "memorisation", "samples_per_second"))
+        null(rows[name], ["ais_nats"])
+        assert {"frechet_distance", "memorisation", "iwae_nats", "two_sample_accuracy"} <= set(rows[name]["spread"])
+    assert (rows["mixture"]["gap_closed"] is None) == ("gap_closed" not in rows["mixture"]["spread"])
+    finite(rows["aggregate_draws"], (*DISTANCES, "memorisation", "rate_nats", "latent_nll_nats", "marginal_kl_nats"))
+    null(rows["aggregate_draws"], ("elbo_nats", "iwae_nats", *FIT, "gap_closed"))
+    assert rows["train_against_test"]["memorisation"] > 0.99  # copies
+    assert report["surgery"]["train"]["ceiling_nats"] == pytest.approx(math.log(1258))
     for name in ("reconstructions", "train_against_test"):
         finite(rows[name], DISTANCES)
         null(rows[name], (*(key for key in BOUNDS if key != "distortion_nats"), *FIT, "gap_closed"))
@@ -149,7 +159,7 @@ def test_another_prior_reuses_the_vae(made: tuple[Path, Result]) -> None:
     assert result.stages("skipped") == ["vae", "latents", "features"]
     assert result.stages("done in") == ["prior", "evaluation"]
     assert len(list(folder.glob("runs/store/vae/**/model.safetensors"))) == 1
-    assert tuple(report_of(folder)["rows"]) == ("standard_normal", "gaussian", "reconstructions", "train_against_test")
+    assert tuple(report_of(folder)["rows"]) == ("standard_normal", "gaussian", *ROWS[2:])
 
 
 def test_equal_seeds_give_equal_weights_and_figures_and_other_seeds_do_not(
@@ -165,7 +175,7 @@ def test_equal_seeds_give_equal_weights_and_figures_and_other_seeds_do_not(
     mine, theirs = (report_of(folder)["rows"] for folder in (tmp_path, _rerun(made[0])))
     for row in ROWS:
         unlike = {k: (mine[row][k], theirs[row][k]) for k in ALL if mine[row][k] != theirs[row][k]}
-        assert set(unlike) <= {"fit_seconds"}, (row, unlike)
+        assert set(unlike) <= {"fit_seconds", "samples_per_second"}, (row, unlike)
     assert run(tmp_path, "seeds.prior=1", "stage=prior").stages("skipped") == ["vae", "latents"]
     assert run(tmp_path, "seed=1", "seeds.vae=0", "stage=vae").stages("skipped") == ["vae"]
     assert run(tmp_path, "seed=1", "stage=vae").stages("done in") == ["vae"]
@@ -269,7 +279,7 @@ def test_float_arrays_that_are_not_square(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", digits(700, width=5).astype(np.float32))
     run(tmp_path, "data=arrays", "data.root=mine.npy")
     report = report_of(tmp_path)
-    assert report["data"] == "mine" and "random convolutions" in report["features"]
+    assert report["data"] == "mine" and "40 values of the pixels" in report["features"]
     finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
 
 

@@ -1,0 +1,52 @@
+"""Bounds on log p(x) of test images under both priors, from the same proposals."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from evaluation import bounds, report
+from orchestration.progress import bar
+from orchestration.sampling import block_size
+from orchestration.stages import Run
+from orchestration.trained import Trained
+from stage1_vae.base_priors import StandardNormal as BasePrior
+from stage1_vae.data.images import spread
+from stage1_vae.rate import rate_nats
+from stage2_prior.prior import Exactness
+
+MAX_BOUND_PIXELS = 2**23
+"""Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
+
+
+def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
+    """Bounds on the test images under the baseline and the learned prior, from the same proposals."""
+    settings = run.config.evaluation
+    vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
+    block = block_size(trained.parts.data.shape)
+    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
+    batches = trained.parts.batches(images, min(settings.batch_size, block), run)
+    x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
+
+    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+        posterior = vae.encode(x).posterior
+        z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
+        return z, None if trained.test.is_point_mass else posterior.log_prob(z)
+
+    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
+        image = vae.decode(z.flatten(0, 1))
+        return image.log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
+
+    def closed_form(x: Tensor) -> Tensor:
+        posterior = vae.encode(x).posterior
+        return rate_nats(posterior, vae.base_prior, posterior.mean)
+
+    densities = {
+        key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
+        for key, prior in ((report.BASELINE, trained.baseline), ("learned", trained.prior))
+    }
+    exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
+    rates = {report.BASELINE: closed_form} if exact and not trained.test.is_point_mass else {}
+    return bounds.importance_bounds(
+        x_batches, propose, log_likelihood, densities, settings.importance_samples, rates, max_rows
+    )

@@ -1,0 +1,250 @@
+"""stage=compare: stored reports in one table and one figure. Trains nothing and needs no data.
+
+A run is any folder with a `report.json` under `paths.root`: named as it lies there, by a path, as `latest`, or as a
+sweep, which stands for all of its jobs.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluation import comparison_views as views
+from evaluation.comparison import Comparison, available, compare
+from evaluation.comparison_figure import draw
+from evaluation.comparison_source import Source, comparable, read
+from evaluation.errors import EvaluationError
+from orchestration.assembly import Parts
+from orchestration.errors import UserError, nearest
+from orchestration.launch import Launch, timestamp
+from orchestration.schema import Config, Trainer
+from orchestration.stages import Run, new_folder
+from orchestration.store import digest
+from orchestration.tracking import tracking
+
+REPORT = "report.json"
+LATEST = "latest"
+NARROW, WIDE = 80, 120
+STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
+NEUTRAL_DATA = ("root", "download", "name")
+
+
+def run_comparison(config: Config, launch: Launch) -> Path:
+    """Compare what `config.compare` asks for; the folder that was written.
+
+    Raises:
+        UserError: no such run, no run at all, damaged reports, or runs that cannot be compared.
+    """
+    sources = chosen(config)
+    if config.compare.sort is not None and config.compare.sort not in available(sources):
+        raise UserError(f"compare.sort={config.compare.sort}: {nearest(config.compare.sort, available(sources))}")
+    try:
+        found = compare(sources, config.compare.sort)
+    except EvaluationError as error:
+        raise UserError(str(error)) from error
+    folder = new_folder(config.paths.root / f"{timestamp()}-{config.name or 'compare'}")
+    write(found, folder)
+    group = config.compare.group or config.name or "compare"
+    with tracking(config.logger, folder / "logs", "compare", group, config.model_dump(mode="json")) as tracker:
+        columns, rows = views.records(found)
+        tracker.table("comparison", columns, rows)
+        tracker.pictures({"comparison_figure": folder / "comparison.png"})
+        tracker.summarise({"num_runs": len(found.runs), "num_priors": sum(line.is_learned for line in found.lines)})
+    console = Console(highlight=False)
+    width = min(max(console.width, NARROW), WIDE)
+    Console(highlight=False, width=width).print(views.terminal(found, width))
+    print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)
+    return folder
+
+
+def write(found: Comparison, folder: Path) -> None:
+    """comparison.csv, .md, .png and .html in `folder`.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    try:
+        draw(found, folder / "comparison.png")
+        (folder / "comparison.csv").write_text(views.to_csv(found), encoding="utf-8")
+        (folder / "comparison.md").write_text(views.to_markdown(found, "comparison.png"), encoding="utf-8")
+        (folder / "comparison.html").write_text(views.to_html(found, folder / "comparison.png"), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; set paths.root=DIR") from error
+
+
+def chosen(config: Config) -> list[Source]:
+    """The runs that were asked for; without a word, those that go with the newest.
+
+    Raises:
+        UserError: there is none, or no such one.
+    """
+    root, asked = config.paths.root, config.compare
+    if asked.runs and asked.group is not None:
+        raise UserError("compare.runs and compare.group both choose runs; give one of them")
+    if asked.runs:
+        folders = [folder for name in asked.runs for folder in named(root, name)]
+        return [load(root, folder) for folder in dict.fromkeys(folders)]
+    folders = everything(root)
+    if not folders:
+        raise UserError(f"there is no run in {root}; make one with python pipeline.py, or set paths.root=DIR")
+    if asked.group is not None:
+        return of_group(root, folders, asked.group)
+    return beside_newest(root, folders)
+
+
+def everything(root: Path) -> list[Path]:
+    """Folders with a report under `root`, oldest first."""
+    patterns = ("*", "sweeps/*/*")
+    found = [path for pattern in patterns for path in root.glob(f"{pattern}/{REPORT}") if path.parent.name != LATEST]
+    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime, str(path)))]
+
+
+def named(root: Path, name: str) -> list[Path]:
+    """The folders that `name` stands for: a run, or all jobs of a sweep.
+
+    Raises:
+        UserError: there is no such run, with the nearest name.
+    """
+    for place in (root / name, root / "sweeps" / name, Path(name).expanduser()):
+        place = place.parent if place.name == REPORT else place
+        if (place / REPORT).is_file():
+            return [place.resolve()]
+        if jobs := sorted((path.parent for path in place.glob(f"*/{REPORT}")), key=_job_number):
+            return [job.resolve() for job in jobs]
+    known = {folder.relative_to(root).as_posix() for folder in everything(root)}
+    known |= {Path(name).parent.as_posix() for name in known if name.startswith("sweeps/")}
+    known |= {LATEST} if (root / LATEST).is_dir() else set()
+    if (root / name).is_dir():
+        raise UserError(f"compare.runs: {root / name} holds no {REPORT}; its run made no report, or it is no run")
+    raise UserError(f"compare.runs={name}: no such run in {root}; {nearest(name, known)}")
+
+
+def _job_number(folder: Path) -> tuple[int, str]:
+    return (int(folder.name), "") if folder.name.isdigit() else (-1, folder.name)
+
+
+def load(root: Path, folder: Path) -> Source:
+    """The report of one folder.
+
+    Raises:
+        UserError: it cannot be read, or is no report.
+    """
+    inside = folder.resolve().is_relative_to(root.resolve())
+    name = folder.resolve().relative_to(root.resolve()).as_posix() if inside else str(folder)
+    try:
+        return read(name, (folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / REPORT} cannot be read ({error}); leave this run out") from error
+    except EvaluationError as error:
+        raise UserError(str(error)) from error
+
+
+def group_of(source: Source) -> str:
+    """The configured name of a run; of older reports, its folder's name without the time."""
+    told = source.provenance.get("group")
+    return str(told) if told else re.sub(r"^\d{8}-\d{6}-", "", source.name.removeprefix("sweeps/"))
+
+
+def of_group(root: Path, folders: Sequence[Path], group: str) -> list[Source]:
+    sources = [source for source in map(_readable(root), folders) if source is not None]
+    found = [source for source in sources if group_of(source) == group]
+    if not found:
+        raise UserError(f"compare.group={group}: no such group; {nearest(group, {group_of(s) for s in sources})}")
+    print(f"compare    {_counted(found)} of the group {group}", flush=True)
+    return found
+
+
+def beside_newest(root: Path, folders: Sequence[Path]) -> list[Source]:
+    """The newest run's sweep; of a run alone, every run on the same VAE or, if there is no other, on the same data."""
+    newest = load(root, folders[-1])
+    sweep = folders[-1].parent
+    if sweep.parent == root / "sweeps":
+        jobs = [load(root, folder) for folder in named(root, str(sweep.relative_to(root)))]
+        print(f"compare    {_counted(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]", flush=True)
+        return jobs
+    sources = [source for source in map(_readable(root), folders) if source is not None and comparable(source, newest)]
+    same = [source for source in sources if source.vae_recipe == newest.vae_recipe]
+    found, what = (same, "VAE") if len({source.evaluation for source in same}) > 1 else (sources, "data")
+    print(
+        f"compare    {_counted(found)} on the same {what} as the newest, {newest.name}; others: compare.runs=[a,b]",
+        flush=True,
+    )
+    return found
+
+
+def _readable(root: Path) -> Callable[[Path], Source | None]:
+    """A reader that passes over what is no report: nobody asked for these runs by name."""
+
+    def attempt(folder: Path) -> Source | None:
+        try:
+            return load(root, folder)
+        except UserError as error:
+            print(f"compare    left out: {error}", flush=True)
+            return None
+
+    return attempt
+
+
+def _counted(sources: Sequence[Source]) -> str:
+    return f"{len(sources)} run{'s' * (len(sources) != 1)}"
+
+
+def identity(job: Run, parts: Parts) -> dict[str, str]:
+    """What a report says of its run so that it can be compared: for `provenance`.
+
+    `vae_recipe` and `prior_recipe` are the same for runs that differ in their seeds alone; `stage1`, `stage2` and
+    `likelihood` are words.
+    """
+    config = job.config
+    neutral = config.trainer.NEUTRAL
+    data = {k: v for k, v in config.data.items() if k not in NEUTRAL_DATA}
+    stage1 = {
+        "data": {"fingerprint": parts.data.fingerprint, **data},
+        "net": config.net,
+        "vae": config.vae.model_dump(),
+        "likelihood": config.likelihood,
+        "trainer": {k: v for k, v in config.trainer.model_dump().items() if k not in neutral},
+    }
+    vae_recipe = digest(stage1)
+    return {
+        "group": job.name,
+        "stage1": stage1_words(job.launch),
+        "stage2": " ".join([job.launch.choices.get("prior", "custom"), *_changes(job.launch, ("prior",))]),
+        "likelihood": likelihood_words(config, parts),
+        "vae_recipe": vae_recipe,
+        "prior_recipe": digest({"vae": vae_recipe, "prior": config.prior}),
+    }
+
+
+def likelihood_words(config: Config, parts: Parts) -> str:
+    """Family of the likelihood and preprocessing: bounds are comparable where this is the same. Settings of the family,
+    such as its scale, make a better or a worse model and not another measure."""
+    name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1].removesuffix("Likelihood")
+    pixels = {"none": "intensities", "dynamic": "dynamic binary pixels"}
+    made = pixels.get(parts.preprocess.binarize, f"{parts.preprocess.binarize} binary pixels")
+    noise = ", dequantised" if parts.preprocess.dequantize else ""
+    return f"{name} on {made}{noise}"
+
+
+def stage1_words(launch: Launch) -> str:
+    """What was chosen for stage 1, and what was changed of it."""
+    chosen_groups = [launch.choices.get(group, "custom") for group in ("vae", "net")]
+    start = [launch.choices["experiment"]] if "experiment" in launch.choices else ["-".join(chosen_groups)]
+    return " ".join([*start, *_changes(launch, STAGE1_KEYS)])
+
+
+def _changes(launch: Launch, groups: Sequence[str]) -> list[str]:
+    """Overrides of keys in `groups` without their group, and of choices where an experiment made them."""
+    shown = []
+    for word in launch.overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        group, _, rest = key.partition(".")
+        neutral = {"data": NEUTRAL_DATA, "trainer": Trainer.NEUTRAL}.get(group, ())
+        if group not in groups:
+            continue
+        if rest and rest not in neutral:
+            shown.append(f"{rest.removeprefix('bottleneck.').removeprefix('objective.')}={value}")
+        elif not rest and group in ("net", "vae") and "experiment" in launch.choices:
+            shown.append(f"{group}={value}")
+    return shown

@@ -1,0 +1,101 @@
+"""The net whose features all distances are measured in: the data set's own, trained once, or the user's file."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluation import feature_file, features
+from evaluation.errors import EvaluationError
+from orchestration.assembly import Parts
+from orchestration.build import version
+from orchestration.progress import counting
+from orchestration.stages import Run, run_stage
+from orchestration.store import Artifact
+from orchestration.tracking import Tracker
+from orchestration.trained import cleaned
+from stage1_vae.data.images import spread
+
+FEATURE_SEED = 0
+MAX_FEATURE_IMAGES = 100_000
+MAX_FEATURE_PIXELS = 2**28
+"""What the feature net is trained on is held in memory: 1 GiB of float32, or 1,365 images of 3 x 256 x 256."""
+
+
+class Extractor(Protocol):
+    """Images to features."""
+
+    @property
+    def description(self) -> str: ...
+    def extract(self, images: Tensor) -> Tensor: ...
+
+
+def check_feature_file(run: Run) -> None:
+    """Refuse, before any work, a feature file that is not what its checksum says.
+
+    Raises:
+        EvaluationError: or cannot be read; or a checksum without a file.
+    """
+    settings = run.config.evaluation
+    if settings.features is None and settings.features_sha256 is not None:
+        raise EvaluationError("evaluation.features_sha256 is set, and no file is; give evaluation.features=FILE.pt too")
+    if settings.features is not None:
+        feature_file.checked_sha256(settings.features, settings.features_sha256)
+
+
+def feature_net(run: Run, parts: Parts) -> Artifact:
+    """The data set's own net, trained once a data set; for the user's file a note of which one it was."""
+    if run.config.evaluation.features is not None:
+        return _noted_file(run)
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        some = spread(parts.data.train, min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(parts.data.shape)))
+        images = torch.cat(list(cleaned(parts, some)))
+        labels = None if some.labels is None else some.labels.cpu()
+        with counting("features", run.shows_progress, tracker.log) as log:
+            net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
+        save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
+        (folder / "features.json").write_text(json.dumps(net.to_config()))
+        return {"held_out_accuracy": net.config.held_out_accuracy}
+
+    ingredients = {
+        "data": parts.data.fingerprint,
+        "source": version(run.config.data),
+        "seed": FEATURE_SEED,
+        "version": features.FeatureNet.version,
+    }
+    return run_stage(run, "features", ingredients, make)
+
+
+def _noted_file(run: Run) -> Artifact:
+    settings = run.config.evaluation
+    assert settings.features is not None
+    path = settings.features
+    sha256 = feature_file.checked_sha256(path, settings.features_sha256)
+    if not run.plans:
+        run.say("features", f"{path}, SHA-256 {sha256}")
+
+    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        (folder / "features.json").write_text(json.dumps({"name": path.name, "sha256": sha256}))
+        return {}
+
+    return run_stage(run, "features", {"sha256": sha256, "version": feature_file.VERSION}, make)
+
+
+def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
+    """The net of `feature_net` on the run's device.
+
+    Raises:
+        EvaluationError: the user's file has changed since.
+    """
+    stored = json.loads((artifact.path / "features.json").read_text())
+    if run.config.evaluation.features is not None:
+        return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
+    net = features.FeatureNet.from_config(stored)
+    net.load_state_dict(load_file(artifact.path / "features.safetensors"))
+    return net.to(run.device)

@@ -1,0 +1,143 @@
+"""The rows of the report, put together from everything that was measured."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from evaluation import bounds, distances, halves, memorisation, report
+from evaluation.verdict import TRAINING_AGGREGATE
+from orchestration.seen import Seen
+from orchestration.trained import Trained
+
+OF_AGGREGATE = {
+    "latent_nll_nats": "cross_entropy_nats",
+    "rate_nats": "rate_nats",
+    "marginal_kl_nats": "marginal_kl_nats",
+}
+"""Figure of the row -> what the surgery calls it."""
+
+
+def assembled_rows(
+    name: str,
+    trained: Trained,
+    seen: Mapping[str, Seen],
+    measured: Mapping[str, distances.Distances],
+    memorised: Mapping[str, memorisation.Memorisation],
+    bounded: Mapping[str, bounds.Bounds],
+    fit: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The rows of the report, priors first; the learned prior's under its config name."""
+    kind = trained.parts.kind
+    priors = {report.BASELINE: (report.BASELINE, 0.0, 0)}
+    if name != report.BASELINE:
+        priors[name] = ("learned", fit["seconds"], fit["num_parameters"])
+    table = {}
+    for row, (key, seconds, num_parameters) in priors.items():
+        means = bounded[key].means()
+        copied, noise = of_samples(key, measured, memorised)
+        if not kind.is_density:
+            means["iwae_nats"] = None
+        table[row] = report.build_row(
+            means,
+            measured.get(key),
+            bits_of(means["iwae_nats"], trained),
+            seconds,
+            num_parameters,
+            [kind.note] if kind.note else [],
+            spread=noise | _standard_errors(bounded[key]),
+            memorisation=copied,
+            samples_per_second=_rate_of(seen[key]),
+        )
+    for row in report.FLOORS:
+        copied, noise = of_samples(row, measured, memorised)
+        speed = _rate_of(seen[row])
+        table[row] = report.build_row(
+            distances=measured.get(row), spread=noise, memorisation=copied, samples_per_second=speed
+        )
+    table[report.RECONSTRUCTIONS]["distortion_nats"] = bounded[report.BASELINE].means()["distortion_nats"]
+    return table
+
+
+def of_samples(
+    key: str, measured: Mapping[str, distances.Distances], memorised: Mapping[str, memorisation.Memorisation]
+) -> tuple[float | None, dict[str, float]]:
+    """The memorisation of one set of samples, and the spreads of its figures."""
+    noise = dict(measured[key].spread) if key in measured else {}
+    gap = gap_spread(key, measured)
+    if gap is not None:
+        noise["gap_closed"] = gap
+    copied = memorised.get(key)
+    if copied is not None and copied.spread is not None:
+        noise["memorisation"] = copied.spread
+    return None if copied is None else copied.share, noise
+
+
+def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float | None:
+    """Spread of the share of the gap that the learned prior closes, from the Frechet distances on the same halves."""
+    if key != "learned" or key not in measured:
+        return None
+    rows = (report.BASELINE, key, report.RECONSTRUCTIONS)
+    base, mine, best = (measured[row].halves["frechet_distance"] for row in rows)  # [H] each
+    return halves.spread((base - mine) / (base - best))
+
+
+def _standard_errors(bound: bounds.Bounds) -> dict[str, float]:
+    """Of the means over images."""
+    values = {key: getattr(bound, key) for key in bound.means()}
+    return {key: _standard_error(value) for key, value in values.items() if value is not None and len(value) > 1}
+
+
+def _standard_error(per_image: Tensor) -> float:
+    return (per_image.double().std() / math.sqrt(len(per_image))).item()
+
+
+def _rate_of(seen: Seen) -> float | None:
+    return len(seen.features) / seen.seconds if seen.seconds > 0 else None
+
+
+def add_surgery(rows: dict[str, dict[str, Any]], surgery: Mapping[str, Any]) -> None:
+    """Copy what the surgery says of held-out latents into the rows of the priors, with its standard errors.
+
+    The row of draws from the training aggregate gets its exact costs; a mixture of as many components as images, it is
+    a prior like any other, and over-fits.
+    """
+    under = (surgery.get("test") or {}).get("priors") or {}
+    told = surgery.get("two_sample") or {}
+    for name in rows.keys() - report.FLOORS:
+        _put(rows[name], "marginal_kl_nats", (under.get(name) or {}).get("marginal_kl_nats"))
+        two = told.get(name) or {}
+        if two:
+            accuracy, error = two["accuracy_percent"] / 100, two["standard_error_percent"] / 100
+            _put(rows[name], "two_sample_accuracy", {"value": accuracy, "standard_error": error})
+            _put(rows[name], "latent_mmd", {"value": two["mmd_squared"], "standard_error": two["mmd_standard_error"]})
+    of_aggregate = under.get(TRAINING_AGGREGATE) or {}
+    for key, source in OF_AGGREGATE.items():
+        _put(rows[report.AGGREGATE], key, of_aggregate.get(source))
+
+
+def _put(row: dict[str, Any], key: str, estimate: Mapping[str, float | None] | None) -> None:
+    """A value into the row, and its standard error beside it; nothing where there is none."""
+    if estimate is None:
+        return
+    row[key] = estimate["value"]
+    if estimate["standard_error"] is not None:
+        row["spread"][key] = estimate["standard_error"]
+
+
+def add_tight_bounds(rows: dict[str, dict[str, Any]], tight: Mapping[str, Any]) -> None:
+    """Copy the annealed bounds into the rows, with their standard errors and notes."""
+    for row, figures in tight.get("rows", {}).items():
+        rows[row]["ais_nats"] = figures["ais_nats"]
+        if figures.get("ais_std_error_nats") is not None:
+            rows[row]["spread"]["ais_nats"] = figures["ais_std_error_nats"]
+        rows[row]["notes"] += [note for note in figures["notes"] if note not in rows[row]["notes"]]
+
+
+def bits_of(nll_nats: float | None, trained: Trained) -> float | None:
+    """Bits per dimension of a bound on a density or mass of images; None where there is none."""
+    kind = trained.parts.kind
+    if nll_nats is None or not kind.is_density:
+        return None
+    return bounds.bits_per_dim(nll_nats, math.prod(trained.parts.data.shape), kind.dequantized_levels or 1)

@@ -1,0 +1,138 @@
+"""The sets of images that one evaluation compares, as the feature net sees them.
+
+Every set has equally many images: the reference is the test split, and every row of the report is one set.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation import distances, memorisation, report
+from evaluation.errors import EvaluationError
+from orchestration.feature_nets import Extractor
+from orchestration.trained import Trained, cleaned
+from stage1_vae.data.images import ImageSet, InMemory, Rows, spread
+
+PICTURED = 64
+NEIGHBOURED = 24
+"""Samples that are shown with their nearest training images."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A set of images as the feature net saw it.
+
+    Attributes:
+        features: [N, D].
+        few: the first images, [n, C, H, W].
+        seconds: wall time of drawing and decoding all of them; 0 for images that were only read.
+    """
+
+    features: Tensor
+    few: Tensor
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How near the sets come to the training images.
+
+    Attributes:
+        shares: row -> memorisation.
+        nearest: row -> the training images [n, C, H, W] that are nearest to its first few.
+    """
+
+    shares: Mapping[str, memorisation.Memorisation]
+    nearest: Mapping[str, Tensor]
+
+
+def look(net: Extractor, blocks: Iterator[Tensor]) -> Seen:
+    """Features of a stream of images; only the few that will be pictured are kept."""
+    rows: list[Tensor] = []
+    few: list[Tensor] = []
+    for block in blocks:
+        rows.append(net.extract(block))
+        if sum(len(kept) for kept in few) < PICTURED:
+            few.append(block)
+    return Seen(torch.cat(rows), torch.cat(few)[:PICTURED])
+
+
+def look_at_draws(net: Extractor, trained: Trained, draw: Callable[[], Tensor]) -> Seen:
+    """The same for decoded draws, with the time that drawing and decoding took."""
+    started = time.perf_counter()
+    z = draw()
+    spent = [time.perf_counter() - started]
+    seen = look(net, _timed(trained.decoded(z), spent))
+    return Seen(seen.features, seen.few, sum(spent))
+
+
+def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
+    while True:
+        started = time.perf_counter()
+        block = next(blocks, None)
+        spent.append(time.perf_counter() - started)
+        if block is None:
+            return
+        yield block
+
+
+def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]:
+    """The reference, and one set of as many images for each row of the table."""
+    data, parts = trained.parts.data, trained.parts
+    num = min(limit, len(data.test), len(data.train))
+    test_rows = torch.linspace(0, len(data.test) - 1, num).round().long()
+    return {
+        "reference": look(net, cleaned(parts, spread(data.test, num))),
+        report.BASELINE: look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
+        "learned": look_at_draws(net, trained, lambda: trained.draw(trained.prior, num)),
+        report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),
+        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows))),
+        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
+    }
+
+
+def measured_distances(
+    trained: Trained, seen: Mapping[str, Seen], neighbours: int, notes: list[str]
+) -> dict[str, distances.Distances]:
+    """Distances of every set against the reference; none, with a note, where there are too few images."""
+    features = {name: _placed(s.features, trained) for name, s in seen.items()}
+    try:
+        reference = distances.Reference.of(features.pop("reference"), neighbours)
+        return {name: distances.distances(reference, each) for name, each in features.items()}
+    except EvaluationError as error:
+        notes.append(str(error))
+        return {}
+
+
+def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:
+    """Every set against all training images; nothing, with a note, where features are broken."""
+    images = trained.parts.data.train
+    training = _placed(look(net, cleaned(trained.parts, images)).features, trained)
+    try:
+        found = {
+            name: memorisation.nearest(_placed(s.features, trained), training)
+            for name, s in seen.items()
+            if name != report.TRAIN_AGAINST_TEST
+        }
+    except EvaluationError as error:
+        notes.append(str(error))
+        return Copied({}, {})
+    fresh = found.pop("reference").distance
+    shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in found.items()}
+    own = torch.zeros(len(seen[report.TRAIN_AGAINST_TEST].features), dtype=torch.float64)  # each is its own neighbour
+    shares[report.TRAIN_AGAINST_TEST] = memorisation.memorisation(own, fresh)
+    shown = {name: near.index[:NEIGHBOURED] for name, near in found.items() if name in ("learned", report.AGGREGATE)}
+    nearest = {name: torch.cat(list(cleaned(trained.parts, _rows(images, index)))) for name, index in shown.items()}
+    return Copied(shares, nearest)
+
+
+def _placed(features: Tensor, trained: Trained) -> Tensor:
+    """On a GPU that knows float64; elsewhere where they are."""
+    return features.to(trained.device) if trained.device.type == "cuda" else features
+
+
+def _rows(images: ImageSet, index: Tensor) -> ImageSet:
+    return InMemory(images.batch(index)) if isinstance(images, InMemory) else Rows(images, index)
