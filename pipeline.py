@@ -38,6 +38,7 @@ from orchestration.sampling import block_size, check_destination, deliver, write
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
+from orchestration.tight_bounds import check_tight_bounds
 from orchestration.tracking import Tracker, with_one_name
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION, encode
@@ -80,6 +81,8 @@ def perform(job: Run) -> None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
+    if stage in ("all", "evaluate", "report"):
+        check_tight_bounds(job, parts)
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
         return draw_samples(job, parts, vae, None) if stage == "sample" else None
@@ -252,12 +255,16 @@ def check(config: Config, launch: Launch) -> None:
     """Build everything and run two batches of each stage in a folder that is then removed."""
     with tempfile.TemporaryDirectory(prefix="expost-check-") as scratch:
         paths = config.paths.model_copy(update={"root": Path(scratch)})
-        evaluation = config.evaluation.model_copy(update={"num_samples": 256, "importance_samples": 2})
-        small = config.model_copy(update={"paths": paths, "evaluation": evaluation, "upstream": "run"})
+        trainer = config.trainer.model_copy(update={"max_steps": 2})
+        evaluation = config.evaluation.reduced()
+        small = config.model_copy(
+            update={"paths": paths, "trainer": trainer, "evaluation": evaluation, "upstream": "run"}
+        )
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
         enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
         parts = assemble(job, limit=max(4096, 2 * config.trainer.batch_size, enough))
+        check_tight_bounds(job, parts)
         vae = train_vae(job, parts)
         latents = encode_images(job, parts, vae)
         prior = fit_prior(job, parts, latents)

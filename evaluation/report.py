@@ -17,16 +17,8 @@ from rich.text import Text
 
 from evaluation.distances import Distances, gap_closed
 from evaluation.halves import differ
-from evaluation.verdict import verdict as verdict
+from evaluation.row_names import AGGREGATE, BASELINE, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from evaluation.verdict import verdict_lines
-
-BASELINE = "standard_normal"
-AGGREGATE = "aggregate_draws"
-RECONSTRUCTIONS = "reconstructions"
-TRAIN_AGAINST_TEST = "train_against_test"
-FLOORS = (AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST)
-"""Rows that no prior can beat, nearest first: draws from the training aggregate posterior, which every prior that is
-fitted afterwards tries to become, and which copies; reconstructions, the best of this decoder; the data themselves."""
 
 TITLES = {
     BASELINE: "N(0, I)",

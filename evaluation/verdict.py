@@ -14,13 +14,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-BASELINE = "standard_normal"
-RECONSTRUCTIONS = "reconstructions"
-TRAIN_AGAINST_TEST = "train_against_test"
-AGGREGATE_DRAWS = "aggregate_draws"
-TRAINING_AGGREGATE = "training_aggregate"
-"""The aggregate posterior of the training images, taken as a prior for test images."""
-FLOOR_ROWS = (RECONSTRUCTIONS, TRAIN_AGAINST_TEST, AGGREGATE_DRAWS)
+from evaluation.row_names import (
+    AGGREGATE,
+    BASELINE,
+    FLOORS,
+    RECONSTRUCTIONS,
+    TRAIN_AGAINST_TEST,
+    TRAINING_AGGREGATE,
+)
+
 NOISE = 2.0
 """A difference of fewer standard errors than this is noise."""
 CHANCE_PERCENT = 50.0
@@ -38,11 +40,11 @@ def verdict_lines(report: Row) -> list[str]:
 
     Args:
         report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row) and `surgery` (of
-            `orchestration.dissect`). Anything may be missing or None.
+            `orchestration.dissect`), `carries_unchanged` (z is x, nothing decodes). Anything may be missing or None.
     """
     rows: Row = report.get("rows") or {}
     baseline = report.get("baseline") or BASELINE
-    learned = [name for name in rows if name != baseline and name not in FLOOR_ROWS]
+    learned = [name for name in rows if name != baseline and name not in FLOORS]
     surgery: Row = report.get("surgery") or {}
     base = rows.get(baseline) or {}
     lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}) for name in learned]
@@ -50,7 +52,9 @@ def verdict_lines(report: Row) -> list[str]:
         lines.append("Only the baseline N(0, I) was evaluated; choose a learned prior to compare it with.")
     lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]
     lines += [sentence for sentence in (_information(surgery), _collapse(surgery)) if sentence]
-    lines += [sentence for name in learned or [baseline] if (sentence := _left(name, rows, surgery, baseline))]
+    unchanged = bool(report.get("carries_unchanged"))
+    left = (_left(name, rows, surgery, baseline, unchanged) for name in learned or [baseline])
+    lines += [sentence for sentence in left if sentence]
     lines += [sentence] if (sentence := _memory(learned, surgery)) else []
     return lines
 
@@ -120,14 +124,15 @@ def _collapse(surgery: Row) -> str | None:
         return None
     if active == 0:
         return f"None of the {num} latent dimensions is active: the code says nothing about the image."
-    tail = f", {collapsed} of the others have collapsed to the prior" if collapsed else ""
-    return f"{active} of {num} latent dimensions are active{tail}."
+    told = f"{active} of {num} latent dimensions are active (their posterior means vary over images)"
+    return f"{told}; {collapsed} have collapsed to the prior." if collapsed else f"{told}."
 
 
-def _left(name: str, rows: Row, surgery: Row, baseline: str) -> str | None:
-    """What is left between samples and real images, and whose fault it is."""
+def _left(name: str, rows: Row, surgery: Row, baseline: str, unchanged: bool) -> str | None:
+    """What is left between samples and real images, and whose fault it is; without a decoder, it is the prior's."""
     title = "N(0, I)" if name == baseline else name
-    parts = [part for part in (_left_nats(name, surgery), _left_images(name, rows)) if part]
+    in_images = None if unchanged else _left_images(name, rows)
+    parts = [part for part in (_left_nats(name, surgery), in_images) if part]
     return f"What is left with {title}: {'; '.join(parts)}." if parts else None
 
 
@@ -167,7 +172,7 @@ def _memory(learned: list[str], surgery: Row) -> str | None:
 
 def _left_images(name: str, rows: Row) -> str | None:
     mine, floor = rows.get(name) or {}, rows.get(TRAIN_AGAINST_TEST) or {}
-    source = AGGREGATE_DRAWS if (rows.get(AGGREGATE_DRAWS) or {}).get("frechet_distance") is not None else None
+    source = AGGREGATE if (rows.get(AGGREGATE) or {}).get("frechet_distance") is not None else None
     source = source or RECONSTRUCTIONS
     decoded = rows.get(source) or {}
     distance, best = mine.get("frechet_distance"), decoded.get("frechet_distance")
@@ -175,7 +180,7 @@ def _left_images(name: str, rows: Row) -> str | None:
         return None
     real = floor.get("frechet_distance") or 0.0
     by_prior, by_decoder = distance - best, best - real
-    what = "decoded draws of q(z)" if source == AGGREGATE_DRAWS else "reconstructions"
+    what = "decoded draws of q(z)" if source == AGGREGATE else "reconstructions"
     spell = f"Frechet distance {distance:.3f}, {what} {best:.3f}, training images {real:.3f}"
     if _beyond_noise(by_prior, _spread(mine), _spread(decoded)) is False:
         return f"its samples are as near to test images as {what}, so what is left is the decoder's ({spell})"

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from evaluation.marginals import units, wasserstein_1, wasserstein_1_floor
+from evaluation.row_names import BASELINE, TRAINING_AGGREGATE
 from evaluation.surgery import LogDensity, Surgery, UnderPrior, surgery, under_prior
 from evaluation.two_sample import classifier_of_known, classifier_two_sample, maximum_mean_discrepancy
-from evaluation.verdict import BASELINE, TRAINING_AGGREGATE
 from orchestration.progress import clock
 from orchestration.stages import Run
 from orchestration.trained import Trained

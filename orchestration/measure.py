@@ -109,6 +109,7 @@ def measure(
         true_nll_nats=None if truth is None else truth.nll_nats,
         surgery=surgery,
         annealing=tight or None,
+        carries_unchanged=carries_unchanged(trained.vae),
         seconds=seconds,
     )
     (folder / "figures.json").write_text(report.to_json(result))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from evaluation import bounds, distances, halves, memorisation, report
-from evaluation.verdict import TRAINING_AGGREGATE
+from evaluation.row_names import TRAINING_AGGREGATE
 from orchestration.seen import Seen
 from orchestration.trained import Trained
 
@@ -46,7 +46,7 @@ def assembled_rows(
             seconds,
             num_parameters,
             [kind.note] if kind.note else [],
-            spread=noise | _standard_errors(bounded[key]),
+            spread=noise | _standard_errors(bounded[key], trained),
             memorisation=copied,
             samples_per_second=_rate_of(seen[key]),
         )
@@ -79,14 +79,19 @@ def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float |
     if key != "learned" or key not in measured:
         return None
     rows = (report.BASELINE, key, report.RECONSTRUCTIONS)
+    if distances.gap_closed(*(measured[row].frechet_distance for row in rows)) is None:
+        return None
     base, mine, best = (measured[row].halves["frechet_distance"] for row in rows)  # [H] each
     return halves.spread((base - mine) / (base - best))
 
 
-def _standard_errors(bound: bounds.Bounds) -> dict[str, float]:
+def _standard_errors(bound: bounds.Bounds, trained: Trained) -> dict[str, float]:
     """Of the means over images."""
     values = {key: getattr(bound, key) for key in bound.means()}
-    return {key: _standard_error(value) for key, value in values.items() if value is not None and len(value) > 1}
+    errors = {key: _standard_error(value) for key, value in values.items() if value is not None and len(value) > 1}
+    if trained.parts.kind.is_density and "iwae_nats" in errors:
+        errors["bits_per_dim"] = errors["iwae_nats"] / (math.prod(trained.parts.data.shape) * math.log(2))
+    return errors
 
 
 def _standard_error(per_image: Tensor) -> float:

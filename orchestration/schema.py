@@ -101,6 +101,12 @@ class Evaluation(Section):
     features_sha256: str | None
     annealing: Annealing | None
 
+    def reduced(self) -> "Evaluation":
+        """As little as still runs every part of it."""
+        small = {"num_images": 2, "num_chains": 2, "num_steps": 3, "bdmc_images": 2}
+        annealing = self.annealing and self.annealing.model_copy(update=small)
+        return self.model_copy(update={"num_samples": 256, "importance_samples": 2, "annealing": annealing})
+
 
 class Oracle(Section):
     num_images: Annotated[int, Field(ge=2)]

@@ -17,6 +17,7 @@ from evaluation import report as r
 from evaluation.distances import Distances
 from evaluation.figures import image_grid
 from evaluation.page import render_html
+from evaluation.verdict import verdict
 
 
 def _distances(frechet: float) -> Distances:
@@ -94,7 +95,7 @@ def test_verdict_says_what_was_bought_or_lost() -> None:
     autoencoder = _report()
     for row in autoencoder["rows"].values():
         row["rate_nats"] = None
-    assert "lowers the cost -log p(z) of a held-out latent by 4.70" in r.verdict(autoencoder)
+    assert "lowers the cost -log p(z) of a held-out latent by 4.70" in verdict(autoencoder)
     assert "Only the baseline" in r.build_report("d", "f", {"standard_normal": r.build_row()})["verdict"]
     bare = r.build_report("d", "f", {"standard_normal": r.build_row(), "x": r.build_row()})
     assert "no figure that compares" in bare["verdict"]

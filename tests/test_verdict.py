@@ -116,7 +116,7 @@ def test_noise_is_called_noise() -> None:
 def test_ceiling_and_collapse_are_told() -> None:
     assert "lower bound" in verdict(changed("surgery", "train", "at_ceiling", to=True))
     dead = {"num_dims": 16, "num_active": 5, "num_collapsed": 10}
-    assert "5 of 16 latent dimensions are active, 10" in verdict(changed("surgery", "dimensions", to=dead))
+    assert "5 of 16 latent dimensions are active (their posterior means vary over images); 10" in verdict(changed("surgery", "dimensions", to=dead))
     none = {"num_dims": 16, "num_active": 0, "num_collapsed": 16}
     assert "None of the 16 latent dimensions is active" in verdict(changed("surgery", "dimensions", to=none))
 
