@@ -248,6 +248,7 @@ def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artif
 def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures: Artifact) -> None:
     """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
     keys = {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint}
+    keys["features"] = feature_net(replace(job, plans=True), parts).key  # its net may be gone: the figures are stored
     publish(job, figures, {**keys, **identity(job, parts)})
 
 

@@ -17,6 +17,7 @@ import torch
 from child import machine
 from hydra import compose, initialize_config_dir
 
+from orchestration.assembly import PREPROCESSING, without
 from orchestration.build import build
 from orchestration.entry import CONF
 from orchestration.judging import judge
@@ -29,7 +30,7 @@ def errors_of(seed: int, overrides: list[str]) -> dict[str, float]:
     """Mean errors over the images of one seed, in nats."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", [*overrides, "experiment=oracle", f"seed={seed}", f"data.seed={seed}"]))
-    source = build("data", config.data)
+    source = build("data", without(config.data, PREPROCESSING))
     data = source.load()
     torch.manual_seed(seed)
     judged = judge(source.density(), data.test.batch(torch.arange(config.oracle.num_images)), config.oracle)

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.published import RECIPES, WITHOUT_RECIPE, Claim, Recipe
 from evaluation.comparison import compare
 from evaluation.comparison_lines import Line, figure
-from evaluation.comparison_source import Source, comparable
+from evaluation.comparison_source import Source, beside
 from evaluation.comparison_views import columns_of, markdown_table, text
 from orchestration.compare import everything, group_of, load
 from orchestration.errors import UserError
@@ -45,7 +45,7 @@ def page(sources: Sequence[Source]) -> str:
         "# Published figures, and ours",
         f"Written by `{COMMAND}` from stored runs; do not edit. Lower is better in every figure of the first table. "
         '"Short by" is ours minus published. ± is the standard deviation over seeds; a number in brackets is that over '
-        "resampled images of one run.",
+        "resampled images of one run. Ours stands only beside a figure of as many importance samples as it has itself.",
         summary(sources),
         *(section(sources, recipe) for recipe in RECIPES),
         "## Published figures that no recipe aims at yet",
@@ -55,12 +55,13 @@ def page(sources: Sequence[Source]) -> str:
 
 
 def summary(sources: Sequence[Source]) -> str:
-    out = ["| recipe | what | published | ours | short by |", "|---|---|---:|---:|---|"]
+    out = ["| recipe | what | published | ours | short by | ours is over |", "|---|---|---:|---:|---|---|"]
     for recipe in RECIPES:
         for claim in recipe.claims:
             line = ours(sources, recipe, claim)
             cells = [f"[{recipe.experiment}](#{recipe.experiment})", claim.what, f"{claim.published:.2f}"]
-            out.append(f"| {' | '.join([*cells, shown(line, claim), verdict(line, claim)])} |")
+            measured = over(sources, line, claim)
+            out.append(f"| {' | '.join([*cells, shown(line, claim), verdict(line, claim), measured])} |")
     return "\n".join(out)
 
 
@@ -85,7 +86,7 @@ def section(sources: Sequence[Source], recipe: Recipe) -> str:
         *comparison.notes,
         *(f"{name}: {told(found, name)}." for name in ("date", "commit", "hardware", "torch")),
         f"seeds: {seeds(found)}.",
-        *([f"{left_out} older runs were measured on other terms and are left out."] if left_out else []),
+        *([f"runs left out, because they were measured on other terms: {left_out}."] if left_out else []),
     ]
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)])
 
@@ -95,15 +96,27 @@ def command(recipe: Recipe) -> str:
 
 
 def of_recipe(sources: Sequence[Source], recipe: Recipe) -> list[Source]:
-    """Runs of the recipe that may stand beside its newest one."""
-    found = [source for source in sources if group_of(source) == recipe.experiment]
-    found.sort(key=lambda source: (str(source.provenance.get("date")), source.name))
-    return [source for source in found if comparable(source, found[-1])]
+    """Runs of the recipe that may stand beside the newest of those that meet its claims, or of all where none does."""
+    every = [source for source in sources if group_of(source) == recipe.experiment]
+    found = [source for source in every if any(meets(source, claim) for claim in recipe.claims)] or every
+    found.sort(key=lambda source: source.age)
+    return beside(found[-1], found) if found else []
+
+
+def meets(source: Source, claim: Claim) -> bool:
+    """Whether the run was measured as the claim asks."""
+    needed = claim.importance_samples
+    return needed is None or source.report.get("importance_samples") == needed
+
+
+def of_claim(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> list[Source]:
+    """Runs of the recipe that may stand beside the claim, and beside each other."""
+    return [source for source in of_recipe(sources, recipe) if meets(source, claim)]
 
 
 def ours(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> Line | None:
     """Our line beside a claim: of the recipe as it is where it was run so, else of a changed one."""
-    found = of_recipe(sources, recipe)
+    found = of_claim(sources, recipe, claim)
     if not found:
         return None
     lines = [line for line in compare(found).lines if line.row == claim.row and claim.figure in line.values]
@@ -113,6 +126,16 @@ def ours(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> Line | None
 
 def shown(line: Line | None, claim: Claim) -> str:
     return "not run" if line is None else text(line.values[claim.figure], claim.figure)
+
+
+def over(sources: Sequence[Source], line: Line | None, claim: Claim) -> str:
+    """What our figure is a mean over, or was measured with; - where there is none."""
+    if line is None:
+        return "-"
+    report = next(source.report for source in sources if source.name in line.runs)
+    images = report.get("num_bound_images" if claim.importance_samples else "num_samples")
+    what = "test images" if claim.importance_samples else "samples"
+    return f"{images:,} {what}" if images is not None else f"an unknown number of {what}"
 
 
 def verdict(line: Line | None, claim: Claim) -> str:
@@ -128,7 +151,8 @@ def verdict(line: Line | None, claim: Claim) -> str:
 def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
     line = ours(sources, recipe, claim)
     if line is None:
-        return f"{claim.what}: published {claim.published:.2f}; not run."
+        bound = f" with {claim.importance_samples:,} importance samples" if claim.importance_samples else ""
+        return f"{claim.what}: published {claim.published:.2f}; not run{bound}."
     value = line.values[claim.figure]
     unit = "nats" if claim.figure.endswith("_nats") else figure(claim.figure).label
     what = f"{claim.what}: published {claim.published:.2f}, ours {shown(line, claim)}"

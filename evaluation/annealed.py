@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 MAX_DIVERGED_CHAINS = 0.1
+MIN_TRUSTED = 0.5
+"""With fewer trusted images there is no mean: it would be ranked like any other."""
 MIN_ACCEPTANCE, MAX_ACCEPTANCE = 0.3, 0.97
 """An image outside these is not trusted: its chains hardly moved, or hardly went anywhere."""
 
@@ -53,8 +55,8 @@ class Annealed:
         return self.acceptance_lowest.min().item(), self.acceptance_highest.max().item()
 
     def mean_nats(self) -> float | None:
-        """Mean of `nll_nats` over ALL images; None, never an infinity, where one has no weight or none is trusted."""
-        usable = bool(torch.isfinite(self.nll_nats).all()) and bool(self.trusted.any())
+        """Mean of `nll_nats` over ALL images; None where one has no weight or fewer than half are trusted."""
+        usable = bool(torch.isfinite(self.nll_nats).all()) and self.trusted.double().mean().item() >= MIN_TRUSTED
         return self.nll_nats.mean().item() if usable else None
 
     def notes(self) -> list[str]:

@@ -134,32 +134,55 @@ def _leader(lines: Sequence[Line], key: str) -> Line | None:
 def lead(first: Value, rival: Value, key: str) -> float:
     """By how much `first` is better than `rival`: on the VAEs that both were measured on, where there are such."""
     common = first.by_vae.keys() & rival.by_vae.keys()
-    pairs = [(first.by_vae[vae], rival.by_vae[vae]) for vae in common] or [(first.mean, rival.mean)]
+    pairs = [(_on(first, vae), _on(rival, vae)) for vae in common] or [(first.mean, rival.mean)]
     return statistics.fmean(_cost(theirs, key) - _cost(own, key) for own, theirs in pairs)
 
 
 def needed_lead(first: Value, rival: Value) -> float | None:
     """The smallest lead that is no noise; None where the noise of either is unknown.
 
-    Over images: two standard errors. Over n seeds: as many as Student's t of n - 1 degrees of freedom wants for the
-    same confidence, 95.4 %; of the differences VAE by VAE where both were measured on the same ones: what a seed of
-    stage 1 does to both is no noise.
+    Over images: two standard errors, which more seeds on the same images do not make fewer. Over seeds (`_over_seeds`):
+    as many as Student's t wants for the same confidence, 95.4 %. The two are independent: their squares add up.
     """
     if first.noise is None or rival.noise is None:
         return None
-    pair = (first, rival)
     common = first.by_vae.keys() & rival.by_vae.keys()
-    if len(common) == 1 and any(value.spread is None for value in pair):
+    if len(common) == 1 and not all(_known_on(value, *common) for value in (first, rival)):
         return None
+    error, degrees = _over_seeds(first, rival)
+    over_images = math.hypot(first.spread or 0.0, rival.spread or 0.0)
+    return math.hypot(LEADS_BY * over_images, student_quantile(degrees) * error)
+
+
+def _over_seeds(first: Value, rival: Value) -> tuple[float, int]:
+    """Standard error of the lead over seeds, and its degrees of freedom; 0 and 1 where there is one seed alone.
+
+    On several VAEs that both were measured on, that of the differences VAE by VAE: what a seed of stage 1 does to both
+    is no noise. On one such VAE, over the seeds of the priors on it. On none, over all seeds of each. Where only one of
+    the two has several seeds, the other's share is not known, and the error is a lower bound.
+    """
+    common = first.by_vae.keys() & rival.by_vae.keys()
+    if len(common) > 1:
+        differences = [_on(first, vae) - _on(rival, vae) for vae in common]
+        return statistics.stdev(differences) / math.sqrt(len(common)), len(common) - 1
     if common:
-        nums = [len(common)] * 2
-        differences = [first.by_vae[vae] - rival.by_vae[vae] for vae in common]
-        over_seeds = statistics.stdev(differences) / math.sqrt(len(common)) if len(common) > 1 else 0.0
+        (vae,) = common
+        numbers = [value.by_vae[vae] for value in (first, rival)]
+        known = [(statistics.stdev(found), len(found)) for found in numbers if len(found) > 1]
     else:
-        nums = [value.num for value in pair]
-        over_seeds = math.hypot(*((value.seed_std or 0.0) / math.sqrt(value.num) for value in pair))
-    over_images = math.hypot(*((value.spread or 0.0) / math.sqrt(num) for value, num in zip(pair, nums, strict=True)))
-    return max(LEADS_BY * over_images, student_quantile(max(1, min(nums) - 1)) * over_seeds)
+        known = [(value.seed_std, value.num) for value in (first, rival) if value.seed_std is not None]
+    if not known:
+        return 0.0, 1
+    return math.hypot(*(std / math.sqrt(num) for std, num in known)), min(num for _, num in known) - 1
+
+
+def _known_on(value: Value, vae: str) -> bool:
+    """Whether anything is known of the noise on this VAE: over images, or over seeds of the prior."""
+    return value.spread is not None or len(value.by_vae[vae]) > 1
+
+
+def _on(value: Value, vae: str) -> float:
+    return statistics.fmean(value.by_vae[vae])
 
 
 def student_quantile(degrees: int) -> float:

@@ -1,8 +1,11 @@
 """From stored reports to the lines of a comparison: one a prior, one a VAE for what all its priors share.
 
-Runs that differ in their seeds alone become one line, mean and standard deviation over n seeds (ddof = 1). The noise of
-a line is the standard error of its mean: the larger of the standard deviations over seeds and over resampled images,
-divided by sqrt(n).
+Runs that differ in their seeds alone become one line, mean and standard deviation over n seeds (ddof = 1). A seed is a
+trained VAE with a fitted prior: the same two measured again are no further seed, and the newest measurement of a figure
+counts.
+
+Two sources of noise add up in the mean of n seeds: the seeds, whose standard deviation s shrinks as they become more,
+and the images that all seeds are measured on, whose share t does not. Its standard error is sqrt(s^2 / n + t^2).
 """
 
 import math
@@ -26,7 +29,7 @@ class Value:
         mean: over seeds.
         seed_std: standard deviation over seeds, ddof 1; None for a single one.
         spread: standard deviation over resampled images of one run, mean over seeds; None where a run has none.
-        by_vae: key of the VAE -> the figure on it, mean over further seeds: pairs the lines of several priors.
+        by_vae: key of the VAE -> the figures on it, one a seed of the prior: pairs the lines of several priors.
         leads: best learned prior, by more than the noise.
     """
 
@@ -34,14 +37,15 @@ class Value:
     seed_std: float | None
     spread: float | None
     num: int
-    by_vae: Mapping[str, float] = field(default_factory=dict)
+    by_vae: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     leads: bool = False
 
     @property
     def noise(self) -> float | None:
         """Standard error of the mean; None where nothing is known of it."""
-        known = [std for std in (self.seed_std, self.spread) if std is not None]
-        return max(known) / math.sqrt(self.num) if known else None
+        if self.seed_std is None and self.spread is None:
+            return None
+        return math.hypot((self.seed_std or 0.0) / math.sqrt(self.num), self.spread or 0.0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,21 @@ class Line:
         return self.is_learned or self.row == BASELINE
 
 
+@dataclass(frozen=True)
+class Seed:
+    """What is known of one seed of a line.
+
+    Attributes:
+        source: the newest run of it.
+        row: each figure with its spread from the newest run that has it; notes of the runs that gave one.
+        runs: names of those.
+    """
+
+    source: Source
+    row: Mapping[str, Any]
+    runs: tuple[str, ...]
+
+
 def figure(key: str) -> Figure:
     """How the figure `key` is shown."""
     return FIGURES[key]
@@ -91,38 +110,57 @@ def available(sources: Sequence[Source]) -> tuple[str, ...]:
 
 def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line]:
     """One line a prior and VAE, and one a VAE for each row that its priors share; seeds of a recipe together."""
-    gathered: dict[tuple[str, str, str], dict[str, tuple[Source, Mapping[str, Any]]]] = {}
+    gathered: dict[tuple[str, str, str], dict[tuple[str, str], list[tuple[Source, Mapping[str, Any]]]]] = {}
     for source in sources:
         for name, row in source.report["rows"].items():
             if name == TRAIN_AGAINST_TEST:  # the data's own: no seed and no VAE moves it
-                key, unit = (name, source.likelihood, ""), ""
+                key, unit = (name, source.likelihood, ""), ("", "")
             elif name in SHARED:
-                key, unit = (name, source.vae_recipe, ""), source.vae
+                key, unit = (name, source.vae_recipe, ""), (source.vae, "")
             else:
-                key, unit = (name, source.vae_recipe, source.prior_recipe), source.evaluation
-            gathered.setdefault(key, {}).setdefault(unit, (source, row))  # what tells seeds apart -> run and row
+                key, unit = (name, source.vae_recipe, source.prior_recipe), (source.vae, source.prior)
+            gathered.setdefault(key, {}).setdefault(unit, []).append((source, row))  # unit: what tells seeds apart
     labels = _distinct({s.vae_recipe: s.vae_label for s in sources})
     priors: dict[str, str] = {}
     for vae in labels:
         priors |= _distinct({s.prior_recipe: s.prior_label for s in sources if s.vae_recipe == vae})
     for (name, *_), found in gathered.items():
-        runs, rows = zip(*found.values(), strict=True)
-        values = {key: value for key in columns if (value := _value(runs, rows, key)) is not None}
-        short = [k for k, v in values.items() if v.num < len(rows)]
+        seeds = [_seed(measured) for measured in found.values()]
+        first = seeds[0].source
+        values = {key: value for key in columns if (value := _value(seeds, key)) is not None}
+        short = [k for k, v in values.items() if v.num < len(seeds)]
         yield Line(
             row=name,
-            label=_label(name, priors.get(runs[0].prior_recipe, name)),
-            vae=runs[0].vae_recipe,
-            vae_label="" if name == TRAIN_AGAINST_TEST else labels[runs[0].vae_recipe],
-            likelihood=runs[0].likelihood,
-            runs=tuple(run.name for run in runs),
-            num=len(rows),
+            label=_label(name, priors.get(first.prior_recipe, name)),
+            vae=first.vae_recipe,
+            vae_label="" if name == TRAIN_AGAINST_TEST else labels[first.vae_recipe],
+            likelihood=first.likelihood,
+            runs=tuple(dict.fromkeys(run for seed in seeds for run in seed.runs)),
+            num=len(seeds),
             values=values,
             notes=(
-                *dict.fromkeys(note for row in rows for note in row.get("notes", [])),
-                *(f"{figure(key).label} exists for {values[key].num} of {len(rows)} seeds only" for key in short),
+                *dict.fromkeys(note for seed in seeds for note in seed.row["notes"]),
+                *(f"{figure(key).label} exists for {values[key].num} of {len(seeds)} seeds only" for key in short),
             ),
         )
+
+
+def _seed(measured: Sequence[tuple[Source, Mapping[str, Any]]]) -> Seed:
+    """One seed from all that was measured of it."""
+    newest_first = sorted(measured, key=lambda pair: pair[0].age, reverse=True)
+    merged: dict[str, Any] = {}
+    spread: dict[str, Any] = {}
+    givers: set[int] = set()
+    for key in FIGURES:
+        place = next((i for i, (_, row) in enumerate(newest_first) if row.get(key) is not None), None)
+        if place is not None:
+            merged[key] = newest_first[place][1][key]
+            spread[key] = (newest_first[place][1].get("spread") or {}).get(key)
+            givers.add(place)
+    told = [newest_first[place] for place in sorted(givers | {0})]
+    notes = list(dict.fromkeys(note for _, row in told for note in row.get("notes", [])))
+    row = {**merged, "spread": spread, "notes": notes}
+    return Seed(newest_first[0][0], row, tuple(source.name for source, _ in told))
 
 
 def _label(name: str, prior: str) -> str:
@@ -137,21 +175,20 @@ def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: f"{label} #{key[:6]}" if taken.count(label) > 1 else label for key, label in labels.items()}
 
 
-def _value(runs: Sequence[Source], rows: Sequence[Mapping[str, Any]], key: str) -> Value | None:
-    having = [row for row in rows if row.get(key) is not None]
+def _value(seeds: Sequence[Seed], key: str) -> Value | None:
+    having = [seed for seed in seeds if seed.row.get(key) is not None]
     if not having:
         return None
-    numbers = [float(row[key]) for row in having]
+    numbers = [float(seed.row[key]) for seed in having]
     on_vae: dict[str, list[float]] = {}
-    for run, row in zip(runs, rows, strict=True):
-        if row.get(key) is not None:
-            on_vae.setdefault(run.vae, []).append(float(row[key]))
-    spreads = [(row.get("spread") or {}).get(key) for row in having]
+    for seed, number in zip(having, numbers, strict=True):
+        on_vae.setdefault(seed.source.vae, []).append(number)
+    spreads = [seed.row["spread"].get(key) for seed in having]
     known = [float(spread) for spread in spreads if spread is not None]
     return Value(
         mean=statistics.fmean(numbers),
         seed_std=statistics.stdev(numbers) if len(numbers) > 1 else None,
         spread=statistics.fmean(known) if len(known) == len(having) else None,
         num=len(numbers),
-        by_vae={vae: statistics.fmean(found) for vae, found in on_vae.items()},
+        by_vae={vae: tuple(found) for vae, found in on_vae.items()},
     )

@@ -34,6 +34,16 @@ class Source:
         return str(self.provenance["vae"])
 
     @property
+    def prior(self) -> str:
+        """Key of the fitted prior; in reports that do not say it, of this very measurement."""
+        return str(self.provenance.get("prior", self.evaluation))
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sorts runs, those measured first to the front; a report without a date is older than any other."""
+        return str(self.provenance.get("date", "")), self.name
+
+    @property
     def evaluation(self) -> str:
         """What tells this measurement from every other."""
         return str(self.provenance.get("evaluation", self.name))
@@ -46,7 +56,7 @@ class Source:
     @property
     def prior_recipe(self) -> str:
         """Identity of the prior up to its seed; in reports that do not say it, of this very fit."""
-        return str(self.provenance.get("prior_recipe", self.provenance.get("prior", self.evaluation)))
+        return str(self.provenance.get("prior_recipe", self.prior))
 
     @property
     def vae_label(self) -> str:
@@ -95,6 +105,8 @@ def _problem(report: Any) -> str | None:
     for key in ("vae", "data"):
         if not isinstance(report["provenance"].get(key), str):
             return f"no provenance.{key}"
+    if not isinstance(report.get("annealing_settings") or {}, dict):
+        return "annealing_settings"
     if not report["rows"]:
         return "no rows"
     for name, row in report["rows"].items():
@@ -123,20 +135,44 @@ def _features(source: Source) -> str:
     return source.report["features"] + (f" ({str(key)[:8]})" if key is not None else "")
 
 
-MUST_AGREE: Mapping[str, Callable[[Source], str]] = {
+def _neighbours(source: Source) -> str:
+    return str(source.report.get("neighbours") or "not told")
+
+
+def _annealing(source: Source) -> str | None:
+    if all(row.get("ais_nats") is None for row in source.report["rows"].values()):
+        return None
+    settings = source.report.get("annealing_settings") or {}
+    told = {name: value for name, value in settings.items() if name != "bdmc_images"}  # they check, and move no bound
+    return ", ".join(f"{name}={value}" for name, value in sorted(told.items())) or "not told"
+
+
+MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
     "data": _data,
     "feature nets": _features,
     "reference splits": lambda source: str(source.report.get("reference")),
     "numbers of samples": lambda source: str(source.report.get("num_samples")),
     "numbers of bounded images": lambda source: str(source.report.get("num_bound_images")),
     "importance samples": lambda source: str(source.report.get("importance_samples")),
+    "neighbours": _neighbours,
+    "annealing settings": _annealing,
 }
-"""What a figure depends on beside the model, in words -> its value in a run."""
+"""What a figure depends on beside the model, in words -> its value in a run; None where no figure of the run does."""
 
 
 def comparable(one: Source, other: Source) -> bool:
     """Whether the two may stand in one table."""
-    return all(of(one) == of(other) for of in MUST_AGREE.values())
+    terms = ((of(one), of(other)) for of in MUST_AGREE.values())
+    return all(mine == theirs or None in (mine, theirs) for mine, theirs in terms)
+
+
+def beside(first: Source, sources: Sequence[Source]) -> list[Source]:
+    """Those of `sources` that may stand in one table with `first` and with each other, newer ones chosen first."""
+    kept = [first]
+    for source in sorted(sources, key=lambda source: source.age, reverse=True):
+        if source is not first and all(comparable(source, other) for other in kept):
+            kept.append(source)
+    return [source for source in sources if any(source is chosen for chosen in kept)]
 
 
 def refuse_different(sources: Sequence[Source]) -> None:
@@ -146,7 +182,8 @@ def refuse_different(sources: Sequence[Source]) -> None:
     for what, of in MUST_AGREE.items():
         groups: dict[str, list[str]] = {}
         for source in sources:
-            groups.setdefault(of(source), []).append(source.name)
+            if (value := of(source)) is not None:
+                groups.setdefault(value, []).append(source.name)
         if len(groups) > 1:
             told = "; ".join(f"{value}: {_some(names)}" for value, names in groups.items())
             choice = max(groups.values(), key=len)

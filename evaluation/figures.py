@@ -89,14 +89,14 @@ def latent_scatter(posterior: Tensor, baseline: Tensor, learned: Tensor, path: P
     All are shown on the first two principal axes of the posterior draws; left against the baseline, right against the
     learned prior. A prior that fits covers the same area with the same density.
     """
-    origin, axes, shares = _principal_axes(posterior)
-    clouds = [_thinned(z) for z in (posterior, baseline, learned)]
+    origin, axes, shares = _principal_axes(_finite(posterior))
+    clouds = [_thinned(_finite(z)) for z in (posterior, baseline, learned)]
     points = [((z.flatten(1).cpu().double() - origin) @ axes.T).numpy() for z in clouds]
     everything = np.concatenate(points)
     low, high = np.quantile(everything, [0.001, 0.999], axis=0)
     margin = 0.08 * (high - low) + 1e-6
     figure, panels = _figure([["baseline", "learned"]], width=8.8, height=4.9)
-    size = float(np.clip(20000 / len(points[0]), 2.5, 16))
+    size = float(np.clip(20000 / max(1, len(points[0])), 2.5, 16))
     for key, cloud, name, colour in [
         ("baseline", points[1], "N(0, I)", BASELINE),
         ("learned", points[2], learned_name, LEARNED),
@@ -112,6 +112,11 @@ def latent_scatter(posterior: Tensor, baseline: Tensor, learned: Tensor, path: P
         axis.legend(loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2)
     panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
     _save(figure, path)
+
+
+def _finite(z: Tensor) -> Tensor:
+    """The rows that can be drawn: a prior that diverged gets an empty picture, and its note, not an exception."""
+    return z[torch.isfinite(z.flatten(1)).all(1)]
 
 
 def _thinned(z: Tensor) -> Tensor:

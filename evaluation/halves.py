@@ -89,5 +89,7 @@ def spread(values: Tensor) -> float | None:
 
 
 def differ(a: float, b: float, spread_a: float | None, spread_b: float | None) -> bool:
-    """Whether a and b are further apart than two standard deviations of their difference; without spreads, at all."""
-    return abs(a - b) > 2 * math.hypot(spread_a or 0.0, spread_b or 0.0)
+    """Whether a and b are two standard deviations of their difference apart; never where a spread is unknown."""
+    if spread_a is None or spread_b is None:
+        return False
+    return abs(a - b) > 2 * math.hypot(spread_a, spread_b)

@@ -13,6 +13,7 @@
 A prior may match every marginal and still be far from q(z): marginals see no dependence between dimensions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,22 +41,34 @@ class Units:
 
 
 @torch.no_grad()
-def units(means: Tensor, log_stds: Tensor | None) -> Units:
-    """Active and collapsed dimensions from posterior means and log standard deviations [N, *latent], N at least 2.
+def units(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Units:
+    """Active and collapsed dimensions, from latents that need not fit in memory.
+
+    Args:
+        blocks: posterior means and log standard deviations (None for point masses), [n, *latent] each; at least two
+            images in all.
 
     Raises:
         EvaluationError: for fewer than two images.
     """
-    if len(means) < 2:
+    num, shift, total, squares, unused = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0), None
+    for means, log_stds in blocks:
+        means = means.flatten(1).double()  # [n, D]
+        if num == 0:
+            shift = means.mean(0)  # near the mean of all, so that nothing large cancels
+            total, squares = torch.zeros_like(shift), torch.zeros_like(shift)
+            unused = None if log_stds is None else torch.zeros_like(shift)
+        num += len(means)
+        total += (means - shift).sum(0)
+        squares += (means - shift).square().sum(0)
+        if log_stds is not None and unused is not None:
+            log_stds = log_stds.flatten(1).double()
+            kl_nats = 0.5 * (means.square() + torch.exp(2 * log_stds) - 1) - log_stds  # [n, D]
+            unused += (kl_nats < COLLAPSE_NATS).sum(0)
+    if num < 2:
         raise EvaluationError("active units need at least two images: a variance over images is asked for")
-    means = means.flatten(1)
-    mean_variance = means.double().var(0)  # [D]
-    collapsed = None
-    if log_stds is not None:
-        log_stds = log_stds.flatten(1)
-        kl_nats = 0.5 * (means.square() + torch.exp(2 * log_stds) - 1) - log_stds  # [N, D]
-        collapsed = (kl_nats < COLLAPSE_NATS).double().mean(0) >= COLLAPSE_SHARE
-    return Units(mean_variance, mean_variance > ACTIVE_VARIANCE, collapsed)
+    variance = (squares - total.square() / num) / (num - 1)  # [D]
+    return Units(variance, variance > ACTIVE_VARIANCE, None if unused is None else unused / num >= COLLAPSE_SHARE)
 
 
 @torch.no_grad()

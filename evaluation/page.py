@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from evaluation.report import FLOORS, TITLES, cells, conditions, learned_priors, notes, winners
+from evaluation.report import FLOORS, TITLES, cells, learned_priors, legend, notes, winners
 
 NONE = "-"
 PRIORS = {"training_aggregate": "the training aggregate"}
@@ -61,7 +61,7 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_
         kinds=["baseline" if n == report["baseline"] else "floor" if n in FLOORS else "learned" for n in names],
         figures=Cells("Figures", [_one_line(title) for title in titles], lines),
         best={label: names.index(name) for label, name in winners(report).items()},
-        conditions=conditions(report),
+        conditions=legend(report),
         notes=notes(report),
         surgery=[table for table in (rates(surgery), samples(surgery)) if table.lines],
         ceilings=ceilings(surgery),

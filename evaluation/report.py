@@ -216,12 +216,17 @@ def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def conditions(report: Mapping[str, Any]) -> str:
-    """What every distance depends on: number of samples, reference split, feature net; and what ± means."""
+    """What every distance depends on: number of samples, reference split, feature net."""
     counts = {row["num_samples"] for row in report["rows"].values() if row.get("num_samples") is not None}
     samples = " or ".join(f"{count:,}" for count in sorted(counts)) or "no"
     reference = report.get("reference") or "the test split"
-    told = f"Distances: {samples} samples against {reference}, on {report['features']}."
-    return f"{told} {SPREADS}" if any(row.get("spread") for row in report["rows"].values()) else told
+    return f"Distances: {samples} samples against {reference}, on {report['features']}."
+
+
+def legend(report: Mapping[str, Any]) -> str:
+    """`conditions`, and what ± and bold mean in the views of one run; a comparison has words of its own."""
+    has_spread = any(row.get("spread") for row in report["rows"].values())
+    return f"{conditions(report)} {SPREADS}" if has_spread else conditions(report)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -236,7 +241,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
     """The closing table, figures down, rows across; on a narrow terminal the floors go without their spreads."""
     titles, lines = cells(report, None if width >= WIDE else [name for name in report["rows"] if name not in FLOORS])
-    caption = "\n".join([conditions(report), *notes(report)])
+    caption = "\n".join([legend(report), *notes(report)])
     table = Table(
         title=f"{report['data']}: what the learned prior bought",
         caption=Text(caption, style="dim", justify="left"),

@@ -151,8 +151,11 @@ def _features(z: Tensor, near: Tensor, skip: int) -> Tensor:
     neighbour. `near` holds both sets together and not which is which: a sample's own set lacks the sample itself, and
     where both sets hold one draw an image, that alone would tell them apart.
     """
-    i, j = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
-    products = z[:, i] * z[:, j] if z.shape[1] <= MAX_PRODUCT_DIMS else z.square()
+    if z.shape[1] <= MAX_PRODUCT_DIMS:
+        i, j = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
+        products = z[:, i] * z[:, j]
+    else:
+        products = z.square()
     ranks = [rank + skip for rank in NEIGHBOURS]
     nearest = [torch.cdist(rows, near).topk(ranks[-1] + 1, largest=False).values[:, ranks] for rows in z.split(BLOCK)]
     return torch.cat([z, products, torch.cat(nearest).clamp_min(1e-6).log()], dim=1)
@@ -223,7 +226,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, seed: int = 0) -> Discrepancy
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """Mean of exp(-d^2 / (2 s^2)) over s^2 = 4, 2, 1, 1/2, 1/4 for squared distances d^2 [n, m]."""
     squared = a.square().sum(1, keepdim=True) + b.square().sum(1)
-    # Below exp(-20) nothing is added to a sum of kernel values; its fourth power squared stays a normal float32.
+    # Below exp(-5) next to nothing is added to a sum of kernel values; its fourth power squared stays a normal float32.
     widest = squared.addmm_(a, b.T, alpha=-2).clamp_(min=0).mul_(-0.125).clamp_(min=-5).exp_()
     total, power = widest.clone(), widest
     for _ in range(4):

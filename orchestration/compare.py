@@ -13,7 +13,7 @@ from rich.console import Console
 from evaluation import comparison_views as views
 from evaluation.comparison import Comparison, available, compare
 from evaluation.comparison_figure import draw
-from evaluation.comparison_source import Source, comparable, read
+from evaluation.comparison_source import Source, beside, read
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.errors import UserError, nearest
@@ -163,7 +163,8 @@ def beside_newest(root: Path, folders: Sequence[Path]) -> list[Source]:
         jobs = [load(root, folder) for folder in named(root, str(sweep.relative_to(root)))]
         print(f"compare    {_counted(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]", flush=True)
         return jobs
-    sources = [source for source in map(_readable(root), folders) if source is not None and comparable(source, newest)]
+    readable = [source for source in map(_readable(root), folders[:-1]) if source is not None]
+    sources = beside(newest, [*readable, newest])
     same = [source for source in sources if source.vae_recipe == newest.vae_recipe]
     found, what = (same, "VAE") if len({source.evaluation for source in same}) > 1 else (sources, "data")
     print(

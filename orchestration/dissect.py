@@ -6,7 +6,7 @@ training images rewards memory too, so what generalises (classifier, discrepancy
 of test images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ MAX_DRAWS = 10_000
 MAX_KNOWN, MAX_KERNEL = 5_000, 5_000
 """Images whose very mixture the classifier is asked about, and samples of each set in the kernel discrepancy."""
 MAX_LISTED_DIMS = 512
+BLOCK_ROWS = 4096
 """Latents of more dimensions get their counts and extremes, and no figure a dimension."""
 
 
@@ -119,7 +120,7 @@ def _look_at_samples(trained: Trained, priors: Mapping[str, Prior], limit: int, 
     """Fill in `dimensions` and `two_sample`, which need no density."""
     train, test = trained.train, trained.test
     z = test.draw(spread_rows(test, limit)).to(trained.device)
-    used = units(train.means(), train.log_stds())
+    used = units(blocks_of(train))
     listed = train.spec.num_dims <= MAX_LISTED_DIMS
     distances: dict[str, Any] = {}
     for key, prior in priors.items():
@@ -183,3 +184,10 @@ def _against_known(trained: Trained, prior: Prior, rows: Tensor) -> dict[str, An
         "known_standard_error_percent": accuracy.standard_error_percent,
         "known_num_images": len(rows),
     }
+
+
+def blocks_of(latents: LatentDataset) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Posterior means and log standard deviations, some rows at a time."""
+    for start in range(0, len(latents), BLOCK_ROWS):
+        posterior = latents.posterior(slice(start, start + BLOCK_ROWS))
+        yield posterior.mean, getattr(posterior, "log_std", None)

@@ -31,7 +31,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure"]
-VERSION = 2
+VERSION = 3
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
@@ -104,6 +104,8 @@ def measure(
         num_samples=len(seen["reference"].features),
         num_bound_images=min(settings.num_bound_images, len(parts.data.test)),
         importance_samples=settings.importance_samples,
+        neighbours=settings.neighbours,
+        annealing_settings=settings.annealing and settings.annealing.model_dump(),
         num_training_images=len(parts.data.train),
         notes=notes,
         true_nll_nats=None if truth is None else truth.nll_nats,
@@ -115,5 +117,6 @@ def measure(
     (folder / "figures.json").write_text(report.to_json(result))
     tracker.pictures({stem: folder / f"{stem}.png" for stem in PICTURES})
     columns = ["row", *report.FIGURES]
-    tracker.table("report", columns, [[row, *(facts[key] for key in report.FIGURES)] for row, facts in rows.items()])
+    table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
+    tracker.table("report", columns, table_rows)
     return {f"{row}/{key}": facts[key] for row, facts in result["rows"].items() for key in report.FIGURES}

@@ -76,9 +76,9 @@ def of_samples(
 
 def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float | None:
     """Spread of the share of the gap that the learned prior closes, from the Frechet distances on the same halves."""
-    if key != "learned" or key not in measured:
-        return None
     rows = (report.BASELINE, key, report.RECONSTRUCTIONS)
+    if key != "learned" or not measured.keys() >= set(rows):
+        return None
     if distances.gap_closed(*(measured[row].frechet_distance for row in rows)) is None:
         return None
     base, mine, best = (measured[row].halves["frechet_distance"] for row in rows)  # [H] each
@@ -134,8 +134,8 @@ def _put(row: dict[str, Any], key: str, estimate: Mapping[str, float | None] | N
 def add_tight_bounds(rows: dict[str, dict[str, Any]], tight: Mapping[str, Any]) -> None:
     """Copy the annealed bounds into the rows, with their standard errors and notes."""
     for row, figures in tight.get("rows", {}).items():
-        rows[row]["ais_nats"] = figures["ais_nats"]
-        if figures.get("ais_std_error_nats") is not None:
+        rows[row]["ais_nats"] = figures["ais_nats"] if tight["is_density"] else None
+        if rows[row]["ais_nats"] is not None and figures.get("ais_std_error_nats") is not None:
             rows[row]["spread"]["ais_nats"] = figures["ais_std_error_nats"]
         rows[row]["notes"] += [note for note in figures["notes"] if note not in rows[row]["notes"]]
 

@@ -97,28 +97,35 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
 def measured_distances(
     trained: Trained, seen: Mapping[str, Seen], neighbours: int, notes: list[str]
 ) -> dict[str, distances.Distances]:
-    """Distances of every set against the reference; none, with a note, where there are too few images."""
+    """Distances of every set against the reference; a note instead where that is not possible."""
     features = {name: _placed(s.features, trained) for name, s in seen.items()}
     try:
         reference = distances.Reference.of(features.pop("reference"), neighbours)
-        return {name: distances.distances(reference, each) for name, each in features.items()}
     except EvaluationError as error:
         notes.append(str(error))
         return {}
+    found = {}
+    for name, each in features.items():
+        try:
+            found[name] = distances.distances(reference, each)
+        except EvaluationError as error:  # of this row alone
+            notes.append(f"{name}: {error}")
+    return found
 
 
 def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:
-    """Every set against all training images; nothing, with a note, where features are broken."""
+    """Every set against all training images; a note instead where features are broken."""
     images = trained.parts.data.train
     training = _placed(look(net, cleaned(trained.parts, images)).features, trained)
-    try:
-        found = {
-            name: memorisation.nearest(_placed(s.features, trained), training)
-            for name, s in seen.items()
-            if name != report.TRAIN_AGAINST_TEST
-        }
-    except EvaluationError as error:
-        notes.append(str(error))
+    found = {}
+    for name, s in seen.items():
+        if name == report.TRAIN_AGAINST_TEST:
+            continue
+        try:
+            found[name] = memorisation.nearest(_placed(s.features, trained), training)
+        except EvaluationError as error:
+            notes.append(f"{name}: {error}")
+    if "reference" not in found:
         return Copied({}, {})
     fresh = found.pop("reference").distance
     shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in found.items()}

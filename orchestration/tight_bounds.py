@@ -73,6 +73,7 @@ def tight_bounds(trained: Trained, run: Run, name: str) -> dict[str, Any]:
         "num_steps": asked.num_steps,
         "leapfrog_steps": asked.leapfrog_steps,
         "importance_samples": run.config.evaluation.importance_samples,
+        "is_density": trained.parts.kind.is_density,
         "rows": rows,
     }
 
@@ -114,6 +115,8 @@ def _refusal(prior: Prior) -> str | None:
         return f"{type(prior).__name__} has no density: no bound on log p(x)"
     if prior.log_prob_is is Exactness.ESTIMATE:
         return f"{type(prior).__name__} only estimates its density, and annealing needs the same number each time"
+    if prior.log_prob_is is Exactness.LOWER_BOUND:
+        return f"{type(prior).__name__} only bounds its density: its samples are not of the density that would be used"
     return None
 
 

@@ -75,6 +75,20 @@ def test_a_sweep_stands_for_its_jobs_and_seeds_are_averaged(place: Path) -> None
     assert "gaussian" in result.out and max(map(len, result.out.splitlines())) <= 120
 
 
+def test_a_report_names_its_feature_net_without_making_it(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored / "runs/store", tmp_path / "runs/store")
+    told = json.loads((run_of(stored) / "report.json").read_text())
+    (net,) = (tmp_path / "runs/store/features").iterdir()
+    assert told["provenance"]["features"] == net.name
+    assert told["neighbours"] == 5 and told["annealing_settings"] is None
+    shutil.rmtree(net.parent)
+    result = run_here(tmp_path, *SMALL, "name=again", "stage=report", "upstream=require")
+    assert (result.code, result.err) == (0, "")
+    (again,) = (tmp_path / "runs").glob("*-again")
+    assert json.loads((again / "report.json").read_text())["provenance"]["features"] == net.name
+    assert not net.parent.exists(), "a feature net was trained for a stored report"
+
+
 def test_names_paths_and_latest_are_runs_and_a_second_comparison_is_none(place: Path) -> None:
     job = f"sweeps/{sweep_of(place).name}/2"
     result = compare(place, f"compare.runs=[latest,{job},{run_of(place)}]", "compare.sort=rate_nats")

@@ -1,72 +1,14 @@
-"""Several reports in one table: what is averaged, what is marked, what is kept apart and what is refused."""
+"""Several reports in one table: what is averaged, what is marked and what is kept apart."""
 
-import csv
-import io
-import json
 import math
-import re
 import statistics
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-from rich.console import Console
+from stored_reports import SPREAD, leads, lines, row, run
 
-from evaluation import comparison_views as views
-from evaluation.comparison import Comparison, compare, needed_lead, student_quantile
-from evaluation.comparison_figure import draw
-from evaluation.comparison_lines import Line, Value
-from evaluation.comparison_source import Source, comparable, read
+from evaluation.comparison import compare, needed_lead, student_quantile
+from evaluation.comparison_lines import Value
 from evaluation.errors import EvaluationError
-
-SPREAD = {"frechet_distance": 0.1, "rate_nats": 0.02, "coverage": 0.01, "iwae_nats": 0.2}
-
-
-def row(frechet: float, rate: float | None = None, iwae: float | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "frechet_distance": frechet,
-        "rate_nats": rate,
-        "iwae_nats": iwae,
-        "coverage": 0.5,
-        "num_samples": 1000,
-        "spread": SPREAD,
-        "notes": [],
-        **more,
-    }
-
-
-def run(name: str, prior: str, learned: dict[str, Any], seed: int = 0, vae: str = "v", **more: Any) -> Source:
-    """One run: a learned prior beside the rows of its VAE, whose figures move with the seed."""
-    rows = {
-        "standard_normal": row(10.0 + seed, 24.0 + seed, 100.0 + seed),
-        prior: {**learned, "fit_seconds": 1.5, "num_parameters": 120},
-        "reconstructions": row(1.0 + seed),
-        "train_against_test": row(0.1),
-    }
-    provenance = {
-        "vae": f"{vae}{seed}",
-        "data": "f00d",
-        "evaluation": name,
-        "prior": f"key of {name}",
-        "vae_recipe": vae,
-        "prior_recipe": f"{vae} {prior}",
-        "stage1": f"net {vae}",
-        "stage2": prior,
-        "likelihood": "Bernoulli on binary pixels",
-    }
-    provenance.update(more.pop("provenance", {}))
-    top = {"data": "mnist", "features": "64 features", "reference": "test", "num_samples": 1000, **more}
-    return Source(name, {"baseline": "standard_normal", "rows": rows, "provenance": provenance, **top})
-
-
-def lines(comparison: Comparison) -> dict[str, Line]:
-    return {line.label: line for line in comparison.lines}
-
-
-def leads(comparison: Comparison, key: str) -> list[str]:
-    return [line.label for line in comparison.lines if key in line.values and line.values[key].leads]
 
 
 def test_priors_are_sorted_and_rows_of_the_vae_appear_once() -> None:
@@ -91,7 +33,7 @@ def test_seeds_become_one_line_with_their_mean_and_deviation() -> None:
     assert value.mean == pytest.approx(sum(frechet) / 3, abs=1e-12)
     by_hand = math.sqrt(sum((x - sum(frechet) / 3) ** 2 for x in frechet) / 2)
     assert value.seed_std == pytest.approx(by_hand, abs=1e-12)
-    assert value.noise == pytest.approx(by_hand / math.sqrt(3), abs=1e-12)
+    assert value.noise == pytest.approx(math.sqrt(by_hand**2 / 3 + SPREAD["frechet_distance"] ** 2), abs=1e-12)
     baseline = found["N(0, I)"]  # of the VAEs of three seeds; the flow's is one of them
     assert baseline.num == 3 and baseline.values["rate_nats"].mean == pytest.approx(25.0)
     assert found["train vs test"].num == 1 and found["flow"].num == 1
@@ -142,8 +84,68 @@ def test_seeds_are_paired_by_their_vae() -> None:
     std = statistics.stdev([1.0, 1.05, 0.95])
     assert needed_lead(first, rival) == pytest.approx(student_quantile(2) * std / math.sqrt(3))
     assert student_quantile(10**6) == pytest.approx(2.0, abs=1e-4)
-    alone = Value(3.0, 0.5, None, 3, {"x0": 3.0, "x1": 3.0, "x2": 3.0})
+    alone = Value(3.0, 0.5, None, 3, {"x0": (3.0,), "x1": (3.0,), "x2": (3.0,)})
     assert (needed_lead(alone, rival) or 0) > 1.9, "unpaired, the VAE's seed is noise"
+
+
+def test_seeds_of_priors_on_one_vae_are_noise() -> None:
+    """Three fits each on one VAE; the means are 0.2 apart, the fits of a prior 0.5."""
+    fits = {"mixture": [3.0, 3.5, 2.5], "flow": [3.2, 3.7, 2.7]}
+    spread = {"frechet_distance": 0.01}
+    runs = [
+        run(f"{name}{fit}", name, row(value, spread=spread))
+        for name, of in fits.items()
+        for fit, value in enumerate(of)
+    ]
+    found = lines(compare(runs))
+    first, rival = (found[name].values["frechet_distance"] for name in fits)
+    assert first.num == 3 and not first.leads
+    by_hand = math.hypot(student_quantile(2) * 0.5 * math.sqrt(2 / 3), 2 * 0.01 * math.sqrt(2))
+    assert needed_lead(first, rival) == pytest.approx(by_hand, abs=1e-12)
+    bare = [run(f"m{fit}", "mixture", row(value, spread=None)) for fit, value in enumerate(fits["mixture"])]
+    bare += [run(f"f{fit}", "flow", row(40 * value, spread=None)) for fit, value in enumerate(fits["flow"])]
+    assert leads(compare(bare), "frechet_distance") == [], "40 * 0.5 is the noise of the flow"
+    assert leads(compare([*bare[:3], run("f", "flow", row(90.0))]), "frechet_distance") == ["mixture"]
+    assert leads(compare([*bare[:3], run("f", "flow", row(90.0, spread=None))]), "frechet_distance") == []
+
+
+def test_more_seeds_do_not_average_out_the_images_that_they_share() -> None:
+    """Nine seeds that agree but for 0.001: the test images still leave 0.1 each."""
+    runs = [run(f"m{s}", "mixture", row(3.0 + 0.001 * (s % 2)), s) for s in range(9)]
+    value = lines(compare(runs))["mixture"].values["frechet_distance"]
+    assert value.noise == pytest.approx(0.1, rel=1e-4)
+    rivals = [run(f"f{s}", "flow", row(3.2), s) for s in range(9)]
+    assert leads(compare([*runs, *rivals]), "frechet_distance") == []
+
+
+def test_the_same_fit_measured_again_is_no_further_seed() -> None:
+    dates = ("2026-01-02 10:00", "2026-01-03 10:00", "2026-01-01 10:00")
+    runs = [
+        run(f"m{i}", "mixture", row(3.0 + i), provenance={"prior": "fit", "date": date}) for i, date in enumerate(dates)
+    ]
+    line = lines(compare(runs))["mixture"]
+    value = line.values["frechet_distance"]
+    assert (line.num, value.num, value.mean, value.seed_std, line.runs) == (1, 1, 4.0, None, ("m1",))
+
+
+def test_rows_of_a_vae_take_each_figure_from_the_newest_run_that_has_it() -> None:
+    """The first run bounded N(0, I) by annealing, the second did not; the second's other figures are newer."""
+    first = run("a", "mixture", row(3.0), provenance={"date": "2026-01-01 10:00"})
+    later = run("b", "flow", row(2.0), provenance={"date": "2026-01-02 10:00"})
+    first.report["rows"]["standard_normal"].update(ais_nats=99.0, spread={"ais_nats": 0.3}, notes=["annealed"])
+    later.report["rows"]["standard_normal"].update(frechet_distance=12.0)
+    for order in ([first, later], [later, first]):
+        line = lines(compare(order))["N(0, I)"]
+        bound, distance = (line.values[key] for key in ("ais_nats", "frechet_distance"))
+        assert (bound.mean, bound.spread, bound.num) == (99.0, 0.3, 1)
+        assert (distance.mean, distance.spread) == (12.0, 0.1)
+        assert set(line.runs) == {"a", "b"} and line.notes == ("annealed",)
+
+
+def test_one_legend_says_what_the_signs_mean() -> None:
+    found = compare([run(f"m{s}", "mixture", row(3.0 + s), s) for s in range(2)])
+    told = [found.conditions, *found.notes]
+    assert sum("±" in words for words in told) == 1 and sum("Bold" in words for words in told) == 1
 
 
 def test_lines_of_unequal_seeds_are_compared_on_the_vaes_that_they_share() -> None:
@@ -187,124 +189,7 @@ def test_bounds_of_other_likelihoods_stand_in_a_block_of_their_own() -> None:
     assert any("comparable within a block only" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"provenance": {"data": "beef"}, "data": "digits"}, "different data .*mnist.*: a; digits.*: b"),
-        ({"features": "2048 Inception features"}, "different feature nets"),
-        ({"num_samples": 500}, r"different numbers of samples .*\(1000: a; 500: b\)"),
-        ({"reference": "train"}, "different reference splits"),
-        ({"importance_samples": 5000}, "different importance samples"),
-    ],
-)
-def test_what_cannot_stand_in_one_table_is_refused(change: dict[str, Any], words: str) -> None:
-    one, other = run("a", "mixture", row(3.0)), run("b", "flow", row(2.0), **change)
-    with pytest.raises(EvaluationError, match=words) as caught:
-        compare([one, other])
-    assert "compare.runs=[a]" in str(caught.value) and "\n" not in str(caught.value)
-    assert not comparable(one, other) and comparable(one, one)
-
-
-GOOD = run("a", "mixture", row(3.0)).report
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "damaged"),
-        (json.dumps(GOOD)[:-40], "damaged"),
-        (json.dumps(GOOD).replace("3.0", "NaN"), "NaN is no JSON number"),
-        ("[]", "not a report"),
-        ('{"name": "expost", "version": 1}', "not a report"),
-        (json.dumps({**GOOD, "provenance": {}}), "no provenance.vae"),
-        (json.dumps({**GOOD, "rows": {}}), "no rows"),
-        (json.dumps({**GOOD, "rows": {"mixture": 3}}), "row mixture"),
-        (json.dumps({**GOOD, "rows": {"mixture": {"frechet_distance": "low"}}}), "frechet_distance='low'"),
-        (json.dumps({**GOOD, "rows": {"mixture": {"frechet_distance": 1e999}}}).replace("Infinity", "1e999"), "=inf"),
-        (json.dumps({**GOOD, "rows": {"mixture": {"spread": {"rate_nats": True}}}}), "rate_nats"),
-    ],
-)
-def test_a_damaged_or_foreign_report_is_named(text: str, words: str) -> None:
-    with pytest.raises(EvaluationError, match=f"that_run: .*{words}"):
-        read("that_run", text)
-
-
-def test_an_old_report_without_recipes_is_read() -> None:
-    old = {"vae": "abcdef0123", "data": "f00d", "prior": "p", "evaluation": "e"}
-    source = read("old", json.dumps({**GOOD, "provenance": old}))
-    (line,) = (line for line in compare([source]).lines if line.is_learned)
-    assert (line.label, line.vae_label, line.num) == ("mixture", "VAE abcdef", 1)
-
-
 def test_a_seed_without_a_figure_is_told() -> None:
     runs = [run(f"m{s}", "mixture", row(3.0, None if s else 21.0), s) for s in range(3)]
     line = lines(compare(runs))["mixture"]
     assert line.values["rate_nats"].num == 1 and "rate, nats exists for 1 of 3 seeds only" in line.notes
-
-
-@pytest.fixture
-def comparison() -> Comparison:
-    runs = [run(f"m{s}", "mixture", row(3.0 + 0.1 * s, 21.0, 90.0), s) for s in range(3)]
-    runs.append(run("f", "flow|<b>", row(2.0, 20.0, 80.0, samples_per_second=12_345.6, notes=["a cross-entropy"])))
-    return compare(runs)
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_terminal_table_fits_and_cuts_nothing(comparison: Comparison, width: int) -> None:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(views.terminal(comparison, width))
-    shown = capture.get()
-    assert max(map(len, shown.splitlines())) <= width and "…" not in shown
-    assert re.search(r"mixture +3 +3\.100 ± 0\.100 ", shown) and re.search(r"flow.<b> +1 +2\.000 \(0\.100\)", shown)
-    assert "12,346" in shown and "flow|<b>: a cross-entropy" in shown
-    assert "1,000 samples against test, on 64 features" in " ".join(shown.split())
-
-
-def test_csv_holds_unrounded_figures(comparison: Comparison) -> None:
-    rows = {r["prior"]: r for r in csv.DictReader(io.StringIO(views.to_csv(comparison)))}
-    assert float(rows["mixture"]["frechet_distance"]) == statistics.fmean([3.0, 3.1, 3.2])
-    assert rows["mixture"]["num_seeds"] == "3" and rows["mixture"]["runs"] == "m0 m1 m2"
-    assert float(rows["flow|<b>"]["frechet_distance_spread"]) == 0.1
-    assert rows["reconstructions"]["rate_nats"] == "" and rows["flow|<b>"]["frechet_distance_leads"] == "True"
-
-
-def test_markdown_is_one_table_with_the_leader_in_bold(comparison: Comparison) -> None:
-    page = views.to_markdown(comparison, "comparison.png")
-    table = [line for line in page.splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 and len(table) == 2 + 5
-    assert table[2].startswith("| flow\\|\\<b> | 1 | **2.000 (0.100)** |")
-    assert "![" in page and "(comparison.png)" in page
-
-
-class _Page(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-
-def test_page_is_self_contained_and_escaped(comparison: Comparison, tmp_path: Path) -> None:
-    draw(comparison, tmp_path / "c.png")
-    text = views.to_html(comparison, tmp_path / "c.png")
-    page = _Page()
-    page.feed(text)
-    assert "flow|&lt;b&gt;" in text and not any(tag in ("script", "iframe", "b") for tag, _ in page.tags)
-    links = [value or "" for _, a in page.tags for key, value in a.items() if key in ("src", "href")]
-    assert len(links) == 2 and all(value.startswith("data:") for value in links)
-    assert '<td class="leads">2.000 (0.100)</td>' in text and "url(" not in text
-
-
-def test_figure_has_a_band_a_likelihood_and_is_the_same_each_time(comparison: Comparison, tmp_path: Path) -> None:
-    draw(comparison, tmp_path / "one.png")
-    draw(comparison, tmp_path / "again.png")
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "again.png").read_bytes()
-    grey = {"likelihood": "DiscretizedLogistic"}
-    two = compare([run("a", "mixture", row(3.0, 1.0, 9.0)), run("c", "m", row(4.0), vae="w", provenance=grey)])
-    draw(two, tmp_path / "two.png")
-    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as other:
-        assert one.width > 1000 and other.height > one.height
-        colours = {colour for _, colour in one.convert("RGB").getcolors(2**24) or []}
-    assert {(0x2A, 0x9D, 0x6F), (0xD1, 0x60, 0x3D)} <= colours, "a learned prior and the baseline are drawn"

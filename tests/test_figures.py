@@ -96,6 +96,13 @@ def test_latent_scatter_shows_each_cloud_in_its_panel(tmp_path: Path, shape: tup
     assert (tmp_path / "z.png").stat().st_size < 400_000
 
 
+def test_a_prior_that_diverged_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    z = torch.randn(500, 3)
+    for broken in (z.index_fill(0, torch.tensor([7]), torch.nan), torch.full_like(z, torch.nan)):
+        figures.latent_scatter(z, z, broken, tmp_path / "z.png", "mixture")
+        assert (tmp_path / "z.png").stat().st_size > 1000
+
+
 def test_scatter_axes_are_those_of_the_posterior() -> None:
     torch.manual_seed(0)
     z = torch.randn(4000, 5) * torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3]) + 7

@@ -57,4 +57,4 @@ def test_no_halves_no_spread() -> None:
 
 def test_a_difference_within_the_noise_is_none() -> None:
     assert not differ(1.0, 1.5, 0.2, 0.2) and differ(1.0, 1.6, 0.2, 0.2)
-    assert differ(1.0, 1.0001, None, None) and not differ(1.0, 1.0, None, None)
+    assert not differ(1.0, 9.0, None, 0.1) and not differ(1.0, 9.0, 0.1, None)

@@ -14,7 +14,7 @@ def test_units_are_active_collapsed_or_merely_constant() -> None:
     n = 5000
     means = torch.stack([torch.randn(n), 0.01 * torch.randn(n), torch.zeros(n), 0.09 * torch.randn(n)], dim=1)
     stds = torch.tensor([0.3, 1.0, 0.2, 1.0]).expand(n, 4)
-    found = units(means, stds.log())
+    found = units([(means, stds.log())])
     assert found.active.tolist() == [True, False, False, False]
     assert found.collapsed is not None
     assert found.collapsed.tolist() == [False, True, False, True]  # a constant with little noise has not collapsed
@@ -25,12 +25,12 @@ def test_threshold_of_activity_is_a_hundredth() -> None:
     torch.manual_seed(0)
     means = torch.randn(20_000, 2)
     means = (means - means.mean(0)) / means.std(0) * torch.tensor([0.0999, 0.1001])
-    assert units(means, None).active.tolist() == [False, True]
-    assert units(means, None).collapsed is None
+    assert units([(means, None)]).active.tolist() == [False, True]
+    assert units([(means, None)]).collapsed is None
 
 
 def test_maps_are_flattened() -> None:
-    assert units(torch.randn(10, 2, 3, 3), None).active.shape == (18,)
+    assert units([(torch.randn(10, 2, 3, 3), None)]).active.shape == (18,)
     assert wasserstein_1(torch.randn(10, 2, 3, 3), torch.randn(10, 2, 3, 3)).shape == (18,)
 
 
@@ -56,6 +56,6 @@ def test_floor_is_what_two_samples_of_one_density_are_apart() -> None:
 
 def test_too_little_is_refused() -> None:
     with pytest.raises(EvaluationError, match="two images"):
-        units(torch.zeros(1, 3), None)
+        units([(torch.zeros(1, 3), None)])
     with pytest.raises(EvaluationError, match="equally large"):
         wasserstein_1(torch.zeros(3, 1), torch.zeros(4, 1))

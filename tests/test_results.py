@@ -15,8 +15,10 @@ from benchmarks import results
 from benchmarks.published import RECIPES
 
 
-def store(root: Path, name: str, recipe: str, rows: dict[str, Any], seed: int = 0, **provenance: Any) -> None:
-    """A stored run of `recipe`."""
+def store(
+    root: Path, name: str, recipe: str, rows: dict[str, Any], seed: int = 0, samples: int = 5000, **provenance: Any
+) -> None:
+    """A stored run of `recipe` with bounds by `samples` importance samples."""
     facts = {
         "date": f"2026-01-0{seed + 1} 10:00",
         "commit": "abc1234",
@@ -41,7 +43,7 @@ def store(root: Path, name: str, recipe: str, rows: dict[str, Any], seed: int = 
         "reference": "10,000 test images",
         "num_samples": 10_000,
         "num_bound_images": 10_000,
-        "importance_samples": 5000,
+        "importance_samples": samples,
         "baseline": "standard_normal",
         "rows": rows,
         "provenance": facts,
@@ -70,7 +72,7 @@ def generate(runs: Path, out: Path) -> str:
 def test_page_shows_ours_beside_the_published_and_where_it_falls_short(runs: Path, tmp_path: Path) -> None:
     page = generate(runs, tmp_path / "docs" / "RESULTS.md")
     (line,) = (line for line in page.splitlines() if line.startswith("| [mnist_dynamic_vae]"))
-    assert "| 86.76 | 88.25 ± 0.35 | 1.49 |" in line
+    assert "| 86.76 | 88.25 ± 0.35 | 1.49 | 10,000 test images |" in line
     assert "1.49 nats short (standard error 0.25)" in page
     (mixture,) = (line for line in page.splitlines() if line.startswith("| [mnist_rae_vae]") and "mixture" in line)
     assert "| 17.66 | 1.250 | other features: no common scale |" in mixture
@@ -79,6 +81,20 @@ def test_page_shows_ours_beside_the_published_and_where_it_falls_short(runs: Pat
     for fact in ("2026-01-01 10:00; 2026-01-02 10:00", "abc1234", "x86_64, 2 threads", "seeds: 0; 1", "5,000 samples"):
         assert fact in page, fact
     assert "64 features of a small classifier" in page and results.COMMAND in page
+
+
+def test_a_bound_by_fewer_samples_stands_beside_no_published_one(runs: Path, tmp_path: Path) -> None:
+    """The newest run of each recipe took 64 samples; one recipe has older runs of 5,000, the other none."""
+    row = {"standard_normal": {"iwae_nats": 91.0}}
+    for recipe in ("mnist_dynamic_vae", "mnist_dynamic_iwae50"):
+        store(runs, f"quick {recipe}", recipe, row, seed=8, samples=64)
+    page = generate(runs, tmp_path / "R.md")
+    (line,) = (line for line in page.splitlines() if line.startswith("| [mnist_dynamic_vae]"))
+    assert "| 86.76 | 88.25 ± 0.35 | 1.49 |" in line
+    assert "runs left out, because they were measured on other terms: 1." in page
+    (line,) = (line for line in page.splitlines() if line.startswith("| [mnist_dynamic_iwae50]"))
+    assert "| 84.78 | not run | - | - |" in line
+    assert "published 84.78; not run with 5,000 importance samples." in page and "64 samples an image" in page
 
 
 def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:
