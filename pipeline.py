@@ -30,7 +30,7 @@ from orchestration.errors import UserError
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
-from orchestration.measure import check_feature_file, feature_net, measure
+from orchestration.measure import check_feature_file, feature_net, measure, try_feature_file
 from orchestration.oracle import run_oracle
 from orchestration.progress import bar, counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
@@ -82,6 +82,7 @@ def perform(job: Run) -> None:
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
     if stage in ("all", "evaluate", "report"):
+        try_feature_file(job, parts)
         check_tight_bounds(job, parts)
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
@@ -263,8 +264,10 @@ def check(config: Config, launch: Launch) -> None:
         )
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
+        check_feature_file(job)
         enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
-        parts = assemble(job, limit=max(4096, 2 * config.trainer.batch_size, enough))
+        parts = assemble(job, limit=max(512, 2 * config.trainer.batch_size, enough))
+        try_feature_file(job, parts)
         check_tight_bounds(job, parts)
         vae = train_vae(job, parts)
         latents = encode_images(job, parts, vae)

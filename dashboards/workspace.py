@@ -1,7 +1,8 @@
 """The W&B workspace of a project, as code: one section for each stage, one that compares priors, one for a sweep.
 
-    python dashboards/workspace.py --entity ENTITY --project PROJECT --dry-run    # print it, as W&B would store it
-    python dashboards/workspace.py --entity ENTITY --project PROJECT --push       # save it, print its address
+    python dashboards/workspace.py --dry-run                                   # print its sections and panels
+    python dashboards/workspace.py --json                                      # print it whole, as W&B would store it
+    python dashboards/workspace.py --entity ENTITY --project PROJECT --push    # save it, print its address
 
 Needs the extra: `pip install -c constraints.txt -e '.[dashboards]'`, and `wandb login` to push. The names of figures
 are those of `orchestration.tracking`: STAGE/NAME, with NAME as in the CSV files under `logs/`.
@@ -137,21 +138,51 @@ def as_json(made: workspaces.Workspace) -> str:
     return json.dumps(json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)), indent=2)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def summary(made: workspaces.Workspace) -> str:
+    """Its sections, and under each the titles of its panels or what they show."""
+    lines = [f"{made.name}: {len(made.sections)} sections, {sum(len(part.panels) for part in made.sections)} panels"]
+    for part in made.sections:
+        lines += ["", f"{part.name}: {len(part.panels)} panels", *(f"  {_words(panel)}" for panel in part.panels)]
+    return "\n".join(lines)
+
+
+def _words(panel: object) -> str:
+    """The title of a panel; of one that has none, the names that it shows, or its kind."""
+    if title := getattr(panel, "title", None):
+        return str(title)
+    shown = getattr(panel, "media_keys", None) or getattr(panel, "table_name", None) or type(panel).__name__
+    return shown if isinstance(shown, str) else ", ".join(shown)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
     parser = argparse.ArgumentParser(prog="python dashboards/workspace.py", description="The W&B workspace as code.")
-    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--entity", help="W&B user or team; --push needs it")
     parser.add_argument("--project", default="expost", help="as logger.project; default: expost")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dry-run", action="store_true", help="print the workspace, send nothing")
+    what.add_argument("--dry-run", action="store_true", help="print its sections and panels, send nothing")
+    what.add_argument("--json", action="store_true", help="print the whole workspace, send nothing")
     what.add_argument("--push", action="store_true", help="save it to W&B and print its address")
     asked = parser.parse_args(words)
-    made = workspace(asked.entity, asked.project)
-    if asked.dry_run:
-        print(as_json(made))
-        return
-    made.save()
+    if asked.push and asked.entity is None:
+        return refused("--push saves into a user's or a team's project: add --entity ENTITY")
+    made = workspace(asked.entity or "ENTITY", asked.project)
+    if not asked.push:
+        print(as_json(made) if asked.json else summary(made))
+        return 0
+    try:
+        made.save()
+    except Exception as error:  # of wandb, of its GraphQL client or of the network: they share no base class
+        told = " ".join(str(error).split()) or type(error).__name__
+        return refused(f"W&B did not take it ({told}); run `wandb login`, and see --entity and --project")
     print(made.url)
+    return 0
+
+
+def refused(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -69,9 +69,11 @@ class Reference:
         """Prepare `features` [N, D] for figures with `k` neighbours.
 
         Raises:
-            EvaluationError: for fewer than 2 D vectors, none with a k-th neighbour, or NaN or infinity among them.
+            EvaluationError: for fewer than 2 D vectors, none with a k-th neighbour, NaN or infinity among them, or
+                vectors that are all the same.
         """
         check_enough(features, "reference images")
+        check_varied(features, "reference images")
         return cls(Balls.around(features.double(), _subsets(features, k), k))
 
 
@@ -130,6 +132,22 @@ def check_enough(features: Tensor, what: str) -> None:
     if not torch.isfinite(features).all():
         raise EvaluationError(
             f"the features of the {what} hold NaN or infinity: the images do too, or the net diverged"
+        )
+
+
+def check_varied(features: Tensor, what: str) -> None:
+    """Refuse features of real images that are the same for all of them, up to the rounding of float32.
+
+    Samples may all be alike, and their distance says so; where real images are, it is the net that sees nothing.
+
+    Raises:
+        EvaluationError: with the remedy.
+    """
+    ranges = features.amax(0) - features.amin(0)  # [D]
+    if (ranges <= 8 * torch.finfo(torch.float32).eps * features.abs().amax(0)).all():
+        raise EvaluationError(
+            f"the features of the {what} do not vary: the net returns the same for every image, so there is nothing "
+            "to measure; check that it gets the range of pixels that it expects, [0, 1]"
         )
 
 

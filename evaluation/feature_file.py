@@ -94,8 +94,8 @@ class FeatureFile:
             raise EvaluationError(f"evaluation.features={self.name} reads grey or RGB, not {x.shape[1]} channels")
         try:
             features = self.net(x.to(self.device, torch.float32).expand(-1, 3, -1, -1).contiguous())
-        except RuntimeError as error:
-            told = str(error).strip().splitlines()[-1]
+        except Exception as error:  # a program of somebody else's: TorchScript's own error is no RuntimeError
+            told = (str(error).strip() or type(error).__name__).splitlines()[-1]
             shape = (3, *x.shape[2:])
             raise EvaluationError(
                 f"evaluation.features={self.name} cannot read float32 images {shape} in [0, 1]: {told}"

@@ -184,14 +184,15 @@ def _label(figure: Figure) -> str:
 
 
 def _text(key: str, row: Mapping[str, Any], with_spread: bool) -> str:
-    """The figure as it is shown: "12.34 ± 0.05", to the first digit of the spread where one is told."""
+    """The figure as it is shown: "12.34 ± 0.05", to one digit of the spread or two, where the figure has so many."""
     value, noise, layout = row.get(key), row.get("spread", {}).get(key), FIGURES[key].format
     if value is None:
         return "-"
     if noise is None or not with_spread:
         return format(value, layout)
     if noise > 0 and layout.endswith("f"):
-        decimals = min(int(layout[-2]), max(0, -math.floor(math.log10(noise))))
+        first = max(0, -math.floor(math.log10(noise)))
+        decimals = min(9, max(first, min(int(layout[-2]), first + 1)))
         layout = f"{layout[:-2]}{decimals}f"
     return f"{value:{layout}} ± {noise:{layout}}"
 
@@ -199,7 +200,9 @@ def _text(key: str, row: Mapping[str, Any], with_spread: bool) -> str:
 def winners(report: Mapping[str, Any]) -> dict[str, str]:
     """Label of a figure -> the prior that is better in it than every other one, by more than the noise of both.
 
-    A figure where the best two differ by less than two standard deviations of their difference has no winner.
+    A figure where the best two differ by less than two standard deviations of their difference has no winner. Costs of
+    images are paired: both priors were asked about the same images with the same draws, and what the images differ by
+    says nothing about the priors.
     """
     rows = {name: row for name, row in report["rows"].items() if name not in FLOORS}
     best = {_label(figure): _winner(key, figure, rows) for key, figure in FIGURES.items()}
@@ -211,6 +214,9 @@ def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> 
     if not figure.better or len(values) < 2:
         return None
     ranked = sorted(values, key=lambda name: values[name], reverse=figure.better == "↑")
+    gain = next((gain for name in ranked[:2] if (gain := rows[name].get("gain", {}).get(key))), None)
+    if gain is not None and BASELINE in ranked[:2]:
+        return ranked[0] if differ(gain["value"], 0.0, gain["standard_error"], 0.0) else None
     noise = [rows[name].get("spread", {}).get(key) for name in ranked[:2]]
     return ranked[0] if differ(values[ranked[0]], values[ranked[1]], *noise) else None
 
@@ -243,7 +249,7 @@ def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
     titles, lines = cells(report, None if width >= WIDE else [name for name in report["rows"] if name not in FLOORS])
     caption = "\n".join([legend(report), *notes(report)])
     table = Table(
-        title=f"{report['data']}: what the learned prior bought",
+        title=f"{report['data']}: {'what the learned prior bought' if learned_priors(report) else 'N(0, I) alone'}",
         caption=Text(caption, style="dim", justify="left"),
         box=box.SIMPLE_HEAD,
         title_justify="left",

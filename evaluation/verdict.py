@@ -66,8 +66,10 @@ def _bought(name: str, row: Row, base: Row, floor: Row) -> str:
         before, after = base.get(key), row.get(key)
         if before is not None and after is not None:
             verb = "lowers" if after <= before else "raises"
-            told = f"{verb} {what} by {abs(before - after):.2f} nats an image ({before:.2f} to {after:.2f})"
-            if _beyond_noise(before - after, _spread(base, key), _spread(row, key)) is False:
+            error = _of(row, "gain", key, "standard_error")  # of the paired difference: same images, same draws
+            told = f"{verb} {what} by {_nats(abs(before - after), error)} an image ({before:.2f} to {after:.2f})"
+            noise = (_spread(base, key), _spread(row, key)) if error is None else (error,)
+            if _beyond_noise(before - after, *noise) is False:
                 told = f"leaves {what} as it is: {before:.2f} to {after:.2f} nats is a difference inside the noise"
             parts.append(told)
             break  # both say the same where both exist: the entropy of q(z|x) is shared

@@ -21,7 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestration.errors import UserError, nearest
-from orchestration.launch import Failure, Launch, failures, forget_failures, record_failure, timestamp
+from orchestration.launch import (
+    Failure,
+    Launch,
+    failures,
+    forget_failures,
+    next_command,
+    record_failure,
+    record_next,
+    timestamp,
+)
 from orchestration.schema import Config, validate
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -42,6 +51,8 @@ def main() -> int:
         refuse_unknown_flags(sys.argv[1:])
         _hydra_main()
         told = failures()
+        if command := next_command():
+            print(f"{'next':<11}{command}", flush=True)
     except KeyboardInterrupt:
         for failure in failures():
             print(failure.line, file=sys.stderr)
@@ -79,6 +90,8 @@ def _hydra_main(composed: DictConfig) -> None:
     launch = Launch.of(HydraConfig.get(), Path(str(root)))
     try:
         run(validate(composed), launch)
+        if launch.wrote_report:
+            record_next(launch)
     except SystemExit as error:  # Lightning turns Ctrl-C within a fit into one
         raise KeyboardInterrupt from error
     except UserError as error:

@@ -48,6 +48,18 @@ def check_feature_file(run: Run) -> None:
         feature_file.checked_sha256(settings.features, settings.features_sha256)
 
 
+def try_feature_file(run: Run, parts: Parts) -> None:
+    """Run the user's net, before any work, on two blank images of the data's shape.
+
+    Raises:
+        EvaluationError: it holds no net, or one that cannot read such images or returns no feature vectors.
+    """
+    settings = run.config.evaluation
+    if settings.features is not None:
+        net = feature_file.FeatureFile(settings.features, settings.features_sha256, run.device)
+        net.extract(torch.zeros(2, *parts.data.shape))
+
+
 def feature_net(run: Run, parts: Parts) -> Artifact:
     """The data set's own net, trained once a data set; for the user's file a note of which one it was."""
     if run.config.evaluation.features is not None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+NEXT = "next.txt"
+
 
 def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
@@ -47,8 +49,14 @@ class Launch:
         kept = [word for word in self.overrides if not word.startswith(dropped)]
         return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
 
+    @property
+    def wrote_report(self) -> bool:
+        """Whether this is a job of a sweep that has a report."""
+        return self.sweep_dir is not None and (self.sweep_dir / str(self.job) / "report.json").is_file()
 
-def _failure_folder() -> Path | None:
+
+def _scratch() -> Path | None:
+    """Where jobs leave what is told at the end."""
     name = os.environ.get("EXPOST_SCRATCH")
     return Path(name) if name else None
 
@@ -76,7 +84,7 @@ class Failure:
 
 def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
     """Write down why a job failed, for the list at the end."""
-    if folder := _failure_folder():
+    if folder := _scratch():
         job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
         facts = asdict(Failure(" ".join(message.split()), job, traceback))
         (folder / f"{launch.job:06d}.json").write_text(json.dumps(facts))
@@ -84,10 +92,23 @@ def record_failure(launch: Launch, message: str, traceback: str | None = None) -
 
 def failures() -> list[Failure]:
     """The failures written down so far, in the jobs' order."""
-    folder = _failure_folder()
+    folder = _scratch()
     return [Failure(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))] if folder else []
 
 
+def record_next(launch: Launch) -> None:
+    """Write down what to do with the reports of this sweep, for the hint at its end."""
+    if folder := _scratch():
+        kept = [word for word in launch.overrides if word.startswith("paths.root=")]
+        (folder / NEXT).write_text(shlex.join(["python", "pipeline.py", "stage=compare", *kept]))
+
+
+def next_command() -> str | None:
+    """What was written down; None where no job of a sweep wrote a report."""
+    folder = _scratch()
+    return (folder / NEXT).read_text() if folder and (folder / NEXT).is_file() else None
+
+
 def forget_failures() -> None:
-    if folder := _failure_folder():
+    if folder := _scratch():
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from evaluation import report
 from orchestration.assembly import Parts
 from orchestration.bounded import measured_bounds
 from orchestration.dissect import dissect
-from orchestration.feature_nets import check_feature_file, feature_net, load_feature_net
+from orchestration.feature_nets import check_feature_file, feature_net, load_feature_net, try_feature_file
 from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
@@ -30,16 +30,19 @@ from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 
-__all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure"]
+__all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "try_feature_file"]
 VERSION = 3
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
 @contextmanager
 def timed(part: str, run: Run, seconds: dict[str, float], silently: bool = False) -> Iterator[None]:
-    """Write down how long the block took; a clock on the terminal meanwhile, unless the block shows a bar itself."""
+    """Write down how long the block took; a clock on the terminal meanwhile, unless the block shows a bar itself.
+
+    Each part has the same noise whatever ran before it: two priors on one VAE are asked about the same draws.
+    """
     started = time.perf_counter()
-    with clock(part, run.shows_progress and not silently):
+    with clock(part, run.shows_progress and not silently), run.seeded(run.config.seeds.sample):
         yield
     seconds[part] = time.perf_counter() - started
 

@@ -50,8 +50,12 @@ class Sample(Section):
     prior: Literal["learned", "base"]
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Compare(Section):
-    runs: list[str]
+    runs: Annotated[list[str], BeforeValidator(_as_list)]  # a single name needs no brackets
     group: str | None
     sort: str | None
 
@@ -105,7 +109,8 @@ class Evaluation(Section):
         """As little as still runs every part of it."""
         small = {"num_images": 2, "num_chains": 2, "num_steps": 3, "bdmc_images": 2}
         annealing = self.annealing and self.annealing.model_copy(update=small)
-        return self.model_copy(update={"num_samples": 256, "importance_samples": 2, "annealing": annealing})
+        counts = {"num_samples": 256, "importance_samples": 2, "num_bound_images": 64}
+        return self.model_copy(update={**counts, "annealing": annealing})
 
 
 class Oracle(Section):

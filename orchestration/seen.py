@@ -87,10 +87,11 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     return {
         "reference": look(net, cleaned(parts, spread(data.test, num))),
         report.BASELINE: look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
-        "learned": look_at_draws(net, trained, lambda: trained.draw(trained.prior, num)),
         report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),
         report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows))),
         report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
+        # Last: what it draws must not change the draws of rows that other priors on this VAE share.
+        "learned": look_at_draws(net, trained, lambda: trained.draw(trained.prior, num)),
     }
 
 
@@ -114,12 +115,17 @@ def measured_distances(
 
 
 def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:
-    """Every set against all training images; a note instead where features are broken."""
+    """Every set but the training images against all of these; a note instead where features are broken."""
     images = trained.parts.data.train
     training = _placed(look(net, cleaned(trained.parts, images)).features, trained)
     found = {}
+    try:
+        distances.check_varied(training, "training images")
+    except EvaluationError as error:
+        notes.append(str(error))
+        return Copied({}, {})
     for name, s in seen.items():
-        if name == report.TRAIN_AGAINST_TEST:
+        if name == report.TRAIN_AGAINST_TEST:  # copies by construction: it would always be 100 %
             continue
         try:
             found[name] = memorisation.nearest(_placed(s.features, trained), training)
@@ -129,8 +135,6 @@ def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, S
         return Copied({}, {})
     fresh = found.pop("reference").distance
     shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in found.items()}
-    own = torch.zeros(len(seen[report.TRAIN_AGAINST_TEST].features), dtype=torch.float64)  # each is its own neighbour
-    shares[report.TRAIN_AGAINST_TEST] = memorisation.memorisation(own, fresh)
     shown = {name: near.index[:NEIGHBOURED] for name, near in found.items() if name in ("learned", report.AGGREGATE)}
     nearest = {name: torch.cat(list(cleaned(trained.parts, _rows(images, index)))) for name, index in shown.items()}
     return Copied(shares, nearest)

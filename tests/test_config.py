@@ -20,8 +20,8 @@ from orchestration.schema import STAGES, Config, validate
 FILES = sorted(CONF.glob("*/*.yaml"))
 INJECTED = {"features_shape", "num_classes", "spec", "levels"}
 """What the pipeline gives and no file can."""
-NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_"}
-"""Keys of a node that belong to the pipeline."""
+NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_", "defaults"}
+"""Keys of a node that belong to the pipeline, and Hydra's own."""
 
 
 def composed(*words: str) -> Any:
@@ -136,3 +136,16 @@ def test_printing_the_configuration_runs_nothing(tmp_path: Path) -> None:
     result = run_here(tmp_path, *SMALL, "--cfg", "job")
     assert result.code == 0 and "num_components: 5" in result.out and "hydra:" not in result.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [("data=linear_gaussian",), ("data=mixture_rings",), ("experiment=oracle",)])
+def test_data_of_real_numbers_bring_a_likelihood_and_the_command_line_wins(words: tuple[str, ...]) -> None:
+    assert composed(*words).likelihood._target_.endswith("GaussianLikelihood")
+    for order in ((*words, "likelihood=bernoulli"), ("likelihood=bernoulli", *words)):
+        assert composed(*order).likelihood._target_.endswith("BernoulliLikelihood")
+    assert composed(*words, "vae=identity").net._target_.endswith("Identity")
+
+
+def test_one_run_to_compare_needs_no_brackets() -> None:
+    assert validate(composed("stage=compare", "compare.runs=latest")).compare.runs == ["latest"]
+    assert validate(composed("stage=compare", "compare.runs=[a,b]")).compare.runs == ["a", "b"]

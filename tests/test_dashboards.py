@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import wandb
 from command_line import PROJECT, SMALL, run_here
 from fake_runs import take_runs
 
@@ -88,9 +89,35 @@ def test_every_name_in_it_is_logged_by_some_stage(
         assert {name if name.startswith(f"{stage}/") else f"{stage}/{name}" for name in columns} <= said
 
 
-def test_a_dry_run_prints_it_and_needs_no_network(workspace: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    workspace.main(["--entity", "someone", "--project", "mine", "--dry-run"])
+def test_a_dry_run_lists_its_panels_and_needs_no_name(
+    workspace: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workspace.main(["--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Expost: 5 sections, ") and len(lines) < 70
+    assert [line for line in lines[1:] if line.startswith(SECTIONS)] == [line for line in lines[1:] if line[:1].strip()]
+    assert {"  Loss, nats", "  Gap closed", "  compare/comparison"} <= set(lines)
+    panels = sum(line.startswith("  ") for line in lines)
+    assert f", {panels} panels" in lines[0] and panels > 25
+
+
+def test_the_whole_is_printed_as_json(workspace: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workspace.main(["--project", "mine", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["section"]
+
+
+def test_what_cannot_be_pushed_is_one_line(
+    workspace: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(made: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setattr(type(workspace.workspace("someone", "mine")), "save", refuse)
+    for words, remedy in ((["--entity", "someone"], "`wandb login`"), ([], "--entity ENTITY")):
+        assert workspace.main([*words, "--push"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and len(said.err.splitlines()) == 1
+        assert said.err.startswith("error: ") and remedy in said.err
 
 
 def test_push_saves_what_was_built(

@@ -209,3 +209,15 @@ def test_gap_closed() -> None:
     assert d.gap_closed(10.0, 11.0, 5.0) == pytest.approx(-0.2)
     assert d.gap_closed(1.0, 0.5, 1.0) is None
     assert d.gap_closed(1.0, 0.5, 2.0) is None
+
+
+def test_features_of_real_images_that_do_not_vary_are_refused() -> None:
+    constant = torch.full((200, 4), 0.3)
+    with pytest.raises(EvaluationError, match="features of the reference images do not vary"):
+        d.Reference.of(constant)
+    rounded = 3e4 * (1 + torch.rand(200, 4) * torch.finfo(torch.float32).eps)
+    with pytest.raises(EvaluationError, match="do not vary"):
+        d.Reference.of(rounded)
+    constant[:, 2] = torch.randn(200) * 1e-3  # one feature that sees something is enough
+    reference = d.Reference.of(constant)
+    assert d.distances(reference, torch.full((200, 4), 0.3)).frechet_distance > 0  # a generator that collapsed

@@ -27,6 +27,19 @@ class Flat(nn.Module):
         return x
 
 
+class Demanding(nn.Module):
+    """Asserts a size, as nets that were scripted from a library do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 299, "299 pixels wanted"
+        return x.flatten(1)
+
+
+class Blind(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 12)
+
+
 def script(net: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,6 +93,8 @@ def test_a_net_that_breaks_the_convention_is_refused(tmp_path: Path) -> None:
         FeatureFile(script(Flat(), tmp_path / "flat.pt"), None, "cpu").extract(images)
     with pytest.raises(EvaluationError, match=r"cannot read float32 images \(3, 8, 8\)"):
         FeatureFile(script(nn.Linear(3, 4), tmp_path / "linear.pt"), None, "cpu").extract(images)
+    with pytest.raises(EvaluationError, match=r"cannot read float32 images \(3, 8, 8\).*299 pixels wanted"):
+        FeatureFile(script(Demanding(), tmp_path / "demanding.pt"), None, "cpu").extract(images)
     with pytest.raises(EvaluationError, match="not 2 channels"):
         FeatureFile(script(Means(), tmp_path / "means.pt"), None, "cpu").extract(torch.rand(4, 2, 8, 8))
 
@@ -106,3 +121,24 @@ def test_a_run_measures_with_the_file_and_says_which(tmp_path: Path, means: Path
     assert json.loads((tmp_path / "runs/latest/report.json").read_text())["features"].startswith(
         "5 features of moved.pt"
     )
+
+
+@pytest.mark.parametrize("stage", ["all", "evaluate", "check"])
+def test_a_net_that_cannot_be_used_is_refused_before_any_work(tmp_path: Path, stage: str) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    script(Flat(), tmp_path / "flat.pt")
+    script(Demanding(), tmp_path / "demanding.pt")
+    told = {"text": "holds no TorchScript net", "flat": "returned (2, 3, 8, 8)", "demanding": "images (3, 8, 8)"}
+    for name, words in told.items():
+        result = run_here(tmp_path, *SMALL, f"stage={stage}", f"evaluation.features={tmp_path / name}.pt")
+        assert result.code == 2 and len(result.lines) == 1 and words in result.lines[0], result
+    assert not list(tmp_path.glob("runs/store/vae/*"))
+
+
+def test_a_net_that_sees_nothing_gives_no_figures_but_a_note(tmp_path: Path) -> None:
+    file = script(Blind(), tmp_path / "blind.pt")
+    assert run_here(tmp_path, *SMALL, f"evaluation.features={file}").code == 0
+    report = report_of(tmp_path)
+    for row in report["rows"].values():
+        assert [row[name] for name in ("frechet_distance", "precision", "density", "memorisation")] == [None] * 4
+    assert sum("do not vary" in note for note in report["notes"]) == 2  # of distances, and of memorisation

@@ -109,7 +109,7 @@ def test_table_fits_80_columns_with_nothing_cut(learned: str) -> None:
     text = capture.get()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    assert re.search(r"Frechet distance ↓ +10\.00 ± 0\.04 +2\.00 ± 0\.04 +1\.200 +1\.000 +0\.100", text)
+    assert re.search(r"Frechet distance ↓ +10\.000 ± 0\.040 +2\.000 ± 0\.040 +1\.200 +1\.000 +0\.100", text)
     assert re.search(r"gap closed ↑ +- +88\.9% ± 1\.0% +- +- +-", text)
     assert "memorisation" in text and "0.003" not in text  # no room for the spreads of the floors
     assert "IWAE" not in text  # null in every row
@@ -123,7 +123,7 @@ def test_a_wide_terminal_shows_every_spread() -> None:
     console = Console(width=120, record=True, color_system=None)
     with console.capture() as capture:
         console.print(r.terminal_table(_report(), width=120))
-    assert "58.4% ± 0.3%" in capture.get() and "0.010 ± 0.001" in capture.get()
+    assert "58.4% ± 0.3%" in capture.get() and "0.0100 ± 0.0012" in capture.get()
 
 
 def test_bold_only_beyond_the_noise() -> None:
@@ -148,9 +148,9 @@ def test_bold_only_beyond_the_noise() -> None:
 @pytest.mark.parametrize(
     ("value", "noise", "text"),
     [
-        (12.345, 0.05, "12.35 ± 0.05"),
-        (12.345, 3.2, "12 ± 3"),
-        (12.345, 0.0004, "12.345 ± 0.000"),
+        (12.345, 0.05, "12.345 ± 0.050"),
+        (12.345, 3.2, "12.3 ± 3.2"),
+        (12.345, 0.0004, "12.3450 ± 0.0004"),
         (12.345, None, "12.345"),
     ],
 )
@@ -222,3 +222,23 @@ def test_page_of_a_bare_report_needs_neither_pictures_nor_provenance() -> None:
     bare = r.build_report("digits", "f", {"standard_normal": r.build_row()})
     page = render_html(bare, {}, "seed: 0\n")
     assert "Only the baseline" in page and "Pictures" not in page and "Provenance" not in page
+
+
+def test_paired_gains_decide_where_images_differ_more_than_priors() -> None:
+    report = _report(elbo_nats=92.0)
+    rows = report["rows"]
+    rows["standard_normal"]["elbo_nats"] = 94.0
+    for row in rows.values():
+        row["spread"] = {"elbo_nats": 1.5}
+    label = next(label for label, _ in r.cells(report)[1] if label.startswith("-ELBO"))
+    assert label not in r.winners(report)
+    rows["mixture"]["gain"] = {"elbo_nats": {"value": -2.0, "standard_error": 0.1}}
+    assert r.winners(report)[label] == "mixture"
+    rows["mixture"]["gain"]["elbo_nats"]["standard_error"] = 1.1
+    assert label not in r.winners(report)
+
+
+def test_the_title_speaks_of_a_learned_prior_only_where_there_is_one() -> None:
+    alone = r.build_report("digits", "f", {"standard_normal": r.build_row()})
+    assert r.terminal_table(alone).title == "digits: N(0, I) alone"
+    assert r.terminal_table(_report()).title == "mnist: what the learned prior bought"

@@ -16,6 +16,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     result = run_here(folder, "-m", *FREE, "prior=mixture,gaussian", "seed=0,1")
     assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1].split() == ["next", "python", "pipeline.py", "stage=compare"]
+    assert result.out.count("stage=compare") == 1
     return folder
 
 
@@ -49,7 +51,8 @@ def test_a_preset_needs_no_flag(swept: Path) -> None:
 
 def test_latest_stays_with_the_last_report(swept: Path) -> None:
     leads_to = (swept / "runs/latest").readlink()
-    run_here(swept, "-m", *FREE, "prior=gaussian", "seed=0,1", "stage=prior")
+    result = run_here(swept, "-m", *FREE, "prior=gaussian", "seed=0,1", "stage=prior")
+    assert "stage=compare" not in result.out  # no job wrote a report
     assert (swept / "runs/latest").readlink() == leads_to
 
 
@@ -63,3 +66,14 @@ def test_jobs_side_by_side_share_a_store_and_tell_their_failures(swept: Path, tm
     assert len(list(tmp_path.glob("runs/store/vae/**/model.safetensors"))) == 1  # waited for, not made twice
     assert len(keys(tmp_path, "prior")) == 2
     assert not list(tmp_path.glob("runs/store/*/.*"))
+
+
+def test_the_hint_is_given_where_some_jobs_fail_and_leads_to_the_sweep(swept: Path) -> None:
+    words = ("stage=report", *FREE, "prior=gaussian")
+    assert "stage=compare" not in run_here(swept, *words, "seed=0").out  # no sweep
+    root = f"paths.root={swept}/runs"
+    swept_again = run_here(swept, "-m", *words, "seed=0,-1", root)
+    command = swept_again.out.splitlines()[-1].split()[3:]
+    assert swept_again.code == 2 and command == ["stage=compare", root]
+    compared = run_here(swept, *command)
+    assert compared.code == 0 and "of the last sweep" in compared.out
