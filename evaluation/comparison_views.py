@@ -160,7 +160,10 @@ def to_markdown(comparison: Comparison, picture: str | None = None) -> str:
 def markdown_table(comparison: Comparison, lines: Sequence[Line], keys: Sequence[str]) -> str:
     """One block as a Markdown table of the figures `keys`."""
     names = label_titles(comparison)
-    out = [f"| {' | '.join([*names, *map(title, keys)])} |", f"|{'---|' * len(names)}{'---:|' * len(keys)}"]
+    out = [
+        f"| {' | '.join([*names, *(_plain(title(key)) for key in keys)])} |",
+        f"|{'---|' * len(names)}{'---:|' * len(keys)}",
+    ]
     for line in lines:
         cells = [_marked(line.values.get(key), key) for key in keys]
         out.append(f"| {' | '.join([*map(_plain, labels(comparison, line)), *cells])} |")

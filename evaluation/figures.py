@@ -148,8 +148,8 @@ def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapp
     series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
     _curves(panels["terms"], stage1, "epoch", series, "stage 1: validation terms, nats")
     keys = sorted({key for record in stage2 for key in record if key.endswith("_nats")})
-    colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED}
-    names = {"val_nll_nats": "validation", "train_nll_nats": "training"}
+    colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
+    names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
     series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
     _curves(panels["prior"], stage2, "step", series, "stage 2: -log p(z), nats a latent")
     _save(figure, path)

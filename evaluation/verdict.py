@@ -84,7 +84,8 @@ def _bought(name: str, row: Row, base: Row, floor: Row) -> str:
             gap_words = f"of the gap between decoded N(0, I) samples and reconstructions ({spell}; "
             parts.append(f"{doing} {gap_words}reconstructions reach {best:.3f})")
         else:
-            parts.append(f"moves the Frechet distance from {before:.3f} to {distance:.3f}")
+            doing = "lowers" if distance < before else "raises"
+            parts.append(f"{doing} the Frechet distance from {before:.3f} to {distance:.3f}")
     if not parts:
         return f"There is no figure that compares the prior {name} with N(0, I)."
     return f"Against N(0, I), the prior {name} {' and '.join(parts)}."

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from evaluation import page, report
 from orchestration.errors import UserError
@@ -47,8 +49,11 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(report.terminal_table(content, console.width))
+    console.print()
+    bullets = Table.grid(padding=(0, 1, 0, 0))
     for sentence in page.verdict_lines(content):
-        console.print(sentence)
+        bullets.add_row("-", Text(sentence))
+    console.print(bullets)
     console.print()
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))

@@ -156,7 +156,23 @@ def add_tight_bounds(rows: dict[str, dict[str, Any]], tight: Mapping[str, Any]) 
         rows[row]["ais_nats"] = figures["ais_nats"] if tight["is_density"] else None
         if rows[row]["ais_nats"] is not None and figures.get("ais_std_error_nats") is not None:
             rows[row]["spread"]["ais_nats"] = figures["ais_std_error_nats"]
-        rows[row]["notes"] += [note for note in figures["notes"] if note not in rows[row]["notes"]]
+        told = [annealing_note(tight, figures)] if rows[row]["ais_nats"] is not None else []
+        rows[row]["notes"] += [note for note in [*told, *figures["notes"]] if note not in rows[row]["notes"]]
+
+
+def annealing_note(tight: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """What -AIS is of, and what to compare it with: it is measured on fewer images than the other bounds."""
+    note = f"-AIS is of {tight['num_images']:,} test images"
+    if figures["iwae_nats"] is not None:
+        note += f", on which -IWAE with {tight['importance_samples']:,} samples is {figures['iwae_nats']:.2f} nats"
+    if figures["acceptance"] is not None:
+        note += f"; acceptance {figures['acceptance']:.2f}"
+    if figures["bdmc_gap_nats"] is not None:
+        error = figures["bdmc_gap_std_error_nats"]
+        told = "" if error is None else f" ± {error:.2f}"
+        note += f"; upper and lower bound of {tight['bdmc_images']:,} simulated images are "
+        note += f"{figures['bdmc_gap_nats']:.2f}{told} nats apart"
+    return note
 
 
 def bits_of(nll_nats: float | None, trained: Trained) -> float | None:
