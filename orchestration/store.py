@@ -3,39 +3,39 @@
 An artifact is a folder `STORE/STAGE/KEY`. It is written beside its place, every file hashed into `manifest.json`,
 flushed to disk, then renamed: a reader sees all of it or nothing. KEY is a hash of everything that can change the
 result: the stage's resolved configuration, the keys of its inputs, seeds, data fingerprint, algorithm versions.
+
+Beside the artifacts: `STAGE/.KEY.XXXX`, what a writer is at (of a dead one, removed by the next holder of the key's
+lock); `.locks`; `quarantine`, what was found damaged, moved aside and never deleted here.
 """
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from orchestration.errors import UserError
+from orchestration.locks import KeyLock
+from orchestration.manifest import MANIFEST, canonical, damaged, flush, seal
 
-MANIFEST = "manifest.json"
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
+VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
+FULL_BYTES = 2**20
+"""A write that failed without a reason, with less than this left, failed for want of room."""
+KEY = re.compile(r"[0-9a-f]{20}")
 
 
 def digest(ingredients: Mapping[str, Any]) -> str:
     """The key of what is made from `ingredients` (JSON values): 20 hexadecimal digits of a SHA-256."""
-    canonical = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(canonical(ingredients).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,35 @@ class Store:
         self.root = root
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The artifact if it is there and intact; a damaged one is moved aside and counts as missing."""
+        """The artifact if it is there and intact; a damaged one is moved aside and counts as missing.
+
+        Raises:
+            UserError: when it is there and cannot be read, or is damaged and cannot be moved.
+        """
         folder = self.root / stage / key
-        if not folder.is_dir():
+        try:
+            if not folder.is_dir():
+                return None
+            inode = folder.stat().st_ino
+            damage = next(damaged(folder), None)
+        except FileNotFoundError:  # another process has just moved it aside
             return None
-        artifact = Artifact(stage, key, folder)
-        if self._damage(artifact) is None:
-            return artifact
-        self._quarantine(folder)
+        except OSError as error:
+            place = error.filename or folder
+            raise UserError(f"cannot read {place}: {error.strerror}; mend the disk or set paths.root=DIR") from error
+        if damage is None:
+            return Artifact(stage, key, folder)
+        self.quarantine(folder, damage, inode)
         return None
 
     @contextmanager
-    def writing(self, stage: str, key: str, ingredients: Mapping[str, Any]) -> Iterator[Path]:
+    def writing(self, stage: str, key: str, ingredients: Mapping[str, Any], run: str | None = None) -> Iterator[Path]:
         """A scratch folder that becomes the artifact if the block ends without an exception.
+
+        Args:
+            stage, key: its name.
+            ingredients: what `key` is the digest of.
+            run: folder, below the one that holds the store, of the run that makes it, and by that needs it.
 
         Raises:
             UserError: when the store cannot be written.
@@ -82,89 +98,139 @@ class Store:
             scratch = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=place.parent))
         except OSError as error:
             raise UserError(f"cannot write to {place.parent}: {error.strerror}; set paths.root=DIR") from error
-        started = time.time()
+        facts = {"stage": stage, "key": key, "ingredients": ingredients, "started": time.time(), "run": run}
         try:
             yield scratch
-            self._commit(scratch, place, {"stage": stage, "key": key, "ingredients": ingredients, "started": started})
-        except OSError as error:
-            if error.errno not in UNWRITABLE:
+            _commit(scratch, place, facts)
+        except UserError:
+            raise
+        except Exception as error:
+            if (reason := _disk_trouble(error, scratch)) is None:
                 raise
-            raise UserError(f"writing {place} failed: {error.strerror}; make room or set paths.root=DIR") from error
+            raise UserError(f"writing {place} failed: {reason}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
     def lock(self, stage: str, key: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-        """One writer a key, over all processes; `waiting` is called once with the owner's name if there is another.
+        """One writer a key, over all processes and hosts; `waiting` hears the name of each that is waited for.
+
+        What a dead writer of this key left is removed: whoever has the lock knows that nobody writes.
 
         Raises:
             UserError: when the store cannot be written.
         """
-        place = self.root / ".locks" / f"{stage}-{key}.lock"
+        entered = False
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(place)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if waiting is not None:
-                    waiting(_owner(place))
-                lock.acquire()
-            _owner_file(place).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            with self.key_lock(stage, key).held(waiting):
+                self.sweep(stage, key)
+                entered = True
+                yield
         except OSError as error:
-            raise UserError(f"cannot write to {place.parent}: {error.strerror}; set paths.root=DIR") from error
+            if entered:
+                raise
+            place = self.root / ".locks"
+            raise UserError(f"cannot write to {place}: {error.strerror}; set paths.root=DIR") from error
+
+    def key_lock(self, stage: str, key: str) -> KeyLock:
+        """The lock of one artifact.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return KeyLock(folder, f"{stage}-{key}")
+
+    def sweep(self, stage: str, key: str) -> None:
+        """Remove what writers of this artifact left; only for the holder of its lock."""
+        for orphan in (self.root / stage).glob(f".{key}.*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+
+    def artifacts(self) -> list[Artifact]:
+        """Everything that is in its place, intact or not, by stage and key.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        stages = [path for path in _folders(self.root) if path.name != "quarantine" and path.name[0] != "."]
+        return [
+            Artifact(stage.name, path.name, path)
+            for stage in stages
+            for path in _folders(stage)
+            if KEY.fullmatch(path.name)
+        ]
+
+    def unfinished(self) -> list[Path]:
+        """Folders that writers, dead or alive, have not finished."""
+        return sorted(path for path in self.root.glob("*/.*.*") if path.is_dir() and KEY.match(path.name[1:]))
+
+    def quarantined(self) -> list[Path]:
+        """Folders that were moved aside, by stage, key and time."""
+        return _folders(self.root / "quarantine")
+
+    def quarantine(self, folder: Path, damage: str, inode: int) -> Path | None:
+        """Move the damaged `folder` aside; None where another process did, or has already made a new one.
+
+        Raises:
+            UserError: it cannot be moved; it is where it was.
+        """
+        name = f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
+        aside = self.root / "quarantine" / name
         try:
-            yield
-        finally:
-            _owner_file(place).unlink(missing_ok=True)
-            lock.release()  # the file stays: removing one that another process waits on would let two writers in
-
-    @staticmethod
-    def _commit(scratch: Path, place: Path, facts: dict[str, Any]) -> None:
-        files = sorted(path for path in scratch.rglob("*") if path.is_file())
-        listing = {str(p.relative_to(scratch)): {"sha256": file_sha256(p), "bytes": p.stat().st_size} for p in files}
-        facts |= {"finished": time.time(), "files": listing}
-        (scratch / MANIFEST).write_text(json.dumps(facts, indent=2))
-        for path in [*files, scratch / MANIFEST, scratch]:
-            _flush(path)
-        scratch.chmod(0o755)  # mkdtemp makes private folders
-        os.replace(scratch, place)
-        _flush(place.parent)
-
-    @staticmethod
-    def _damage(artifact: Artifact) -> str | None:
-        """The first file that is not what the manifest says, or None."""
-        try:
-            listing = [(name, facts["bytes"], facts["sha256"]) for name, facts in artifact.manifest()["files"].items()]
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return MANIFEST
-        for name, size, sha256 in listing:
-            path = artifact.path / name
-            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != sha256:
-                return name
-        return None
-
-    def _quarantine(self, folder: Path) -> None:
-        aside = self.root / "quarantine" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another process was quicker
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            if folder.stat().st_ino != inode:
+                return None
             os.replace(folder, aside)
+            return aside
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(
+                f"{folder / damage} is damaged and its folder cannot be moved aside: {error.strerror}; "
+                "make the store writable or set paths.root=DIR"
+            ) from error
 
 
-def _owner_file(lock: Path) -> Path:
-    return lock.with_suffix(".owner")
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
 
-def _owner(lock: Path) -> str:
+def _commit(scratch: Path, place: Path, facts: Mapping[str, Any]) -> None:
+    seal(scratch, {**facts, "finished": time.time()})
+    scratch.chmod(0o755)  # mkdtemp makes private folders
     try:
-        return _owner_file(lock).read_text()
-    except OSError:
-        return "another process"
+        os.replace(scratch, place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise  # else one that was taken for dead has made the same meanwhile
+    flush(place.parent)
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _disk_trouble(error: BaseException, scratch: Path) -> str | None:
+    """Why the disk is to blame for `error`, with the remedy; None where it is not.
+
+    Not every library says so with an errno: safetensors puts it into words, NumPy says how many bytes it wrote.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(chain, "errno", None) == code or os.strerror(code) in str(chain):
+                return f"{os.strerror(code)}; make room or set paths.root=DIR, then repeat the command"
+        chain = chain.__cause__ or chain.__context__
+    if isinstance(error, OSError) and error.errno in UNWRITABLE | VANISHED:
+        return f"{error.strerror}{_culprit(error, scratch)}; mend that or set paths.root=DIR, then repeat the command"
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if isinstance(error, OSError) and error.errno is None and shutil.disk_usage(scratch).free < FULL_BYTES:
+            return f"{os.strerror(errno.ENOSPC)}; make room or set paths.root=DIR, then repeat the command"
+        scratch.stat()
+    except FileNotFoundError:
+        return "its folder has vanished; see that the disk is mounted, then repeat the command"
+    except OSError as gone:
+        return f"{gone.strerror}; see that the disk is mounted, then repeat the command"
+    return None
+
+
+def _culprit(error: OSError, scratch: Path) -> str:
+    name = str(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
+    return "" if not name or name.startswith(str(scratch)) else f" ({name})"

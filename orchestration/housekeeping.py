@@ -1,0 +1,194 @@
+"""stage=store: what is in the store, who needs it, whether it is intact; and room again.
+
+`store.gc=true` shows and removes what no run needs, what dead writers left half done, and what is in quarantine and is
+in the store again, intact. What lies in quarantine and nowhere else stays. It refuses while a job is at work, whose
+inputs nobody has written down yet, and while a report or a manifest cannot be read.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from orchestration import manifest
+from orchestration.errors import UserError
+from orchestration.needs import Entry, folder_bytes, listed, needed_by, references_in
+from orchestration.schema import Config
+from orchestration.store import Artifact, Store
+
+REMOVED = "removed"
+SHOWN = 2  # names of runs in a row
+
+
+def keep_house(config: Config) -> None:
+    """List; with `store.verify`, hash everything again; with `store.gc`, remove what nobody needs.
+
+    Raises:
+        UserError: something is damaged; or the store cannot be read, or cleared now.
+    """
+    root = config.paths.root
+    store = Store(root / "store")
+    try:
+        if not store.root.is_dir():
+            raise UserError(f"there is no store in {root}; make one with python pipeline.py, or set paths.root=DIR")
+        complaint = verify(store) if config.store.verify else None
+        entries = listed(store)
+        references = references_in(root)
+        needs = needed_by(entries, references.named)
+        show(store, entries, needs, references.unreadable)
+        if config.store.gc and complaint is None:
+            collect(store, entries, needs, references.unreadable)
+    except OSError as error:
+        place = error.filename or store.root
+        raise UserError(f"{place}: {error.strerror}; mend that or set paths.root=DIR") from error
+    if complaint is not None:
+        raise UserError(complaint)
+
+
+def verify(store: Store) -> str | None:
+    """Hash every file again; name and move aside what is damaged; one line about it, or None."""
+    artifacts, num_bytes, broken = store.artifacts(), 0, []
+    for artifact in artifacts:
+        try:
+            inode = artifact.path.stat().st_ino
+            names = list(manifest.damaged(artifact.path))
+        except FileNotFoundError:  # moved aside by a job meanwhile
+            continue
+        except OSError as error:
+            names, inode = [f"{error.filename or ''} ({error.strerror})"], -1
+        num_bytes += folder_bytes(artifact.path)
+        for name in names:
+            print(f"{'damaged':<11}{artifact.stage}/{artifact.key}/{name}", flush=True)
+        if names:
+            broken.append(f"{artifact.stage}/{artifact.key}")
+            if inode >= 0:
+                _move_aside(store, artifact, names[0], inode)
+    print(f"{'verified':<11}{len(artifacts)} artifacts, {_words(num_bytes)}: {len(broken)} damaged", flush=True)
+    if not broken:
+        return None
+    them = "; ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
+    return f"{len(broken)} of {len(artifacts)} artifacts are damaged: {them}; the same commands make them again"
+
+
+def _move_aside(store: Store, artifact: Artifact, damage: str, inode: int) -> None:
+    try:
+        if aside := store.quarantine(artifact.path, damage, inode):
+            print(f"{'':<11}moved to {aside}", flush=True)
+    except UserError as error:  # of a store that is read only all damage is to be named
+        print(f"{'':<11}{error}", flush=True)
+
+
+def show(store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unreadable: Iterable[Path] = ()) -> None:
+    """The listing, and what could be removed."""
+    print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
+    for entry in entries:
+        runs = needs[entry.artifact.key]
+        words = ", ".join(runs[-SHOWN:]) + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "")
+        words = words if runs else "no run"
+        words += "" if entry.readable else "; manifest.json is damaged: store.verify=true"
+        size, age = _words(entry.num_bytes), _age(entry.age_seconds)
+        print(f"{entry.artifact.stage:<11}{entry.artifact.key:<21}{size:>10}  {age:>7}  {words}")
+    for path in store.unfinished():
+        owner = _owner(store, path)
+        state = f"being made by {owner}" if owner else "unfinished, of a dead process"
+        print(f"{path.parent.name:<11}{path.name[1:21]:<21}{_words(folder_bytes(path)):>10}  {'':>7}  {state}")
+    for path in store.quarantined():
+        print(f"{'quarantine':<11}{path.name}  {_words(folder_bytes(path))}")
+    for unread in unreadable:
+        print(f"{'unreadable':<11}{unread}")
+    free = [entry for entry in entries if not needs[entry.artifact.key]]
+    total, freed = sum(entry.num_bytes for entry in entries), sum(entry.num_bytes for entry in free)
+    print(f"{'total':<11}{len(entries)} artifacts, {_words(total)}; no run needs {len(free)} of them, {_words(freed)}")
+    print(flush=True, end="")
+
+
+def collect(
+    store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unreadable: Iterable[Path] = ()
+) -> None:
+    """Show what nobody needs, and remove it.
+
+    Raises:
+        UserError: a job is at work, or what is needed cannot be known.
+    """
+    _refuse_doubt(entries, unreadable)
+    _refuse_company(store)
+    free = [entry for entry in entries if not needs[entry.artifact.key]]
+    again = [path for path in store.quarantined() if _is_back(store, path)]
+    doomed = [
+        *((entry.name, entry.artifact.path) for entry in free),
+        *((f"{path.parent.name}/{path.name}", path) for path in [*store.unfinished(), *again]),
+    ]
+    total = sum(folder_bytes(path) for _, path in doomed)
+    print(f"{'gc':<11}removing {len(doomed)} folders, {_words(total)}", flush=True)
+    for name, path in doomed:
+        print(f"{'':<11}{name}  {_words(folder_bytes(path))}", flush=True)
+    for entry in free:
+        _remove(store, entry.artifact)
+    for path in store.unfinished():
+        key = path.name[1:21]
+        with store.key_lock(path.parent.name, key).held_if_free() as owner:
+            if owner is None:
+                store.sweep(path.parent.name, key)
+    for path in again:
+        shutil.rmtree(path)
+    left = [path for _, path in doomed if path.exists()]
+    print(f"{'gc':<11}removed {len(doomed) - len(left)}; {len(left)} are in use and stay", flush=True)
+
+
+def _refuse_doubt(entries: Iterable[Entry], unreadable: Iterable[Path]) -> None:
+    if damaged := next((entry for entry in entries if not entry.readable), None):
+        raise UserError(f"{damaged.name} is damaged, so what it needs is not known; run store.verify=true first")
+    if path := next(iter(unreadable), None):
+        raise UserError(f"{path} cannot be read, so what it needs is not known; mend or move that folder first")
+
+
+def _refuse_company(store: Store) -> None:
+    for path in sorted((store.root / ".locks").glob("*.owner")):
+        stage, _, key = path.stem.rpartition("-")
+        with store.key_lock(stage, key).held_if_free() as owner:
+            if owner is not None:
+                raise UserError(f"{stage}/{key} is being made by {owner}; use store.gc=true when no job is at work")
+
+
+def _owner(store: Store, unfinished: Path) -> str | None:
+    stage, key = unfinished.parent.name, unfinished.name[1:21]
+    try:
+        with store.key_lock(stage, key).held_if_free() as owner:
+            return owner
+    except OSError:  # a store that can only be read
+        return "nobody that can be asked in a store that is read only"
+
+
+def _is_back(store: Store, aside: Path) -> bool:
+    """Whether what was moved aside has been made again and is intact."""
+    found = re.fullmatch(r"(.+)-([0-9a-f]{20})-\d+", aside.name)
+    if found is None:
+        return False
+    place = store.root / found.group(1) / found.group(2)
+    return place.is_dir() and next(manifest.damaged(place), None) is None
+
+
+def _remove(store: Store, artifact: Artifact) -> None:
+    """First out of sight in one step, then gone: nobody sees half of it."""
+    with store.key_lock(artifact.stage, artifact.key).held_if_free() as owner:
+        if owner is None:
+            with suppress(FileNotFoundError):
+                os.replace(artifact.path, artifact.path.with_name(f".{artifact.key}.{REMOVED}"))
+            store.sweep(artifact.stage, artifact.key)
+
+
+def _words(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
+def _age(seconds: float) -> str:
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,126 @@
+"""The listing of an artifact: every file with its hash, and a checksum of the listing itself.
+
+`manifest.json` is the only form of its content: written by `json.dumps(facts, indent=2)`, and intact only if writing
+again what was read gives the same bytes. So a byte that JSON would not miss (a blank, an escape) is found, and one that
+changes a word is found by the checksum. Manifests written before there was a checksum have exactly `OLD` keys.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = "manifest.json"
+OLD = {"stage", "key", "ingredients", "started", "finished", "files"}
+NEW = {*OLD, "run", "checksum"}
+MAX_BYTES = 2**26  # of a manifest: a listing of half a million files
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """The one JSON text of `value`: sorted keys, no blanks, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical({k: v for k, v in facts.items() if k != "checksum"}).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest of `folder` and force everything in it to the disk."""
+    paths = sorted(folder.rglob("*"))
+    files = [path for path in paths if path.is_file()]
+    listing = {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+    sealed = {**facts, "files": listing}
+    sealed["checksum"] = checksum(sealed)
+    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2))
+    for path in [*files, folder / MANIFEST, *(path for path in paths if path.is_dir()), folder]:
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """What the file or folder holds, on the disk.
+
+    Raises:
+        OSError: it did not get there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of `folder`, or None where it is missing or not as it was written.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
+    try:
+        path = folder / MANIFEST
+        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
+            return None
+        content = path.read_bytes()
+        facts = json.loads(content)
+        if set(facts) not in (OLD, NEW) or content != json.dumps(facts, indent=2).encode():
+            return None
+        if set(facts) == NEW and facts["checksum"] != checksum(facts):
+            return None
+        if (facts["stage"], facts["key"]) != (folder.parent.name, folder.name):
+            return None
+        if not all({"sha256", "bytes"} == set(each) for each in facts["files"].values()):
+            return None
+        return facts
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def damaged(folder: Path) -> Iterator[str]:
+    """Names of the files in `folder` that are not what its manifest says: changed, missing, or not in it at all.
+
+    Files whose names begin with a dot are nobody's: desktops and network file systems leave them.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
+    facts = read(folder)
+    if facts is None:
+        yield MANIFEST
+        return
+    for name, said in facts["files"].items():
+        if not _is_intact(folder, name, said):
+            yield name
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        known = name == MANIFEST or name in facts["files"] or path.name.startswith(".")
+        if not known and (path.is_symlink() or not path.is_dir()):
+            yield f"{name} (not in the manifest)"
+
+
+def _is_intact(folder: Path, name: str, said: Mapping[str, Any]) -> bool:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts:  # no path in an artifact leads out of its folder
+        return False
+    path = folder
+    try:
+        for part in parts:
+            path = path / part
+            if path.is_symlink():
+                return False
+        facts = path.stat()
+        return stat.S_ISREG(facts.st_mode) and facts.st_size == said["bytes"] and file_sha256(path) == said["sha256"]
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
