@@ -27,6 +27,7 @@ from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
 from orchestration.errors import UserError
+from orchestration.export import check_export, export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
@@ -75,6 +76,8 @@ def perform(job: Run) -> None:
     stage = job.config.stage
     if stage == "sample":
         check_destination(job.config.sample.out)
+    if stage == "export":
+        check_export(job.config.export.out)
     check_feature_file(job)
     parts = assemble(job)
     if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
@@ -95,6 +98,8 @@ def perform(job: Run) -> None:
         return None
     if stage == "sample":
         return draw_samples(job, parts, vae, prior)
+    if stage == "export":
+        return export_model(job, parts, vae, latents, prior)
     figures = evaluate_priors(job, parts, vae, latents, prior)
     return write_report(job, parts, vae, prior, figures)
 
@@ -223,6 +228,14 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
     }
     samples = run_stage(job, "samples", ingredients, make)
     deliver(job, samples.path / "samples.npz", settings.out)
+
+
+def export_model(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> None:
+    """The trained model as a folder that stands alone, with its figures if it was evaluated."""
+    key = evaluate_priors(replace(job, plans=True), parts, vae, latents, prior).key
+    models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
+    keys = {"vae": vae.key, "prior": prior.key, "fingerprint of the images": parts.data.fingerprint}
+    export(job, parts, *models, keys, job.store.find("evaluation", key))
 
 
 def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artifact] | None:

@@ -3,6 +3,7 @@
 torch is imported by a job, never here, so that `--help` and a misspelt key are answered at once.
 """
 
+import errno
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestration.errors import UserError, nearest
+from orchestration.housekeeping import keep_house
 from orchestration.launch import (
     Failure,
     Launch,
@@ -35,6 +37,7 @@ from orchestration.schema import Config, validate
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERROR = 2
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main() -> int:
@@ -96,6 +99,12 @@ def _hydra_main(composed: DictConfig) -> None:
         raise KeyboardInterrupt from error
     except UserError as error:
         record_failure(launch, str(error))
+    except OSError as error:
+        if error.errno not in FULL:
+            record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+        else:  # of what is written beside the store: logs, the run's own folder
+            where = error.filename or launch.sweep_dir or root
+            record_failure(launch, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
     except Exception as error:
         record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -113,6 +122,8 @@ def refuse_unknown_flags(words: list[str]) -> None:
 
 
 def run(config: Config, launch: Launch) -> None:
+    if config.stage == "store":
+        return keep_house(config)
     import pipeline
 
     be_quiet()  # Lightning turns its own logger up when it is imported

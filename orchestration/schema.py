@@ -5,7 +5,7 @@ Groups that hold a `_target_` are checked against the constructor that they name
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +23,10 @@ from pydantic import (
 from orchestration.errors import UserError, nearest
 
 Node = dict[str, Any]
-STAGES = ("all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle")
+Stage = Literal[
+    "all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle", "store", "export"
+]
+STAGES: tuple[str, ...] = get_args(Stage)
 
 
 class Section(BaseModel):
@@ -58,6 +61,15 @@ class Compare(Section):
     runs: Annotated[list[str], BeforeValidator(_as_list)]  # a single name needs no brackets
     group: str | None
     sort: str | None
+
+
+class Store(Section):
+    gc: bool
+    verify: bool
+
+
+class Export(Section):
+    out: Path | None
 
 
 class VAEParts(Section):
@@ -130,7 +142,7 @@ class Logger(Section):
 
 
 class Config(Section):
-    stage: Literal["all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle"]
+    stage: Stage
     upstream: Literal["run", "require"]
     name: str | None = Field(pattern=r"^[\w][\w. -]*$")
     seed: Seed
@@ -138,6 +150,8 @@ class Config(Section):
     paths: Paths
     sample: Sample
     compare: Compare
+    store: Store
+    export: Export
     data: Node
     net: Node
     vae: VAEParts

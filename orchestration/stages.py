@@ -40,6 +40,8 @@ GOALS = {
     "evaluate": {"features", "evaluation"},
     "report": set(),
     "oracle": set(),
+    "store": set(),
+    "export": set(),
     "compare": set(),
 }
 """What the user asked for with a stage, as opposed to what it needs."""
@@ -79,6 +81,11 @@ class Run:
         if self.launch.sweep_dir is not None:
             return new_folder(self.launch.sweep_dir / str(self.launch.job), may_exist=True)
         return new_folder(self.config.paths.root / f"{timestamp()}-{self.name}")
+
+    @property
+    def name_in_root(self) -> str | None:
+        """The run's folder below `paths.root`: what it makes is kept as long as that folder is there."""
+        return None if self.quiet else os.path.relpath(self.folder, self.config.paths.root)
 
     def say(self, what: str, words: str) -> None:
         if not self.quiet:
@@ -140,7 +147,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
             return found
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
-            with run.store.writing(stage, key, ingredients) as folder:
+            with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
                 tracker.summarise(make(folder, tracker) or {})
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")

@@ -1,0 +1,147 @@
+"""One trained two-stage model as a folder that stands alone: weights, what rebuilds it, a card that says what it is.
+
+The folder is written beside its place, flushed, loaded once the way its user will, and then renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from orchestration.assembly import WRAPPERS, Parts
+from orchestration.build import target_class, versions
+from orchestration.errors import UserError
+from orchestration.exported import CONFIG, FORMAT, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
+from orchestration.model_card import model_card
+from orchestration.sampling import pixel_range
+from orchestration.stages import Run
+from orchestration.store import Artifact
+from orchestration.two_stage import TwoStage
+from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
+from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior
+
+
+def check_export(out: Path | None) -> Path:
+    """Where the model goes, refused before any work if it cannot.
+
+    Raises:
+        UserError: no folder is given, it holds something already, or it cannot be written.
+    """
+    if out is None or not out.name:
+        raise UserError("stage=export needs a folder to write: give export.out=FOLDER")
+    place = out.expanduser().absolute()
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UserError(f"export.out={out} is a file or a link already; give a new folder")
+    if place.is_dir() and any(place.iterdir()):
+        raise UserError(f"export.out={out} is not empty; empty it or give a new folder")
+    if not place.parent.is_dir():
+        raise UserError(f"export.out={out}: the folder {place.parent} does not exist; create it or choose another")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise UserError(f"export.out={out}: cannot write to {place.parent}; choose another")
+    return place
+
+
+def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None) -> None:
+    """Write the model of `run` to `export.out`.
+
+    Args:
+        run, parts: the job and its data.
+        vae, prior: trained.
+        keys: of what the model was made from, for the card.
+        figures: its evaluation; None: there is none.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    place = check_export(run.config.export.out)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        try:
+            _write(scratch, run, parts, vae, prior, keys, figures)
+            TwoStage.load(scratch)
+            scratch.chmod(0o755)  # private folders and files until now
+            for path in scratch.iterdir():
+                path.chmod(0o644)
+                _flush(path)
+            _flush(scratch)
+            os.replace(scratch, place)  # an empty folder gives way, any other refuses
+            _flush(place.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"export.out={place}: {error.strerror}; make room or choose another") from error
+    run.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
+
+
+def _write(
+    folder: Path, run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None
+) -> None:
+    for name, module in ((VAE_FILE, vae), (PRIOR_FILE, prior)):
+        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
+    content = described(run, parts)
+    content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
+    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
+    measured = None if figures is None else json.loads((figures.path / "figures.json").read_text())
+    card = model_card(
+        run.name, content, parts, TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data)), keys, measured
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def described(run: Run, parts: Parts) -> dict[str, Any]:
+    """What rebuilds the model, without its weights: the content of `config.json`."""
+    config, preprocess = run.config, parts.preprocess
+    likelihood: Node = dict(config.likelihood)
+    if target_class(likelihood).pixels is Pixels.LEVELS:
+        likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS
+    prior = {key: value for key, value in config.prior.items() if key not in ("wrap", "fit")}
+    wrappers = [WRAPPERS[name] for name in config.prior.get("wrap") or []]
+    wrap = {f"{cls.__module__}.{cls.__qualname__}": cls.version for cls in wrappers}
+    low, high = pixel_range(parts.data)
+    return {
+        "format": FORMAT,
+        "image_shape": list(parts.data.shape),
+        "net": config.net,
+        "bottleneck": config.vae.bottleneck,
+        "likelihood": likelihood,
+        "prior": prior,
+        "wrap": [f"{cls.__module__}.{cls.__qualname__}" for cls in wrappers],
+        "latent": parts.vae.spec.to_json(),
+        "preprocess": {
+            "levels": preprocess.levels,
+            "domain": preprocess.domain.value,
+            "binarize": preprocess.binarize,
+            "dequantize": preprocess.dequantize,
+        },
+        "pixel_range": [float(low), float(high)],
+        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap,
+        "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
+    }
+
+
+def _own_version() -> str:
+    try:
+        return f"expost {version('expost')}"
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "expost, not installed"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
