@@ -32,7 +32,8 @@ class Units:
     Attributes:
         mean_variance: variance over images of the posterior mean.
         active: `mean_variance` above 0.01.
-        collapsed: the posterior is N(0, 1) for 99 % of images; None for point masses.
+        collapsed: not active, and the posterior is N(0, 1) for 99 % of images; None for point masses. The two
+            thresholds overlap a little: a mean that varies by 0.11 is active and costs 0.006 nats.
     """
 
     mean_variance: Tensor
@@ -68,7 +69,9 @@ def units(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Units:
     if num < 2:
         raise EvaluationError("active units need at least two images: a variance over images is asked for")
     variance = (squares - total.square() / num) / (num - 1)  # [D]
-    return Units(variance, variance > ACTIVE_VARIANCE, None if unused is None else unused / num >= COLLAPSE_SHARE)
+    active = variance > ACTIVE_VARIANCE
+    collapsed = None if unused is None else (unused / num >= COLLAPSE_SHARE) & ~active
+    return Units(variance, active, collapsed)
 
 
 @torch.no_grad()

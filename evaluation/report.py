@@ -224,10 +224,10 @@ def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> 
 def conditions(report: Mapping[str, Any]) -> str:
     """What every distance depends on: number of samples, reference split, feature net."""
     counts = {row["num_samples"] for row in report["rows"].values() if row.get("num_samples") is not None}
-    if not counts:
-        return "Distances: none."
     samples = " or ".join(f"{count:,}" for count in sorted(counts))
     reference = report.get("reference") or "the test split"
+    if not samples:
+        return f"No distances ({report['features']})."
     return f"Distances: {samples} samples against {reference}, on {report['features']}."
 
 

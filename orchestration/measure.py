@@ -31,7 +31,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "try_feature_file"]
-VERSION = 3
+VERSION = 5
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 

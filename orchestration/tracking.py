@@ -151,7 +151,7 @@ def tracking(
     settings: LoggerSettings, folder: Path, stage: str, group: str, config: Mapping[str, Any]
 ) -> Iterator[Tracker]:
     """Open the loggers of one stage in `folder` and close them whatever happens, with the exit code."""
-    loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage)]
+    loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
     run = None
     if settings.wandb and wandb_mode(settings) != "disabled":
         run = _open_wandb(settings, folder, stage, group, config)

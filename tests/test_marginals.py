@@ -54,6 +54,12 @@ def test_floor_is_what_two_samples_of_one_density_are_apart() -> None:
     assert wasserstein_1(a, b + 0.3).mean() > 5 * wasserstein_1_floor(a, b + 0.3).mean()
 
 
+def test_no_dimension_is_both_active_and_collapsed() -> None:
+    means = 0.11 * torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    found = units([(means, torch.zeros_like(means))])
+    assert found.active.item() and not found.collapsed.item()
+
+
 def test_too_little_is_refused() -> None:
     with pytest.raises(EvaluationError, match="two images"):
         units([(torch.zeros(1, 3), None)])
