@@ -1,6 +1,7 @@
 """A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -40,12 +41,12 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
         pictures = {caption: _copied(figures.path / f"{stem}.png", run.folder) for stem, caption in PICTURES.items()}
-        (run.folder / "config.yaml").write_text(config_yaml)
-        (run.folder / "report.html").write_text(page.render_html(content, pictures, config_yaml), encoding="utf-8")
-        (run.folder / "report.json").write_text(report.to_json(content), encoding="utf-8")
+        _write_whole(run.folder / "config.yaml", config_yaml)
+        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml))
+        _write_whole(run.folder / "report.json", report.to_json(content))
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder)
     except OSError as error:
-        raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error
+        raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     console = Console(highlight=False)
     console.print()
     console.print(report.terminal_table(content, console.width))
@@ -58,6 +59,16 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
     run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of `text` or nothing: a full disk leaves no half page behind."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _copied(source: Path, folder: Path) -> Path:
