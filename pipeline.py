@@ -20,8 +20,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
@@ -32,6 +31,7 @@ from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
 from orchestration.measure import check_feature_file, feature_net, measure, try_feature_file
+from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.progress import bar, counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
@@ -46,8 +46,7 @@ from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
 from stage1_vae.train import Settings, train
-from stage1_vae.vae import VAE
-from stage2_prior.prior import FitRun, Prior, PriorError
+from stage2_prior.prior import FitRun, PriorError
 
 SPLITS = ("train", "val", "test")
 
@@ -287,26 +286,3 @@ def check(config: Config, launch: Launch) -> None:
         prior = fit_prior(job, parts, latents)
         evaluate_priors(job, parts, vae, latents, prior)
     print("check      everything was built and ran on two batches; nothing was kept")
-
-
-def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-
-
-def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
-    """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
-    parts.vae.load_state_dict(load_file(artifact.path / "model.safetensors"))
-    return parts.vae.to(job.device).eval()  # Lightning leaves a module on the CPU
-
-
-def fitted_prior(job: Run, parts: Parts, artifact: Artifact) -> Prior:
-    parts.prior.load_state_dict(load_file(artifact.path / "prior.safetensors"))
-    return parts.prior.to(job.device).eval()
-
-
-def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
-    """What training and fitting recorded, for curves and tables."""
-    return {
-        "vae": json.loads((vae.path / "history.json").read_text()),
-        "fit": json.loads((prior.path / "fit.json").read_text()),
-    }

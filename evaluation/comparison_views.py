@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from evaluation.comparison import OF_IMAGES, Comparison
 from evaluation.comparison_lines import Line, Value, figure
+from evaluation.templates import render
 
 LABEL_WIDTH = 24
 """Widest label on a terminal; longer ones go on in the next line."""
@@ -184,13 +184,6 @@ def _plain(words: str) -> str:
 
 def to_html(comparison: Comparison, picture: Path) -> str:
     """One self-contained page with the figure in it: no file beside it, no network, no script."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     blocks = []
     for name, lines in comparison.blocks.items():
         keys = columns_of(comparison, lines)
@@ -209,7 +202,8 @@ def to_html(comparison: Comparison, picture: Path) -> str:
                 rows,
             )
         )
-    return environment.get_template("comparison.html.j2").render(
+    return render(
+        "comparison.html.j2",
         headline=headline(comparison),
         label_titles=label_titles(comparison),
         blocks=blocks,

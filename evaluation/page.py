@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from evaluation.report import FLOORS, TITLES, cells, learned_priors, legend, notes, winners
+from evaluation.templates import render
 
 NONE = "-"
 PRIORS = {"training_aggregate": "the training aggregate"}
@@ -45,16 +44,10 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_
     """
     titles, lines = cells(report)
     names = list(report["rows"])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     embedded = [(caption, base64.b64encode(path.read_bytes()).decode("ascii")) for caption, path in pictures.items()]
     surgery = report.get("surgery") or {}
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         report=report,
         verdict=verdict_lines(report),
         learned=learned_priors(report),
