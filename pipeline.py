@@ -121,7 +121,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         )
         with job.seeded(seed):
             history = train(
-                parts.vae, parts.objective, batches, val_batches, settings, job.trainer(tracker, "vae"), seed
+                parts.vae, parts.objective, batches, val_batches, settings, job.lightning_fit(tracker, "vae"), seed
             )
         save_file(weights(parts.vae), folder / "model.safetensors")
         (folder / "history.json").write_text(json.dumps(history))
@@ -157,7 +157,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 device=job.device,
                 seed=job.config.seeds.prior,
                 log=log,
-                trainer=job.trainer(tracker),
+                lightning_fit=job.lightning_fit(tracker),
                 settings=resolved_fit(job),
             )
             report = parts.prior.fit(train_set, val_set, fit_run)

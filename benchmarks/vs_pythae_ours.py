@@ -20,7 +20,7 @@ from rounds import Rounds
 from torch import Tensor, nn
 
 from orchestration.entry import CONF
-from orchestration.hardware import trainer_factory
+from orchestration.hardware import lightning_fit
 from orchestration.schema import Trainer
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.images import Domain, InMemory
@@ -124,10 +124,10 @@ def main(net: str, images: str, batch_size: str, precision: str, compiled: str, 
     val_batches = Batches(split, preprocess, int(batch_size), shuffle=False, seed=0)  # required, and never reached
     recipe = NETS[net](getattr(torch, memory_format))
     vae = VAE((1, 28, 28), recipe, partial(Gaussian, latent_dim=16), BernoulliLikelihood())
-    make_trainer = trainer_factory(settings, loggers=())
+    fit = lightning_fit(settings, loggers=())
 
-    def with_rounds(*, callbacks: Iterable[pl.Callback], **options: Any) -> pl.Trainer:
-        return make_trainer(callbacks=[*callbacks, Timed(rounds)], **options)
+    def with_rounds(*what: Any, callbacks: Iterable[pl.Callback], **options: Any) -> None:
+        fit(*what, callbacks=[*callbacks, Timed(rounds)], **options)
 
     train(vae, ELBO(), batches, val_batches, settings, with_rounds, seed=0)
 

@@ -1,4 +1,4 @@
-"""What this machine computes on, and the Lightning trainer that both stages borrow."""
+"""What this machine computes on, and the Lightning fit that both stages borrow."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -41,10 +41,12 @@ def resolved_precision(settings: Trainer) -> str:
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
 
 
-def trainer_factory(
+def lightning_fit(
     settings: Trainer, loggers: Iterable[Logger], label: str | None = None, overrides: dict[str, Any] | None = None
-) -> Callable[..., pl.Trainer]:
-    """Makes trainers with this run's hardware and loggers; takes every other keyword of `pytorch_lightning.Trainer`.
+) -> Callable[..., None]:
+    """What runs Lightning's training loop with this run's hardware and loggers.
+
+    It takes a module, its training and validation batches, and any other keyword of `pytorch_lightning.Trainer`.
 
     Args:
         settings: the `trainer:` section.
@@ -55,7 +57,14 @@ def trainer_factory(
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
 
-    def make(*, callbacks: Iterable[pl.Callback] = (), **asked: Any) -> pl.Trainer:
+    def fit(
+        module: pl.LightningModule,
+        batches: Iterable[Any],
+        val_batches: Iterable[Any],
+        *,
+        callbacks: Iterable[pl.Callback] = (),
+        **asked: Any,
+    ) -> None:
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
@@ -67,6 +76,6 @@ def trainer_factory(
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
-        return base(callbacks=[*callbacks, *bars], **{**asked, **forced})
+        base(callbacks=[*callbacks, *bars], **{**asked, **forced}).fit(module, batches, val_batches)
 
-    return make
+    return fit

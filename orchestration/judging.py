@@ -147,7 +147,7 @@ def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: 
         device=run.device,
         seed=run.config.seeds.prior,
         log=lambda figures, step: None,
-        trainer=run.trainer(Tracker(), "prior"),
+        lightning_fit=run.lightning_fit(Tracker(), "prior"),
         settings=resolved_fit(run),
     )
     report = prior.fit(train, val, lent)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from orchestration.errors import UserError
-from orchestration.hardware import device_of, trainer_factory
+from orchestration.hardware import device_of, lightning_fit
 from orchestration.launch import Launch, timestamp
 from orchestration.progress import show_progress
 from orchestration.schema import Config
@@ -95,9 +95,9 @@ class Run:
     def shows_progress(self) -> bool:
         return not self.quiet and show_progress(self.config.trainer)
 
-    def trainer(self, tracker: Tracker, label: str | None = None) -> Callable[..., Any]:
-        """A maker of Lightning trainers with this run's hardware, loggers and, with a `label`, a bar."""
-        return trainer_factory(
+    def lightning_fit(self, tracker: Tracker, label: str | None = None) -> Callable[..., None]:
+        """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar."""
+        return lightning_fit(
             self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides
         )
 

@@ -77,10 +77,13 @@ def train(
     batches: Batches,
     val_batches: Batches,
     settings: Settings,
-    make_trainer: Callable[..., pl.Trainer],
+    lightning_fit: Callable[..., None],
     seed: int,
 ) -> list[dict[str, float]]:
     """Train `vae` in place; the figures of each epoch, in nats per image.
+
+    `lightning_fit` runs Lightning's loop on a module, its training and its validation batches; it takes the keywords of
+    `pytorch_lightning.Trainer`.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
@@ -116,5 +119,5 @@ def train(
         **validation_schedule(settings, total_steps, stretches),
         "callbacks": callbacks,
     }
-    make_trainer(**options).fit(module, stretches, val_batches)
+    lightning_fit(module, stretches, val_batches, **options)
     return module.history

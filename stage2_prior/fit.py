@@ -226,15 +226,9 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         batches = FreshBatches(train, size)
         module = PriorTraining(prior, settings, run, labelled=train.labels is not None)
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
-        trainer = run.trainer(
-            max_epochs=settings.max_epochs,
-            callbacks=[],
-            num_sanity_val_steps=0,
-            **options,
-        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
-            trainer.fit(module, train_dataloaders=batches, val_dataloaders=held_out)
+            run.lightning_fit(module, batches, held_out, max_epochs=settings.max_epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
         seconds = time.perf_counter() - started

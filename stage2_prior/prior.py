@@ -8,16 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-
-if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
 
 
 class PriorError(ValueError):
@@ -41,15 +38,15 @@ class FitRun:
         device: where to compute.
         seed: of everything random in the fit.
         log: takes figures (name -> value) and the step or epoch that they belong to.
-        trainer: builds a Lightning trainer with the run's device, precision, logger and progress bar; takes
-            `max_epochs`, `callbacks` and any other keyword of `pytorch_lightning.Trainer`.
+        lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
+            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
     """
 
     device: torch.device
     seed: int
     log: Callable[[Mapping[str, float], int], None]
-    trainer: Callable[..., "Trainer"]
+    lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

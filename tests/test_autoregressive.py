@@ -1,15 +1,14 @@
 """The autoregressive prior: its masks, its sampler, what it learns, and the one training loop."""
 
-import functools
-import logging
 import math
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from training_run import settings as trainer_settings
 
+from orchestration.hardware import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fit import FitSettings, FixedDraws, FreshBatches
 from stage2_prior.nets.made import MADE
@@ -17,19 +16,10 @@ from stage2_prior.prior import FitRun, PriorError
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.standardize import Standardized
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-TRAINER = functools.partial(
-    pl.Trainer,
-    logger=False,
-    enable_progress_bar=False,
-    enable_checkpointing=False,
-    enable_model_summary=False,
-    accelerator="cpu",
-)
-
 
 def run(seed: int = 0, **settings: object) -> FitRun:
-    return FitRun(torch.device("cpu"), seed, lambda figures, step: None, TRAINER, {"precision": "32-true", **settings})
+    fit = lightning_fit(trainer_settings(), [])
+    return FitRun(torch.device("cpu"), seed, lambda figures, step: None, fit, {"precision": "32-true", **settings})
 
 
 def trained_net(dims: int, hidden: tuple[int, ...]) -> MADE:

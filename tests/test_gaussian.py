@@ -10,7 +10,7 @@ from stage2_prior.prior import FitRun, PriorError
 from stage2_prior.priors.gaussian import Gaussian
 
 SPEC = LatentSpec((3,))
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, trainer=None)  # type: ignore[arg-type]
+RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 
 
 def correlated(num: int) -> LatentDataset:

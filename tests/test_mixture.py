@@ -15,7 +15,7 @@ from stage2_prior.priors.mixture import Mixture
 
 KINDS = sorted(COVARIANCES)
 SKLEARN = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, trainer=None)  # type: ignore[arg-type]
+RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 MEANS = np.array([[0.0, 0, 0], [3, 0, 1], [0, 3, -1], [-2, -2, 2]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 

@@ -1,18 +1,18 @@
 """Every `conf/prior/*.yaml` goes through the same life: a new file is tested from the moment it is there."""
 
 import functools
-import logging
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 from torch import Tensor
+from training_run import settings as trainer_settings
 
+from orchestration.hardware import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import Exactness, FitRun, GradientPrior, Prior
 from stage2_prior.standardize import Standardized
@@ -20,8 +20,6 @@ from stage2_prior.standardize import Standardized
 GROUP = Path(__file__).parent.parent / "conf" / "prior"
 NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
 PLANE = LatentSpec((2,))
-
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 def build(name: str, spec: LatentSpec) -> Prior:
@@ -46,15 +44,8 @@ def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
 
 
 def run(seed: int = 0) -> FitRun:
-    trainer = functools.partial(
-        pl.Trainer,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    return FitRun(torch.device("cpu"), seed, lambda figures, step: None, trainer, {"max_epochs": 2})
+    fit = lightning_fit(trainer_settings(), [])
+    return FitRun(torch.device("cpu"), seed, lambda figures, step: None, fit, {"max_epochs": 2})
 
 
 @functools.cache
@@ -73,7 +64,7 @@ def is_gradient(prior: Prior) -> bool:
 
 
 def with_settings(lent: FitRun, settings: dict[str, object]) -> FitRun:
-    return FitRun(lent.device, lent.seed, lent.log, lent.trainer, settings)
+    return FitRun(lent.device, lent.seed, lent.log, lent.lightning_fit, settings)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from orchestration.hardware import trainer_factory
+from orchestration.hardware import lightning_fit
 from orchestration.schema import Trainer
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.digits import Digits
@@ -57,14 +57,14 @@ def run(
 ) -> list[dict[str, float]]:
     """Train `vae` on the digits; its history."""
     data, chosen = digits(), settings(**changes)
-    make = trainer_factory(chosen, [])
+    fit = lightning_fit(chosen, [])
 
-    def make_watched(*, callbacks: list[pl.Callback], **asked: Any) -> pl.Trainer:
-        return make(callbacks=[*callbacks, *watchers], **asked)
+    def fit_watched(*what: Any, callbacks: list[pl.Callback], **asked: Any) -> None:
+        fit(*what, callbacks=[*callbacks, *watchers], **asked)
 
     batches = Batches(train_images or data.train, preprocess, chosen.batch_size, shuffle, seed)
     val_batches = Batches(val_images or data.val, preprocess, 500, shuffle=False, seed=0)
-    return train(vae, objective or ELBO(), batches, val_batches, chosen, make_watched, seed)
+    return train(vae, objective or ELBO(), batches, val_batches, chosen, fit_watched, seed)
 
 
 def weights(vae: VAE) -> dict[str, Tensor]:
