@@ -17,10 +17,13 @@ class Encoding:
     Attributes:
         posterior: q(z|x), batch [B], event `spec.shape`.
         penalty: [B], what the bottleneck itself adds to the loss, in nats; None for nothing.
+        embedded: [B, *decoder_shape], what the decoder is given in training where z itself carries no gradient (codes:
+            the code vectors, straight through; relaxed codes); None: z, embedded.
     """
 
     posterior: Distribution
     penalty: Tensor | None = None
+    embedded: Tensor | None = None
 
 
 class Bottleneck(nn.Module, ABC):
@@ -31,12 +34,18 @@ class Bottleneck(nn.Module, ABC):
         family: the name of its posterior in `stage1_vae.latents.FAMILIES`.
         base_prior: what stage 1 trains against and the baseline of every table: N(0, I), uniform codes, ...; None
             where the model has no prior at all (a plain autoencoder).
+        decoder_shape: what the decoder is given of one latent.
     """
 
     version: ClassVar[int] = 1
     spec: LatentSpec
     family: ClassVar[str]
     base_prior: LatentDensity | None
+    decoder_shape: tuple[int, ...]
 
     @abstractmethod
     def forward(self, features: Tensor) -> Encoding: ...
+
+    @abstractmethod
+    def embed(self, z: Tensor) -> Tensor:
+        """Latents [B, *spec.shape] as the decoder takes them, [B, *decoder_shape]: codes become their vectors."""

@@ -8,6 +8,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -75,3 +76,77 @@ class Delta(Distribution):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return self.loc.expand(*sample_shape, *self.loc.shape)
+
+
+class Codes(Distribution):
+    """A point mass at `codes` [B, T], int64: the posterior of a deterministic encoder into codes. It has a mass: 1."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"codes": constraints.nonnegative_integer}
+    support = constraints.nonnegative_integer
+    has_rsample = True  # of no gradient: what carries it is `Encoding.embedded`
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = codes.long()
+        super().__init__(codes.shape[:1], codes.shape[1:], validate_args=False)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        return self.codes.expand(*sample_shape, *self.codes.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x), [..., B, T] -> [..., B] nats: 0 at the codes, minus infinity elsewhere."""
+        same = (value == self.codes).all(-1)
+        return torch.where(same, 0.0, -torch.inf)
+
+
+class CategoricalCodes(Distribution):
+    """Independent codes: logits [B, T, K]; z is int64 [B, T]. Its draws carry no gradient."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
+    support = constraints.nonnegative_integer
+    has_rsample = True  # of no gradient: what carries it is `Encoding.embedded`
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probs = logits.log_softmax(-1)
+        super().__init__(logits.shape[:1], logits.shape[1:-1], validate_args=False)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        log_probs = self.log_probs.detach().expand(*sample_shape, *self.log_probs.shape)
+        return (log_probs - torch.empty_like(log_probs).exponential_().log()).argmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x), [..., B, T] -> [..., B] nats."""
+        chosen = self.log_probs.expand(*value.shape, -1).gather(-1, value.long()[..., None])
+        return chosen.squeeze(-1).sum(-1)
+
+
+class Bits(Distribution):
+    """Independent Bernoulli bits: logits [B, D]; z is 0.0 or 1.0.
+
+    `rsample` is straight through: a hard bit whose gradient is that of its probability (Bengio, Leonard & Courville,
+    "Estimating or Propagating Gradients Through Stochastic Neurons", 2013).
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
+    support = constraints.boolean
+    has_rsample = True
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.sigmoid()
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean * (1 - self.mean)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        probability = self.logits.sigmoid().expand(*sample_shape, *self.logits.shape)
+        bit = (torch.rand_like(probability) < probability).to(probability.dtype)
+        return bit + (probability - probability.detach())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x) in nats, summed over the bits: [..., B, D] -> [..., B]."""
+        return (value * self.logits - F.softplus(self.logits)).sum(-1)

@@ -5,23 +5,37 @@ The rate of an image is KL(q(z|x) || p(z)) in nats: in closed form where the pai
 which is an unbiased estimate of it.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from stage1_vae.base_priors import StandardNormal
+from stage1_vae.base_priors import FairBits, StandardNormal, UniformCodes
 from stage1_vae.latents import LatentDensity
-from stage1_vae.posteriors import DiagonalNormal
+from stage1_vae.posteriors import Bits, CategoricalCodes, DiagonalNormal
 
 
 def _kl_to_standard_normal(posterior: DiagonalNormal, prior: StandardNormal) -> Tensor:
     return 0.5 * (posterior.loc.square() + torch.exp(2 * posterior.log_std) - 1) - posterior.log_std
 
 
+def _kl_to_fair_bits(posterior: Bits, prior: FairBits) -> Tensor:
+    probability = posterior.logits.sigmoid()
+    return probability * posterior.logits - F.softplus(posterior.logits) + math.log(2)
+
+
+def _kl_to_uniform_codes(posterior: CategoricalCodes, prior: UniformCodes) -> Tensor:
+    negative_entropy = (posterior.log_probs.exp() * posterior.log_probs).sum(-1)  # [B, T]
+    return negative_entropy + prior.sizes.log()
+
+
 CLOSED_FORM_KL: dict[tuple[type, type], Callable[..., Tensor]] = {
     (DiagonalNormal, StandardNormal): _kl_to_standard_normal,
+    (Bits, FairBits): _kl_to_fair_bits,
+    (CategoricalCodes, UniformCodes): _kl_to_uniform_codes,
 }
 """Pairs whose KL is known per latent dimension, [B, *event] nats."""
 

@@ -34,7 +34,7 @@ class VAE(nn.Module):
         self.encoder = net.encoder(image_shape)
         self.bottleneck = bottleneck(features_shape=self.encoder.features_shape)
         channels, height, width = image_shape
-        self.decoder = net.decoder(self.spec.shape, (likelihood.num_params * channels, height, width))
+        self.decoder = net.decoder(self.bottleneck.decoder_shape, (likelihood.num_params * channels, height, width))
         self.likelihood = likelihood
 
     @property
@@ -58,10 +58,12 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Distribution:
         """z [B, *latent] -> p(x|z), batch [B], event (C, H, W). In float32, whatever the net computed in."""
-        return self.likelihood(self.decoder(z).float())
+        return self.likelihood(self.decoder(self.bottleneck.embed(z)).float())
 
     def forward(self, x: Tensor) -> tuple[Encoding, Tensor, Distribution]:
         """One draw: q(z|x), z ~ q(z|x) [B, *latent], p(x|z)."""
         encoding = self.encode(x)
         z = encoding.posterior.rsample()  # [B, *latent]
-        return encoding, z, self.decode(z)
+        if encoding.embedded is None:
+            return encoding, z, self.decode(z)
+        return encoding, z, self.likelihood(self.decoder(encoding.embedded).float())

@@ -28,8 +28,12 @@ class Delta(Bottleneck):
         if latent_dim < 1:
             raise ValueError(f"vae.bottleneck.latent_dim must be at least 1, got {latent_dim}")
         self.spec = LatentSpec(shape=(latent_dim,), num_classes=num_classes)
+        self.decoder_shape = self.spec.shape
         self.base_prior = None
         self.linear = nn.Linear(math.prod(features_shape), latent_dim)
 
     def forward(self, features: Tensor) -> Encoding:
         return Encoding(DeltaPosterior(self.linear(features.flatten(1)).float()))
+
+    def embed(self, z: Tensor) -> Tensor:
+        return z

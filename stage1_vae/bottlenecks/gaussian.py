@@ -37,6 +37,7 @@ class Gaussian(Bottleneck):
         if latent_dim < 1:
             raise ValueError(f"vae.bottleneck.latent_dim must be at least 1, got {latent_dim}")
         self.spec = LatentSpec(shape=(latent_dim,), num_classes=num_classes)
+        self.decoder_shape = self.spec.shape
         self.base_prior = StandardNormal(self.spec.shape)
         self.min_log_std, self.max_log_std = min_log_std, max_log_std
         self.linear = nn.Linear(math.prod(features_shape), 2 * latent_dim)
@@ -44,3 +45,6 @@ class Gaussian(Bottleneck):
     def forward(self, features: Tensor) -> Encoding:
         loc, log_std = self.linear(features.flatten(1)).float().chunk(2, dim=1)  # [B, D] each, float32 from here on
         return Encoding(DiagonalNormal(loc, torch.clamp(log_std, self.min_log_std, self.max_log_std)))
+
+    def embed(self, z: Tensor) -> Tensor:
+        return z

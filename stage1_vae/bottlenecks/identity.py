@@ -24,7 +24,11 @@ class Identity(Bottleneck):
     def __init__(self, features_shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
         self.spec = LatentSpec(shape=(math.prod(features_shape),), num_classes=num_classes)
+        self.decoder_shape = self.spec.shape
         self.base_prior = None
 
     def forward(self, features: Tensor) -> Encoding:
         return Encoding(DeltaPosterior(features.flatten(1).float()))
+
+    def embed(self, z: Tensor) -> Tensor:
+        return z

@@ -22,6 +22,19 @@ def smallest_grid(height: int, width: int, stride: int) -> tuple[int, int]:
     return math.ceil(height / stride), math.ceil(width / stride)
 
 
+def latent_input(latent_shape: tuple[int, ...], grid: tuple[int, int, int]) -> nn.Linear | nn.Conv2d:
+    """The decoder's first layer: a convolution for a latent map of the same height and width as `grid`, which keeps
+    what is where, else a linear map."""
+    if latent_shape[1:] == grid[1:]:
+        return nn.Conv2d(latent_shape[0], grid[0], kernel_size=3, padding=1)
+    return nn.Linear(math.prod(latent_shape), math.prod(grid))
+
+
+def spread(layer: nn.Linear | nn.Conv2d, z: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Latents [B, *latent_shape] through the first layer: [B, *grid]."""
+    return layer(z) if isinstance(layer, nn.Conv2d) else layer(z.flatten(1)).view(-1, *grid)
+
+
 class ConvEncoder(Encoder):
     """One 4x4 convolution of stride 2 a stage; features are the flattened last map."""
 
@@ -41,7 +54,8 @@ class ConvEncoder(Encoder):
 
 
 class ConvDecoder(nn.Module):
-    """A linear map to the smallest grid, then one transposed 4x4 convolution of stride 2 a stage."""
+    """A linear map (of a latent map: a convolution) to the smallest grid, then one transposed 4x4 convolution of stride
+    2 a stage."""
 
     def __init__(
         self,
@@ -53,7 +67,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         out_channels, self.height, self.width = output_shape
         self.grid = (channels[-1], *smallest_grid(self.height, self.width, 2 ** len(channels)))
-        self.input = nn.Linear(math.prod(latent_shape), math.prod(self.grid))
+        self.input = latent_input(latent_shape, self.grid)
         stages: list[nn.Module] = []
         for n, m in pairwise(reversed(channels)):
             stages.append(nn.ConvTranspose2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
@@ -62,7 +76,7 @@ class ConvDecoder(nn.Module):
         self.output = nn.ConvTranspose2d(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.input(z.flatten(1)).view(-1, *self.grid)  # [B, channels, h, w]
+        h = spread(self.input, z, self.grid)  # [B, channels, h, w]
         output = self.output(self.stages(h))  # [B, C, >=H, >=W]
         return output[..., : self.height, : self.width].contiguous()
 

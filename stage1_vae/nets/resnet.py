@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
-from stage1_vae.nets.conv import pad_to_multiple, smallest_grid
+from stage1_vae.nets.conv import latent_input, pad_to_multiple, smallest_grid, spread
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -66,7 +66,7 @@ class ResNetDecoder(nn.Module):
         super().__init__()
         out_channels, self.height, self.width = output_shape
         self.grid = (channels[-1], *smallest_grid(self.height, self.width, 2 ** len(channels)))
-        self.input = nn.Linear(math.prod(latent_shape), math.prod(self.grid))
+        self.input = latent_input(latent_shape, self.grid)
         stages: list[nn.Module] = []
         for n, m in pairwise([*reversed(channels), channels[0]]):
             stages += [ResidualBlock(n) for _ in range(num_blocks)]
@@ -75,7 +75,7 @@ class ResNetDecoder(nn.Module):
         self.output = nn.Conv2d(channels[0], out_channels, kernel_size=3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = F.silu(self.input(z.flatten(1))).view(-1, *self.grid)  # [B, channels, h, w]
+        h = F.silu(spread(self.input, z, self.grid))  # [B, channels, h, w]
         output = self.output(self.stages(h))  # [B, C, >=H, >=W]
         return output[..., : self.height, : self.width].contiguous()
 

@@ -1,0 +1,76 @@
+"""Finite scalar quantisation: every place of a feature map becomes a few numbers, each rounded to one of a few levels;
+the code is which combination it was (Mentzer, Minnen, Agustsson & Tschannen, "Finite Scalar Quantization: VQ-VAE
+Made Simple", 2023). There is no codebook to learn, so none can collapse: the safe default.
+
+Number d is bounded to its L_d levels by a scaled tanh, shifted by half a step where L_d is even (ibid., appendix A.1),
+and rounded with a straight-through gradient. Combinations are counted in mixed radix, the first number fastest.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_usage import CodeUsage
+from stage1_vae.posteriors import Codes
+
+SLACK = 1e-3
+"""The bound lies this share outside of the last level, so that the last level can be reached."""
+
+
+class FSQ(Bottleneck):
+    """Args:
+    features_shape: (C, h, w) of the encoder's features.
+    levels: levels of each number; their product is the number of codes. [8, 6, 5] is near 2^8, [8, 5, 5, 5] near 2^10.
+    num_classes: labels that travel beside the latents.
+
+    Raises:
+        ValueError: for features that are no map, or fewer than two levels.
+    """
+
+    version: ClassVar[int] = 1
+    family = "codes"
+    radix: Tensor
+    counts: Tensor
+
+    def __init__(
+        self, features_shape: tuple[int, ...], levels: Sequence[int] = (8, 6, 5), num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"vae.bottleneck.levels={list(levels)}: give at least one number, each at least 2")
+        channels, *grid = map_shape(features_shape)
+        self.grid = (grid[0], grid[1])
+        self.spec = code_spec((self.grid,), (math.prod(levels),), num_classes)
+        self.decoder_shape = (len(levels), *self.grid)
+        self.base_prior = uniform_codes(self.spec)
+        self.project = nn.Conv2d(channels, len(levels), kernel_size=1)
+        self.usage = CodeUsage(math.prod(levels))
+        self.register_buffer("counts", torch.tensor(levels), persistent=False)  # [d]
+        self.register_buffer("radix", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)  # [d]
+
+    def forward(self, features: Tensor) -> Encoding:
+        bounded = self._bounded(to_vectors(self.project(features).float()))  # [B h w, d]
+        level = bounded.round()
+        codes = ((level.long() + self.counts // 2) * self.radix).sum(1)
+        self.usage.add(codes)
+        through = self._unit(bounded + (level - bounded).detach())
+        return Encoding(Codes(codes.view(len(features), -1)), embedded=to_map(through, self.grid))
+
+    def _bounded(self, h: Tensor) -> Tensor:
+        """Numbers between the first level, -(L // 2), and the last, (L - 1) // 2."""
+        half = (self.counts - 1) * (1 + SLACK) / 2
+        offset = torch.where(self.counts % 2 == 0, 0.5, 0.0)
+        return torch.tanh(h + torch.atanh(offset / half)) * half - offset
+
+    def _unit(self, level: Tensor) -> Tensor:
+        """Levels on the scale from -1 to 1."""
+        return level / (self.counts // 2)
+
+    def embed(self, z: Tensor) -> Tensor:
+        level = z.flatten()[:, None] // self.radix % self.counts - self.counts // 2
+        return to_map(self._unit(level.float()), self.grid)

@@ -1,0 +1,82 @@
+"""Residual vector quantisation: one codebook after another, each for what the ones before have left over (Zeghidour et
+al., "SoundStream", 2021, algorithm 1; Lee et al., "Autoregressive Image Generation using Residual Quantization",
+2022). The maps of codes are laid end to end, coarse first, so that a prior models p(first) p(second | first) ...
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_usage import CodeUsage
+from stage1_vae.codebook import Codebook
+from stage1_vae.posteriors import Codes
+
+
+class ResidualVQ(Bottleneck):
+    """Args:
+    features_shape: (C, h, w) of the encoder's features.
+    num_quantizers: codebooks, one after another.
+    num_codes: of each.
+    code_dim, commitment, decay, revive_below: of each, as in `VQ`.
+    num_classes: labels that travel beside the latents.
+
+    Raises:
+        ValueError: for features that are no map, or a number out of range.
+    """
+
+    version: ClassVar[int] = 1
+    family = "codes"
+
+    def __init__(
+        self,
+        features_shape: tuple[int, ...],
+        num_quantizers: int = 4,
+        num_codes: int = 256,
+        code_dim: int = 64,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        revive_below: float = 0.05,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_quantizers < 1:
+            raise ValueError(f"vae.bottleneck.num_quantizers must be at least 1, got {num_quantizers}")
+        if commitment < 0:
+            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        channels, *grid = map_shape(features_shape)
+        self.grid, self.commitment = (grid[0], grid[1]), commitment
+        self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)
+        self.decoder_shape = (code_dim, *self.grid)
+        self.base_prior = uniform_codes(self.spec)
+        self.project = nn.Conv2d(channels, code_dim, kernel_size=1)
+        names = [f"level{n}" for n in range(num_quantizers)]
+        self.codebooks = nn.ModuleList(Codebook(num_codes, code_dim, decay, revive_below, name=name) for name in names)
+        self.usages = nn.ModuleList(CodeUsage(num_codes, name) for name in names)
+
+    def forward(self, features: Tensor) -> Encoding:
+        h = to_vectors(self.project(features).float())  # [B h w, D]
+        left, total = h, torch.zeros_like(h)
+        distance = h.new_zeros(len(features))
+        codes = []
+        for codebook, usage in zip(self.books(), self.counters(), strict=True):
+            code, chosen = codebook(left)
+            usage.add(code)
+            codes.append(code.view(len(features), -1))
+            distance = distance + (left - chosen.detach()).square().sum(1).view(len(features), -1).sum(1)
+            left, total = left - chosen.detach(), total + chosen
+        through = h + (total - h).detach()  # one gradient, however many codebooks
+        return Encoding(Codes(torch.cat(codes, 1)), self.commitment * distance, to_map(through, self.grid))
+
+    def books(self) -> list[Codebook]:
+        return [book for book in self.codebooks if isinstance(book, Codebook)]
+
+    def counters(self) -> list[CodeUsage]:
+        return [usage for usage in self.usages if isinstance(usage, CodeUsage)]
+
+    def embed(self, z: Tensor) -> Tensor:
+        levels = z.view(len(z), len(self.codebooks), -1).unbind(1)  # [B, h w] each
+        vectors = [book.vectors[code.flatten()] for book, code in zip(self.books(), levels, strict=True)]
+        return to_map(torch.stack(vectors).sum(0), self.grid)

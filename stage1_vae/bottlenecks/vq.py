@@ -1,0 +1,67 @@
+"""Vector quantisation: every place of a feature map becomes the nearest of K code vectors (van den Oord, Vinyals &
+Kavukcuoglu, "Neural Discrete Representation Learning", 2017). The code vectors follow by moving averages; the
+theory, and what keeps the codes alive, is in `stage1_vae.codebook`. What the encoder pays for staying near them is
+the commitment (ibid., eq. 3, third term).
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_usage import CodeUsage
+from stage1_vae.codebook import Codebook
+from stage1_vae.posteriors import Codes
+
+
+class VQ(Bottleneck):
+    """Args:
+    features_shape: (C, h, w) of the encoder's features.
+    num_codes: K.
+    code_dim: length of a code vector.
+    commitment: weight of the squared distance to the code vector, summed over places.
+    decay: of the moving averages.
+    revive_below: share of the average use below which a code is dead; 0: none ever is.
+    rotation: gradients by the rotation trick instead of straight through.
+    num_classes: labels that travel beside the latents.
+
+    Raises:
+        ValueError: for features that are no map, or a number out of range.
+    """
+
+    version: ClassVar[int] = 1
+    family = "codes"
+
+    def __init__(
+        self,
+        features_shape: tuple[int, ...],
+        num_codes: int = 512,
+        code_dim: int = 64,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        revive_below: float = 0.05,
+        rotation: bool = False,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if commitment < 0:
+            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        channels, *grid = map_shape(features_shape)
+        self.grid, self.commitment = (grid[0], grid[1]), commitment
+        self.spec = code_spec((self.grid,), (num_codes,), num_classes)
+        self.decoder_shape = (code_dim, *self.grid)
+        self.base_prior = uniform_codes(self.spec)
+        self.project = nn.Conv2d(channels, code_dim, kernel_size=1)
+        self.codebook = Codebook(num_codes, code_dim, decay, revive_below, rotation)
+        self.usage = CodeUsage(num_codes)
+
+    def forward(self, features: Tensor) -> Encoding:
+        h = to_vectors(self.project(features).float())  # [B h w, D]
+        codes, chosen = self.codebook(h)
+        self.usage.add(codes)
+        distance = (h - chosen.detach()).square().sum(1).view(len(features), -1).sum(1)  # [B]
+        return Encoding(Codes(codes.view(len(features), -1)), self.commitment * distance, to_map(chosen, self.grid))
+
+    def embed(self, z: Tensor) -> Tensor:
+        return to_map(self.codebook.vectors[z.flatten()], self.grid)

@@ -1,0 +1,92 @@
+"""Two levels of codes, coarse shapes and fine detail (Razavi, van den Oord & Vinyals, "Generating Diverse
+High-Fidelity Images with VQ-VAE-2", 2019, section 3.1 and algorithm 1).
+
+The net's features are the fine level; here they are halved once more for the coarse one. The coarse codes are decoded
+back to the fine grid and condition the fine codes; the decoder sees both. The sequence of codes is coarse first, so
+that one autoregressive prior models p(top) p(bottom | top).
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_usage import CodeUsage
+from stage1_vae.codebook import Codebook
+from stage1_vae.posteriors import Codes
+
+
+class VQ2(Bottleneck):
+    """Args:
+    features_shape: (C, h, w) of the encoder's features: the bottom grid; the top one is half of it, rounded up.
+    num_codes: of each of the two codebooks.
+    code_dim, commitment, decay, revive_below, rotation: of each, as in `VQ`.
+    num_classes: labels that travel beside the latents.
+
+    Raises:
+        ValueError: for features that are no map, or a number out of range.
+    """
+
+    version: ClassVar[int] = 1
+    family = "codes"
+
+    def __init__(
+        self,
+        features_shape: tuple[int, ...],
+        num_codes: int = 512,
+        code_dim: int = 64,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        revive_below: float = 0.05,
+        rotation: bool = False,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if commitment < 0:
+            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        channels, height, width = map_shape(features_shape)
+        self.bottom, self.top = (height, width), (-(-height // 2), -(-width // 2))
+        self.commitment = commitment
+        self.spec = code_spec((self.top, self.bottom), (num_codes, num_codes), num_classes)
+        self.decoder_shape = (2 * code_dim, height, width)
+        self.base_prior = uniform_codes(self.spec)
+        self.halve = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, code_dim, kernel_size=3, padding=1),
+        )
+        self.refine = nn.Conv2d(code_dim, code_dim, kernel_size=3, padding=1)
+        self.project = nn.Conv2d(channels + code_dim, code_dim, kernel_size=1)
+        self.top_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "top")
+        self.bottom_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "bottom")
+        self.top_usage, self.bottom_usage = CodeUsage(num_codes, "top"), CodeUsage(num_codes, "bottom")
+
+    def forward(self, features: Tensor) -> Encoding:
+        h_top = to_vectors(self.halve(features).float())  # [B h' w', D]
+        top, chosen_top = self.top_book(h_top)
+        up = self._up(to_map(chosen_top, self.top))  # [B, D, h, w]
+        h_bottom = to_vectors(self.project(torch.cat([features, up.to(features.dtype)], 1)).float())  # [B h w, D]
+        bottom, chosen_bottom = self.bottom_book(h_bottom)
+        self.top_usage.add(top)
+        self.bottom_usage.add(bottom)
+        num = len(features)
+        distance = sum(
+            (h - chosen.detach()).square().sum(1).view(num, -1).sum(1)
+            for h, chosen in ((h_top, chosen_top), (h_bottom, chosen_bottom))
+        )
+        codes = torch.cat([top.view(num, -1), bottom.view(num, -1)], 1)
+        embedded = torch.cat([up, to_map(chosen_bottom, self.bottom)], 1)
+        return Encoding(Codes(codes), self.commitment * distance, embedded)
+
+    def _up(self, top: Tensor) -> Tensor:
+        """The coarse level on the fine grid: [B, D, h', w'] -> [B, D, h, w]."""
+        return self.refine(F.interpolate(top, self.bottom, mode="nearest"))
+
+    def embed(self, z: Tensor) -> Tensor:
+        num_top = self.top[0] * self.top[1]
+        top = to_map(self.top_book.vectors[z[:, :num_top].flatten()], self.top)
+        bottom = to_map(self.bottom_book.vectors[z[:, num_top:].flatten()], self.bottom)
+        return torch.cat([self._up(top), bottom], 1)

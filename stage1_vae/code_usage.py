@@ -1,0 +1,43 @@
+"""How many of its codes a discrete bottleneck really uses, counted over a whole epoch and not over one batch."""
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.epoch_figures import EpochFigures
+
+COLLAPSED = 0.1
+"""Below this share of used codes the codebook has collapsed: the latents then carry a fraction of what was paid for."""
+
+
+class CodeUsage(nn.Module, EpochFigures):
+    """Counts codes while the module trains.
+
+    Args:
+        num_codes: K.
+        name: stands before the figures, where a model has several codebooks.
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_codes: int, name: str = "") -> None:
+        super().__init__()
+        self.prefix = name and f"{name}_"
+        self.register_buffer("counts", torch.zeros(num_codes), persistent=False)  # [K] since they were read last
+
+    @torch.no_grad()
+    def add(self, codes: Tensor) -> None:
+        """Count `codes` of any shape, in training alone."""
+        if self.training:
+            flat = codes.flatten()
+            self.counts.index_add_(0, flat, torch.ones_like(flat, dtype=self.counts.dtype))
+
+    def read(self) -> dict[str, float]:
+        """Share of codes used, and perplexity exp(H) of their frequencies, in codes."""
+        total = self.counts.sum()
+        if total == 0:
+            return {}
+        share = self.counts.double() / total
+        entropy = -torch.xlogy(share, share).sum()
+        used = (self.counts > 0).double().mean()
+        self.counts.zero_()
+        return {f"{self.prefix}codes_used": used.item(), f"{self.prefix}code_perplexity": entropy.exp().item()}

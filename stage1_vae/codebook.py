@@ -1,0 +1,131 @@
+"""A codebook that learns by moving averages and keeps all of its codes alive.
+
+Each vector h is replaced by the nearest of K code vectors e_k; the code vectors follow the averages of what is assigned
+to them (van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017, appendix A.1, eq. 6-8):
+
+    N_k <- g N_k + (1 - g) n_k,   m_k <- g m_k + (1 - g) sum_(i: code k) h_i,   e_k = m_k / N_k
+
+Codebooks collapse because a code that nothing is assigned to never moves again. Two cures: a k-means start on the first
+batch, and revival: a code whose N_k falls below a share of the average is set on a vector of the batch, *with its
+averages*, or the next update would carry it back (Dhariwal et al., "Jukebox", 2020, section 3; Zeghidour et al.,
+"SoundStream", 2021, section III-C).
+
+Gradients pass the replacement straight through (e treated as h) or by the rotation trick (Fifty et al., "Restructuring
+Vector Quantization with the Rotation Trick", 2024, eq. 4): e = s R h with the scale s and the rotation R held fixed, so
+that the gradient turns with the vector.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage1_vae.epoch_figures import EpochFigures
+
+LLOYD_ITERATIONS = 10
+
+
+class Codebook(nn.Module, EpochFigures):
+    """Args:
+        num_codes: K.
+        dim: length of a code vector, D.
+        decay: g of the averages.
+        revive_below: a code with less than this share of the average N_k is dead; 0: none ever is.
+        rotation: gradients by the rotation trick instead of straight through.
+        name: stands before the figures, where a model has several codebooks.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+    revived: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        decay: float = 0.99,
+        revive_below: float = 0.05,
+        rotation: bool = False,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.prefix = name and f"{name}_"
+        if min(num_codes, dim) < 1:
+            raise ValueError(f"vae.bottleneck: {num_codes} codes of {dim} dimensions; give at least 1 of each")
+        if not 0 <= decay < 1 or not 0 <= revive_below < 1:
+            raise ValueError(
+                f"vae.bottleneck.decay={decay}, revive_below={revive_below}: give shares from 0 to below 1"
+            )
+        self.decay, self.revive_below, self.rotation = decay, revive_below, rotation
+        self.register_buffer("vectors", torch.randn(num_codes, dim))  # [K, D]
+        self.register_buffer("counts", torch.zeros(num_codes))  # [K] N; all zero before the first batch
+        self.register_buffer("sums", torch.zeros(num_codes, dim))  # [K, D] m
+        self.register_buffer("revived", torch.zeros(()), persistent=False)  # since it was read last
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """h [N, D] -> codes int64 [N] and what the decoder sees of them [N, D], with a gradient to h."""
+        h = h.float()
+        if self.training:
+            self._start(h.detach())
+        codes = self.nearest(h.detach())
+        chosen = self.vectors[codes]
+        if self.training:
+            self._update(h.detach(), codes)
+        return codes, rotated(h, chosen) if self.rotation else h + (chosen - h).detach()
+
+    def nearest(self, h: Tensor) -> Tensor:
+        """Codes of the vectors nearest to h [N, D], int64 [N]."""
+        return (0.5 * self.vectors.square().sum(1) - h @ self.vectors.T).argmin(1)
+
+    @torch.no_grad()
+    def _start(self, h: Tensor) -> None:
+        """k-means on the first batch."""
+        if self.counts.any():
+            return
+        chosen = torch.randint(len(h), (len(self.vectors),), device=h.device)
+        self.vectors.copy_(h[chosen])
+        for _ in range(LLOYD_ITERATIONS):
+            count, total = self._assigned(h, self.nearest(h))
+            fresh = h[torch.randint(len(h), (len(count),), device=h.device)]  # for clusters that are empty
+            self.vectors.copy_(torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], fresh))
+        self.counts.fill_(len(h) / len(self.counts))
+        self.sums.copy_(self.vectors * self.counts[:, None])
+
+    def _assigned(self, h: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """How many vectors each code got, [K], and their sum, [K, D]."""
+        count = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(h[:, 0]))
+        return count, torch.zeros_like(self.sums).index_add_(0, codes, h)
+
+    @torch.no_grad()
+    def _update(self, h: Tensor, codes: Tensor) -> None:
+        count, total = self._assigned(h, codes)
+        self.counts.lerp_(count, 1 - self.decay)
+        self.sums.lerp_(total, 1 - self.decay)
+        average = self.counts.mean()
+        dead = self.counts < self.revive_below * average  # [K]
+        fresh = h[torch.randint(len(h), (len(dead),), device=h.device)]  # [K, D]
+        self.counts.copy_(torch.where(dead, average, self.counts))
+        self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
+        self.vectors.copy_(self.sums / self.counts.clamp_min(1e-12)[:, None])
+        self.revived += dead.sum()
+
+    def read(self) -> dict[str, float]:
+        """How many codes were revived."""
+        figures = {f"{self.prefix}codes_revived": self.revived.item()}
+        self.revived.zero_()
+        return figures
+
+
+def rotated(h: Tensor, chosen: Tensor) -> Tensor:
+    """`chosen` [N, D] as a scaled rotation of h [N, D], which alone carries the gradient."""
+    with torch.no_grad():
+        length = h.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        start, end = h / length, F.normalize(chosen, dim=1)
+        middle = F.normalize(start + end, dim=1)
+        scale = chosen.norm(dim=1, keepdim=True) / length
+    reflected = h - 2 * (h * middle).sum(1, keepdim=True) * middle
+    turned = reflected + 2 * (h * start).sum(1, keepdim=True) * end  # the Householder form of the rotation start -> end
+    return scale * turned

@@ -1,0 +1,193 @@
+"""How latents become the tokens of a sequence, and what is predicted of each: the ends of a transformer.
+
+- `CodeTokens`: an embedding in, a categorical out (van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation
+  Learning", 2017, section 3.3). Maps laid end to end have a codebook each.
+- `RealTokens`: a linear map in, a mixture of diagonal Gaussians out (Tschannen, Eastwood & Mentzer, "GIVT: Generative
+  Infinite-Vocabulary Transformers", 2023, section 3.2). A map (C, h, w) is h w tokens of C numbers, a
+  vector D tokens of one.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.nets.transformer import Layout
+from stage2_prior.sampling import Sampling, draw_categorical, guided
+
+MIN_LOG_STD = math.log(1e-3)
+"""Floor under the widths of Gaussians, in standardised latents: point masses would send the likelihood to infinity."""
+MAX_LOG_STD = math.log(2.0)
+CANDIDATES = 32
+"""Draws of a guided mixture, of which one is kept by its weight."""
+
+
+class Tokens(nn.Module, ABC):
+    """Both ends for latents of one kind.
+
+    Attributes:
+        layout: where the T tokens lie.
+    """
+
+    layout: Layout
+
+    @abstractmethod
+    def split(self, z: Tensor) -> Tensor:
+        """z [B, *shape] -> tokens [B, T] or [B, T, C]."""
+
+    @abstractmethod
+    def join(self, tokens: Tensor) -> Tensor:
+        """The inverse of `split`."""
+
+    @abstractmethod
+    def embed(self, tokens: Tensor, at: slice) -> Tensor:
+        """Tokens [B, t] or [B, t, C] that stand at positions `at` -> inputs [B, t, W]."""
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, tokens: Tensor) -> Tensor:
+        """Outputs [B, T, W] and the tokens that they predict -> [B, T] nats, float32."""
+
+    @abstractmethod
+    def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
+        """One token for position `t`, [B] or [B, C], from the output [B, W]; `without`: that of the unconditional
+        model, for guidance."""
+
+
+class CodeTokens(Tokens):
+    """Codes of one or several maps, each with its own codebook, embedding and head.
+
+    Args:
+        spec: of codes or bits.
+        width: W.
+    """
+
+    first: Tensor
+
+    def __init__(self, spec: LatentSpec, width: int) -> None:
+        super().__init__()
+        self.layout, sizes = code_layout(spec)
+        self.lengths = [h * w for h, w in self.layout.grids]
+        self.embedding = nn.Embedding(sum(sizes), width)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("first", firsts[self.layout.grid_of], persistent=False)  # [T] of each codebook's rows
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for parameter in self.heads.parameters():  # every code is equally likely at the start
+            nn.init.zeros_(parameter)
+
+    def split(self, z: Tensor) -> Tensor:
+        return z.long()
+
+    def join(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def embed(self, tokens: Tensor, at: slice) -> Tensor:
+        return self.embedding(tokens + self.first[at])
+
+    def log_prob(self, outputs: Tensor, tokens: Tensor) -> Tensor:
+        parts = zip(self.heads, outputs.split(self.lengths, 1), tokens.split(self.lengths, 1), strict=True)
+        return torch.cat([-cross_entropy(head(h), wanted) for head, h, wanted in parts], dim=1)
+
+    def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
+        head = self.heads[int(self.layout.grid_of[t])]
+        logits = head(output).float()  # [B, K]
+        if without is not None:
+            logits = guided(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
+        return draw_categorical(logits, how)
+
+
+def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """-log p of the codes `wanted` [B, t] under `logits` [B, t, K]: [B, t] nats, float32."""
+    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+
+
+def code_layout(spec: LatentSpec) -> tuple[Layout, tuple[int, ...]]:
+    """Where codes or bits lie, and the size of the codebook of each map."""
+    if spec.support is Support.BITS:
+        return Layout(((1, spec.num_dims),)), (2,)
+    return Layout(spec.grids or ((1, spec.num_dims),)), spec.num_codes
+
+
+class RealTokens(Tokens):
+    """Real numbers, C a token, with K Gaussians a conditional.
+
+    Args:
+        spec: of real numbers, a vector (D,) or a map (C, h, w).
+        width: W.
+        num_components: K.
+    """
+
+    def __init__(self, spec: LatentSpec, width: int, num_components: int) -> None:
+        super().__init__()
+        self.shape, self.num_components = spec.shape, num_components
+        is_map = len(spec.shape) == 3
+        self.layout = Layout((spec.shape[1:],) if is_map else ((1, spec.num_dims),))  # type: ignore[arg-type]
+        self.channels = spec.shape[0] if is_map else 1
+        self.input = nn.Linear(self.channels, width)
+        self.head = nn.Linear(width, num_components * (1 + 2 * self.channels))
+        nn.init.zeros_(self.head.weight)
+        self._spread_components()
+
+    @torch.no_grad()
+    def _spread_components(self) -> None:
+        """Start with means over two standard deviations to each side: equal components would stay equal."""
+        nn.init.zeros_(self.head.bias)
+        means = self.head.bias[self.num_components :].view(2, self.num_components, self.channels)[0]
+        if self.num_components > 1:
+            means.copy_(torch.linspace(-2.0, 2.0, self.num_components)[:, None].expand_as(means))
+
+    def split(self, z: Tensor) -> Tensor:
+        return z.flatten(2).transpose(1, 2) if len(self.shape) == 3 else z[..., None]  # [B, T, C]
+
+    def join(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).reshape(-1, *self.shape)
+
+    def embed(self, tokens: Tensor, at: slice) -> Tensor:
+        return self.input(tokens)
+
+    def log_prob(self, outputs: Tensor, tokens: Tensor) -> Tensor:
+        return self._density(self.head(outputs).float(), tokens.float())
+
+    def _conditionals(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[..., K (1 + 2 C)] -> log weights [..., K], means and log_stds [..., K, C]."""
+        k = self.num_components
+        means, log_stds = numbers[..., k:].unflatten(-1, (2, k, self.channels)).unbind(-3)
+        log_stds = MAX_LOG_STD - F.softplus(
+            MAX_LOG_STD - log_stds
+        )  # smooth, so that no gradient is lost at the ceiling
+        return torch.log_softmax(numbers[..., :k], dim=-1), means, log_stds.clamp_min(MIN_LOG_STD)
+
+    def _density(self, numbers: Tensor, tokens: Tensor) -> Tensor:
+        """log p of tokens [..., C] under what the head gave, [...] nats."""
+        log_weights, means, log_stds = self._conditionals(numbers)
+        scaled = (tokens[..., None, :] - means) * torch.exp(-log_stds)
+        joint = log_weights - (0.5 * scaled.square() + log_stds).sum(-1)  # [..., K]
+        return torch.logsumexp(joint, dim=-1) - 0.5 * self.channels * math.log(2 * math.pi)
+
+    def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
+        numbers = self.head(output).float()
+        if without is None:
+            return self._draw(numbers, how)
+        # Resampling by weight (Rubin, 1987): draws of the conditional, of which each is kept with (p(z|y) / p(z))^w.
+        other = self.head(without).float()
+        draws = torch.stack([self._draw(numbers, how) for _ in range(CANDIDATES)])  # [S, B, C]
+        weights = how.guidance * (self._density(numbers, draws) - self._density(other, draws))  # [S, B]
+        kept = draw_categorical(weights.T, Sampling())
+        return draws[kept, torch.arange(len(kept), device=kept.device)]
+
+    def _draw(self, numbers: Tensor, how: Sampling) -> Tensor:
+        log_weights, means, log_stds = self._conditionals(numbers)  # [B, K], [B, K, C]
+        component = draw_categorical(log_weights, Sampling(temperature=how.temperature))
+        rows = torch.arange(len(component), device=component.device)
+        mean, log_std = means[rows, component], log_stds[rows, component]
+        return mean + how.temperature * torch.exp(log_std) * torch.randn_like(mean)
+
+
+def tokens_for(spec: LatentSpec, width: int, num_components: int) -> Tokens:
+    """The ends that suit latents of `spec`."""
+    if spec.support in (Support.CODES, Support.BITS):
+        return CodeTokens(spec, width)
+    return RealTokens(spec, width, num_components)

@@ -1,0 +1,184 @@
+"""A decoder-only transformer over a short sequence, and the same network one token at a time from a cache.
+
+Blocks are pre-norm (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020): h + attention(norm
+h), h + mlp(norm h). Position t is that of the token to be *predicted*; its input holds the token before. Positions are
+learned, one vector a position, or rotary in two dimensions: half of each head turns with the row, half with the column
+of the map (Su et al., "RoFormer", 2021; the split over two axes as Heo et al., "Rotary Position Embedding for Vision
+Transformer", 2024). Maps laid end to end share rows and columns, scaled to the finest, and tell themselves apart by a
+learned vector each.
+
+The cache is static: keys and values of all positions, allocated once in the dtype of the weights. A step at position t
+computes one token and looks at t + 1 of them; the whole sequence costs one forward pass in products, and no more
+memory traffic than reading the weights T times.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROTARY_BASE = 100.0
+"""Slowest wavelength of a turn, in map sides: maps are tens of tokens wide, not thousands."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a sequence lie: maps laid end to end, (h, w) each; a plain sequence is one map (1, T)."""
+
+    grids: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(h * w for h, w in self.grids)
+
+    @property
+    def grid_of(self) -> Tensor:
+        """Number of the map that each token belongs to, int64 [T]."""
+        return torch.repeat_interleave(torch.arange(len(self.grids)), torch.tensor([h * w for h, w in self.grids]))
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Row and column of each token in units of the finest map, [T, 2]: centres of coarse cells lie between."""
+        height, width = max(h for h, _ in self.grids), max(w for _, w in self.grids)
+        parts = []
+        for h, w in self.grids:
+            rows = (torch.arange(h) + 0.5) * height / h - 0.5
+            columns = (torch.arange(w) + 0.5) * width / w - 0.5
+            parts.append(torch.cartesian_prod(rows, columns).view(-1, 2))
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of the tokens so far: [layers, B, heads, T, head width] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Rotation(nn.Module):
+    """Turns queries and keys [B, H, T, d] by angles of their positions; `coordinates` [T, 2]; d a multiple of 4."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, coordinates: Tensor, head_width: int) -> None:
+        super().__init__()
+        if head_width % 4:
+            raise ValueError(f"rotary positions need heads of a multiple of 4, not {head_width}")
+        num = head_width // 4  # angles an axis
+        frequencies = ROTARY_BASE ** -(torch.arange(num) / num)  # [d / 4]
+        angles = (coordinates[:, :, None] * frequencies).flatten(1)  # [T, d / 2]
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, h: Tensor, at: slice) -> Tensor:
+        one, other = h.chunk(2, dim=-1)  # [B, H, t, d / 2]
+        cos, sin = self.cos[at].to(h.dtype), self.sin[at].to(h.dtype)
+        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1)
+
+
+class Block(nn.Module):
+    """One layer: causal attention and a two-layer perceptron, each behind a norm and added to what came in."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float, rotation: Rotation | None) -> None:
+        super().__init__()
+        self.num_heads, self.dropout, self.rotation = num_heads, dropout, rotation
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        p = self.dropout if self.training else 0.0
+        q, k, v = self._heads(h, slice(None))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [B, H, T, d]
+        h = h + F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), p)
+        return h + F.dropout(self._mlp(h), p)  # [B, T, W]
+
+    def step(self, h: Tensor, t: int, keys: Tensor, values: Tensor) -> Tensor:
+        """The layer for the token at `t` alone, [B, 1, W], without dropout; its key and value go into [B, H, T, d]."""
+        q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = self._heads(h, slice(t, t + 1))
+        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])
+        h = h + self.output(mixed.transpose(1, 2).flatten(2))
+        return h + self._mlp(h)
+
+    def _heads(self, h: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the tokens in `h` [B, t, W], which stand at positions `at`: [B, H, t, d] each."""
+        split = self.qkv(self.attention_norm(h)).unflatten(2, (3, self.num_heads, -1))  # [B, t, 3, H, d]
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        return (q, k, v) if self.rotation is None else (self.rotation(q, at), self.rotation(k, at), v)
+
+    def _mlp(self, h: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.mlp_norm(h)), approximate="tanh"))
+
+
+class Transformer(nn.Module):
+    """Inputs [B, T, W] -> outputs [B, T, W]; output t depends on inputs 0 ... t alone.
+
+    Args:
+        layout: where the tokens lie.
+        width: W.
+        depth: number of blocks.
+        num_heads: attention heads a block.
+        dropout: share of activations set to zero in training.
+        positions: learned or rotary.
+
+    Raises:
+        ValueError: for numbers that do not fit together.
+    """
+
+    row: Tensor
+
+    def __init__(
+        self, layout: Layout, width: int, depth: int, num_heads: int, dropout: float = 0.0, positions: str = "learned"
+    ) -> None:
+        super().__init__()
+        if min(width, depth, num_heads) < 1 or width % num_heads:
+            raise ValueError(f"a width of {width} cannot be split over {num_heads} heads in {depth} layers")
+        if positions not in ("learned", "rotary"):
+            raise ValueError(f"positions={positions} is unknown; choose learned or rotary")
+        self.num_heads = num_heads
+        rotary = positions == "rotary"
+        rotation = Rotation(layout.coordinates, width // num_heads) if rotary else None
+        self.register_buffer("row", layout.grid_of if rotary else torch.arange(layout.num_tokens), persistent=False)
+        self.position = nn.Embedding(len(layout.grids) if rotary else layout.num_tokens, width)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, num_heads, dropout, rotation) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self._initialise(depth)
+
+    @torch.no_grad()
+    def _initialise(self, depth: int) -> None:
+        """Small normal weights; what is added to the residual stream is scaled down by the number of additions
+        (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019)."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                scale = math.sqrt(2 * depth) if name.endswith(("output.weight", "down.weight")) else 1.0
+                nn.init.normal_(parameter, std=0.02 / scale)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def layers(self) -> Iterator[Block]:
+        return (block for block in self.blocks if isinstance(block, Block))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.drop(h + self.position(self.row))  # [B, T, W]
+        for block in self.layers():
+            h = block(h)
+        return self.norm(h)
+
+    def new_cache(self, batch: int) -> Cache:
+        """Room for `batch` sequences, on the device and in the dtype of the weights."""
+        weight = self.position.weight
+        shape = (len(self.blocks), batch, self.num_heads, len(self.row), weight.shape[1] // self.num_heads)
+        return Cache(weight.new_empty(shape), weight.new_empty(shape))
+
+    def step(self, h: Tensor, t: int, cache: Cache) -> Tensor:
+        """The output of position `t` for its input `h` [B, W], once all before it have been through: [B, W]."""
+        h = (h + self.position(self.row[t]))[:, None]  # [B, 1, W]
+        for block, keys, values in zip(self.layers(), cache.keys, cache.values, strict=True):
+            h = block.step(h, t, keys, values)
+        return self.norm(h[:, 0])

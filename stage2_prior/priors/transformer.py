@@ -1,0 +1,136 @@
+"""A decoder-only transformer as a density over latents of any kind, p(z) = prod_t p(z_t | z_1 ... z_(t-1)).
+
+Codes are what made the two-stage recipe famous (van den Oord et al., "Neural Discrete Representation Learning", 2017;
+Esser, Rombach & Ommer, "Taming Transformers for High-Resolution Image Synthesis", 2021); maps and vectors of real
+numbers go the way of GIVT (Tschannen et al., 2023). The first input is a prefix: what class, or none. A conditional
+prior drops the class in a share of its training, and so knows p(z) as well as p(z|y): the first is its density where no
+class is given, and what guidance leads away from (Ho & Salimans, 2022).
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.nets.tokens import tokens_for
+from stage2_prior.nets.transformer import Cache
+from stage2_prior.nets.transformer import Transformer as Net
+from stage2_prior.prior import Exactness, GradientPrior, PriorError
+from stage2_prior.sampling import Sampling
+
+SAMPLE_ROWS = 512
+"""Sequences drawn together: their cache stays near the processor."""
+
+
+class Transformer(GradientPrior):
+    """Args:
+        spec: what one latent is.
+        width: of a token inside.
+        depth: number of blocks.
+        num_heads: attention heads a block.
+        dropout: share of activations set to zero in training.
+        positions: learned, or rotary in two dimensions.
+        num_components: Gaussians a conditional; of no use to codes.
+        conditional: whether labels are given.
+        label_dropout: share of a conditional training that sees no label.
+        max_tokens: longest sequence that is accepted: attention costs its square.
+
+    Raises:
+        PriorError: for numbers out of range or that do not fit together, or labels that are not there.
+    """
+
+    version: ClassVar[int] = 1
+    log_prob_is = Exactness.EXACT
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        width: int = 256,
+        depth: int = 6,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        positions: str = "learned",
+        num_components: int = 16,
+        conditional: bool = False,
+        label_dropout: float = 0.1,
+        max_tokens: int = 4096,
+    ) -> None:
+        super().__init__(spec)
+        if conditional and not spec.num_classes:
+            raise PriorError("prior.conditional=true needs labels and these images have none; set it to false")
+        for name, share in {"dropout": dropout, "label_dropout": label_dropout}.items():
+            if not 0 <= share < 1:
+                raise PriorError(f"prior.{name}={share}: give a share from 0 to below 1")
+        if num_components < 1:
+            raise PriorError(f"prior.num_components={num_components}: give at least 1")
+        self.tokens = tokens_for(spec, width, num_components)
+        if (num := self.tokens.layout.num_tokens) > max_tokens:
+            raise PriorError(
+                f"these latents are {num} tokens, more than prior.max_tokens={max_tokens}; "
+                "raise it, or make a smaller map"
+            )
+        try:
+            self.net = Net(self.tokens.layout, width, depth, num_heads, dropout, positions)
+        except ValueError as error:
+            raise PriorError(f"prior: {error}") from error
+        self.num_classes = spec.num_classes if conditional else 0
+        self.label_dropout = label_dropout
+        self.prefix = nn.Embedding(self.num_classes + 1, width)  # the last: no class
+        nn.init.normal_(self.prefix.weight, std=0.02)
+        self.sampling = Sampling()
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.support is Support.SPHERE:
+            return "transformer models codes, bits and real numbers; these latents lie on a sphere"
+        if spec.support is Support.REAL and len(spec.shape) not in (1, 3):
+            return f"transformer models vectors (D,) and maps (C, h, w); these latents are {spec.shape}"
+        return None
+
+    def prepare(self, train: LatentDataset) -> None:
+        """Nothing is taken from the data before the first step."""
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        tokens = self.tokens.split(z)
+        inputs = self.tokens.embed(tokens[:, :-1], slice(0, tokens.shape[1] - 1))  # [B, T - 1, W]
+        outputs = self.net(torch.cat([self._start(len(z), context)[:, None], inputs], dim=1))
+        with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
+            return self.tokens.log_prob(outputs.float(), tokens).sum(1)
+
+    def _start(self, n: int, context: Tensor | None) -> Tensor:
+        """The first input, [n, W]."""
+        nobody = torch.full((n,), self.num_classes, device=self.prefix.weight.device)
+        if context is None or not self.num_classes:
+            return self.prefix(nobody)
+        if self.training:
+            dropped = torch.rand(n, device=nobody.device) < self.label_dropout
+            context = torch.where(dropped, nobody, context.to(nobody.device))
+        return self.prefix(context.to(nobody.device))
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return -self._log_prob(z, context)
+
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        firsts = range(0, n, SAMPLE_ROWS) or [0]
+        labels = [None if context is None else context[i : i + SAMPLE_ROWS] for i in firsts]
+        blocks = [self._generate(min(SAMPLE_ROWS, n - i), y) for i, y in zip(firsts, labels, strict=True)]
+        return torch.cat(blocks)
+
+    def _generate(self, n: int, context: Tensor | None) -> Tensor:
+        """One block of samples, a token at a time from a cache; guided ones run beside their unconditional twins."""
+        is_guided = self.sampling.guidance > 0 and context is not None
+        start = self._start(n, context)
+        h = torch.cat([start, self._start(n, None)]) if is_guided else start
+        cache: Cache = self.net.new_cache(len(h))
+        drawn: list[Tensor] = []
+        for t in range(self.tokens.layout.num_tokens):
+            output, *without = self.net.step(h, t, cache).chunk(2) if is_guided else [self.net.step(h, t, cache)]
+            drawn.append(self.tokens.draw(output, without[0] if without else None, t, self.sampling))
+            h = self.tokens.embed(drawn[-1][:, None], slice(t, t + 1))[:, 0]
+            h = torch.cat([h, h]) if is_guided else h
+        return self.tokens.join(torch.stack(drawn, dim=1))

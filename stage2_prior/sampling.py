@@ -1,0 +1,81 @@
+"""How a sequence is drawn from its conditionals, token by token: as they are, or sharpened.
+
+At temperature 1 without a cut the draws follow the density. A lower temperature, the k likeliest codes (Fan, Lewis &
+Dauphin, "Hierarchical Neural Story Generation", 2018), the smallest set of codes that holds a share p of the mass
+(Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020) and guidance away from the unconditional model
+(Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, eq. 6) trade variety for typical images; `log_prob` does not
+follow them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Attributes:
+    temperature: divides logits, and scales the widths of Gaussians; 0: the likeliest value.
+    top_k: codes that may be drawn; None: all.
+    top_p: share of the mass that may be drawn; 1: all.
+    guidance: weight w of (1 + w) log p(z|y) - w log p(z); 0: none.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not math.isfinite(self.temperature):
+            raise ValueError(f"sample.temperature={self.temperature}: give 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"sample.top_k={self.top_k}: give at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sample.top_p={self.top_p}: give a share above 0, at most 1")
+        if self.guidance < 0:
+            raise ValueError(f"sample.guidance={self.guidance}: give 0 or more")
+
+
+def draw_categorical(logits: Tensor, how: Sampling) -> Tensor:
+    """One code a row of `logits` [B, K]: int64 [B].
+
+    Raises:
+        ValueError: when `how.top_k` exceeds K.
+    """
+    if how.temperature == 0:
+        return logits.argmax(-1)
+    logits = cut(logits.float() / how.temperature, how)
+    gumbel = -torch.log(torch.empty_like(logits).exponential_())
+    return (logits + gumbel).argmax(-1)
+
+
+def cut(logits: Tensor, how: Sampling) -> Tensor:
+    """`logits` [B, K] with minus infinity where `how` allows no draw; the likeliest code always stays.
+
+    Raises:
+        ValueError: when `how.top_k` exceeds K.
+    """
+    num = logits.shape[-1]
+    if how.top_k is not None:
+        if how.top_k > num:
+            raise ValueError(f"sample.top_k={how.top_k} is more than the {num} codes; give at most {num}")
+        least = logits.topk(how.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    if how.top_p < 1:
+        ordered, index = logits.sort(dim=-1, descending=True)
+        mass = ordered.softmax(-1)
+        before = mass.cumsum(-1) - mass  # of all that are likelier
+        ordered = ordered.masked_fill(before >= how.top_p, -math.inf)
+        logits = torch.empty_like(logits).scatter_(-1, index, ordered)
+    return logits
+
+
+def guided(conditional: Tensor, unconditional: Tensor, how: Sampling) -> Tensor:
+    """(1 + w) conditional - w unconditional, for log-densities or logits of the same shape."""
+    return conditional + how.guidance * (conditional - unconditional)
