@@ -41,6 +41,7 @@ from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
 from orchestration.tight_bounds import check_tight_bounds
 from orchestration.tracking import Tracker, with_one_name
+from stage1_vae.code_usage import collapse
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latent_files import LatentWriter
@@ -126,6 +127,8 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
             )
         save_file(weights(parts.vae), folder / "model.safetensors")
         (folder / "history.json").write_text(json.dumps(history))
+        for note in collapse(history[-1]):
+            job.say("vae", note)
         return history[-1]
 
     return run_stage(job, "vae", vae_ingredients(job, parts), make)

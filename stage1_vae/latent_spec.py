@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",)}
-"""Family of q(z|x) -> the parameters that are stored, each float32 [N, *shape]."""
+PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",), "codes": ("codes",), "bits": ("logits",)}
+"""Family of q(z|x) -> the parameters that are stored, each [N, *shape]."""
 
 
 class Support(str, Enum):
@@ -41,6 +41,10 @@ class LatentSpec:
     @property
     def num_dims(self) -> int:
         return int(np.prod(self.shape))
+
+    def dtype(self, parameter: str) -> np.dtype:
+        """What a parameter is stored as: codes in the smallest integers that hold them, all else in float32."""
+        return np.min_scalar_type(max(self.num_codes) - 1) if parameter == "codes" else np.dtype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "support": self.support.value}

@@ -20,9 +20,14 @@ from torch import Tensor
 from stage1_vae.latent_files import HEADER, LatentWriter
 from stage1_vae.latent_spec import PARAMETERS, LatentSpec
 from stage1_vae.latent_spec import Support as Support
-from stage1_vae.posteriors import LOG_2PI, Delta, DiagonalNormal
+from stage1_vae.posteriors import LOG_2PI, Bits, Codes, Delta, DiagonalNormal
 
-FAMILIES = {"diagonal_normal": DiagonalNormal, "delta": Delta}
+FAMILIES: dict[str, type[DiagonalNormal | Delta | Codes | Bits]] = {
+    "diagonal_normal": DiagonalNormal,
+    "delta": Delta,
+    "codes": Codes,
+    "bits": Bits,
+}
 SAVE_ROWS = 2**16
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
@@ -74,17 +79,19 @@ class LatentDataset:
             raise ValueError(f"{len(self.labels)} labels for {len(self)} latents")
 
     def __len__(self) -> int:
-        return len(self.params["loc"])
+        return len(next(iter(self.params.values())))
 
     @property
     def is_point_mass(self) -> bool:
+        """Whether q(z|x) has no density. A point mass on codes has a mass, and so a rate."""
         return self.family == "delta"
 
-    def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta:
+    def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta | Codes | Bits:
         """q(z|x_i) for the rows `index`; B is their number."""
         rows = index.numpy() if isinstance(index, Tensor) else index
+        whole = np.int64 if self.family == "codes" else np.float32
         return FAMILIES[self.family](
-            **{name: torch.from_numpy(np.array(values[rows])) for name, values in self.params.items()}
+            **{name: torch.from_numpy(np.array(values[rows], dtype=whole)) for name, values in self.params.items()}
         )
 
     def draw(self, index: Tensor) -> Tensor:
@@ -173,6 +180,6 @@ class LatentDataset:
         names = PARAMETERS[header["family"]]
         params = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if header["labels"] else None
-        if (found := len(params["loc"])) != header["num"]:
+        if (found := len(next(iter(params.values())))) != header["num"]:
             raise ValueError(f"{folder} holds {found} latents and its header says {header['num']}")
         return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
