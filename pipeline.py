@@ -34,6 +34,7 @@ from orchestration.measure import check_feature_file, feature_net, measure, try_
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.progress import bar, counting
+from orchestration.resume import LoopStates
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
 from orchestration.schema import Config
@@ -46,7 +47,7 @@ from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
 from stage1_vae.train import Settings, train
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.prior import FitRun, NothingKept, PriorError
 
 SPLITS = ("train", "val", "test")
 
@@ -119,10 +120,9 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         val_batches = parts.batches(
             parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
         )
+        fit = job.lightning_fit(tracker, "vae", tracker.keeper)
         with job.seeded(seed):
-            history = train(
-                parts.vae, parts.objective, batches, val_batches, settings, job.lightning_fit(tracker, "vae"), seed
-            )
+            history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
         save_file(weights(parts.vae), folder / "model.safetensors")
         (folder / "history.json").write_text(json.dumps(history))
         return history[-1]
@@ -157,8 +157,9 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 device=job.device,
                 seed=job.config.seeds.prior,
                 log=log,
-                lightning_fit=job.lightning_fit(tracker),
+                lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
                 settings=resolved_fit(job),
+                kept=LoopStates(tracker.keeper) if tracker.keeper else NothingKept(),
             )
             report = parts.prior.fit(train_set, val_set, fit_run)
         for note in report.notes:

@@ -10,7 +10,9 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from orchestration.errors import UserError
+from orchestration.kept import Keeper
 from orchestration.progress import EpochBar, show_progress
+from orchestration.resume import EpochEnds, checkpoint_of
 from orchestration.schema import Trainer
 
 
@@ -42,7 +44,11 @@ def resolved_precision(settings: Trainer) -> str:
 
 
 def lightning_fit(
-    settings: Trainer, loggers: Iterable[Logger], label: str | None = None, overrides: dict[str, Any] | None = None
+    settings: Trainer,
+    loggers: Iterable[Logger],
+    label: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    keeper: Keeper | None = None,
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -53,6 +59,7 @@ def lightning_fit(
         loggers: figures go to all of them.
         label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
+        keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -70,12 +77,16 @@ def lightning_fit(
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
             devices=1,
             logger=list(loggers) or False,
-            enable_checkpointing=False,
+            enable_checkpointing=keeper is not None,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
-        base(callbacks=[*callbacks, *bars], **{**asked, **forced}).fit(module, batches, val_batches)
+        ends = [] if keeper is None else [EpochEnds(keeper)]
+        trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
+        found = None if keeper is None else checkpoint_of(keeper, module)
+        place = None if found is None else found.path
+        trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 
     return fit

@@ -4,6 +4,7 @@ A stage is a function that writes its output into an empty folder. Everything th
 `ingredients`; their hash is its key in the store.
 """
 
+import json
 import os
 import tempfile
 import time
@@ -18,7 +19,8 @@ import torch
 
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
-from orchestration.launch import Launch, timestamp
+from orchestration.kept import Keeper
+from orchestration.launch import Launch, record_stop, timestamp
 from orchestration.progress import show_progress
 from orchestration.schema import Config
 from orchestration.store import Artifact, Store, digest
@@ -95,10 +97,15 @@ class Run:
     def shows_progress(self) -> bool:
         return not self.quiet and show_progress(self.config.trainer)
 
-    def lightning_fit(self, tracker: Tracker, label: str | None = None) -> Callable[..., None]:
-        """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar."""
+    def lightning_fit(
+        self, tracker: Tracker, label: str | None = None, keeper: Keeper | None = None
+    ) -> Callable[..., None]:
+        """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar.
+
+        With a `keeper` it continues where an earlier attempt ended; one keeper serves one fit.
+        """
         return lightning_fit(
-            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides
+            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides, keeper
         )
 
     @contextmanager
@@ -137,6 +144,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
     if run.plans:
         return Artifact(stage, key, run.store.root / stage / key)
     if found := run.store.find(stage, key):
+        run.store.tidy(stage, key)
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
@@ -148,10 +156,42 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
             with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
-                tracker.summarise(make(folder, tracker) or {})
+                tracker.keeper = _keeper(run, stage, key, ingredients)
+                with _stopping(stage, tracker.keeper):
+                    tracker.summarise(make(folder, tracker) or {})
+            run.store.sweep(stage, key)
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
     return Artifact(stage, key, run.store.root / stage / key)
+
+
+def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> Keeper | None:
+    """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
+    if run.quiet:
+        return None
+
+    def begin() -> None:
+        facts = {"stage": stage, "key": key, "inputs": _inputs(ingredients)}
+        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts))
+
+    return Keeper(
+        run.store.resume_folder(stage, key),
+        run.store.root / "quarantine",
+        run.config.trainer.keep_share,
+        lambda words: run.say(stage, words),
+        begin,
+    )
+
+
+@contextmanager
+def _stopping(stage: str, keeper: Keeper | None) -> Iterator[None]:
+    """Of a stage that Ctrl-C ends in here, what is told is how far it is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
+        if keeper is not None and (words := keeper.words):
+            record_stop(f"{stage} is kept up to {words}")
+        raise
 
 
 def missing(run: Run, stage: str) -> UserError:
