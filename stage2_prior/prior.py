@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.ranks import Ranks
 
 
 class PriorError(ValueError):
@@ -41,6 +42,7 @@ class FitRun:
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
             its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
+        ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
     """
 
     device: torch.device
@@ -48,6 +50,7 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def num_parameters(self) -> int:
         """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
+
+    @property
+    @abstractmethod
+    def fits_in_ranks(self) -> bool:
+        """Whether `fit` divides its work over several ranks; a closed form does not need to."""
 
     @classmethod
     @abstractmethod
@@ -152,6 +160,8 @@ class Prior(nn.Module, ABC):
 
 class GradientPrior(Prior, ABC):
     """A prior that is fitted by minimising `loss` over fresh z ~ q(z|x), in the one training loop of stage 2."""
+
+    fits_in_ranks = True
 
     @abstractmethod
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:

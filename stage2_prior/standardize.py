@@ -41,6 +41,10 @@ class Standardized(Prior):
     def num_parameters(self) -> int:
         return self.prior.num_parameters + 2 * self.spec.num_dims
 
+    @property
+    def fits_in_ranks(self) -> bool:
+        return self.prior.fits_in_ranks
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support.value != "real":

@@ -26,6 +26,7 @@ class Gaussian(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = False
     mean: Tensor
     scale: Tensor
 
