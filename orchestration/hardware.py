@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from orchestration.errors import UserError
 from orchestration.progress import EpochBar, show_progress
 from orchestration.schema import Trainer
-from stage2_prior.ranks import Ranks
+from stage2_prior.ranks import ALONE, Ranks
 
 
 def device_of(settings: Trainer) -> torch.device:
@@ -67,7 +67,7 @@ def lightning_fit(
     loggers: Iterable[Logger],
     label: str | None = None,
     overrides: dict[str, Any] | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    ranks: Ranks = ALONE,
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 

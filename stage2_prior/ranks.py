@@ -34,6 +34,21 @@ class Ranks:
             dist.broadcast(value, src=0)
         return value
 
+    def first(self, number: float) -> float:
+        """What rank 0 has."""
+        return number if self.world == 1 else self.broadcast(torch.tensor([number], dtype=torch.float64)).item()
+
+    def mean(self, values: Tensor) -> float:
+        """Of the `values` [n] of all ranks together; the same on each."""
+        if self.world == 1:
+            return values.mean().item()
+        total, num = self.sum(torch.stack([values.double().sum(), values.new_tensor(len(values)).double()]))
+        return (total / num).item()
+
+    def divisible(self, size: int) -> int:
+        """The largest size up to `size` that all ranks can share equally."""
+        return max(size - size % self.world, self.world)
+
     def gather(self, value: Tensor) -> list[Tensor]:
         """`value` of every rank, in the order of ranks; all have the same shape and dtype."""
         if self.world == 1:
@@ -65,3 +80,6 @@ class Ranks:
     def share(self, num: int) -> slice:
         """This rank's rows of `num`: contiguous, disjoint, together all, of sizes that differ by one at most."""
         return slice(num * self.rank // self.world, num * (self.rank + 1) // self.world)
+
+
+ALONE = Ranks()
