@@ -50,7 +50,7 @@ class Autoregressive(GradientPrior):
         PriorError: for a number out of range.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     log_prob_is = Exactness.EXACT
     order: Tensor
     max_log_std: Tensor
