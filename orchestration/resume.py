@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from orchestration.kept import Keeper, State
+from orchestration.kept import Keeper, State, states
+from stage2_prior.ranks import Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
@@ -27,11 +28,12 @@ OF = "kept_for"
 class EpochEnds(Checkpoint):
     """Keeps Lightning's checkpoint at the ends of epochs, as often as `keeper` finds cheap.
 
-    A `Checkpoint`, so that Lightning calls it behind all else that happens at the end of an epoch.
+    A `Checkpoint`, so that Lightning calls it behind all else that happens at the end of an epoch. With several ranks
+    the first decides and writes; the others come along, because gathering what is written is the work of all.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, keeper: Keeper, ranks: Ranks) -> None:
+        self.keeper, self.ranks = keeper, ranks
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.keeper.starts()
@@ -43,13 +45,16 @@ class EpochEnds(Checkpoint):
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
         if trainer.should_stop or done >= total:  # the artifact follows at once
             return
-        if trainer.strategy.broadcast(self.keeper.is_due):  # saving is collective: one rank decides for all
-            self.keeper.keep("epoch", done, total, CHECKPOINT, trainer.save_checkpoint, seal=trainer.is_global_zero)
+        if self.ranks.first(self.keeper.is_due):
+            self.keeper.keep("epoch", done, total, CHECKPOINT, trainer.save_checkpoint, seal=self.ranks.rank == 0)
 
 
-def checkpoint_of(keeper: Keeper, module: pl.LightningModule) -> State | None:
-    """The checkpoint from which `module` continues; None: training starts at its beginning."""
-    found = keeper.find(CHECKPOINT, lambda path: _complaint(path, keeper.name, module))
+def checkpoint_of(keeper: Keeper, module: pl.LightningModule, ranks: Ranks) -> State | None:
+    """The checkpoint from which `module` continues, the same on all ranks; None: training starts at its beginning."""
+    found = keeper.find(CHECKPOINT, lambda path: _complaint(path, keeper.name, module)) if ranks.rank == 0 else None
+    done = ranks.first(0 if found is None else found.done)
+    if ranks.rank > 0 and done:
+        found = next(state for state in states(keeper.folder) if state.done == done)
     if found is not None:
         keeper.say(f"continues after {found.words}")
     return found

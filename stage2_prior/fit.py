@@ -20,13 +20,16 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
-from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats
+from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
+from stage2_prior.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor | None]
 FIT_VERSION = 2
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
+HELD_OUT_BYTES = 2**26
+"""Draws of the validation set that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +91,49 @@ class FitSettings:
 
 
 class FreshBatches:
-    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order."""
+    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order.
 
-    def __init__(self, latents: LatentDataset, size: int) -> None:
-        self.latents, self.size = latents, size
+    Several ranks draw the same, and each keeps its share of every batch: what they fit together is what one would.
+
+    Args:
+        latents: the training set.
+        size: of a batch, of all ranks together, who divide it without rest.
+        ranks: of whom this is one.
+    """
+
+    def __init__(self, latents: LatentDataset, size: int, ranks: Ranks = ALONE) -> None:
+        self.latents, self.size, self.share = latents, size, ranks.share(size)
 
     def __len__(self) -> int:
         return max(1, len(self.latents) // self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.latents))[: len(self) * self.size]  # the ragged rest waits for another epoch
         labels = self.latents.labels
-        for ahead in order.split(DRAW_AHEAD * self.size):
-            z = self.latents.draw(ahead).split(self.size)
-            yield from zip(z, ahead.split(self.size) if labels is None else labels[ahead].split(self.size), strict=True)
+        num = len(self) * self.size  # the ragged rest waits for another epoch
+        for rows, posterior in self.latents.epoch(DRAW_AHEAD * self.size, num=num):
+            drawn = posterior.sample().split(self.size)
+            context = (rows if labels is None else labels[rows]).split(self.size)
+            yield from ((z[self.share], y[self.share]) for z, y in zip(drawn, context, strict=True))
 
 
 class FixedDraws:
-    """The same draws of the validation set each time, in blocks."""
+    """The same draws of the validation set each time, in blocks.
 
-    def __init__(self, latents: LatentDataset, num: int, size: int) -> None:
+    Args:
+        latents: the validation set.
+        num: draws, at least; a smaller set is drawn repeatedly. Of one whose draws pass 64 MiB, as many rows as fit
+            there are drawn, evenly spread.
+        size: of a block.
+        ranks: of whom each keeps its share of every block.
+    """
+
+    def __init__(self, latents: LatentDataset, num: int, size: int, ranks: Ranks = ALONE) -> None:
+        most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims))
         repeats = max(1, math.ceil(num / len(latents)))
-        rows = torch.arange(len(latents)).repeat(repeats)
+        rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
-        self.blocks = list(zip(latents.draw(rows).split(size), labels.split(size), strict=True))
+        blocks = zip(latents.draw(rows).split(size), labels.split(size), strict=True)
+        self.blocks = [(z[ranks.share(len(z))], y[ranks.share(len(z))]) for z, y in blocks]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -204,26 +226,28 @@ class PriorTraining(LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         z, labels = batch
-        self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
+        if len(z):  # of a block with fewer latents than ranks, some have none
+            self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
 
     def on_validation_epoch_end(self) -> None:
-        value = torch.cat(self.val_losses).mean().item()
+        ranks = self.fit_run.ranks
+        value = ranks.mean(torch.cat(self.val_losses))
         self.val_losses.clear()
         if self.trainer.sanity_checking:
             return
-        figures = {"train_nll_nats": torch.stack(self.train_losses).mean().item(), "val_nll_nats": value}
+        figures = {"train_nll_nats": ranks.mean(torch.stack(self.train_losses)), "val_nll_nats": value}
         self.train_losses.clear()
         self.curve.append({"epoch": self.current_epoch, **figures})
         self.fit_run.log(figures, self.current_epoch)
         if value < self.best:
             self.best, self.best_epoch = value, self.current_epoch
             self.best_state = copy.deepcopy(self.average.state_dict())
-        limit = self.settings.max_seconds
+        seconds, limit = ranks.first(self.seconds), self.settings.max_seconds
         if self.current_epoch - self.best_epoch >= self.settings.patience:
             self.stopped = (
                 f"stopped after epoch {self.current_epoch + 1}: best held-out figure at {self.best_epoch + 1}"
             )
-        elif limit is not None and self.seconds > limit:
+        elif limit is not None and seconds > limit:
             self.stopped = f"stopped after epoch {self.current_epoch + 1} at the limit of {limit:g} seconds"
         self.trainer.should_stop = bool(self.stopped)
 
@@ -243,10 +267,10 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(run.seed)
-        held_out = FixedDraws(val, settings.val_draws, 4096)
+        held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks)
         prior.prepare(train)
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
-        batches = FreshBatches(train, size)
+        batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
         module = PriorTraining(prior, settings, run, labelled=train.labels is not None)
         module.started = started
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
