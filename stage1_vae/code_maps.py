@@ -3,7 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from stage1_vae.base_priors import UniformCodes
 from stage1_vae.latents import LatentSpec, Support
@@ -29,6 +30,28 @@ def to_vectors(features: Tensor) -> Tensor:
 def to_map(vectors: Tensor, grid: tuple[int, int]) -> Tensor:
     """[B h w, C] -> [B, C, h, w]."""
     return vectors.view(-1, *grid, vectors.shape[-1]).movedim(-1, 1)
+
+
+class Projection(nn.Module):
+    """Features [B, C, h, w] -> vectors [B h w, D] to be quantised, float32: a convolution, and each number standardised
+    over the batch.
+
+    What is quantised must not drift away from its codes: the encoder's features change their scale many times over in
+    the first hundred steps, and a codebook that cannot follow ends with the few codes that happen to lie outermost
+    (Lancucki et al., "Robust Training of Vector Quantized Bottleneck Models", 2020, section III). There is no scale
+    and shift behind it that could undo it.
+    """
+
+    def __init__(self, channels: int, dim: int, kernel_size: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, dim, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm1d(dim, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        h = to_vectors(self.conv(features).float())  # [B h w, D]
+        if len(h) > 1:
+            return self.norm(h)
+        return F.batch_norm(h, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)  # one has no variance
 
 
 def code_spec(grids: tuple[tuple[int, int], ...], num_codes: tuple[int, ...], num_classes: int) -> LatentSpec:

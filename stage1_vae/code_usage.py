@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stage1_vae.across_ranks import sum_over_ranks
 from stage1_vae.epoch_figures import EpochFigures
 
 COLLAPSED = 0.1
@@ -35,22 +36,24 @@ class CodeUsage(nn.Module, EpochFigures):
     def __init__(self, num_codes: int, name: str = "") -> None:
         super().__init__()
         self.prefix = name and f"{name}_"
-        self.register_buffer("counts", torch.zeros(num_codes), persistent=False)  # [K] since they were read last
+        nothing = torch.zeros(num_codes, dtype=torch.int64)  # [K] since they were read last
+        self.register_buffer("counts", nothing, persistent=False)
 
     @torch.no_grad()
     def add(self, codes: Tensor) -> None:
         """Count `codes` of any shape, in training alone."""
         if self.training:
             flat = codes.flatten()
-            self.counts.index_add_(0, flat, torch.ones_like(flat, dtype=self.counts.dtype))
+            self.counts.index_add_(0, flat, torch.ones_like(flat))
 
     def read(self) -> dict[str, float]:
         """Share of codes used, and perplexity exp(H) of their frequencies, in codes."""
-        total = self.counts.sum()
+        counts = sum_over_ranks(self.counts.clone())
+        total = counts.sum()
         if total == 0:
             return {}
-        share = self.counts.double() / total
+        share = counts.double() / total
         entropy = -torch.xlogy(share, share).sum()
-        used = (self.counts > 0).double().mean()
+        used = (counts > 0).double().mean()
         self.counts.zero_()
         return {f"{self.prefix}codes_used": used.item(), f"{self.prefix}code_perplexity": entropy.exp().item()}

@@ -13,12 +13,16 @@ averages*, or the next update would carry it back (Dhariwal et al., "Jukebox", 2
 Gradients pass the replacement straight through (e treated as h) or by the rotation trick (Fifty et al., "Restructuring
 Vector Quantization with the Rotation Trick", 2024, eq. 4): e = s R h with the scale s and the rotation R held fixed, so
 that the gradient turns with the vector.
+
+With several ranks, each sees a share of a batch: counts and sums are of all of them, and where codes start and are
+revived is what the first rank says, so that all codebooks stay the same.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_vae.across_ranks import of_first_rank, sum_over_ranks
 from stage1_vae.epoch_figures import EpochFigures
 
 LLOYD_ITERATIONS = 10
@@ -78,20 +82,22 @@ class Codebook(nn.Module, EpochFigures):
 
     def nearest(self, h: Tensor) -> Tensor:
         """Codes of the vectors nearest to h [N, D], int64 [N]."""
-        return (0.5 * self.vectors.square().sum(1) - h @ self.vectors.T).argmin(1)
+        with torch.autocast(h.device.type, enabled=False):  # half precision confuses neighbours
+            return torch.addmm(0.5 * self.vectors.square().sum(1), h, self.vectors.T, alpha=-1).argmin(1)
 
     @torch.no_grad()
     def _start(self, h: Tensor) -> None:
         """k-means on the first batch."""
         if self.counts.any():
             return
-        chosen = torch.randint(len(h), (len(self.vectors),), device=h.device)
-        self.vectors.copy_(h[chosen])
+        order = torch.randperm(len(h), device=h.device)
+        self.vectors.copy_(h[order[torch.arange(len(self.vectors), device=h.device) % len(h)]])
         for _ in range(LLOYD_ITERATIONS):
             count, total = self._assigned(h, self.nearest(h))
-            fresh = h[torch.randint(len(h), (len(count),), device=h.device)]  # for clusters that are empty
-            self.vectors.copy_(torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], fresh))
-        self.counts.fill_(len(h) / len(self.counts))
+            empty = count[:, None] == 0
+            self.vectors.copy_(torch.where(empty, self._some_of(h), total / count.clamp_min(1)[:, None]))
+        of_first_rank(self.vectors)
+        self.counts.fill_(sum_over_ranks(h.new_tensor(len(h))).item() / len(self.counts))
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     def _assigned(self, h: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +105,18 @@ class Codebook(nn.Module, EpochFigures):
         count = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(h[:, 0]))
         return count, torch.zeros_like(self.sums).index_add_(0, codes, h)
 
+    def _some_of(self, h: Tensor) -> Tensor:
+        """One vector of the batch for each code, at random: [K, D]."""
+        return h[torch.randint(len(h), (len(self.vectors),), device=h.device)]
+
     @torch.no_grad()
     def _update(self, h: Tensor, codes: Tensor) -> None:
-        count, total = self._assigned(h, codes)
+        count, total = (sum_over_ranks(of_this_rank) for of_this_rank in self._assigned(h, codes))
         self.counts.lerp_(count, 1 - self.decay)
         self.sums.lerp_(total, 1 - self.decay)
         average = self.counts.mean()
         dead = self.counts < self.revive_below * average  # [K]
-        fresh = h[torch.randint(len(h), (len(dead),), device=h.device)]  # [K, D]
+        fresh = of_first_rank(self._some_of(h))  # [K, D]
         self.counts.copy_(torch.where(dead, average, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
         self.vectors.copy_(self.sums / self.counts.clamp_min(1e-12)[:, None])

@@ -4,6 +4,10 @@ Made Simple", 2023). There is no codebook to learn, so none can collapse: the sa
 
 Number d is bounded to its L_d levels by a scaled tanh, shifted by half a step where L_d is even (ibid., appendix A.1),
 and rounded with a straight-through gradient. Combinations are counted in mixed radix, the first number fastest.
+
+Numbers near zero would take nothing but middle levels, and large ones nothing but the outer two. So they are
+standardised over the batch (see `Projection`), and the tanh is that of the normal's distribution function,
+Phi(h) = (1 + tanh(c h)) / 2 nearly: standard normal numbers take all levels equally often.
 """
 
 import math
@@ -11,13 +15,16 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.code_usage import CodeUsage
 from stage1_vae.posteriors import Codes
 
+NORMAL_SLOPE = 0.851
+"""c of Phi(h) = (1 + tanh(c h)) / 2: half of the logistic approximation's 1.702 (Johnson, Kotz & Balakrishnan,
+"Continuous Univariate Distributions", volume 2, 1995, chapter 23)."""
 SLACK = 1e-3
 """The bound lies this share outside of the last level, so that the last level can be reached."""
 
@@ -48,13 +55,13 @@ class FSQ(Bottleneck):
         self.spec = code_spec((self.grid,), (math.prod(levels),), num_classes)
         self.decoder_shape = (len(levels), *self.grid)
         self.base_prior = uniform_codes(self.spec)
-        self.project = nn.Conv2d(channels, len(levels), kernel_size=1)
+        self.project = Projection(channels, len(levels))
         self.usage = CodeUsage(math.prod(levels))
         self.register_buffer("counts", torch.tensor(levels), persistent=False)  # [d]
         self.register_buffer("radix", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)  # [d]
 
     def forward(self, features: Tensor) -> Encoding:
-        bounded = self._bounded(to_vectors(self.project(features).float()))  # [B h w, d]
+        bounded = self._bounded(self.project(features))  # [B h w, d]
         level = bounded.round()
         codes = ((level.long() + self.counts // 2) * self.radix).sum(1)
         self.usage.add(codes)
@@ -65,7 +72,7 @@ class FSQ(Bottleneck):
         """Numbers between the first level, -(L // 2), and the last, (L - 1) // 2."""
         half = (self.counts - 1) * (1 + SLACK) / 2
         offset = torch.where(self.counts % 2 == 0, 0.5, 0.0)
-        return torch.tanh(h + torch.atanh(offset / half)) * half - offset
+        return torch.tanh(NORMAL_SLOPE * h + torch.atanh(offset / half)) * half - offset
 
     def _unit(self, level: Tensor) -> Tensor:
         """Levels on the scale from -1 to 1."""

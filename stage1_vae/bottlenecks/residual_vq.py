@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
 from stage1_vae.posteriors import Codes
@@ -51,13 +51,13 @@ class ResidualVQ(Bottleneck):
         self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)
-        self.project = nn.Conv2d(channels, code_dim, kernel_size=1)
+        self.project = Projection(channels, code_dim)
         names = [f"level{n}" for n in range(num_quantizers)]
         self.codebooks = nn.ModuleList(Codebook(num_codes, code_dim, decay, revive_below, name=name) for name in names)
         self.usages = nn.ModuleList(CodeUsage(num_codes, name) for name in names)
 
     def forward(self, features: Tensor) -> Encoding:
-        h = to_vectors(self.project(features).float())  # [B h w, D]
+        h = self.project(features)  # [B h w, D]
         left, total = h, torch.zeros_like(h)
         distance = h.new_zeros(len(features))
         codes = []
@@ -77,6 +77,6 @@ class ResidualVQ(Bottleneck):
         return [usage for usage in self.usages if isinstance(usage, CodeUsage)]
 
     def embed(self, z: Tensor) -> Tensor:
-        levels = z.view(len(z), len(self.codebooks), -1).unbind(1)  # [B, h w] each
+        levels = z.reshape(len(z), len(self.codebooks), -1).unbind(1)  # [B, h w] each
         vectors = [book.vectors[code.flatten()] for book, code in zip(self.books(), levels, strict=True)]
         return to_map(torch.stack(vectors).sum(0), self.grid)

@@ -6,10 +6,10 @@ the commitment (ibid., eq. 3, third term).
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
 from stage1_vae.posteriors import Codes
@@ -52,12 +52,12 @@ class VQ(Bottleneck):
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)
-        self.project = nn.Conv2d(channels, code_dim, kernel_size=1)
+        self.project = Projection(channels, code_dim)
         self.codebook = Codebook(num_codes, code_dim, decay, revive_below, rotation)
         self.usage = CodeUsage(num_codes)
 
     def forward(self, features: Tensor) -> Encoding:
-        h = to_vectors(self.project(features).float())  # [B h w, D]
+        h = self.project(features)  # [B h w, D]
         codes, chosen = self.codebook(h)
         self.usage.add(codes)
         distance = (h - chosen.detach()).square().sum(1).view(len(features), -1).sum(1)  # [B]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
 from stage1_vae.posteriors import Codes
@@ -56,19 +56,19 @@ class VQ2(Bottleneck):
         self.halve = nn.Sequential(
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, code_dim, kernel_size=3, padding=1),
+            Projection(channels, code_dim, kernel_size=3),
         )
         self.refine = nn.Conv2d(code_dim, code_dim, kernel_size=3, padding=1)
-        self.project = nn.Conv2d(channels + code_dim, code_dim, kernel_size=1)
+        self.project = Projection(channels + code_dim, code_dim)
         self.top_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "top")
         self.bottom_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "bottom")
         self.top_usage, self.bottom_usage = CodeUsage(num_codes, "top"), CodeUsage(num_codes, "bottom")
 
     def forward(self, features: Tensor) -> Encoding:
-        h_top = to_vectors(self.halve(features).float())  # [B h' w', D]
+        h_top = self.halve(features)  # [B h' w', D]
         top, chosen_top = self.top_book(h_top)
         up = self._up(to_map(chosen_top, self.top))  # [B, D, h, w]
-        h_bottom = to_vectors(self.project(torch.cat([features, up.to(features.dtype)], 1)).float())  # [B h w, D]
+        h_bottom = self.project(torch.cat([features, up.to(features.dtype)], 1))  # [B h w, D]
         bottom, chosen_bottom = self.bottom_book(h_bottom)
         self.top_usage.add(top)
         self.bottom_usage.add(bottom)
