@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROTARY_BASE = 100.0
-"""Slowest wavelength of a turn, in map sides: maps are tens of tokens wide, not thousands."""
+"""Angles turn by 1 down to 1/100 of a radian a cell: maps are tens of cells wide, not thousands as texts are."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Cache:
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
 
 
 class Rotation(nn.Module):
@@ -101,7 +105,7 @@ class Block(nn.Module):
     def step(self, h: Tensor, t: int, keys: Tensor, values: Tensor) -> Tensor:
         """The layer for the token at `t` alone, [B, 1, W], without dropout; its key and value go into [B, H, T, d]."""
         q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = self._heads(h, slice(t, t + 1))
-        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])
+        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])  # [B, H, 1, d]
         h = h + self.output(mixed.transpose(1, 2).flatten(2))
         return h + self._mlp(h)
 
@@ -112,7 +116,7 @@ class Block(nn.Module):
         return (q, k, v) if self.rotation is None else (self.rotation(q, at), self.rotation(k, at), v)
 
     def _mlp(self, h: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(self.mlp_norm(h)), approximate="tanh"))
+        return self.down(F.gelu(self.up(self.mlp_norm(h))))
 
 
 class Transformer(nn.Module):

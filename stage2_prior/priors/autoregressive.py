@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import Exactness, GradientPrior, PriorError, check_real_vector
+from stage2_prior.sampling import Sampling
 
 LOG_WIDEST = math.log(2.0)
 """A component is at most twice as wide as the whole aggregate in its dimension."""
@@ -125,7 +126,7 @@ class Autoregressive(GradientPrior):
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -self._log_prob(z, context)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         blocks = [self.net.generate(min(SAMPLE_ROWS, n - i), self._draw) for i in range(0, n, SAMPLE_ROWS)]
         ordered = torch.cat(blocks) if blocks else self.net.generate(0, self._draw)  # [n, D]
         return ordered[:, self.order.argsort()]

@@ -34,6 +34,7 @@ from stage2_prior.prior import (
     check_real_vector,
     mean_nll_nats,
 )
+from stage2_prior.sampling import Sampling
 
 START_POINTS = 20_000
 """k-means sees this many points at most: it only starts the fit."""
@@ -117,7 +118,7 @@ class Mixture(Prior):
         ]
         return torch.cat(blocks).to(z.dtype)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         component = (
             torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
         )
