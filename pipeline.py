@@ -41,8 +41,10 @@ from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
 from orchestration.tight_bounds import check_tight_bounds
 from orchestration.tracking import Tracker, with_one_name
+from stage1_vae.code_usage import collapse
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION, encode
+from stage1_vae.latent_files import LatentWriter
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
 from stage1_vae.train import Settings, train
@@ -125,6 +127,8 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
             )
         save_file(weights(parts.vae), folder / "model.safetensors")
         (folder / "history.json").write_text(json.dumps(history))
+        for note in collapse(history[-1]):
+            job.say("vae", note)
         return history[-1]
 
     return run_stage(job, "vae", vae_ingredients(job, parts), make)
@@ -137,11 +141,16 @@ def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
         model = trained_vae(job, parts, vae)
         facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
         for split in SPLITS:
-            batches = parts.batches(getattr(parts.data, split), block_size(parts.data.shape), job)
+            images = getattr(parts.data, split)
+            batches = parts.batches(images, block_size(parts.data.shape), job)
             shown = bar(f"encode {split}", job.shows_progress, batches)
-            latents = encode(model, shown, facts | {"split": split})
             (folder / split).mkdir()
-            latents.save(folder / split)
+            labelled = images.labels is not None
+            with LatentWriter.create(
+                folder / split, model.spec, model.bottleneck.family, len(images), labelled
+            ) as writer:
+                encode(model, shown, writer)
+                writer.finish(facts | {"split": split})
         return {f"num_{split}": len(getattr(parts.data, split)) for split in SPLITS}
 
     return run_stage(job, "latents", {"vae": vae.key, "version": ENCODE_VERSION}, make)

@@ -23,7 +23,8 @@ from scipy import stats
 from evaluation.comparison_lines import Line, Value, available, figure, lines_of
 from evaluation.comparison_source import Source, refuse_different
 from evaluation.errors import EvaluationError
-from evaluation.report import BASELINE, conditions
+from evaluation.report import conditions
+from evaluation.row_names import BASELINES
 
 BOUNDS = frozenset({"distortion_nats", "elbo_nats", "iwae_nats", "ais_nats", "bits_per_dim"})
 """Comparable under one likelihood."""
@@ -120,7 +121,7 @@ def _marked(lines: list[Line], columns: Sequence[str]) -> list[Line]:
 
 def _leader(lines: Sequence[Line], key: str) -> Line | None:
     learned = sorted((line for line in lines if line.is_learned), key=lambda line: _cost(line.values[key].mean, key))
-    rivals = learned[1:] or [line for line in lines if line.row == BASELINE]
+    rivals = learned[1:] or [line for line in lines if line.row in BASELINES]
     if not learned or not rivals:
         return None
     first = learned[0].values[key]

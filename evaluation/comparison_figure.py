@@ -106,7 +106,7 @@ def _label(comparison: Comparison, line: Line) -> str:
 
 
 def _legend(comparison: Comparison) -> list[Line2D]:
-    names = {"o": "learned prior", "s": "N(0, I)", "D": "floors and ceilings"}
+    names = {"o": "learned prior", "s": "baseline", "D": "floors and ceilings"}
     looks = dict.fromkeys(_look(line) for line in comparison.lines)
     dots = [Line2D([], [], marker=m, color=c, linestyle="", markersize=7, label=names[m]) for m, c in looks]
     if not any(value.noise is not None for line in comparison.lines for value in line.values.values()):

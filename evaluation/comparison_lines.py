@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.comparison_source import Source
-from evaluation.report import BASELINE, FIGURES, FLOORS, TITLES, TRAIN_AGAINST_TEST, Figure
+from evaluation.report import FIGURES, FLOORS, TITLES, TRAIN_AGAINST_TEST, Figure
+from evaluation.row_names import BASELINES
 
-SHARED = frozenset({BASELINE, *FLOORS})
+SHARED = frozenset({*BASELINES, *FLOORS})
 """Rows that belong to a VAE and not to a prior."""
 
 
@@ -79,7 +80,7 @@ class Line:
     @property
     def is_prior(self) -> bool:
         """A prior, and not a floor or a ceiling."""
-        return self.is_learned or self.row == BASELINE
+        return self.is_learned or self.row in BASELINES
 
 
 @dataclass(frozen=True)

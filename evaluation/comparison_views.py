@@ -30,7 +30,7 @@ def title(key: str) -> str:
 
 def headline(comparison: Comparison) -> str:
     priors = sum(line.is_learned for line in comparison.lines)
-    count = f"{priors} learned prior{'s' * (priors != 1)}" if priors else "N(0, I) alone"
+    count = f"{priors} learned prior{'s' * (priors != 1)}" if priors else "the baseline alone"
     return f"{comparison.data}: {count}, sorted by {figure(comparison.sort).label}"
 
 

@@ -83,7 +83,9 @@ def interpolations(decoded: Tensor, path: Path) -> None:
     _panels([pixels], ["from one test image to another, through latent space"], [INK], path)
 
 
-def latent_scatter(posterior: Tensor, baseline: Tensor, learned: Tensor, path: Path, learned_name: str) -> None:
+def latent_scatter(
+    posterior: Tensor, baseline: Tensor, learned: Tensor, path: Path, learned_name: str, baseline_name: str = "N(0, I)"
+) -> None:
     """Draws of q(z|x) over the training set, of the baseline and of the learned prior, [N, *latent] each.
 
     All are shown on the first two principal axes of the posterior draws; left against the baseline, right against the
@@ -98,7 +100,7 @@ def latent_scatter(posterior: Tensor, baseline: Tensor, learned: Tensor, path: P
     figure, panels = _figure([["baseline", "learned"]], width=8.8, height=4.9)
     size = float(np.clip(20000 / max(1, len(points[0])), 2.5, 16))
     for key, cloud, name, colour in [
-        ("baseline", points[1], "N(0, I)", BASELINE),
+        ("baseline", points[1], baseline_name, BASELINE),
         ("learned", points[2], learned_name, LEARNED),
     ]:
         axis = panels[key]

@@ -17,11 +17,11 @@ from rich.text import Text
 
 from evaluation.distances import Distances, gap_closed
 from evaluation.halves import differ
-from evaluation.row_names import AGGREGATE, BASELINE, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from evaluation.verdict import verdict_lines
 
 TITLES = {
-    BASELINE: "N(0, I)",
+    **BASELINES,
     AGGREGATE: "aggre-\ngate\ndraws",
     RECONSTRUCTIONS: "recon-\nstruc-\ntions",
     TRAIN_AGAINST_TEST: "train\nvs\ntest",
@@ -110,29 +110,36 @@ def build_row(
     return row
 
 
-def build_report(data: str, features: str, rows: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+def build_report(
+    data: str,
+    features: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    baseline: str = "standard_normal",
+    **more: Any,
+) -> dict[str, Any]:
     """The content of `report.json`: `gap_closed` and the verdict filled in, nothing infinite or NaN left.
 
     Args:
         data: name of the data set.
         features: what the distances are measured on, in words.
         rows: row name -> row of `build_row`; learned priors under their config name, and the two `FLOORS`.
+        baseline: name of the row of the prior that nobody learns.
         more: further top-level keys, for instance `reference`, `num_samples`, `notes`, `provenance`.
     """
     finished = {name: _finite(row) for name, row in rows.items()}
     for name, row in finished.items():
-        if name != BASELINE and name not in FLOORS:
-            row["gap_closed"] = _gap_closed(finished, row)
+        if name != baseline and name not in FLOORS:
+            row["gap_closed"] = _gap_closed(finished, row, baseline)
         row["spread"] = {key: value for key, value in row["spread"].items() if row.get(key) is not None}
-    report = {"data": data, "features": features, "baseline": BASELINE, "rows": finished, **_plain(more)}
+    report = {"data": data, "features": features, "baseline": baseline, "rows": finished, **_plain(more)}
     lines = verdict_lines(report)
     return {**report, "verdict": " ".join(lines), "verdict_lines": lines}
 
 
-def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any]) -> float | None:
-    baseline, best = (rows.get(name, {}).get("frechet_distance") for name in (BASELINE, RECONSTRUCTIONS))
+def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], baseline: str) -> float | None:
+    base, best = (rows.get(name, {}).get("frechet_distance") for name in (baseline, RECONSTRUCTIONS))
     mine = row["frechet_distance"]
-    return None if mine is None or baseline is None or best is None else gap_closed(baseline, mine, best)
+    return None if mine is None or base is None or best is None else gap_closed(base, mine, best)
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,17 +212,17 @@ def winners(report: Mapping[str, Any]) -> dict[str, str]:
     says nothing about the priors.
     """
     rows = {name: row for name, row in report["rows"].items() if name not in FLOORS}
-    best = {_label(figure): _winner(key, figure, rows) for key, figure in FIGURES.items()}
+    best = {_label(figure): _winner(key, figure, rows, report["baseline"]) for key, figure in FIGURES.items()}
     return {label: name for label, name in best.items() if name is not None}
 
 
-def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]], baseline: str) -> str | None:
     values = {name: row[key] for name, row in rows.items() if row.get(key) is not None}
     if not figure.better or len(values) < 2:
         return None
     ranked = sorted(values, key=lambda name: values[name], reverse=figure.better == "↑")
     gain = next((gain for name in ranked[:2] if (gain := rows[name].get("gain", {}).get(key))), None)
-    if gain is not None and BASELINE in ranked[:2]:
+    if gain is not None and baseline in ranked[:2]:
         return ranked[0] if differ(gain["value"], 0.0, gain["standard_error"], 0.0) else None
     noise = [rows[name].get("spread", {}).get(key) for name in ranked[:2]]
     return ranked[0] if differ(values[ranked[0]], values[ranked[1]], *noise) else None
@@ -250,8 +257,9 @@ def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
     """The closing table, figures down, rows across; on a narrow terminal the floors go without their spreads."""
     titles, lines = cells(report, None if width >= WIDE else [name for name in report["rows"] if name not in FLOORS])
     caption = "\n".join([legend(report), *notes(report)])
+    alone = f"{TITLES[report['baseline']]} alone"
     table = Table(
-        title=f"{report['data']}: {'what the learned prior bought' if learned_priors(report) else 'N(0, I) alone'}",
+        title=f"{report['data']}: {'what the learned prior bought' if learned_priors(report) else alone}",
         caption=Text(caption, style="dim", justify="left"),
         box=box.SIMPLE_HEAD,
         title_justify="left",

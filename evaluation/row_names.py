@@ -1,6 +1,7 @@
 """Names of the rows of a report that are the same in every report; learned priors bear their config names."""
 
-BASELINE = "standard_normal"
+BASELINES = {"standard_normal": "N(0, I)", "uniform": "uniform"}
+"""Priors that nobody learns, by the name of their row, as people call them; each report has one."""
 AGGREGATE = "aggregate_draws"
 RECONSTRUCTIONS = "reconstructions"
 TRAIN_AGAINST_TEST = "train_against_test"

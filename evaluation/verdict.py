@@ -16,7 +16,7 @@ from typing import Any
 
 from evaluation.row_names import (
     AGGREGATE,
-    BASELINE,
+    BASELINES,
     FLOORS,
     RECONSTRUCTIONS,
     TRAIN_AGAINST_TEST,
@@ -43,13 +43,14 @@ def verdict_lines(report: Row) -> list[str]:
             `orchestration.dissect`), `carries_unchanged` (z is x, nothing decodes). Anything may be missing or None.
     """
     rows: Row = report.get("rows") or {}
-    baseline = report.get("baseline") or BASELINE
+    baseline = report.get("baseline") or "standard_normal"
+    title = BASELINES.get(baseline, baseline)
     learned = [name for name in rows if name != baseline and name not in FLOORS]
     surgery: Row = report.get("surgery") or {}
     base = rows.get(baseline) or {}
-    lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}) for name in learned]
+    lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}, title) for name in learned]
     if not learned:
-        lines.append("Only the baseline N(0, I) was evaluated; choose a learned prior to compare it with.")
+        lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]
     lines += [sentence for sentence in (_information(surgery), _collapse(surgery)) if sentence]
     unchanged = bool(report.get("carries_unchanged"))
@@ -59,8 +60,8 @@ def verdict_lines(report: Row) -> list[str]:
     return lines
 
 
-def _bought(name: str, row: Row, base: Row, floor: Row) -> str:
-    """What the learned prior bought against N(0, I)."""
+def _bought(name: str, row: Row, base: Row, floor: Row, title: str) -> str:
+    """What the learned prior bought against the baseline, called `title`."""
     parts = []
     for key, what in [("rate_nats", "the rate"), ("latent_nll_nats", "the cost -log p(z) of a held-out latent")]:
         before, after = base.get(key), row.get(key)
@@ -81,19 +82,19 @@ def _bought(name: str, row: Row, base: Row, floor: Row) -> str:
             parts.append(f"leaves the images as they are: {spell} is a difference inside the noise")
         elif closed is not None and best is not None:
             doing = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
-            gap_words = f"of the gap between decoded N(0, I) samples and reconstructions ({spell}; "
+            gap_words = f"of the gap between decoded {title} samples and reconstructions ({spell}; "
             parts.append(f"{doing} {gap_words}reconstructions reach {best:.3f})")
         else:
             doing = "lowers" if distance < before else "raises"
             parts.append(f"{doing} the Frechet distance from {before:.3f} to {distance:.3f}")
     if not parts:
-        return f"There is no figure that compares the prior {name} with N(0, I)."
-    return f"Against N(0, I), the prior {name} {' and '.join(parts)}."
+        return f"There is no figure that compares the prior {name} with {title}."
+    return f"Against {title}, the prior {name} {' and '.join(parts)}."
 
 
 def _match(name: str, surgery: Row, baseline: str) -> str | None:
     """Does q(z) match this prior? By the classifier first, which needs no density; then by the marginal KL."""
-    title = "N(0, I)" if name == baseline else f"the prior {name}"
+    title = BASELINES[name] if name == baseline else f"the prior {name}"
     accuracy = _of(surgery, "two_sample", name, "accuracy_percent")
     error = _of(surgery, "two_sample", name, "standard_error_percent")
     marginal = _marginal_kl(surgery, "train", name)
@@ -134,7 +135,7 @@ def _collapse(surgery: Row) -> str | None:
 
 def _left(name: str, rows: Row, surgery: Row, baseline: str, unchanged: bool) -> str | None:
     """What is left between samples and real images, and whose fault it is; without a decoder, it is the prior's."""
-    title = "N(0, I)" if name == baseline else name
+    title = BASELINES[name] if name == baseline else name
     in_images = None if unchanged else _left_images(name, rows)
     parts = [part for part in (_left_nats(name, surgery), in_images) if part]
     return f"What is left with {title}: {'; '.join(parts)}." if parts else None

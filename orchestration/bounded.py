@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation import bounds, report
+from evaluation import bounds
 from orchestration.progress import bar
 from orchestration.sampling import block_size
 from orchestration.stages import Run
@@ -43,10 +43,9 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
 
     densities = {
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
-        for key, prior in ((report.BASELINE, trained.baseline), ("learned", trained.prior))
+        for key, prior in (("baseline", trained.baseline), ("learned", trained.prior))
     }
     exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
-    rates = {report.BASELINE: closed_form} if exact and not trained.test.is_point_mass else {}
-    return bounds.importance_bounds(
-        x_batches, propose, log_likelihood, densities, settings.importance_samples, rates, max_rows
-    )
+    rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}
+    num = 1 if vae.bottleneck.family == "codes" else settings.importance_samples  # codes: all draws are the same
+    return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, num, rates, max_rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from evaluation.marginals import units, wasserstein_1, wasserstein_1_floor
-from evaluation.row_names import BASELINE, TRAINING_AGGREGATE
+from evaluation.row_names import TRAINING_AGGREGATE
 from evaluation.surgery import LogDensity, Surgery, UnderPrior, surgery, under_prior
 from evaluation.two_sample import classifier_of_known, classifier_two_sample, maximum_mean_discrepancy
 from orchestration.progress import clock
@@ -37,7 +37,7 @@ def dissect(trained: Trained, run: Run, name: str) -> dict[str, Any]:
     Args:
         trained: both stages and their latents.
         run: the job; `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them.
-        name: of the learned prior; N(0, I) is `standard_normal`.
+        name: of the learned prior.
 
     Returns:
         `train`, `test`: `Surgery.to_json()` of that split under the aggregate of its own images (`num_draws`,
@@ -56,7 +56,7 @@ def dissect(trained: Trained, run: Run, name: str) -> dict[str, Any]:
         `log_prob_is`: prior -> what its density is (exact, lower bound, estimate, none).
         `notes`: in words, what is missing and why.
     """
-    priors: dict[str, Prior] = {BASELINE: trained.baseline} | ({} if name == BASELINE else {name: trained.prior})
+    priors = trained.priors(name)
     found: dict[str, Any] = {"train": None, "test": None, "dimensions": None, "two_sample": dict.fromkeys(priors)}
     found |= {"log_prob_is": {key: prior.log_prob_is.value for key, prior in priors.items()}, "notes": []}
     if trained.train.spec.support is not Support.REAL:

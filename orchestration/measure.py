@@ -23,12 +23,11 @@ from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tight_bounds import tight_bounds
 from orchestration.tracking import Tracker
-from orchestration.trained import Trained
+from orchestration.trained import Trained, baseline_prior
 from stage1_vae.data.images import spread
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
-from stage2_prior.priors.standard_normal import StandardNormal
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "try_feature_file"]
 VERSION = 5
@@ -69,7 +68,7 @@ def measure(
         folder: empty.
         tracker: of the stage.
     """
-    trained = Trained(vae, prior, StandardNormal(vae.spec).to(run.device), latents[0], latents[1], parts, run.device)
+    trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), latents[0], latents[1], parts, run.device)
     name = run.launch.choices.get("prior", "learned")
     settings = run.config.evaluation
     net = load_feature_net(feature_artifact, run)
@@ -112,6 +111,7 @@ def measure(
         num_training_images=len(parts.data.train),
         notes=notes,
         true_nll_nats=None if truth is None else truth.nll_nats,
+        baseline=trained.baseline_name,
         surgery=surgery,
         annealing=tight or None,
         carries_unchanged=carries_unchanged(trained.vae),

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from evaluation import figures, report
+from evaluation.row_names import BASELINES
 from orchestration.seen import Copied, Seen
 from orchestration.trained import Trained
 
 SCATTERED = 4000
 
 PICTURES = {
-    "samples": "Decoded draws of N(0, I) beside decoded draws of the learned prior.",
+    "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
     "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
-    "latents": "Latents of training images on their first two principal axes, against N(0, I) and the learned prior.",
+    "latents": "Latents of training images on their first two principal axes, against both priors.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
     "curves": "Training of both stages.",
@@ -33,21 +34,23 @@ def draw_pictures(
     folder: Path,
 ) -> None:
     """The PNG files of `PICTURES`."""
+    baseline = BASELINES[trained.baseline_name]
     shown = {key: picture(s.few) for key, s in seen.items()}
-    figures.samples_side_by_side(shown[report.BASELINE], shown["learned"], folder / "samples.png", name)
+    figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
     few = slice(0, 24)
     figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
     draw_neighbours(seen, copied, name, folder / "neighbours.png")
     num = min(SCATTERED, len(trained.train))
     posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
     drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)
-    figures.latent_scatter(posterior, *drawn, folder / "latents.png", name)
-    ends = trained.test.draw(torch.arange(min(16, len(trained.test))))  # [2 * pairs, *latent]
+    aggregate, *clouds = (trained.embedded(z) for z in (posterior, *drawn))
+    figures.latent_scatter(aggregate, clouds[0], clouds[1], folder / "latents.png", name, baseline)
+    ends = trained.embedded(trained.test.draw(torch.arange(min(16, len(trained.test)))))  # [2 * pairs, *embedded]
     pairs = len(ends) // 2
     start, end = ends[:pairs], ends[pairs : 2 * pairs]
     steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
-    paths = torch.stack(steps, 1)  # [pairs, steps, *latent]
-    decoded = picture(torch.cat(list(trained.decoded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
+    paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
+    decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
     figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
 

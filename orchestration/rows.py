@@ -30,8 +30,8 @@ def assembled_rows(
 ) -> dict[str, dict[str, Any]]:
     """The rows of the report, priors first; the learned prior's under its config name."""
     kind = trained.parts.kind
-    priors = {report.BASELINE: (report.BASELINE, 0.0, 0)}
-    if name != report.BASELINE:
+    priors = {trained.baseline_name: ("baseline", 0.0, 0)}
+    if name != trained.baseline_name:
         priors[name] = ("learned", fit["seconds"], fit["num_parameters"])
     table = {}
     for row, (key, seconds, num_parameters) in priors.items():
@@ -50,15 +50,15 @@ def assembled_rows(
             memorisation=copied,
             samples_per_second=_rate_of(seen[key]),
         )
-    if name != report.BASELINE:
-        table[name]["gain"] = gains(bounded["learned"], bounded[report.BASELINE], trained)
+    if name != trained.baseline_name:
+        table[name]["gain"] = gains(bounded["learned"], bounded["baseline"], trained)
     for row in report.FLOORS:
         copied, noise = of_samples(row, measured, memorised)
         speed = _rate_of(seen[row])
         table[row] = report.build_row(
             distances=measured.get(row), spread=noise, memorisation=copied, samples_per_second=speed
         )
-    table[report.RECONSTRUCTIONS]["distortion_nats"] = bounded[report.BASELINE].means()["distortion_nats"]
+    table[report.RECONSTRUCTIONS]["distortion_nats"] = bounded["baseline"].means()["distortion_nats"]
     return table
 
 
@@ -78,7 +78,7 @@ def of_samples(
 
 def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float | None:
     """Spread of the share of the gap that the learned prior closes, from the Frechet distances on the same halves."""
-    rows = (report.BASELINE, key, report.RECONSTRUCTIONS)
+    rows = ("baseline", key, report.RECONSTRUCTIONS)
     if key != "learned" or not measured.keys() >= set(rows):
         return None
     if distances.gap_closed(*(measured[row].frechet_distance for row in rows)) is None:
@@ -88,7 +88,7 @@ def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float |
 
 
 def gains(learned: bounds.Bounds, baseline: bounds.Bounds, trained: Trained) -> dict[str, dict[str, float]]:
-    """What the learned prior costs an image more than N(0, I), negative where it costs less: mean and standard error.
+    """What the learned prior costs an image more than the baseline, negative where less: mean and standard error.
 
     The images and the draws are the same, so the error is that of the differences and not of the images.
     """

@@ -86,7 +86,7 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     test_rows = torch.linspace(0, len(data.test) - 1, num).round().long()
     return {
         "reference": look(net, cleaned(parts, spread(data.test, num))),
-        report.BASELINE: look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
+        "baseline": look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
         report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),
         report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows))),
         report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),

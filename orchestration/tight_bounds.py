@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation import bounds, report
+from evaluation import bounds
 from evaluation.annealed import Annealed, Bidirectional
 from evaluation.annealing import Annealing, Start, annealed_bounds, bidirectional
 from evaluation.errors import EvaluationError
@@ -36,9 +36,9 @@ def check_tight_bounds(run: Run, parts: Parts) -> None:
     Raises:
         EvaluationError: the posteriors are point masses, which have no density to start from.
     """
-    if run.config.evaluation.annealing is not None and parts.vae.bottleneck.family == "delta":
+    if run.config.evaluation.annealing is not None and parts.vae.bottleneck.family != "diagonal_normal":
         raise EvaluationError(
-            "annealing starts from q(z|x), and this autoencoder's is a point mass without a density; "
+            "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
             "set evaluation.annealing=null or train with noise (vae=gaussian)"
         )
 
@@ -63,7 +63,7 @@ def tight_bounds(trained: Trained, run: Run, name: str) -> dict[str, Any]:
     if asked is None:
         return {}
     check_tight_bounds(run, trained.parts)
-    priors = {report.BASELINE: trained.baseline} | ({} if name == report.BASELINE else {name: trained.prior})
+    priors = trained.priors(name)
     with clock("annealing", run.shows_progress):
         rows = {key: _row(trained, run, prior, asked) for key, prior in priors.items()}
     return {

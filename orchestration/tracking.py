@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from evaluation.report import BASELINE
+from evaluation.row_names import BASELINES
 from orchestration.schema import Logger as LoggerSettings
 
 STEP = "epoch"
@@ -54,7 +54,7 @@ def with_one_name(figures: Mapping[str, Any], prior: str) -> dict[str, Any]:
 
     A chart compares runs by the name of a figure: `mixture/rate_nats` and `autoregressive/rate_nats` would be two.
     """
-    if prior == BASELINE:
+    if prior in BASELINES:
         return dict(figures)
     own = f"{prior}/"
     return {f"learned/{k.removeprefix(own)}" if k.startswith(own) else k: value for k, value in figures.items()}

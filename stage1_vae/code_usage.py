@@ -1,5 +1,7 @@
 """How many of its codes a discrete bottleneck really uses, counted over a whole epoch and not over one batch."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,17 @@ from stage1_vae.epoch_figures import EpochFigures
 
 COLLAPSED = 0.1
 """Below this share of used codes the codebook has collapsed: the latents then carry a fraction of what was paid for."""
+
+
+def collapse(figures: Mapping[str, float]) -> list[str]:
+    """What the user should know of the last epoch's `figures`, in words: one line a codebook that has collapsed."""
+    used = {name.removesuffix("codes_used"): value for name, value in figures.items() if name.endswith("codes_used")}
+    return [
+        f"the {name.replace('_', ' ')}codebook has collapsed: {share:.1%} of its codes are used; try vae=fsq, "
+        "fewer codes, or a larger vae.bottleneck.revive_below"
+        for name, share in used.items()
+        if share < COLLAPSED
+    ]
 
 
 class CodeUsage(nn.Module, EpochFigures):

@@ -10,20 +10,25 @@ On disk: `latents.json` (spec, family, provenance, count) beside one float32 `.n
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.posteriors import LOG_2PI, Delta, DiagonalNormal
+from stage1_vae.latent_files import HEADER, LatentWriter
+from stage1_vae.latent_spec import PARAMETERS, LatentSpec
+from stage1_vae.latent_spec import Support as Support
+from stage1_vae.posteriors import LOG_2PI, Bits, Codes, Delta, DiagonalNormal
 
-FAMILIES = {"diagonal_normal": DiagonalNormal, "delta": Delta}
-PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",)}
-HEADER = "latents.json"
+FAMILIES: dict[str, type[DiagonalNormal | Delta | Codes | Bits]] = {
+    "diagonal_normal": DiagonalNormal,
+    "delta": Delta,
+    "codes": Codes,
+    "bits": Bits,
+}
+SAVE_ROWS = 2**16
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
 NEGLIGIBLE = -80.0
@@ -36,51 +41,6 @@ class LatentDensity(Protocol):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
     def sample(self, n: int, context: Tensor | None = None) -> Tensor: ...
     def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
-
-
-class Support(str, Enum):
-    """Where z lives."""
-
-    REAL = "real"
-    SPHERE = "sphere"
-    CODES = "codes"
-    BITS = "bits"
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """What one latent event is.
-
-    Attributes:
-        shape: (D,) for a vector, (C, h, w) for a map, (T,) for a sequence of codes or bits.
-        support: where z lives.
-        grids: for codes, the maps that the sequence lays end to end, coarse first.
-        num_codes: for codes, one codebook size a grid.
-        num_classes: labels kept beside the latents; 0: none.
-    """
-
-    shape: tuple[int, ...]
-    support: Support = Support.REAL
-    grids: tuple[tuple[int, int], ...] = ()
-    num_codes: tuple[int, ...] = ()
-    num_classes: int = 0
-
-    @property
-    def num_dims(self) -> int:
-        return int(np.prod(self.shape))
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "support": self.support.value}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "LatentSpec":
-        return cls(
-            shape=tuple(int(n) for n in stored["shape"]),
-            support=Support(stored["support"]),
-            grids=tuple((int(h), int(w)) for h, w in stored["grids"]),
-            num_codes=tuple(int(n) for n in stored["num_codes"]),
-            num_classes=int(stored["num_classes"]),
-        )
 
 
 class LatentDataset:
@@ -119,17 +79,19 @@ class LatentDataset:
             raise ValueError(f"{len(self.labels)} labels for {len(self)} latents")
 
     def __len__(self) -> int:
-        return len(self.params["loc"])
+        return len(next(iter(self.params.values())))
 
     @property
     def is_point_mass(self) -> bool:
+        """Whether q(z|x) has no density. A point mass on codes has a mass, and so a rate."""
         return self.family == "delta"
 
-    def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta:
+    def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta | Codes | Bits:
         """q(z|x_i) for the rows `index`; B is their number."""
         rows = index.numpy() if isinstance(index, Tensor) else index
+        whole = np.int64 if self.family == "codes" else np.float32
         return FAMILIES[self.family](
-            **{name: torch.from_numpy(np.array(values[rows])) for name, values in self.params.items()}
+            **{name: torch.from_numpy(np.array(values[rows], dtype=whole)) for name, values in self.params.items()}
         )
 
     def draw(self, index: Tensor) -> Tensor:
@@ -204,18 +166,12 @@ class LatentDataset:
 
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""
-        for name, values in self.params.items():
-            np.save(folder / f"{name}.npy", np.asarray(values, dtype=np.float32))
-        if self.labels is not None:
-            np.save(folder / "labels.npy", self.labels.numpy())
-        header = {
-            "spec": self.spec.to_json(),
-            "family": self.family,
-            "num": len(self),
-            "labels": self.labels is not None,
-            "provenance": self.provenance,
-        }
-        (folder / HEADER).write_text(json.dumps(header, indent=2))
+        with LatentWriter.create(folder, self.spec, self.family, len(self), self.labels is not None) as writer:
+            for start in range(0, len(self), SAVE_ROWS):
+                rows = slice(start, start + SAVE_ROWS)
+                labels = None if self.labels is None else self.labels[rows]
+                writer.write(start, {name: values[rows] for name, values in self.params.items()}, labels)
+            writer.finish(self.provenance)
 
     @classmethod
     def load(cls, folder: Path) -> "LatentDataset":
@@ -224,6 +180,6 @@ class LatentDataset:
         names = PARAMETERS[header["family"]]
         params = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if header["labels"] else None
-        if (found := len(params["loc"])) != header["num"]:
+        if (found := len(next(iter(params.values())))) != header["num"]:
             raise ValueError(f"{folder} holds {found} latents and its header says {header['num']}")
         return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])

@@ -11,6 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from stage1_vae.epoch_figures import EpochFigures
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
 
@@ -161,7 +162,8 @@ class VAEModule(pl.LightningModule):
         self.log("val_loss", figures["val_loss"], logger=False, batch_size=1)  # what early stopping watches
 
     def on_train_epoch_end(self) -> None:
-        self._record(self._train.read("train_"))
+        counted = [module.read() for module in self.step.vae.modules() if isinstance(module, EpochFigures)]
+        self._record(self._train.read("train_") | {name: value for each in counted for name, value in each.items()})
 
     def _record(self, figures: dict[str, float]) -> None:
         """Add to the history of this epoch and tell the loggers."""

@@ -58,7 +58,11 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Distribution:
         """z [B, *latent] -> p(x|z), batch [B], event (C, H, W). In float32, whatever the net computed in."""
-        return self.likelihood(self.decoder(self.bottleneck.embed(z)).float())
+        return self.decode_embedded(self.bottleneck.embed(z))
+
+    def decode_embedded(self, h: Tensor) -> Distribution:
+        """The same from what the decoder is given of a latent, h [B, *bottleneck.decoder_shape]."""
+        return self.likelihood(self.decoder(h).float())
 
     def forward(self, x: Tensor) -> tuple[Encoding, Tensor, Distribution]:
         """One draw: q(z|x), z ~ q(z|x) [B, *latent], p(x|z)."""
@@ -66,4 +70,4 @@ class VAE(nn.Module):
         z = encoding.posterior.rsample()  # [B, *latent]
         if encoding.embedded is None:
             return encoding, z, self.decode(z)
-        return encoding, z, self.likelihood(self.decoder(encoding.embedded).float())
+        return encoding, z, self.decode_embedded(encoding.embedded)

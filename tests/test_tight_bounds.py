@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import SMALL
+from encoded import encoded
 from hydra import compose, initialize_config_dir
 
 from evaluation.errors import EvaluationError
@@ -19,7 +20,6 @@ from orchestration.stages import Run
 from orchestration.store import Store
 from orchestration.tight_bounds import check_tight_bounds, tight_bounds
 from orchestration.trained import Trained
-from stage1_vae.encode import encode
 from stage2_prior.prior import Exactness
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
@@ -41,7 +41,7 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     run = Run(config, Launch(), Store(folder / "store"), quiet=True)
     parts = assemble(run, limit=200)
     parts.vae.eval()
-    latents = encode(parts.vae, parts.batches(parts.data.test, 100, run), {})
+    latents = encoded(parts.vae, parts.batches(parts.data.test, 100, run), folder)
     baseline = StandardNormal(parts.vae.spec)
     return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 
