@@ -208,17 +208,6 @@ class GradientPrior(Prior, ABC):
         return fit_by_gradient(self, train, val, run)
 
 
-def num_classes(spec: LatentSpec, conditional: bool) -> int:
-    """Classes of a prior of latents of `spec`; 0 unless it is `conditional`.
-
-    Raises:
-        PriorError: no labels travel with the latents.
-    """
-    if conditional and not spec.num_classes:
-        raise PriorError("prior.conditional=true needs labels and these images have none; set it to false")
-    return spec.num_classes if conditional else 0
-
-
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
     if spec.support.value not in ("real",) or len(spec.shape) != 1:
@@ -250,3 +239,10 @@ def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, 
     for index in torch.linspace(0, len(latents) - 1, num).round().long().split(batch_size):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
     return total / num
+
+
+def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:
+    """`mean_nll_nats` on (at most 10,000 of) `train` and on `val`; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)

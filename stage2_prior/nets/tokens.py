@@ -78,9 +78,8 @@ class CodeTokens(Tokens):
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("first", firsts[self.layout.grid_of], persistent=False)  # [T] of each codebook's rows
         nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
-        for head in self.heads:  # all codes are about equally likely at the start
-            nn.init.normal_(head.weight, std=INITIAL_STD)
-            nn.init.zeros_(head.bias)
+        for parameter in self.heads.parameters():  # all codes are about equally likely at the start
+            nn.init.normal_(parameter, std=INITIAL_STD)
 
     def split(self, z: Tensor) -> Tensor:
         return z.long()
@@ -169,14 +168,23 @@ class RealTokens(Tokens):
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
         numbers = self.head(output).float()
-        if without is None:
+        other = None if without is None else self.head(without).float()
+        if how.temperature == 0:
+            return self._likeliest(numbers, other, how)
+        if other is None:
             return self._draw(numbers, how)
         # Resampling by weight (Rubin, 1987): draws of the conditional, of which each is kept with (p(z|y) / p(z))^w.
-        other = self.head(without).float()
         draws = torch.stack([self._draw(numbers, how) for _ in range(CANDIDATES)])  # [S, B, C]
         weights = how.guidance * (self._density(numbers, draws) - self._density(other, draws))  # [S, B]
         kept = draw_categorical(weights.T, Sampling())
         return draws[kept, torch.arange(len(kept), device=kept.device)]
+
+    def _likeliest(self, numbers: Tensor, other: Tensor | None, how: Sampling) -> Tensor:
+        """The mean of a component where the density, guided or not, is highest: [B, C]."""
+        means = self._conditionals(numbers)[1].movedim(1, 0)  # [K, B, C]
+        score = self._density(numbers, means)  # [K, B]
+        score = score if other is None else guided(score, self._density(other, means), how)
+        return means[score.argmax(0), torch.arange(len(numbers), device=numbers.device)]
 
     def _draw(self, numbers: Tensor, how: Sampling) -> Tensor:
         log_weights, means, log_stds = self._conditionals(numbers)  # [B, K], [B, K, C]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
 from stage2_prior.nets.tokens import tokens_for
 from stage2_prior.nets.transformer import Transformer as Net
-from stage2_prior.prior import Exactness, GradientPrior, PriorError, num_classes
+from stage2_prior.prior import Exactness, GradientPrior, PriorError
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
 SAMPLE_ROWS, CACHE_BYTES = 512, 2**28
@@ -59,9 +60,9 @@ class Transformer(GradientPrior):
     ) -> None:
         super().__init__(spec)
         self.num_classes = num_classes(spec, conditional)
-        for name, share in {"dropout": dropout, "label_dropout": label_dropout}.items():
-            if not 0 <= share < 1:
-                raise PriorError(f"prior.{name}={share}: give a share from 0 to below 1")
+        check_label_dropout(label_dropout)
+        if not 0 <= dropout < 1:
+            raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if num_components < 1:
             raise PriorError(f"prior.num_components={num_components}: give at least 1")
         self.tokens = tokens_for(spec, width, num_components)
@@ -96,45 +97,34 @@ class Transformer(GradientPrior):
         """Nothing is taken from the data before the first step."""
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled():
-            return self._block_log_prob(z, context)
-        rows = max(1, DENSITY_TOKENS // self.tokens.layout.num_tokens)
-        labels = [None] * len(z) if context is None else context.split(rows)
-        return torch.cat([self._block_log_prob(*block) for block in zip(z.split(rows), labels, strict=False)])
+        labels = with_nobody(context, len(z), self.num_classes, self.anchor.device)
+        rows = max(1, len(z) if torch.is_grad_enabled() else DENSITY_TOKENS // self.tokens.layout.num_tokens)
+        return torch.cat(
+            [self._block_log_prob(*block) for block in zip(z.split(rows), labels.split(rows), strict=True)]
+        )
 
-    def _block_log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+    def _block_log_prob(self, z: Tensor, labels: Tensor) -> Tensor:
         tokens = self.tokens.split(z)
         inputs = self.tokens.embed(tokens[:, :-1], slice(0, tokens.shape[1] - 1))  # [B, T - 1, W]
-        outputs = self.net(torch.cat([self._start(len(z), context)[:, None], inputs], dim=1))
+        outputs = self.net(torch.cat([self.prefix(labels)[:, None], inputs], dim=1))
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
-    def _start(self, n: int, context: Tensor | None) -> Tensor:
-        """The first input, [n, W]."""
-        device = self.prefix.weight.device
-        if context is None:
-            return self.prefix(torch.full((n,), self.num_classes, device=device))
-        return self.prefix(context.to(device))
-
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        if context is not None and self.training:
-            dropped = torch.rand(len(z), device=context.device) < self.label_dropout
-            context = torch.where(dropped, self.num_classes, context)
-        return -self._log_prob(z, context)
+        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
+        return -self._log_prob(z, labels)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        labels = with_nobody(context, n, self.num_classes, self.anchor.device)
         rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // self.net.new_cache(1).num_bytes))
-        blocks = []
-        for i in range(0, n, rows) or [0]:
-            labels = None if context is None else context[i : i + rows]
-            blocks.append(self._generate(min(rows, n - i), labels, how))
-        return torch.cat(blocks)
+        return torch.cat([self._generate(block, how) for block in labels.split(rows)])
 
-    def _generate(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+    def _generate(self, labels: Tensor, how: Sampling) -> Tensor:
         """One block of samples, a token at a time from a cache; guided ones run beside their unconditional twins."""
-        h = self._start(n, context)
+        n = len(labels)
+        h = self.prefix(labels)  # [n, W]
         if how.guidance:
-            h = torch.cat([h, self._start(n, None)])
+            h = torch.cat([h, self.prefix(torch.full_like(labels, self.num_classes))])
         cache = self.net.new_cache(len(h))
         drawn: list[Tensor] = []
         for t in range(self.tokens.layout.num_tokens):
