@@ -181,10 +181,18 @@ class Prior(nn.Module, ABC):
     def _check_context(self, context: Tensor | None, n: int) -> None:
         if context is None:
             return
-        if not self.num_classes:
-            raise PriorError("this prior knows no classes; fit one with prior.conditional=true, or give no labels")
+        self.check_labels(context)
         if context.shape != (n,):
             raise ValueError(f"labels are {tuple(context.shape)}; expected [{n}]")
+
+    def check_labels(self, context: Tensor) -> None:
+        """Refuse labels that the prior does not know.
+
+        Raises:
+            PriorError: naming one.
+        """
+        if not self.num_classes:
+            raise PriorError("this prior knows no classes; fit one with prior.conditional=true, or give no label")
         wrong = context[(context < 0) | (context >= self.num_classes)]
         if len(wrong):
             raise PriorError(f"label {wrong[0].item()} is out of range; the classes are 0 to {self.num_classes - 1}")

@@ -97,7 +97,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         p = self.dropout if self.training else 0.0
-        q, k, v = self._heads(h, slice(None))
+        q, k, v = self._heads(h, slice(h.shape[1]))
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [B, H, T, d]
         h = h + F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), p)
         return h + F.dropout(self._mlp(h), p)  # [B, T, W]
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Inputs [B, T, W] -> outputs [B, T, W]; output t depends on inputs 0 ... t alone.
+    """Inputs [B, T, W], or the first of them, -> as many outputs; output t depends on inputs 0 ... t alone.
 
     Args:
         layout: where the tokens lie.
@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         return (block for block in self.blocks if isinstance(block, Block))
 
     def forward(self, h: Tensor) -> Tensor:
-        h = self.drop(h + self.position(self.row))  # [B, T, W]
+        h = self.drop(h + self.position(self.row[: h.shape[1]]))  # [B, T, W]
         for block in self.layers():
             h = block(h)
         return self.norm(h)
