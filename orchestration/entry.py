@@ -31,6 +31,7 @@ from orchestration.launch import (
     next_command,
     record_failure,
     record_next,
+    stop_message,
     timestamp,
 )
 from orchestration.schema import Config, validate
@@ -47,6 +48,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["EXPOST_LAUNCH"] = f"{timestamp()}-{os.getpid()}"
     os.environ["EXPOST_SCRATCH"] = tempfile.mkdtemp(prefix="expost-")  # failures, and what Hydra writes for a sweep
+    typed = list(sys.argv)
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
@@ -59,7 +61,7 @@ def main() -> int:
     except KeyboardInterrupt:
         for failure in failures():
             print(failure.line, file=sys.stderr)
-        print("stopped; the same command continues with the first stage that is not finished", file=sys.stderr)
+        print(stop_message(typed), file=sys.stderr)
         return 130
     except UserError as error:
         told = [Failure(str(error))]

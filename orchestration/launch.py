@@ -5,11 +5,13 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 NEXT = "next.txt"
+STOPPED = "stopped.txt"
 
 
 def timestamp() -> str:
@@ -107,6 +109,20 @@ def next_command() -> str | None:
     """What was written down; None where no job of a sweep wrote a report."""
     folder = _scratch()
     return (folder / NEXT).read_text() if folder and (folder / NEXT).is_file() else None
+
+
+def record_stop(words: str) -> None:
+    """Write down what is kept of a stage that Ctrl-C ended."""
+    if folder := _scratch():
+        (folder / STOPPED).write_text(words)
+
+
+def stop_message(typed: Sequence[str]) -> str:
+    """What is said after Ctrl-C: what is kept, and the command, as it was `typed`, that continues."""
+    folder = _scratch()
+    kept = (folder / STOPPED).read_text() if folder and (folder / STOPPED).is_file() else "finished stages are kept"
+    program = ["python", typed[0]] if typed[0].endswith(".py") else [Path(typed[0]).name]
+    return f"stopped; {kept}; continue with: {shlex.join([*program, *typed[1:]])}"
 
 
 def forget_failures() -> None:

@@ -66,6 +66,9 @@ class LatentWriter:
     def __enter__(self) -> "LatentWriter":
         return self
 
+    def close(self) -> None:
+        self._stack.close()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
 

@@ -8,31 +8,41 @@ On disk: `latents.json` (spec, family, provenance, count) beside one float32 `.n
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stage1_vae.aggregate import log_frequency, log_mixture
+from stage1_vae.block_shuffle import rows_of, shuffled_blocks
 from stage1_vae.latent_files import HEADER, LatentWriter
 from stage1_vae.latent_spec import PARAMETERS, LatentSpec
 from stage1_vae.latent_spec import Support as Support
-from stage1_vae.posteriors import LOG_2PI, Bits, Codes, Delta, DiagonalNormal
+from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
-FAMILIES: dict[str, type[DiagonalNormal | Delta | Codes | Bits]] = {
+Posterior = DiagonalNormal | Delta | Codes | Bits
+FAMILIES: dict[str, type[Posterior]] = {
     "diagonal_normal": DiagonalNormal,
     "delta": Delta,
     "codes": Codes,
     "bits": Bits,
 }
 SAVE_ROWS = 2**16
-TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
-"""Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
-NEGLIGIBLE = -80.0
-"""A term below exp(-80) of the largest changes no digit of a sum, whatever their number."""
+IN_MEMORY_BYTES = 2**28
+"""Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
+BLOCK_ELEMENTS = 2**22
+
+
+class Rows(Protocol):
+    """As much of an array as is asked of a parameter."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class LatentDensity(Protocol):
@@ -49,8 +59,8 @@ class LatentDataset:
     Args:
         spec: what one event is.
         family: a key of `FAMILIES`.
-        params: parameter name -> float32 array [N, *spec.shape], in memory or memory-mapped.
-        labels: int64 [N] or None.
+        params: parameter name -> float32 array [N, *spec.shape], in memory, memory-mapped, or made when it is read.
+        labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
     """
 
@@ -58,12 +68,14 @@ class LatentDataset:
         self,
         spec: LatentSpec,
         family: str,
-        params: Mapping[str, np.ndarray],
-        labels: np.ndarray | None = None,
+        params: Mapping[str, Rows],
+        labels: np.ndarray | Tensor | None = None,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
         self.spec, self.family, self.params = spec, family, dict(params)
-        self.labels = None if labels is None else torch.as_tensor(np.array(labels), dtype=torch.int64)
+        if isinstance(labels, np.ndarray):
+            labels = torch.from_numpy(np.array(labels, dtype=np.int64))
+        self.labels = labels
         self.provenance = dict(provenance or {})
         self._validate()
 
@@ -86,12 +98,25 @@ class LatentDataset:
         """Whether q(z|x) has no density. A point mass on codes has a mass, and so a rate."""
         return self.family == "delta"
 
-    def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta | Codes | Bits:
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the parameters of one posterior."""
+        return self.spec.num_dims * sum(self.spec.dtype(name).itemsize for name in self.params)
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the parameters of all posteriors may lie in memory at once, several times over."""
+        return len(self) * self.row_bytes <= IN_MEMORY_BYTES
+
+    def posterior(self, index: Tensor | slice) -> Posterior:
         """q(z|x_i) for the rows `index`; B is their number."""
         rows = index.numpy() if isinstance(index, Tensor) else index
-        whole = np.int64 if self.family == "codes" else np.float32
+        return self._posterior({name: np.array(values[rows]) for name, values in self.params.items()})
+
+    def _posterior(self, params: Mapping[str, np.ndarray]) -> Posterior:
+        whole = np.int64 if self.family == "codes" else np.float32  # torch indexes with int64 alone
         return FAMILIES[self.family](
-            **{name: torch.from_numpy(np.array(values[rows], dtype=whole)) for name, values in self.params.items()}
+            **{name: torch.from_numpy(values.astype(whole, copy=False)) for name, values in params.items()}
         )
 
     def draw(self, index: Tensor) -> Tensor:
@@ -99,70 +124,80 @@ class LatentDataset:
         return self.posterior(index).sample()
 
     def means(self) -> Tensor:
-        """E[z|x_i] for all i, [N, *shape]."""
+        """E[z|x_i] for all i, [N, *shape], in memory."""
         return torch.from_numpy(np.array(self.params["loc"]))
 
     def log_stds(self) -> Tensor | None:
-        """Logarithms of the standard deviations for all i, [N, *shape]; None for point masses."""
+        """Logarithms of the standard deviations for all i, [N, *shape], in memory; None for point masses."""
         values = self.params.get("log_std")
         return None if values is None else torch.from_numpy(np.array(values))
+
+    def blocks(self) -> Iterator[Posterior]:
+        """All posteriors in their order, so many rows at a time that a parameter takes 16 MiB."""
+        rows = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
+        for start in range(0, len(self), rows):
+            yield self.posterior(slice(start, start + rows))
+
+    def epoch(
+        self, size: int, generator: torch.Generator | None = None, num: int | None = None
+    ) -> Iterator[tuple[Tensor, Posterior]]:
+        """Every row once, in random order: pairs of row numbers [size] and their posteriors.
+
+        A set that fits memory comes in a uniform permutation. A larger one is read in blocks of consecutive rows that
+        are mixed in a buffer (see `block_shuffle`).
+
+        Args:
+            size: rows a pair; the last may have fewer.
+            generator: decides the order; None: torch's global one.
+            num: stop after so many rows.
+        """
+        num = len(self) if num is None else min(num, len(self))
+        if not self.fits_memory:
+            yield from self._block_shuffled(size, generator, num)
+            return
+        for rows in torch.randperm(len(self), generator=generator)[:num].split(size):
+            yield rows, self.posterior(rows)
+
+    def _block_shuffled(
+        self, size: int, generator: torch.Generator | None, num: int
+    ) -> Iterator[tuple[Tensor, Posterior]]:
+        rows = torch.zeros(0, dtype=torch.int64)
+        held = {name: values[:0] for name, values in self.params.items()}
+        done = 0
+        for blocks in shuffled_blocks(len(self), self.row_bytes, generator):
+            rows = torch.cat([rows, rows_of(blocks)])
+            for name, values in self.params.items():
+                held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])
+            order = torch.randperm(len(rows), generator=generator)
+            ready = len(order) if done + len(order) >= num else len(order) // size * size
+            for some in order[: min(ready, num - done)].split(size):
+                yield rows[some], self._posterior({name: values[some.numpy()] for name, values in held.items()})
+            done += ready
+            if done >= num:
+                return
+            rest = order[ready:]
+            rows, held = rows[rest], {name: values[rest.numpy()] for name, values in held.items()}
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One epoch of fresh draws in random order: pairs of z [size, *shape] and labels [size] or None.
 
         `generator` decides the order; the draws themselves come from torch's global generator.
         """
-        for index in torch.randperm(len(self), generator=generator).split(size):
-            yield self.draw(index), None if self.labels is None else self.labels[index]
+        for rows, posterior in self.epoch(size, generator):
+            yield posterior.sample(), None if self.labels is None else self.labels[rows]
 
-    @torch.no_grad()
     def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
         """log 1/N sum_i q(z|x_i), exact, [B] nats on the device of z [B, *shape].
 
-        A running log-sum-exp over tiles of `chunk` latents by so many components that a tile stays in cache: memory
-        does not grow with N, and the parameters are read from the disk once.
+        Of codes, which are point masses, it is the logarithm of how often the very sequence occurs: minus infinity for
+        one that no image has. Memory does not grow with N, and the parameters are read from the disk once.
 
         Raises:
             ValueError: for point masses on real space, whose aggregate has no density.
         """
         if self.is_point_mass:
             raise ValueError("the aggregate of point masses has no density")
-        # -(z - m)^2 / 2s^2 expands into one matrix product; float64 because its terms cancel, about a common centre
-        # because they cancel less there.
-        centre = self.params["loc"].mean(0, dtype=np.float64).ravel()  # [D]
-        centred = z.flatten(1).double() - torch.from_numpy(centre).to(z.device)  # [B, D]
-        left = torch.cat([centred.square(), centred, torch.ones_like(centred[:, :1])], dim=1)  # [B, 2 D + 1]
-        top = torch.full_like(left[:, :1], -torch.inf)  # [B, 1] largest term so far
-        total = torch.zeros_like(top)  # [B, 1] sum of the terms so far, over the largest
-        size = max(1, (TILE_PAIRS if z.device.type == "cpu" else DEVICE_TILE_PAIRS) // chunk)
-        products = left.new_empty(min(chunk, len(z)) * min(size, len(self)))
-        ratios = products.new_empty(len(products), dtype=torch.float32)
-        for start in range(0, len(self), size):
-            right = self._natural_parameters(slice(start, start + size), centre).to(z.device)  # [2 D + 1, n]
-            for rows in range(0, len(z), chunk):
-                block = left[rows : rows + chunk]
-                tile = (len(block), right.shape[1])
-                terms = torch.mm(block, right, out=products[: tile[0] * tile[1]].view(tile))  # [b, n] nats
-                old = top[rows : rows + chunk]
-                new = torch.maximum(old, terms.amax(1, keepdim=True))
-                # Over the largest term, float32 is exact enough, and the exponential costs a third; where it would
-                # underflow it costs ten times as much, and what is left out is below any rounding.
-                ratio = torch.sub(terms, new, out=ratios[: tile[0] * tile[1]].view(tile)).clamp_(min=NEGLIGIBLE).exp_()
-                partial = total[rows : rows + chunk]
-                partial.mul_(torch.exp(old - new)).add_(ratio.sum(1, keepdim=True))
-                old.copy_(new)
-        return (top + total.log()).squeeze(1).sub_(math.log(len(self))).to(z.dtype)
-
-    def _natural_parameters(self, rows: slice, centre: np.ndarray) -> Tensor:
-        """What (z^2, z, 1) about `centre` [D] is multiplied with to give log q(z|x_i), i in `rows`; [2 D + 1, n]."""
-        loc, log_std = (
-            torch.from_numpy(self.params[name][rows].reshape(-1, len(centre)).astype(np.float64))
-            for name in ("loc", "log_std")
-        )
-        mean = loc - torch.from_numpy(centre)
-        precision = torch.exp(-2 * log_std)
-        constant = -0.5 * (precision * mean.square() + LOG_2PI).sum(1, keepdim=True) - log_std.sum(1, keepdim=True)
-        return torch.cat([-0.5 * precision, precision * mean, constant], dim=1).T.contiguous()
+        return log_frequency(self, z) if self.family == "codes" else log_mixture(self, z, chunk)
 
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -20,13 +20,16 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
-from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats
+from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
+from stage2_prior.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor | None]
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
+HELD_OUT_BYTES = 2**26
+"""Draws of the validation set that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +91,49 @@ class FitSettings:
 
 
 class FreshBatches:
-    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order."""
+    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order.
 
-    def __init__(self, latents: LatentDataset, size: int) -> None:
-        self.latents, self.size = latents, size
+    Several ranks draw the same, and each keeps its share of every batch: what they fit together is what one would.
+
+    Args:
+        latents: the training set.
+        size: of a batch, of all ranks together, who divide it without rest.
+        ranks: of whom this is one.
+    """
+
+    def __init__(self, latents: LatentDataset, size: int, ranks: Ranks = ALONE) -> None:
+        self.latents, self.size, self.share = latents, size, ranks.share(size)
 
     def __len__(self) -> int:
         return max(1, len(self.latents) // self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.latents))[: len(self) * self.size]  # the ragged rest waits for another epoch
         labels = self.latents.labels
-        for ahead in order.split(DRAW_AHEAD * self.size):
-            z = self.latents.draw(ahead).split(self.size)
-            yield from zip(z, ahead.split(self.size) if labels is None else labels[ahead].split(self.size), strict=True)
+        num = len(self) * self.size  # the ragged rest waits for another epoch
+        for rows, posterior in self.latents.epoch(DRAW_AHEAD * self.size, num=num):
+            drawn = posterior.sample().split(self.size)
+            context = (rows if labels is None else labels[rows]).split(self.size)
+            yield from ((z[self.share], y[self.share]) for z, y in zip(drawn, context, strict=True))
 
 
 class FixedDraws:
-    """The same draws of the validation set each time, in blocks."""
+    """The same draws of the validation set each time, in blocks.
 
-    def __init__(self, latents: LatentDataset, num: int, size: int) -> None:
+    Args:
+        latents: the validation set.
+        num: draws, at least; a smaller set is drawn repeatedly. Of one whose draws pass 64 MiB, as many rows as fit
+            there are drawn, evenly spread.
+        size: of a block.
+        ranks: of whom each keeps its share of every block.
+    """
+
+    def __init__(self, latents: LatentDataset, num: int, size: int, ranks: Ranks = ALONE) -> None:
+        most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims))
         repeats = max(1, math.ceil(num / len(latents)))
-        rows = torch.arange(len(latents)).repeat(repeats)
+        rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
-        self.blocks = list(zip(latents.draw(rows).split(size), labels.split(size), strict=True))
+        blocks = zip(latents.draw(rows).split(size), labels.split(size), strict=True)
+        self.blocks = [(z[ranks.share(len(z))], y[ranks.share(len(z))]) for z, y in blocks]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -131,7 +153,7 @@ class PriorTraining(LightningModule):
         self.curve: list[dict[str, float]] = []
         self.best, self.best_state, self.best_epoch = math.inf, prior.state_dict(), 0
         self.stopped = ""
-        self.started = time.perf_counter()
+        self.started, self.earlier_seconds = time.perf_counter(), 0.0
         self.train_losses: list[Tensor] = []
         self.val_losses: list[Tensor] = []
 
@@ -139,8 +161,31 @@ class PriorTraining(LightningModule):
     def average(self) -> GradientPrior:
         return self.unregistered["average"]
 
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, of earlier attempts up to what they kept."""
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["average"] = self.average.state_dict()
+        checkpoint["best"] = {"value": self.best, "epoch": self.best_epoch, "state": self.best_state}
+        checkpoint["curve"], checkpoint["seconds"] = self.curve, self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.average.load_state_dict(checkpoint["average"])
+        best = checkpoint["best"]
+        self.best, self.best_epoch, self.best_state = best["value"], best["epoch"], best["state"]
+        self.curve, self.earlier_seconds = checkpoint["curve"], checkpoint["seconds"]
+
     def on_fit_start(self) -> None:
         self.average.to(self.device)
+
+    def on_train_start(self) -> None:
+        for row in self.curve:  # of an earlier attempt, so that the loggers' curves are whole
+            self.fit_run.log({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.fit_run.seed * 1_000_003 + self.current_epoch)  # whatever ran before, or did not
 
     def configure_gradient_clipping(self, *_: object, **__: object) -> None:
         # Lightning's own clipping refuses fused optimisers under mixed precision; bfloat16 needs no unscaling.
@@ -181,21 +226,23 @@ class PriorTraining(LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         z, labels = batch
-        self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
+        if len(z):  # of a block with fewer latents than ranks, some have none
+            self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
 
     def on_validation_epoch_end(self) -> None:
-        value = torch.cat(self.val_losses).mean().item()
+        ranks = self.fit_run.ranks
+        value = ranks.mean(torch.cat(self.val_losses))
         self.val_losses.clear()
         if self.trainer.sanity_checking:
             return
-        figures = {"train_nll_nats": torch.stack(self.train_losses).mean().item(), "val_nll_nats": value}
+        figures = {"train_nll_nats": ranks.mean(torch.stack(self.train_losses)), "val_nll_nats": value}
         self.train_losses.clear()
         self.curve.append({"epoch": self.current_epoch, **figures})
         self.fit_run.log(figures, self.current_epoch)
         if value < self.best:
             self.best, self.best_epoch = value, self.current_epoch
             self.best_state = copy.deepcopy(self.average.state_dict())
-        seconds, limit = time.perf_counter() - self.started, self.settings.max_seconds
+        seconds, limit = ranks.first(self.seconds), self.settings.max_seconds
         if self.current_epoch - self.best_epoch >= self.settings.patience:
             self.stopped = (
                 f"stopped after epoch {self.current_epoch + 1}: best held-out figure at {self.best_epoch + 1}"
@@ -220,18 +267,20 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(run.seed)
-        held_out = FixedDraws(val, settings.val_draws, 4096)
+        held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks)
         prior.prepare(train)
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
-        batches = FreshBatches(train, size)
+        batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
         module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0)
+        module.started = started
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
             run.lightning_fit(module, batches, held_out, max_epochs=settings.max_epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
-        seconds = time.perf_counter() - started
+        seconds = module.seconds
+        torch.manual_seed(run.seed)
         train_nll, val_nll = mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
     return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
 

@@ -12,7 +12,8 @@ over-fits the noise of that draw) and 19.69 for fresh draws an iteration, which 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -41,12 +42,25 @@ class Components:
     scale: Tensor
 
 
+class PointSet(Protocol):
+    """N points that are read some rows at a time, wherever they lie."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def __len__(self) -> int: ...
+    def rows(self, rows: slice | Tensor) -> "Points": ...
+
+
 @dataclass(frozen=True)
 class Points:
-    """N points N(loc, diag(variance)); loc and variance [N, D], in standardised coordinates."""
+    """N points N(loc, diag(variance)); loc and variance [N, D], in standardised coordinates, in memory."""
 
     loc: Tensor
     variance: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.loc.device
 
     def __len__(self) -> int:
         return len(self.loc)
@@ -59,23 +73,37 @@ class Points:
 
 
 class Statistics:
-    """The expected statistics of all points, in blocks of rows, cached where they are small."""
+    """The expected statistics of all points, in blocks of rows, cached where they are small.
 
-    def __init__(self, points: Points, covariance: Covariance, num_components: int) -> None:
-        self.points, self.covariance, self.num_components = points, covariance, num_components
+    Args:
+        points: whose.
+        covariance: what the statistics are.
+        num_components: how many components they will be asked under.
+        double: compute in double precision whatever the amount of work.
+        keep: whether they will be asked for again.
+    """
+
+    def __init__(
+        self, points: PointSet, covariance: Covariance, num_components: int, double: bool = False, keep: bool = True
+    ) -> None:
+        self.points, self.covariance, self.num_components, self.keep = points, covariance, num_components, keep
         self.num_features = points.rows(slice(0, 1)).features(covariance, torch.float64).shape[1]
         width = max(self.num_features, num_components)
-        budget = 2**18 if points.loc.device.type == "cpu" else 2**25  # a block and its responsibilities fit the cache
+        budget = 2**18 if points.device.type == "cpu" else 2**25  # a block and its responsibilities fit the cache
         self.block = max(256, budget // width)
         self.cached: list[Tensor] = []
         large = len(points) * self.num_features * num_components > SMALL_WORK
-        self.dtype = torch.float32 if large else torch.float64
+        self.dtype = torch.float32 if large and not double else torch.float64
+
+    @property
+    def double(self) -> bool:
+        return self.dtype is torch.float64
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.cached:
             yield from self.cached
             return
-        keep = len(self.points) * self.num_features * self.dtype.itemsize <= CACHE_BYTES
+        keep = self.keep and len(self.points) * self.num_features * self.dtype.itemsize <= CACHE_BYTES
         blocks = []
         for start in range(0, len(self.points), self.block):
             features = self.points.rows(slice(start, start + self.block)).features(self.covariance, self.dtype)
@@ -121,66 +149,106 @@ def e_step(statistics: Statistics, natural: Tensor) -> EStep:
 
 
 @dataclass(frozen=True)
-class EMResult:
-    """The components, the objective after each iteration, and what happened on the way.
+class EMState:
+    """Everything that the next iteration depends on, beside the points and the settings.
 
     Attributes:
-        components: the answer.
-        curve: mean bound in nats before each M-step; the last value belongs to `components`.
+        current: the components whose bound comes next.
+        fallback: what to return to if moving empty components did not pay; None: nothing was moved.
+        may_move: [K] components that were not yet placed anew.
+        double: whether single precision was found too coarse.
+        iteration: passes over the points so far.
+        moved: components moved by the last iteration, on trial.
+        reseeded: components that were placed anew for good.
+        curve: mean bound in nats before each M-step; once done, the last value belongs to `current`.
         objective: the same plus the log-density of the shrinkage, per point: what never falls.
         converged: whether the last gain was below the tolerance.
-        reseeded: how many empty components were placed anew.
     """
 
-    components: Components
-    curve: list[float]
-    objective: list[float]
-    converged: bool
-    reseeded: int
+    current: Components
+    fallback: Components | None
+    may_move: Tensor
+    double: bool = False
+    iteration: int = 0
+    moved: int = 0
+    reseeded: int = 0
+    curve: tuple[float, ...] = ()
+    objective: tuple[float, ...] = ()
+    converged: bool = False
+
+    @classmethod
+    def begin(cls, start: Components) -> "EMState":
+        return cls(start, None, torch.ones(len(start.means), dtype=torch.bool, device=start.means.device))
+
+
+@dataclass(frozen=True)
+class EMSettings:
+    """What stays the same throughout.
+
+    Attributes:
+        covariance: the kind.
+        guess: what covariances are shrunk towards.
+        pseudo_counts: points that the guess is worth, a component.
+        max_iter: passes over the points, at most.
+        tol: stop when one gains less, in nats a point.
+    """
+
+    covariance: Covariance
+    guess: Tensor
+    pseudo_counts: float
+    max_iter: int
+    tol: float
 
 
 def expectation_maximisation(
-    points: Points,
+    points: PointSet,
     start: Components,
-    covariance: Covariance,
-    guess: Tensor,
-    pseudo_counts: float,
-    max_iter: int,
-    tol: float,
+    settings: EMSettings,
     on_iteration: Callable[[int, float], None] = lambda iteration, bound: None,
-) -> EMResult:
+) -> EMState:
     """Ascend from `start` until a step gains less than `tol` nats a point, or `max_iter` steps.
 
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
-    statistics = Statistics(points, covariance, len(start.means))
-    curve: list[float] = []
-    objective: list[float] = []
-    current, fallback = start, None
-    may_move = torch.ones(len(start.means), dtype=torch.bool, device=start.means.device)
-    reseeded, moved, converged = 0, 0, False
-    for iteration in range(max_iter + 1):
-        step = e_step(statistics, covariance.natural(current.log_weights, current.means, current.scale))
-        value = step.bound_nats + covariance.log_prior(current.scale, guess, pseudo_counts).item() / len(points)
-        if fallback is not None and value < objective[-1]:
-            current, fallback, moved = fallback, None, 0
-            continue
-        reseeded, moved = reseeded + moved, 0
-        curve.append(step.bound_nats)
-        objective.append(value)
-        on_iteration(iteration, step.bound_nats)
-        converged = len(objective) > 1 and objective[-1] - objective[-2] < tol and fallback is None
-        if converged or iteration == max_iter:
-            break
-        current, fallback = m_step(step.stats, covariance, guess, pseudo_counts, len(points)), None
-        empty = ((step.stats[:, 0] < EMPTY_POINTS) & may_move).nonzero().squeeze(1)
-        if len(empty) and iteration + 1 < max_iter:
-            fallback, moved = current, len(empty)
-            may_move[empty] = False
-            worst = points.loc[step.evidence.topk(moved, largest=False).indices]
-            current = move(current, empty, worst, 1 / len(points), covariance.factor(guess))
-    return EMResult(current, curve, objective, converged, reseeded)
+    state = EMState.begin(start)
+    statistics = Statistics(points, settings.covariance, len(start.means), state.double)
+    while not state.converged and state.iteration <= settings.max_iter:
+        before, state = len(state.curve), iterate(state, statistics, settings)
+        if len(state.curve) > before:
+            on_iteration(state.iteration - 1, state.curve[-1])
+    return state
+
+
+def iterate(state: EMState, statistics: Statistics, settings: EMSettings) -> EMState:
+    """One pass over the points, and the step that it allows."""
+    points, covariance, current = statistics.points, settings.covariance, state.current
+    step = e_step(statistics, covariance.natural(current.log_weights, current.means, current.scale))
+    state = replace(state, iteration=state.iteration + 1, double=statistics.double)
+    shrinkage = covariance.log_prior(current.scale, settings.guess, settings.pseudo_counts).item()
+    value = step.bound_nats + shrinkage / len(points)
+    if state.fallback is not None and value < state.objective[-1]:
+        return replace(state, current=state.fallback, fallback=None, moved=0)
+    gain = value - state.objective[-1] if state.objective else torch.inf
+    state = replace(
+        state,
+        reseeded=state.reseeded + state.moved,
+        moved=0,
+        curve=(*state.curve, step.bound_nats),
+        objective=(*state.objective, value),
+        converged=gain < settings.tol and state.fallback is None,
+    )
+    if state.converged or state.iteration > settings.max_iter:
+        return state
+    current = m_step(step.stats, covariance, settings.guess, settings.pseudo_counts, len(points))
+    empty = ((step.stats[:, 0] < EMPTY_POINTS) & state.may_move).nonzero().squeeze(1)
+    if not len(empty) or state.iteration >= settings.max_iter:
+        return replace(state, current=current, fallback=None)
+    may_move = state.may_move.clone()
+    may_move[empty] = False
+    worst = points.rows(step.evidence.topk(len(empty), largest=False).indices).loc
+    moved = move(current, empty, worst, 1 / len(points), covariance.factor(settings.guess))
+    return replace(state, current=moved, fallback=current, moved=len(empty), may_move=may_move)
 
 
 def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: float, num: int) -> Components:
@@ -188,6 +256,15 @@ def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: 
     means, scale = covariance.maximise(stats, guess, pseudo_counts)
     share = stats[:, 0].clamp_min(1e-30) / num  # so that the logarithm of an empty component is finite
     return Components(torch.log(share / share.sum()), means, scale)
+
+
+def cluster_statistics(points: Points, cluster: Tensor, covariance: Covariance, num: int) -> Tensor:
+    """Summed statistics of the points of each of `num` clusters, [K, F] float64; `cluster` [N]."""
+    statistics = Statistics(points, covariance, num)
+    stats = torch.zeros(num, statistics.num_features, dtype=torch.float64, device=points.device)
+    for features, rows in zip(statistics, cluster.split(statistics.block), strict=True):
+        stats.index_add_(0, rows, features.double())
+    return stats
 
 
 def move(current: Components, which: Tensor, to: Tensor, weight: float, fresh_scale: Tensor) -> Components:

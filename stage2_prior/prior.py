@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.ranks import Ranks
 from stage2_prior.sampling import PLAIN, Sampling, code_sizes
 
 
@@ -31,6 +31,31 @@ class Exactness(str, Enum):
     NONE = "none"
 
 
+class Kept(Protocol):
+    """Where a fit that has no Lightning loop keeps its state between iterations, and finds it when it starts again."""
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Call it after each iteration: it keeps as often as that is cheap.
+
+        Args:
+            done, total: iterations, for the user's eyes.
+            tensors: the state; of any shape and type.
+            facts: what else there is, as JSON has it; floating-point numbers come back to the last bit.
+        """
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was saved last by an attempt that did not finish, on the CPU; None: the fit begins."""
+
+
+class NothingKept:
+    """A fit that starts over when it is stopped."""
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None: ...
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return None
+
+
 @dataclass(frozen=True)
 class FitRun:
     """What the world lends to a fit.
@@ -42,6 +67,8 @@ class FitRun:
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
             its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
+        kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
+        ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
     """
 
     device: torch.device
@@ -49,6 +76,8 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kept: Kept = field(default_factory=NothingKept)
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,7 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        seconds: wall time of the fit alone.
+        seconds: wall time of the fit alone; of one that was continued, over all attempts, without what was done twice.
         train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density.
         val_nll_nats: the same on held-out images.
         curve: held-out figures over the fit, one mapping an iteration or epoch.
@@ -102,6 +131,11 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def num_parameters(self) -> int:
         """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
+
+    @property
+    @abstractmethod
+    def fits_in_ranks(self) -> bool:
+        """Whether `fit` divides its work over several ranks; a closed form does not need to."""
 
     @classmethod
     @abstractmethod
@@ -201,6 +235,8 @@ class Prior(nn.Module, ABC):
 class GradientPrior(Prior, ABC):
     """A prior that is fitted by minimising `loss` over fresh z ~ q(z|x), in the one training loop of stage 2."""
 
+    fits_in_ranks = True
+
     @abstractmethod
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         """What training minimises, [B, *shape] -> [B]."""
@@ -229,24 +265,31 @@ def check_finite(latents: LatentDataset, split: str) -> None:
     Raises:
         PriorError: naming the parameter and the first row.
     """
-    for name, values in latents.params.items():
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
-        if not finite.all():
-            raise PriorError(
-                f"{name} of the {split} latents is not finite in {np.sum(~finite)} rows (first: {np.argmin(finite)}): "
-                "the VAE diverged; train it again with a lower learning rate or gradient clipping"
-            )
+    bad: dict[str, tuple[int, int]] = {}  # rows, and the first of them
+    start = 0
+    for posterior in latents.blocks():
+        for name in latents.params:
+            finite = getattr(posterior, name).flatten(1).isfinite().all(1)
+            if not finite.all():
+                rows, first = bad.get(name, (0, start + int(finite.int().argmin())))
+                bad[name] = (rows + int((~finite).sum()), first)
+        start += posterior.batch_shape[0]
+    for name, (rows, first) in bad.items():
+        raise PriorError(
+            f"{name} of the {split} latents is not finite in {rows} rows (first: {first}): "
+            "the VAE diverged; train it again with a lower learning rate or gradient clipping"
+        )
 
 
 @torch.no_grad()
 def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, max_rows: int | None = None) -> float:
     """Mean -log p(z) in nats over one fresh z ~ q(z|x) an image, or of `max_rows` images spread over the set."""
     device = prior.anchor.device
-    num = min(len(latents), max_rows or len(latents))
+    rows = spread_rows(len(latents), max_rows or len(latents))
     total = 0.0
-    for index in torch.linspace(0, len(latents) - 1, num).round().long().split(batch_size):
+    for index in rows.split(batch_size):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
-    return total / num
+    return total / len(rows)
 
 
 def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:
@@ -254,3 +297,9 @@ def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
+
+
+def spread_rows(num: int, limit: int) -> Tensor:
+    """At most `limit` of `num` row numbers, evenly spread: latents often come sorted by class."""
+    dtype = torch.float32 if num <= 2**24 else torch.float64  # beyond, float32 skips whole numbers
+    return torch.linspace(0, num - 1, min(num, limit), dtype=dtype).round().long()

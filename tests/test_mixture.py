@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import COVARIANCES, cholesky
-from stage2_prior.gaussian_em import Components, Points, e_step, expectation_maximisation
+from stage2_prior.gaussian_em import Components, EMSettings, Points, e_step, expectation_maximisation
 from stage2_prior.gaussian_em import Statistics as PointStatistics
 from stage2_prior.kmeans import kmeans
 from stage2_prior.prior import FitRun, PriorError
@@ -60,9 +60,8 @@ def ascend(
     covariance = COVARIANCES[kind]
     points = Points(torch.from_numpy(loc), torch.full(loc.shape, variance))
     guess = covariance.guess(torch.eye(loc.shape[1], dtype=torch.float64), num_components)
-    return expectation_maximisation(
-        points, start(kind, num_components), covariance, guess, counts, iterations, tol=-1.0
-    )
+    settings = EMSettings(covariance, guess, counts, iterations, tol=-1.0)
+    return expectation_maximisation(points, start(kind, num_components), settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,9 +81,9 @@ def test_same_start_same_answer_as_scikit_learn(kind: str) -> None:
     )
     with pytest.warns(UserWarning, match="did not converge"):
         oracle.fit(loc.astype(np.float64))
-    torch.testing.assert_close(ours.components.log_weights.exp().numpy(), oracle.weights_, atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.components.means.numpy(), oracle.means_, atol=1e-5, rtol=0)
-    scale = ours.components.scale
+    torch.testing.assert_close(ours.current.log_weights.exp().numpy(), oracle.weights_, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.current.means.numpy(), oracle.means_, atol=1e-5, rtol=0)
+    scale = ours.current.scale
     covariances = {
         "full": lambda: scale @ scale.mT,
         "tied": lambda: (scale @ scale.mT)[0],
@@ -93,8 +92,8 @@ def test_same_start_same_answer_as_scikit_learn(kind: str) -> None:
     }[kind]()
     torch.testing.assert_close(covariances.numpy(), oracle.covariances_, atol=1e-5, rtol=0)
     mixture = Mixture(LatentSpec((3,)), num_components=4, covariance=kind)
-    mixture.log_weights.copy_(ours.components.log_weights)
-    mixture.means.copy_(ours.components.means)
+    mixture.log_weights.copy_(ours.current.log_weights)
+    mixture.means.copy_(ours.current.means)
     mixture.scale.copy_(scale)
     z = known(500, 9)
     expected = torch.from_numpy(oracle.score_samples(z.astype(np.float64))).float()
@@ -202,14 +201,10 @@ def test_empty_components_are_placed_anew() -> None:
     result = expectation_maximisation(
         Points(torch.from_numpy(loc), torch.zeros(loc.shape)),
         far,
-        covariance,
-        torch.eye(3).double(),
-        1.0,
-        max_iter=60,
-        tol=1e-4,
+        EMSettings(covariance, torch.eye(3).double(), 1.0, max_iter=60, tol=1e-4),
     )
     assert result.reseeded == 1
-    assert result.components.log_weights.exp().min() > 0.02 and result.components.means.abs().max() < 10
+    assert result.current.log_weights.exp().min() > 0.02 and result.current.means.abs().max() < 10
     assert np.diff(result.objective).min() > -1e-9
 
 

@@ -39,7 +39,8 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
     run = Run(config, Launch(), Store(folder / "store"), quiet=True)
-    parts = assemble(run, limit=200)
+    run.max_images = 200
+    parts = assemble(run)
     parts.vae.eval()
     latents = encoded(parts.vae, parts.batches(parts.data.test, 100, run), folder)
     baseline = StandardNormal(parts.vae.spec)

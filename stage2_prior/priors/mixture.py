@@ -15,15 +15,26 @@ are much narrower than the whole and nothing widens them, it is a bias (0.03 nat
 
 import math
 import time
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import COVARIANCES
-from stage2_prior.gaussian_em import Components, EMResult, Points, Statistics, expectation_maximisation, m_step
+from stage2_prior.gaussian_em import (
+    Components,
+    EMSettings,
+    EMState,
+    Points,
+    PointSet,
+    cluster_statistics,
+    expectation_maximisation,
+    m_step,
+)
 from stage2_prior.kmeans import kmeans
+from stage2_prior.latent_points import Scaling, in_memory, on_disk
 from stage2_prior.prior import (
     Exactness,
     FitReport,
@@ -33,11 +44,19 @@ from stage2_prior.prior import (
     check_finite,
     check_real_vector,
     mean_nll_nats,
+    spread_rows,
 )
 from stage2_prior.sampling import Sampling
+from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 
 START_POINTS = 20_000
 """k-means sees this many points at most: it only starts the fit."""
+
+BATCH_SIZE = 2**14
+"""Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
+
+HELD_OUT_POINTS = 20_000
+"""Validation posteriors that decide when mini-batch EM stops."""
 
 BLOCK_ELEMENTS = 2**23
 """Log-densities are computed in blocks of rows whose [rows, K, D] stays below this."""
@@ -56,6 +75,8 @@ class Mixture(Prior):
         pseudo_counts: points that the common guess of the covariances is worth, a component; 0: maximum likelihood.
         min_std: smallest width of a posterior, in pooled standard deviations of each dimension.
         lloyd_iterations: of k-means, before EM.
+        batch_size: posteriors an M-step. all: exact EM, which reads a set beyond 256 MiB from the disk each
+            iteration; a number: mini-batch EM with so many; auto: all where the set takes up to 256 MiB, else 16,384.
 
     Raises:
         PriorError: for a number out of range or an unknown covariance.
@@ -63,6 +84,7 @@ class Mixture(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = True
     log_weights: Tensor
     means: Tensor
     scale: Tensor
@@ -78,6 +100,7 @@ class Mixture(Prior):
         pseudo_counts: float = 4.0,
         min_std: float = 1e-3,
         lloyd_iterations: int = 5,
+        batch_size: int | Literal["auto", "all"] = "auto",
     ) -> None:
         super().__init__(spec)
         counts = {"num_components": num_components, "num_restarts": num_restarts, "max_iter": max_iter}
@@ -89,6 +112,9 @@ class Mixture(Prior):
                 raise PriorError(f"prior.{name}={value}: give a number that is not negative")
         if covariance not in COVARIANCES:
             raise PriorError(f"prior.covariance={covariance} is unknown; choose one of {', '.join(COVARIANCES)}")
+        if batch_size not in ("auto", "all") and (not isinstance(batch_size, int) or batch_size < 1):
+            raise PriorError(f"prior.batch_size={batch_size}: give auto, all or a number of at least 1")
+        self.batch_size = batch_size
         self.num_components, self.num_restarts, self.max_iter = num_components, num_restarts, max_iter
         self.min_images = num_components
         self.covariance, self.tol = COVARIANCES[covariance], tol
@@ -127,42 +153,83 @@ class Mixture(Prior):
         return z.to(self.anchor.dtype)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Fit by EM on `run.device`; `val` is only measured.
+        """Fit by EM on `run.device`; `val` is only measured, but tells mini-batch EM when to stop.
 
         Raises:
             PriorError: for more components than images, or latents that are not finite.
         """
         started = time.perf_counter()
         self._check_fit(train)
-        points, shift, unit = self._standardised(train, run.device)
-        generator = torch.Generator().manual_seed(run.seed)
-        covariance_of_all = total_covariance(points)
-        guess = self.covariance.guess(covariance_of_all, self.num_components)
-        log_unit = unit.log().sum().item()
-        best: EMResult | None = None
-        for _ in range(self.num_restarts):
-            result = expectation_maximisation(
-                points,
-                self._start(points, guess, generator),
-                self.covariance,
-                guess,
-                self.pseudo_counts,
-                self.max_iter,
-                self.tol,
-                on_iteration=lambda i, bound: run.log({"train_bound_nats": log_unit - bound}, i),
-            )
-            best = result if best is None or result.objective[-1] > best.objective[-1] else best
-        assert best is not None
-        self._adopt(best.components, shift, unit)
+        size = self._rows_a_batch(train)
+        result = self._by_all(train, run) if size is None else self._by_batches(train, val, run, size)
         seconds = time.perf_counter() - started
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
+        return FitReport(seconds, train_nll, val_nll, *result)
+
+    def _rows_a_batch(self, train: LatentDataset) -> int | None:
+        """How many posteriors a batch has; None: all of them."""
+        if self.batch_size == "auto":
+            return None if train.fits_memory else BATCH_SIZE
+        return None if self.batch_size == "all" else min(int(self.batch_size), len(train))
+
+    def _by_all(self, train: LatentDataset, run: FitRun) -> tuple[list[dict[str, float]], list[str]]:
+        """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
+        prepare = in_memory if train.fits_memory else on_disk
+        points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
+        settings, log_unit = self._settings(total), scaling.unit.log().sum().item()
+        generator = torch.Generator().manual_seed(run.seed)
+        best: EMState | None = None
+        for _ in range(self.num_restarts):
+            start, _ = self._start(points, settings, generator)
+            result = expectation_maximisation(
+                points, start, settings, lambda i, bound: run.log({"train_bound_nats": log_unit - bound}, i)
+            )
+            best = result if best is None or result.objective[-1] > best.objective[-1] else best
+        assert best is not None
+        self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
             for i, (bound, objective) in enumerate(zip(best.curve, best.objective, strict=True))
         ]
-        return FitReport(seconds, train_nll, val_nll, curve, notes(best, self.max_iter))
+        return curve, notes(best, self.max_iter)
+
+    def _by_batches(
+        self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int
+    ) -> tuple[list[dict[str, float]], list[str]]:
+        """Mini-batch EM; the curve and what the user should know."""
+        points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
+        settings, log_unit = self._settings(total), scaling.unit.log().sum().item()
+        held_out = scaling.points(val.posterior(spread_rows(len(val), HELD_OUT_POINTS)))
+        generator = torch.Generator().manual_seed(run.seed)
+
+        def epoch(number: int) -> Iterator[Points]:
+            order = torch.Generator().manual_seed((run.seed << 32) + number)
+            return (scaling.points(posterior) for _, posterior in train.epoch(size, order))
+
+        def figures(state: StepwiseState, epoch: int) -> dict[str, float]:
+            bounds = {"train_bound_nats": state.train_curve[epoch], "val_bound_nats": state.curve[epoch]}
+            return {name: log_unit - bound for name, bound in bounds.items()}
+
+        best: StepwiseState | None = None
+        for _ in range(self.num_restarts):
+            start, stats = self._start(points, settings, generator)
+            state = stepwise_em(
+                StepwiseState.begin(start, stats),
+                epoch,
+                held_out,
+                StepwiseSettings(settings, len(train), size),
+                lambda state: run.log(figures(state, -1), state.epoch),
+            )
+            best = state if best is None or state.curve[-1] > best.curve[-1] else best
+        assert best is not None
+        self._adopt(best.current, scaling)
+        return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
+
+    def _settings(self, total: Tensor) -> EMSettings:
+        guess = self.covariance.guess(total, self.num_components)
+        return EMSettings(self.covariance, guess, self.pseudo_counts, self.max_iter, self.tol)
 
     def _check_fit(self, train: LatentDataset) -> None:
         if self.num_components > len(train):
@@ -172,52 +239,27 @@ class Mixture(Prior):
             )
         check_finite(train, "training")
 
-    def _standardised(self, train: LatentDataset, device: torch.device) -> tuple[Points, Tensor, Tensor]:
-        """The posteriors in units of the pooled standard deviation, and the shift and unit [D] that undo it."""
-        loc = train.means().to(device)
-        log_std = train.log_stds()
-        variance = torch.zeros_like(loc) if log_std is None else torch.exp(2 * log_std.to(device))
-        shift = loc.mean(0, dtype=torch.float64)
-        pooled = (loc.double() - shift).square().mean(0) + variance.mean(0, dtype=torch.float64)  # [D]
-        pooled = torch.where(pooled > 0, pooled, 1.0)
-        unit = (pooled.mean().expand_as(pooled) if self.covariance.isotropic else pooled).sqrt()
-        scaled = (loc - shift.to(loc)) / unit.to(loc)
-        return Points(scaled, variance / unit.square().to(loc) + self.min_std**2), shift, unit
-
-    def _start(self, points: Points, guess: Tensor, generator: torch.Generator) -> Components:
+    def _start(self, points: PointSet, settings: EMSettings, generator: torch.Generator) -> tuple[Components, Tensor]:
+        """Components of k-means clusters of a sample, and the mean statistics [K, F] that they come from."""
         chosen = torch.randperm(len(points), generator=generator)[: max(START_POINTS, self.num_components)]
-        some = points.rows(chosen.to(points.loc.device))
+        some = points.rows(chosen.to(points.device))
         noise = torch.randn(some.loc.shape, generator=generator).to(some.loc.device)
         cluster = kmeans(some.loc + some.variance.sqrt() * noise, self.num_components, self.lloyd_iterations, generator)
-        stats = cluster_statistics(some, cluster, self)
-        return m_step(stats, self.covariance, guess, max(self.pseudo_counts, 1.0), len(some))
+        stats = cluster_statistics(some, cluster, self.covariance, self.num_components)
+        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(some))
+        return start, stats / len(some)
 
-    def _adopt(self, components: Components, shift: Tensor, unit: Tensor) -> None:
+    def _adopt(self, components: Components, scaling: Scaling) -> None:
         self.log_weights.copy_(components.log_weights)
-        self.means.copy_(shift + unit * components.means)
-        self.scale.copy_(self.covariance.rescale(components.scale, unit))
+        self.means.copy_(scaling.shift + scaling.unit * components.means)
+        self.scale.copy_(self.covariance.rescale(components.scale, scaling.unit))
 
 
-def cluster_statistics(points: Points, cluster: Tensor, mixture: Mixture) -> Tensor:
-    """Summed statistics of the points of each cluster, [K, F] float64."""
-    statistics = Statistics(points, mixture.covariance, mixture.num_components)
-    stats = torch.zeros(mixture.num_components, statistics.num_features, dtype=torch.float64, device=points.loc.device)
-    for features, rows in zip(statistics, cluster.split(statistics.block), strict=True):
-        stats.index_add_(0, rows, features.double())
-    return stats
-
-
-def total_covariance(points: Points) -> Tensor:
-    """Covariance of the aggregate, [D, D] float64, of points whose mean is zero."""
-    loc = points.loc.double()
-    return loc.T @ loc / len(points) + torch.diag(points.variance.double().mean(0))
-
-
-def notes(result: EMResult, max_iter: int) -> list[str]:
+def notes(state: EMState | StepwiseState, max_iter: int) -> list[str]:
     """What the user should know of a fit."""
     said = []
-    if not result.converged:
+    if not state.converged:
         said.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
-    if result.reseeded:
-        said.append(f"{result.reseeded} empty components were placed anew on the images explained worst")
+    if state.reseeded:
+        said.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
     return said
