@@ -36,7 +36,7 @@ from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
-from orchestration.sampling import block_size, check_destination, deliver, write_samples
+from orchestration.sampling import block_size, check_destination, check_knobs, deliver, drawing, knobs, write_samples
 from orchestration.ranks import check_ranks
 from orchestration.resume import LoopStates
 from orchestration.schema import Config
@@ -88,6 +88,8 @@ def perform(job: Run) -> None:
     parts = assemble(job)
     if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    if stage == "sample":
+        check_knobs(job.config.sample, parts.prior)
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
     if stage in ("all", "evaluate", "report"):
@@ -231,8 +233,8 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(job, parts, vae)
-        source = model.base_prior if prior is None else fitted_prior(job, parts, prior)
-        write_samples(folder / "samples.npz", model, source, parts.data, settings, job.config.seeds.sample, job)
+        draw = model.base_prior.sample if prior is None else drawing(settings, fitted_prior(job, parts, prior))
+        write_samples(folder / "samples.npz", model, draw, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 
     ingredients = {
@@ -242,6 +244,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
         "noise": settings.noise,
         "seed": job.config.seeds.sample,
         "version": 1,
+        **knobs(settings),
     }
     samples = run_stage(job, "samples", ingredients, make)
     deliver(job, samples.path / "samples.npz", settings.out)

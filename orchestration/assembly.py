@@ -167,7 +167,10 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     for name in listed("prior.wrap", node.get("wrap")):
         if name not in WRAPPERS:
             raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
-        prior = WRAPPERS[name](prior)
+        if (
+            WRAPPERS[name].check(spec) is None
+        ):  # codes have no scale: one file suits a prior of codes and of real numbers
+            prior = WRAPPERS[name](prior)
     return prior.to(run.device)
 
 

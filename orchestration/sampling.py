@@ -7,8 +7,11 @@ the same images as a run of a hundred.
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +23,9 @@ from orchestration.progress import bar
 from orchestration.schema import Sample
 from orchestration.stages import Run
 from stage1_vae.data.images import Domain, ImageData
-from stage1_vae.latents import LatentDensity
 from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior, PriorError
+from stage2_prior.sampling import Sampling
 
 MAX_BLOCK = 500
 BLOCK_PIXELS = 2**22
@@ -58,13 +62,51 @@ def check_destination(out: Path | None) -> None:
         raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
 
 
+def how_to_sample(settings: Sample) -> Sampling:
+    return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.guidance)
+
+
+def knobs(settings: Sample) -> dict[str, Any]:
+    """What is asked for beside plain samples of all classes."""
+    how = how_to_sample(settings)
+    asked = {knob: asdict(how)[knob] for knob in how.knobs}
+    return asked if settings.label is None else {"label": settings.label, **asked}
+
+
+def check_knobs(settings: Sample, prior: Prior) -> None:
+    """Refuse what `prior` could not draw, before any work.
+
+    Raises:
+        UserError: naming the knob or the label.
+    """
+    asked = knobs(settings)
+    if settings.prior == "base" and asked:
+        raise UserError(f"sample.{next(iter(asked))} is for the learned prior; leave it out, or sample.prior=base")
+    try:
+        prior.check_sampling(how_to_sample(settings), settings.label is not None)
+        if settings.label is not None:
+            prior.check_labels(torch.tensor([settings.label]))
+    except PriorError as error:
+        raise UserError(str(error)) from error
+
+
+def drawing(settings: Sample, prior: Prior) -> Callable[[int], Tensor]:
+    """Draws n latents as `settings` ask."""
+    how, label = how_to_sample(settings), settings.label
+    if label is None:
+        return partial(prior.sample, how=how)
+    return lambda n: prior.sample(n, torch.full((n,), label), how)
+
+
 @torch.no_grad()
-def image_blocks(vae: VAE, prior: LatentDensity, num: int, noise: bool, seed: int, data: ImageData) -> Iterator[Tensor]:
+def image_blocks(
+    vae: VAE, draw: Callable[[int], Tensor], num: int, noise: bool, seed: int, data: ImageData
+) -> Iterator[Tensor]:
     """uint8 images [<=block, C, H, W], `num` in all: means of p(x|z), or draws from it with `noise`.
 
     Args:
         vae: on the device to compute on.
-        prior: draws z.
+        draw: z, [n, *latent].
         num: how many images.
         noise: draw from p(x|z) instead of taking its mean.
         seed: the same one gives the same images.
@@ -75,7 +117,7 @@ def image_blocks(vae: VAE, prior: LatentDensity, num: int, noise: bool, seed: in
     for block, start in enumerate(range(0, num, size)):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed * 1_000_003 + block)
-            image = vae.decode(prior.sample(size))
+            image = vae.decode(draw(size))
             x = image.sample() if noise else image.mean  # [size, C, H, W]
         pixels = ((x - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
         yield pixels[: num - start]
@@ -96,7 +138,7 @@ def pixel_range(data: ImageData) -> tuple[float, float]:
 
 
 def write_samples(
-    path: Path, vae: VAE, prior: LatentDensity, data: ImageData, settings: Sample, seed: int, run: Run
+    path: Path, vae: VAE, draw: Callable[[int], Tensor], data: ImageData, settings: Sample, seed: int, run: Run
 ) -> None:
     """`path` (.npz) with `x`, uint8 (N, C, H, W), written block by block."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
@@ -108,7 +150,7 @@ def write_samples(
         archive.open(entry, "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for block in image_blocks(vae, prior, settings.num, settings.noise, seed, data):
+        for block in image_blocks(vae, draw, settings.num, settings.noise, seed, data):
             file.write(block.numpy().tobytes())
             counter.update(len(block))
 

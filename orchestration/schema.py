@@ -51,6 +51,11 @@ class Sample(Section):
     out: Path | None
     noise: bool
     prior: Literal["learned", "base"]
+    label: NonNegativeInt | None
+    temperature: float = Field(ge=0)
+    top_k: PositiveInt | None
+    top_p: float = Field(gt=0, le=1)
+    guidance: float = Field(ge=0)
 
 
 def _as_list(value: Any) -> Any:

@@ -271,7 +271,7 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         prior.prepare(train)
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
         batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
-        module = PriorTraining(prior, settings, run, labelled=train.labels is not None)
+        module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0)
         module.started = started
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.ranks import Ranks
+from stage2_prior.sampling import PLAIN, Sampling, code_sizes
 
 
 class PriorError(ValueError):
@@ -111,6 +112,10 @@ class Prior(nn.Module, ABC):
     anchor: Tensor
     min_images: int = 1
     """Fewest training images that it can be fitted to."""
+    num_classes: int = 0
+    """Classes whose labels it takes as context; 0: it takes none."""
+    knobs: frozenset[str] = frozenset()
+    """Fields of `Sampling` that its samples can follow."""
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__()
@@ -141,39 +146,63 @@ class Prior(nn.Module, ABC):
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor: ...
 
     @abstractmethod
-    def _sample(self, n: int, context: Tensor | None) -> Tensor: ...
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor: ...
 
     @abstractmethod
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit to the aggregate posterior of `train`; `val` decides when to stop."""
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """[B, *shape] -> [B] nats.
+        """[B, *shape] -> [B] nats; `context`: labels [B], or None for the density over all classes.
 
         Raises:
             ValueError: when the event shape of `z` is not that of the spec.
+            PriorError: for labels that the prior does not know.
         """
         self._check_shape(z)
+        self._check_context(context, len(z))
         return self._log_prob(z, context)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+    def sample(self, n: int, context: Tensor | None = None, how: Sampling = PLAIN) -> Tensor:
         """Draw [n, *shape] with torch's global generator; `context`: labels [n] or None.
 
         Raises:
             ValueError: when `n` is negative.
+            PriorError: for labels that the prior does not know, or a knob of `how` that it cannot follow.
         """
         if n < 0:
             raise ValueError(f"cannot draw {n} samples")
+        self._check_context(context, n)
+        self.check_sampling(how, context is not None)
         with torch.no_grad():
-            return self._sample(n, context)
+            return self._sample(n, context, how)
+
+    def check_sampling(self, how: Sampling, labelled: bool) -> None:
+        """Refuse what `sample` could not follow; `labelled`: whether labels will be given.
+
+        Raises:
+            PriorError: naming the knob.
+        """
+        for knob in how.knobs:
+            if knob == "guidance" and not self.num_classes:
+                raise PriorError("sample.guidance needs a prior of classes; fit one with prior.conditional=true")
+            if knob not in self.knobs:
+                able = ", ".join(sorted(self.knobs)) or "none: it is sampled as it is"
+                raise PriorError(f"this prior cannot follow sample.{knob}; leave it out (what it can follow: {able})")
+        if how.guidance and not labelled:
+            raise PriorError("sample.guidance leads towards a class and none is given; give sample.label too")
+        if how.top_k is not None and how.top_k > (most := min(code_sizes(self.spec))):
+            raise PriorError(f"sample.top_k={how.top_k} is more than the {most} codes; give at most {most}")
 
     def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """What training minimises, [B]: -log_prob unless the density has no cheap one.
 
         Raises:
             ValueError: when the event shape of `z` is not that of the spec.
+            PriorError: for labels that the prior does not know.
         """
         self._check_shape(z)
+        self._check_context(context, len(z))
         return self._loss(z, context)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -182,6 +211,25 @@ class Prior(nn.Module, ABC):
     def _check_shape(self, z: Tensor) -> None:
         if z.shape[1:] != self.spec.shape:
             raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.spec.shape))}]")
+
+    def _check_context(self, context: Tensor | None, n: int) -> None:
+        if context is None:
+            return
+        self.check_labels(context)
+        if context.shape != (n,):
+            raise ValueError(f"labels are {tuple(context.shape)}; expected [{n}]")
+
+    def check_labels(self, context: Tensor) -> None:
+        """Refuse labels that the prior does not know.
+
+        Raises:
+            PriorError: naming one.
+        """
+        if not self.num_classes:
+            raise PriorError("this prior knows no classes; fit one with prior.conditional=true, or give no label")
+        wrong = context[(context < 0) | (context >= self.num_classes)]
+        if len(wrong):
+            raise PriorError(f"label {wrong[0].item()} is out of range; the classes are 0 to {self.num_classes - 1}")
 
 
 class GradientPrior(Prior, ABC):
@@ -242,6 +290,13 @@ def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, 
     for index in rows.split(batch_size):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
     return total / len(rows)
+
+
+def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:
+    """`mean_nll_nats` on (at most 10,000 of) `train` and on `val`; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
 
 
 def spread_rows(num: int, limit: int) -> Tensor:

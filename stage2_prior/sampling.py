@@ -8,10 +8,12 @@ follow them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from stage1_vae.latents import LatentSpec, Support
 
 
 @dataclass(frozen=True)
@@ -41,32 +43,35 @@ class Sampling:
         if self.guidance < 0:
             raise ValueError(f"sample.guidance={self.guidance}: give 0 or more")
 
+    @property
+    def knobs(self) -> list[str]:
+        """Names of what is not as in plain sampling."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+
+
+PLAIN = Sampling()
+CODE_KNOBS = frozenset({"temperature", "top_k", "top_p"})
+
+
+def code_sizes(spec: LatentSpec) -> tuple[int, ...]:
+    """Size of the codebook of each map of codes; bits are codes of two; () for real numbers."""
+    return (2,) if spec.support is Support.BITS else spec.num_codes
+
 
 def draw_categorical(logits: Tensor, how: Sampling) -> Tensor:
-    """One code a row of `logits` [B, K]: int64 [B].
-
-    Raises:
-        ValueError: when `how.top_k` exceeds K.
-    """
+    """One code a row of `logits` [B, K]: int64 [B]."""
     if how.temperature == 0:
         return logits.argmax(-1)
-    logits = cut(logits.float() / how.temperature, how)
-    gumbel = -torch.log(torch.empty_like(logits).exponential_())
-    return (logits + gumbel).argmax(-1)
+    total = cut(logits.float() / how.temperature, how).softmax(-1).cumsum(-1)  # [B, K]
+    level = torch.rand_like(total[:, :1]) * total[:, -1:]  # below the last, so what has no mass is never drawn
+    return torch.searchsorted(total, level, right=True).squeeze(1)
 
 
 def cut(logits: Tensor, how: Sampling) -> Tensor:
-    """`logits` [B, K] with minus infinity where `how` allows no draw; the likeliest code always stays.
-
-    Raises:
-        ValueError: when `how.top_k` exceeds K.
-    """
-    num = logits.shape[-1]
-    if how.top_k is not None:
-        if how.top_k > num:
-            raise ValueError(f"sample.top_k={how.top_k} is more than the {num} codes; give at most {num}")
-        least = logits.topk(how.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -math.inf)
+    """`logits` [B, K] with minus infinity where `how` allows no draw; the likeliest code always stays."""
+    if how.top_k is not None and how.top_k < logits.shape[-1]:
+        kept, index = logits.topk(how.top_k, dim=-1)
+        logits = torch.full_like(logits, -math.inf).scatter_(-1, index, kept)
     if how.top_p < 1:
         ordered, index = logits.sort(dim=-1, descending=True)
         mass = ordered.softmax(-1)

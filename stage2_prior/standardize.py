@@ -17,6 +17,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, LatentSpec, Rows
 from stage2_prior.moments import moments
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite
+from stage2_prior.sampling import Sampling
 
 
 class Standardized(Prior):
@@ -32,6 +33,7 @@ class Standardized(Prior):
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior.spec)
         self.prior = prior
+        self.num_classes, self.knobs = prior.num_classes, prior.knobs
         self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
         self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
 
@@ -59,8 +61,8 @@ class Standardized(Prior):
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.loss((z - self.shift) / self.unit, context) + self.unit.log().sum()
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        return self.shift + self.unit * self.prior.sample(n, context)
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        return self.shift + self.unit * self.prior.sample(n, context, how)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit shift and unit in closed form, then the wrapped prior; all figures are in the units of z.

@@ -140,7 +140,7 @@ class Grey(nn.Module):
 
 def test_any_number_comes_in_blocks_of_one_size() -> None:
     grey, data = Grey(), Digits().load()
-    sizes = [len(block) for block in image_blocks(grey, grey, 20_001, False, 0, data)]  # type: ignore[arg-type]
+    sizes = [len(block) for block in image_blocks(grey, grey.sample, 20_001, False, 0, data)]  # type: ignore[arg-type]
     assert sum(sizes) == 20_001 and set(grey.asked) == {block_size(data.shape)}
     assert block_size((3, 1024, 1024)) == 1
 

@@ -73,7 +73,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
 def test_the_first_block_of_stage_sample(made: tuple[str, Path, Path]) -> None:
     name, folder, out = made
     theirs, _ = stages_of(folder, *KINDS[name])
-    (block,) = image_blocks(theirs.vae, theirs.prior, 500, False, 9, theirs.parts.data)
+    (block,) = image_blocks(theirs.vae, theirs.prior.sample, 500, False, 9, theirs.parts.data)
     torch.manual_seed(9 * 1_000_003)
     mine = TwoStage.load(out).sample(500)
     assert torch.equal(mine.mul(255).round().to(torch.uint8), block)

@@ -50,12 +50,15 @@ class MADE(nn.Module):
         hidden: widths of the hidden layers, at least one; equal neighbours get a residual connection.
         num_outputs: P, numbers a dimension.
         dropout: share of hidden activations set to zero in training.
+        num_labels: different labels, each with a bias of its own in the first layer and in the head; 0: none.
 
     Raises:
         ValueError: without a hidden layer.
     """
 
-    def __init__(self, num_dims: int, hidden: tuple[int, ...], num_outputs: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_dims: int, hidden: tuple[int, ...], num_outputs: int, dropout: float = 0.0, num_labels: int = 0
+    ) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden={tuple(hidden)}: give the width of at least one layer, each at least 1")
@@ -67,18 +70,28 @@ class MADE(nn.Module):
         degree_out = torch.arange(num_dims).repeat_interleave(num_outputs)  # output d sees units of degree <= d - 1
         self.head = MaskedLinear(self.degrees[-1], degree_out)
         self.dropout = nn.Dropout(dropout)
+        self.label_in = nn.Embedding(num_labels, hidden[0]) if num_labels else None
+        self.label_out = nn.Embedding(num_labels, len(degree_out)) if num_labels else None
+        for embedding in (self.label_in, self.label_out):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.layers[0](z)  # [B, hidden]
+        if self.label_in is not None:
+            h = h + self.label_in(labels)
         for layer in self.layers[1:]:
             h = self._join(h, layer(self.dropout(F.silu(h))))  # [B, hidden]
-        return self.head(F.silu(h)).view(-1, self.num_dims, self.num_outputs)  # [B, D, P]
+        outputs = self.head(F.silu(h))
+        if self.label_out is not None:
+            outputs = outputs + self.label_out(labels)
+        return outputs.view(-1, self.num_dims, self.num_outputs)  # [B, D, P]
 
     @staticmethod
     def _join(before: Tensor, after: Tensor) -> Tensor:
         return before + after if before.shape == after.shape else after
 
-    def generate(self, n: int, draw: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def generate(self, n: int, draw: Callable[[Tensor, int], Tensor], labels: Tensor | None = None) -> Tensor:
         """Ancestral sampling, [n, D]: `draw` takes the outputs [n, P] of dimension d, and d; it returns its value, [n].
 
         Dropout is never applied.
@@ -87,6 +100,8 @@ class MADE(nn.Module):
         layers = [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
         hidden = [z.new_zeros(n, layer.out_features) for layer in layers]  # before the activation
         active = [torch.zeros_like(h) for h in hidden]
+        first = None if self.label_in is None else self.label_in(labels)  # [n, hidden]
+        last = None if self.label_out is None else self.label_out(labels)  # [n, D P]
         for d in range(self.num_dims):
             known = [int((degrees <= d).sum()) for degrees in self.degrees]  # units that are finished after this pass
             for i, layer in enumerate(layers):
@@ -94,9 +109,12 @@ class MADE(nn.Module):
                 h = layer.block(z if i == 0 else active[i - 1], new, known[i])
                 if i > 0 and hidden[i].shape == hidden[i - 1].shape:
                     h = h + hidden[i - 1][:, new]
+                if i == 0 and first is not None:
+                    h = h + first[:, new]
                 hidden[i][:, new], active[i][:, new] = h, F.silu(h)
             rows = slice(d * self.num_outputs, (d + 1) * self.num_outputs)
-            z[:, d] = draw(self.head.block(active[-1], rows, known[-1]), d)
+            outputs = self.head.block(active[-1], rows, known[-1])
+            z[:, d] = draw(outputs if last is None else outputs + last[:, rows], d)
         return z
 
 

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.nets.transformer import Layout
-from stage2_prior.sampling import Sampling, draw_categorical, guided
+from stage2_prior.sampling import Sampling, code_sizes, draw_categorical, guided
 
 MIN_LOG_STD = math.log(1e-3)
 """Floor under the widths of Gaussians, in standardised latents: point masses would send the likelihood to infinity."""
 MAX_LOG_STD = math.log(2.0)
+INITIAL_STD = 0.02
 CANDIDATES = 32
 """Draws of a guided mixture, of which one is kept by its weight."""
 
@@ -57,7 +58,7 @@ class Tokens(nn.Module, ABC):
 
 
 class CodeTokens(Tokens):
-    """Codes of one or several maps, each with its own codebook, embedding and head.
+    """Codes of one or several maps, each with its own codebook, embedding and head. Bits are codes of two.
 
     Args:
         spec: of codes or bits.
@@ -69,20 +70,22 @@ class CodeTokens(Tokens):
     def __init__(self, spec: LatentSpec, width: int) -> None:
         super().__init__()
         self.layout, sizes = code_layout(spec)
+        self.are_bits = spec.support is Support.BITS
         self.lengths = [h * w for h, w in self.layout.grids]
+        self.map_of = self.layout.grid_of.tolist()  # [T]
         self.embedding = nn.Embedding(sum(sizes), width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("first", firsts[self.layout.grid_of], persistent=False)  # [T] of each codebook's rows
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        for parameter in self.heads.parameters():  # every code is equally likely at the start
-            nn.init.zeros_(parameter)
+        nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
+        for parameter in self.heads.parameters():  # all codes are about equally likely at the start
+            nn.init.normal_(parameter, std=INITIAL_STD)
 
     def split(self, z: Tensor) -> Tensor:
         return z.long()
 
     def join(self, tokens: Tensor) -> Tensor:
-        return tokens
+        return tokens.to(self.embedding.weight.dtype) if self.are_bits else tokens
 
     def embed(self, tokens: Tensor, at: slice) -> Tensor:
         return self.embedding(tokens + self.first[at])
@@ -92,7 +95,7 @@ class CodeTokens(Tokens):
         return torch.cat([-cross_entropy(head(h), wanted) for head, h, wanted in parts], dim=1)
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
-        head = self.heads[int(self.layout.grid_of[t])]
+        head = self.heads[self.map_of[t]]
         logits = head(output).float()  # [B, K]
         if without is not None:
             logits = guided(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
@@ -106,9 +109,7 @@ def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def code_layout(spec: LatentSpec) -> tuple[Layout, tuple[int, ...]]:
     """Where codes or bits lie, and the size of the codebook of each map."""
-    if spec.support is Support.BITS:
-        return Layout(((1, spec.num_dims),)), (2,)
-    return Layout(spec.grids or ((1, spec.num_dims),)), spec.num_codes
+    return Layout(spec.grids or ((1, spec.num_dims),)), code_sizes(spec)
 
 
 class RealTokens(Tokens):
@@ -128,7 +129,7 @@ class RealTokens(Tokens):
         self.channels = spec.shape[0] if is_map else 1
         self.input = nn.Linear(self.channels, width)
         self.head = nn.Linear(width, num_components * (1 + 2 * self.channels))
-        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, std=INITIAL_STD)
         self._spread_components()
 
     @torch.no_grad()
@@ -155,9 +156,7 @@ class RealTokens(Tokens):
         """[..., K (1 + 2 C)] -> log weights [..., K], means and log_stds [..., K, C]."""
         k = self.num_components
         means, log_stds = numbers[..., k:].unflatten(-1, (2, k, self.channels)).unbind(-3)
-        log_stds = MAX_LOG_STD - F.softplus(
-            MAX_LOG_STD - log_stds
-        )  # smooth, so that no gradient is lost at the ceiling
+        log_stds = MAX_LOG_STD - F.softplus(MAX_LOG_STD - log_stds)  # smooth: no gradient is lost at the ceiling
         return torch.log_softmax(numbers[..., :k], dim=-1), means, log_stds.clamp_min(MIN_LOG_STD)
 
     def _density(self, numbers: Tensor, tokens: Tensor) -> Tensor:
@@ -169,14 +168,23 @@ class RealTokens(Tokens):
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
         numbers = self.head(output).float()
-        if without is None:
+        other = None if without is None else self.head(without).float()
+        if how.temperature == 0:
+            return self._likeliest(numbers, other, how)
+        if other is None:
             return self._draw(numbers, how)
         # Resampling by weight (Rubin, 1987): draws of the conditional, of which each is kept with (p(z|y) / p(z))^w.
-        other = self.head(without).float()
         draws = torch.stack([self._draw(numbers, how) for _ in range(CANDIDATES)])  # [S, B, C]
         weights = how.guidance * (self._density(numbers, draws) - self._density(other, draws))  # [S, B]
         kept = draw_categorical(weights.T, Sampling())
         return draws[kept, torch.arange(len(kept), device=kept.device)]
+
+    def _likeliest(self, numbers: Tensor, other: Tensor | None, how: Sampling) -> Tensor:
+        """The mean of a component where the density, guided or not, is highest: [B, C]."""
+        means = self._conditionals(numbers)[1].movedim(1, 0)  # [K, B, C]
+        score = self._density(numbers, means)  # [K, B]
+        score = score if other is None else guided(score, self._density(other, means), how)
+        return means[score.argmax(0), torch.arange(len(numbers), device=numbers.device)]
 
     def _draw(self, numbers: Tensor, how: Sampling) -> Tensor:
         log_weights, means, log_stds = self._conditionals(numbers)  # [B, K], [B, K, C]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROTARY_BASE = 100.0
-"""Slowest wavelength of a turn, in map sides: maps are tens of tokens wide, not thousands."""
+"""Angles turn by 1 down to 1/100 of a radian a cell: maps are tens of cells wide, not thousands as texts are."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Cache:
     keys: Tensor
     values: Tensor
 
+    @property
+    def num_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
 
 class Rotation(nn.Module):
     """Turns queries and keys [B, H, T, d] by angles of their positions; `coordinates` [T, 2]; d a multiple of 4."""
@@ -93,7 +97,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         p = self.dropout if self.training else 0.0
-        q, k, v = self._heads(h, slice(None))
+        q, k, v = self._heads(h, slice(h.shape[1]))
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [B, H, T, d]
         h = h + F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), p)
         return h + F.dropout(self._mlp(h), p)  # [B, T, W]
@@ -101,7 +105,7 @@ class Block(nn.Module):
     def step(self, h: Tensor, t: int, keys: Tensor, values: Tensor) -> Tensor:
         """The layer for the token at `t` alone, [B, 1, W], without dropout; its key and value go into [B, H, T, d]."""
         q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = self._heads(h, slice(t, t + 1))
-        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])
+        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])  # [B, H, 1, d]
         h = h + self.output(mixed.transpose(1, 2).flatten(2))
         return h + self._mlp(h)
 
@@ -112,11 +116,11 @@ class Block(nn.Module):
         return (q, k, v) if self.rotation is None else (self.rotation(q, at), self.rotation(k, at), v)
 
     def _mlp(self, h: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(self.mlp_norm(h)), approximate="tanh"))
+        return self.down(F.gelu(self.up(self.mlp_norm(h))))
 
 
 class Transformer(nn.Module):
-    """Inputs [B, T, W] -> outputs [B, T, W]; output t depends on inputs 0 ... t alone.
+    """Inputs [B, T, W], or the first of them, -> as many outputs; output t depends on inputs 0 ... t alone.
 
     Args:
         layout: where the tokens lie.
@@ -165,7 +169,7 @@ class Transformer(nn.Module):
         return (block for block in self.blocks if isinstance(block, Block))
 
     def forward(self, h: Tensor) -> Tensor:
-        h = self.drop(h + self.position(self.row))  # [B, T, W]
+        h = self.drop(h + self.position(self.row[: h.shape[1]]))  # [B, T, W]
         for block in self.layers():
             h = block(h)
         return self.norm(h)

@@ -25,9 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
 from stage2_prior.moments import moments
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import Exactness, GradientPrior, PriorError, check_real_vector
+from stage2_prior.sampling import Sampling
 
 LOG_WIDEST = math.log(2.0)
 """A component is at most twice as wide as the whole aggregate in its dimension."""
@@ -45,9 +47,11 @@ class Autoregressive(GradientPrior):
         num_components: Gaussians a conditional.
         dropout: share of hidden activations set to zero in training.
         min_std: smallest standard deviation of a component.
+        conditional: whether labels are given.
+        label_dropout: share of a conditional training that sees no label, and so learns p(z).
 
     Raises:
-        PriorError: for a number out of range.
+        PriorError: for a number out of range, or labels that are not there.
     """
 
     version: ClassVar[int] = 2
@@ -62,6 +66,8 @@ class Autoregressive(GradientPrior):
         num_components: int = 10,
         dropout: float = 0.2,
         min_std: float = 1e-3,
+        conditional: bool = False,
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__(spec)
         if num_components < 1:
@@ -72,8 +78,12 @@ class Autoregressive(GradientPrior):
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if min_std <= 0:
             raise PriorError(f"prior.min_std={min_std}: give a number above 0")
+        check_label_dropout(label_dropout)
+        self.num_classes, self.label_dropout = num_classes(spec, conditional), label_dropout
         self.num_components, self.min_log_std = num_components, math.log(min_std)
-        self.net = MADE(spec.num_dims, tuple(hidden), 3 * num_components, dropout)
+        self.net = MADE(
+            spec.num_dims, tuple(hidden), 3 * num_components, dropout, self.num_classes + 1 if conditional else 0
+        )
         self.register_buffer("order", torch.arange(spec.num_dims))  # [D] order[i]: the dimension that comes i-th
         self.register_buffer("max_log_std", torch.full((spec.num_dims,), LOG_WIDEST))  # [D], in that order
         self._spread_components()
@@ -81,7 +91,8 @@ class Autoregressive(GradientPrior):
     @property
     def num_parameters(self) -> int:
         masks = sum(int(mask.sum()) for name, mask in self.net.named_buffers() if name.endswith("mask"))
-        return masks + sum(p.numel() for p in self.net.parameters() if p.ndim == 1)
+        labels = sum(p.numel() for name, p in self.net.named_parameters() if name.startswith("label"))
+        return masks + labels + sum(p.numel() for p in self.net.parameters() if p.ndim == 1)
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -113,7 +124,7 @@ class Autoregressive(GradientPrior):
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         z = z[:, self.order]  # [B, D]
-        outputs = self.net(z)  # [B, D, 3 K]
+        outputs = self.net(z, self._labels(len(z), context))  # [B, D, 3 K]
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             log_weights, means, log_stds = self._conditionals(outputs, self.max_log_std)  # [B, D, K]
             scaled = (z[..., None].float() - means) * torch.exp(-log_stds)
@@ -121,12 +132,20 @@ class Autoregressive(GradientPrior):
             per_dim = torch.logsumexp(joint, dim=-1) - 0.5 * math.log(2 * math.pi)  # [B, D]
             return per_dim.sum(1)
 
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return -self._log_prob(z, context)
+    def _labels(self, n: int, context: Tensor | None) -> Tensor | None:
+        return with_nobody(context, n, self.num_classes, self.anchor.device) if self.num_classes else None
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        blocks = [self.net.generate(min(SAMPLE_ROWS, n - i), self._draw) for i in range(0, n, SAMPLE_ROWS)]
-        ordered = torch.cat(blocks) if blocks else self.net.generate(0, self._draw)  # [n, D]
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
+        return -self._log_prob(z, labels)
+
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        labels = self._labels(n, context)
+        blocks = []
+        for i in range(0, n, SAMPLE_ROWS) or [0]:
+            some = None if labels is None else labels[i : i + SAMPLE_ROWS]
+            blocks.append(self.net.generate(min(SAMPLE_ROWS, n - i), self._draw, some))
+        ordered = torch.cat(blocks)  # [n, D]
         return ordered[:, self.order.argsort()]
 
     def _draw(self, outputs: Tensor, d: int) -> Tensor:

@@ -16,6 +16,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import cholesky
 from stage2_prior.moments import moments
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, check_real_vector, mean_nll_nats
+from stage2_prior.sampling import Sampling
 
 
 class Gaussian(Prior):
@@ -49,7 +50,7 @@ class Gaussian(Prior):
         log_det = self.scale.diagonal().log().sum()
         return (-0.5 * (white.square() + math.log(2 * math.pi)).sum(1) - log_det).to(z.dtype)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         noise = torch.randn(n, self.spec.num_dims, dtype=self.mean.dtype, device=self.mean.device)
         return (self.mean + noise @ self.scale.T).to(self.anchor.dtype)
 

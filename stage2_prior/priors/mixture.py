@@ -46,6 +46,7 @@ from stage2_prior.prior import (
     mean_nll_nats,
     spread_rows,
 )
+from stage2_prior.sampling import Sampling
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 
 START_POINTS = 20_000
@@ -143,7 +144,7 @@ class Mixture(Prior):
         ]
         return torch.cat(blocks).to(z.dtype)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         component = (
             torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
         )

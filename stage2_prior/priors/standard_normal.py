@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
+from stage2_prior.sampling import Sampling
 
 
 class StandardNormal(Prior):
@@ -30,7 +31,7 @@ class StandardNormal(Prior):
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         return torch.randn(n, *self.spec.shape, dtype=self.anchor.dtype, device=self.anchor.device)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:

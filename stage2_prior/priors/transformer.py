@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
 from stage2_prior.nets.tokens import tokens_for
-from stage2_prior.nets.transformer import Cache
 from stage2_prior.nets.transformer import Transformer as Net
 from stage2_prior.prior import Exactness, GradientPrior, PriorError
-from stage2_prior.sampling import Sampling
+from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
-SAMPLE_ROWS = 512
-"""Sequences drawn together: their cache stays near the processor."""
+SAMPLE_ROWS, CACHE_BYTES = 512, 2**28
+"""Sequences drawn together: at most so many, and no more than a cache of this size holds."""
+DENSITY_TOKENS = 2**14
+"""Tokens whose density is computed at once where no gradient is wanted: bounded memory for any batch."""
 
 
 class Transformer(GradientPrior):
@@ -33,7 +35,7 @@ class Transformer(GradientPrior):
         positions: learned, or rotary in two dimensions.
         num_components: Gaussians a conditional; of no use to codes.
         conditional: whether labels are given.
-        label_dropout: share of a conditional training that sees no label.
+        label_dropout: share of a conditional training that sees no label, and so learns p(z).
         max_tokens: longest sequence that is accepted: attention costs its square.
 
     Raises:
@@ -57,11 +59,10 @@ class Transformer(GradientPrior):
         max_tokens: int = 4096,
     ) -> None:
         super().__init__(spec)
-        if conditional and not spec.num_classes:
-            raise PriorError("prior.conditional=true needs labels and these images have none; set it to false")
-        for name, share in {"dropout": dropout, "label_dropout": label_dropout}.items():
-            if not 0 <= share < 1:
-                raise PriorError(f"prior.{name}={share}: give a share from 0 to below 1")
+        self.num_classes = num_classes(spec, conditional)
+        check_label_dropout(label_dropout)
+        if not 0 <= dropout < 1:
+            raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if num_components < 1:
             raise PriorError(f"prior.num_components={num_components}: give at least 1")
         self.tokens = tokens_for(spec, width, num_components)
@@ -74,11 +75,11 @@ class Transformer(GradientPrior):
             self.net = Net(self.tokens.layout, width, depth, num_heads, dropout, positions)
         except ValueError as error:
             raise PriorError(f"prior: {error}") from error
-        self.num_classes = spec.num_classes if conditional else 0
+        self.knobs = CODE_KNOBS if code_sizes(spec) else frozenset({"temperature"})
+        self.knobs |= {"guidance"} if conditional else set()
         self.label_dropout = label_dropout
         self.prefix = nn.Embedding(self.num_classes + 1, width)  # the last: no class
         nn.init.normal_(self.prefix.weight, std=0.02)
-        self.sampling = Sampling()
 
     @property
     def num_parameters(self) -> int:
@@ -96,41 +97,40 @@ class Transformer(GradientPrior):
         """Nothing is taken from the data before the first step."""
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        labels = with_nobody(context, len(z), self.num_classes, self.anchor.device)
+        rows = max(1, len(z) if torch.is_grad_enabled() else DENSITY_TOKENS // self.tokens.layout.num_tokens)
+        return torch.cat(
+            [self._block_log_prob(*block) for block in zip(z.split(rows), labels.split(rows), strict=True)]
+        )
+
+    def _block_log_prob(self, z: Tensor, labels: Tensor) -> Tensor:
         tokens = self.tokens.split(z)
         inputs = self.tokens.embed(tokens[:, :-1], slice(0, tokens.shape[1] - 1))  # [B, T - 1, W]
-        outputs = self.net(torch.cat([self._start(len(z), context)[:, None], inputs], dim=1))
+        outputs = self.net(torch.cat([self.prefix(labels)[:, None], inputs], dim=1))
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
-    def _start(self, n: int, context: Tensor | None) -> Tensor:
-        """The first input, [n, W]."""
-        nobody = torch.full((n,), self.num_classes, device=self.prefix.weight.device)
-        if context is None or not self.num_classes:
-            return self.prefix(nobody)
-        if self.training:
-            dropped = torch.rand(n, device=nobody.device) < self.label_dropout
-            context = torch.where(dropped, nobody, context.to(nobody.device))
-        return self.prefix(context.to(nobody.device))
-
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return -self._log_prob(z, context)
+        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
+        return -self._log_prob(z, labels)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        firsts = range(0, n, SAMPLE_ROWS) or [0]
-        labels = [None if context is None else context[i : i + SAMPLE_ROWS] for i in firsts]
-        blocks = [self._generate(min(SAMPLE_ROWS, n - i), y) for i, y in zip(firsts, labels, strict=True)]
-        return torch.cat(blocks)
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        labels = with_nobody(context, n, self.num_classes, self.anchor.device)
+        rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // self.net.new_cache(1).num_bytes))
+        return torch.cat([self._generate(block, how) for block in labels.split(rows)])
 
-    def _generate(self, n: int, context: Tensor | None) -> Tensor:
+    def _generate(self, labels: Tensor, how: Sampling) -> Tensor:
         """One block of samples, a token at a time from a cache; guided ones run beside their unconditional twins."""
-        is_guided = self.sampling.guidance > 0 and context is not None
-        start = self._start(n, context)
-        h = torch.cat([start, self._start(n, None)]) if is_guided else start
-        cache: Cache = self.net.new_cache(len(h))
+        n = len(labels)
+        h = self.prefix(labels)  # [n, W]
+        if how.guidance:
+            h = torch.cat([h, self.prefix(torch.full_like(labels, self.num_classes))])
+        cache = self.net.new_cache(len(h))
         drawn: list[Tensor] = []
         for t in range(self.tokens.layout.num_tokens):
-            output, *without = self.net.step(h, t, cache).chunk(2) if is_guided else [self.net.step(h, t, cache)]
-            drawn.append(self.tokens.draw(output, without[0] if without else None, t, self.sampling))
-            h = self.tokens.embed(drawn[-1][:, None], slice(t, t + 1))[:, 0]
-            h = torch.cat([h, h]) if is_guided else h
+            if t:
+                h = self.tokens.embed(drawn[-1][:, None], slice(t - 1, t))[:, 0]
+                h = torch.cat([h, h]) if how.guidance else h
+            output = self.net.step(h, t, cache)  # [n, W], or [2 n, W]
+            drawn.append(self.tokens.draw(output[:n], output[n:] if how.guidance else None, t, how))
         return self.tokens.join(torch.stack(drawn, dim=1))

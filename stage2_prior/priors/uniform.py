@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, mean_nll_nats
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, measured_nll_nats
+from stage2_prior.sampling import Sampling
 
 
 class Uniform(Prior):
@@ -37,7 +38,7 @@ class Uniform(Prior):
         cost = math.fsum(math.log(size) for size in self.sizes.tolist())
         return torch.full((len(z),), -cost, device=z.device)
 
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         draws = torch.rand(n, len(self.sizes), device=self.sizes.device)
         z = (draws * self.sizes).long().minimum(self.sizes - 1)
         return z if self.spec.support is Support.CODES else z.to(self.anchor.dtype)
@@ -45,5 +46,4 @@ class Uniform(Prior):
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Measure the held-out cost; there is nothing to fit."""
         started = time.perf_counter()
-        train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
-        return FitReport(time.perf_counter() - started, train_nll, val_nll)
+        return FitReport(time.perf_counter() - started, *measured_nll_nats(self, train, val, run.seed))
