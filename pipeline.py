@@ -197,8 +197,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
     name = job.launch.choices.get("prior", "learned")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        test_latents = LatentDataset.load(latents.path / "test")
-        train_latents = LatentDataset.load(latents.path / "train")
+        encoded = tuple(LatentDataset.load(latents.path / split) for split in SPLITS)
         (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
         with job.seeded(job.config.seeds.sample):
             figures = measure(
@@ -207,7 +206,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
                 trained_vae(job, parts, vae),
                 fitted_prior(job, parts, prior),
                 features,
-                (train_latents, test_latents),
+                encoded,
                 histories(vae, prior),
                 folder,
                 tracker,

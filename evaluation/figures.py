@@ -97,7 +97,7 @@ def latent_scatter(
     everything = np.concatenate(points)
     low, high = np.quantile(everything, [0.001, 0.999], axis=0)
     margin = 0.08 * (high - low) + 1e-6
-    figure, panels = _figure([["baseline", "learned"]], width=8.8, height=4.9)
+    figure, panels = chart([["baseline", "learned"]], width=8.8, height=4.9)
     size = float(np.clip(20000 / max(1, len(points[0])), 2.5, 16))
     for key, cloud, name, colour in [
         ("baseline", points[1], baseline_name, BASELINE),
@@ -113,7 +113,7 @@ def latent_scatter(
         axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
         axis.legend(loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2)
     panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
-    _save(figure, path)
+    save_chart(figure, path)
 
 
 def _finite(z: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapp
             the position.
         path: the PNG file.
     """
-    figure, panels = _figure([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
+    figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
     series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
     _curves(panels["loss"], stage1, "epoch", series, "stage 1: loss, nats an image")
     series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
@@ -154,7 +154,7 @@ def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapp
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
     series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
     _curves(panels["prior"], stage2, "step", series, "stage 2: -log p(z), nats a latent")
-    _save(figure, path)
+    save_chart(figure, path)
 
 
 def _curves(
@@ -239,7 +239,8 @@ def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequ
     _save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
 
 
-def _figure(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
+def chart(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
+    """An empty figure of `width` by `height` inches, and its panels by name."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER)
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([list(row) for row in layout])
@@ -252,7 +253,8 @@ def _figure(layout: Sequence[Sequence[str]], width: float, height: float) -> tup
     return figure, panels
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_chart(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG file of few colours."""
     figure.savefig(path, dpi=DPI, facecolor=PAPER)
     with Image.open(path) as opened:
         picture = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a chart in a third of the bytes

@@ -51,7 +51,7 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_
         report=report,
         verdict=verdict_lines(report),
         learned=learned_priors(report),
-        kinds=["baseline" if n == report["baseline"] else "floor" if n in FLOORS else "learned" for n in names],
+        kinds=["learned" if n in learned_priors(report) else "floor" if n in FLOORS else "baseline" for n in names],
         figures=Cells("Figures", [_one_line(title) for title in titles], lines),
         best={label: names.index(name) for label, name in winners(report).items()},
         conditions=legend(report),

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from evaluation.distances import Distances, gap_closed
 from evaluation.halves import differ
-from evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST, learned_rows
 from evaluation.verdict import verdict_lines
 
 TITLES = {
@@ -124,7 +124,7 @@ def build_report(
         features: what the distances are measured on, in words.
         rows: row name -> row of `build_row`; learned priors under their config name, and the two `FLOORS`.
         baseline: name of the row of the prior that nobody learns.
-        more: further top-level keys, for instance `reference`, `num_samples`, `notes`, `provenance`.
+        more: further top-level keys, for instance `counted`, `reference`, `num_samples`, `notes`, `provenance`.
     """
     finished = {name: _finite(row) for name, row in rows.items()}
     for name, row in finished.items():
@@ -165,8 +165,8 @@ def to_json(report: Mapping[str, Any]) -> str:
 
 
 def learned_priors(report: Mapping[str, Any]) -> list[str]:
-    """Names of the rows that are neither the baseline nor a floor."""
-    return [name for name in report["rows"] if name != report["baseline"] and name not in FLOORS]
+    """Names of the rows that are neither the baseline nor counted nor a floor."""
+    return learned_rows(report)
 
 
 def cells(report: Mapping[str, Any], only: Collection[str] | None = None) -> tuple[list[str], list[Line]]:

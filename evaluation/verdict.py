@@ -14,13 +14,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from evaluation.code_verdict import codes_used, over_counting
 from evaluation.row_names import (
     AGGREGATE,
     BASELINES,
-    FLOORS,
     RECONSTRUCTIONS,
     TRAIN_AGAINST_TEST,
     TRAINING_AGGREGATE,
+    learned_rows,
 )
 
 NOISE = 2.0
@@ -45,14 +46,16 @@ def verdict_lines(report: Row) -> list[str]:
     rows: Row = report.get("rows") or {}
     baseline = report.get("baseline") or "standard_normal"
     title = BASELINES.get(baseline, baseline)
-    learned = [name for name in rows if name != baseline and name not in FLOORS]
+    learned = learned_rows(report)
     surgery: Row = report.get("surgery") or {}
     base = rows.get(baseline) or {}
     lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}, title) for name in learned]
+    lines += [over_counting(name, rows) for name in learned if (rows[name] or {}).get("over")]
     if not learned:
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]
-    lines += [sentence for sentence in (_information(surgery), _collapse(surgery)) if sentence]
+    found = (_information(surgery), _collapse(surgery), codes_used(surgery))
+    lines += [sentence for sentence in found if sentence]
     unchanged = bool(report.get("carries_unchanged"))
     left = (_left(name, rows, surgery, baseline, unchanged) for name in learned or [baseline])
     lines += [sentence for sentence in left if sentence]

@@ -20,7 +20,7 @@ MAX_BOUND_PIXELS = 2**23
 
 
 def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
-    """Bounds on the test images under the baseline and the learned prior, from the same proposals."""
+    """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = run.config.evaluation
     vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
     block = block_size(trained.parts.data.shape)
@@ -41,9 +41,10 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
         posterior = vae.encode(x).posterior
         return rate_nats(posterior, vae.base_prior, posterior.mean)
 
+    priors = {"baseline": trained.baseline, **{row: floor.prior for row, floor in trained.floors.items()}}
     densities = {
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
-        for key, prior in (("baseline", trained.baseline), ("learned", trained.prior))
+        for key, prior in (priors | {"learned": trained.prior}).items()
     }
     exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
     rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}

@@ -17,6 +17,7 @@ from evaluation.marginals import units, wasserstein_1, wasserstein_1_floor
 from evaluation.row_names import TRAINING_AGGREGATE
 from evaluation.surgery import LogDensity, Surgery, UnderPrior, surgery, under_prior
 from evaluation.two_sample import classifier_of_known, classifier_two_sample, maximum_mean_discrepancy
+from orchestration.codes import code_figures
 from orchestration.progress import clock
 from orchestration.stages import Run
 from orchestration.trained import Trained
@@ -53,19 +54,22 @@ def dissect(trained: Trained, run: Run, name: str) -> dict[str, Any]:
             `known_num_images` against the aggregate of known test images, new draws of each, which is easier by
             whatever memory of images is worth (None for point masses); `mmd_squared`, `mmd_standard_error`,
             `mmd_num_samples`.
+        `codes`: of codes, instead of the two above, `code_figures`.
         `log_prob_is`: prior -> what its density is (exact, lower bound, estimate, none).
         `notes`: in words, what is missing and why.
     """
     priors = trained.priors(name)
     found: dict[str, Any] = {"train": None, "test": None, "dimensions": None, "two_sample": dict.fromkeys(priors)}
+    found["codes"] = None
     found |= {"log_prob_is": {key: prior.log_prob_is.value for key, prior in priors.items()}, "notes": []}
-    if trained.train.spec.support is not Support.REAL:
-        found["notes"].append(f"latents are {trained.train.spec.support.value}: the rate is not taken apart")
-        return found
+    are_codes = trained.train.spec.support is Support.CODES
     with run.seeded(run.config.seeds.sample), clock("surgery", run.shows_progress):
         limit = min(MAX_DRAWS, run.config.evaluation.num_samples)
         _take_rates_apart(trained, priors, limit, found)
-        _look_at_samples(trained, priors, limit, found)
+        if are_codes:  # numbers of codes have no distances: neither moments nor a classifier mean anything
+            found["codes"] = code_figures(trained)
+        else:
+            _look_at_samples(trained, priors, limit, found)
     return found
 
 
@@ -86,7 +90,7 @@ def _take_rates_apart(trained: Trained, priors: Mapping[str, Prior], limit: int,
             found["notes"].append(f"{split}: {error}")
             continue
         under: dict[str, UnderPrior | None] = {**dict.fromkeys(priors), **result.priors}
-        if split == "test":
+        if split == "test" and trained.train.spec.support is not Support.CODES:  # of codes it says what was seen
             aggregate = latents.log_aggregate(z.double())
             under[TRAINING_AGGREGATE] = under_prior(z, log_posterior, aggregate, trained.train.log_aggregate)
         told = {key: None if one is None else one.to_json() for key, one in under.items()}

@@ -14,6 +14,7 @@ from orchestration.assembly import Parts
 from orchestration.bounded import measured_bounds
 from orchestration.dissect import dissect
 from orchestration.feature_nets import check_feature_file, feature_net, load_feature_net, try_feature_file
+from orchestration.floors import counted_floors
 from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
@@ -30,7 +31,7 @@ from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "try_feature_file"]
-VERSION = 5
+VERSION = 6
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
@@ -52,7 +53,7 @@ def measure(
     vae: VAE,
     prior: Prior,
     feature_artifact: Artifact,
-    latents: tuple[LatentDataset, LatentDataset],
+    latents: tuple[LatentDataset, LatentDataset, LatentDataset],
     histories: Mapping[str, Any],
     folder: Path,
     tracker: Tracker,
@@ -63,13 +64,15 @@ def measure(
         run, parts: the job and its data.
         vae, prior: trained.
         feature_artifact: the feature net.
-        latents: of training and test images.
+        latents: of training, validation and test images.
         histories: `vae`: figures an epoch; `fit`: what the fit reported.
         folder: empty.
         tracker: of the stage.
     """
-    trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), latents[0], latents[1], parts, run.device)
     name = run.launch.choices.get("prior", "learned")
+    train, val, test = latents
+    floors = counted_floors(train, val, run, name)
+    trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), train, test, parts, run.device, floors)
     settings = run.config.evaluation
     net = load_feature_net(feature_artifact, run)
     notes: list[str] = []
@@ -97,7 +100,7 @@ def measure(
             said = [note for note in facts["notes"] if note != parts.kind.note]
             facts.update(distortion_nats=None, notes=said)  # of pixels from themselves: it says nothing
     with timed("pictures", run, seconds):
-        draw_pictures(trained, seen, copied, name, histories, folder)
+        draw_pictures(trained, seen, copied, name, histories, surgery["codes"], folder)
     result = report.build_report(
         data=parts.data.name,
         features=net.description,
@@ -112,13 +115,14 @@ def measure(
         notes=notes,
         true_nll_nats=None if truth is None else truth.nll_nats,
         baseline=trained.baseline_name,
+        counted=list(floors),
         surgery=surgery,
         annealing=tight or None,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=seconds,
     )
     (folder / "figures.json").write_text(report.to_json(result))
-    tracker.pictures({stem: folder / f"{stem}.png" for stem in PICTURES})
+    tracker.pictures({stem: path for stem in PICTURES if (path := folder / f"{stem}.png").is_file()})
     columns = ["row", *report.FIGURES]
     table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
     tracker.table("report", columns, table_rows)

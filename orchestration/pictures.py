@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evaluation import figures, report
+from evaluation.code_figures import codebook_usage
 from evaluation.row_names import BASELINES
 from orchestration.seen import Copied, Seen
 from orchestration.trained import Trained
@@ -21,8 +22,9 @@ PICTURES = {
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
     "curves": "Training of both stages.",
+    "codes": "How evenly codes are used.",
 }
-"""File stem -> caption, in the order of the report."""
+"""File stem -> caption, in the order of the report; `codes` exists where latents are codes."""
 
 
 def draw_pictures(
@@ -31,9 +33,10 @@ def draw_pictures(
     copied: Copied,
     name: str,
     histories: Mapping[str, Any],
+    codes: Mapping[str, Any] | None,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`."""
+    """The PNG files of `PICTURES`; `codes`: of `code_figures`, None for other latents."""
     baseline = BASELINES[trained.baseline_name]
     shown = {key: picture(s.few) for key, s in seen.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
@@ -53,6 +56,8 @@ def draw_pictures(
     decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
     figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
+    if codes is not None:
+        codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
 
 
 def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:

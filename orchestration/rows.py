@@ -31,6 +31,8 @@ def assembled_rows(
     """The rows of the report, priors first; the learned prior's under its config name."""
     kind = trained.parts.kind
     priors = {trained.baseline_name: ("baseline", 0.0, 0)}
+    for floor, counted in trained.floors.items():
+        priors[floor] = (floor, counted.seconds, counted.prior.num_parameters)
     if name != trained.baseline_name:
         priors[name] = ("learned", fit["seconds"], fit["num_parameters"])
     table = {}
@@ -52,6 +54,7 @@ def assembled_rows(
         )
     if name != trained.baseline_name:
         table[name]["gain"] = gains(bounded["learned"], bounded["baseline"], trained)
+        table[name]["over"] = {row: gains(bounded["learned"], bounded[row], trained) for row in trained.floors}
     for row in report.FLOORS:
         copied, noise = of_samples(row, measured, memorised)
         speed = _rate_of(seen[row])
@@ -88,7 +91,7 @@ def gap_spread(key: str, measured: Mapping[str, distances.Distances]) -> float |
 
 
 def gains(learned: bounds.Bounds, baseline: bounds.Bounds, trained: Trained) -> dict[str, dict[str, float]]:
-    """What the learned prior costs an image more than the baseline, negative where less: mean and standard error.
+    """What the learned prior costs an image more than another one, negative where less: mean and standard error.
 
     The images and the draws are the same, so the error is that of the differences and not of the images.
     """

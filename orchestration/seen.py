@@ -84,7 +84,12 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     data, parts = trained.parts.data, trained.parts
     num = min(limit, len(data.test), len(data.train))
     test_rows = torch.linspace(0, len(data.test) - 1, num).round().long()
+    counted = {
+        row: look_at_draws(net, trained, lambda prior=floor.prior: trained.draw(prior, num))  # type: ignore[misc]
+        for row, floor in trained.floors.items()
+    }
     return {
+        **counted,
         "reference": look(net, cleaned(parts, spread(data.test, num))),
         "baseline": look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
         report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),

@@ -1,7 +1,7 @@
 """What two trained stages are asked for when they are judged: latents, and images in blocks."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from stage2_prior.priors.uniform import Uniform
 
 
 @dataclass(frozen=True)
+class Floor:
+    """A prior by counting, and the wall time of its fit."""
+
+    prior: Prior
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """Both stages and what they know of the images.
 
@@ -26,6 +34,7 @@ class Trained:
         baseline: N(0, I) on the same latents; of codes and bits, the uniform prior.
         train, test: their latents.
         parts: data and preprocessing.
+        floors: of codes and bits, row -> prior by counting.
     """
 
     vae: VAE
@@ -35,6 +44,7 @@ class Trained:
     test: LatentDataset
     parts: Parts
     device: torch.device
+    floors: Mapping[str, Floor] = field(default_factory=dict)
 
     @property
     def baseline_name(self) -> str:
@@ -42,8 +52,9 @@ class Trained:
         return baseline_name(self.train.spec)
 
     def priors(self, name: str) -> dict[str, Prior]:
-        """Row -> prior: the baseline, and the learned one, called `name`, where it is another."""
-        return {self.baseline_name: self.baseline} | ({} if name == self.baseline_name else {name: self.prior})
+        """Row -> prior: the baseline, the floors, and the learned one, called `name`, where it is another."""
+        known = {self.baseline_name: self.baseline} | {row: floor.prior for row, floor in self.floors.items()}
+        return known | ({} if name == self.baseline_name else {name: self.prior})
 
     def decoded(self, z: Tensor) -> Iterator[Tensor]:
         """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""

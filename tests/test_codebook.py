@@ -157,7 +157,7 @@ def test_codes_are_those_of_vector_quantize_pytorch() -> None:
 
 @pytest.mark.parametrize("options", [{"num_codes": 0}, {"dim": 0}, {"decay": 1.0}, {"revive_below": -0.1}])
 def test_numbers_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="vae.bottleneck"):
+    with pytest.raises(ValueError, match=r"vae\.bottleneck"):
         Codebook(**{"num_codes": 4, "dim": 2, **options})  # type: ignore[arg-type]
 
 

@@ -1,0 +1,37 @@
+"""Priors by counting, fitted when discrete latents are judged: floors that a learned prior of codes must beat."""
+
+import time
+
+from orchestration.stages import Run
+from orchestration.tracking import Tracker
+from orchestration.trained import Floor
+from stage1_vae.latents import LatentDataset
+from stage2_prior.prior import FitRun, Prior
+from stage2_prior.priors.bigram import Bigram
+from stage2_prior.priors.unigram import Unigram
+
+COUNTED: dict[str, type[Unigram] | type[Bigram]] = {"unigram": Unigram, "bigram": Bigram}
+"""Row -> prior."""
+
+
+def counted_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
+    """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
+    found = {}
+    for row, cls in COUNTED.items():
+        if row == name or cls.check(train.spec) is not None:
+            continue
+        started = time.perf_counter()
+        prior = _fitted(cls(train.spec), train, val, run)
+        found[row] = Floor(prior, time.perf_counter() - started)
+    return found
+
+
+def _fitted(prior: Prior, train: LatentDataset, val: LatentDataset, run: Run) -> Prior:
+    lent = FitRun(
+        device=run.device,
+        seed=run.config.seeds.prior,
+        log=lambda figures, step: None,
+        lightning_fit=run.lightning_fit(Tracker()),
+    )
+    prior.fit(train, val, lent)
+    return prior.to(run.device).eval()
