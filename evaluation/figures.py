@@ -24,6 +24,8 @@ DPI = 144
 MIN_TILE_PIXELS = 40
 GAP_PIXELS = 2
 MAX_POINTS = 4000
+MOST_EXACT_DIMS = 1024
+"""All principal axes of more, of which two are drawn, would take many seconds."""
 
 
 def image_grid(images: Tensor, columns: int, path: Path) -> None:
@@ -188,6 +190,10 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     """Mean [D], the two axes [2, D] of largest variance, and their shares of it; one-dimensional z gets a zero axis."""
     flat = z.flatten(1).cpu().double()
     origin = flat.mean(0)
+    if flat.shape[1] > MOST_EXACT_DIMS and len(flat) > 2:
+        _, scales, found = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
+        both = (scales.square() / (flat - origin).square().sum().clamp(min=1e-12)).tolist()
+        return origin, found.T, (both[0], both[1])
     variances, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov((flat - origin).T)))
     order = variances.argsort(descending=True)[:2]
     axes = vectors.T[order]  # [2, D]

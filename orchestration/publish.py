@@ -40,7 +40,8 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     content["provenance"] = provenance(run, figures, keys)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
-        pictures = {caption: _copied(figures.path / f"{stem}.png", run.folder) for stem, caption in PICTURES.items()}
+        drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
+        pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
         _write_whole(run.folder / "config.yaml", config_yaml)
         _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml))
         _write_whole(run.folder / "report.json", report.to_json(content))

@@ -1,0 +1,246 @@
+"""What discrete bottlenecks promise: every code can be reached and goes both ways, none collapses on real images."""
+
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli as TorchBernoulli
+from training_run import digits, run
+
+from stage1_vae.base_priors import FairBits
+from stage1_vae.bottleneck import Bottleneck
+from stage1_vae.bottlenecks.fsq import FSQ
+from stage1_vae.bottlenecks.gumbel import Gumbel
+from stage1_vae.bottlenecks.residual_vq import ResidualVQ
+from stage1_vae.bottlenecks.vq import VQ
+from stage1_vae.bottlenecks.vq2 import VQ2
+from stage1_vae.code_maps import Projection
+from stage1_vae.code_usage import CodeUsage, collapse
+from stage1_vae.epoch_figures import EpochFigures
+from stage1_vae.latent_spec import LatentSpec, Support
+from stage1_vae.likelihoods import BernoulliLikelihood
+from stage1_vae.nets.conv import Conv
+from stage1_vae.posteriors import Bits, CategoricalCodes, Codes
+from stage1_vae.rate import rate_nats
+from stage1_vae.vae import VAE
+
+FEATURES = (6, 3, 5)
+PLACES = 15
+LEVELS = [(2,), (3,), (4, 3), (8, 6, 5), (2, 5, 3, 4)]
+CODES: list[type[Bottleneck]] = [VQ, FSQ, ResidualVQ, VQ2, Gumbel]
+
+
+def features(num: int = 8, seed: int = 0) -> Tensor:
+    return torch.randn(num, *FEATURES, generator=torch.Generator().manual_seed(seed))
+
+
+def given(bottleneck: FSQ, numbers: Tensor) -> Any:
+    """What `bottleneck` makes of projected numbers [places, d]."""
+    bottleneck.project = Given(numbers)  # type: ignore[assignment]
+    return bottleneck(torch.zeros(len(numbers) // PLACES, *FEATURES))
+
+
+class Given(nn.Module):
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.numbers
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_fsq_reaches_every_code_and_each_is_one_combination(levels: tuple[int, ...]) -> None:
+    num = math.prod(levels)
+    fsq = FSQ(FEATURES, levels).eval()
+    grid = torch.tensor(list(itertools.product(*(np.linspace(-4, 4, 41) for _ in levels[:2]))), dtype=torch.float32)
+    rest = torch.randn(len(grid), max(0, len(levels) - 2), generator=torch.Generator().manual_seed(0))
+    numbers = torch.cat([grid, 2 * rest], dim=1)
+    numbers = numbers.repeat(-(-40 * num // len(numbers)), 1)[: 40 * num // PLACES * PLACES or PLACES]
+    torch.manual_seed(0)
+    numbers = torch.cat([numbers, 3 * torch.randn(400 * num // PLACES * PLACES, len(levels))])
+    encoding = given(fsq, numbers)
+    codes = encoding.posterior.codes
+    assert codes.unique().tolist() == list(range(num)), "a level that cannot be reached"
+    torch.testing.assert_close(fsq.embed(codes), encoding.embedded, rtol=0, atol=1e-6)
+
+    everything = torch.arange(num).repeat(PLACES)[: num * PLACES].view(-1, PLACES)
+    vectors = fsq.embed(everything).movedim(1, -1).reshape(-1, len(levels))
+    assert len(vectors.unique(dim=0)) == num and vectors.min() >= -1 and vectors.max() <= 1
+    for d, size in enumerate(levels):
+        apart = vectors[:, d].unique().diff()
+        assert len(apart) == size - 1
+        torch.testing.assert_close(apart, torch.full_like(apart, 1 / (size // 2)))
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_fsq_gives_normal_numbers_all_levels_about_equally_often(levels: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    codes = given(
+        FSQ(FEATURES, levels).eval(), torch.randn(200 * math.prod(levels) * PLACES, len(levels))
+    ).posterior.codes
+    share = torch.bincount(codes.flatten(), minlength=math.prod(levels)) / codes.numel()
+    perplexity = (-torch.xlogy(share, share).sum()).exp() / math.prod(levels)
+    assert perplexity > 0.75, perplexity
+
+
+def test_fsq_passes_the_gradient_of_its_bound_straight_through() -> None:
+    fsq, numbers = FSQ(FEATURES, (5, 4)).eval(), torch.linspace(-1, 1, 2 * PLACES).view(PLACES, 2).requires_grad_()
+    embedded = given(fsq, numbers).embedded
+    (found,) = torch.autograd.grad(embedded.sum(), numbers)
+    (expected,) = torch.autograd.grad((fsq._bounded(numbers) / torch.tensor([2, 2])).sum(), numbers)
+    torch.testing.assert_close(found, expected)
+    assert (found > 0).all()
+
+
+def test_fsq_rounds_as_vector_quantize_pytorch_does() -> None:
+    """The same lattice from the same bounded numbers; codes are counted in the same order."""
+    oracle = pytest.importorskip("vector_quantize_pytorch").FSQ([8, 6, 5])
+    fsq = FSQ(FEATURES, (8, 6, 5)).eval()
+    everything = torch.arange(240).view(-1, PLACES)
+    mine = fsq.embed(everything).movedim(1, -1).reshape(240, 3)
+    torch.testing.assert_close(mine, oracle.indices_to_codes(torch.arange(240)))
+
+
+def test_residual_codebooks_each_take_something_away() -> None:
+    torch.manual_seed(0)
+    model = ResidualVQ(FEATURES, num_quantizers=4, num_codes=16, code_dim=6).train()
+    for step in range(30):
+        model(features(64, step))
+    model.eval()
+    h = model.project(features(64, 99))
+    z = model(features(64, 99)).posterior.codes.view(64, 4, PLACES)
+    left, errors = h, [h.square().sum(1).mean().item()]
+    for book, codes in zip(model.books(), z.unbind(1), strict=True):
+        left = left - book.vectors[codes.flatten()]
+        errors.append(left.square().sum(1).mean().item())
+    assert all(after < 0.9 * before for before, after in itertools.pairwise(errors)), errors
+    total = model.embed(z.flatten(1)).movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(h - total, left, rtol=1e-4, atol=1e-4)
+
+
+def test_the_temperature_falls_and_mixtures_become_codes() -> None:
+    torch.manual_seed(0)
+    model = Gumbel(
+        FEATURES, num_codes=8, code_dim=4, start_temperature=2.0, end_temperature=0.1, anneal_steps=10
+    ).train()
+    with torch.no_grad():
+        model.logits.weight.mul_(10)
+    temperatures, nearest = [], []
+    for _ in range(15):
+        temperatures.append(model.temperature().item())
+        embedded = model(features()).embedded.movedim(1, -1).flatten(0, -2)
+        nearest.append(torch.cdist(embedded, model.vectors.weight).amin(1).mean().item())
+    assert temperatures[0] == 2.0 and temperatures[5] == pytest.approx(1.05)
+    assert temperatures[10:] == pytest.approx([0.1] * 5) and temperatures == sorted(temperatures, reverse=True)
+    assert nearest[-1] < 0.3 * nearest[0], "at the end a mixture is nearly one code"
+    model.eval()
+    encoding = model(features())
+    assert isinstance(encoding.posterior, Codes) and encoding.embedded is None and model.steps == 15
+
+
+def test_the_rate_of_relaxed_codes_is_their_divergence_from_uniform_ones() -> None:
+    torch.manual_seed(0)
+    model = Gumbel(FEATURES, num_codes=8, code_dim=4).train()
+    posterior = model(features()).posterior
+    assert isinstance(posterior, CategoricalCodes)
+    reference = torch.distributions.Categorical(logits=posterior.log_probs)
+    expected = (math.log(8) - reference.entropy()).sum(1)
+    torch.testing.assert_close(rate_nats(posterior, model.base_prior, posterior.sample()), expected)
+    z = posterior.sample()
+    torch.testing.assert_close(posterior.log_prob(z), reference.log_prob(z).sum(1))
+
+
+def test_bits_are_hard_and_their_gradient_is_that_of_the_probability() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(200, 7, requires_grad=True)
+    z = Bits(logits).rsample()
+    assert set(z.detach().unique().tolist()) == {0.0, 1.0}
+    towards = torch.randn(200, 7)
+    (found,) = torch.autograd.grad(z, logits, towards)
+    probability = logits.detach().sigmoid()
+    torch.testing.assert_close(found, towards * probability * (1 - probability))
+
+
+def test_bits_sum_to_one_and_their_rate_is_that_of_monte_carlo() -> None:
+    torch.manual_seed(0)
+    posterior, prior = Bits(2 * torch.randn(6, 5, dtype=torch.float64)), FairBits(5)
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5)), dtype=torch.float64)
+    mass = posterior.log_prob(every[:, None].expand(32, 6, 5)).exp()  # [32, 6]
+    torch.testing.assert_close(mass.sum(0), torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(
+        posterior.log_prob(every[3].expand(6, 5)), TorchBernoulli(logits=posterior.logits).log_prob(every[3]).sum(1)
+    )
+    exact = rate_nats(posterior, prior, every[:6])
+    enumerated = (mass * (mass.log() + 5 * math.log(2))).sum(0)
+    torch.testing.assert_close(exact, enumerated)
+    z = posterior.sample(torch.Size((20_000,)))
+    estimates = posterior.log_prob(z) - prior.log_prob(z)
+    assert ((estimates.mean(0) - exact).abs() < 4 * estimates.std(0) / math.sqrt(20_000)).all()
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_codes_go_to_the_decoder_as_they_did_in_training(kind: type[Bottleneck]) -> None:
+    """What the decoder is given of codes alone is what it was given of the image."""
+    torch.manual_seed(0)
+    model = kind(FEATURES).train()
+    model(features(64))
+    model.eval()
+    encoding = model(features(8, 1))
+    z = encoding.posterior.sample()
+    assert z.shape == (8, *model.spec.shape) and sum(h * w for h, w in model.spec.grids) == z.shape[1]
+    if encoding.embedded is not None:
+        torch.testing.assert_close(model.embed(z), encoding.embedded, rtol=1e-4, atol=1e-5)
+    assert model.embed(z).shape == (8, *model.decoder_shape)
+
+
+def test_one_vector_alone_is_projected_with_what_was_learned() -> None:
+    projection = Projection(6, 4).train()
+    projection(features())
+    before = projection.norm.running_mean.clone()  # type: ignore[union-attr]
+    assert torch.isfinite(projection(features(1)[:, :, :1, :1])).all()
+    assert torch.equal(projection.norm.running_mean, before)  # type: ignore[arg-type]
+
+
+def test_usage_is_of_the_whole_epoch() -> None:
+    usage = CodeUsage(8, "top").train()
+    for codes in ([0, 1], [2, 3], [0, 1]):
+        usage.add(torch.tensor([codes]))
+    usage.eval()
+    usage.add(torch.arange(8))
+    figures = usage.read()
+    share = torch.tensor([2, 2, 1, 1]) / 6
+    perplexity = (-(share * share.log()).sum()).exp().item()
+    assert figures == {"top_codes_used": 0.5, "top_code_perplexity": pytest.approx(perplexity)}
+    assert usage.read() == {} and not usage.state_dict(), "counts are no part of the model"
+
+
+def test_a_collapse_is_told_in_words() -> None:
+    assert collapse({"codes_used": 0.5, "train_loss": 3.0}) == []
+    (line,) = collapse({"top_codes_used": 0.031, "bottom_codes_used": 0.9})
+    assert "top codebook has collapsed: 3.1%" in line and "vae=fsq" in line
+
+
+@pytest.mark.parametrize(("sizes", "stored"), [((256,), "uint8"), ((257,), "uint16"), ((16, 70_000), "uint32")])
+def test_codes_are_stored_in_the_smallest_integers(sizes: tuple[int, ...], stored: str) -> None:
+    spec = LatentSpec((4 * len(sizes),), Support.CODES, ((2, 2),) * len(sizes), sizes)
+    assert spec.dtype("codes") == np.dtype(stored)
+
+
+@pytest.mark.parametrize("kind", [VQ, FSQ])
+def test_codes_stay_in_use_on_real_images(kind: type[Bottleneck]) -> None:
+    """At default settings, after a few epochs on the digits."""
+    torch.manual_seed(0)
+    vae = VAE((1, 8, 8), Conv([16, 32]), partial(kind), BernoulliLikelihood())
+    history = run(vae, max_epochs=8)
+    assert history[-1]["codes_used"] > 0.5 and history[-1]["code_perplexity"] > 50, history[-1]
+    assert history[0]["codes_used"] > 0.2
+    assert collapse(history[-1]) == []
+    counters = [module for module in vae.modules() if isinstance(module, EpochFigures)]
+    assert counters and all(not counter.read().get("codes_used") for counter in counters)
+    assert len(digits().train) == 1257
