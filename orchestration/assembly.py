@@ -4,6 +4,7 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from stage1_vae.objective import Objective
 from stage1_vae.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
 from stage2_prior.fit import FIT_VERSION, FitSettings
+from stage2_prior.per_class import PerClass
 from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.standardize import Standardized
 
@@ -158,20 +160,46 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     if learns:
         construct("prior.fit", FitSettings, node.get("fit") or {})  # refused here, not after stage 1 was trained
     with run.seeded(run.config.seeds.prior):
-        prior = build("prior", without(node, ("wrap", "fit") if learns else ("wrap",)), spec=spec)
+        prior = build("prior", constructor_node(node), spec=spec)
     if prior.min_images > num_images:
         raise UserError(
             f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
             "lower prior.num_components or give more images"
         )
+    for wrapper in wrappers_of(node, spec):
+        prior = wrapper(prior)
+    return prior.to(run.device)
+
+
+def constructor_node(node: Node) -> Node:
+    """What of a prior's section its constructor takes."""
+    cls = target_class(node)
+    others = ["wrap"] + ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
+    return without(node, tuple(others))
+
+
+def takes_labels(cls: type) -> bool:
+    """Whether a prior has its own way with classes; the others are fitted once a class."""
+    return "conditional" in inspect.signature(cls).parameters
+
+
+def wrappers_of(node: Node, spec: LatentSpec) -> list[type[Standardized] | type[PerClass]]:
+    """What stands around a prior of latents of `spec`, the innermost first.
+
+    Raises:
+        UserError: no such wrapper, or one that needs labels where there are none.
+    """
+    wrappers: list[type[Standardized] | type[PerClass]] = []
+    if node.get("conditional") and not takes_labels(target_class(node)):
+        if (reason := PerClass.check(spec)) is not None:
+            raise UserError(reason)
+        wrappers.append(PerClass)
     for name in listed("prior.wrap", node.get("wrap")):
         if name not in WRAPPERS:
             raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
-        if (
-            WRAPPERS[name].check(spec) is None
-        ):  # codes have no scale: one file suits a prior of codes and of real numbers
-            prior = WRAPPERS[name](prior)
-    return prior.to(run.device)
+        if WRAPPERS[name].check(spec) is None:  # codes have no scale; one file suits them and real numbers
+            wrappers.append(WRAPPERS[name])
+    return wrappers
 
 
 def listed(key: str, value: Any) -> list[str]:
@@ -222,6 +250,10 @@ def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any
     ranks = run.config.trainer.num_ranks if prior.fits_in_ranks else 1
     node = run.config.prior
     wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
+    if not node.get("conditional"):
+        node = without(node, ("conditional", "label_dropout"))
+    elif not takes_labels(target_class(node)):
+        wrappers["per_class"] = PerClass.version
     return {
         "latents": latents_key,
         "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from orchestration.assembly import WRAPPERS, Parts
+from orchestration.assembly import Parts, constructor_node, wrappers_of
 from orchestration.build import target_class, versions
 from orchestration.errors import UserError
 from orchestration.exported import CONFIG, FORMAT, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
@@ -102,8 +102,7 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
     likelihood: Node = dict(config.likelihood)
     if target_class(likelihood).pixels is Pixels.LEVELS:
         likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS
-    prior = {key: value for key, value in config.prior.items() if key not in ("wrap", "fit")}
-    wrappers = [WRAPPERS[name] for name in config.prior.get("wrap") or []]
+    prior, wrappers = constructor_node(config.prior), wrappers_of(config.prior, parts.vae.spec)
     wrap = {f"{cls.__module__}.{cls.__qualname__}": cls.version for cls in wrappers}
     low, high = pixel_range(parts.data)
     return {

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from training_run import settings as trainer_settings
 
+from orchestration.assembly import takes_labels
 from orchestration.hardware import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import Exactness, FitRun, GradientPrior, Prior, PriorError
@@ -55,6 +56,8 @@ def build(name: str, spec: LatentSpec) -> Prior:
     config = config_of(name)
     wrappers = config.pop("wrap", None) or []
     config.pop("fit", None)
+    if not takes_labels(hydra.utils.get_class(config["_target_"])):
+        config.pop("conditional", None)
     torch.manual_seed(0)
     prior = hydra.utils.instantiate(config, _partial_=True, _convert_="all")(spec=spec)
     assert set(wrappers) <= {"standardize"}, "teach this test the new wrapper"

@@ -26,6 +26,7 @@ class Unigram(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = False
     knobs = CODE_KNOBS
     log_probs: Tensor
 
