@@ -142,6 +142,8 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     if objective.needs_prior and vae.bottleneck.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
+    if (reason := objective.check(vae.spec)) is not None:
+        raise UserError(reason)
     return vae.to(run.device), objective
 
 

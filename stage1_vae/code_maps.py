@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from stage1_vae.base_priors import UniformCodes
 from stage1_vae.latents import LatentSpec, Support
 
+MOST_CODES = 2**16
+"""As many as 16 bits can tell apart, which is what a code is stored in at most."""
+
 
 def map_shape(features_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(C, h, w) of the encoder's features.
@@ -55,7 +58,16 @@ class Projection(nn.Module):
 
 
 def code_spec(grids: tuple[tuple[int, int], ...], num_codes: tuple[int, ...], num_classes: int) -> LatentSpec:
-    """Latents that are maps of codes laid end to end, coarse first."""
+    """Latents that are maps of codes laid end to end, coarse first.
+
+    Raises:
+        ValueError: a codebook of one code, or of more than 16 bits can tell apart.
+    """
+    if min(num_codes) < 2 or max(num_codes) > MOST_CODES:
+        wrong = min(num_codes) if min(num_codes) < 2 else max(num_codes)
+        raise ValueError(
+            f"vae.bottleneck: a codebook of {wrong:,} codes; codes are stored in 16 bits, so give 2 to {MOST_CODES:,}"
+        )
     length = sum(math.prod(grid) for grid in grids)
     return LatentSpec((length,), Support.CODES, grids, num_codes, num_classes)
 

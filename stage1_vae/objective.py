@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from stage1_vae.latent_spec import LatentSpec
 from stage1_vae.vae import VAE
 
 
@@ -36,6 +37,10 @@ class Objective(nn.Module, ABC):
     version: ClassVar[int] = 1
     needs_prior: ClassVar[bool]
     """Whether the bottleneck must declare a base prior."""
+
+    @abstractmethod
+    def check(self, spec: LatentSpec) -> str | None:
+        """Why it cannot train latents of `spec`, in words for the user with the remedy; None if it can."""
 
     @abstractmethod
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms: ...

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stage1_vae.latent_spec import LatentSpec, Support
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.rate import rate_nats, rate_per_dim_nats
 from stage1_vae.vae import VAE
@@ -34,6 +35,11 @@ class ELBO(Objective):
             if value < 0:
                 raise ValueError(f"vae.objective.{name} must not be negative, got {value}")
         self.beta, self.warmup_steps, self.free_nats = beta, warmup_steps, free_nats
+
+    def check(self, spec: LatentSpec) -> str | None:
+        if self.free_nats and spec.support is Support.CODES:
+            return "codes have no rate a dimension to keep above a floor; set vae.objective.free_nats=0"
+        return None
 
     def weight(self, step: int | Tensor) -> float | Tensor:
         """The rate's weight at an optimiser step."""

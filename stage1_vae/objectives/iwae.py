@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stage1_vae.latent_spec import LatentSpec, Support
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
 
@@ -34,6 +35,11 @@ class IWAE(Objective):
         if num_samples < 1:
             raise ValueError(f"vae.objective.num_samples must be at least 1, got {num_samples}")
         self.num_samples = num_samples
+
+    def check(self, spec: LatentSpec) -> str | None:
+        if spec.support is Support.CODES:
+            return "codes carry no gradient through several draws of an image; use the ELBO, as vae=fsq does"
+        return None
 
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding = vae.encode(x)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from stage1_vae.latent_spec import LatentSpec, Support
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
 
@@ -27,6 +28,11 @@ class Reconstruction(Objective):
         if latent_penalty < 0:
             raise ValueError(f"vae.objective.latent_penalty must not be negative, got {latent_penalty}")
         self.latent_penalty = latent_penalty
+
+    def check(self, spec: LatentSpec) -> str | None:
+        if self.latent_penalty and spec.support is Support.CODES:
+            return "numbers of codes have no size to keep small; set vae.objective.latent_penalty=0"
+        return None
 
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
