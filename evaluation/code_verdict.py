@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from evaluation.distances import gap_closed
+from evaluation.row_names import RECONSTRUCTIONS
+
 Row = Mapping[str, Any]
 NOISE = 2.0
 """A difference of fewer standard errors than this is no win."""
@@ -27,7 +30,18 @@ def over_counting(name: str, rows: Row) -> str:
         return f"FAILED: the prior {name} does not beat counting codes: {' and '.join(failed)}; train it longer."
     if not won:
         return f"The prior {name} has no density to compare with that of counted codes."
-    return f"A held-out latent costs the prior {name} {' and '.join(won)}."
+    closed = _gap_closed(name, rows)
+    images = (
+        "" if closed is None else f"; of the gap between unigram samples and reconstructions it closes {closed:.1%}"
+    )
+    return f"A held-out latent costs the prior {name} {' and '.join(won)}{images}."
+
+
+def _gap_closed(name: str, rows: Row) -> float | None:
+    """Share of the Frechet distance between samples of counted codes and reconstructions that `name` closes."""
+    wanted = [(rows.get(row) or {}).get("frechet_distance") for row in ("unigram", name, RECONSTRUCTIONS)]
+    counted, mine, best = wanted
+    return None if counted is None or mine is None or best is None else gap_closed(counted, mine, best)
 
 
 def codes_used(surgery: Row) -> str | None:

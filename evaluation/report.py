@@ -39,6 +39,8 @@ class Figure:
 
 Line = tuple[str, list[str]]
 """Label of a figure, and its text in each column."""
+ROUNDING = 1e-7
+"""A spread of so small a share is that of float32: the figure is the same for every image."""
 WIDE = 110
 """Columns of a terminal from which on every row has room for its spreads."""
 
@@ -195,7 +197,7 @@ def _text(key: str, row: Mapping[str, Any], with_spread: bool) -> str:
     value, noise, layout = row.get(key), row.get("spread", {}).get(key), FIGURES[key].format
     if value is None:
         return "-"
-    if noise is None or not with_spread:
+    if noise is None or not with_spread or noise < ROUNDING * abs(value):
         return format(value, layout)
     if noise > 0 and layout.endswith("f"):
         first = max(0, -math.floor(math.log10(noise)))
@@ -254,8 +256,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
-    """The closing table, figures down, rows across; on a narrow terminal the floors go without their spreads."""
-    titles, lines = cells(report, None if width >= WIDE else [name for name in report["rows"] if name not in FLOORS])
+    """The closing table, figures down, rows across; on a narrow terminal only the baseline and the learned prior have
+    their spreads."""
+    own = [report["baseline"], *learned_priors(report)]
+    titles, lines = cells(report, None if width >= WIDE else own)
     caption = "\n".join([legend(report), *notes(report)])
     alone = f"{TITLES[report['baseline']]} alone"
     table = Table(
