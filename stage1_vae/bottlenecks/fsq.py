@@ -2,12 +2,11 @@
 the code is which combination it was (Mentzer, Minnen, Agustsson & Tschannen, "Finite Scalar Quantization: VQ-VAE
 Made Simple", 2023). There is no codebook to learn, so none can collapse: the safe default.
 
-Number d is bounded to its L_d levels by a scaled tanh, shifted by half a step where L_d is even (ibid., appendix A.1),
-and rounded with a straight-through gradient. Combinations are counted in mixed radix, the first number fastest.
-
-Numbers near zero would take nothing but middle levels, and large ones nothing but the outer two. So they are
-standardised over the batch (see `Projection`), and the tanh is that of the normal's distribution function,
-Phi(h) = (1 + tanh(c h)) / 2 nearly: standard normal numbers take all levels equally often.
+Number d goes through the distribution function of the standard normal into L_d bins of equal width and is rounded with a
+straight-through gradient. Combinations are counted in mixed radix, the first number fastest. The published bound is a
+tanh whose outer levels are half as wide, shifted where L_d is even (ibid., appendix A.1): numbers near zero take
+nothing but its middle levels, and large ones nothing but the outer two. Here numbers are standardised over the batch
+(see `Projection`), and normal ones take all levels equally often, two of them or eight.
 """
 
 import math
@@ -21,12 +20,6 @@ from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.code_usage import CodeUsage
 from stage1_vae.posteriors import Codes
-
-NORMAL_SLOPE = 0.851
-"""c of Phi(h) = (1 + tanh(c h)) / 2: half of the logistic approximation's 1.702 (Johnson, Kotz & Balakrishnan,
-"Continuous Univariate Distributions", volume 2, 1995, chapter 23)."""
-SLACK = 1e-3
-"""The bound lies this share outside of the last level, so that the last level can be reached."""
 
 
 class FSQ(Bottleneck):
@@ -62,22 +55,19 @@ class FSQ(Bottleneck):
 
     def forward(self, features: Tensor) -> Encoding:
         bounded = self._bounded(self.project(features))  # [B h w, d]
-        level = bounded.round()
-        codes = ((level.long() + self.counts // 2) * self.radix).sum(1)
+        level = bounded.round().clamp_min(0).minimum(self.counts - 1)
+        codes = (level.long() * self.radix).sum(1)
         self.usage.add(codes)
         through = self._unit(bounded + (level - bounded).detach())
         return Encoding(Codes(codes.view(len(features), -1)), embedded=to_map(through, self.grid))
 
     def _bounded(self, h: Tensor) -> Tensor:
-        """Numbers between the first level, -(L // 2), and the last, (L - 1) // 2."""
-        half = (self.counts - 1) * (1 + SLACK) / 2
-        offset = torch.where(self.counts % 2 == 0, 0.5, 0.0)
-        return torch.tanh(NORMAL_SLOPE * h + torch.atanh(offset / half)) * half - offset
+        """Standardised numbers -> between half a level below the first, 0, and half a level above the last, L - 1."""
+        return torch.special.ndtr(h) * self.counts - 0.5
 
     def _unit(self, level: Tensor) -> Tensor:
         """Levels on the scale from -1 to 1."""
-        return level / (self.counts // 2)
+        return 2 * level / (self.counts - 1) - 1
 
     def embed(self, z: Tensor) -> Tensor:
-        level = z.flatten()[:, None] // self.radix % self.counts - self.counts // 2
-        return to_map(self._unit(level.float()), self.grid)
+        return to_map(self._unit(z.flatten()[:, None] // self.radix % self.counts), self.grid)
