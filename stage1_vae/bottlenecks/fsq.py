@@ -2,8 +2,8 @@
 the code is which combination it was (Mentzer, Minnen, Agustsson & Tschannen, "Finite Scalar Quantization: VQ-VAE
 Made Simple", 2023). There is no codebook to learn, so none can collapse: the safe default.
 
-Number d goes through the distribution function of the standard normal into L_d bins of equal width and is rounded with a
-straight-through gradient. Combinations are counted in mixed radix, the first number fastest. The published bound is a
+Number d goes through the distribution function of the standard normal into L_d bins of equal width and is rounded with
+a straight-through gradient. Combinations are counted in mixed radix, the first number fastest. The published bound is a
 tanh whose outer levels are half as wide, shifted where L_d is even (ibid., appendix A.1): numbers near zero take
 nothing but its middle levels, and large ones nothing but the outer two. Here numbers are standardised over the batch
 (see `Projection`), and normal ones take all levels equally often, two of them or eight.
