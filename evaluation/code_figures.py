@@ -26,7 +26,8 @@ def codebook_usage(books: Sequence[Mapping[str, Any]], history: Sequence[Mapping
     _epochs(panels["epochs"], history, books)
     for axis in panels.values():
         axis.grid(color="#e4e7eb", linewidth=0.8)
-        axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
+        if axis.get_legend_handles_labels()[0]:  # nothing was trained where there is no history
+            axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
     save_chart(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from command_line import report_of, run_here
-from test_surgery import glued
 from test_verdict import REPORT
 
 from evaluation.code_figures import codebook_usage
 from evaluation.row_names import learned_rows
 from evaluation.verdict import verdict_lines
 from orchestration.codes import code_counts
+from orchestration.dissect import dissect
+from orchestration.trained import Trained
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.priors.uniform import Uniform
 
@@ -31,6 +33,17 @@ def coded(values: np.ndarray, sizes: tuple[int, ...] = (8, 5)) -> LatentDataset:
 def some_codes(num: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.integers(0, 4, (num, 1)), rng.integers(0, 2, (num, 4))], axis=1)
+
+
+def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
+    """`orchestration.dissect` on latents alone under uniform codes; what it returns must be strict JSON."""
+    uniform = Uniform(train.spec)
+    trained = Trained(None, uniform, uniform, train, test, None, torch.device("cpu"))  # type: ignore[arg-type]
+    config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
+    run = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
+    found = dissect(trained, run, "uniform")  # type: ignore[arg-type]
+    json.dumps(found, allow_nan=False)
+    return found
 
 
 def report(**over: float) -> dict[str, Any]:
@@ -66,7 +79,7 @@ def test_a_counted_prior_that_was_chosen_is_the_learned_one() -> None:
 
 def test_surgery_of_codes_counts_sequences() -> None:
     train, test = coded(some_codes(400, 0)), coded(some_codes(100, 1))
-    found = glued(train, test, Uniform(train.spec), "uniform")
+    found = dissected(train, test)
     rows = [tuple(row) for row in some_codes(400, 0).tolist()]
     entropy = -sum(math.log(rows.count(row) / 400) for row in rows) / 400
     assert found["train"]["mutual_information_nats"]["value"] == pytest.approx(entropy, abs=1e-4)
@@ -88,7 +101,7 @@ def test_surgery_of_bits_is_that_of_any_noise() -> None:
         LatentDataset(LatentSpec((6,), Support.BITS), "bits", {"logits": 3 * rng.standard_normal((num, 6), np.float32)})
         for num in (2000, 500)
     )
-    found = glued(train, test, Uniform(train.spec), "uniform")
+    found = dissected(train, test)
     for split in ("train", "test"):
         under = found[split]["priors"]["uniform"]
         total = found[split]["mutual_information_nats"]["value"] + under["marginal_kl_nats"]["value"]
