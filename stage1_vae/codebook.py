@@ -10,6 +10,9 @@ batch, and revival: a code whose N_k falls below a share of the average is set o
 averages*, or the next update would carry it back (Dhariwal et al., "Jukebox", 2020, section 3; Zeghidour et al.,
 "SoundStream", 2021, section III-C).
 
+The averages remember 1 / (1 - g) batches: 20 here and 100 in the paper, whose codes an encoder at the rates of today
+leaves behind within its first hundred steps (5.9 % of 512 codes used after 12 epochs on the digits, against 97.7 %).
+
 Gradients pass the replacement straight through (e treated as h) or by the rotation trick (Fifty et al., "Restructuring
 Vector Quantization with the Rotation Trick", 2024, eq. 4): e = s R h with the scale s and the rotation R held fixed, so
 that the gradient turns with the vector.
@@ -50,8 +53,8 @@ class Codebook(nn.Module, EpochFigures):
         self,
         num_codes: int,
         dim: int,
-        decay: float = 0.99,
-        revive_below: float = 0.05,
+        decay: float = 0.95,
+        revive_below: float = 0.1,
         rotation: bool = False,
         name: str = "",
     ) -> None:

@@ -236,12 +236,14 @@ def test_codes_are_stored_in_the_smallest_integers(sizes: tuple[int, ...], store
 
 @pytest.mark.parametrize("kind", [VQ, FSQ])
 def test_codes_stay_in_use_on_real_images(kind: type[Bottleneck]) -> None:
-    """At default settings, after a few epochs on the digits."""
+    """At default settings, after a few epochs on the digits, behind an encoder that moves fast."""
     torch.manual_seed(0)
-    vae = VAE((1, 8, 8), Conv([16, 32]), partial(kind), BernoulliLikelihood())
-    history = run(vae, max_epochs=8)
-    assert history[-1]["codes_used"] > 0.5 and history[-1]["code_perplexity"] > 50, history[-1]
-    assert history[0]["codes_used"] > 0.2
-    assert collapse(history[-1]) == []
+    vae = VAE((1, 8, 8), Conv([64, 128]), partial(kind), BernoulliLikelihood())
+    history = run(vae, max_epochs=8, val_every=8)
+    last = history[-1]
+    assert last["codes_used"] > 0.8 and last["code_perplexity"] > 0.4 * vae.spec.num_codes[0], last
+    assert collapse(last) == []
+    if kind is VQ:
+        assert last["codes_revived"] < 0.1 * vae.spec.num_codes[0], last
     counters = [module for module in vae.modules() if isinstance(module, EpochFigures)]
     assert counters and all(not counter.read().get("codes_used") for counter in counters)

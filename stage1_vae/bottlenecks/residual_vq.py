@@ -37,8 +37,8 @@ class ResidualVQ(Bottleneck):
         num_codes: int = 256,
         code_dim: int = 64,
         commitment: float = 0.25,
-        decay: float = 0.99,
-        revive_below: float = 0.05,
+        decay: float = 0.95,
+        revive_below: float = 0.1,
         num_classes: int = 0,
     ) -> None:
         super().__init__()

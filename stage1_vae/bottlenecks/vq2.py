@@ -39,8 +39,8 @@ class VQ2(Bottleneck):
         num_codes: int = 512,
         code_dim: int = 64,
         commitment: float = 0.25,
-        decay: float = 0.99,
-        revive_below: float = 0.05,
+        decay: float = 0.95,
+        revive_below: float = 0.1,
         rotation: bool = False,
         num_classes: int = 0,
     ) -> None:
