@@ -104,7 +104,7 @@ def test_a_diverging_model_is_marked_in_words(tmp_path: Path) -> None:
 
 def test_point_masses_are_refused_before_any_work(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW, "vae=delta")
-    with pytest.raises(EvaluationError, match="this autoencoder's is a point mass without a density"):
+    with pytest.raises(EvaluationError, match="moves through real latents from the density"):
         check_tight_bounds(run, both.parts)
     with pytest.raises(EvaluationError, match="point mass"):
         tight_bounds(both, run, "mixture")
