@@ -55,27 +55,28 @@ def two_classes(kind: str, num: int, seed: int) -> LatentDataset:
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_each_class_is_learned_and_all_together(name: str, kind: str) -> None:
     """Samples of a class are of that class; a label is worth the entropy of the classes, 0.56 nats; without one the
-    classes come as often as they are."""
+    classes come as often as they are. Seven short epochs teach a network that roughly; counts and EM exactly."""
     prior = build(name, kind)
     assert prior is not None
     train, val = two_classes(kind, 3000, 0), two_classes(kind, 1000, 1)
     fit = lightning_fit(trainer_settings(), [])
     learns = any(isinstance(part, GradientPrior) for part in prior.modules())
-    settings = {"max_epochs": 10, "batch_size": 64, "learning_rate": 5e-3, "average": 0.98, "precision": "32-true"}
+    settings = {"max_epochs": 7, "batch_size": 64, "learning_rate": 5e-3, "average": 0.98, "precision": "32-true"}
     prior.fit(train, val, FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings if learns else {}))
     z, y = val.draw(torch.arange(1000)), val.labels
     assert y is not None
     worth = (prior.log_prob(z, y) - prior.log_prob(z)).mean().item()
-    assert worth == pytest.approx(0.56, abs=0.12)
-    assert (prior.log_prob(z, 1 - y) < prior.log_prob(z, y)).float().mean() > 0.97
+    assert worth == pytest.approx(0.56, abs=0.2 if learns else 0.05)
+    assert (prior.log_prob(z, 1 - y) < prior.log_prob(z, y)).float().mean() > 0.95
     middle = 1.5 if kind == "vector" else 2.0
     torch.manual_seed(0)
     for label in (0, 1):
         drawn = prior.sample(500, torch.full((500,), label)).float().mean(1)
-        assert ((drawn > middle) == label).float().mean() > 0.93
-    assert (prior.sample(2000).float().mean(1) > middle).float().mean().item() == pytest.approx(0.25, abs=0.06)
+        assert ((drawn > middle) == label).float().mean() > (0.8 if learns else 0.97)
+    share = (prior.sample(2000).float().mean(1) > middle).float().mean().item()
+    assert share == pytest.approx(0.25, abs=0.15 if learns else 0.04)
     mixed = prior.sample(60, torch.arange(60) % 2).float().mean(1) > middle
-    assert (mixed == (torch.arange(60) % 2 == 1)).float().mean() > 0.9, "each sample has its own label"
+    assert (mixed == (torch.arange(60) % 2 == 1)).float().mean() > 0.75, "each sample has its own label"
 
 
 def test_labels_reach_the_samples_file(tmp_path: Path) -> None:

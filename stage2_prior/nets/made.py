@@ -19,6 +19,10 @@ FIRST_GAIN = 4.0
 """Aggregate posteriors have structure at the width of one posterior, a tenth of the whole: units must bend as sharply.
 On an MNIST VAE it is worth 0.2 nats over a gain of 1 for the same number of steps."""
 
+LABEL_GAIN = 8.0
+"""The first dimension knows its class by these numbers alone, which move by no more than a learning rate a step:
+without a gain one draw in ten was still of the wrong class after 470 steps."""
+
 
 class MaskedLinear(nn.Linear):
     """A linear layer [B, in] -> [B, out] whose connection i -> j exists where degree_out[j] >= degree_in[i].
@@ -79,12 +83,12 @@ class MADE(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.layers[0](z)  # [B, hidden]
         if self.label_in is not None:
-            h = h + self.label_in(labels)
+            h = h + LABEL_GAIN * self.label_in(labels)
         for layer in self.layers[1:]:
             h = self._join(h, layer(self.dropout(F.silu(h))))  # [B, hidden]
         outputs = self.head(F.silu(h))
         if self.label_out is not None:
-            outputs = outputs + self.label_out(labels)
+            outputs = outputs + LABEL_GAIN * self.label_out(labels)
         return outputs.view(-1, self.num_dims, self.num_outputs)  # [B, D, P]
 
     @staticmethod
@@ -100,8 +104,8 @@ class MADE(nn.Module):
         layers = [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
         hidden = [z.new_zeros(n, layer.out_features) for layer in layers]  # before the activation
         active = [torch.zeros_like(h) for h in hidden]
-        first = None if self.label_in is None else self.label_in(labels)  # [n, hidden]
-        last = None if self.label_out is None else self.label_out(labels)  # [n, D P]
+        first = None if self.label_in is None else LABEL_GAIN * self.label_in(labels)  # [n, hidden]
+        last = None if self.label_out is None else LABEL_GAIN * self.label_out(labels)  # [n, D P]
         for d in range(self.num_dims):
             known = [int((degrees <= d).sum()) for degrees in self.degrees]  # units that are finished after this pass
             for i, layer in enumerate(layers):
