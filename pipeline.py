@@ -23,6 +23,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from evaluation.errors import EvaluationError
+from orchestration import scratch
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
 from orchestration.encoding import encode_split
@@ -282,15 +283,15 @@ def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures
 
 def check(config: Config, launch: Launch) -> None:
     """Build everything and run two batches of each stage in a folder that is then removed."""
-    with tempfile.TemporaryDirectory(prefix="expost-check-") as scratch:
-        paths = config.paths.model_copy(update={"root": Path(scratch)})
+    with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
+        paths = config.paths.model_copy(update={"root": Path(place)})
         trainer = config.trainer.model_copy(update={"max_steps": 2})
         evaluation = config.evaluation.reduced()
         small = config.model_copy(
             update={"paths": paths, "trainer": trainer, "evaluation": evaluation, "upstream": "run"}
         )
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
-        job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
+        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
         check_feature_file(job)
         enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
         job.max_images = max(512, 2 * config.trainer.batch_size, enough)

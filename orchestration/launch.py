@@ -3,15 +3,14 @@
 import json
 import os
 import shlex
-import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestration import scratch
+
 NEXT = "next.txt"
-STOPPED = "stopped.txt"
 
 
 def timestamp() -> str:
@@ -57,12 +56,6 @@ class Launch:
         return self.sweep_dir is not None and (self.sweep_dir / str(self.job) / "report.json").is_file()
 
 
-def _scratch() -> Path | None:
-    """Where jobs leave what is told at the end."""
-    name = os.environ.get("EXPOST_SCRATCH")
-    return Path(name) if name else None
-
-
 @dataclass(frozen=True)
 class Failure:
     """Why a job failed.
@@ -86,7 +79,7 @@ class Failure:
 
 def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
     """Write down why a job failed, for the list at the end."""
-    if folder := _scratch():
+    if folder := scratch.folder():
         job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
         facts = asdict(Failure(" ".join(message.split()), job, traceback))
         (folder / f"{launch.job:06d}.json").write_text(json.dumps(facts))
@@ -94,37 +87,18 @@ def record_failure(launch: Launch, message: str, traceback: str | None = None) -
 
 def failures() -> list[Failure]:
     """The failures written down so far, in the jobs' order."""
-    folder = _scratch()
+    folder = scratch.folder()
     return [Failure(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))] if folder else []
 
 
 def record_next(launch: Launch) -> None:
     """Write down what to do with the reports of this sweep, for the hint at its end."""
-    if folder := _scratch():
+    if folder := scratch.folder():
         kept = [word for word in launch.overrides if word.startswith("paths.root=")]
         (folder / NEXT).write_text(shlex.join(["python", "pipeline.py", "stage=compare", *kept]))
 
 
 def next_command() -> str | None:
     """What was written down; None where no job of a sweep wrote a report."""
-    folder = _scratch()
+    folder = scratch.folder()
     return (folder / NEXT).read_text() if folder and (folder / NEXT).is_file() else None
-
-
-def record_stop(words: str) -> None:
-    """Write down what is kept of a stage that Ctrl-C ended."""
-    if folder := _scratch():
-        (folder / STOPPED).write_text(words)
-
-
-def stop_message(typed: Sequence[str]) -> str:
-    """What is said after Ctrl-C: what is kept, and the command, as it was `typed`, that continues."""
-    folder = _scratch()
-    kept = (folder / STOPPED).read_text() if folder and (folder / STOPPED).is_file() else "finished stages are kept"
-    program = ["python", typed[0]] if typed[0].endswith(".py") else [Path(typed[0]).name]
-    return f"stopped; {kept}; continue with: {shlex.join([*program, *typed[1:]])}"
-
-
-def forget_failures() -> None:
-    if folder := _scratch():
-        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,6 @@ A stage is a function that writes its output into an empty folder. Everything th
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ import torch
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
 from orchestration.kept import Keeper
-from orchestration.launch import Launch, record_stop, timestamp
+from orchestration.launch import Launch, timestamp
 from orchestration.nodes import Node
 from orchestration.progress import show_progress
 from orchestration.ranks import spread
 from orchestration.schema import Config
+from orchestration.stopped import record_stop
 from orchestration.store import Artifact, Store, digest
 from orchestration.tracking import Tracker, tracking
 from stage2_prior.ranks import Ranks
@@ -271,10 +271,12 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
         yield tracker
 
 
-def point_latest(root: Path, folder: Path) -> None:
-    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one."""
-    scratch = Path(tempfile.mkdtemp(prefix=".latest-", dir=root))
-    link = scratch / "latest"
+def point_latest(root: Path, folder: Path, scratch: Path) -> None:
+    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one.
+
+    The link is made in `scratch`, a folder of this job alone: one that is killed leaves nothing elsewhere.
+    """
+    link = scratch / ".latest"
+    link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(folder, root), target_is_directory=True)
     os.replace(link, root / "latest")
-    scratch.rmdir()
