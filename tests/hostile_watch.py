@@ -1,0 +1,77 @@
+"""Watching a reader of hostile files: what it runs, what it imports, what memory it takes, what it says."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration.errors import UserError
+
+FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "subprocess.Popen",
+    "pty.spawn",
+    "pickle.find_class",
+    "socket.connect",
+    "ctypes.dlopen",
+    "code.__new__",
+    "shutil.rmtree",
+    "webbrowser.open",
+)
+UNEXPECTED = {"pickle5", "pty", "ftplib", "telnetlib", "smtplib", "antigravity", "this", "evil"}
+"""Modules that nobody here needs; hostile files name them."""
+CANARY = "canary"
+MAX_GROWTH_KIB = 200 * 1024
+MAX_SECONDS = 5.0
+_seen: list[str] | None = None
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _seen is None:
+        return
+    strange = event == "import" and arguments[0] in UNEXPECTED
+    written = event == "open" and CANARY in str(arguments[0]) and str(arguments[1]) not in ("r", "rb", "None")
+    if event in FORBIDDEN or strange or written:
+        _seen.append(f"{event} {arguments}")
+
+
+sys.addaudithook(_audit)  # cannot be taken back: it only looks while it is asked to
+
+
+@contextmanager
+def nothing_runs(*folders: Path) -> Iterator[None]:
+    """The block starts no program, imports nothing strange, connects to nobody and leaves no canary in `folders`."""
+    global _seen
+    _seen = seen = []
+    try:
+        yield
+    finally:
+        _seen = None
+    assert not seen, seen
+    assert not [place for folder in folders for place in folder.rglob(CANARY)]
+
+
+@contextmanager
+def refused(match: str, *folders: Path, kind: type[Exception] = UserError) -> Iterator[None]:
+    """The block ends in one line that says `match`, at once, without memory, with nothing executed."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(kind, match=match) as caught, nothing_runs(*folders):
+        yield
+    seconds = time.perf_counter() - started
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 400, caught.value
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MAX_GROWTH_KIB
+    assert seconds < MAX_SECONDS
+    caught.value.__traceback__ = None
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
