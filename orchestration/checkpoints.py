@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import torch
 
 from orchestration.safe import UnsafeError, opened
+from stage1_vae.archives import opened_archive
+from stage1_vae.memory import available_bytes
 
 MAX_PICKLE_BYTES = 2**24
-MAX_MEMBERS = 2**17
-"""As many tensors: each is a member of its own."""
 MAX_DEPTH = 64
 SAID_BEFORE = "WeightsUnpickler error: "
 """Before these words `torch.load` advises to load the file without its protection."""
@@ -49,7 +49,7 @@ def read_checkpoint(folder: Path, name: str, max_bytes: int | None = None) -> di
 
     Args:
         folder, name: where it is.
-        max_bytes: longest file that is read; None: half of this machine's memory.
+        max_bytes: longest file that is read; None: half of the memory that is free.
 
     Raises:
         UnsafeError: it is missing, damaged, too long, or anything but tensors and plain values in the form that
@@ -73,7 +73,7 @@ def read_checkpoint(folder: Path, name: str, max_bytes: int | None = None) -> di
 
 def _check_size(file: BinaryIO, place: Path, max_bytes: int | None) -> None:
     size = os.fstat(file.fileno()).st_size
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if max_bytes is None else max_bytes
+    most = available_bytes() // 2 if max_bytes is None else max_bytes
     if size > most:
         raise UnsafeError(f"{place} has {size:,} bytes; at most {most:,} are expected")
 
@@ -83,43 +83,41 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
     if file.read(4) != b"PK\x03\x04":
         raise UnsafeError(f"{place} is no checkpoint that torch.save wrote: no zip archive begins there")
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_members(members, os.fstat(file.fileno()).st_size, place)
+        with opened_archive(file) as archive:
+            pickled = _checked_members(archive.infolist(), os.fstat(file.fileno()).st_size)
             if (damaged := archive.testzip()) is not None:  # torch is built without this check
-                raise UnsafeError(f"{place} is damaged: the checksum of its member {damaged!r} does not fit")
-            return archive.read(next(each for each in members if each.filename.endswith("/data.pkl")))
-    except UnsafeError:
-        raise
+                raise ValueError(f"the checksum of its member {damaged!r} does not fit")
+            return archive.read(pickled)
     except Exception as error:  # zipfile and zlib raise many kinds on a damaged archive
-        raise UnsafeError(f"{place} is truncated or damaged: {error}") from error
+        raise UnsafeError(f"{place} is no checkpoint, or damaged: {error}") from error
 
 
-def _check_members(members: list[zipfile.ZipInfo], size: int, place: Path) -> None:
-    names = [member.filename for member in members]
-    root = names[0].split("/")[0] if names else ""
-    if len(names) > MAX_MEMBERS or len(set(names)) != len(names):
-        raise UnsafeError(f"{place} is no checkpoint: {len(names):,} members, {len(set(names)):,} names")
+def _checked_members(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
+    """The one that is the pickle.
+
+    Raises:
+        ValueError: the members are not what `torch.save` makes in a file of `size` bytes.
+    """
+    root = members[0].filename.split("/")[0] if members else ""
     for member in members:
         name = member.filename
-        if not name.startswith(f"{root}/") or ".." in name.split("/") or "\\" in name:
-            raise UnsafeError(f"{place}: its member {name!r} leads out of {root}/")
+        if not name.startswith(f"{root}/"):
+            raise ValueError(f"its member {name!r} leads out of {root}/")
         if name == f"{root}/constants.pkl" or name.startswith(f"{root}/code/"):
-            raise UnsafeError(f"{place} is a TorchScript program, not a checkpoint")
+            raise ValueError("it is a TorchScript program")
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise UnsafeError(
-                f"{place}: its member {name!r} is compressed, {member.file_size:,} bytes in {member.compress_size:,}; "
+            raise ValueError(
+                f"its member {name!r} is compressed, {member.file_size:,} bytes in {member.compress_size:,}; "
                 "torch.save compresses nothing"
             )
     if sum(member.file_size for member in members) > size:
-        raise UnsafeError(f"{place} is damaged: its members overlap, or promise more than its {size:,} bytes")
+        raise ValueError(f"its members overlap, or promise more than its {size:,} bytes")
     pickles = [member for member in members if member.filename.endswith(".pkl")]
     if [member.filename for member in pickles] != [f"{root}/data.pkl"]:
-        raise UnsafeError(f"{place} is no checkpoint: it must hold data.pkl and no other pickle")
+        raise ValueError("it must hold data.pkl and no other pickle")
     if pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise UnsafeError(
-            f"{place}: its pickle has {pickles[0].file_size:,} bytes; at most {MAX_PICKLE_BYTES:,} are expected"
-        )
+        raise ValueError(f"its pickle has {pickles[0].file_size:,} bytes; at most {MAX_PICKLE_BYTES:,} are expected")
+    return pickles[0]
 
 
 def _check_pickle(content: bytes, place: Path) -> None:
