@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from stage1_vae.memory import available_bytes
+
 MAX_READ = 2**24
 """Bytes that are read at once, and so the longest listing."""
 MAX_MEMBERS = 2**16
 ENCRYPTED = 1
+SURE_BYTES = 2**26
+MAX_RATIO = 500
+"""Most that `SURE_BYTES` and more may have been compressed by: sparse drawings reach 120, a bomb of zeros 1,030."""
 
 
 class _SmallReads(io.RawIOBase):
@@ -70,3 +75,15 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
     name, count = Counter(member.filename for member in members).most_common(1)[0] if members else ("", 0)
     if count > 1:
         raise ValueError(f"its member {name[:100]!r} is there {count} times")
+
+
+def check_unpacked(what: str, size: int, packed: int) -> None:
+    """Refuse to unpack `what`, which claims `size` bytes made of `packed` ones.
+
+    Raises:
+        ValueError: more than half of the memory that is free, or more than pictures are ever compressed by.
+    """
+    if size > SURE_BYTES and size > MAX_RATIO * packed:
+        raise ValueError(f"{what} unpacks to {size:,} bytes from {packed:,}, as no pictures do")
+    if size > (room := available_bytes() // 2):
+        raise ValueError(f"{what} unpacks to {size:,} bytes, and there is room for {room:,}")

@@ -14,19 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZipFile
 
 import numpy as np
 
-from stage1_vae.archives import opened_archive
-from stage1_vae.memory import available_bytes
+from stage1_vae.archives import check_unpacked, opened_archive
 
 MAX_HEADER_BYTES = 10_000
 """numpy's own limit, which it compares only after it has read the header."""
 MAX_DIMS = 16
-SURE_BYTES = 2**26
-MAX_RATIO = 500
-"""Most that `SURE_BYTES` and more may have been compressed by: sparse drawings reach 120, a zip bomb 1,000."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class NumpyArchive:
             ValueError: it is no array of numbers, is damaged, or is larger than it should be.
         """
         member = self._members[name]
-        _check_size(member)
+        check_unpacked(member.filename, member.file_size, member.compress_size)
         with self._archive.open(member) as file:
             header = read_header(file)  # type: ignore[arg-type]
         if header.offset + header.num_bytes != member.file_size:
@@ -131,16 +127,3 @@ def opened_npz(path: Path) -> Iterator[NumpyArchive]:
     """
     with path.open("rb") as file, opened_archive(file) as archive:
         yield NumpyArchive(archive)
-
-
-def _check_size(member: ZipInfo) -> None:
-    size, room = member.file_size, available_bytes() // 2
-    if size > room:
-        raise ValueError(
-            f"{member.filename} unpacks to {size:,} bytes, and there is room for {room:,}; save it as .npy, which is "
-            "read in parts"
-        )
-    if size > SURE_BYTES and size > MAX_RATIO * member.compress_size:
-        raise ValueError(
-            f"{member.filename} unpacks to {size:,} bytes from {member.compress_size:,}, which no pictures do"
-        )
