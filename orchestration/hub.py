@@ -145,7 +145,7 @@ def _fetch(place: Place, folder: Path) -> None:
     sizes: dict[str, int] | None
     try:
         info = hub.HfApi(library_name=LIBRARY).model_info(place.name, revision=place.revision, files_metadata=True)
-        state = {"revision": info.sha}
+        state = {"revision": place.revision}  # by its name: the cache then finds it again without a network
         sizes = {each.rfilename: each.size for each in info.siblings or ()}
     except Exception as error:  # of the HTTP client, which the library chooses
         if getattr(error, "response", None) is not None:
