@@ -83,7 +83,7 @@ def perform(job: Run) -> None:
     if stage == "sample":
         check_destination(job.config.sample.out)
     if stage == "export":
-        check_export(job.config.export.out)
+        check_export(job.config.export)
     check_feature_file(job)
     parts = assemble(job)
     if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:

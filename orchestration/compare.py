@@ -18,12 +18,14 @@ from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.errors import UserError, nearest
 from orchestration.launch import Launch, timestamp
+from orchestration.safe import UnsafeError, read_bytes
 from orchestration.schema import Config, Trainer
 from orchestration.stages import Run, new_folder
 from orchestration.store import digest
 from orchestration.tracking import tracking
 
 REPORT = "report.json"
+MAX_REPORT_BYTES = 2**24
 LATEST = "latest"
 NARROW, WIDE = 80, 120
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
@@ -133,7 +135,10 @@ def load(root: Path, folder: Path) -> Source:
     inside = folder.resolve().is_relative_to(root.resolve())
     name = folder.resolve().relative_to(root.resolve()).as_posix() if inside else str(folder)
     try:
-        return read(name, (folder / REPORT).read_text(encoding="utf-8"))
+        place = (folder / REPORT).resolve(strict=True)  # `latest` is a link
+        return read(name, read_bytes(place.parent, place.name, MAX_REPORT_BYTES).decode())
+    except UnsafeError as error:
+        raise UserError(f"{name}: {REPORT} is refused ({error}); leave this run out") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / REPORT} cannot be read ({error}); leave this run out") from error
     except EvaluationError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluation import feature_file, features
@@ -15,6 +15,7 @@ from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.build import version
 from orchestration.progress import counting
+from orchestration.safe import layouts, read_json, read_tensors
 from orchestration.stages import Run, run_stage
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
@@ -105,9 +106,9 @@ def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
     Raises:
         EvaluationError: the user's file has changed since.
     """
-    stored = json.loads((artifact.path / "features.json").read_text())
+    stored = read_json(artifact.path, "features.json")
     if run.config.evaluation.features is not None:
         return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
     net = features.FeatureNet.from_config(stored)
-    net.load_state_dict(load_file(artifact.path / "features.safetensors"))
+    net.load_state_dict(read_tensors(artifact.path, "features.safetensors", layouts(net), None))
     return net.to(run.device)

@@ -70,6 +70,9 @@ class Store(Section):
 
 class Export(Section):
     out: Path | None
+    hub: str | None
+    private: bool
+    license: str | None = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
 
 
 class VAEParts(Section):
