@@ -24,7 +24,19 @@ from orchestration.errors import UserError, nearest
 
 Node = dict[str, Any]
 Stage = Literal[
-    "all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle", "store", "export"
+    "all",
+    "vae",
+    "encode",
+    "prior",
+    "sample",
+    "evaluate",
+    "report",
+    "compare",
+    "check",
+    "plan",
+    "oracle",
+    "store",
+    "export",
 ]
 STAGES: tuple[str, ...] = get_args(Stage)
 
@@ -69,6 +81,15 @@ class Store(Section):
 
 
 class Export(Section):
+    out: Path | None
+
+
+class Plan(Section):
+    num_images: Annotated[int, Field(ge=10)] | None
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    num_val: Annotated[int, Field(ge=2)] | None
+    num_test: Annotated[int, Field(ge=2)] | None
+    num_classes: NonNegativeInt
     out: Path | None
 
 
@@ -152,6 +173,7 @@ class Config(Section):
     compare: Compare
     store: Store
     export: Export
+    plan: Plan
     data: Node
     net: Node
     vae: VAEParts
