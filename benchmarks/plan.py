@@ -2,8 +2,9 @@
 
     python benchmarks/plan.py --data DIR [OVERRIDE ...]
 
-Plans, then runs each stage in a process of its own. Disk is what the store holds, memory the peak of the process, time
-what the stage says of itself. Exits with 1 where disk or memory is off by more than 25 %, or time by more than 1.5 times.
+Plans, then runs each stage in a process of its own. Disk is what the store holds, memory the peak of the process,
+time what the stage says of itself. Exits with 1 where disk or memory is off by more than 25 %, or time by more than
+1.5 times.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """From what was probed to what a whole run costs: arithmetic, and nothing else.
 
-Disk: bytes of the files in the store; those of models, latents and labels are exact. Memory: resident memory of a process
-that does this stage alone, at its largest. Time: what is there once, and so much a step.
+Disk: bytes of the files in the store; those of models, latents and labels are exact. Memory: resident memory of a
+process that does this stage alone, at its largest. Time: what is there once, and so much a step.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Images that are only talked of: a data set of any size that costs next to nothing, for stage=plan.
 
-A set that would be held in memory is held in memory, at its full size, so that probes meet it as training will. One that
-would be read from image files is read from image files: a few are written and stand for all. Their content is smooth
-noise, which decodes as fast as photographs of the same size.
+A set that would be held in memory is held in memory, at its full size, so that probes meet it as training will. One
+that would be read from image files is read from image files: a few are written and stand for all. Their content is
+noise of several wavelengths, which decodes about as fast as photographs of the same size.
 """
 
 import math

@@ -18,7 +18,7 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> 
     """Disk, memory, time and work of each stage, the total, and notes."""
     images = facts["images"]
     shape = " x ".join(str(side) for side in images["shape"])
-    counts = " + ".join(f"{num:,}" for num in images["num"].values())
+    counts = " + ".join(f"{count:,}" for count in images["num"].values())
     title = f"{images['name']}: {counts} images of {shape}"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), pad_edge=False)
     table.add_column("stage", no_wrap=True)
@@ -30,9 +30,11 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> 
         disk = in_bytes(cost.disk_bytes) if cost.files else "-"
         table.add_row(cost.stage, disk, in_bytes(cost.memory_bytes), in_time(cost.seconds), work)
     table.add_section()
-    disk, memory = sum(cost.disk_bytes for cost in costs), max(cost.memory_bytes for cost in costs)
-    seconds = sum(cost.seconds for cost in costs)
-    table.add_row("all", in_bytes(disk), in_bytes(memory), in_time(seconds), "memory: the largest of the stages")
+    all_disk, most_memory = sum(cost.disk_bytes for cost in costs), max(cost.memory_bytes for cost in costs)
+    all_seconds = sum(cost.seconds for cost in costs)
+    table.add_row(
+        "all", in_bytes(all_disk), in_bytes(most_memory), in_time(all_seconds), "memory: the largest of the stages"
+    )
     return Group(table, *(Text(f"- {note}") for note in notes))
 
 
