@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
+from orchestration.encoding import encode_split
 from orchestration.errors import UserError
 from orchestration.export import check_export, export
 from orchestration.hardware import resolved_precision
@@ -34,22 +35,25 @@ from orchestration.measure import check_feature_file, feature_net, measure, try_
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.plan import run_plan
-from orchestration.progress import bar, counting
+from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
+from orchestration.ranks import check_ranks
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
 from orchestration.tight_bounds import check_tight_bounds
 from orchestration.tracking import Tracker, with_one_name
 from stage1_vae.data.images import DataError
-from stage1_vae.encode import ENCODE_VERSION, encode
+from stage1_vae.encode import ENCODE_VERSION
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
 from stage1_vae.train import Settings, train
 from stage2_prior.prior import FitRun, PriorError
 
 SPLITS = ("train", "val", "test")
+USER_ERRORS = (DataError, PriorError, EvaluationError, TrainingError)
+"""What the rooms raise where the mistake is the user's."""
 
 
 def run(config: Config, launch: Launch) -> None:
@@ -59,6 +63,7 @@ def run(config: Config, launch: Launch) -> None:
         UserError: for everything that is the user's to mend.
     """
     try:
+        check_ranks(config)
         if config.stage == "check":
             check(config, launch)
         elif config.stage == "compare":
@@ -69,7 +74,7 @@ def run(config: Config, launch: Launch) -> None:
             run_oracle(Run(config, launch, Store(config.paths.root / "store")))
         else:
             perform(Run(config, launch, Store(config.paths.root / "store")))
-    except (DataError, PriorError, EvaluationError, TrainingError) as error:
+    except USER_ERRORS as error:
         raise UserError(str(error)) from error
 
 
@@ -106,6 +111,12 @@ def perform(job: Run) -> None:
     return write_report(job, parts, vae, prior, figures)
 
 
+def take_part(job: Run) -> None:
+    """One rank's share of the stage that `job.share` orders; what comes before it is in the store."""
+    parts = assemble(job)
+    fit_prior(job, parts, encode_images(job, parts, train_vae(job, parts)))
+
+
 def train_vae(job: Run, parts: Parts) -> Artifact:
     """Stage 1: images -> VAE."""
 
@@ -126,11 +137,14 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
             history = train(
                 parts.vae, parts.objective, batches, val_batches, settings, job.lightning_fit(tracker, "vae"), seed
             )
-        save_file(weights(parts.vae), folder / "model.safetensors")
-        (folder / "history.json").write_text(json.dumps(history))
+        job.ranks.check_equal(parts.vae)
+        if job.ranks.rank == 0:
+            save_file(weights(parts.vae), folder / "model.safetensors")
+            (folder / "history.json").write_text(json.dumps(history))
         return history[-1]
 
-    return run_stage(job, "vae", vae_ingredients(job, parts), make)
+    learns = next(parts.vae.parameters(), None) is not None
+    return run_stage(job, "vae", vae_ingredients(job, parts), make, in_ranks=learns)
 
 
 def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
@@ -140,14 +154,10 @@ def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
         model = trained_vae(job, parts, vae)
         facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
         for split in SPLITS:
-            batches = parts.batches(getattr(parts.data, split), block_size(parts.data.shape), job)
-            shown = bar(f"encode {split}", job.shows_progress, batches)
-            latents = encode(model, shown, facts | {"split": split})
-            (folder / split).mkdir()
-            latents.save(folder / split)
+            encode_split(job, parts, model, split, folder / split, facts)
         return {f"num_{split}": len(getattr(parts.data, split)) for split in SPLITS}
 
-    return run_stage(job, "latents", {"vae": vae.key, "version": ENCODE_VERSION}, make)
+    return run_stage(job, "latents", {"vae": vae.key, "version": ENCODE_VERSION}, make, in_ranks=True)
 
 
 def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
@@ -162,16 +172,20 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 log=log,
                 lightning_fit=job.lightning_fit(tracker),
                 settings=resolved_fit(job),
+                ranks=job.ranks,
             )
             report = parts.prior.fit(train_set, val_set, fit_run)
         for note in report.notes:
             job.say("prior", note)
-        save_file(weights(parts.prior), folder / "prior.safetensors")
+        job.ranks.check_equal(parts.prior)
         facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
-        (folder / "fit.json").write_text(json.dumps(facts))
+        if job.ranks.rank == 0:
+            save_file(weights(parts.prior), folder / "prior.safetensors")
+            (folder / "fit.json").write_text(json.dumps(facts))
         return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
-    return run_stage(job, "prior", prior_ingredients(job, latents.key), make)
+    ingredients = prior_ingredients(job, parts.prior, latents.key)
+    return run_stage(job, "prior", ingredients, make, in_ranks=parts.prior.fits_in_ranks)
 
 
 def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
@@ -281,7 +295,8 @@ def check(config: Config, launch: Launch) -> None:
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
         check_feature_file(job)
         enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
-        parts = assemble(job, limit=max(512, 2 * config.trainer.batch_size, enough))
+        job.max_images = max(512, 2 * config.trainer.batch_size, enough)
+        parts = assemble(job)
         try_feature_file(job, parts)
         check_tight_bounds(job, parts)
         vae = train_vae(job, parts)

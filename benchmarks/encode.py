@@ -2,7 +2,7 @@
 
     python benchmarks/encode.py [--repeats 5]
 
-The pipeline's own path: `encode` over batches of 1,000, then `LatentDataset.save` into a new folder. The weights are
+The pipeline's own path: `encode` streams batches of 1,000 into the files of a new folder. The weights are
 fresh and the images random, which costs the same as trained ones. Median. Exits with 1 when the target is missed.
 """
 
@@ -24,6 +24,7 @@ from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.encode import encode
+from stage1_vae.latent_files import LatentWriter
 from stage1_vae.latents import LatentDataset
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.mlp import MLP
@@ -37,7 +38,9 @@ def encode_to_disk(vae: VAE, images: InMemory) -> float:
     batches = Batches(images, Preprocess(256, Domain.UNIT, "none", False), BATCH_SIZE, shuffle=False, seed=0)
     with tempfile.TemporaryDirectory(prefix="expost-encode-") as folder:
         started = time.perf_counter()
-        encode(vae, batches, {}).save(Path(folder))
+        with LatentWriter.create(Path(folder), vae.spec, vae.bottleneck.family, NUM, labelled=True) as writer:
+            encode(vae, batches, writer)
+            writer.finish({})
         seconds = time.perf_counter() - started
         if len(LatentDataset.load(Path(folder))) != NUM:
             raise SystemExit("not all images were encoded")

@@ -16,7 +16,7 @@ from orchestration.progress import clock
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, spread
-from stage1_vae.data.loader import Batches
+from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
@@ -50,8 +50,16 @@ class Parts:
     prior: Prior
     kind: FigureKind
 
-    def batches(self, images: ImageSet, batch_size: int, run: Run, shuffle: bool = False, seed: int = 0) -> Batches:
-        """Batches of one split on the run's device."""
+    def batches(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        run: Run,
+        shuffle: bool = False,
+        seed: int = 0,
+        whole_batches: bool = False,
+    ) -> Batches:
+        """Batches of one split on the run's device, or a rank's part of them (see `stage1_vae.data.loader.Part`)."""
         return Batches(
             images,
             self.preprocess,
@@ -60,11 +68,12 @@ class Parts:
             seed=seed,
             device=run.device,
             num_workers=run.config.trainer.num_workers,
+            part=Part(run.ranks.rank, run.ranks.world, whole_batches),
         )
 
 
-def assemble(run: Run, limit: int | None = None, given: ImageData | None = None) -> Parts:
-    """Build everything that the configuration of `run` names; `limit` cuts each split to so many images.
+def assemble(run: Run, given: ImageData | None = None) -> Parts:
+    """Build everything that the configuration of `run` names.
 
     With `given`, these images take the place of those that the configuration names.
 
@@ -74,7 +83,7 @@ def assemble(run: Run, limit: int | None = None, given: ImageData | None = None)
     config = run.config
     try:
         data = given or read_images(run)
-        data = data if limit is None else truncated(data, limit)
+        data = data if run.max_images is None else truncated(data, run.max_images)
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":
@@ -196,7 +205,8 @@ def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
     config = run.config
     nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in config.trainer.NEUTRAL}
+    left_out = config.trainer.NEUTRAL | config.trainer.SPREAD
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.spread
     return {
         "data": parts.data.fingerprint,
         "preprocess": {
@@ -215,8 +225,9 @@ def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
     }
 
 
-def prior_ingredients(run: Run, latents_key: str) -> dict[str, Any]:
+def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
+    ranks = run.config.trainer.num_ranks if prior.fits_in_ranks else 1
     node = run.config.prior
     wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
     return {
@@ -224,7 +235,7 @@ def prior_ingredients(run: Run, latents_key: str) -> dict[str, Any]:
         "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),
         "seed": run.config.seeds.prior,
         "versions": {**versions([node]), **wrappers, "fit": FIT_VERSION},
-    }
+    } | ({"ranks": ranks} if ranks > 1 else {})
 
 
 def resolved_fit(run: Run) -> Node:

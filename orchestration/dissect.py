@@ -21,7 +21,7 @@ from orchestration.progress import clock
 from orchestration.stages import Run
 from orchestration.trained import Trained
 from stage1_vae.latents import LatentDataset, Support
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, Prior, spread_rows
 
 MAX_DRAWS = 10_000
 MAX_KNOWN, MAX_KERNEL = 5_000, 5_000
@@ -102,7 +102,7 @@ def dissected(
     Raises:
         EvaluationError: the latents are not finite.
     """
-    rows = spread_rows(latents, limit)
+    rows = spread_rows(len(latents), limit)
     posterior = latents.posterior(rows)
     z = posterior.sample()
     log_posterior = posterior.log_prob(z.double()).to(device)  # float64: of large maps it is thousands of nats
@@ -111,15 +111,10 @@ def dissected(
     return z, log_posterior, result
 
 
-def spread_rows(latents: LatentDataset, limit: int) -> Tensor:
-    """At most `limit` rows, evenly over the set."""
-    return torch.linspace(0, len(latents) - 1, min(limit, len(latents))).round().long()
-
-
 def _look_at_samples(trained: Trained, priors: Mapping[str, Prior], limit: int, found: dict[str, Any]) -> None:
     """Fill in `dimensions` and `two_sample`, which need no density."""
     train, test = trained.train, trained.test
-    z = test.draw(spread_rows(test, limit)).to(trained.device)
+    z = test.draw(spread_rows(len(test), limit)).to(trained.device)
     used = units(blocks_of(train))
     listed = train.spec.num_dims <= MAX_LISTED_DIMS
     distances: dict[str, Any] = {}
@@ -141,7 +136,7 @@ def _look_at_samples(trained: Trained, priors: Mapping[str, Prior], limit: int, 
         try:
             found["two_sample"][key] = _two_sample(samples, z)
             if not test.is_point_mass:
-                found["two_sample"][key] |= _against_known(trained, prior, spread_rows(test, min(limit, MAX_KNOWN)))
+                found["two_sample"][key] |= _against_known(trained, prior, min(limit, MAX_KNOWN))
         except EvaluationError as error:
             found["notes"].append(f"{key}: {error}")
     found["dimensions"] = {
@@ -172,8 +167,9 @@ def _two_sample(samples: Tensor, z: Tensor) -> dict[str, Any]:
     }
 
 
-def _against_known(trained: Trained, prior: Prior, rows: Tensor) -> dict[str, Any]:
-    """Prior samples against the aggregate of the test images `rows` [n], trained and judged on draws of them all."""
+def _against_known(trained: Trained, prior: Prior, num: int) -> dict[str, Any]:
+    """Prior samples against the aggregate of `num` test images at most, trained and judged on draws of them all."""
+    rows = spread_rows(len(trained.test), num)
 
     def pair() -> tuple[Tensor, Tensor]:
         return trained.draw(prior, len(rows)).to(trained.device), trained.test.draw(rows).to(trained.device)

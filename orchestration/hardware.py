@@ -8,10 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 
 from orchestration.errors import UserError
 from orchestration.progress import EpochBar, show_progress
 from orchestration.schema import Trainer
+from stage2_prior.ranks import Ranks
 
 
 def device_of(settings: Trainer) -> torch.device:
@@ -23,6 +27,8 @@ def device_of(settings: Trainer) -> torch.device:
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu: no GPU here; use trainer.accelerator=cpu or auto")
     use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if use_gpu and settings.devices > (num := torch.cuda.device_count()):
+        raise UserError(f"trainer.devices={settings.devices}: {num} GPU(s) here; use trainer.devices={num} or fewer")
     return torch.device("cuda" if use_gpu else "cpu")
 
 
@@ -41,8 +47,27 @@ def resolved_precision(settings: Trainer) -> str:
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
 
 
+def placement(settings: Trainer, ranks: Ranks) -> dict[str, Any]:
+    """What Lightning is told of ranks, whatever it would guess from the environment."""
+    if ranks.world == 1:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # a launcher's variables may have called this process another one
+        return {"devices": 1, "plugins": [LightningEnvironment()]}
+    strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
+    return {
+        "devices": settings.devices,
+        "num_nodes": settings.num_nodes,
+        "strategy": strategy,
+        "plugins": [TorchElasticEnvironment()],  # RANK and its like, which are set for this process
+        "use_distributed_sampler": False,  # the batches are shares already
+    }
+
+
 def lightning_fit(
-    settings: Trainer, loggers: Iterable[Logger], label: str | None = None, overrides: dict[str, Any] | None = None
+    settings: Trainer,
+    loggers: Iterable[Logger],
+    label: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -53,6 +78,7 @@ def lightning_fit(
         loggers: figures go to all of them.
         label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
+        ranks: the processes that fit together; this is one of them.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -68,7 +94,7 @@ def lightning_fit(
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
-            devices=1,
+            **placement(settings, ranks),
             logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -112,12 +112,29 @@ class Trainer(Section):
     val_every: PositiveInt
     precision: Annotated[Literal["32", "bf16", "auto"], BeforeValidator(str)]  # 32 on a command line is a number
     compile: bool
+    devices: Annotated[int, Field(ge=1, le=1024)]
+    num_nodes: Annotated[int, Field(ge=1, le=1024)]
+    strategy: Literal["auto", "ddp", "fsdp"]
     accelerator: Literal["auto", "cpu", "gpu"]
     num_workers: NonNegativeInt
     progress: Literal["auto"] | bool
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"accelerator", "num_workers", "progress"})
     """Keys that cannot change a result, and so are no part of an artifact's key."""
+
+    SPREAD: ClassVar[frozenset[str]] = frozenset({"devices", "num_nodes", "strategy"})
+    """Keys that change a result only where they make several ranks; then `spread` is part of an artifact's key."""
+
+    @property
+    def num_ranks(self) -> int:
+        return self.devices * self.num_nodes
+
+    @property
+    def spread(self) -> Node:
+        """How the work is divided, as far as it can change a result; empty for one rank."""
+        if self.num_ranks == 1:
+            return {}
+        return {"ranks": self.num_ranks} | ({"strategy": "fsdp"} if self.strategy == "fsdp" else {})
 
 
 class Annealing(Section):

@@ -12,17 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
 from orchestration.launch import Launch, timestamp
+from orchestration.nodes import Node
 from orchestration.progress import show_progress
+from orchestration.ranks import spread
 from orchestration.schema import Config
 from orchestration.store import Artifact, Store, digest
 from orchestration.tracking import Tracker, tracking
+from stage2_prior.ranks import Ranks
+
+if TYPE_CHECKING:
+    from orchestration.share import Share
 
 Make = Callable[[Path, Tracker], Mapping[str, Any] | None]
 """Writes a stage's output into a folder; returns final figures for the run's summary."""
@@ -57,7 +63,9 @@ class Run:
         store: where stage outputs are.
         trainer_overrides: keywords forced on every Lightning trainer (two batches under stage=check).
         quiet: says nothing.
+        max_images: to which each split is cut (stage=check).
         plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
+        share: of a process that is one of several ranks, its part of one stage.
     """
 
     config: Config
@@ -65,11 +73,23 @@ class Run:
     store: Store
     trainer_overrides: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
+    max_images: int | None = None
     plans: bool = False
+    share: "Share | None" = None
 
     @cached_property
     def device(self) -> torch.device:
         return device_of(self.config.trainer)
+
+    @property
+    def ranks(self) -> Ranks:
+        """Which of the processes that make this stage together this one is."""
+        return Ranks() if self.share is None else self.share.ranks
+
+    @cached_property
+    def node(self) -> Node:
+        """Which of the job's machines this is; on any but the first, the parent only starts its ranks."""
+        return Node.of(self.config.trainer.num_nodes, os.environ)
 
     @property
     def name(self) -> str:
@@ -89,7 +109,11 @@ class Run:
         return None if self.quiet else os.path.relpath(self.folder, self.config.paths.root)
 
     def say(self, what: str, words: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            return
+        if self.share is not None:
+            self.share.tell({"say": [what, words]})
+        else:
             print(f"{what:<11}{words}", flush=True)
 
     @property
@@ -99,7 +123,7 @@ class Run:
     def lightning_fit(self, tracker: Tracker, label: str | None = None) -> Callable[..., None]:
         """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar."""
         return lightning_fit(
-            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides
+            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides, self.ranks
         )
 
     @contextmanager
@@ -128,20 +152,28 @@ def new_folder(place: Path, may_exist: bool = False) -> Path:
     raise UserError(f"a thousand runs are called {place.name}; set name=NAME")
 
 
-def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) -> Artifact:
+def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, in_ranks: bool = False) -> Artifact:
     """The output of `stage`: found in the store, waited for, or made now; where `run` only plans, its name alone.
+
+    Where the job has several ranks and the stage is one that they make together, `in_ranks`, `make` runs in a process
+    for each of them; `run` is then a rank's.
 
     Raises:
         UserError: with `upstream=require`, when it is missing and not what the user asked for.
     """
     key = digest({"stage": stage, **ingredients})
-    if run.plans:
+    if run.share is not None:
+        run.share.take(stage, key, make)
+    if run.plans or run.share is not None:
         return Artifact(stage, key, run.store.root / stage / key)
+    in_ranks = in_ranks and run.config.trainer.num_ranks > 1
     if found := run.store.find(stage, key):
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
         raise missing(run, stage)
+    if in_ranks and run.node.rank > 0:
+        return help_make(run, stage, key)
     with run.store.lock(stage, key, waiting=lambda owner: run.say(stage, f"waiting for {key}, made by {owner}")):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
@@ -149,10 +181,26 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
             with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
-                tracker.summarise(make(folder, tracker) or {})
+                figures = spread(run, stage, key, folder, tracker) if in_ranks else make(folder, tracker)
+                tracker.summarise(figures or {})
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
     return Artifact(stage, key, run.store.root / stage / key)
+
+
+def help_make(run: Run, stage: str, key: str) -> Artifact:
+    """This machine's part in what the first machine makes and commits; the artifact when it is there.
+
+    Raises:
+        UserError: the first machine did not finish it.
+    """
+    run.say(stage, f"made by machine 0 with the help of this one, number {run.node.rank}")
+    place = run.store.root / stage / key
+    spread(run, stage, key, None, Tracker(), arrived=place.is_dir)
+    with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
+        if found := run.store.find(stage, key):
+            return found
+    raise UserError(f"machine 0 did not finish the {stage} {key}; see what it said, and see that all share {place}")
 
 
 def missing(run: Run, stage: str) -> UserError:

@@ -1,12 +1,11 @@
-"""The one encoding loop of the repository: images in, parameters of q(z|x) out."""
+"""The one encoding loop of the repository: images in, parameters of q(z|x) out, a batch at a time to the disk."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import PARAMETERS, LatentDataset
+from stage1_vae.latent_files import LatentWriter
 from stage1_vae.vae import VAE
 
 ENCODE_VERSION = 1
@@ -14,29 +13,29 @@ ENCODE_VERSION = 1
 
 
 @torch.no_grad()
-def encode(vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], provenance: Mapping[str, str]) -> LatentDataset:
-    """q(z|x_i) of every image of `batches`, in its order.
+def encode(
+    vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], writer: LatentWriter, rows: range | None = None
+) -> None:
+    """q(z|x_i) of every image of `batches`, in its order, into `rows` of `writer`.
 
     Args:
         vae: on the device to compute on; switched to evaluation mode.
         batches: pairs of x [B, C, H, W] and labels [B] or None, in a fixed order.
-        provenance: kept with the latents.
+        writer: where they go; its header is left to the caller.
+        rows: a stretch of the data set, for a process that encodes a part of it; None: all.
+
+    Raises:
+        ValueError: the batches hold more or fewer images than there are rows.
     """
     vae.eval()
     device = next((value.device for value in (*vae.parameters(), *vae.buffers())), None)  # none: nothing to move to
-    family = vae.bottleneck.family
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in PARAMETERS[family]}
-    labels: list[np.ndarray] = []
-    for x, y in batches:
+    rows = range(writer.num) if rows is None else rows
+    done = rows.start
+    for x, labels in batches:
+        if done + len(x) > rows.stop:
+            raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
         posterior = vae.encode(x if device is None else x.to(device)).posterior
-        for name, column in columns.items():
-            column.append(getattr(posterior, name).float().cpu().numpy())
-        if y is not None:
-            labels.append(y.cpu().numpy())
-    return LatentDataset(
-        spec=vae.spec,
-        family=family,
-        params={name: np.concatenate(column) for name, column in columns.items()},
-        labels=np.concatenate(labels) if labels else None,
-        provenance=provenance,
-    )
+        writer.write(done, {name: getattr(posterior, name).float() for name in writer.params}, labels)
+        done += len(x)
+    if done != rows.stop:
+        raise ValueError(f"{done - rows.start} images for {len(rows)} rows")

@@ -10,8 +10,6 @@ On disk: `latents.json` (spec, family, provenance, count) beside one float32 `.n
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,15 +17,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage1_vae.block_shuffle import rows_of, shuffled_blocks
+from stage1_vae.latent_files import HEADER, LatentWriter
+from stage1_vae.latent_spec import PARAMETERS, LatentSpec
+from stage1_vae.latent_spec import Support as Support
 from stage1_vae.posteriors import LOG_2PI, Delta, DiagonalNormal
 
 FAMILIES = {"diagonal_normal": DiagonalNormal, "delta": Delta}
-PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",)}
-HEADER = "latents.json"
+SAVE_ROWS = 2**16
+IN_MEMORY_BYTES = 2**28
+"""Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
+BLOCK_ELEMENTS = 2**22
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
 NEGLIGIBLE = -80.0
 """A term below exp(-80) of the largest changes no digit of a sum, whatever their number."""
+
+
+class Rows(Protocol):
+    """As much of an array as is asked of a parameter."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class LatentDensity(Protocol):
@@ -38,59 +51,14 @@ class LatentDensity(Protocol):
     def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
-class Support(str, Enum):
-    """Where z lives."""
-
-    REAL = "real"
-    SPHERE = "sphere"
-    CODES = "codes"
-    BITS = "bits"
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """What one latent event is.
-
-    Attributes:
-        shape: (D,) for a vector, (C, h, w) for a map, (T,) for a sequence of codes or bits.
-        support: where z lives.
-        grids: for codes, the maps that the sequence lays end to end, coarse first.
-        num_codes: for codes, one codebook size a grid.
-        num_classes: labels kept beside the latents; 0: none.
-    """
-
-    shape: tuple[int, ...]
-    support: Support = Support.REAL
-    grids: tuple[tuple[int, int], ...] = ()
-    num_codes: tuple[int, ...] = ()
-    num_classes: int = 0
-
-    @property
-    def num_dims(self) -> int:
-        return int(np.prod(self.shape))
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "support": self.support.value}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "LatentSpec":
-        return cls(
-            shape=tuple(int(n) for n in stored["shape"]),
-            support=Support(stored["support"]),
-            grids=tuple((int(h), int(w)) for h, w in stored["grids"]),
-            num_codes=tuple(int(n) for n in stored["num_codes"]),
-            num_classes=int(stored["num_classes"]),
-        )
-
-
 class LatentDataset:
     """Parameters of q(z|x_i) for i = 1..N, with labels.
 
     Args:
         spec: what one event is.
         family: a key of `FAMILIES`.
-        params: parameter name -> float32 array [N, *spec.shape], in memory or memory-mapped.
-        labels: int64 [N] or None.
+        params: parameter name -> float32 array [N, *spec.shape], in memory, memory-mapped, or made when it is read.
+        labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
     """
 
@@ -98,12 +66,14 @@ class LatentDataset:
         self,
         spec: LatentSpec,
         family: str,
-        params: Mapping[str, np.ndarray],
-        labels: np.ndarray | None = None,
+        params: Mapping[str, Rows],
+        labels: np.ndarray | Tensor | None = None,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
         self.spec, self.family, self.params = spec, family, dict(params)
-        self.labels = None if labels is None else torch.as_tensor(np.array(labels), dtype=torch.int64)
+        if isinstance(labels, np.ndarray):
+            labels = torch.from_numpy(np.array(labels, dtype=np.int64))
+        self.labels = labels
         self.provenance = dict(provenance or {})
         self._validate()
 
@@ -125,33 +95,90 @@ class LatentDataset:
     def is_point_mass(self) -> bool:
         return self.family == "delta"
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the parameters of one posterior."""
+        return 4 * self.spec.num_dims * len(self.params)
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the parameters of all posteriors may lie in memory at once, several times over."""
+        return len(self) * self.row_bytes <= IN_MEMORY_BYTES
+
     def posterior(self, index: Tensor | slice) -> DiagonalNormal | Delta:
         """q(z|x_i) for the rows `index`; B is their number."""
         rows = index.numpy() if isinstance(index, Tensor) else index
-        return FAMILIES[self.family](
-            **{name: torch.from_numpy(np.array(values[rows])) for name, values in self.params.items()}
-        )
+        return self._posterior({name: np.array(values[rows]) for name, values in self.params.items()})
+
+    def _posterior(self, params: Mapping[str, np.ndarray]) -> DiagonalNormal | Delta:
+        return FAMILIES[self.family](**{name: torch.from_numpy(values) for name, values in params.items()})
 
     def draw(self, index: Tensor) -> Tensor:
         """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""
         return self.posterior(index).sample()
 
     def means(self) -> Tensor:
-        """E[z|x_i] for all i, [N, *shape]."""
+        """E[z|x_i] for all i, [N, *shape], in memory."""
         return torch.from_numpy(np.array(self.params["loc"]))
 
     def log_stds(self) -> Tensor | None:
-        """Logarithms of the standard deviations for all i, [N, *shape]; None for point masses."""
+        """Logarithms of the standard deviations for all i, [N, *shape], in memory; None for point masses."""
         values = self.params.get("log_std")
         return None if values is None else torch.from_numpy(np.array(values))
+
+    def blocks(self) -> Iterator[DiagonalNormal | Delta]:
+        """All posteriors in their order, so many rows at a time that a parameter takes 16 MiB."""
+        rows = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
+        for start in range(0, len(self), rows):
+            yield self.posterior(slice(start, start + rows))
+
+    def epoch(
+        self, size: int, generator: torch.Generator | None = None, num: int | None = None
+    ) -> Iterator[tuple[Tensor, DiagonalNormal | Delta]]:
+        """Every row once, in random order: pairs of row numbers [size] and their posteriors.
+
+        A set that fits memory comes in a uniform permutation. A larger one is read in blocks of consecutive rows that
+        are mixed in a buffer (see `block_shuffle`).
+
+        Args:
+            size: rows a pair; the last may have fewer.
+            generator: decides the order; None: torch's global one.
+            num: stop after so many rows.
+        """
+        num = len(self) if num is None else min(num, len(self))
+        if not self.fits_memory:
+            yield from self._block_shuffled(size, generator, num)
+            return
+        for rows in torch.randperm(len(self), generator=generator)[:num].split(size):
+            yield rows, self.posterior(rows)
+
+    def _block_shuffled(
+        self, size: int, generator: torch.Generator | None, num: int
+    ) -> Iterator[tuple[Tensor, DiagonalNormal | Delta]]:
+        rows = torch.zeros(0, dtype=torch.int64)
+        held = {name: values[:0] for name, values in self.params.items()}
+        done = 0
+        for blocks in shuffled_blocks(len(self), self.row_bytes, generator):
+            rows = torch.cat([rows, rows_of(blocks)])
+            for name, values in self.params.items():
+                held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])
+            order = torch.randperm(len(rows), generator=generator)
+            ready = len(order) if done + len(order) >= num else len(order) // size * size
+            for some in order[: min(ready, num - done)].split(size):
+                yield rows[some], self._posterior({name: values[some.numpy()] for name, values in held.items()})
+            done += ready
+            if done >= num:
+                return
+            rest = order[ready:]
+            rows, held = rows[rest], {name: values[rest.numpy()] for name, values in held.items()}
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One epoch of fresh draws in random order: pairs of z [size, *shape] and labels [size] or None.
 
         `generator` decides the order; the draws themselves come from torch's global generator.
         """
-        for index in torch.randperm(len(self), generator=generator).split(size):
-            yield self.draw(index), None if self.labels is None else self.labels[index]
+        for rows, posterior in self.epoch(size, generator):
+            yield posterior.sample(), None if self.labels is None else self.labels[rows]
 
     @torch.no_grad()
     def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
@@ -167,7 +194,7 @@ class LatentDataset:
             raise ValueError("the aggregate of point masses has no density")
         # -(z - m)^2 / 2s^2 expands into one matrix product; float64 because its terms cancel, about a common centre
         # because they cancel less there.
-        centre = self.params["loc"].mean(0, dtype=np.float64).ravel()  # [D]
+        centre = self._centre()
         centred = z.flatten(1).double() - torch.from_numpy(centre).to(z.device)  # [B, D]
         left = torch.cat([centred.square(), centred, torch.ones_like(centred[:, :1])], dim=1)  # [B, 2 D + 1]
         top = torch.full_like(left[:, :1], -torch.inf)  # [B, 1] largest term so far
@@ -191,6 +218,15 @@ class LatentDataset:
                 old.copy_(new)
         return (top + total.log()).squeeze(1).sub_(math.log(len(self))).to(z.dtype)
 
+    def _centre(self) -> np.ndarray:
+        """Mean of all posterior means, float64 [D]."""
+        centre, num = np.zeros(self.spec.num_dims), 0
+        for posterior in self.blocks():
+            num += len(posterior.loc)
+            mean = posterior.loc.numpy().mean(0, dtype=np.float64).ravel()
+            centre += (mean - centre) * (len(posterior.loc) / num)
+        return centre
+
     def _natural_parameters(self, rows: slice, centre: np.ndarray) -> Tensor:
         """What (z^2, z, 1) about `centre` [D] is multiplied with to give log q(z|x_i), i in `rows`; [2 D + 1, n]."""
         loc, log_std = (
@@ -204,18 +240,12 @@ class LatentDataset:
 
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""
-        for name, values in self.params.items():
-            np.save(folder / f"{name}.npy", np.asarray(values, dtype=np.float32))
-        if self.labels is not None:
-            np.save(folder / "labels.npy", self.labels.numpy())
-        header = {
-            "spec": self.spec.to_json(),
-            "family": self.family,
-            "num": len(self),
-            "labels": self.labels is not None,
-            "provenance": self.provenance,
-        }
-        (folder / HEADER).write_text(json.dumps(header, indent=2))
+        with LatentWriter.create(folder, self.spec, self.family, len(self), self.labels is not None) as writer:
+            for start in range(0, len(self), SAVE_ROWS):
+                rows = slice(start, start + SAVE_ROWS)
+                labels = None if self.labels is None else self.labels[rows]
+                writer.write(start, {name: values[rows] for name, values in self.params.items()}, labels)
+            writer.finish(self.provenance)
 
     @classmethod
     def load(cls, folder: Path) -> "LatentDataset":

@@ -1,7 +1,7 @@
 """Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,13 +29,19 @@ class Means:
     totals: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, figures: dict[str, Tensor]) -> None:
-        self.count += 1
+    def add(self, figures: dict[str, Tensor], weight: int = 1) -> None:
+        self.count += weight
         for name, value in figures.items():
+            value = value * weight if weight != 1 else value
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
-    def read(self, prefix: str) -> dict[str, float]:
-        means = {f"{prefix}{name}": (total / self.count).item() for name, total in self.totals.items()}
+    def read(self, prefix: str, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means, of all ranks together where there are several: each reads the same and decides alike."""
+        totals, count = self.totals, torch.tensor(self.count)
+        if sum_over_ranks is not None:
+            summed = sum_over_ranks(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
+            totals, count = dict(zip(totals, summed[:-1], strict=True)), summed[-1]
+        means = {f"{prefix}{name}": (total / count).item() for name, total in totals.items()}
         self.totals, self.count = {}, 0
         return means
 
@@ -81,7 +87,8 @@ class VAEModule(pl.LightningModule):
         lr, weight_decay: of Adam (decoupled weight decay where it is not zero).
         schedule: `constant` or `cosine`, down to zero at the last step.
         warmup_steps: optimiser steps over which the learning rate rises.
-        seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it.
+        seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it, and
+            every rank its own.
         gradient_clip: largest norm of the gradient; None: any.
         max_steps: optimiser steps after which training ends; None: none.
         total_steps: optimiser steps of the whole run, for the schedule.
@@ -120,22 +127,41 @@ class VAEModule(pl.LightningModule):
         self._train, self._val = Means(), Means()
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + self.global_rank * 2**40)
 
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
+        backward = self.manual_backward if self._is_spread else Tensor.backward  # Lightning's costs a small step 2 %
         for x, _ in batch:
             if self.max_steps is not None and self.global_step >= self.max_steps:
                 return
             loss = self._loss(x)
             optimizer.zero_grad()
-            loss.backward()
+            backward(loss)
             if self.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
+        self._average_statistics()
+
+    @property
+    def _is_spread(self) -> bool:
+        return self.trainer.world_size > 1
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+
+    def _average_statistics(self) -> None:
+        """Give all ranks the same running statistics: each has seen other images."""
+        if not self._is_spread:
+            return
+        for layer in self.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                for statistic in (layer.running_mean, layer.running_var):
+                    if statistic is not None:
+                        statistic.copy_(self._sum_over_ranks(statistic.clone()) / self.trainer.world_size)
 
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
@@ -148,20 +174,22 @@ class VAEModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, _ = batch
+        if not len(x):  # of a last batch with fewer images than ranks
+            return
         terms, figures = self.step.forward(x, SCHEDULES_DONE)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
-        self._val.add(figures)
+        self._val.add(figures, weight=len(x) if self._is_spread else 1)  # shares of a batch differ by an image
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self._val.count == 0:
             return
-        figures = self._val.read("val_")
+        figures = self._val.read("val_", self._sum_over_ranks if self._is_spread else None)
         self._record(figures)
         self.log("val_loss", figures["val_loss"], logger=False, batch_size=1)  # what early stopping watches
 
     def on_train_epoch_end(self) -> None:
-        self._record(self._train.read("train_"))
+        self._record(self._train.read("train_", self._sum_over_ranks if self._is_spread else None))
 
     def _record(self, figures: dict[str, float]) -> None:
         """Add to the history of this epoch and tell the loggers."""

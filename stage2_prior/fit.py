@@ -20,13 +20,15 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
-from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats
+from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
 
 Batch = tuple[Tensor, Tensor | None]
 FIT_VERSION = 1
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
+HELD_OUT_BYTES = 2**26
+"""Draws of the validation set that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,27 @@ class FreshBatches:
         return max(1, len(self.latents) // self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.latents))[: len(self) * self.size]  # the ragged rest waits for another epoch
         labels = self.latents.labels
-        for ahead in order.split(DRAW_AHEAD * self.size):
-            z = self.latents.draw(ahead).split(self.size)
-            yield from zip(z, ahead.split(self.size) if labels is None else labels[ahead].split(self.size), strict=True)
+        num = len(self) * self.size  # the ragged rest waits for another epoch
+        for rows, posterior in self.latents.epoch(DRAW_AHEAD * self.size, num=num):
+            z = posterior.sample().split(self.size)
+            yield from zip(z, rows.split(self.size) if labels is None else labels[rows].split(self.size), strict=True)
 
 
 class FixedDraws:
-    """The same draws of the validation set each time, in blocks."""
+    """The same draws of the validation set each time, in blocks.
+
+    Args:
+        latents: the validation set.
+        num: draws, at least; a smaller set is drawn repeatedly. Of one whose draws pass 64 MiB, as many rows as fit
+            there are drawn, evenly spread.
+        size: of a block.
+    """
 
     def __init__(self, latents: LatentDataset, num: int, size: int) -> None:
+        most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims))
         repeats = max(1, math.ceil(num / len(latents)))
-        rows = torch.arange(len(latents)).repeat(repeats)
+        rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
         self.blocks = list(zip(latents.draw(rows).split(size), labels.split(size), strict=True))
 

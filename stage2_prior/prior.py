@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.ranks import Ranks
 
 
 class PriorError(ValueError):
@@ -41,6 +41,7 @@ class FitRun:
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
             its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
+        ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
     """
 
     device: torch.device
@@ -48,6 +49,7 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def num_parameters(self) -> int:
         """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
+
+    @property
+    @abstractmethod
+    def fits_in_ranks(self) -> bool:
+        """Whether `fit` divides its work over several ranks; a closed form does not need to."""
 
     @classmethod
     @abstractmethod
@@ -153,6 +160,8 @@ class Prior(nn.Module, ABC):
 class GradientPrior(Prior, ABC):
     """A prior that is fitted by minimising `loss` over fresh z ~ q(z|x), in the one training loop of stage 2."""
 
+    fits_in_ranks = True
+
     @abstractmethod
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         """What training minimises, [B, *shape] -> [B]."""
@@ -181,21 +190,34 @@ def check_finite(latents: LatentDataset, split: str) -> None:
     Raises:
         PriorError: naming the parameter and the first row.
     """
-    for name, values in latents.params.items():
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
-        if not finite.all():
-            raise PriorError(
-                f"{name} of the {split} latents is not finite in {np.sum(~finite)} rows (first: {np.argmin(finite)}): "
-                "the VAE diverged; train it again with a lower learning rate or gradient clipping"
-            )
+    bad: dict[str, tuple[int, int]] = {}  # rows, and the first of them
+    start = 0
+    for posterior in latents.blocks():
+        for name in latents.params:
+            finite = getattr(posterior, name).flatten(1).isfinite().all(1)
+            if not finite.all():
+                rows, first = bad.get(name, (0, start + int(finite.int().argmin())))
+                bad[name] = (rows + int((~finite).sum()), first)
+        start += len(posterior.loc)
+    for name, (rows, first) in bad.items():
+        raise PriorError(
+            f"{name} of the {split} latents is not finite in {rows} rows (first: {first}): "
+            "the VAE diverged; train it again with a lower learning rate or gradient clipping"
+        )
 
 
 @torch.no_grad()
 def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, max_rows: int | None = None) -> float:
     """Mean -log p(z) in nats over one fresh z ~ q(z|x) an image, or of `max_rows` images spread over the set."""
     device = prior.anchor.device
-    num = min(len(latents), max_rows or len(latents))
+    rows = spread_rows(len(latents), max_rows or len(latents))
     total = 0.0
-    for index in torch.linspace(0, len(latents) - 1, num).round().long().split(batch_size):
+    for index in rows.split(batch_size):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
-    return total / num
+    return total / len(rows)
+
+
+def spread_rows(num: int, limit: int) -> Tensor:
+    """At most `limit` of `num` row numbers, evenly spread: latents often come sorted by class."""
+    dtype = torch.float32 if num <= 2**24 else torch.float64  # beyond, float32 skips whole numbers
+    return torch.linspace(0, num - 1, min(num, limit), dtype=dtype).round().long()

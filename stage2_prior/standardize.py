@@ -7,13 +7,15 @@ inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage2_prior.moments import moments
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite
 
 
@@ -41,6 +43,10 @@ class Standardized(Prior):
     def num_parameters(self) -> int:
         return self.prior.num_parameters + 2 * self.spec.num_dims
 
+    @property
+    def fits_in_ranks(self) -> bool:
+        return self.prior.fits_in_ranks
+
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support.value != "real":
@@ -63,9 +69,10 @@ class Standardized(Prior):
             PriorError: for latents that are not finite, or whatever the wrapped prior raises.
         """
         check_finite(train, "training")
-        shift, unit = moments(train)
-        self.shift.copy_(shift)
-        self.unit.copy_(unit)
+        of_all = moments(train)
+        unit = torch.where(of_all.total > 1e-12, of_all.total, 1.0).sqrt()  # 1 for a dimension that never moves
+        self.shift.copy_(of_all.mean.view_as(self.shift))
+        self.unit.copy_(unit.view_as(self.unit))
         log_unit = self.unit.log().sum().item()
         inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures, log_unit), step))
         report = self.prior.fit(self._standardised(train), self._standardised(val), inner)
@@ -77,25 +84,32 @@ class Standardized(Prior):
         )
 
     def _standardised(self, latents: LatentDataset) -> LatentDataset:
-        """The same posteriors over u; exact."""
+        """The same posteriors over u; exact, and rescaled when they are read: there is no second copy of the set."""
         shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
         rescale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "loc": lambda loc: (loc - shift) / unit,
             "log_std": lambda log_std: log_std - np.log(unit),
         }
-        params = {name: rescale[name](np.asarray(values)) for name, values in latents.params.items()}
-        labels = None if latents.labels is None else latents.labels.numpy()
-        return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
+        params = {name: Rescaled(values, rescale[name]) for name, values in latents.params.items()}
+        return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
 
 
-def moments(latents: LatentDataset) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of q(z) for each dimension, [*shape] each; 1 for a dimension that never moves."""
-    loc = latents.means().double()
-    log_std = latents.log_stds()
-    variance = loc.var(0, unbiased=False)
-    if log_std is not None:
-        variance = variance + torch.exp(2 * log_std.double()).mean(0)
-    return loc.mean(0), torch.where(variance > 1e-12, variance, 1.0).sqrt()
+@dataclass(frozen=True)
+class Rescaled:
+    """Rows of a parameter in other units."""
+
+    values: Rows
+    rescale: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.rescale(np.asarray(self.values[rows]))
 
 
 def in_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import report_of, run_here
+from encoded import encoded
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -14,7 +15,6 @@ from orchestration.entry import CONF
 from orchestration.known import carries_unchanged
 from stage1_vae.bottlenecks.identity import Identity as IdentityBottleneck
 from stage1_vae.data.mixture_rings import MixtureRings
-from stage1_vae.encode import encode
 from stage1_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood
 from stage1_vae.nets.identity import Identity
 from stage1_vae.nets.mlp import MLP
@@ -37,12 +37,12 @@ def test_it_brings_its_net_and_likelihood_and_the_command_line_wins() -> None:
     assert composed("vae=gaussian").net._target_.endswith("MLP")
 
 
-def test_images_go_through_unchanged() -> None:
+def test_images_go_through_unchanged(tmp_path: Path) -> None:
     x = torch.randn(6, 2, 3, 4)
     for likelihood in (GaussianLikelihood(), BernoulliLikelihood()):
         vae = VAE((2, 3, 4), Identity(), IdentityBottleneck, likelihood)
         assert carries_unchanged(vae) and vae.spec.shape == (24,) and vae.bottleneck.base_prior is None
-        latents = encode(vae, [(x[:4], None), (x[4:], None)], {})
+        latents = encoded(vae, [(x[:4], None), (x[4:], None)], tmp_path)
         assert latents.is_point_mass and torch.equal(latents.means(), x.flatten(1))
     assert torch.equal(
         VAE((2, 3, 4), Identity(), IdentityBottleneck, GaussianLikelihood()).decode(x.flatten(1)).mean, x

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import SMALL
+from encoded import encoded
 from hydra import compose, initialize_config_dir
 
 from evaluation.errors import EvaluationError
@@ -19,7 +20,6 @@ from orchestration.stages import Run
 from orchestration.store import Store
 from orchestration.tight_bounds import check_tight_bounds, tight_bounds
 from orchestration.trained import Trained
-from stage1_vae.encode import encode
 from stage2_prior.prior import Exactness
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
@@ -39,9 +39,10 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
     run = Run(config, Launch(), Store(folder / "store"), quiet=True)
-    parts = assemble(run, limit=200)
+    run.max_images = 200
+    parts = assemble(run)
     parts.vae.eval()
-    latents = encode(parts.vae, parts.batches(parts.data.test, 100, run), {})
+    latents = encoded(parts.vae, parts.batches(parts.data.test, 100, run), folder)
     baseline = StandardNormal(parts.vae.spec)
     return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 

@@ -4,9 +4,13 @@ The order of epoch e is a permutation seeded by (seed, e); the noise of binarisa
 second generator with the same seeds. Neither touches torch's global generator, so an epoch is the same whatever ran
 before it, with any number of workers. A split in memory is indexed as one tensor on the device; any other goes through
 worker processes, a whole batch at a time.
+
+Of several ranks each takes a part: a share of every batch, with noise of its own, or a stretch of whole batches, with
+the noise that a single process would give them.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,18 +29,61 @@ def seeded(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-class EpochOrder(Sampler[Tensor]):
-    """Row numbers of one epoch, a batch at a time: each image once, but for a dropped last batch."""
+@dataclass(frozen=True)
+class Part:
+    """What one of several ranks takes of an epoch.
 
-    def __init__(self, num: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
+    Attributes:
+        rank, world: which one, of how many.
+        whole_batches: a stretch of the batches, each whole; else of every batch a share of its images.
+    """
+
+    rank: int = 0
+    world: int = 1
+    whole_batches: bool = False
+
+    def share(self, num: int, even: bool) -> slice:
+        """Its share of `num` things: contiguous, disjoint from the others'.
+
+        `even` makes them of one size and leaves fewer than `world` things over; else together they are all.
+        """
+        num -= num % self.world if even else 0
+        return slice(num * self.rank // self.world, num * (self.rank + 1) // self.world)
+
+
+ALL = Part()
+
+
+class EpochOrder(Sampler[Tensor]):
+    """Row numbers of one epoch, a batch at a time: each image once, but for a dropped last batch.
+
+    Shares of a shuffled batch have one size, so that every rank takes the same steps: of a last batch that does not
+    divide, the rest waits for another epoch.
+    """
+
+    def __init__(self, num: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool, part: Part = ALL) -> None:
         self.num, self.batch_size, self.shuffle, self.seed, self.drop_last = num, batch_size, shuffle, seed, drop_last
+        self.part = part
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num // self.batch_size if self.drop_last else -(-self.num // self.batch_size)
+        return self.chosen.stop - self.chosen.start
+
+    @property
+    def chosen(self) -> slice:
+        """Which of everybody's batches this rank has a part in."""
+        full, rest = divmod(self.num, self.batch_size)
+        least = self.part.world if self.shuffle and not self.part.whole_batches else 1
+        num = full + (not self.drop_last and rest >= least)
+        return self.part.share(num, even=False) if self.part.whole_batches else slice(0, num)
+
+    @property
+    def preceding(self) -> int:
+        """Batches that other ranks take before this one's first."""
+        return self.chosen.start
 
     def rows(self) -> Tensor:
         """All rows of this epoch in their order, int64."""
@@ -45,7 +92,14 @@ class EpochOrder(Sampler[Tensor]):
         return torch.randperm(self.num, generator=seeded(torch.device("cpu"), self.seed, self.epoch, ORDER))
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from self.rows().split(self.batch_size)[: len(self)]
+        yield from self.divided(self.rows())
+
+    def divided(self, rows: Tensor) -> list[Tensor]:
+        """`rows` of the epoch as this rank's batches."""
+        batches = list(rows.split(self.batch_size)[self.chosen])
+        if self.part.whole_batches:
+            return batches
+        return [batch[self.part.share(len(batch), even=self.shuffle)] for batch in batches]
 
 
 class _WholeBatches(Dataset[Tensor | DataError]):
@@ -71,11 +125,13 @@ class Batches:
         shuffle: a new order and new noise each epoch; without it, the same order and the same noise always.
         seed: of order and noise.
         drop_last: leave out a last batch that is not full.
+        part: what this rank takes, of several; `batch_size` is that of all together.
         device: where the batches lie, and a split in memory with them.
         num_workers: processes that read a split that is not in memory; 0: this one.
 
     Raises:
-        DataError: a batch size below 1, a full batch that the split cannot fill, a negative number of workers.
+        DataError: a batch size below 1, a full batch that the split cannot fill, a negative number of workers, more
+            ranks than a batch has images.
     """
 
     def __init__(
@@ -86,6 +142,7 @@ class Batches:
         shuffle: bool,
         seed: int,
         drop_last: bool = False,
+        part: Part = ALL,
         device: torch.device | str = "cpu",
         num_workers: int = 0,
     ) -> None:
@@ -95,14 +152,26 @@ class Batches:
             raise DataError(f"{len(images)} images do not fill one batch of {batch_size}: lower the batch size")
         if num_workers < 0:
             raise DataError(f"{num_workers} workers are not possible: give 0 or more")
+        if part.world > min(batch_size, len(images)) and not part.whole_batches:
+            raise DataError(
+                f"{min(batch_size, len(images))} images a batch cannot be shared among {part.world} ranks: "
+                "give more images or a larger batch, or lower trainer.devices"
+            )
         self.device = torch.device(device)
         self.images = images.to(self.device) if isinstance(images, InMemory) else images
-        self.preprocess, self.batch_size, self.seed, self.num_workers = preprocess, batch_size, seed, num_workers
-        self.sampler = EpochOrder(len(images), batch_size, shuffle, seed, drop_last)
+        self.preprocess, self.seed, self.num_workers = preprocess, seed, num_workers
+        self.sampler = EpochOrder(len(images), batch_size, shuffle, seed, drop_last, part)
+        self.batch_size = batch_size if part.whole_batches else batch_size // part.world
         self.batch_sampler = None  # Lightning looks for it beside a sampler
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+    @property
+    def rows(self) -> range:
+        """Of whole batches in the order of the split: the rows that they cover."""
+        chosen, size = self.sampler.chosen, self.sampler.batch_size
+        return range(min(chosen.start * size, self.sampler.num), min(chosen.stop * size, self.sampler.num))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; Lightning calls this through `sampler`."""
@@ -110,15 +179,26 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         epoch = self.sampler.epoch if self.sampler.shuffle else 0
-        noise = seeded(self.device, self.seed, epoch, NOISE)
+        part = self.sampler.part
+        own = (part.rank,) if part.rank and not part.whole_batches else ()
+        noise = seeded(self.device, self.seed, epoch, NOISE, *own)
+        if self.sampler.preceding:
+            self._skip_noise(noise)
         labels = None if self.images.labels is None else self.images.labels.to(self.device)
         for index, raw in self._raw(epoch):
             yield self.preprocess(raw, noise), None if labels is None else labels[index]
 
+    def _skip_noise(self, noise: torch.Generator) -> None:
+        """Leave `noise` where the batches that other ranks take first would leave it."""
+        if not self.preprocess.is_random or not len(self):
+            return
+        shape = self.images.batch(torch.zeros(1, dtype=torch.int64)).shape[1:]
+        for _ in range(self.sampler.preceding):
+            torch.rand((self.sampler.batch_size, *shape), generator=noise, device=self.device)
+
     def _raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs of row numbers [B] and raw images [B, C, H, W], both on the device."""
-        rows = self.sampler.rows().to(self.device)  # one transfer an epoch
-        batches = rows.split(self.batch_size)[: len(self)]
+        batches = self.sampler.divided(self.sampler.rows().to(self.device))  # one transfer an epoch
         if isinstance(self.images, InMemory):
             for index in batches:
                 yield index, self.images.batch(index)

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.moments import moments
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import Exactness, GradientPrior, PriorError, check_real_vector
 
@@ -96,13 +97,11 @@ class Autoregressive(GradientPrior):
 
     def prepare(self, train: LatentDataset) -> None:
         """Order the dimensions by information; point masses, which tell nothing of it, keep the encoder's order."""
-        log_std = train.log_stds()
-        pooled = train.means().var(0, unbiased=False)  # [D]
-        if log_std is not None:
-            pooled = pooled + torch.exp(2 * log_std).mean(0)
-            information = 0.5 * pooled.log() - log_std.mean(0)  # [D] nats, of Gaussians with these widths
+        of_all = moments(train)
+        if of_all.log_std is not None:
+            information = 0.5 * of_all.total.log() - of_all.log_std  # [D] nats, of Gaussians with these widths
             self.order.copy_(information.argsort(descending=True, stable=True))
-        widest = LOG_WIDEST + 0.5 * torch.where(pooled > 0, pooled, 1.0).log()
+        widest = LOG_WIDEST + 0.5 * torch.where(of_all.total > 0, of_all.total, 1.0).log()
         self.max_log_std.copy_(widest[self.order.cpu()].clamp_min(self.min_log_std + LOG_WIDEST))
 
     def _conditionals(self, outputs: Tensor, max_log_std: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import cholesky
+from stage2_prior.moments import moments
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, check_real_vector, mean_nll_nats
 
 
@@ -26,6 +27,7 @@ class Gaussian(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = False
     mean: Tensor
     scale: Tensor
 
@@ -59,16 +61,12 @@ class Gaussian(Prior):
         """
         started = time.perf_counter()
         check_finite(train, "training")
-        loc = train.means().to(run.device).double()  # [N, D]
-        centred = loc - loc.mean(0)
-        covariance = centred.T @ centred / len(loc)
-        log_std = train.log_stds()
-        if log_std is not None:
-            covariance += torch.diag(torch.exp(2 * log_std.to(run.device).double()).mean(0))
+        of_all = moments(train, run.device, full=True)
+        covariance = of_all.total
         scale = cholesky(covariance)
         ridge = (scale @ scale.T - covariance).diagonal().mean().item()
         singular = ridge > 1e-14 * covariance.diagonal().mean().item()
-        self.mean.copy_(loc.mean(0))
+        self.mean.copy_(of_all.mean)
         self.scale.copy_(scale)
         seconds = time.perf_counter() - started
         with torch.random.fork_rng(devices=[]):

@@ -62,6 +62,7 @@ class Mixture(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = True
     log_weights: Tensor
     means: Tensor
     scale: Tensor

@@ -15,6 +15,7 @@ class StandardNormal(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
+    fits_in_ranks = False
 
     @property
     def num_parameters(self) -> int:

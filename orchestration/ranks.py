@@ -1,0 +1,277 @@
+"""One boundary around a stage with several ranks: processes that make the stage's files, and end with it.
+
+The parent finds, locks and commits as ever; between, it starts one process a rank and listens. What a rank must know
+goes in as JSON; what it has to say (figures, words, how it ended) comes out as JSON, a line each. No code of the job
+runs once a rank, and no rank knows Hydra, W&B or the lock. The first rank that fails ends all others. A rank whose
+parent is gone, whatever killed it, ends itself: its standard input closes.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from torch.distributed import DistNetworkError, TCPStore
+
+from orchestration.errors import UserError
+from orchestration.hardware import device_of
+from orchestration.nodes import Node
+from orchestration.rank_order import CAUSES, FOLDER, Ending, Order, num_cores
+from orchestration.schema import Config
+from orchestration.tracking import Tracker
+
+if TYPE_CHECKING:
+    from orchestration.stages import Run
+
+GRACE_SECONDS = 1.0
+"""How long others may say what became of them after one has failed: the cause is not always heard first."""
+POLL_SECONDS = 1.0
+END_SECONDS = 10.0
+TAIL_BYTES = 2000
+
+
+class RankError(RuntimeError):
+    """A rank ended in a way that is no mistake of the user's; its traceback is the cause."""
+
+
+class Told(Exception):  # noqa: N818  no error of this process
+    """The traceback of another process, printed where this one's cause stands."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def check_ranks(config: Config) -> None:
+    """Refuse what several ranks cannot do, before any work.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    trainer = config.trainer
+    if trainer.num_ranks == 1:
+        return
+    if trainer.batch_size % trainer.num_ranks:
+        lower = max(1, trainer.batch_size // trainer.num_ranks) * trainer.num_ranks
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size} is that of all ranks and cannot be shared equally among "
+            f"{trainer.num_ranks}; use trainer.batch_size={lower}"
+        )
+    if _optuna_sweeps():
+        raise UserError(
+            f"an Optuna sweep with {trainer.num_ranks} ranks is refused: every process that runs this command asks the "
+            "study for hyper-parameters of its own, so ranks that a launcher starts on other machines or beside this "
+            "one would train on different ones without a word; set trainer.devices=1 trainer.num_nodes=1 for the study"
+        )
+    if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
+        raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
+    Node.of(trainer.num_nodes, os.environ)
+
+
+def _optuna_sweeps() -> bool:
+    """Whether this job is a trial of Optuna's."""
+    if not HydraConfig.initialized():
+        return False
+    facts = HydraConfig.get()
+    return facts.mode == RunMode.MULTIRUN and "optuna" in str(facts.sweeper.get("_target_", "")).lower()
+
+
+@dataclass
+class Child:
+    """One rank's process.
+
+    Attributes:
+        order: what it was told.
+        process: its input stays open as long as it shall live.
+        errors: where its standard error goes; None: to the terminal.
+        ending: why it ended early.
+        figures: what it gave back, when it was done.
+    """
+
+    order: Order
+    process: subprocess.Popen[bytes]
+    errors: Path | None
+    ending: Ending | None = None
+    figures: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.order.rank} of stage {self.order.stage}"
+
+    def hear(self, said: "queue.Queue[Said]") -> None:
+        """Put what the rank says into `said`, line by line, and None when it can say no more."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            said.put((self, json.loads(line)))
+        said.put((self, None))
+
+    def silent(self) -> Ending:
+        """The ending of a process that said nothing about it."""
+        code = self.process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = self.errors.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.errors else ""
+        return Ending("silent", f"{self.name} ended with {how}", last, code)
+
+    def error(self) -> Exception:
+        """What this process raises for the rank's ending."""
+        assert self.ending is not None
+        ending = self.ending
+        if ending.kind == "user":
+            return UserError(ending.message)
+        if ending.kind == "silent" and ending.code == -signal.SIGKILL:
+            return UserError(
+                f"{self.name} was killed, as a machine does that runs out of memory; repeat the command, with a "
+                "smaller trainer.batch_size or fewer trainer.devices if that was the cause"
+            )
+        if ending.kind == "disk":
+            error: Exception = OSError(ending.code, ending.message, ending.file)
+        else:
+            error = RankError(f"{self.name}: {ending.message}")
+        error.__cause__ = Told(ending.traceback)
+        return error
+
+
+Said = tuple[Child, dict[str, Any] | None]
+
+
+def spread(
+    run: "Run", stage: str, key: str, folder: Path | None, tracker: Tracker, arrived: Callable[[], bool] = lambda: False
+) -> Mapping[str, Any]:
+    """Make the files of a stage with this machine's ranks; the final figures, from rank 0.
+
+    Args:
+        run, stage, key: what is made.
+        folder: where; None on any machine but the first, which tells all ranks.
+        tracker: takes what rank 0 logs.
+        arrived: asked now and then; once it says yes, the ranks are no longer needed.
+
+    Raises:
+        UserError: a rank met a mistake of the user's, or was killed.
+        RankError: a rank failed otherwise.
+        OSError: a rank could not write.
+    """
+    node = Node.of(run.config.trainer.num_nodes, os.environ)
+    server = None
+    if folder is not None:
+        server = _rendezvous(node)
+        server.set(f"{key}/{FOLDER}", str(folder.resolve()))
+    children: list[Child] = []
+    with tempfile.TemporaryDirectory(prefix="expost-ranks-") as scratch:
+        try:
+            for local_rank in range(run.config.trainer.devices):
+                order = _order(run, stage, key, node, server.port if server else node.port, local_rank)
+                children.append(_start(order, run.shows_progress, Path(scratch)))
+            return _listen(children, run, tracker, arrived)
+        finally:
+            _end(children)
+
+
+def _rendezvous(node: Node) -> TCPStore:
+    """Where all ranks of all machines find each other; this process answers.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        return TCPStore(node.address, node.port, is_master=True, wait_for_workers=False)
+    except DistNetworkError as error:
+        raise UserError(
+            f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its own "
+            "name or address there, and a free port"
+        ) from error
+
+
+def _order(run: "Run", stage: str, key: str, node: Node, port: int, local_rank: int) -> Order:
+    trainer = run.config.trainer
+    return Order(
+        stage=stage,
+        key=key,
+        rank=node.rank * trainer.devices + local_rank,
+        local_rank=local_rank,
+        world=trainer.num_ranks,
+        node=node.rank,
+        address=node.address,
+        port=port,
+        config=run.config.model_dump(mode="json"),
+        store=str(run.store.root),
+        overrides=run.trainer_overrides,
+        max_images=run.max_images,
+        quiet=run.quiet,
+    )
+
+
+def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
+    """A rank's process, with its order in its input."""
+    errors = None if order.rank == 0 and shows_progress else scratch / f"{order.rank}.txt"
+    with open(errors or os.devnull, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "orchestration.rank"],  # -P: a folder of that name here is not ours
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file if errors else None,
+            env=order.environment(),
+        )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it is dead already: whoever listens finds out
+        process.stdin.write(order.to_line())
+        process.stdin.flush()
+    return Child(order, process, errors)
+
+
+def _listen(children: list[Child], run: "Run", tracker: Tracker, arrived: Callable[[], bool]) -> Mapping[str, Any]:
+    """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
+    said: queue.Queue[Said] = queue.Queue()
+    for child in children:
+        threading.Thread(target=child.hear, args=(said,), daemon=True, name=child.name).start()
+    speaking, deadline = len(children), float("inf")
+    while speaking and time.monotonic() < deadline:
+        try:
+            child, message = said.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            if arrived():
+                return {}
+            continue
+        if message is None:
+            speaking -= 1
+            if child.figures is None and child.ending is None:
+                child.ending = child.silent()
+        elif "log" in message:
+            tracker.log(message["log"], message["step"])
+        elif "say" in message:
+            run.say(*message["say"])
+        elif "ending" in message:
+            child.ending = Ending(**message["ending"])
+        else:
+            child.figures = message["done"]
+        if child.ending is not None:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+    if failed := [child for child in children if child.ending]:
+        raise min(failed, key=lambda child: CAUSES.index(child.ending.kind if child.ending else "")).error()
+    return children[0].figures or {}
+
+
+def _end(children: list[Child]) -> None:
+    """No process outlives the stage."""
+    for child in children:
+        if child.figures is None:
+            child.process.kill()
+        if child.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                child.process.stdin.close()
+    for child in children:
+        try:
+            child.process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()

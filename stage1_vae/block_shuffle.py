@@ -1,0 +1,29 @@
+"""The order of an epoch over rows that do not fit in memory: read in long stretches, mixed in a buffer.
+
+The set is cut into blocks of consecutive rows. An epoch takes the blocks in random order, fills a buffer with many of
+them and shuffles its rows, so that every row comes once and the disk reads stretches instead of rows. How well a set
+sorted by class is mixed depends on the number of blocks in the buffer alone: B blocks of one class each hold a class of
+share p in a share whose standard deviation is at most sqrt(p (1 - p) / B), 2 % of the rows for ten classes and B = 256.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BUFFER_BLOCKS = 256
+BUFFER_BYTES = 2**26
+"""64 MiB of parameters lie in the buffer; a block is 256 KiB of them."""
+
+
+def shuffled_blocks(num_rows: int, row_bytes: int, generator: torch.Generator | None) -> Iterator[list[slice]]:
+    """One epoch of blocks in random order, a buffer at a time."""
+    block = max(1, BUFFER_BYTES // BUFFER_BLOCKS // row_bytes)
+    starts = block * torch.randperm(-(-num_rows // block), generator=generator)
+    for some in starts.split(BUFFER_BLOCKS):
+        yield [slice(start, min(start + block, num_rows)) for start in some.tolist()]
+
+
+def rows_of(blocks: list[slice]) -> Tensor:
+    """Row numbers of `blocks`, int64."""
+    return torch.cat([torch.arange(block.start, block.stop) for block in blocks])

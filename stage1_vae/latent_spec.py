@@ -1,0 +1,56 @@
+"""What one latent is, and which numbers tell its posterior."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",)}
+"""Family of q(z|x) -> the parameters that are stored, each float32 [N, *shape]."""
+
+
+class Support(str, Enum):
+    """Where z lives."""
+
+    REAL = "real"
+    SPHERE = "sphere"
+    CODES = "codes"
+    BITS = "bits"
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """What one latent event is.
+
+    Attributes:
+        shape: (D,) for a vector, (C, h, w) for a map, (T,) for a sequence of codes or bits.
+        support: where z lives.
+        grids: for codes, the maps that the sequence lays end to end, coarse first.
+        num_codes: for codes, one codebook size a grid.
+        num_classes: labels kept beside the latents; 0: none.
+    """
+
+    shape: tuple[int, ...]
+    support: Support = Support.REAL
+    grids: tuple[tuple[int, int], ...] = ()
+    num_codes: tuple[int, ...] = ()
+    num_classes: int = 0
+
+    @property
+    def num_dims(self) -> int:
+        return int(np.prod(self.shape))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "support": self.support.value}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "LatentSpec":
+        return cls(
+            shape=tuple(int(n) for n in stored["shape"]),
+            support=Support(stored["support"]),
+            grids=tuple((int(h), int(w)) for h, w in stored["grids"]),
+            num_codes=tuple(int(n) for n in stored["num_codes"]),
+            num_classes=int(stored["num_classes"]),
+        )

@@ -1,0 +1,67 @@
+"""What a fit may know of the processes that run it together: their number, which one this is, sums over all."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one fit; alone, every method gives back what it was given.
+
+    With several, `torch.distributed` must have been initialised, and all ranks call the same methods in the same order.
+
+    Attributes:
+        rank: of this process, from 0.
+        world: how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all ranks, in place; the same bits on each."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Rank 0's `value`, in place; all have the same shape and dtype."""
+        if self.world > 1:
+            dist.broadcast(value, src=0)
+        return value
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """`value` of every rank, in the order of ranks; all have the same shape and dtype."""
+        if self.world == 1:
+            return [value]
+        everyone = [value.new_empty(value.shape) for _ in range(self.world)]
+        dist.all_gather(everyone, value.contiguous())
+        return everyone
+
+    def wait_for_all(self) -> None:
+        """Returns when every rank has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def check_equal(self, module: nn.Module) -> None:
+        """
+        Raises:
+            RuntimeError: the state of `module` is not the same on all ranks, bit for bit.
+        """
+        if self.world == 1:
+            return
+        digest, state = hashlib.sha256(), module.state_dict()
+        for name in sorted(state):
+            digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        device = next(iter(state.values()), torch.empty(0)).device
+        found = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8, device=device))
+        if odd := [rank for rank, other in enumerate(found) if not torch.equal(other, found[0])]:
+            raise RuntimeError(f"rank {odd[0]} ended with another {type(module).__name__} than rank 0")
+
+    def share(self, num: int) -> slice:
+        """This rank's rows of `num`: contiguous, disjoint, together all, of sizes that differ by one at most."""
+        return slice(num * self.rank // self.world, num * (self.rank + 1) // self.world)
