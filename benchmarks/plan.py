@@ -20,9 +20,10 @@ from child import Measured, machine, pipeline
 SETTINGS = [
     "data=image_folder",
     "net=conv",
+    "net.channels=[16,32,64]",
     "vae.bottleneck.latent_dim=64",
     "trainer.max_steps=null",
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
     "trainer.val_every=1",
     "prior=mixture",
     "prior.num_components=20",

@@ -32,7 +32,7 @@ def run_plan(run: Run) -> None:
     """
     facts = probe(run)
     costs = costs_of(run.config, facts)
-    notes = notes_of(costs, facts, run.config.trainer.batch_size)
+    notes = notes_of(run.config, costs, facts)
     console = Console(highlight=False)
     console.print()
     console.print(terminal_plan(costs, facts, notes))

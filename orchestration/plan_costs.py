@@ -49,8 +49,8 @@ def costs_of(config: Config, facts: Facts) -> list[Cost]:
     opening = Cost("data", {}, data["peak_bytes"], data["seconds"], f"{num:,} images, {data['how']}")
     stages = [
         vae_cost(config, facts),
-        encode_cost(facts),
-        prior_cost(facts),
+        encode_cost(config, facts),
+        prior_cost(config, facts),
         features_cost(facts),
         evaluate_cost(facts),
     ]
@@ -70,9 +70,9 @@ def vae_cost(config: Config, facts: Facts) -> Cost:
     epochs = -(-steps // batches)
     validations = max(1, (steps // batches) // min(trainer.val_every, max(1, steps // batches)))
     val_batches = -(-num["val"] // max(trainer.batch_size, facts["models"]["block"]))
-    scale = trainer.batch_size / probe["batch_size"]
+    scale = trainer.batch_size / trainer.num_ranks / probe["batch_size"]
     seconds = probe["seconds_once"] + steps * scale * probe["seconds_a_step"]
-    seconds += validations * val_batches * probe["seconds_a_val_batch"]
+    seconds += validations * val_batches * probe["seconds_a_val_batch"] * scale
     files = probe["files"] | {"history.json": round(epochs * probe["bytes_an_epoch"])}
     if not facts["models"]["vae_parameters"]:
         steps, epochs, seconds = 0, 0, probe["seconds_once"]
@@ -80,7 +80,7 @@ def vae_cost(config: Config, facts: Facts) -> Cost:
     return Cost("vae", files, peak_of(facts, "vae"), seconds, work, "vae" in facts["cached"])
 
 
-def encode_cost(facts: Facts) -> Cost:
+def encode_cost(config: Config, facts: Facts) -> Cost:
     """All splits; the files of parameters and labels to the byte."""
     probe, models, num = facts["probes"]["encode"], facts["models"], facts["images"]["num"]
     event = math.prod(models["latent_shape"])
@@ -91,16 +91,18 @@ def encode_cost(facts: Facts) -> Cost:
         if facts["images"]["labelled"]:
             files[f"{split}/labels.npy"] = NPY_HEADER + rows * LABEL
     total = sum(num.values())
-    seconds = probe["seconds_once"] + total * probe["seconds_an_image"]
+    seconds = probe["seconds_once"] + total * probe["seconds_an_image"] / config.trainer.num_ranks
     return Cost("encode", files, peak_of(facts, "encode"), seconds, f"{total:,} images", "encode" in facts["cached"])
 
 
-def prior_cost(facts: Facts) -> Cost:
+def prior_cost(config: Config, facts: Facts) -> Cost:
     """All iterations or epochs that the configuration allows; stopping earlier can only make it less."""
     probe, rows = facts["probes"]["prior"], facts["images"]["num"]["train"]
     share = rows / facts["latent_rows"]["train"]  # 1 unless there were too many latents to make up
     a_unit = probe["seconds_a_unit"] * (share if probe["unit"] == "iteration" else 1.0)
+    ranks = config.trainer.num_ranks if facts["models"]["prior_in_ranks"] else 1
     seconds = share * (probe["seconds_once"] + probe["epochs"] * probe["seconds_an_epoch"]) + probe["num"] * a_unit
+    seconds /= ranks
     told = probe["epochs"] or probe["num"]
     curve = round(told * probe["bytes_a_row"]) - probe["bytes_of_curve"] if told else 0
     files = probe["files"] | {"fit.json": probe["files"]["fit.json"] + curve}
@@ -125,11 +127,11 @@ def evaluate_cost(facts: Facts) -> Cost:
     probe = facts["probes"]["evaluate"]
     num, num_bounds, train = probe["num_samples"], facts["evaluation"]["num_bounds"], facts["images"]["num"]["train"]
     seconds = {
-        "samples and features": along(probe, "samples and features", "num", num),
+        "samples and features": along(probe["few"], probe["more"], "samples and features", "num", num),
         "distances": probe["seconds_of_distances"],
         "nearest training images": probe["seconds_an_image"] * train + probe["seconds_of_search"],
-        "bounds": along(probe, "bounds", "num_bounds", num_bounds),
-        "surgery": along(probe, "surgery", "num", min(MAX_DRAWS, num)),
+        "bounds": along(probe["few"], probe["more"], "bounds", "num_bounds", num_bounds),
+        "surgery": surgery_seconds(probe, min(MAX_DRAWS, num), facts["images"]["num"]),
         "annealing": probe["more"]["seconds"]["annealing"] * annealing_share(facts["evaluation"]["annealing"]),
         "pictures": probe["few"]["seconds"]["pictures"],
     }
@@ -138,13 +140,19 @@ def evaluate_cost(facts: Facts) -> Cost:
     return Cost("evaluate", probe["more"]["files"], peak, sum(seconds.values()), work, "evaluate" in facts["cached"])
 
 
-def along(probe: Facts, part: str, counted: str, num: int) -> float:
+def along(few: Facts, more: Facts, part: str, counted: str, num: int) -> float:
     """Seconds of a part on the straight line through two small runs, at `num`."""
-    few, more = probe["few"], probe["more"]
     apart = more[counted] - few[counted]
     rise = max(0.0, more["seconds"][part] - few["seconds"][part])
     a_unit = rise / apart if apart else more["seconds"][part] / more[counted]
     return more["seconds"][part] + a_unit * (num - more[counted])
+
+
+def surgery_seconds(probe: Facts, num: int, counts: Mapping[str, int]) -> float:
+    """Draws of both splits under the aggregate of the training images and of their own, and all that needs neither."""
+    pairs = num * (2 * counts["train"] + counts["test"])
+    few, more = probe["surgery"]
+    return along(few, more, "surgery", "num", num) + pairs * probe["seconds_a_pair"]
 
 
 def annealing_share(asked: Mapping[str, Any] | None) -> float:

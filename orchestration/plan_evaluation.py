@@ -16,23 +16,28 @@ from torch import Tensor
 
 from evaluation import distances, features, memorisation
 from orchestration.bounded import MAX_BOUND_PIXELS
+from orchestration.dissect import dissect
 from orchestration.feature_nets import Extractor, feature_net, filled, load_feature_net, num_feature_images
 from orchestration.measure import measure
 from orchestration.plan_fork import Facts
 from orchestration.plan_stages import Probing, files_of, latents_of, seconds_of
+from orchestration.sampling import block_size
 from orchestration.seen import look
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
-from orchestration.trained import cleaned
+from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import spread
 from stage1_vae.latents import LatentDataset
+from stage2_prior.priors.standard_normal import StandardNormal
 
 NUM_FEATURE_IMAGES = 5700
 """Enough for full batches of the feature net's training."""
 MAX_PIXELS = 2**26
 NUM_FEW, NUM_MORE = 160, 480
-NUM_SEARCHED = 64
+DRAWS_FEW, DRAWS_MORE = 500, 2000
+NUM_LATENTS = 5000
+NUM_SEARCHED = 256
 SETS = 5
 """Sets of images beside the reference; and as many are searched for copies."""
 
@@ -57,7 +62,7 @@ def probe_features(probing: Probing) -> Facts:
 
     def log(figures: object, epoch: int) -> None:
         ends.append(time.perf_counter())
-        if len(ends) == 3:
+        if len(ends) == 2:
             raise Enough
 
     seconds = 0.0
@@ -105,9 +110,9 @@ def probe_evaluation(probing: Probing) -> Facts:
     net = load_feature_net(net_artifact, probing.job)
     settings = probing.job.config.evaluation
     rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(probing.parts.data.shape)))
-    num_bounds = max(2, rows // settings.importance_samples)
-    few = evaluate(probing, net_artifact, NUM_FEW, num_bounds)
-    more = evaluate(probing, net_artifact, NUM_MORE, 3 * num_bounds)
+    num_bounds, block = max(1, rows // settings.importance_samples), block_size(probing.parts.data.shape)
+    few = evaluate(probing, net_artifact, min(NUM_FEW, block), num_bounds)
+    more = evaluate(probing, net_artifact, min(NUM_MORE, 3 * block), 2 * num_bounds)
     data = probing.parts.data
     num = min(settings.num_samples, len(data.test), len(data.train))
     vectors = torch.rand(num, len(net.extract(torch.zeros(2, *data.shape))[0]))
@@ -115,6 +120,8 @@ def probe_evaluation(probing: Probing) -> Facts:
         "few": few,
         "more": more,
         "num_samples": num,
+        "surgery": [surgery(probing, DRAWS_FEW), surgery(probing, DRAWS_MORE)],
+        "seconds_a_pair": aggregate(probing),
         "seconds_an_image": reading(probing, net),
         "seconds_of_distances": distances_in_full(vectors, settings.neighbours),
         "seconds_of_search": search_in_full(vectors, len(data.train)),
@@ -132,7 +139,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         )
     config = job.config.model_copy(update={"evaluation": job.config.evaluation.model_copy(update=small)})
     data = replace(parts.data, train=spread(parts.data.train, num), test=spread(parts.data.test, max(num, num_bounds)))
-    latents = [LatentDataset.load(latents_of(probing).path / split) for split in ("train", "test")]
+    latents = [few_latents(probing, split) for split in ("train", "test")]
     folder = probing.scratch / f"evaluation-{num}"
     folder.mkdir()
     curve = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
@@ -150,6 +157,35 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         "seconds": figures["seconds"],
         "files": files_of(Artifact("evaluation", "", folder)),
     }
+
+
+def few_latents(probing: Probing, split: str) -> LatentDataset:
+    """The first of the imagined latents: what grows with their number is measured by itself."""
+    whole = LatentDataset.load(latents_of(probing).path / split)
+    params = {name: values[:NUM_LATENTS] for name, values in whole.params.items()}
+    labels = None if whole.labels is None else whole.labels[:NUM_LATENTS].numpy()
+    return LatentDataset(whole.spec, whole.family, params, labels)
+
+
+def surgery(probing: Probing, num: int) -> Facts:
+    """Seconds of the surgery with so many draws on few latents."""
+    job, parts = probing.job, probing.parts
+    evaluation = job.config.evaluation.model_copy(update={"num_samples": num})
+    run = replace(job, config=job.config.model_copy(update={"evaluation": evaluation}))
+    train, test = (few_latents(probing, split) for split in ("train", "test"))
+    baseline = StandardNormal(parts.vae.spec).to(job.device)
+    trained = Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, parts, job.device)
+    drawn = min(num, len(train), len(test))
+    return {"num": drawn, "seconds": {"surgery": seconds_of(lambda: dissect(trained, run, "learned"))}}
+
+
+def aggregate(probing: Probing) -> float:
+    """Seconds of the aggregate's density, a draw and a latent; 0 for point masses, which have none."""
+    latents = LatentDataset.load(latents_of(probing).path / "train")
+    if latents.is_point_mass:
+        return 0.0
+    z = latents.draw(torch.arange(min(NUM_SEARCHED, len(latents))).to(torch.int64)).to(probing.job.device)
+    return seconds_of(lambda: latents.log_aggregate(z.double())) / (len(z) * len(latents))
 
 
 def reading(probing: Probing, net: Extractor) -> float:

@@ -20,8 +20,8 @@ import torch
 
 from orchestration.plan_fork import Facts, Probed, available_bytes, forked, peak_bytes
 
-SPARE = 0.8
-"""Share of the free memory that a probe may take."""
+SPARE, MAX_STEP_SECONDS = 0.8, 4.0
+"""Share of the free memory, and time, that one step of a probe may take."""
 
 
 def main() -> int:
@@ -75,13 +75,16 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     else:
         parts = assemble(whole)
         reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    trainer = config.trainer.model_copy(update={"progress": False})
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
+    trainer = config.trainer.model_copy(update=alone)
     logger = config.logger.model_copy(update={"wandb": False})
     paths = config.paths.model_copy(update={"root": scratch})
     small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
     probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch)
     base = peak_bytes()
-    probes: dict[str, Probed] = {"vae": stage1(probing, config.trainer.batch_size, fork, probe_vae)}
+    probes: dict[str, Probed] = {
+        "vae": stage1(probing, config.trainer.batch_size // config.trainer.num_ranks, fork, probe_vae)
+    }
     probes["encode"] = fork(lambda: probe_encode(probing))
     latents = fork(lambda: imagine_latents(probing)).facts
     probes["prior"] = fork(lambda: probe_prior(probing))
@@ -100,17 +103,18 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
 def stage1(
     probing: Any, batch_size: int, fork: Callable[[Callable[[], Facts]], Probed], probe: Callable[..., Facts]
 ) -> Probed:
-    """Stage 1 at its batch size, or, where one step would not fit in memory, at the largest half of it that does.
+    """Stage 1 at its batch size, or, where one step takes too much memory or time, at the largest half of it that fits.
 
-    Memory is a straight line over the batch size; two small batches tell how steep it is.
+    Memory and time are a straight line over the batch size; two small batches tell how steep it is.
     """
     if batch_size < 16:
         return fork(lambda: probe(probing, batch_size, True))
     sizes = (batch_size // 8, batch_size // 4)
-    low, high = (fork(partial(probe, probing, size, False)).peak_bytes for size in sizes)
-    an_image = max(0.0, (high - low) / (sizes[1] - sizes[0]))
+    low, high = (fork(partial(probe, probing, size, False)) for size in sizes)
+    an_image = max(0.0, (high.peak_bytes - low.peak_bytes) / (sizes[1] - sizes[0]))
+    seconds = max(0.0, high.facts["seconds_a_step"] - low.facts["seconds_a_step"]) / (sizes[1] - sizes[0])
     fits, room = batch_size, SPARE * available_bytes()
-    while fits > sizes[1] and an_image * fits > room:
+    while fits > sizes[1] and (an_image * fits > room or seconds * fits > MAX_STEP_SECONDS):
         fits //= 2
     full = fork(lambda: probe(probing, fits, True))
     more = an_image * (batch_size - fits)

@@ -23,14 +23,15 @@ from orchestration.schema import Node
 from orchestration.stages import Run
 from orchestration.store import Artifact, Store
 from stage1_vae.data.images import spread
-from stage1_vae.latents import PARAMETERS, LatentDataset
+from stage1_vae.latent_files import LatentWriter
+from stage1_vae.latents import IN_MEMORY_BYTES, PARAMETERS, LatentDataset
 from stage2_prior.fit import FitSettings
 from stage2_prior.prior import GradientPrior
 
 ENOUGH_SECONDS = 1.5
 """A difference between two runs that the noise of a machine at work does not drown."""
-MAX_LATENT_BYTES = 2**31
-"""Latents that are made up for the probes; of a larger set so many, and the rest in proportion."""
+MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
+"""Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 def lengths(run: Callable[[int], float], most: int) -> tuple[float, float]:
     """Seconds that are there once, and seconds a unit, of a `run` of so many units; the length is at most `most`."""
-    run(1)  # imports, compilation, caches
-    once, num, longer = run(1), 1, 0.0
+    first = run(1)  # imports, compilation, caches: next to a long one they are nothing
+    once, num, longer = first if first > 2 * ENOUGH_SECONDS else run(1), 1, 0.0
     while num < most and longer - once < ENOUGH_SECONDS:
         num = min(2 * num, most)
         longer = run(num)
@@ -81,13 +82,14 @@ def probe_vae(probing: Probing, batch_size: int, timed: bool) -> Facts:
         return seconds_of(lambda: made.append(pipeline.train_vae(job, probing.parts)))
 
     if not timed:
-        run(2)
-        return {}
+        run(1)
+        return {"seconds_a_step": run(1)}
     num_batches = -(-len(probing.parts.data.train) // batch_size)
     most = min(2048, 4 * num_batches) if any(True for _ in probing.parts.vae.parameters()) else 1
     once, step = lengths(run, most)
     num_val = -(-len(probing.parts.data.val) // max(batch_size, block_size(probing.parts.data.shape)))
-    _, val = lengths(lambda num: run(1, num), min(64, num_val))
+    several = min(8, num_val)
+    val = max(0.0, run(1, several) - once - step) / (several - 1) if several > 1 else 0.0
     history = json.loads((made[-1].path / "history.json").read_text())
     return {
         "batch_size": batch_size,
@@ -140,10 +142,11 @@ def imagine_latents(probing: Probing) -> Facts:
         params = {"loc": generator.standard_normal((num, *spec.shape), dtype=np.float32)}
         if "log_std" in PARAMETERS[family]:
             params["log_std"] = np.full_like(params["loc"], math.log(0.1))
-        labels = None if images.labels is None else images.labels[:num].numpy()
         folder = probing.scratch / "latents" / split
         folder.mkdir(parents=True)
-        LatentDataset(spec, family, params, labels).save(folder)
+        with LatentWriter.create(folder, spec, family, num, images.labels is not None) as writer:
+            writer.write(0, params, None if images.labels is None else images.labels[:num])
+            writer.finish({})
     return {"rows": rows}
 
 

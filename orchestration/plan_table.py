@@ -10,6 +10,7 @@ from rich.text import Text
 
 from orchestration.plan_costs import Cost
 from orchestration.plan_fork import Facts
+from orchestration.schema import Config
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -38,7 +39,7 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> 
     return Group(table, *(Text(f"- {note}") for note in notes))
 
 
-def notes_of(costs: Sequence[Cost], facts: Facts, batch_size: int) -> list[str]:
+def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
     """What the figures are of, and what they assume."""
     machine, models, probes = facts["machine"], facts["models"], facts["probes"]
     latent = math.prod(models["latent_shape"])
@@ -51,9 +52,16 @@ def notes_of(costs: Sequence[Cost], facts: Facts, batch_size: int) -> list[str]:
         "Disk: bytes in the store. Memory: resident memory of a process that runs this stage alone. "
         "Time: as if nothing stops early, on a machine as busy as this one.",
     ]
-    if probes["vae"]["batch_size"] != batch_size:
+    trainer = config.trainer
+    mine = trainer.batch_size // trainer.num_ranks
+    if trainer.num_ranks > 1:
         notes.append(
-            f"A step of {batch_size} images does not fit in the memory here: probed with "
+            f"{trainer.num_ranks} ranks: memory is that of each, time that of machines like this one, one a rank; "
+            "what they tell each other is not counted."
+        )
+    if probes["vae"]["batch_size"] != mine:
+        notes.append(
+            f"A step of {mine} images takes too much memory or time here: probed with "
             f"{probes['vae']['batch_size']}, and memory and time scaled up."
         )
     rows, num = facts["latent_rows"]["train"], facts["images"]["num"]["train"]
