@@ -27,6 +27,7 @@ class Cost:
         memory_bytes: peak of the process, of each rank where there are several.
         seconds: estimated.
         work: how much of what, in words.
+        parts: seconds of its parts, where it has any.
         cached: it is in the store already, and costs nothing now.
     """
 
@@ -35,6 +36,7 @@ class Cost:
     memory_bytes: int = 0
     seconds: float = 0.0
     work: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
 
     @property
@@ -77,7 +79,7 @@ def vae_cost(config: Config, facts: Facts) -> Cost:
     if not facts["models"]["vae_parameters"]:
         steps, epochs, seconds = 0, 0, probe["seconds_once"]
     work = f"{steps:,} steps of {trainer.batch_size}, {epochs:,} epochs"
-    return Cost("vae", files, peak_of(facts, "vae"), seconds, work, "vae" in facts["cached"])
+    return Cost("vae", files, peak_of(facts, "vae"), seconds, work, {}, "vae" in facts["cached"])
 
 
 def encode_cost(config: Config, facts: Facts) -> Cost:
@@ -92,7 +94,9 @@ def encode_cost(config: Config, facts: Facts) -> Cost:
             files[f"{split}/labels.npy"] = NPY_HEADER + rows * LABEL
     total = sum(num.values())
     seconds = probe["seconds_once"] + total * probe["seconds_an_image"] / config.trainer.num_ranks
-    return Cost("encode", files, peak_of(facts, "encode"), seconds, f"{total:,} images", "encode" in facts["cached"])
+    return Cost(
+        "encode", files, peak_of(facts, "encode"), seconds, f"{total:,} images", {}, "encode" in facts["cached"]
+    )
 
 
 def prior_cost(config: Config, facts: Facts) -> Cost:
@@ -109,7 +113,7 @@ def prior_cost(config: Config, facts: Facts) -> Cost:
     work = f"{probe['num']:,} {probe['unit']}s at most" if probe["unit"] else "closed form"
     if probe["epochs"]:
         work += f", {probe['epochs']:,} epochs"
-    return Cost("prior", files, peak_of(facts, "prior"), seconds, work, "prior" in facts["cached"])
+    return Cost("prior", files, peak_of(facts, "prior"), seconds, work, {}, "prior" in facts["cached"])
 
 
 def features_cost(facts: Facts) -> Cost:
@@ -119,7 +123,7 @@ def features_cost(facts: Facts) -> Cost:
     memory = peak_of(facts, "features") + probe["more_bytes"]
     how = f"{probe['steps']:,} steps, {probe['epochs']} epochs of " if probe["epochs"] else "random weights, scaled on "
     work = f"{how}{probe['num_images']:,} images"
-    return Cost("features", probe["files"], memory, probe["seconds"], work, "features" in facts["cached"])
+    return Cost("features", probe["files"], memory, probe["seconds"], work, {}, "features" in facts["cached"])
 
 
 def evaluate_cost(facts: Facts) -> Cost:
@@ -137,7 +141,8 @@ def evaluate_cost(facts: Facts) -> Cost:
     }
     work = f"{num:,} samples, bounds of {num_bounds:,} images, {train:,} searched for copies"
     peak = peak_of(facts, "evaluate")
-    return Cost("evaluate", probe["more"]["files"], peak, sum(seconds.values()), work, "evaluate" in facts["cached"])
+    files, cached = probe["more"]["files"], "evaluate" in facts["cached"]
+    return Cost("evaluate", files, peak, sum(seconds.values()), work, seconds, cached)
 
 
 def along(few: Facts, more: Facts, part: str, counted: str, num: int) -> float:

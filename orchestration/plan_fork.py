@@ -8,6 +8,7 @@ not its size. No fork may find a pool of threads half alive: whoever forks compu
 import json
 import os
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,9 @@ def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Excepti
     """
     size = resident_bytes()
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork: those of libraries, all idle
+        pid = os.fork()
     if pid == 0:
         os.close(read_end)
         _tell(write_end, work, threads, mistakes)

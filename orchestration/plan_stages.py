@@ -28,8 +28,6 @@ from stage1_vae.latents import IN_MEMORY_BYTES, PARAMETERS, LatentDataset
 from stage2_prior.fit import FitSettings
 from stage2_prior.prior import GradientPrior
 
-ENOUGH_SECONDS = 1.5
-"""A difference between two runs that the noise of a machine at work does not drown."""
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
 
@@ -48,6 +46,10 @@ class Probing:
     parts: Parts
     scratch: Path
 
+    @property
+    def enough(self) -> float:
+        return self.job.config.plan.probe_seconds
+
     def place(self, name: str, **limits: Any) -> Run:
         """The job with a store of its own, so that nothing is found there, and with limits for Lightning."""
         return replace(self.job, store=Store(self.scratch / name), trainer_overrides=limits)
@@ -59,11 +61,17 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def lengths(run: Callable[[int], float], most: int) -> tuple[float, float]:
-    """Seconds that are there once, and seconds a unit, of a `run` of so many units; the length is at most `most`."""
+def lengths(run: Callable[[int], float], most: int, enough: float) -> tuple[float, float]:
+    """Seconds that are there once, and seconds a unit.
+
+    Args:
+        run: does so many units; returns its seconds.
+        most: units there are.
+        enough: the difference, in seconds, that the noise of a machine at work does not drown.
+    """
     first = run(1)  # imports, compilation, caches: next to a long one they are nothing
-    once, num, longer = first if first > 2 * ENOUGH_SECONDS else run(1), 1, 0.0
-    while num < most and longer - once < ENOUGH_SECONDS:
+    once, num, longer = first if first > 2 * enough else run(1), 1, 0.0
+    while num < most and longer - once < enough:
         num = min(2 * num, most)
         longer = run(num)
     unit = max(0.0, longer - once) / (num - 1) if num > 1 else 0.0
@@ -86,7 +94,7 @@ def probe_vae(probing: Probing, batch_size: int, timed: bool) -> Facts:
         return {"seconds_a_step": run(1)}
     num_batches = -(-len(probing.parts.data.train) // batch_size)
     most = min(2048, 4 * num_batches) if any(True for _ in probing.parts.vae.parameters()) else 1
-    once, step = lengths(run, most)
+    once, step = lengths(run, most, probing.enough)
     num_val = -(-len(probing.parts.data.val) // max(batch_size, block_size(probing.parts.data.shape)))
     several = min(8, num_val)
     val = max(0.0, run(1, several) - once - step) / (several - 1) if several > 1 else 0.0
@@ -116,7 +124,7 @@ def probe_encode(probing: Probing) -> Facts:
         return seconds_of(lambda: made.append(pipeline.encode_images(job, parts, vae)))
 
     most = -(-len(data.train) // block)
-    once, seconds = lengths(run, min(256, most))
+    once, seconds = lengths(run, min(256, most), probing.enough)
     sizes = files_of(made[-1])
     return {
         "seconds_once": once,
@@ -171,14 +179,17 @@ def probe_prior(probing: Probing) -> Facts:
         fit = FitSettings(**(node.get("fit") or {}))
         rows = len(LatentDataset.load(latents_of(probing).path / "train"))
         size = min(fit.batch_size, max(32, rows // 16), rows)
-        once, unit = lengths(lambda num: run({}, max_epochs=1, limit_train_batches=num), min(512, rows // size))
+        once, unit = lengths(
+            lambda num: run({}, max_epochs=1, limit_train_batches=num), min(512, rows // size), probing.enough
+        )
         longer = run({}, max_epochs=3, limit_train_batches=1)
         facts |= {"unit": "step", "seconds_an_epoch": max(0.0, (longer - once - 3 * unit) / 2)}
         facts |= {"epochs": fit.max_epochs, "num": fit.max_epochs * max(1, len(probing.parts.data.train) // size)}
         once = max(0.0, once - facts["seconds_an_epoch"])
     elif "max_iter" in node:
         num_iterations = int(node["max_iter"]) * int(node.get("num_restarts") or 1)
-        once, unit = lengths(lambda num: run({"max_iter": num, "tol": 0.0, "num_restarts": 1}), min(32, num_iterations))
+        changes = {"tol": 0.0, "num_restarts": 1}
+        once, unit = lengths(lambda num: run({"max_iter": num, **changes}), min(32, num_iterations), probing.enough)
         facts |= {"unit": "iteration", "num": num_iterations, "epochs": 0}
     else:
         run({})

@@ -90,6 +90,7 @@ class Plan(Section):
     num_val: Annotated[int, Field(ge=2)] | None
     num_test: Annotated[int, Field(ge=2)] | None
     num_classes: NonNegativeInt
+    probe_seconds: PositiveFloat
     out: Path | None
 
 
