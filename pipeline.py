@@ -35,6 +35,7 @@ from orchestration.measure import VERSION as MEASURE_VERSION
 from orchestration.measure import check_feature_file, feature_net, measure, try_feature_file
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
+from orchestration.plan import run_plan
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
@@ -69,6 +70,8 @@ def run(config: Config, launch: Launch) -> None:
             check(config, launch)
         elif config.stage == "compare":
             run_comparison(config, launch)
+        elif config.stage == "plan":
+            run_plan(Run(config, launch, Store(config.paths.root / "store")))
         elif config.stage == "oracle":
             run_oracle(Run(config, launch, Store(config.paths.root / "store")))
         else:

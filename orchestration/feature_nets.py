@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,8 +67,8 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         return _noted_file(run)
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        some = spread(parts.data.train, min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(parts.data.shape)))
-        images = torch.cat(list(cleaned(parts, some)))
+        some = spread(parts.data.train, num_feature_images(parts.data.shape))
+        images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
         labels = None if some.labels is None else some.labels.cpu()
         with counting("features", run.shows_progress, tracker.log) as log:
             net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
@@ -83,6 +83,20 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         "version": features.FeatureNet.version,
     }
     return run_stage(run, "features", ingredients, make)
+
+
+def num_feature_images(shape: tuple[int, ...]) -> int:
+    """At most so many images of `shape` (C, H, W) train the net."""
+    return min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(shape))
+
+
+def filled(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Blocks [b, C, H, W] one after the other in one tensor of `shape`; never all of them twice, as with `cat`."""
+    images, start = torch.empty(shape), 0
+    for block in blocks:
+        images[start : start + len(block)] = block
+        start += len(block)
+    return images
 
 
 def _noted_file(run: Run) -> Artifact:

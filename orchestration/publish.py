@@ -92,13 +92,13 @@ def circumstances() -> dict[str, str]:
     """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
     return {
         "commit": _commit() or "unknown",
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {_accelerator()}",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def _accelerator() -> str:
+def accelerator() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 

@@ -24,7 +24,19 @@ from orchestration.errors import UserError, nearest
 
 Node = dict[str, Any]
 Stage = Literal[
-    "all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle", "store", "export"
+    "all",
+    "vae",
+    "encode",
+    "prior",
+    "sample",
+    "evaluate",
+    "report",
+    "compare",
+    "check",
+    "plan",
+    "oracle",
+    "store",
+    "export",
 ]
 STAGES: tuple[str, ...] = get_args(Stage)
 
@@ -73,6 +85,16 @@ class Export(Section):
     hub: str | None
     private: bool
     license: str | None = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+
+
+class Plan(Section):
+    num_images: Annotated[int, Field(ge=10)] | None
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    num_val: Annotated[int, Field(ge=2)] | None
+    num_test: Annotated[int, Field(ge=2)] | None
+    num_classes: NonNegativeInt
+    probe_seconds: PositiveFloat
+    out: Path | None
 
 
 class VAEParts(Section):
@@ -173,6 +195,7 @@ class Config(Section):
     compare: Compare
     store: Store
     export: Export
+    plan: Plan
     data: Node
     net: Node
     vae: VAEParts

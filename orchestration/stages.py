@@ -47,6 +47,7 @@ GOALS = {
     "sample": {"samples"},
     "evaluate": {"features", "evaluation"},
     "report": set(),
+    "plan": set(),
     "oracle": set(),
     "store": set(),
     "export": set(),
