@@ -129,7 +129,7 @@ def downloaded(address: str) -> Iterator[Path]:
             whatever the block refuses, in words of `address`.
     """
     place = parse(address)
-    with tempfile.TemporaryDirectory(prefix="expost-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="two-stage-") as scratch:
         folder = Path(scratch)
         try:
             with _one_line(place, UnsafeError):
