@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
@@ -21,6 +20,7 @@ from test_interrupt import ENDLESS, wait_for
 from orchestration.assembly import Parts, assemble
 from orchestration.encoding import encode_split
 from orchestration.entry import CONF
+from orchestration.hardware import lightning_fit
 from orchestration.launch import Launch
 from orchestration.models import trained_vae
 from orchestration.schema import validate
@@ -31,7 +31,8 @@ from stage2_prior.prior import FitRun
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 
-DDP = (*SMALL, "trainer=ddp", "debug=fast", "data.binarize=dynamic", "likelihood=bernoulli")
+CPU = torch.device("cpu")
+DDP = (*SMALL, "trainer=ddp", "data.binarize=dynamic", "likelihood=bernoulli")
 """Noise in the images: what ranks draw must be theirs in training, and everybody's in encoding."""
 
 
@@ -108,17 +109,24 @@ def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) 
 def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     prior = ddp.parts.prior
-    prior.fit(train, val, FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None))  # type: ignore[arg-type]
+    prior.fit(train, val, FitRun(CPU, 0, lambda figures, step: None, lightning_fit=None))  # type: ignore[arg-type]
     found = load_file(ddp.artifact("prior").path / "prior.safetensors")
     for name, value in prior.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
     fit = json.loads((ddp.artifact("prior").path / "fit.json").read_text())
-    assert len(fit["curve"]) > 2, "no iteration to compare"
+    assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
 def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
-    """Without noise the joint batch decides: nine whole batches of 128, and a clipped gradient."""
-    words = (*SMALL, "stage=vae", "vae=delta", "trainer.max_steps=9", "trainer.val_every=1", "trainer.gradient_clip=0.5")
+    """Without noise the joint batch decides: nine whole batches of 128."""
+    words = (
+        *SMALL,
+        "stage=vae",
+        "vae=delta",
+        "trainer.max_steps=9",
+        "trainer.val_every=1",
+        "trainer.gradient_clip=0.5",
+    )
     histories, weights = [], []
     for choice in ("trainer=default", "trainer=ddp"):
         folder = tmp_path / choice
@@ -198,9 +206,7 @@ def test_a_mistake_that_a_rank_meets_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_ours_comes_with_the_traceback_of_its_rank(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_ours_comes_with_the_traceback_of_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/sitecustomize.py").write_text(
         "import os\n"
@@ -235,26 +241,18 @@ def test_whatever_a_trainer_may_do_leaves_equal_ranks(tmp_path: Path, words: tup
 
 
 @pytest.mark.slow
-def test_a_prior_trained_in_shares_is_that_of_one_process(tmp_path: Path, ddp: Ddp) -> None:
+def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     words = [word for word in DDP if "num_components" not in word]
-    words += ["prior=autoregressive", "prior.fit.max_epochs=3", "prior.fit.precision=32-true", "stage=prior"]
-    assert run_here(ddp.folder, *words).code == 0
+    words += ["prior=autoregressive", "prior.fit.max_epochs=3", "prior.fit.precision=32-true"]
+    result = run_here(ddp.folder, *words, "stage=prior")
+    assert (result.code, result.err) == (0, "") and result.stages("done in") == ["prior"]
+    made = ddp.folder / result.out.split()[-1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*words, f"paths.root={ddp.folder}/runs"]))
-    job = Run(config, Launch(), ddp.job.store, quiet=True)
-    prior = assemble(job).prior
+    prior = assemble(Run(config, Launch(), ddp.job.store, quiet=True)).prior
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
-    from orchestration.hardware import lightning_fit
-
-    alone = config.trainer.model_copy(update={"devices": 1})
-    settings = dict(config.prior["fit"])
-    prior.fit(
-        train, val, FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit(alone, []), settings)
-    )
-    (found,) = (
-        load_file(path)
-        for path in ddp.job.store.root.glob("prior/*/prior.safetensors")
-        if path.parent.name != ddp.artifact_of_mixture
-    )
+    lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
+    prior.fit(train, val, lent)
+    found = load_file(made / "prior.safetensors")
     for name, value in prior.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
