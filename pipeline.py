@@ -23,6 +23,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from evaluation.errors import EvaluationError
+from orchestration import scratch
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
 from orchestration.encoding import encode_split
@@ -38,6 +39,7 @@ from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
 from orchestration.ranks import check_ranks
+from orchestration.resume import LoopStates
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
@@ -48,7 +50,7 @@ from stage1_vae.encode import ENCODE_VERSION
 from stage1_vae.latents import LatentDataset
 from stage1_vae.module import TrainingError
 from stage1_vae.train import Settings, train
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.prior import FitRun, NothingKept, PriorError
 
 SPLITS = ("train", "val", "test")
 USER_ERRORS = (DataError, PriorError, EvaluationError, TrainingError)
@@ -130,10 +132,9 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         val_batches = parts.batches(
             parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
         )
+        fit = job.lightning_fit(tracker, "vae", tracker.keeper)
         with job.seeded(seed):
-            history = train(
-                parts.vae, parts.objective, batches, val_batches, settings, job.lightning_fit(tracker, "vae"), seed
-            )
+            history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
         job.ranks.check_equal(parts.vae)
         if job.ranks.rank == 0:
             save_file(weights(parts.vae), folder / "model.safetensors")
@@ -167,8 +168,9 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 device=job.device,
                 seed=job.config.seeds.prior,
                 log=log,
-                lightning_fit=job.lightning_fit(tracker),
+                lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
                 settings=resolved_fit(job),
+                kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
                 ranks=job.ranks,
             )
             report = parts.prior.fit(train_set, val_set, fit_run)
@@ -281,15 +283,15 @@ def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures
 
 def check(config: Config, launch: Launch) -> None:
     """Build everything and run two batches of each stage in a folder that is then removed."""
-    with tempfile.TemporaryDirectory(prefix="expost-check-") as scratch:
-        paths = config.paths.model_copy(update={"root": Path(scratch)})
+    with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
+        paths = config.paths.model_copy(update={"root": Path(place)})
         trainer = config.trainer.model_copy(update={"max_steps": 2})
         evaluation = config.evaluation.reduced()
         small = config.model_copy(
             update={"paths": paths, "trainer": trainer, "evaluation": evaluation, "upstream": "run"}
         )
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
-        job = Run(small, replace(launch, sweep_dir=None), Store(Path(scratch)), limits, quiet=True)
+        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
         check_feature_file(job)
         enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
         job.max_images = max(512, 2 * config.trainer.batch_size, enough)

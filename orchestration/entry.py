@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -21,19 +20,20 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from orchestration import scratch
 from orchestration.errors import UserError, nearest
 from orchestration.housekeeping import keep_house
 from orchestration.launch import (
     Failure,
     Launch,
     failures,
-    forget_failures,
     next_command,
     record_failure,
     record_next,
     timestamp,
 )
 from orchestration.schema import Config, validate
+from orchestration.stopped import stop_message
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERROR = 2
@@ -46,7 +46,8 @@ def main() -> int:
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["EXPOST_LAUNCH"] = f"{timestamp()}-{os.getpid()}"
-    os.environ["EXPOST_SCRATCH"] = tempfile.mkdtemp(prefix="expost-")  # failures, and what Hydra writes for a sweep
+    scratch.begin()  # failures, and what Hydra writes for a sweep
+    typed = list(sys.argv)
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
@@ -59,14 +60,14 @@ def main() -> int:
     except KeyboardInterrupt:
         for failure in failures():
             print(failure.line, file=sys.stderr)
-        print("stopped; the same command continues with the first stage that is not finished", file=sys.stderr)
+        print(stop_message(typed), file=sys.stderr)
         return 130
     except UserError as error:
         told = [Failure(str(error))]
     except (HydraException, OmegaConfBaseException) as error:
         told = [Failure(hydra_message(error))]
     finally:
-        forget_failures()
+        scratch.end()
     for failure in told:
         print(failure.line, file=sys.stderr)
     if not told:

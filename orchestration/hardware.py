@@ -13,7 +13,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from orchestration.errors import UserError
+from orchestration.kept import Keeper
 from orchestration.progress import EpochBar, show_progress
+from orchestration.resume import EpochEnds, checkpoint_of
 from orchestration.schema import Trainer
 from stage2_prior.ranks import ALONE, Ranks
 
@@ -68,6 +70,7 @@ def lightning_fit(
     label: str | None = None,
     overrides: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
+    keeper: Keeper | None = None,
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -79,6 +82,7 @@ def lightning_fit(
         label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
         ranks: the processes that fit together; this is one of them.
+        keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -96,12 +100,16 @@ def lightning_fit(
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
             **placement(settings, ranks),
             logger=list(loggers) or False,
-            enable_checkpointing=False,
+            enable_checkpointing=keeper is not None,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
-        base(callbacks=[*callbacks, *bars], **{**asked, **forced}).fit(module, batches, val_batches)
+        ends = [] if keeper is None else [EpochEnds(keeper, ranks)]
+        trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
+        found = None if keeper is None else checkpoint_of(keeper, module, ranks)
+        place = None if found is None else found.path
+        trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 
     return fit

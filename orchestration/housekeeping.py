@@ -1,8 +1,9 @@
 """stage=store: what is in the store, who needs it, whether it is intact; and room again.
 
-`store.gc=true` shows and removes what no run needs, what dead writers left half done, and what is in quarantine and is
-in the store again, intact. What lies in quarantine and nowhere else stays. It refuses while a job is at work, whose
-inputs nobody has written down yet, and while a report or a manifest cannot be read.
+`store.gc=true` shows and removes what no run needs, what dead writers left half done, what was kept of training that no
+run's folder speaks of, and what is in quarantine and is in the store again, intact. What lies in quarantine and nowhere
+else stays. It refuses while a job is at work, whose inputs nobody has written down yet, and while a report or a
+manifest cannot be read.
 """
 
 import os
@@ -12,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration import manifest
+from orchestration import kept, manifest
 from orchestration.errors import UserError
-from orchestration.needs import Entry, folder_bytes, listed, needed_by, references_in
+from orchestration.needs import Entry, Unfinished, folder_bytes, listed, needed_by, references_in, unfinished
 from orchestration.schema import Config
 from orchestration.store import Artifact, Store
 
@@ -37,9 +38,10 @@ def keep_house(config: Config) -> None:
         entries = listed(store)
         references = references_in(root)
         needs = needed_by(entries, references.named)
-        show(store, entries, needs, references.unreadable)
+        half_done = unfinished(store, references.named)
+        show(store, entries, needs, half_done, references.unreadable)
         if config.store.gc and complaint is None:
-            collect(store, entries, needs, references.unreadable)
+            collect(store, entries, needs, half_done, references.unreadable)
     except OSError as error:
         place = error.filename or store.root
         raise UserError(f"{place}: {error.strerror}; mend that or set paths.root=DIR") from error
@@ -64,7 +66,14 @@ def verify(store: Store) -> str | None:
         if names:
             broken.append(f"{artifact.stage}/{artifact.key}")
             if inode >= 0:
-                _move_aside(store, artifact, names[0], inode)
+                _move_aside(store, artifact.path, names[0], inode)
+    for stage, key, folder in store.resumable():
+        num_bytes += folder_bytes(folder)
+        for name in (names := list(kept.damaged(folder))):
+            print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
+        if names:
+            broken.append(f"what is kept of {stage}/{key}")
+            _move_aside(store, folder, names[0], folder.stat().st_ino)
     print(f"{'verified':<11}{len(artifacts)} artifacts, {_words(num_bytes)}: {len(broken)} damaged", flush=True)
     if not broken:
         return None
@@ -72,21 +81,25 @@ def verify(store: Store) -> str | None:
     return f"{len(broken)} of {len(artifacts)} artifacts are damaged: {them}; the same commands make them again"
 
 
-def _move_aside(store: Store, artifact: Artifact, damage: str, inode: int) -> None:
+def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
     try:
-        if aside := store.quarantine(artifact.path, damage, inode):
+        if aside := store.quarantine(folder, damage, inode):
             print(f"{'':<11}moved to {aside}", flush=True)
     except UserError as error:  # of a store that is read only all damage is to be named
         print(f"{'':<11}{error}", flush=True)
 
 
-def show(store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unreadable: Iterable[Path] = ()) -> None:
+def show(
+    store: Store,
+    entries: list[Entry],
+    needs: Mapping[str, list[str]],
+    half_done: Iterable[Unfinished] = (),
+    unreadable: Iterable[Path] = (),
+) -> None:
     """The listing, and what could be removed."""
     print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
     for entry in entries:
-        runs = needs[entry.artifact.key]
-        words = ", ".join(runs[-SHOWN:]) + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "")
-        words = words if runs else "no run"
+        words = _names(needs[entry.artifact.key])
         words += "" if entry.readable else "; manifest.json is damaged: store.verify=true"
         size, age = _words(entry.num_bytes), _age(entry.age_seconds)
         print(f"{entry.artifact.stage:<11}{entry.artifact.key:<21}{size:>10}  {age:>7}  {words}")
@@ -94,6 +107,9 @@ def show(store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unr
         owner = _owner(store, path)
         state = f"being made by {owner}" if owner else "unfinished, of a dead process"
         print(f"{path.parent.name:<11}{path.name[1:21]:<21}{_words(folder_bytes(path)):>10}  {'':>7}  {state}")
+    for each in half_done:
+        size, age = _words(each.num_bytes), _age(each.age_seconds)
+        print(f"{each.stage:<11}{each.key:<21}{size:>10}  {age:>7}  kept up to {each.words}; {_names(each.runs)}")
     for path in store.quarantined():
         print(f"{'quarantine':<11}{path.name}  {_words(folder_bytes(path))}")
     for unread in unreadable:
@@ -105,7 +121,11 @@ def show(store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unr
 
 
 def collect(
-    store: Store, entries: list[Entry], needs: Mapping[str, list[str]], unreadable: Iterable[Path] = ()
+    store: Store,
+    entries: list[Entry],
+    needs: Mapping[str, list[str]],
+    half_done: Iterable[Unfinished] = (),
+    unreadable: Iterable[Path] = (),
 ) -> None:
     """Show what nobody needs, and remove it.
 
@@ -115,9 +135,11 @@ def collect(
     _refuse_doubt(entries, unreadable)
     _refuse_company(store)
     free = [entry for entry in entries if not needs[entry.artifact.key]]
+    given_up = [each for each in half_done if not each.runs]
     again = [path for path in store.quarantined() if _is_back(store, path)]
     doomed = [
         *((entry.name, entry.artifact.path) for entry in free),
+        *((f"what is kept of {each.stage}/{each.key}", each.folder) for each in given_up),
         *((f"{path.parent.name}/{path.name}", path) for path in [*store.unfinished(), *again]),
     ]
     total = sum(folder_bytes(path) for _, path in doomed)
@@ -131,6 +153,10 @@ def collect(
         with store.key_lock(path.parent.name, key).held_if_free() as owner:
             if owner is None:
                 store.sweep(path.parent.name, key)
+    for each in given_up:
+        with store.key_lock(each.stage, each.key).held_if_free() as owner:
+            if owner is None:
+                shutil.rmtree(each.folder)
     for path in again:
         shutil.rmtree(path)
     left = [path for _, path in doomed if path.exists()]
@@ -163,7 +189,7 @@ def _owner(store: Store, unfinished: Path) -> str | None:
 
 def _is_back(store: Store, aside: Path) -> bool:
     """Whether what was moved aside has been made again and is intact."""
-    found = re.fullmatch(r"(.+)-([0-9a-f]{20})-\d+", aside.name)
+    found = re.fullmatch(r"(?:\.?resume-)?(.+)-([0-9a-f]{20})-\d+", aside.name)
     if found is None:
         return False
     place = store.root / found.group(1) / found.group(2)
@@ -177,6 +203,11 @@ def _remove(store: Store, artifact: Artifact) -> None:
             with suppress(FileNotFoundError):
                 os.replace(artifact.path, artifact.path.with_name(f".{artifact.key}.{REMOVED}"))
             store.sweep(artifact.stage, artifact.key)
+
+
+def _names(runs: list[str]) -> str:
+    """A few names of runs; "no run" where there are none."""
+    return ", ".join(runs[-SHOWN:]) + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "") or "no run"
 
 
 def _words(num_bytes: float) -> str:

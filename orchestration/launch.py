@@ -3,11 +3,12 @@
 import json
 import os
 import shlex
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from orchestration import scratch
 
 NEXT = "next.txt"
 
@@ -55,12 +56,6 @@ class Launch:
         return self.sweep_dir is not None and (self.sweep_dir / str(self.job) / "report.json").is_file()
 
 
-def _scratch() -> Path | None:
-    """Where jobs leave what is told at the end."""
-    name = os.environ.get("EXPOST_SCRATCH")
-    return Path(name) if name else None
-
-
 @dataclass(frozen=True)
 class Failure:
     """Why a job failed.
@@ -84,7 +79,7 @@ class Failure:
 
 def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
     """Write down why a job failed, for the list at the end."""
-    if folder := _scratch():
+    if folder := scratch.folder():
         job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
         facts = asdict(Failure(" ".join(message.split()), job, traceback))
         (folder / f"{launch.job:06d}.json").write_text(json.dumps(facts))
@@ -92,23 +87,18 @@ def record_failure(launch: Launch, message: str, traceback: str | None = None) -
 
 def failures() -> list[Failure]:
     """The failures written down so far, in the jobs' order."""
-    folder = _scratch()
+    folder = scratch.folder()
     return [Failure(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))] if folder else []
 
 
 def record_next(launch: Launch) -> None:
     """Write down what to do with the reports of this sweep, for the hint at its end."""
-    if folder := _scratch():
+    if folder := scratch.folder():
         kept = [word for word in launch.overrides if word.startswith("paths.root=")]
         (folder / NEXT).write_text(shlex.join(["python", "pipeline.py", "stage=compare", *kept]))
 
 
 def next_command() -> str | None:
     """What was written down; None where no job of a sweep wrote a report."""
-    folder = _scratch()
+    folder = scratch.folder()
     return (folder / NEXT).read_text() if folder and (folder / NEXT).is_file() else None
-
-
-def forget_failures() -> None:
-    if folder := _scratch():
-        shutil.rmtree(folder, ignore_errors=True)

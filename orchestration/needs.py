@@ -1,7 +1,8 @@
 """Who needs what is in the store: from what run folders say, and from what artifacts say that they were made from.
 
 A run needs an artifact if its folder under `paths.root` is there and made the artifact, or if a JSON file in that
-folder names its key (`report.json` names all that it was made from), or if something that it needs was made from it.
+folder names its key (`report.json` names all that it was made from, `begun-STAGE.json` what the run began to make), or
+if something that it needs was made from it.
 To let go of what a run made, delete the run's folder and collect.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration import manifest
+from orchestration import kept, manifest
 from orchestration.store import Artifact, Store
 
 NAMED = re.compile(rb"\b[0-9a-f]{20}\b")
@@ -121,6 +122,38 @@ def needed_by(entries: Iterable[Entry], named: Mapping[str, frozenset[str]]) -> 
         for key in reached:
             needs[key].append(run)
     return needs
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What is kept of the training of a stage that is not finished.
+
+    Attributes:
+        stage, key, folder: whose, where.
+        words: how far it is: epoch 12 of 300.
+        num_bytes, age_seconds: of its files.
+        runs: those that began it and whose folders are there.
+    """
+
+    stage: str
+    key: str
+    folder: Path
+    words: str
+    num_bytes: int
+    age_seconds: float
+    runs: list[str]
+
+
+def unfinished(store: Store, named: Mapping[str, frozenset[str]]) -> list[Unfinished]:
+    """One entry a stage that is not finished and has kept something."""
+    found = []
+    for stage, key, folder in store.resumable():
+        states = kept.states(folder)
+        words = states[0].words if states else "nothing"
+        age = time.time() - folder.stat().st_mtime
+        runs = sorted(run for run, keys in named.items() if key in keys)
+        found.append(Unfinished(stage, key, folder, words, folder_bytes(folder), age, runs))
+    return found
 
 
 def folder_bytes(folder: Path) -> int:

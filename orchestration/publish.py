@@ -44,7 +44,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
         _write_whole(run.folder / "config.yaml", config_yaml)
         _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml))
         _write_whole(run.folder / "report.json", report.to_json(content))
-        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder)
+        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     console = Console(highlight=False)

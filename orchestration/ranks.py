@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch.distributed import DistNetworkError, TCPStore
 
+from orchestration import scratch as temporary
 from orchestration.errors import UserError
 from orchestration.hardware import device_of
 from orchestration.nodes import Node
@@ -167,7 +168,7 @@ def spread(
         server = _rendezvous(node)
         server.set(f"{key}/{FOLDER}", str(folder.resolve()))
     children: list[Child] = []
-    with tempfile.TemporaryDirectory(prefix="expost-ranks-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=temporary.folder()) as scratch:
         try:
             for local_rank in range(run.config.trainer.devices):
                 order = _order(run, stage, key, node, server.port if server else node.port, local_rank)

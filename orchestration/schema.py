@@ -97,8 +97,9 @@ class Trainer(Section):
     accelerator: Literal["auto", "cpu", "gpu"]
     num_workers: NonNegativeInt
     progress: Literal["auto"] | bool
+    keep_share: float = Field(ge=0)
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"accelerator", "num_workers", "progress"})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"accelerator", "num_workers", "progress", "keep_share"})
     """Keys that cannot change a result, and so are no part of an artifact's key."""
 
     SPREAD: ClassVar[frozenset[str]] = frozenset({"devices", "num_nodes", "strategy"})

@@ -4,8 +4,8 @@ A stage is a function that writes its output into an empty folder. Everything th
 `ingredients`; their hash is its key in the store.
 """
 
+import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +18,13 @@ import torch
 
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
+from orchestration.kept import Keeper
 from orchestration.launch import Launch, timestamp
 from orchestration.nodes import Node
 from orchestration.progress import show_progress
 from orchestration.ranks import spread
 from orchestration.schema import Config
+from orchestration.stopped import record_stop
 from orchestration.store import Artifact, Store, digest
 from orchestration.tracking import Tracker, tracking
 from stage2_prior.ranks import Ranks
@@ -119,10 +121,20 @@ class Run:
     def shows_progress(self) -> bool:
         return not self.quiet and show_progress(self.config.trainer)
 
-    def lightning_fit(self, tracker: Tracker, label: str | None = None) -> Callable[..., None]:
-        """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar."""
+    def lightning_fit(
+        self, tracker: Tracker, label: str | None = None, keeper: Keeper | None = None
+    ) -> Callable[..., None]:
+        """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar.
+
+        With a `keeper` it continues where an earlier attempt ended; one keeper serves one fit.
+        """
         return lightning_fit(
-            self.config.trainer, tracker.loggers, None if self.quiet else label, self.trainer_overrides, self.ranks
+            self.config.trainer,
+            tracker.loggers,
+            None if self.quiet else label,
+            self.trainer_overrides,
+            self.ranks,
+            keeper,
         )
 
     @contextmanager
@@ -162,11 +174,13 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
     """
     key = digest({"stage": stage, **ingredients})
     if run.share is not None:
+        run.share.tracker.keeper = _keeper(run, stage, key, ingredients)
         run.share.take(stage, key, make)
     if run.plans or run.share is not None:
         return Artifact(stage, key, run.store.root / stage / key)
     in_ranks = in_ranks and run.config.trainer.num_ranks > 1
     if found := run.store.find(stage, key):
+        run.store.tidy(stage, key)
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
@@ -180,11 +194,45 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
             with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
-                figures = spread(run, stage, key, folder, tracker) if in_ranks else make(folder, tracker)
-                tracker.summarise(figures or {})
+                tracker.keeper = keeper = _keeper(run, stage, key, ingredients)
+                if in_ranks and keeper is not None:
+                    keeper.begin()  # ranks keep, and know nothing of this run's folder
+                with _stopping(stage, keeper):
+                    figures = spread(run, stage, key, folder, tracker) if in_ranks else make(folder, tracker)
+                    tracker.summarise(figures or {})
+            run.store.sweep(stage, key)
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
     return Artifact(stage, key, run.store.root / stage / key)
+
+
+def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> Keeper | None:
+    """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
+    if run.quiet if run.share is None else run.share.order.quiet:
+        return None
+
+    def begin() -> None:
+        facts = {"stage": stage, "key": key, "inputs": _inputs(ingredients)}
+        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts))
+
+    return Keeper(
+        run.store.resume_folder(stage, key),
+        run.store.root / "quarantine",
+        run.config.trainer.keep_share,
+        lambda words: run.say(stage, words),
+        begin if run.share is None else lambda: None,
+    )
+
+
+@contextmanager
+def _stopping(stage: str, keeper: Keeper | None) -> Iterator[None]:
+    """Of a stage that Ctrl-C ends in here, what is told is how far it is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
+        if keeper is not None and (words := keeper.words):
+            record_stop(f"{stage} is kept up to {words}")
+        raise
 
 
 def help_make(run: Run, stage: str, key: str) -> Artifact:
@@ -223,10 +271,12 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
         yield tracker
 
 
-def point_latest(root: Path, folder: Path) -> None:
-    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one."""
-    scratch = Path(tempfile.mkdtemp(prefix=".latest-", dir=root))
-    link = scratch / "latest"
+def point_latest(root: Path, folder: Path, scratch: Path) -> None:
+    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one.
+
+    The link is made in `scratch`, a folder of this job alone: one that is killed leaves nothing elsewhere.
+    """
+    link = scratch / ".latest"
+    link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(folder, root), target_is_directory=True)
     os.replace(link, root / "latest")
-    scratch.rmdir()

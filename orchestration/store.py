@@ -5,7 +5,8 @@ flushed to disk, then renamed: a reader sees all of it or nothing. KEY is a hash
 result: the stage's resolved configuration, the keys of its inputs, seeds, data fingerprint, algorithm versions.
 
 Beside the artifacts: `STAGE/.KEY.XXXX`, what a writer is at (of a dead one, removed by the next holder of the key's
-lock); `.locks`; `quarantine`, what was found damaged, moved aside and never deleted here.
+lock); `.resume/STAGE-KEY`, what a stage that is not finished has kept of its training (see `orchestration.kept`);
+`.locks`; `quarantine`, what was found damaged, moved aside and never deleted here.
 """
 
 import errno
@@ -17,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOST
 FULL_BYTES = 2**20
 """A write that failed without a reason, with less than this left, failed for want of room."""
 KEY = re.compile(r"[0-9a-f]{20}")
+RESUME = ".resume"
 
 
 def digest(ingredients: Mapping[str, Any]) -> str:
@@ -143,9 +145,28 @@ class Store:
         return KeyLock(folder, f"{stage}-{key}")
 
     def sweep(self, stage: str, key: str) -> None:
-        """Remove what writers of this artifact left; only for the holder of its lock."""
+        """Remove what writers of this artifact left, and what they kept if it is finished; for the lock's holder."""
         for orphan in (self.root / stage).glob(f".{key}.*"):
             shutil.rmtree(orphan, ignore_errors=True)
+        if (self.root / stage / key).is_dir():
+            shutil.rmtree(self.resume_folder(stage, key), ignore_errors=True)
+
+    def tidy(self, stage: str, key: str) -> None:
+        """Remove what a writer left that died between finishing this artifact and letting go of its lock."""
+        left = (self.root / ".locks" / f"{stage}-{key}.owner", self.resume_folder(stage, key))
+        if any(path.exists() for path in left):
+            with suppress(OSError), self.key_lock(stage, key).held_if_free() as owner:
+                if owner is None:
+                    self.sweep(stage, key)
+
+    def resume_folder(self, stage: str, key: str) -> Path:
+        """Where the stage keeps its training until the artifact is there."""
+        return self.root / RESUME / f"{stage}-{key}"
+
+    def resumable(self) -> list[tuple[str, str, Path]]:
+        """Stage, key and folder of everything that is kept for stages that are not finished."""
+        found = [(path.name.rpartition("-"), path) for path in _folders(self.root / RESUME)]
+        return [(stage, key, path) for (stage, _, key), path in found if stage and KEY.fullmatch(key)]
 
     def artifacts(self) -> list[Artifact]:
         """Everything that is in its place, intact or not, by stage and key.

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from evaluation.report import BASELINE
+from orchestration.kept import Keeper
 from orchestration.schema import Logger as LoggerSettings
 
 STEP = "epoch"
@@ -97,11 +98,15 @@ class WandbFigures(Logger):
 
 @dataclass
 class Tracker:
-    """Loggers of one stage; Lightning writes to `loggers`, everything else calls the methods."""
+    """Loggers of one stage; Lightning writes to `loggers`, everything else calls the methods.
+
+    `keeper` has what an earlier attempt at the stage has kept, and keeps for the next one; None: nothing is kept.
+    """
 
     loggers: list[Logger] = field(default_factory=list)
     wandb_run: Any = None
     stage: str = ""
+    keeper: Keeper | None = None
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:

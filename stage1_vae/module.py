@@ -126,8 +126,22 @@ class VAEModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self._train, self._val = Means(), Means()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+    def on_train_start(self) -> None:
+        for row in self.history:  # of an earlier attempt, so that the loggers' curves are whole
+            self._tell({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
+
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + self.global_rank * 2**40)
+
+    def on_train_batch_start(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> int | None:
+        # Lightning's own `max_steps` repeats a batch where training continues from the end of an epoch.
+        return -1 if self.max_steps is not None and self.global_step >= self.max_steps else None
 
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
@@ -197,6 +211,9 @@ class VAEModule(pl.LightningModule):
         if not self.history or self.history[-1]["epoch"] != epoch:
             self.history.append({"epoch": epoch})
         self.history[-1] |= figures
+        self._tell(figures, epoch)
+
+    def _tell(self, figures: dict[str, float], epoch: int) -> None:
         for logger in self.trainer.loggers:
             logger.log_metrics(figures, step=epoch)
 

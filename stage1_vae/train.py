@@ -58,6 +58,12 @@ class BestWeights(pl.Callback):
         if self.weights:
             module.load_state_dict(self.weights)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]
+
 
 def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
     """When Lightning validates: at least once, also where `max_steps` ends training within the first epochs."""
@@ -115,7 +121,6 @@ def train(
         callbacks += [EarlyStopping("val_loss", patience=checks), BestWeights()]
     options: dict[str, Any] = {
         "max_epochs": -(-total_steps // len(batches)),
-        "max_steps": settings.max_steps or -1,
         **validation_schedule(settings, total_steps, stretches),
         "callbacks": callbacks,
     }

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -24,7 +24,7 @@ from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, che
 from stage2_prior.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor | None]
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
@@ -153,7 +153,7 @@ class PriorTraining(LightningModule):
         self.curve: list[dict[str, float]] = []
         self.best, self.best_state, self.best_epoch = math.inf, prior.state_dict(), 0
         self.stopped = ""
-        self.started = time.perf_counter()
+        self.started, self.earlier_seconds = time.perf_counter(), 0.0
         self.train_losses: list[Tensor] = []
         self.val_losses: list[Tensor] = []
 
@@ -161,8 +161,31 @@ class PriorTraining(LightningModule):
     def average(self) -> GradientPrior:
         return self.unregistered["average"]
 
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, of earlier attempts up to what they kept."""
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["average"] = self.average.state_dict()
+        checkpoint["best"] = {"value": self.best, "epoch": self.best_epoch, "state": self.best_state}
+        checkpoint["curve"], checkpoint["seconds"] = self.curve, self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.average.load_state_dict(checkpoint["average"])
+        best = checkpoint["best"]
+        self.best, self.best_epoch, self.best_state = best["value"], best["epoch"], best["state"]
+        self.curve, self.earlier_seconds = checkpoint["curve"], checkpoint["seconds"]
+
     def on_fit_start(self) -> None:
         self.average.to(self.device)
+
+    def on_train_start(self) -> None:
+        for row in self.curve:  # of an earlier attempt, so that the loggers' curves are whole
+            self.fit_run.log({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.fit_run.seed * 1_000_003 + self.current_epoch)  # whatever ran before, or did not
 
     def configure_gradient_clipping(self, *_: object, **__: object) -> None:
         # Lightning's own clipping refuses fused optimisers under mixed precision; bfloat16 needs no unscaling.
@@ -219,7 +242,7 @@ class PriorTraining(LightningModule):
         if value < self.best:
             self.best, self.best_epoch = value, self.current_epoch
             self.best_state = copy.deepcopy(self.average.state_dict())
-        seconds, limit = ranks.first(time.perf_counter() - self.started), self.settings.max_seconds
+        seconds, limit = ranks.first(self.seconds), self.settings.max_seconds
         if self.current_epoch - self.best_epoch >= self.settings.patience:
             self.stopped = (
                 f"stopped after epoch {self.current_epoch + 1}: best held-out figure at {self.best_epoch + 1}"
@@ -249,13 +272,15 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
         batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
         module = PriorTraining(prior, settings, run, labelled=train.labels is not None)
+        module.started = started
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
             run.lightning_fit(module, batches, held_out, max_epochs=settings.max_epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
-        seconds = time.perf_counter() - started
+        seconds = module.seconds
+        torch.manual_seed(run.seed)
         train_nll, val_nll = mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
     return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
 

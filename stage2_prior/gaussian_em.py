@@ -228,21 +228,19 @@ class EMSettings:
 
 def expectation_maximisation(
     points: PointSet,
-    start: Components,
+    state: EMState,
     settings: EMSettings,
-    on_iteration: Callable[[int, float], None] = lambda iteration, bound: None,
+    on_iteration: Callable[[EMState], None] = lambda state: None,
 ) -> EMState:
-    """Ascend from `start` until a step gains less than `tol` nats a point, or `max_iter` steps.
+    """Ascend from `state` until a step gains less than `tol` nats a point, or `max_iter` steps.
 
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
-    state = EMState.begin(start)
-    statistics = Statistics(points, settings.covariance, len(start.means), state.double, ranks=settings.ranks)
+    statistics = Statistics(points, settings.covariance, len(state.may_move), state.double, ranks=settings.ranks)
     while not state.converged and state.iteration <= settings.max_iter:
-        before, state = len(state.curve), iterate(state, statistics, settings)
-        if len(state.curve) > before:
-            on_iteration(state.iteration - 1, state.curve[-1])
+        state = iterate(state, statistics, settings)
+        on_iteration(state)
     return state
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,31 @@ class Exactness(str, Enum):
     NONE = "none"
 
 
+class Kept(Protocol):
+    """Where a fit that has no Lightning loop keeps its state between iterations, and finds it when it starts again."""
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Call it after each iteration: it keeps as often as that is cheap.
+
+        Args:
+            done, total: iterations, for the user's eyes.
+            tensors: the state; of any shape and type.
+            facts: what else there is, as JSON has it; floating-point numbers come back to the last bit.
+        """
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was saved last by an attempt that did not finish, on the CPU; None: the fit begins."""
+
+
+class NothingKept:
+    """A fit that starts over when it is stopped."""
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None: ...
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return None
+
+
 @dataclass(frozen=True)
 class FitRun:
     """What the world lends to a fit.
@@ -41,6 +66,7 @@ class FitRun:
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
             its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
+        kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
     """
 
@@ -49,6 +75,7 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kept: Kept = field(default_factory=NothingKept)
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -57,7 +84,7 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        seconds: wall time of the fit alone.
+        seconds: wall time of the fit alone; of one that was continued, over all attempts, without what was done twice.
         train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density.
         val_nll_nats: the same on held-out images.
         curve: held-out figures over the fit, one mapping an iteration or epoch.

@@ -1,5 +1,7 @@
-"""Ctrl-C in the middle of a fit: one line, exit code 130, nothing half-finished in the store."""
+"""Ctrl-C in the middle of a fit: one line that names the command, exit code 130, nothing half-finished in the store."""
 
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 
 from command_line import PROJECT, SMALL
 
-ENDLESS = ("stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null", "net.hidden=[8]")
+LONG = (*SMALL, "stage=vae", "trainer.max_steps=null", "net.hidden=[8]", "trainer.keep_share=1e9")
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
@@ -20,15 +22,19 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS]
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *LONG, "trainer.max_epochs=1000000"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)  # written at the end of an epoch: the fit is under way
+        wait_for(tmp_path, "runs/store/.resume/vae-*/epoch-*", process)  # the fit is under way
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.splitlines() == ["stopped; the same command continues with the first stage that is not finished"]
+    said = re.fullmatch(r"stopped; vae is kept up to epoch (\d+) of 1000000; continue with: (.*)\n", err)
+    assert said is not None, err
+    assert shlex.split(said[2]) == ["python", *command[1:]]
+    (kept,) = tmp_path.glob("runs/store/.resume/vae-*/*")
+    assert kept.name.startswith(f"epoch-{said[1]}-of-1000000.")
     assert not list(tmp_path.glob("runs/store/vae/*"))
     assert not list(tmp_path.glob("runs/store/vae/.*.*")), "the scratch folder stayed"

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from orchestration.hardware import lightning_fit
+from orchestration.kept import Keeper
 from orchestration.schema import Trainer
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.digits import Digits
@@ -53,11 +54,12 @@ def run(
     val_images: InMemory | None = None,
     preprocess: Preprocess = PREPROCESS,
     shuffle: bool = True,
+    keeper: Keeper | None = None,
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train `vae` on the digits; its history."""
     data, chosen = digits(), settings(**changes)
-    fit = lightning_fit(chosen, [])
+    fit = lightning_fit(chosen, [], keeper=keeper)
 
     def fit_watched(*what: Any, callbacks: list[pl.Callback], **asked: Any) -> None:
         fit(*what, callbacks=[*callbacks, *watchers], **asked)

@@ -15,7 +15,7 @@ are much narrower than the whole and nothing widens them, it is a bias (0.03 nat
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -47,6 +47,7 @@ from stage2_prior.prior import (
     spread_rows,
 )
 from stage2_prior.ranks import Ranks
+from stage2_prior.restarts import Search, best_of
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 
 START_POINTS = 20_000
@@ -180,14 +181,22 @@ class Mixture(Prior):
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
         settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
-        best: EMState | None = None
-        for _ in range(self.num_restarts):
-            start, _ = self._start(points, settings, generator)
-            result = expectation_maximisation(
-                points, start, settings, lambda i, bound: run.log({"train_bound_nats": log_unit - bound}, i)
-            )
-            best = result if best is None or result.objective[-1] > best.objective[-1] else best
-        assert best is not None
+
+        def climb(state: EMState, heard: Callable[[EMState], None]) -> EMState:
+            return expectation_maximisation(points, state, settings, heard)
+
+        search = Search(
+            kind=EMState,
+            num=self.num_restarts,
+            iterations=self.max_iter + 1,
+            start=lambda: EMState.begin(self._start(points, settings, generator)[0]),
+            climb=climb,
+            score=lambda state: state.objective[-1],
+            done=lambda state: state.iteration,
+            tell=lambda state, i: run.log({"train_bound_nats": log_unit - state.curve[i]}, i),
+            generator=generator,
+        )
+        best = best_of(search, run.kept)
         self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
@@ -212,18 +221,23 @@ class Mixture(Prior):
             bounds = {"train_bound_nats": state.train_curve[epoch], "val_bound_nats": state.curve[epoch]}
             return {name: log_unit - bound for name, bound in bounds.items()}
 
-        best: StepwiseState | None = None
-        for _ in range(self.num_restarts):
-            start, stats = self._start(points, settings, generator)
-            state = stepwise_em(
-                StepwiseState.begin(start, stats),
-                epoch,
-                held_out,
-                StepwiseSettings(settings, len(train), size),
-                lambda state: run.log(figures(state, -1), state.epoch),
-            )
-            best = state if best is None or state.curve[-1] > best.curve[-1] else best
-        assert best is not None
+        stepwise = StepwiseSettings(settings, len(train), size)
+
+        def climb(state: StepwiseState, heard: Callable[[StepwiseState], None]) -> StepwiseState:
+            return stepwise_em(state, epoch, held_out, stepwise, heard)
+
+        search = Search(
+            kind=StepwiseState,
+            num=self.num_restarts,
+            iterations=self.max_iter,
+            start=lambda: StepwiseState.begin(*self._start(points, settings, generator)),
+            climb=climb,
+            score=lambda state: state.curve[-1],
+            done=lambda state: state.epoch,
+            tell=lambda state, i: run.log(figures(state, i), i + 1),
+            generator=generator,
+        )
+        best = best_of(search, run.kept)
         self._adopt(best.current, scaling)
         return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
 
