@@ -283,7 +283,7 @@ def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: 
 
 def cluster_statistics(points: Points, cluster: Tensor, covariance: Covariance, num: int) -> Tensor:
     """Summed statistics of the points of each of `num` clusters, [K, F] float64; `cluster` [N]."""
-    statistics = Statistics(points, covariance, num)
+    statistics = Statistics(points, covariance, num, keep=False)
     stats = torch.zeros(num, statistics.num_features, dtype=torch.float64, device=points.device)
     for features, rows in zip(statistics, cluster.split(statistics.block), strict=True):
         stats.index_add_(0, rows, features.double())
