@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -256,3 +257,53 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     found = load_file(made / "prior.safetensors")
     for name, value in prior.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_two_machines_make_each_stage_together(tmp_path: Path) -> None:
+    """Two parents with one rank each, and one store: machine 0 commits, evaluates and reports."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [*SMALL, "trainer.num_nodes=2", "trainer.accelerator=cpu"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    machines = []
+    for number in ("0", "1"):
+        own = {"NODE_RANK": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, str(PROJECT / "pipeline.py"), *words]
+        machines.append(subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **own}, **pipes))  # type: ignore[call-overload]
+    said = [machine.communicate(timeout=200) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    first, second = (Result(0, *words).stages("done in") for words in said)
+    assert first == ["vae", "latents", "prior", "features", "evaluation"] and second == []
+    assert len(list(tmp_path.glob("runs/*/report.json"))) == 1
+    assert gone(tmp_path, 0) and not Store(tmp_path / "runs/store").unfinished()
+
+
+@pytest.mark.slow
+def test_training_of_two_ranks_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    words = (*SMALL, "trainer=ddp", "stage=vae", "trainer.max_epochs=400", "trainer.max_steps=null")
+    words += ("trainer.keep_share=1.0", "data.binarize=dynamic", "likelihood=bernoulli")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    assert run_here(whole, *words).code == 0
+    process = subprocess.Popen([sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=killed, text=True)
+    try:
+        wait_for(killed, "runs/store/.resume/*/epoch-*.ckpt", process)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert gone(killed)
+    result = run_here(killed, *words)
+    assert result.code == 0 and "continues after epoch" in result.out, result
+    files = [next(folder.glob("runs/store/vae/*/model.safetensors")).read_bytes() for folder in (whole, killed)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_share_a_vae_that_ranks_trained(tmp_path: Path) -> None:
+    free = [word for word in SMALL if "num_components" not in word]
+    result = run_here(tmp_path, "-m", *free, "trainer=ddp", "prior=gaussian,mixture", "stage=prior")
+    assert (result.code, result.err) == (0, "")
+    assert result.stages("done in") == ["vae", "latents", "prior", "prior"]
