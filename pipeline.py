@@ -65,7 +65,7 @@ def run(config: Config, launch: Launch) -> None:
         UserError: for everything that is the user's to mend.
     """
     try:
-        check_ranks(config)
+        check_ranks(config.trainer)
         if config.stage == "check":
             check(config, launch)
         elif config.stage == "compare":
@@ -89,6 +89,8 @@ def perform(job: Run) -> None:
         check_export(job.config.export)
     check_feature_file(job)
     parts = assemble(job)
+    if job.node.rank > 0:
+        return help_along(job, parts)
     if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     if stage == "report" and (stored := stored_evaluation(job, parts)):
@@ -111,6 +113,19 @@ def perform(job: Run) -> None:
         return export_model(job, parts, vae, latents, prior)
     figures = evaluate_priors(job, parts, vae, latents, prior)
     return write_report(job, parts, vae, prior, figures)
+
+
+def help_along(job: Run, parts: Parts) -> None:
+    """On any machine but the first: its ranks' share of the stages that ranks make, and nothing else."""
+    stage = job.config.stage
+    if stage == "report" and stored_evaluation(job, parts):
+        return
+    vae = train_vae(job, parts)
+    if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
+        return
+    latents = encode_images(job, parts, vae)
+    if stage != "encode" and parts.prior.fits_in_ranks:
+        fit_prior(job, parts, latents)
 
 
 def take_part(job: Run) -> None:
@@ -173,7 +188,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 log=log,
                 lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
                 settings=resolved_fit(job),
-                kept=LoopStates(tracker.keeper) if tracker.keeper else NothingKept(),
+                kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
                 ranks=job.ranks,
             )
             report = parts.prior.fit(train_set, val_set, fit_run)

@@ -28,9 +28,9 @@ from torch.distributed import DistNetworkError, TCPStore
 from orchestration import scratch as temporary
 from orchestration.errors import UserError
 from orchestration.hardware import device_of
-from orchestration.nodes import Node
+from orchestration.nodes import Node, refuse_study
 from orchestration.rank_order import CAUSES, FOLDER, Ending, Order, num_cores
-from orchestration.schema import Config
+from orchestration.schema import Trainer
 from orchestration.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -54,13 +54,12 @@ class Told(Exception):  # noqa: N818  no error of this process
         return f"\n{self.args[0]}"
 
 
-def check_ranks(config: Config) -> None:
+def check_ranks(trainer: Trainer) -> None:
     """Refuse what several ranks cannot do, before any work.
 
     Raises:
         UserError: with the remedy.
     """
-    trainer = config.trainer
     if trainer.num_ranks == 1:
         return
     if trainer.batch_size % trainer.num_ranks:
@@ -70,11 +69,7 @@ def check_ranks(config: Config) -> None:
             f"{trainer.num_ranks}; use trainer.batch_size={lower}"
         )
     if _optuna_sweeps():
-        raise UserError(
-            f"an Optuna sweep with {trainer.num_ranks} ranks is refused: every process that runs this command asks the "
-            "study for hyper-parameters of its own, so ranks that a launcher starts on other machines or beside this "
-            "one would train on different ones without a word; set trainer.devices=1 trainer.num_nodes=1 for the study"
-        )
+        refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
         raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
     Node.of(trainer.num_nodes, os.environ)
