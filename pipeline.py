@@ -170,7 +170,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 log=log,
                 lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
                 settings=resolved_fit(job),
-                kept=LoopStates(tracker.keeper) if tracker.keeper else NothingKept(),
+                kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
                 ranks=job.ranks,
             )
             report = parts.prior.fit(train_set, val_set, fit_run)

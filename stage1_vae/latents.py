@@ -164,7 +164,7 @@ class LatentDataset:
                 held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])
             order = torch.randperm(len(rows), generator=generator)
             ready = len(order) if done + len(order) >= num else len(order) // size * size
-            for some in order[: min(ready, num - done)].split(size):
+            for some in order[: min(ready, num - done)].split(size) if ready else ():
                 yield rows[some], self._posterior({name: values[some.numpy()] for name, values in held.items()})
             done += ready
             if done >= num:

@@ -46,6 +46,7 @@ from stage2_prior.prior import (
     mean_nll_nats,
     spread_rows,
 )
+from stage2_prior.ranks import Ranks
 from stage2_prior.restarts import Search, best_of
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 
@@ -178,7 +179,7 @@ class Mixture(Prior):
         """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
         prepare = in_memory if train.fits_memory else on_disk
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total), scaling.unit.log().sum().item()
+        settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
 
         def climb(state: EMState, heard: Callable[[EMState], None]) -> EMState:
@@ -208,7 +209,7 @@ class Mixture(Prior):
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Mini-batch EM; the curve and what the user should know."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total), scaling.unit.log().sum().item()
+        settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
         held_out = scaling.points(val.posterior(spread_rows(len(val), HELD_OUT_POINTS)))
         generator = torch.Generator().manual_seed(run.seed)
 
@@ -240,9 +241,9 @@ class Mixture(Prior):
         self._adopt(best.current, scaling)
         return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
 
-    def _settings(self, total: Tensor) -> EMSettings:
+    def _settings(self, total: Tensor, ranks: Ranks) -> EMSettings:
         guess = self.covariance.guess(total, self.num_components)
-        return EMSettings(self.covariance, guess, self.pseudo_counts, self.max_iter, self.tol)
+        return EMSettings(self.covariance, guess, self.pseudo_counts, self.max_iter, self.tol, ranks)
 
     def _check_fit(self, train: LatentDataset) -> None:
         if self.num_components > len(train):
@@ -259,6 +260,7 @@ class Mixture(Prior):
         noise = torch.randn(some.loc.shape, generator=generator).to(some.loc.device)
         cluster = kmeans(some.loc + some.variance.sqrt() * noise, self.num_components, self.lloyd_iterations, generator)
         stats = cluster_statistics(some, cluster, self.covariance, self.num_components)
+        stats = settings.ranks.broadcast(stats)  # another kind of machine rounds otherwise
         start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(some))
         return start, stats / len(some)
 
