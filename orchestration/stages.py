@@ -88,8 +88,10 @@ class Run:
         return None if self.quiet else os.path.relpath(self.folder, self.config.paths.root)
 
     def say(self, what: str, words: str) -> None:
+        """One line; in a sweep it says which job is talking, for several may be."""
         if not self.quiet:
-            print(f"{what:<11}{words}", flush=True)
+            who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
+            print(f"{who}{what:<11}{words}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
     @property
     def shows_progress(self) -> bool:
@@ -141,7 +143,12 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make) 
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
         raise missing(run, stage)
-    with run.store.lock(stage, key, waiting=lambda owner: run.say(stage, f"waiting for {key}, made by {owner}")):
+
+    def waiting(owner: str) -> None:
+        if not (run.store.root / stage / key).exists():  # else the owner only looks at what another one has made
+            run.say(stage, f"waiting for {key}, made by {owner}")
+
+    with run.store.lock(stage, key, waiting):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
