@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from orchestration.assembly import Parts
-from orchestration.safe import layouts, read_json, read_tensors
+from orchestration.safe import layouts, read_json, read_json_list, read_tensors
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from stage1_vae.vae import VAE
@@ -39,6 +39,6 @@ def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
 def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
     """What training and fitting recorded, for curves and tables."""
     return {
-        "vae": read_json(vae.path, "history.json", MAX_HISTORY_BYTES),
+        "vae": read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES),
         "fit": read_json(prior.path, "fit.json", MAX_HISTORY_BYTES),
     }

@@ -26,7 +26,7 @@ CIRCUMSTANCES = "circumstances.json"
 
 
 def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
-    """Write the report of `figures` into the run's folder and print it.
+    """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
         run: whose folder is written.
@@ -47,6 +47,8 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
+    if run.launch.is_sweep:
+        return run.say("report", str(run.folder / "report.html"))
     console = Console(highlight=False)
     console.print()
     console.print(report.terminal_table(content, console.width))

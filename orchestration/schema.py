@@ -75,6 +75,17 @@ class Compare(Section):
     sort: str | None
 
 
+def _as_names(value: Any) -> Any:
+    return [] if value is None else _as_list(value)
+
+
+class Sweep(Section):
+    metric: Annotated[list[str], BeforeValidator(_as_names)]  # one, or several for a front
+    num_trials: PositiveInt
+    study: Annotated[str, Field(pattern=r"^[\w][\w.-]*$")] | None
+    seed: Seed
+
+
 class Store(Section):
     gc: bool
     verify: bool
@@ -196,6 +207,7 @@ class Config(Section):
     store: Store
     export: Export
     plan: Plan
+    sweep: Sweep
     data: Node
     net: Node
     vae: VAEParts

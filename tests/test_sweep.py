@@ -31,7 +31,7 @@ def test_one_vae_a_seed_and_one_prior_a_job(swept: Path) -> None:
 def test_latest_leads_to_the_sweep_with_a_report_a_job(swept: Path) -> None:
     latest = swept / "runs/latest"
     assert latest.is_symlink() and latest.resolve().parent == (swept / "runs/sweeps").resolve()
-    assert sorted(path.name for path in latest.iterdir()) == ["0", "1", "2", "3"]
+    assert sorted(path.name for path in latest.glob("[!.]*")) == ["0", "1", "2", "3"]
     for job, (prior, seed) in enumerate([("mixture", 0), ("mixture", 1), ("gaussian", 0), ("gaussian", 1)]):
         report = json.loads((latest / f"{job}/report.json").read_text())
         assert prior in report["rows"]
