@@ -53,7 +53,8 @@ def probe(run: Run) -> Facts:
     Raises:
         UserError: the configuration cannot be run.
     """
-    with tempfile.TemporaryDirectory(prefix="expost-plan-") as folder, clock("probing", run.shows_progress):
+    place = os.environ.get("EXPOST_SCRATCH")  # where the command keeps what it will remove
+    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), "choices": run.launch.choices}))
         command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]

@@ -8,7 +8,6 @@ A process of its own, because memory is counted from its start, and because what
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,8 +37,9 @@ def main() -> int:
     be_quiet()
     mistakes = (UserError, DataError, PriorError, EvaluationError, TrainingError)
     try:
-        with tempfile.TemporaryDirectory(prefix="expost-plan-") as scratch:
-            facts = probed(told, Path(scratch), threads, lambda work: forked(work, threads, mistakes))
+        scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it
+        scratch.mkdir()
+        facts = probed(told, scratch, threads, lambda work: forked(work, threads, mistakes))
     except mistakes as error:
         facts = {"mistake": str(error)}
     result.write_text(json.dumps(facts))
