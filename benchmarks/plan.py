@@ -79,7 +79,7 @@ def main() -> int:
     options = parser.parse_args()
     words = [*SETTINGS, f"data.root={Path(options.data).absolute()}", *options.overrides]
     print(f"before: {machine()}")
-    with tempfile.TemporaryDirectory(prefix="expost-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="plan-of-expost-") as folder:
         plan = planned(words, Path(folder))
         print(f"between: {machine()}")
         rows = rows_of(plan, words, Path(folder))

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +43,8 @@ def run_plan(run: Run) -> None:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
     run.say("plan", str(target))
-    run.say("next", run.launch.command("all"))
+    words = tuple(word for word in run.launch.overrides if not word.startswith("plan."))
+    run.say("next", replace(run.launch, overrides=words).command("all"))
 
 
 def probe(run: Run) -> Facts:
@@ -52,7 +53,8 @@ def probe(run: Run) -> Facts:
     Raises:
         UserError: the configuration cannot be run.
     """
-    with tempfile.TemporaryDirectory(prefix="expost-plan-") as folder, clock("probing", run.shows_progress):
+    place = os.environ.get("EXPOST_SCRATCH")  # where the command keeps what it will remove
+    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), "choices": run.launch.choices}))
         command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]

@@ -8,6 +8,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ MAX_PIXELS = 2**26
 NUM_FEW, NUM_MORE = 160, 480
 DRAWS_FEW, DRAWS_MORE = 500, 2000
 NUM_LATENTS = 5000
-NUM_SEARCHED = 256
+NUM_DRAWN = 256
 SETS = 5
 """Sets of images beside the reference; and as many are searched for copies."""
 
@@ -184,7 +185,7 @@ def aggregate(probing: Probing) -> float:
     latents = LatentDataset.load(latents_of(probing).path / "train")
     if latents.is_point_mass:
         return 0.0
-    z = latents.draw(torch.arange(min(NUM_SEARCHED, len(latents))).to(torch.int64)).to(probing.job.device)
+    z = latents.draw(torch.arange(min(NUM_DRAWN, len(latents))).to(torch.int64)).to(probing.job.device)
     return seconds_of(lambda: latents.log_aggregate(z.double())) / (len(z) * len(latents))
 
 
@@ -208,7 +209,8 @@ def distances_in_full(vectors: Tensor, neighbours: int) -> float:
 def search_in_full(vectors: Tensor, num_training: int) -> float:
     """Seconds in which all sets as large as `vectors` [M, D] are searched for copies of so many training images."""
     training = torch.rand(num_training, vectors.shape[1])
-    once = seconds_of(lambda: memorisation.nearest(vectors[:1], training))
-    longer = seconds_of(lambda: memorisation.nearest(vectors[:NUM_SEARCHED], training))
-    a_row = max(0.0, longer - once) / max(1, min(NUM_SEARCHED, len(vectors)) - 1)
-    return SETS * (once + a_row * len(vectors))
+    chunk = max(1, memorisation.SCORES_AT_ONCE // num_training)
+    short, long = min(chunk, len(vectors)), min(4 * chunk, len(vectors))
+    first, more = (seconds_of(partial(memorisation.nearest, vectors[:num], training)) for num in (short, long))
+    a_row = max(0.0, more - first) / (long - short) if long > short else 0.0
+    return SETS * (first + a_row * (len(vectors) - short))

@@ -8,7 +8,6 @@ A process of its own, because memory is counted from its start, and because what
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,8 +37,9 @@ def main() -> int:
     be_quiet()
     mistakes = (UserError, DataError, PriorError, EvaluationError, TrainingError)
     try:
-        with tempfile.TemporaryDirectory(prefix="expost-plan-") as scratch:
-            facts = probed(told, Path(scratch), threads, lambda work: forked(work, threads, mistakes))
+        scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it
+        scratch.mkdir()
+        facts = probed(told, scratch, threads, lambda work: forked(work, threads, mistakes))
     except mistakes as error:
         facts = {"mistake": str(error)}
     result.write_text(json.dumps(facts))
@@ -57,7 +57,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     from orchestration.plan_data import Reading, imagined
     from orchestration.plan_evaluation import probe_evaluation, probe_features
     from orchestration.plan_facts import cached, facts_of
-    from orchestration.plan_stages import Probing, imagine_latents, probe_encode, probe_prior, probe_vae
+    from orchestration.plan_stages import Probing, imagine_inputs, probe_encode, probe_prior, probe_vae
     from orchestration.schema import Config
     from orchestration.stages import Run
     from orchestration.store import Store
@@ -85,8 +85,8 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     probes: dict[str, Probed] = {
         "vae": stage1(probing, config.trainer.batch_size // config.trainer.num_ranks, fork, probe_vae)
     }
+    latents = fork(lambda: imagine_inputs(probing)).facts
     probes["encode"] = fork(lambda: probe_encode(probing))
-    latents = fork(lambda: imagine_latents(probing)).facts
     probes["prior"] = fork(lambda: probe_prior(probing))
     probes["features"] = fork(lambda: probe_features(probing))
     probes["evaluate"] = fork(lambda: probe_evaluation(probing))

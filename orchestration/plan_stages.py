@@ -109,11 +109,16 @@ def probe_vae(probing: Probing, batch_size: int, timed: bool) -> Facts:
     }
 
 
+def hardly_trained(probing: Probing) -> Artifact:
+    """A VAE after one step: made by the first who asks, found by all others."""
+    trainer = probing.job.config.trainer.model_copy(update={"max_steps": 1, "batch_size": 2})
+    config = probing.job.config.model_copy(update={"trainer": trainer})
+    return pipeline.train_vae(replace(probing.place("vae", limit_val_batches=1), config=config), probing.parts)
+
+
 def probe_encode(probing: Probing) -> Facts:
-    """Encoding, some blocks of the training images with an untrained VAE."""
-    vae = pipeline.train_vae(
-        replace(probing.place("vae", limit_val_batches=1), config=_one_step(probing)), probing.parts
-    )
+    """Encoding, some blocks of the training images with an untrained VAE, which is there already."""
+    vae = hardly_trained(probing)
     block, data = block_size(probing.parts.data.shape), probing.parts.data
     made: list[Artifact] = []
 
@@ -133,13 +138,9 @@ def probe_encode(probing: Probing) -> Facts:
     }
 
 
-def _one_step(probing: Probing) -> Any:
-    trainer = probing.job.config.trainer.model_copy(update={"max_steps": 1, "batch_size": 2})
-    return probing.job.config.model_copy(update={"trainer": trainer})
-
-
-def imagine_latents(probing: Probing) -> Facts:
-    """Latents in full number beside the store, standard normal with posteriors of a tenth of that width."""
+def imagine_inputs(probing: Probing) -> Facts:
+    """What later stages read: an untrained VAE, and latents in full number, N(0, I) with posteriors a tenth as wide."""
+    hardly_trained(probing)
     spec, family = probing.parts.vae.spec, probing.parts.vae.bottleneck.family
     generator = np.random.default_rng(0)
     row_bytes = spec.num_dims * 4 * len(PARAMETERS[family])
