@@ -179,6 +179,8 @@ def side_by_side(plan: Plan, faults: Iterable[tuple[str, Callable[[], str | None
         tally.held += said is None
         if said is not None:
             print(f"{'not held':<13}{name}, seed {plan.seed}: {said}", flush=True)
+        if tally.tried % 10 == 0:
+            print(f"{'':<13}{tally.words} so far", flush=True)
     return tally
 
 
