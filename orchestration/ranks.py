@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,11 @@ class Child:
     @property
     def name(self) -> str:
         return f"rank {self.order.rank} of stage {self.order.stage}"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is gone without a word about its end."""
+        return self.figures is None and self.ending is None and self.process.poll() is not None
 
     def hear(self, said: "queue.Queue[Said]") -> None:
         """Put what the rank says into `said`, line by line, and None when it can say no more."""
@@ -242,7 +247,9 @@ def _listen(children: list[Child], run: "Run", tracker: Tracker, arrived: Callab
         except queue.Empty:
             if arrived():
                 return {}
-            continue
+            if (lost := next((child for child in children if child.is_lost), None)) is None:
+                continue
+            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:

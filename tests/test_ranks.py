@@ -311,6 +311,13 @@ def test_training_of_two_ranks_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_check_runs_two_batches_in_ranks_and_keeps_nothing(tmp_path: Path) -> None:
+    result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=check")
+    assert (result.code, result.err) == (0, "") and "nothing was kept" in result.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_jobs_of_a_sweep_share_a_vae_that_ranks_trained(tmp_path: Path) -> None:
     free = [word for word in SMALL if "num_components" not in word]
     result = run_here(tmp_path, "-m", *free, "trainer=ddp", "prior=gaussian,mixture", "stage=prior")
