@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,11 @@ def check_ranks(trainer: Trainer) -> None:
             f"trainer.batch_size={trainer.batch_size} is that of all ranks and cannot be shared equally among "
             f"{trainer.num_ranks}; use trainer.batch_size={lower}"
         )
+    if trainer.strategy == "fsdp" and (trainer.compile or trainer.ema_decay is not None):
+        raise UserError(
+            "trainer.strategy=fsdp has no whole weights to compile or to average: set trainer.compile=false "
+            "trainer.ema_decay=null, or use trainer.strategy=ddp"
+        )
     if _optuna_sweeps():
         refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
@@ -104,6 +109,11 @@ class Child:
     @property
     def name(self) -> str:
         return f"rank {self.order.rank} of stage {self.order.stage}"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is gone without a word about its end."""
+        return self.figures is None and self.ending is None and self.process.poll() is not None
 
     def hear(self, said: "queue.Queue[Said]") -> None:
         """Put what the rank says into `said`, line by line, and None when it can say no more."""
@@ -237,7 +247,9 @@ def _listen(children: list[Child], run: "Run", tracker: Tracker, arrived: Callab
         except queue.Empty:
             if arrived():
                 return {}
-            continue
+            if (lost := next((child for child in children if child.is_lost), None)) is None:
+                continue
+            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:
