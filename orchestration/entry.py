@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orchestration.errors import UserError, nearest
 from orchestration.housekeeping import keep_house
-from orchestration.launch import LAUNCH, SWEEP, Launch, timestamp
+from orchestration.launch import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
 from orchestration.launchers import JoblibLauncher, register
 from orchestration.outcomes import Failure, begin, failures, next_command, record_failure, tidy
 from orchestration.ray_launcher import RayLauncher
@@ -46,6 +46,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
+    set_agent_aside()
     begin()
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all

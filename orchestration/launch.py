@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 
 LAUNCH = "EXPOST_LAUNCH"
 """Names this command, in the environment."""
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
 SWEEP = "EXPOST_SWEEP"
 """The folder of its sweep, in the environment, as seen from the folder where the command was typed."""
 
@@ -63,6 +65,22 @@ class Launch:
         )
         kept = [word for word in self.overrides if not word.startswith(dropped)]
         return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
+
+
+def set_agent_aside() -> None:
+    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
+
+    W&B copies the environment when it is first used, so this comes first.
+    """
+    for name in AGENT:
+        if name in os.environ:
+            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
+
+
+def agent() -> dict[str, str]:
+    """What the agent said, by the names of W&B's settings; nothing without one."""
+    names = {name: name.removeprefix("WANDB_").lower() for name in AGENT}
+    return {short: os.environ[f"EXPOST_{name}"] for name, short in names.items() if f"EXPOST_{name}" in os.environ}
 
 
 def sweep_dir() -> Path | None:

@@ -76,4 +76,5 @@ def test_the_hint_is_given_where_some_jobs_fail_and_leads_to_the_sweep(swept: Pa
     command = swept_again.out.splitlines()[-1].split()[3:]
     assert swept_again.code == 2 and command == ["stage=compare", root]
     compared = run_here(swept, *command)
-    assert compared.code == 0 and "of the last sweep" in compared.out
+    assert compared.code == 0 and "1 run of the last sweep" in compared.out
+    assert "compare    left out: job 1: seed=-1: " in compared.out
