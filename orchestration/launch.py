@@ -34,6 +34,7 @@ class Launch:
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
     job: number of the job in its sweep.
+    sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Launch:
     is_sweep: bool = False
     sweep_dir: Path | None = None
     job: int = 0
+    sweeper: str = "basic"
 
     @classmethod
     def of(cls, hydra_config: Any) -> "Launch":
@@ -51,6 +53,7 @@ class Launch:
             is_sweep=is_sweep,
             sweep_dir=sweep_dir() if is_sweep else None,
             job=int(hydra_config.job.num) if is_sweep else 0,
+            sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
         )
 
     def command(self, stage: str, *changes: str) -> str:
@@ -79,8 +82,8 @@ def set_agent_aside() -> None:
 
 def agent() -> dict[str, str]:
     """What the agent said, by the names of W&B's settings; nothing without one."""
-    names = {name: name.removeprefix("WANDB_").lower() for name in AGENT}
-    return {short: os.environ[f"EXPOST_{name}"] for name, short in names.items() if f"EXPOST_{name}" in os.environ}
+    said = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in said.items() if value}
 
 
 def sweep_dir() -> Path | None:

@@ -80,7 +80,6 @@ def check_sweep(place: Path, code: int, said: str, lines: list[str]) -> None:
     assert len(keys(place, "prior")) == 2
     waited = re.findall(r"\[(\d)\] vae +waiting for \w+, made by process \d+ on", said)
     assert waited.count("0") + waited.count("1") == 1, "said once, by the one that waits"
-    assert not list(place.glob("runs/store/*/.*.*")), "what the killed ones left was swept"
     (sweep,) = place.glob("runs/sweeps/*")
     assert sorted(path.name for path in sweep.iterdir()) == [".sweep", "0", "1", "2", "3"]
     assert {path.name for path in place.iterdir()} == {"runs", "out", "err"}
