@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +73,8 @@ def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str
     figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
     config = run.config.model_dump(mode="json")
     chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
-    config |= {key: reduce(getitem, key.split("."), config) for key in chosen if "." in key}  # as the sweep calls them
+    plain = OmegaConf.create(config)
+    config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
     with tracking(run.config.logger, run.folder / "logs", "report", run.name, config, identity) as tracker:
         tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
 
