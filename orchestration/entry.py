@@ -126,6 +126,10 @@ def refuse_unknown_flags(words: list[str]) -> None:
 
 
 def run(config: Config, launch: Launch) -> Measured:
+    if launch.sweep_dir is not None and launch.sweep_dir.parent.parent != config.paths.root:
+        raise UserError(
+            f"paths.root={config.paths.root}: a sweep has one; give one value, or repeat the command for each"
+        )
     if config.stage == "store":
         keep_house(config)
         return None
