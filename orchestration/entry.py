@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from orchestration import scratch
 from orchestration.errors import UserError, nearest
 from orchestration.housekeeping import keep_house
-from orchestration.launch import LAUNCH, SWEEP, Launch, timestamp
+from orchestration.launch import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
 from orchestration.launchers import JoblibLauncher, register
 from orchestration.outcomes import Failure, failures, next_command, record_failure, tidy
 from orchestration.ray_launcher import RayLauncher
@@ -48,6 +48,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
+    set_agent_aside()
     scratch.begin()
     typed = list(sys.argv)
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
@@ -128,6 +129,10 @@ def refuse_unknown_flags(words: list[str]) -> None:
 
 
 def run(config: Config, launch: Launch) -> Measured:
+    if launch.sweep_dir is not None and launch.sweep_dir.parent.parent != config.paths.root:
+        raise UserError(
+            f"paths.root={config.paths.root}: a sweep has one; give one value, or repeat the command for each"
+        )
     if config.stage == "store":
         keep_house(config)
         return None

@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 
 LAUNCH = "EXPOST_LAUNCH"
 """Names this command, in the environment."""
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
 SWEEP = "EXPOST_SWEEP"
 """The folder of its sweep, in the environment, as seen from the folder where the command was typed."""
 
@@ -32,6 +34,7 @@ class Launch:
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
     job: number of the job in its sweep.
+    sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Launch:
     is_sweep: bool = False
     sweep_dir: Path | None = None
     job: int = 0
+    sweeper: str = "basic"
 
     @classmethod
     def of(cls, hydra_config: Any) -> "Launch":
@@ -49,6 +53,7 @@ class Launch:
             is_sweep=is_sweep,
             sweep_dir=sweep_dir() if is_sweep else None,
             job=int(hydra_config.job.num) if is_sweep else 0,
+            sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
         )
 
     def command(self, stage: str, *changes: str) -> str:
@@ -63,6 +68,22 @@ class Launch:
         )
         kept = [word for word in self.overrides if not word.startswith(dropped)]
         return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
+
+
+def set_agent_aside() -> None:
+    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
+
+    W&B copies the environment when it is first used, so this comes first.
+    """
+    for name in AGENT:
+        if name in os.environ:
+            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
+
+
+def agent() -> dict[str, str]:
+    """What the agent said, by the names of W&B's settings; nothing without one."""
+    said = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in said.items() if value}
 
 
 def sweep_dir() -> Path | None:

@@ -164,13 +164,12 @@ def _told(job: Job, outcome: JobReturn | Lost) -> JobReturn:
 
 def side_by_side(n: int, jobs: Sequence[Job], run: Callable[[Job], JobReturn | Lost]) -> list[JobReturn | Lost]:
     """`run` on every job, in `n` threads that each wait for one worker at a time."""
-    with ThreadPoolExecutor(min(n, len(jobs))) as lanes:
-        waiting = [lanes.submit(run, job) for job in jobs]
-        try:
-            return [each.result() for each in waiting]
-        except BaseException:
-            lanes.shutdown(wait=False, cancel_futures=True)
-            raise
+    lanes = ThreadPoolExecutor(min(n, len(jobs)))
+    waiting = [lanes.submit(run, job) for job in jobs]
+    try:
+        return [each.result() for each in waiting]
+    finally:
+        lanes.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
 
 
 class JoblibLauncher(Workers):

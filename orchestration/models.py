@@ -12,7 +12,6 @@ from orchestration.store import Artifact
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
-
 MAX_HISTORY_BYTES = 2**26
 
 

@@ -65,7 +65,11 @@ def failures() -> list[Failure]:
 
 
 def read_failure(path: Path) -> Failure:
-    return Failure(**json.loads(path.read_text(encoding="utf-8")))
+    """What a job wrote, or that it was killed while it did."""
+    try:
+        return Failure(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return Failure(f"{path} cannot be read", f"job {path.parent.name}")
 
 
 def next_command(words: Sequence[str]) -> str | None:

@@ -49,6 +49,12 @@ def test_a_preset_needs_no_flag(swept: Path) -> None:
     assert result.stages("skipped") == ["vae", "latents", "prior"] * 2
 
 
+def test_a_sweep_is_in_one_folder(tmp_path: Path) -> None:
+    result = run_here(tmp_path, "-m", *FREE, "paths.root=runs,others", "stage=store")
+    assert result.code == 2 and len(result.lines) == 1
+    assert result.lines[0].startswith("error: job 1 ") and "paths.root=others: a sweep has one" in result.err
+
+
 def test_latest_stays_with_the_last_report(swept: Path) -> None:
     leads_to = (swept / "runs/latest").readlink()
     result = run_here(swept, "-m", *FREE, "prior=gaussian", "seed=0,1", "stage=prior")
@@ -76,4 +82,5 @@ def test_the_hint_is_given_where_some_jobs_fail_and_leads_to_the_sweep(swept: Pa
     command = swept_again.out.splitlines()[-1].split()[3:]
     assert swept_again.code == 2 and command == ["stage=compare", root]
     compared = run_here(swept, *command)
-    assert compared.code == 0 and "of the last sweep" in compared.out
+    assert compared.code == 0 and "1 run of the last sweep" in compared.out
+    assert "compare    left out: job 1: seed=-1: " in compared.out
