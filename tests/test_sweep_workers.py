@@ -87,7 +87,8 @@ def check_sweep(place: Path, code: int, said: str, lines: list[str]) -> None:
 
 SLURM = {
     "sbatch": """
-        script=$1
+        script=$(mktemp)  # SLURM keeps a copy, and submitit renames its file
+        cp "$1" "$script"
         last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
         for task in $(seq 0 "$last"); do
             SLURM_JOB_ID=$((700 + task)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 \\
@@ -130,7 +131,7 @@ def test_a_slurm_array(tmp_path: Path) -> None:
     told = {"PATH": f"{programs}:{os.environ['PATH']}", "SUBMITIT_LOGS": str(place / "runs/sweeps")}
     code, said, lines = swept(place, "launcher=slurm", "hydra.launcher.mem_gb=4", kills=2, **told)
     check_sweep(place, code, said, lines)
-    (script,) = place.glob("runs/sweeps/*/.sweep/submitit/submission_file_*.sh")
+    (script,) = place.glob("runs/sweeps/*/.sweep/submitit/77_submission.sh")
     assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%16" in script.read_text()
 
 
