@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -189,9 +190,13 @@ def _rendezvous(node: Node) -> TCPStore:
     Raises:
         UserError: it cannot.
     """
+    # A single machine's are met where no other can connect; of several, a name may mean another interface here.
+    interface = node.address if node == Node() else ""
     try:
-        return TCPStore(node.address, node.port, is_master=True, wait_for_workers=False)
-    except DistNetworkError as error:
+        server = socket.create_server((interface, node.port))
+        port = server.getsockname()[1]
+        return TCPStore(node.address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+    except (OSError, DistNetworkError) as error:
         raise UserError(
             f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its own "
             "name or address there, and a free port"
