@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from orchestration.assembly import WRAPPERS, Parts
@@ -89,8 +90,9 @@ def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str],
             _flush(place.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"export.out={place}: {error.strerror}; make room or choose another") from error
+    except (OSError, SafetensorError) as error:  # safetensors puts a full disk into words
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"export.out={place}: {reason}; make room or choose another") from error
     run.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
     if settings.hub is not None:
         _put_on_hub(place, settings.hub, run)

@@ -44,6 +44,7 @@ def _crowd(plan: Plan, reference: Reference, number: int) -> str | None:
             trainer.kill()
             killed.append(trainer)
     ends = [attempt.wait() for attempt in crowd if attempt not in killed]
+    ends.append(Attempt(folder, words).wait())  # who comes last finds all done, and clears away what the dead left
     if wrong := [end for end in ends if end.code or end.err]:
         return f"{len(wrong)} ended otherwise: {wrong[0].code}: {wrong[0].err[-500:]}"
     trained = sum(bool(TRAINED.search(end.out)) for end in ends) + _finished(killed)

@@ -1,5 +1,7 @@
 """A disk that fills in the middle of each stage: one line, exit code 2; with room again the same command completes."""
 
+import errno
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -64,7 +66,7 @@ def _filled(disk: Path, reference: Reference, what: str) -> str | None:
     with ballast.open("wb") as file:
         file.write(b"x" * (shutil.disk_usage(disk).free // PAGE * PAGE - room))
     end = Attempt(disk, words).wait()
-    if end.code != 2 or len(end.err.splitlines()) != 1 or "make room" not in end.err:
+    if end.code != 2 or len(end.err.splitlines()) != 1 or os.strerror(errno.ENOSPC) not in end.err:
         return f"with {room} bytes of room: exit code {end.code}: {end.err[-700:]!r}"
     ballast.unlink()
     end = Attempt(disk, words).wait()
