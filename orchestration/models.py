@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch.distributed.tensor import DTensor
 
 from orchestration.assembly import Parts
 from orchestration.stages import Run
@@ -15,9 +14,8 @@ from stage2_prior.prior import Prior
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of `module` as safetensors wants it: whole, detached, contiguous, on the CPU. All ranks ask for it."""
-    state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    """The state of `module` as safetensors wants it: detached, contiguous, on the CPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
