@@ -9,9 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from orchestration.errors import UserError
 from orchestration.kept import Keeper
@@ -50,14 +49,12 @@ def resolved_precision(settings: Trainer) -> str:
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
 
 
-def placement(settings: Trainer, ranks: Ranks, can_shard: bool) -> dict[str, Any]:
+def placement(settings: Trainer, ranks: Ranks) -> dict[str, Any]:
     """What Lightning is told of ranks, whatever it would guess from the environment."""
     if ranks.world == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # a launcher's variables may have called this process another one
         return {"devices": 1, "plugins": [LightningEnvironment()]}
-    strategy: Strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
-    if can_shard and settings.strategy == "fsdp":
-        strategy = ModelParallelStrategy(ranks.world, 1, save_distributed_checkpoint=False)
+    strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
     return {
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
@@ -85,8 +82,7 @@ def lightning_fit(
         label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
         ranks: the processes that fit together; this is one of them.
-        keeper: ends of epochs are kept there, and training continues from the last one; None: neither. Nor where
-            strategy=fsdp has cut the weights up.
+        keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -99,22 +95,20 @@ def lightning_fit(
         callbacks: Iterable[pl.Callback] = (),
         **asked: Any,
     ) -> None:
-        can_shard = is_overridden("configure_model", module)
-        kept_by = None if can_shard and settings.strategy == "fsdp" and ranks.world > 1 else keeper
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
-            **placement(settings, ranks, can_shard),
+            **placement(settings, ranks),
             logger=list(loggers) or False,
-            enable_checkpointing=kept_by is not None,
+            enable_checkpointing=keeper is not None,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
-        ends = [] if kept_by is None else [EpochEnds(kept_by, ranks)]
+        ends = [] if keeper is None else [EpochEnds(keeper, ranks)]
         trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
-        found = None if kept_by is None else checkpoint_of(kept_by, module, ranks)
+        found = None if keeper is None else checkpoint_of(keeper, module, ranks)
         place = None if found is None else found.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 

@@ -16,6 +16,7 @@ import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from test_interrupt import ENDLESS, wait_for
 
 from orchestration.assembly import Parts, assemble
 from orchestration.encoding import encode_split
@@ -32,7 +33,6 @@ from stage2_prior.prior import FitRun
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 
 CPU = torch.device("cpu")
-ENDLESS = (*SMALL, "trainer=ddp", "stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null")
 DDP = (*SMALL, "trainer=ddp", "data.binarize=dynamic", "likelihood=bernoulli")
 """Noise in the images: what ranks draw must be theirs in training, and everybody's in encoding."""
 
@@ -118,8 +118,7 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) -> None:
+def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
     """Without noise the joint batch decides: nine whole batches of 128."""
     words = (
         *SMALL,
@@ -130,7 +129,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) 
         "trainer.gradient_clip=0.5",
     )
     histories, weights = [], []
-    for choice in ("trainer=default", f"trainer={strategy}"):
+    for choice in ("trainer=default", "trainer=ddp"):
         folder = tmp_path / choice
         folder.mkdir()
         assert run_here(folder, choice, *words).code == 0
@@ -143,18 +142,10 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) 
         assert two == pytest.approx(one, rel=1e-4)
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no {pattern} within two minutes"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Two ranks in the middle of a training run that has no end."""
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *ENDLESS]
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
@@ -194,7 +185,7 @@ def test_ranks_end_with_their_parent(tmp_path: Path, endless: subprocess.Popen[s
 @pytest.mark.slow
 def test_ctrl_c_reaches_all_and_is_told_once(tmp_path: Path) -> None:
     """A terminal sends it to every process of the group."""
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *ENDLESS]
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)  # type: ignore[call-overload]
     try:
