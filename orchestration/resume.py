@@ -4,6 +4,7 @@ Nothing that is loaded here can run code: checkpoints are read with `weights_onl
 allows, states of other loops are safetensors.
 """
 
+import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +25,19 @@ from stage2_prior.ranks import ALONE, Ranks
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
 """Where a state says whose it is."""
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it is told to.
+
+    Lightning's own writes into the system's temporary folder first, where there may be no room, and where a process
+    that is killed leaves what it has written.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch does not say which error it met where it writes a file itself
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class EpochEnds(Checkpoint):

@@ -39,7 +39,7 @@ def full_disks(plan: Plan, known: Mapping[str, Reference]) -> Tally:
     for number in plan.numbers(len(cases)):
         tally.tried += 1
         said = _mounted(disk) or _filled(disk, known["autoregressive"], cases[number])
-        subprocess.run(["umount", str(disk)], capture_output=True)
+        subprocess.run(["umount", str(disk)], check=os.path.ismount(disk), capture_output=True)
         tally.held += said is None
         if said is not None:
             print(f"{'not held':<13}disk {number} ({cases[number]}): {said}", flush=True)

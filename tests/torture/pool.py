@@ -87,6 +87,13 @@ class Ended:
         return self.code == -signal.SIGKILL
 
 
+def new_file(folder: Path, suffix: str = "") -> Path:
+    """An empty file with a name of its own."""
+    descriptor, name = tempfile.mkstemp(suffix=suffix, dir=folder)
+    os.close(descriptor)  # an open file would keep its disk mounted
+    return Path(name)
+
+
 class Attempt:
     """`python pipeline.py WORDS` in `folder`, which is made; its temporary files go to `folder/tmp`.
 
@@ -98,7 +105,7 @@ class Attempt:
     def __init__(self, folder: Path, words: Iterable[str], anew: bool = False) -> None:
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         self.folder, self.words = folder, list(words)
-        self.streams = tuple(Path(tempfile.mkstemp(suffix=f".{name}", dir=folder)[1]) for name in ("out", "err"))
+        self.streams = tuple(new_file(folder, f".{name}") for name in ("out", "err"))
         self.started = time.monotonic()
         self.process = self._launched() if anew else self._forked()
         self.ended: Ended | None = None
@@ -190,7 +197,7 @@ def _fill(
     """Start faults while there is room; whether any is running."""
     while len(running) < plan.workers and (following := next(waiting, None)):
         name, fault = following
-        answer = Path(tempfile.mkstemp(dir=plan.root)[1])
+        answer = new_file(plan.root)
         sys.stdout.flush()
         if process := os.fork():
             running[process] = (name, answer)
