@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from orchestration.errors import UserError
 from orchestration.kept import Keeper
 from orchestration.progress import EpochBar, show_progress
-from orchestration.resume import EpochEnds, checkpoint_of
+from orchestration.resume import EpochEnds, InPlace, checkpoint_of
 from orchestration.schema import Trainer
 from stage2_prior.ranks import ALONE, Ranks
 
@@ -53,13 +53,13 @@ def placement(settings: Trainer, ranks: Ranks) -> dict[str, Any]:
     """What Lightning is told of ranks, whatever it would guess from the environment."""
     if ranks.world == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # a launcher's variables may have called this process another one
-        return {"devices": 1, "plugins": [LightningEnvironment()]}
+        return {"devices": 1, "plugins": [LightningEnvironment(), InPlace()]}
     strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
     return {
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
         "strategy": strategy,
-        "plugins": [TorchElasticEnvironment()],  # RANK and its like, which are set for this process
+        "plugins": [TorchElasticEnvironment(), InPlace()],  # RANK and its like, which are set for this process
         "use_distributed_sampler": False,  # the batches are shares already
     }
 

@@ -57,6 +57,19 @@ class Node:
         return cls(int(rank), address, int(port))
 
 
+def refuse_study(num_ranks: int) -> None:
+    """
+    Raises:
+        UserError: a study of Optuna's with several ranks.
+    """
+    if num_ranks > 1:
+        raise UserError(
+            f"an Optuna sweep with {num_ranks} ranks is refused: each process that runs the command asks the study for "
+            "hyper-parameters of its own, so ranks that a launcher starts beside this process or on another machine "
+            "would train on different ones without a word; set trainer.devices=1 trainer.num_nodes=1 for the study"
+        )
+
+
 def _first_host(nodes: str) -> str:
     """The first name of a list in SLURM's shorthand: `gpu[07-09,12],cpu1` -> gpu07."""
     found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^,]*)", nodes)

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch.distributed import DistNetworkError, TCPStore
 
+from orchestration import scratch as temporary
 from orchestration.errors import UserError
 from orchestration.hardware import device_of
-from orchestration.nodes import Node
+from orchestration.nodes import Node, refuse_study
 from orchestration.rank_order import CAUSES, FOLDER, Ending, Order, num_cores
-from orchestration.schema import Config
+from orchestration.schema import Trainer
 from orchestration.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -53,13 +55,12 @@ class Told(Exception):  # noqa: N818  no error of this process
         return f"\n{self.args[0]}"
 
 
-def check_ranks(config: Config) -> None:
+def check_ranks(trainer: Trainer) -> None:
     """Refuse what several ranks cannot do, before any work.
 
     Raises:
         UserError: with the remedy.
     """
-    trainer = config.trainer
     if trainer.num_ranks == 1:
         return
     if trainer.batch_size % trainer.num_ranks:
@@ -69,11 +70,7 @@ def check_ranks(config: Config) -> None:
             f"{trainer.num_ranks}; use trainer.batch_size={lower}"
         )
     if _optuna_sweeps():
-        raise UserError(
-            f"an Optuna sweep with {trainer.num_ranks} ranks is refused: every process that runs this command asks the "
-            "study for hyper-parameters of its own, so ranks that a launcher starts on other machines or beside this "
-            "one would train on different ones without a word; set trainer.devices=1 trainer.num_nodes=1 for the study"
-        )
+        refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
         raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
     Node.of(trainer.num_nodes, os.environ)
@@ -108,6 +105,11 @@ class Child:
     @property
     def name(self) -> str:
         return f"rank {self.order.rank} of stage {self.order.stage}"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is gone without a word about its end."""
+        return self.figures is None and self.ending is None and self.process.poll() is not None
 
     def hear(self, said: "queue.Queue[Said]") -> None:
         """Put what the rank says into `said`, line by line, and None when it can say no more."""
@@ -167,7 +169,7 @@ def spread(
         server = _rendezvous(node)
         server.set(f"{key}/{FOLDER}", str(folder.resolve()))
     children: list[Child] = []
-    with tempfile.TemporaryDirectory(prefix="expost-ranks-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=temporary.folder()) as scratch:
         try:
             for local_rank in range(run.config.trainer.devices):
                 order = _order(run, stage, key, node, server.port if server else node.port, local_rank)
@@ -183,9 +185,13 @@ def _rendezvous(node: Node) -> TCPStore:
     Raises:
         UserError: it cannot.
     """
+    # A single machine's are met where no other can connect; of several, a name may mean another interface here.
+    interface = node.address if node == Node() else ""
     try:
-        return TCPStore(node.address, node.port, is_master=True, wait_for_workers=False)
-    except DistNetworkError as error:
+        server = socket.create_server((interface, node.port))
+        port = server.getsockname()[1]
+        return TCPStore(node.address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+    except (OSError, DistNetworkError) as error:
         raise UserError(
             f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its own "
             "name or address there, and a free port"
@@ -241,7 +247,9 @@ def _listen(children: list[Child], run: "Run", tracker: Tracker, arrived: Callab
         except queue.Empty:
             if arrived():
                 return {}
-            continue
+            if (lost := next((child for child in children if child.is_lost), None)) is None:
+                continue
+            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:

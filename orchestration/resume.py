@@ -4,25 +4,40 @@ Nothing that is loaded here can run code: checkpoints are read with `weights_onl
 allows, states of other loops are safetensors.
 """
 
+import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestration.kept import Keeper, State, states
-from stage2_prior.ranks import Ranks
+from stage2_prior.ranks import ALONE, Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
 """Where a state says whose it is."""
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it is told to.
+
+    Lightning's own writes into the system's temporary folder first, where there may be no room, and where a process
+    that is killed leaves what it has written.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch does not say which error it met where it writes a file itself
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class EpochEnds(Checkpoint):
@@ -51,9 +66,14 @@ class EpochEnds(Checkpoint):
 
 def checkpoint_of(keeper: Keeper, module: pl.LightningModule, ranks: Ranks) -> State | None:
     """The checkpoint from which `module` continues, the same on all ranks; None: training starts at its beginning."""
-    found = keeper.find(CHECKPOINT, lambda path: _complaint(path, keeper.name, module)) if ranks.rank == 0 else None
-    done = ranks.first(0 if found is None else found.done)
-    if ranks.rank > 0 and done:
+    return _furthest(keeper, CHECKPOINT, lambda path: _complaint(path, keeper.name, module), ranks)
+
+
+def _furthest(keeper: Keeper, kind: str, complaint: Callable[[Path], str | None], ranks: Ranks) -> State | None:
+    """What rank 0 finds, on all ranks."""
+    found = keeper.find(kind, complaint) if ranks.rank == 0 else None
+    done = ranks.first(-1 if found is None else found.done)
+    if ranks.rank > 0 and done >= 0:
         found = next(state for state in states(keeper.folder) if state.done == done)
     if found is not None:
         keeper.say(f"continues after {found.words}")
@@ -78,22 +98,21 @@ def _complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
 class LoopStates:
     """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.prior.Kept` as fits see it."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, keeper: Keeper, ranks: Ranks = ALONE) -> None:
+        self.keeper, self.ranks = keeper, ranks
         keeper.starts()
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        if not self.keeper.is_due:
+        if self.ranks.rank > 0 or not self.keeper.is_due:  # all have the same state
             return
         metadata = {OF: self.keeper.name, "facts": json.dumps(facts)}
         whole = {name: value.contiguous().clone() for name, value in tensors.items()}  # no two may share their memory
         self.keeper.keep("iteration", done, total, TENSORS, lambda path: save_file(whole, path, metadata))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        found = self.keeper.find(TENSORS, lambda path: _foreign(path, self.keeper.name))
+        found = _furthest(self.keeper, TENSORS, lambda path: _foreign(path, self.keeper.name), self.ranks)
         if found is None:
             return None
-        self.keeper.say(f"continues after {found.words}")
         with safe_open(found.path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
 

@@ -6,7 +6,6 @@ A stage is a function that writes its output into an empty folder. Everything th
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ import torch
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
 from orchestration.kept import Keeper
-from orchestration.launch import Launch, record_stop, timestamp
+from orchestration.launch import Launch, timestamp
 from orchestration.nodes import Node
 from orchestration.progress import show_progress
 from orchestration.ranks import spread
 from orchestration.schema import Config
+from orchestration.stopped import record_stop
 from orchestration.store import Artifact, Store, digest
 from orchestration.tracking import Tracker, tracking
 from stage2_prior.ranks import Ranks
@@ -47,6 +47,7 @@ GOALS = {
     "sample": {"samples"},
     "evaluate": {"features", "evaluation"},
     "report": set(),
+    "plan": set(),
     "oracle": set(),
     "store": set(),
     "export": set(),
@@ -110,12 +111,14 @@ class Run:
         return None if self.quiet else os.path.relpath(self.folder, self.config.paths.root)
 
     def say(self, what: str, words: str) -> None:
+        """One line; in a sweep it says which job is talking, for several may be."""
         if self.quiet:
             return
         if self.share is not None:
             self.share.tell({"say": [what, words]})
         else:
-            print(f"{what:<11}{words}", flush=True)
+            who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
+            print(f"{who}{what:<11}{words}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
     @property
     def shows_progress(self) -> bool:
@@ -187,7 +190,12 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         raise missing(run, stage)
     if in_ranks and run.node.rank > 0:
         return help_make(run, stage, key)
-    with run.store.lock(stage, key, waiting=lambda owner: run.say(stage, f"waiting for {key}, made by {owner}")):
+
+    def waiting(owner: str) -> None:
+        if not (run.store.root / stage / key).exists():  # else the owner only looks at what another one has made
+            run.say(stage, f"waiting for {key}, made by {owner}")
+
+    with run.store.lock(stage, key, waiting):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
@@ -271,10 +279,12 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
         yield tracker
 
 
-def point_latest(root: Path, folder: Path) -> None:
-    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one."""
-    scratch = Path(tempfile.mkdtemp(prefix=".latest-", dir=root))
-    link = scratch / "latest"
+def point_latest(root: Path, folder: Path, scratch: Path) -> None:
+    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one.
+
+    The link is made in `scratch`, a folder of this job alone: one that is killed leaves nothing elsewhere.
+    """
+    link = scratch / ".latest"
+    link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(folder, root), target_is_directory=True)
     os.replace(link, root / "latest")
-    scratch.rmdir()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stage2_prior.covariances import Covariance
+from stage2_prior.ranks import ALONE, Ranks
 
 CACHE_BYTES = 2**28
 """Statistics of all points are kept between iterations up to this size, and computed afresh beyond."""
@@ -73,20 +74,28 @@ class Points:
 
 
 class Statistics:
-    """The expected statistics of all points, in blocks of rows, cached where they are small.
+    """The expected statistics of a rank's share of the points, in blocks of rows, cached where they are small.
 
     Args:
-        points: whose.
+        points: whose; all of them, whatever the share.
         covariance: what the statistics are.
         num_components: how many components they will be asked under.
         double: compute in double precision whatever the amount of work.
         keep: whether they will be asked for again.
+        ranks: among whom the points are shared.
     """
 
     def __init__(
-        self, points: PointSet, covariance: Covariance, num_components: int, double: bool = False, keep: bool = True
+        self,
+        points: PointSet,
+        covariance: Covariance,
+        num_components: int,
+        double: bool = False,
+        keep: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.points, self.covariance, self.num_components, self.keep = points, covariance, num_components, keep
+        self.ranks, self.share = ranks, ranks.share(len(points))
         self.num_features = points.rows(slice(0, 1)).features(covariance, torch.float64).shape[1]
         width = max(self.num_features, num_components)
         budget = 2**18 if points.device.type == "cpu" else 2**25  # a block and its responsibilities fit the cache
@@ -105,8 +114,9 @@ class Statistics:
             return
         keep = self.keep and len(self.points) * self.num_features * self.dtype.itemsize <= CACHE_BYTES
         blocks = []
-        for start in range(0, len(self.points), self.block):
-            features = self.points.rows(slice(start, start + self.block)).features(self.covariance, self.dtype)
+        for start in range(self.share.start, self.share.stop, self.block):
+            rows = slice(start, min(start + self.block, self.share.stop))
+            features = self.points.rows(rows).features(self.covariance, self.dtype)
             if keep:
                 blocks.append(features)
             yield features
@@ -123,11 +133,24 @@ class Statistics:
 
 @dataclass(frozen=True)
 class EStep:
-    """What one pass over the points gives: stats [K, F], the bound of each point [N] and its mean."""
+    """What one pass over the points gives.
+
+    Attributes:
+        stats: [K, F], of all points.
+        evidence: the bound of each point of this rank's share.
+        bound_nats: its mean over all points.
+        statistics: of which points.
+    """
 
     stats: Tensor
     evidence: Tensor
     bound_nats: float
+    statistics: Statistics
+
+    def worst(self, num: int) -> Points:
+        """The `num` points with the smallest bounds, of all ranks' shares; the same on each rank."""
+        statistics = self.statistics
+        return statistics.points.rows(statistics.ranks.lowest(self.evidence, statistics.share.start, num))
 
 
 def e_step(statistics: Statistics, natural: Tensor) -> EStep:
@@ -136,7 +159,7 @@ def e_step(statistics: Statistics, natural: Tensor) -> EStep:
         statistics.to_double()
     weights = natural.to(statistics.dtype).contiguous()  # [F, K]
     stats = torch.zeros(natural.T.shape, dtype=torch.float64, device=natural.device)
-    evidence = []
+    evidence = [natural.new_zeros(0, dtype=statistics.dtype)]
     for features in statistics:
         joint = features @ weights  # [n, K] log pi_k + E log N_k
         peak = joint.amax(1, keepdim=True)
@@ -145,7 +168,8 @@ def e_step(statistics: Statistics, natural: Tensor) -> EStep:
         stats += joint.div_(mass).T @ features
         evidence.append((peak + mass.log()).squeeze(1))  # [n]
     bounds = torch.cat(evidence)
-    return EStep(stats, bounds, bounds.mean(dtype=torch.float64).item())
+    total = statistics.ranks.sum(bounds.sum(dtype=torch.float64))
+    return EStep(statistics.ranks.sum(stats), bounds, total.item() / len(statistics.points), statistics)
 
 
 @dataclass(frozen=True)
@@ -191,6 +215,7 @@ class EMSettings:
         pseudo_counts: points that the guess is worth, a component.
         max_iter: passes over the points, at most.
         tol: stop when one gains less, in nats a point.
+        ranks: among whom the points of an E-step are shared; all take the same M-step.
     """
 
     covariance: Covariance
@@ -198,25 +223,24 @@ class EMSettings:
     pseudo_counts: float
     max_iter: int
     tol: float
+    ranks: Ranks = ALONE
 
 
 def expectation_maximisation(
     points: PointSet,
-    start: Components,
+    state: EMState,
     settings: EMSettings,
-    on_iteration: Callable[[int, float], None] = lambda iteration, bound: None,
+    on_iteration: Callable[[EMState], None] = lambda state: None,
 ) -> EMState:
-    """Ascend from `start` until a step gains less than `tol` nats a point, or `max_iter` steps.
+    """Ascend from `state` until a step gains less than `tol` nats a point, or `max_iter` steps.
 
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
-    state = EMState.begin(start)
-    statistics = Statistics(points, settings.covariance, len(start.means), state.double)
+    statistics = Statistics(points, settings.covariance, len(state.may_move), state.double, ranks=settings.ranks)
     while not state.converged and state.iteration <= settings.max_iter:
-        before, state = len(state.curve), iterate(state, statistics, settings)
-        if len(state.curve) > before:
-            on_iteration(state.iteration - 1, state.curve[-1])
+        state = iterate(state, statistics, settings)
+        on_iteration(state)
     return state
 
 
@@ -246,8 +270,7 @@ def iterate(state: EMState, statistics: Statistics, settings: EMSettings) -> EMS
         return replace(state, current=current, fallback=None)
     may_move = state.may_move.clone()
     may_move[empty] = False
-    worst = points.rows(step.evidence.topk(len(empty), largest=False).indices).loc
-    moved = move(current, empty, worst, 1 / len(points), covariance.factor(settings.guess))
+    moved = move(current, empty, step.worst(len(empty)).loc, 1 / len(points), covariance.factor(settings.guess))
     return replace(state, current=moved, fallback=current, moved=len(empty), may_move=may_move)
 
 
@@ -260,7 +283,7 @@ def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: 
 
 def cluster_statistics(points: Points, cluster: Tensor, covariance: Covariance, num: int) -> Tensor:
     """Summed statistics of the points of each of `num` clusters, [K, F] float64; `cluster` [N]."""
-    statistics = Statistics(points, covariance, num)
+    statistics = Statistics(points, covariance, num, keep=False)
     stats = torch.zeros(num, statistics.num_features, dtype=torch.float64, device=points.device)
     for features, rows in zip(statistics, cluster.split(statistics.block), strict=True):
         stats.index_add_(0, rows, features.double())

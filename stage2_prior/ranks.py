@@ -29,8 +29,9 @@ class Ranks:
         return value
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """Rank 0's `value`, in place; all have the same shape and dtype."""
+        """Rank 0's `value`; all have the same shape and dtype."""
         if self.world > 1:
+            value = value.contiguous()
             dist.broadcast(value, src=0)
         return value
 
@@ -56,6 +57,14 @@ class Ranks:
         everyone = [value.new_empty(value.shape) for _ in range(self.world)]
         dist.all_gather(everyone, value.contiguous())
         return everyone
+
+    def lowest(self, values: Tensor, start: int, num: int) -> Tensor:
+        """Numbers of the `num` lowest of all ranks' `values` [n], which are counted from `start` on this one."""
+        own = values.double().topk(min(num, len(values)), largest=False)
+        missing = (0, num - len(own.values))
+        candidates = torch.cat(self.gather(nn.functional.pad(own.values, missing, value=torch.inf)))
+        numbers = torch.cat(self.gather(nn.functional.pad(own.indices + start, missing)))
+        return numbers[candidates.topk(num, largest=False).indices]
 
     def wait_for_all(self) -> None:
         """Returns when every rank has come here."""

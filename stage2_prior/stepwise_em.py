@@ -132,18 +132,22 @@ def one_epoch(
         converged=gain < settings.em.tol and not len(empty),
     )
     if len(empty) and state.epoch < settings.em.max_iter:
-        state = _placed_anew(state, empty, batch.rows(step.evidence.topk(len(empty), largest=False).indices), settings)
+        state = _placed_anew(state, empty, step.worst(len(empty)), settings)
     return state
 
 
 def one_batch(state: StepwiseState, batch: Points, settings: StepwiseSettings) -> tuple[StepwiseState, EStep]:
     """The running statistics moved towards those of `batch`, and the components that they ask for."""
-    statistics = Statistics(batch, settings.em.covariance, len(state.stats), state.double, keep=False)
+    statistics = _statistics(batch, len(state.stats), settings, state.double)
     step = e_step(statistics, _natural(state.current, settings))
     share = (state.step + 2) ** -FORGETTING * len(batch) / settings.batch_size
     stats = torch.lerp(state.stats, step.stats / len(batch), share)
     double = state.double or (statistics.double and len(batch) == settings.batch_size)
     return replace(state, current=_maximised(stats, settings), stats=stats, step=state.step + 1, double=double), step
+
+
+def _statistics(points: Points, num_components: int, settings: StepwiseSettings, double: bool) -> Statistics:
+    return Statistics(points, settings.em.covariance, num_components, double, keep=False, ranks=settings.em.ranks)
 
 
 def _maximised(stats: Tensor, settings: StepwiseSettings) -> Components:
@@ -157,7 +161,7 @@ def _natural(components: Components, settings: StepwiseSettings) -> Tensor:
 
 
 def _bound(components: Components, points: Points, settings: StepwiseSettings, double: bool) -> float:
-    statistics = Statistics(points, settings.em.covariance, len(components.means), double, keep=False)
+    statistics = _statistics(points, len(components.means), settings, double)
     return e_step(statistics, _natural(components, settings)).bound_nats
 
 

@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import COVARIANCES, cholesky
-from stage2_prior.gaussian_em import Components, EMSettings, Points, e_step, expectation_maximisation
+from stage2_prior.gaussian_em import Components, EMSettings, EMState, Points, e_step, expectation_maximisation
 from stage2_prior.gaussian_em import Statistics as PointStatistics
 from stage2_prior.kmeans import kmeans
 from stage2_prior.prior import FitRun, PriorError
@@ -61,7 +61,7 @@ def ascend(
     points = Points(torch.from_numpy(loc), torch.full(loc.shape, variance))
     guess = covariance.guess(torch.eye(loc.shape[1], dtype=torch.float64), num_components)
     settings = EMSettings(covariance, guess, counts, iterations, tol=-1.0)
-    return expectation_maximisation(points, start(kind, num_components), settings)
+    return expectation_maximisation(points, EMState.begin(start(kind, num_components)), settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,7 +200,7 @@ def test_empty_components_are_placed_anew() -> None:
     covariance = COVARIANCES["full"]
     result = expectation_maximisation(
         Points(torch.from_numpy(loc), torch.zeros(loc.shape)),
-        far,
+        EMState.begin(far),
         EMSettings(covariance, torch.eye(3).double(), 1.0, max_iter=60, tol=1e-4),
     )
     assert result.reseeded == 1

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -256,6 +257,12 @@ def test_a_disk_that_is_full_leaves_what_was_kept_before(tmp_path: Path) -> None
         kept.keep("epoch", 2, 9, "ckpt", full)
     assert [state.done for state in states(tmp_path / NAME)] == [1] and not list(damaged(tmp_path / NAME))
     assert [path.name[:5] for path in (tmp_path / NAME).iterdir()] == ["epoch"]
+
+
+def test_nothing_passes_through_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    run(make_vae(), keeper=keeper(tmp_path))
+    assert [state.done for state in states(tmp_path / NAME)] == [2]
 
 
 def test_keeping_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

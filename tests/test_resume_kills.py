@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,8 +24,10 @@ WORDS = (
     "prior=autoregressive",
     "prior.hidden=[16]",
     "prior.fit.max_epochs=12",
-    "stage=prior",
 )
+
+
+PRIOR = (*WORDS, "stage=prior")
 
 
 def kill_when(folder: Path, pattern: str, *words: str) -> str:
@@ -33,7 +36,7 @@ def kill_when(folder: Path, pattern: str, *words: str) -> str:
         [sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=folder, stdout=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while not list(folder.glob(pattern)):
             assert process.poll() is None and time.monotonic() < deadline, f"no {pattern}"
             time.sleep(0.002)
@@ -63,18 +66,18 @@ def test_killed_in_both_stages(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert run_here(whole, *WORDS, "trainer.keep_share=0").code == 0
+    assert run_here(whole, *PRIOR, "trainer.keep_share=0").code == 0
     assert not (whole / "runs/store/.resume").exists()
     always = "trainer.keep_share=1e9"
-    kill_when(killed, "runs/store/.resume/vae-*/epoch-2?-*", *WORDS, always)
-    second = kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *WORDS, always)
+    kill_when(killed, "runs/store/.resume/vae-*/epoch-2?-*", *PRIOR, always)
+    second = kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *PRIOR, always)
     assert re.search(r"^vae +continues after epoch \d+ of 60$", second, re.M), second
     store = Store(killed / "runs/store")
     (kept,) = (folder for _, _, folder in store.resumable())
     assert kept.name.startswith("prior-"), "what is finished needs no resume data"
     listing = run_here(killed, "stage=store", "store.verify=true")
     assert listing.code == 0 and re.search(r"kept up to epoch \d+ of 12; \d{8}-", listing.out), listing
-    last = run_here(killed, *WORDS)
+    last = run_here(killed, *PRIOR)
     assert (last.code, last.err) == (0, "")
     assert re.search(r"^prior +continues after epoch \d+ of 12$", last.out, re.M), last.out
     assert last.stages("skipped") == ["vae", "latents"]
@@ -83,6 +86,23 @@ def test_killed_in_both_stages(tmp_path: Path) -> None:
     assert not list((store.root / ".locks").glob("*.owner"))
     curves = [next(reversed(sorted(folder.glob("runs/*/logs/prior/metrics.csv")))) for folder in (whole, killed)]
     assert curves[0].read_text().splitlines()[:-1] == curves[1].read_text().splitlines()[:-1], "but for the seconds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "pattern"), [("vae", "epoch-2?-*"), ("prior", "epoch-[3-9]-*")])
+def test_two_ranks_continue_together(stage: str, pattern: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    words = (*WORDS, "trainer=ddp", f"stage={stage}")
+    assert run_here(whole, *words, "trainer.keep_share=0").code == 0
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "runs/store" / stage)
+    kill_when(killed, f"runs/store/.resume/{stage}-*/{pattern}", *words, "trainer.keep_share=1e9")
+    last = run_here(killed, *words)
+    assert (last.code, last.err) == (0, "")
+    assert re.search(rf"^{stage} +continues after epoch \d+ of ", last.out, re.M), last.out
+    assert contents(killed) == contents(whole)
+    assert Store(killed / "runs/store").resumable() == []
 
 
 def test_what_a_process_left_that_died_after_its_work_was_done_is_tidied(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stage 2 that was stopped continues and ends in the same bits: the gradient loop, and loops of a prior's own."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from orchestration.hardware import lightning_fit
 from orchestration.kept import Keeper, states
 from orchestration.resume import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.prior import FitReport, FitRun, Prior
+from stage2_prior.prior import FitReport, FitRun, NothingKept, Prior
 from stage2_prior.priors.autoregressive import Autoregressive
+from stage2_prior.priors.mixture import Mixture
 from stage2_prior.standardize import Standardized
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -112,6 +114,44 @@ def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:
     report = autoregressive().fit(TRAIN, VAL, lent(keeper(tmp_path), **asked))
     assert report.seconds > 99.9999 and len(report.curve) == 3
     assert report.notes == ["stopped after epoch 3 at the limit of 100 seconds"]
+
+
+class StopsAt:
+    """Lets a fit keep `num` times and stops it there."""
+
+    def __init__(self, kept: LoopStates, num: int) -> None:
+        self.kept, self.left = kept, num
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self.kept.save(done, total, tensors, facts)
+        self.left -= 1
+        if not self.left:
+            raise KilledError
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.kept.load()
+
+
+@pytest.mark.parametrize("batch_size", ["all", 128])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> None:
+    """Two starts each; stopped in the first, in the second, and in between."""
+    settings: dict[str, Any] = {"covariance": covariance, "batch_size": batch_size, "num_restarts": 2, "max_iter": 6}
+
+    def fitted(kept: Any) -> tuple[Prior, FitReport, list[Any]]:
+        prior, logged = Mixture(SPEC, num_components=30, tol=0, pseudo_counts=0.5, **settings), list[Any]()
+        return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *told: logged.append(told), kept=kept)), logged
+
+    whole, expected, log = fitted(NothingKept())
+    iterations = 7 if batch_size == "all" else 6
+    for num in (2, iterations - 2, 3):
+        with pytest.raises(KilledError):
+            fitted(StopsAt(LoopStates(keeper(tmp_path)), num))
+    said: list[str] = []
+    prior, report, relogged = fitted(LoopStates(keeper(tmp_path, said)))
+    assert said == [f"continues after iteration {iterations + 3} of {2 * iterations}"]
+    assert same(report, expected) and equal(prior.state_dict(), whole.state_dict())
+    assert relogged == log[-len(relogged) :] and len(relogged) == len(log) // 2, "the whole curve of the second start"
 
 
 def test_states_come_back_to_the_last_bit(tmp_path: Path) -> None:

@@ -1,0 +1,316 @@
+"""Stages made by two real processes over gloo: one artifact each, the work divided, one end for all."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import PROJECT, SMALL, Result, keys, run_here
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from test_interrupt import ENDLESS, wait_for
+
+from orchestration.assembly import Parts, assemble
+from orchestration.encoding import encode_split
+from orchestration.entry import CONF
+from orchestration.hardware import lightning_fit
+from orchestration.launch import Launch
+from orchestration.models import trained_vae
+from orchestration.schema import validate
+from orchestration.stages import Run
+from orchestration.store import Artifact, Store
+from stage1_vae.latents import LatentDataset
+from stage2_prior.prior import FitRun
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
+
+CPU = torch.device("cpu")
+DDP = (*SMALL, "trainer=ddp", "data.binarize=dynamic", "likelihood=bernoulli")
+"""Noise in the images: what ranks draw must be theirs in training, and everybody's in encoding."""
+
+
+@dataclass(frozen=True)
+class Ddp:
+    """What two ranks left in `folder`, and a single process with the same configuration to compare with."""
+
+    folder: Path
+    result: Result
+    job: Run
+    parts: Parts
+
+    def artifact(self, stage: str) -> Artifact:
+        (key,) = keys(self.folder, stage)
+        return Artifact(stage, key, self.job.store.root / stage / key)
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory: pytest.TempPathFactory) -> Ddp:
+    folder = tmp_path_factory.mktemp("ddp")
+    result = run_here(folder, *DDP, "stage=prior")
+    assert (result.code, result.err) == (0, "")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = validate(compose("config", overrides=[*DDP, f"paths.root={folder}/runs"]))
+    job = Run(config, Launch(), Store(folder / "runs/store"), quiet=True)
+    return Ddp(folder, result, job, assemble(job))
+
+
+def ranks_alive(folder: Path) -> dict[int, int]:
+    """Rank -> process number of the ranks that work for the store in `folder`."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, place = (entry / "cmdline").read_bytes(), (entry / "cwd").resolve()
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if b"orchestration.rank" in words and place == folder.resolve():
+            found[next(int(v[5:]) for v in variables if v.startswith(b"RANK="))] = int(entry.name)
+    return found
+
+
+def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
+    assert ddp.result.stages("done in") == ["vae", "latents", "prior"]
+    for stage in ("vae", "latents", "prior"):
+        assert len(keys(ddp.folder, stage)) == 1
+    runs = [path for path in (ddp.folder / "runs").iterdir() if path.name not in ("store", "latest")]
+    assert len(runs) == 1, "a rank made a run's folder of its own"
+    assert not ddp.job.store.unfinished() and not ranks_alive(ddp.folder)
+    again = run_here(ddp.folder, *DDP, "stage=prior")
+    assert again.stages("skipped") == ["vae", "latents", "prior"]
+
+
+def test_figures_of_the_ranks_reach_the_run(ddp: Ddp) -> None:
+    (log,) = ddp.folder.glob("runs/*/logs/vae/metrics.csv")
+    history = json.loads((ddp.artifact("vae").path / "history.json").read_text())
+    rows = [line.split(",") for line in log.read_text().splitlines()]
+    column = rows[0].index("train_loss")
+    logged = [float(row[column]) for row in rows[1:] if row[column]]
+    assert logged == pytest.approx([epoch["train_loss"] for epoch in history]) and logged
+
+
+def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) -> None:
+    vae = trained_vae(ddp.job, ddp.parts, ddp.artifact("vae"))
+    found = ddp.artifact("latents").path
+    for split in ("train", "val", "test"):
+        encode_split(ddp.job, ddp.parts, vae, split, tmp_path / split, {})
+        names = sorted(path.name for path in (tmp_path / split).glob("*.npy"))
+        assert names == ["labels.npy", "loc.npy", "log_std.npy"]
+        for name in names:
+            assert (tmp_path / split / name).read_bytes() == (found / split / name).read_bytes(), (split, name)
+
+
+def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
+    train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
+    prior = ddp.parts.prior
+    prior.fit(train, val, FitRun(CPU, 0, lambda figures, step: None, lightning_fit=None))  # type: ignore[arg-type]
+    found = load_file(ddp.artifact("prior").path / "prior.safetensors")
+    for name, value in prior.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    fit = json.loads((ddp.artifact("prior").path / "fit.json").read_text())
+    assert len(fit["curve"]) > 1, "no M-step to compare"
+
+
+def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
+    """Without noise the joint batch decides: nine whole batches of 128."""
+    words = (
+        *SMALL,
+        "stage=vae",
+        "vae=delta",
+        "trainer.max_steps=9",
+        "trainer.val_every=1",
+        "trainer.gradient_clip=0.5",
+    )
+    histories, weights = [], []
+    for choice in ("trainer=default", "trainer=ddp"):
+        folder = tmp_path / choice
+        folder.mkdir()
+        assert run_here(folder, choice, *words).code == 0
+        (file,) = folder.glob("runs/store/vae/*/model.safetensors")
+        weights.append(load_file(file))
+        histories.append(json.loads((file.parent / "history.json").read_text()))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+    for one, two in zip(*histories, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Two ranks in the middle of a training run that has no end."""
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gone(folder: Path, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while ranks_alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not ranks_alive(folder)
+
+
+def test_a_killed_rank_ends_all_in_one_line(tmp_path: Path, endless: subprocess.Popen[str]) -> None:
+    alive = ranks_alive(tmp_path)
+    assert set(alive) == {0, 1}
+    os.kill(alive[1], signal.SIGKILL)
+    _, err = endless.communicate(timeout=30)
+    assert endless.returncode == 2
+    assert len(err.splitlines()) == 1 and err.startswith("error: rank 1 of stage vae was killed")
+    assert gone(tmp_path, 0)
+    assert not list(tmp_path.glob("runs/store/vae/*")) and not list(tmp_path.glob("runs/store/vae/.*.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_ranks_end_with_their_parent(tmp_path: Path, endless: subprocess.Popen[str], word: signal.Signals) -> None:
+    assert len(ranks_alive(tmp_path)) == 2
+    endless.send_signal(word)
+    endless.communicate(timeout=30)
+    assert gone(tmp_path), "a rank outlived its parent"
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_and_is_told_once(tmp_path: Path) -> None:
+    """A terminal sends it to every process of the group."""
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err and err.splitlines()[-1].startswith("stopped; ")
+    assert gone(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_a_mistake_that_a_rank_meets_is_one_line(tmp_path: Path) -> None:
+    result = run_here(tmp_path, *SMALL, "trainer=ddp", "trainer.lr=1e30", "stage=vae")
+    assert result.code == 2 and len(result.lines) == 1, result.err
+    assert "NaN or infinite at step 1" in result.err and "trainer.lr" in result.err
+    assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
+
+
+@pytest.mark.slow
+def test_an_error_of_ours_comes_with_the_traceback_of_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import pathlib\n"
+        "    import stage1_vae.data.digits as digits\n"
+        "    def load(self): raise ZeroDivisionError('of rank 1')\n"
+        "    digits.Digits.load = load\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=vae")
+    assert result.code == 1 and "in load" in result.err
+    assert result.lines[-1] == "error: RankError: rank 1 of stage vae: ZeroDivisionError: of rank 1"
+    assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainer.ema_decay=0.9", "trainer.patience=4"),
+        ("trainer.compile=true", "trainer.precision=bf16"),
+        ("net=conv", "net.batch_norm=true"),
+        ("vae=iwae", "trainer.schedule=cosine", "trainer.warmup_steps=3"),
+    ],
+)
+def test_whatever_a_trainer_may_do_leaves_equal_ranks(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """That they are equal, bit for bit, is checked at the end of each stage."""
+    small = [word for word in SMALL if not (word.startswith("net.") and "net=conv" in words)]
+    result = run_here(tmp_path, *small, "trainer=ddp", "stage=vae", *words)
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
+    words = [word for word in DDP if "num_components" not in word]
+    words += ["prior=autoregressive", "prior.fit.max_epochs=3", "prior.fit.precision=32-true"]
+    result = run_here(ddp.folder, *words, "stage=prior")
+    assert (result.code, result.err) == (0, "") and result.stages("done in") == ["prior"]
+    made = ddp.folder / result.out.split()[-1]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = validate(compose("config", overrides=[*words, f"paths.root={ddp.folder}/runs"]))
+    prior = assemble(Run(config, Launch(), ddp.job.store, quiet=True)).prior
+    train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
+    lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
+    prior.fit(train, val, lent)
+    found = load_file(made / "prior.safetensors")
+    for name, value in prior.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_two_machines_make_each_stage_together(tmp_path: Path) -> None:
+    """Two parents with one rank each, and one store: machine 0 commits, evaluates and reports."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [*SMALL, "trainer.num_nodes=2", "trainer.accelerator=cpu"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    machines = []
+    for number in ("0", "1"):
+        own = {"NODE_RANK": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, str(PROJECT / "pipeline.py"), *words]
+        machines.append(subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **own}, **pipes))  # type: ignore[call-overload]
+    said = [machine.communicate(timeout=200) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    first, second = (Result(0, *words).stages("done in") for words in said)
+    assert first == ["vae", "latents", "prior", "features", "evaluation"] and second == []
+    assert len(list(tmp_path.glob("runs/*/report.json"))) == 1
+    assert gone(tmp_path, 0) and not Store(tmp_path / "runs/store").unfinished()
+
+
+@pytest.mark.slow
+def test_training_of_two_ranks_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    words = (*SMALL, "trainer=ddp", "stage=vae", "trainer.max_epochs=400", "trainer.max_steps=null")
+    words += ("trainer.keep_share=1.0", "data.binarize=dynamic", "likelihood=bernoulli")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    assert run_here(whole, *words).code == 0
+    process = subprocess.Popen([sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=killed, text=True)
+    try:
+        wait_for(killed, "runs/store/.resume/*/epoch-*.ckpt", process)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert gone(killed)
+    result = run_here(killed, *words)
+    assert result.code == 0 and "continues after epoch" in result.out, result
+    files = [next(folder.glob("runs/store/vae/*/model.safetensors")).read_bytes() for folder in (whole, killed)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_check_runs_two_batches_in_ranks_and_keeps_nothing(tmp_path: Path) -> None:
+    result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=check")
+    assert (result.code, result.err) == (0, "") and "nothing was kept" in result.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_share_a_vae_that_ranks_trained(tmp_path: Path) -> None:
+    free = [word for word in SMALL if "num_components" not in word]
+    result = run_here(tmp_path, "-m", *free, "trainer=ddp", "prior=gaussian,mixture", "stage=prior")
+    assert (result.code, result.err) == (0, "")
+    assert result.stages("done in") == ["vae", "latents", "prior", "prior"]

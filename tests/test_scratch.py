@@ -1,0 +1,54 @@
+"""A command's temporary folder: gone with it; of a killed one, gone with the next."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from orchestration import scratch
+
+HOLDER = "from orchestration import scratch; scratch.begin(); print(scratch.folder(), flush=True); input()"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv(scratch.VARIABLE, raising=False)
+    return tmp_path
+
+
+def start(root: Path) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TMPDIR": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:
+    living, its = start(root)
+    killed, left = start(root)
+    try:
+        assert its.is_dir() and left.is_dir() and {its.parent, left.parent} == {root}
+        (left / "000000.json").write_text("{}")
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        scratch.begin()
+        mine = scratch.folder()
+        assert mine is not None and mine.is_dir()
+        assert its.is_dir() and not left.exists()
+        scratch.end()
+        assert sorted(root.iterdir()) == [its]
+    finally:
+        for process in (living, killed):
+            process.kill()
+            process.communicate()
