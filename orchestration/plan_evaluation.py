@@ -140,7 +140,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         )
     config = job.config.model_copy(update={"evaluation": job.config.evaluation.model_copy(update=small)})
     data = replace(parts.data, train=spread(parts.data.train, num), test=spread(parts.data.test, max(num, num_bounds)))
-    latents = [few_latents(probing, split) for split in ("train", "val", "test")]
+    train, val, test = (few_latents(probing, split) for split in ("train", "val", "test"))
     folder = probing.scratch / f"evaluation-{num}"
     folder.mkdir()
     curve = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
@@ -148,7 +148,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
     quiet: Run = replace(job, config=config)
     with quiet.seeded(0):
         measure(
-            quiet, replace(parts, data=data), parts.vae.eval(), parts.prior.eval(), net, (latents[0], latents[1], latents[2]),
+            quiet, replace(parts, data=data), parts.vae.eval(), parts.prior.eval(), net, (train, val, test),
             histories, folder, Tracker(),
         )  # fmt: skip
     figures = json.loads((folder / "figures.json").read_text())
