@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test torture lint clean
 
 run: $(READY)
 	@$(BIN)/python pipeline.py stage=all $(ARGS)
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# Kills, flipped bytes, crowds and full disks: about 15 minutes on two cores; ARGS="--share 0.2" tries a fifth.
+torture: $(READY)
+	@$(BIN)/python tests/torture $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy

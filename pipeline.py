@@ -3,7 +3,7 @@
     python pipeline.py [stage=STAGE] [GROUP=CHOICE ...] [KEY=VALUE ...]
 
 This file reads top to bottom as the pipeline runs: `train_vae`, `encode_images`, `fit_prior`, `evaluate_priors`, then
-`draw_samples`, `write_report` and `check`. Each stage is an artifact in the store, found there or made once.
+`draw_samples`, `export_model` and `write_report`. Each stage is an artifact in the store, found there or made once.
 """
 
 import sys
@@ -14,7 +14,6 @@ if __name__ == "__main__":
     sys.exit(main())  # composes the configuration first and imports this module, and so torch, for a job alone
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 from safetensors.torch import save_file
 
 from evaluation.errors import EvaluationError
-from orchestration import scratch
 from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
 from orchestration.encoding import encode_split
@@ -35,10 +33,12 @@ from orchestration.measure import VERSION as MEASURE_VERSION
 from orchestration.measure import check_feature_file, feature_net, measure, try_feature_file
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
+from orchestration.plan import run_plan
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.sampling import block_size, check_destination, deliver, write_samples
 from orchestration.ranks import check_ranks
+from orchestration.reduced import reduced
 from orchestration.resume import LoopStates
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
@@ -53,8 +53,7 @@ from stage1_vae.train import Settings, train
 from stage2_prior.prior import FitRun, NothingKept, PriorError
 
 SPLITS = ("train", "val", "test")
-USER_ERRORS = (DataError, PriorError, EvaluationError, TrainingError)
-"""What the rooms raise where the mistake is the user's."""
+USER_ERRORS = (DataError, PriorError, EvaluationError, TrainingError)  # of the rooms, where the mistake is the user's
 
 
 def run(config: Config, launch: Launch) -> None:
@@ -66,9 +65,13 @@ def run(config: Config, launch: Launch) -> None:
     try:
         check_ranks(config.trainer)
         if config.stage == "check":
-            check(config, launch)
+            with reduced(config, launch) as job:
+                perform(job)
+            print("check      everything was built and ran on two batches; nothing was kept")
         elif config.stage == "compare":
             run_comparison(config, launch)
+        elif config.stage == "plan":
+            run_plan(Run(config, launch, Store(config.paths.root / "store")))
         elif config.stage == "oracle":
             run_oracle(Run(config, launch, Store(config.paths.root / "store")))
         else:
@@ -83,7 +86,7 @@ def perform(job: Run) -> None:
     if stage == "sample":
         check_destination(job.config.sample.out)
     if stage == "export":
-        check_export(job.config.export.out)
+        check_export(job.config.export)
     check_feature_file(job)
     parts = assemble(job)
     if job.node.rank > 0:
@@ -92,7 +95,7 @@ def perform(job: Run) -> None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
-    if stage in ("all", "evaluate", "report"):
+    if stage in ("all", "evaluate", "report", "check"):
         try_feature_file(job, parts)
         check_tight_bounds(job, parts)
     vae = train_vae(job, parts)
@@ -109,7 +112,7 @@ def perform(job: Run) -> None:
     if stage == "export":
         return export_model(job, parts, vae, latents, prior)
     figures = evaluate_priors(job, parts, vae, latents, prior)
-    return write_report(job, parts, vae, prior, figures)
+    return None if stage == "check" else write_report(job, parts, vae, prior, figures)
 
 
 def help_along(job: Run, parts: Parts) -> None:
@@ -294,27 +297,3 @@ def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures
     keys = {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint}
     keys["features"] = feature_net(replace(job, plans=True), parts).key  # its net may be gone: the figures are stored
     publish(job, figures, {**keys, **identity(job, parts)})
-
-
-def check(config: Config, launch: Launch) -> None:
-    """Build everything and run two batches of each stage in a folder that is then removed."""
-    with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
-        paths = config.paths.model_copy(update={"root": Path(place)})
-        trainer = config.trainer.model_copy(update={"max_steps": 2})
-        evaluation = config.evaluation.reduced()
-        small = config.model_copy(
-            update={"paths": paths, "trainer": trainer, "evaluation": evaluation, "upstream": "run"}
-        )
-        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
-        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
-        check_feature_file(job)
-        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
-        job.max_images = max(512, 2 * config.trainer.batch_size, enough)
-        parts = assemble(job)
-        try_feature_file(job, parts)
-        check_tight_bounds(job, parts)
-        vae = train_vae(job, parts)
-        latents = encode_images(job, parts, vae)
-        prior = fit_prior(job, parts, latents)
-        evaluate_priors(job, parts, vae, latents, prior)
-    print("check      everything was built and ran on two batches; nothing was kept")

@@ -85,7 +85,7 @@ def read(name: str, text: str) -> Source:
     """
     try:
         report = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{name}: report.json is damaged ({error}); write it again with stage=report") from error
     if (problem := _problem(report)) is not None:
         raise EvaluationError(f"{name}: report.json is not a report of this project ({problem}); leave this run out")

@@ -202,22 +202,29 @@ def train_feature_net(
         _, channels, height, width = images.shape
         net = FeatureNet(FeatureNetConfig((channels, height, width), num_classes, seed)).to(device)
         order = torch.randperm(len(images))
-        num_held_out = min(MAX_HELD_OUT, int(HELD_OUT_SHARE * len(images)))
-        held_out, kept = order[:num_held_out], order[num_held_out:]
+        held_out, kept = order.tensor_split([num_held_out(len(images))])
         _train(net, images, labels, kept, log)
     net.eval()
-    if num_held_out:
+    if len(held_out):
         net.config = replace(net.config, held_out_accuracy=_accuracy(net, images[held_out], labels[held_out]))
     return _calibrate(net, images)
 
 
+def num_held_out(num: int) -> int:
+    """Of `num` images, how many are kept aside for the reported accuracy."""
+    return min(MAX_HELD_OUT, int(HELD_OUT_SHARE * num))
+
+
+def training_length(num: int) -> tuple[int, int, int]:
+    """Epochs, batches an epoch and batch size for `num` images; an incomplete last batch is left out, for the
+    statistics of one image are none."""
+    batch_size = max(2, min(MAX_BATCH_SIZE, num // 20))
+    return max(1, min(MAX_EPOCHS, IMAGES_SEEN // num)), max(1, num // batch_size), batch_size
+
+
 def _train(net: FeatureNet, images: Tensor, labels: Tensor, kept: Tensor, log: Log | None) -> None:
     device = net.feature_mean.device
-    batch_size = max(2, min(MAX_BATCH_SIZE, len(kept) // 20))
-    num_epochs = max(1, min(MAX_EPOCHS, IMAGES_SEEN // len(kept)))
-    num_batches = max(
-        1, len(kept) // batch_size
-    )  # the incomplete last batch is left out: statistics of one image are none
+    num_epochs, num_batches, batch_size = training_length(len(kept))
     optimizer = torch.optim.Adam(net.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, PEAK_LEARNING_RATE, total_steps=num_epochs * num_batches, pct_start=0.2

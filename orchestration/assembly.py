@@ -72,17 +72,17 @@ class Parts:
         )
 
 
-def assemble(run: Run) -> Parts:
+def assemble(run: Run, given: ImageData | None = None) -> Parts:
     """Build everything that the configuration of `run` names.
+
+    With `given`, these images take the place of those that the configuration names.
 
     Raises:
         UserError: whatever does not fit together, in one line.
     """
     config = run.config
     try:
-        source = build("data", without(config.data, PREPROCESSING))
-        with clock("reading the images", run.shows_progress):
-            data = source.load()
+        data = given or read_images(run)
         data = data if run.max_images is None else truncated(data, run.max_images)
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
@@ -98,6 +98,17 @@ def assemble(run: Run) -> Parts:
     prior = build_prior(run, vae.spec, len(data.train))
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
     return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
+
+
+def read_images(run: Run) -> ImageData:
+    """The images that the configuration names.
+
+    Raises:
+        UserError, DataError: they are not there, or not as they should be.
+    """
+    source = build("data", without(run.config.data, PREPROCESSING))
+    with clock("reading the images", run.shows_progress):
+        return source.load()
 
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:

@@ -18,12 +18,15 @@ from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.errors import UserError, nearest
 from orchestration.launch import Launch, timestamp
+from orchestration.outcomes import FAILURE, read_failure
+from orchestration.safe import UnsafeError, read_bytes
 from orchestration.schema import Config, Trainer
 from orchestration.stages import Run, new_folder
 from orchestration.store import digest
 from orchestration.tracking import tracking
 
 REPORT = "report.json"
+MAX_REPORT_BYTES = 2**24
 LATEST = "latest"
 NARROW, WIDE = 80, 120
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
@@ -111,6 +114,7 @@ def named(root: Path, name: str) -> list[Path]:
         if (place / REPORT).is_file():
             return [place.resolve()]
         if jobs := sorted((path.parent for path in place.glob(f"*/{REPORT}")), key=_job_number):
+            _tell_left_out(place)
             return [job.resolve() for job in jobs]
     known = {folder.relative_to(root).as_posix() for folder in everything(root)}
     known |= {Path(name).parent.as_posix() for name in known if name.startswith("sweeps/")}
@@ -118,6 +122,15 @@ def named(root: Path, name: str) -> list[Path]:
     if (root / name).is_dir():
         raise UserError(f"compare.runs: {root / name} holds no {REPORT}; its run made no report, or it is no run")
     raise UserError(f"compare.runs={name}: no such run in {root}; {nearest(name, known)}")
+
+
+def _tell_left_out(sweep: Path) -> None:
+    """Name the jobs of a sweep that have no report, and why."""
+    folders = (path for path in sweep.iterdir() if path.name.isdigit() and not (path / REPORT).is_file())
+    for folder in sorted(folders, key=_job_number):
+        failed = (folder / FAILURE).is_file()
+        reason = read_failure(folder / FAILURE).message if failed else "it has no report (yet)"
+        print(f"compare    left out: job {folder.name}: {reason}", flush=True)
 
 
 def _job_number(folder: Path) -> tuple[int, str]:
@@ -133,7 +146,10 @@ def load(root: Path, folder: Path) -> Source:
     inside = folder.resolve().is_relative_to(root.resolve())
     name = folder.resolve().relative_to(root.resolve()).as_posix() if inside else str(folder)
     try:
-        return read(name, (folder / REPORT).read_text(encoding="utf-8"))
+        place = (folder / REPORT).resolve(strict=True)  # `latest` is a link
+        return read(name, read_bytes(place.parent, place.name, MAX_REPORT_BYTES).decode())
+    except UnsafeError as error:
+        raise UserError(f"{name}: {REPORT} is refused ({error}); leave this run out") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / REPORT} cannot be read ({error}); leave this run out") from error
     except EvaluationError as error:

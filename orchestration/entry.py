@@ -23,21 +23,22 @@ from omegaconf.errors import OmegaConfBaseException
 from orchestration import scratch
 from orchestration.errors import UserError, nearest
 from orchestration.housekeeping import keep_house
-from orchestration.launch import (
-    Failure,
-    Launch,
-    failures,
-    next_command,
-    record_failure,
-    record_next,
-    timestamp,
-)
+from orchestration.launch import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
+from orchestration.launchers import JoblibLauncher, register
+from orchestration.outcomes import Failure, failures, next_command, record_failure, tidy
+from orchestration.ray_launcher import RayLauncher
 from orchestration.schema import Config, validate
 from orchestration.stopped import stop_message
+from orchestration.study import OptunaSweeper
+from orchestration.submitit_launcher import SubmititLauncher
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERROR = 2
+Measured = float | tuple[float, ...] | None
 FULL = {errno.ENOSPC, errno.EDQUOT}
+
+register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
+register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
 
 
 def main() -> int:
@@ -45,8 +46,10 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["EXPOST_LAUNCH"] = f"{timestamp()}-{os.getpid()}"
-    scratch.begin()  # failures, and what Hydra writes for a sweep
+    os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
+    os.environ.pop(SWEEP, None)
+    set_agent_aside()
+    scratch.begin()
     typed = list(sys.argv)
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
@@ -55,7 +58,7 @@ def main() -> int:
         refuse_unknown_flags(sys.argv[1:])
         _hydra_main()
         told = failures()
-        if command := next_command():
+        if command := next_command(sys.argv[1:]):
             print(f"{'next':<11}{command}", flush=True)
     except KeyboardInterrupt:
         for failure in failures():
@@ -66,8 +69,10 @@ def main() -> int:
         told = [Failure(str(error))]
     except (HydraException, OmegaConfBaseException) as error:
         told = [Failure(hydra_message(error))]
+    except OSError as error:  # Hydra's own folder of a sweep
+        told = [Failure(f"writing {error.filename} failed: {error.strerror}; make room or set paths.root=DIR")]
     finally:
-        scratch.end()
+        tidy()
     for failure in told:
         print(failure.line, file=sys.stderr)
     if not told:
@@ -85,17 +90,14 @@ def be_quiet() -> None:
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what it then raises
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _hydra_main(composed: DictConfig) -> None:
-    """One job, alone or in a sweep. A failure is written down and told at the end: one that passed through Hydra would
-    end the sweep, or come back with Hydra's own words before it."""
+def one_job(composed: DictConfig) -> Measured:
+    """One job, alone or in a sweep: what `sweep.metric` names. A failure is written down and told at the end: one that
+    passed through Hydra would end the sweep, or come back with Hydra's own words before it."""
     be_quiet()  # a sweep's worker starts here
     root = OmegaConf.select(composed, "paths.root", default="runs")
-    launch = Launch.of(HydraConfig.get(), Path(str(root)))
+    launch = Launch.of(HydraConfig.get())
     try:
-        run(validate(composed), launch)
-        if launch.wrote_report:
-            record_next(launch)
+        return run(validate(composed), launch)
     except SystemExit as error:  # Lightning turns Ctrl-C within a fit into one
         raise KeyboardInterrupt from error
     except UserError as error:
@@ -108,6 +110,10 @@ def _hydra_main(composed: DictConfig) -> None:
             record_failure(launch, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
     except Exception as error:
         record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
+
+
+_hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one_job)
 
 
 def refuse_unknown_flags(words: list[str]) -> None:
@@ -122,13 +128,21 @@ def refuse_unknown_flags(words: list[str]) -> None:
             raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
 
 
-def run(config: Config, launch: Launch) -> None:
+def run(config: Config, launch: Launch) -> Measured:
+    if launch.sweep_dir is not None and launch.sweep_dir.parent.parent != config.paths.root:
+        raise UserError(
+            f"paths.root={config.paths.root}: a sweep has one; give one value, or repeat the command for each"
+        )
     if config.stage == "store":
-        return keep_house(config)
+        keep_house(config)
+        return None
     import pipeline
+    from orchestration.objective import check, measured
 
     be_quiet()  # Lightning turns its own logger up when it is imported
+    check(config)
     pipeline.run(config, launch)
+    return measured(config, launch)
 
 
 def hydra_message(error: Exception) -> str:

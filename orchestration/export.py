@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from orchestration.assembly import WRAPPERS, Parts
 from orchestration.build import target_class, versions
 from orchestration.errors import UserError
 from orchestration.exported import CONFIG, FORMAT, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
+from orchestration.hub import SCHEME, check_upload, upload
 from orchestration.model_card import model_card
 from orchestration.sampling import pixel_range
+from orchestration.schema import Export
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.two_stage import TwoStage
@@ -28,13 +31,23 @@ from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
+CARD = "README.md"
+FILES = (CARD, CONFIG, VAE_FILE, PRIOR_FILE)
 
-def check_export(out: Path | None) -> Path:
+
+def check_export(settings: Export) -> Path:
     """Where the model goes, refused before any work if it cannot.
 
     Raises:
-        UserError: no folder is given, it holds something already, or it cannot be written.
+        UserError: no folder is given, it holds something already, or it cannot be written; the hub would refuse it.
     """
+    place = _checked_folder(settings.out)
+    if settings.hub is not None:
+        check_upload(settings.hub, settings.private)
+    return place
+
+
+def _checked_folder(out: Path | None) -> Path:
     if out is None or not out.name:
         raise UserError("stage=export needs a folder to write: give export.out=FOLDER")
     place = out.expanduser().absolute()
@@ -50,7 +63,7 @@ def check_export(out: Path | None) -> Path:
 
 
 def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None) -> None:
-    """Write the model of `run` to `export.out`.
+    """Write the model of `run` to `export.out`, and put it on the hub if `export.hub` says where.
 
     Args:
         run, parts: the job and its data.
@@ -59,9 +72,10 @@ def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str],
         figures: its evaluation; None: there is none.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the hub does not take it.
     """
-    place = check_export(run.config.export.out)
+    settings = run.config.export
+    place = _checked_folder(settings.out)
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
@@ -76,9 +90,21 @@ def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str],
             _flush(place.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"export.out={place}: {error.strerror}; make room or choose another") from error
+    except (OSError, SafetensorError) as error:  # safetensors puts a full disk into words
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"export.out={place}: {reason}; make room or choose another") from error
     run.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
+    if settings.hub is not None:
+        _put_on_hub(place, settings.hub, run)
+
+
+def _put_on_hub(place: Path, name: str, run: Run) -> None:
+    private, quiet = run.config.export.private, not run.shows_progress
+    try:
+        page = upload(place, FILES, name, private, f"Export {run.name}", quiet)
+    except UserError as error:
+        raise UserError(f"{error}; {place} is whole, so that `hf upload {name} {place}` is all that is left") from error
+    run.say("export", f"TwoStage.load({SCHEME + name!r}) loads what is at {page}")
 
 
 def _write(
@@ -90,10 +116,11 @@ def _write(
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
     (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
     measured = None if figures is None else json.loads((figures.path / "figures.json").read_text())
-    card = model_card(
-        run.name, content, parts, TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data)), keys, measured
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data))
+    settings = run.config.export
+    address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
+    card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def described(run: Run, parts: Parts) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluation import feature_file, features
@@ -15,6 +15,7 @@ from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.build import version
 from orchestration.progress import counting
+from orchestration.safe import layouts, read_json, read_tensors
 from orchestration.stages import Run, run_stage
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
@@ -66,8 +67,8 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         return _noted_file(run)
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        some = spread(parts.data.train, min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(parts.data.shape)))
-        images = torch.cat(list(cleaned(parts, some)))
+        some = spread(parts.data.train, num_feature_images(parts.data.shape))
+        images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
         labels = None if some.labels is None else some.labels.cpu()
         with counting("features", run.shows_progress, tracker.log) as log:
             net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
@@ -82,6 +83,20 @@ def feature_net(run: Run, parts: Parts) -> Artifact:
         "version": features.FeatureNet.version,
     }
     return run_stage(run, "features", ingredients, make)
+
+
+def num_feature_images(shape: tuple[int, ...]) -> int:
+    """At most so many images of `shape` (C, H, W) train the net."""
+    return min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(shape))
+
+
+def filled(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Blocks [b, C, H, W] one after the other in one tensor of `shape`; never all of them twice, as with `cat`."""
+    images, start = torch.empty(shape), 0
+    for block in blocks:
+        images[start : start + len(block)] = block
+        start += len(block)
+    return images
 
 
 def _noted_file(run: Run) -> Artifact:
@@ -105,9 +120,9 @@ def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
     Raises:
         EvaluationError: the user's file has changed since.
     """
-    stored = json.loads((artifact.path / "features.json").read_text())
+    stored = read_json(artifact.path, "features.json")
     if run.config.evaluation.features is not None:
         return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
     net = features.FeatureNet.from_config(stored)
-    net.load_state_dict(load_file(artifact.path / "features.safetensors"))
+    net.load_state_dict(read_tensors(artifact.path, "features.safetensors", layouts(net), None))
     return net.to(run.device)

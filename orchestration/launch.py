@@ -1,16 +1,25 @@
-"""What a job knows of the command that started it: choices, overrides, its folder, its sweep."""
+"""What a job knows of the command that started it: choices, overrides, its folder, its sweep.
 
-import json
+The command's process names the sweep and makes its folder known in two environment variables. They travel with every
+job (see `orchestration.launchers`): a worker may be another process, on another host, and writes into the same folder.
+"""
+
 import os
 import shlex
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestration import scratch
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
-NEXT = "next.txt"
+LAUNCH = "EXPOST_LAUNCH"
+"""Names this command, in the environment."""
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
+SWEEP = "EXPOST_SWEEP"
+"""The folder of its sweep, in the environment, as seen from the folder where the command was typed."""
 
 
 def timestamp() -> str:
@@ -25,6 +34,7 @@ class Launch:
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
     job: number of the job in its sweep.
+    sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -32,73 +42,58 @@ class Launch:
     is_sweep: bool = False
     sweep_dir: Path | None = None
     job: int = 0
+    sweeper: str = "basic"
 
     @classmethod
-    def of(cls, hydra_config: Any, root: Path) -> "Launch":
+    def of(cls, hydra_config: Any) -> "Launch":
         is_sweep = str(hydra_config.mode).endswith("MULTIRUN")
         return cls(
             choices={k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k and v is not None},
             overrides=tuple(hydra_config.overrides.task),
             is_sweep=is_sweep,
-            sweep_dir=root / "sweeps" / os.environ["EXPOST_LAUNCH"] if is_sweep else None,
+            sweep_dir=sweep_dir() if is_sweep else None,
             job=int(hydra_config.job.num) if is_sweep else 0,
+            sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
         )
 
     def command(self, stage: str, *changes: str) -> str:
-        """The command line of this job with another stage and with `changes`."""
-        dropped = ("stage=", "upstream=", *(change.split("=")[0] + "=" for change in changes))
+        """The command line of this job alone with another stage and with `changes`."""
+        dropped = (
+            "stage=",
+            "upstream=",
+            "sweep=",
+            "sweep.",
+            "launcher=",
+            *(change.split("=")[0] + "=" for change in changes),
+        )
         kept = [word for word in self.overrides if not word.startswith(dropped)]
         return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
 
-    @property
-    def wrote_report(self) -> bool:
-        """Whether this is a job of a sweep that has a report."""
-        return self.sweep_dir is not None and (self.sweep_dir / str(self.job) / "report.json").is_file()
 
+def set_agent_aside() -> None:
+    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a job failed.
-
-    Attributes:
-        message: one line.
-        job: its number and its overrides, in a sweep.
-        traceback: for a mistake of ours; None for one of the user's.
+    W&B copies the environment when it is first used, so this comes first.
     """
-
-    message: str
-    job: str = ""
-    traceback: str | None = None
-
-    @property
-    def line(self) -> str:
-        """What is printed: one line for the user's mistakes, everything for ours."""
-        where = f"{self.job}: " if self.job else ""
-        return f"{self.traceback or ''}error: {where}{self.message}"
+    for name in AGENT:
+        if name in os.environ:
+            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
 
 
-def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
-    """Write down why a job failed, for the list at the end."""
-    if folder := scratch.folder():
-        job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
-        facts = asdict(Failure(" ".join(message.split()), job, traceback))
-        (folder / f"{launch.job:06d}.json").write_text(json.dumps(facts))
+def agent() -> dict[str, str]:
+    """What the agent said, by the names of W&B's settings; nothing without one."""
+    said = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in said.items() if value}
 
 
-def failures() -> list[Failure]:
-    """The failures written down so far, in the jobs' order."""
-    folder = scratch.folder()
-    return [Failure(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))] if folder else []
+def sweep_dir() -> Path | None:
+    """Folder of the sweep that this process belongs to."""
+    name = os.environ.get(SWEEP)
+    return Path(name) if name else None
 
 
-def record_next(launch: Launch) -> None:
-    """Write down what to do with the reports of this sweep, for the hint at its end."""
-    if folder := scratch.folder():
-        kept = [word for word in launch.overrides if word.startswith("paths.root=")]
-        (folder / NEXT).write_text(shlex.join(["python", "pipeline.py", "stage=compare", *kept]))
+class SweepFolder(Callback):
+    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
 
-
-def next_command() -> str | None:
-    """What was written down; None where no job of a sweep wrote a report."""
-    folder = scratch.folder()
-    return (folder / NEXT).read_text() if folder and (folder / NEXT).is_file() else None
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[LAUNCH])

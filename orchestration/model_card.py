@@ -10,7 +10,8 @@ from orchestration.two_stage import TwoStage
 
 FRONT = """---
 library_name: expost
-tags:
+pipeline_tag: unconditional-image-generation
+{license}tags:
 - image-generation
 - variational-autoencoder
 - two-stage
@@ -22,7 +23,7 @@ LOADING = """## How to load it
 ```python
 from orchestration.two_stage import TwoStage
 
-model = TwoStage.load("path/to/this/folder")
+model = TwoStage.load("{address}")
 images = model.sample(64)  # {shape} in [0, 1]: means of p(x|z), z ~ the learned prior
 ```
 
@@ -41,6 +42,8 @@ def model_card(
     model: TwoStage,
     keys: Mapping[str, str],
     figures: Mapping[str, Any] | None,
+    address: str = "path/to/this/folder",
+    license: str | None = None,
 ) -> str:
     """The text of `README.md`.
 
@@ -51,6 +54,8 @@ def model_card(
         model: the trained model.
         keys: name -> key of what it was made from.
         figures: content of the evaluation's `figures.json`; None: it was not evaluated.
+        address: what `TwoStage.load` takes.
+        license: of the weights, in the hub's short form; None: its owner has not said.
     """
     reason = model.why_no_bound()
     bound = (
@@ -61,7 +66,7 @@ def model_card(
     shape = ", ".join(map(str, ("64", *model.image_shape)))
     return "\n".join(
         [
-            FRONT,
+            FRONT.format(license="" if license is None else f"license: {license}\n"),
             f"# {name}",
             "",
             "A two-stage generative model: a VAE, and a prior that was fitted afterwards to what the encoder says of",
@@ -69,7 +74,7 @@ def model_card(
             "",
             *_facts(content, parts, model),
             "",
-            LOADING.format(shape=f"[{shape}]", bound=bound),
+            LOADING.format(shape=f"[{shape}]", bound=bound, address=address),
             *_measured(figures),
             "## Where it comes from",
             "",

@@ -1,16 +1,17 @@
 """Trained models out of their artifacts, and into them."""
 
-import json
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from orchestration.assembly import Parts
+from orchestration.safe import layouts, read_json, read_json_list, read_tensors
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
+
+MAX_HISTORY_BYTES = 2**26
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -20,19 +21,23 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
     """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
-    parts.vae.load_state_dict(load_file(artifact.path / "model.safetensors"))
+    _fill(parts.vae, artifact, "model.safetensors")
     return parts.vae.to(job.device).eval()  # Lightning leaves a module on the CPU
 
 
 def fitted_prior(job: Run, parts: Parts, artifact: Artifact) -> Prior:
     """The prior with the artifact's fitted state."""
-    parts.prior.load_state_dict(load_file(artifact.path / "prior.safetensors"))
+    _fill(parts.prior, artifact, "prior.safetensors")
     return parts.prior.to(job.device).eval()
+
+
+def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
+    module.load_state_dict(read_tensors(artifact.path, name, layouts(module), None))  # its hash was compared by `find`
 
 
 def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
     """What training and fitting recorded, for curves and tables."""
     return {
-        "vae": json.loads((vae.path / "history.json").read_text()),
-        "fit": json.loads((prior.path / "fit.json").read_text()),
+        "vae": read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES),
+        "fit": read_json(prior.path, "fit.json", MAX_HISTORY_BYTES),
     }

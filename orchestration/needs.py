@@ -90,7 +90,7 @@ def references_in(root: Path) -> References:
     named: dict[str, frozenset[str]] = {}
     unreadable = []
     for folder in sorted(path for pattern in RUNS for path in root.glob(pattern) if path.is_dir()):
-        if folder.is_symlink() or folder in (root / "store", root / "sweeps"):
+        if folder.is_symlink() or folder.name.startswith(".") or folder in (root / "store", root / "sweeps"):
             continue
         keys: set[str] = set()
         for path in folder.glob("*.json"):

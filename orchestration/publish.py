@@ -12,21 +12,24 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluation import page, report
 from orchestration.errors import UserError
+from orchestration.launch import agent
 from orchestration.pictures import PICTURES
 from orchestration.stages import Run, point_latest
 from orchestration.store import Artifact
+from orchestration.tracking import tracking, with_one_name
 
 CIRCUMSTANCES = "circumstances.json"
 
 
 def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
-    """Write the report of `figures` into the run's folder and print it.
+    """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
         run: whose folder is written.
@@ -47,6 +50,10 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
+    if identity := agent():
+        _tell_agent(run, content, identity)
+    if run.launch.is_sweep:
+        return run.say("report", str(run.folder / "report.html"))
     console = Console(highlight=False)
     console.print()
     console.print(report.terminal_table(content, console.width))
@@ -59,6 +66,17 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
     run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+    """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
+    figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
+    config = run.config.model_dump(mode="json")
+    chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
+    plain = OmegaConf.create(config)
+    config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
+    with tracking(run.config.logger, run.folder / "logs", "report", run.name, config, identity) as tracker:
+        tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -92,13 +110,13 @@ def circumstances() -> dict[str, str]:
     """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
     return {
         "commit": _commit() or "unknown",
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {_accelerator()}",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def _accelerator() -> str:
+def accelerator() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 

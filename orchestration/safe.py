@@ -151,8 +151,13 @@ def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[
     return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}")
 
 
-def parse_json(content: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `content`, which messages call `what`.
+def read_json_list(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> list[Any]:
+    """The same for a list."""
+    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", list)
+
+
+def parse_json(content: bytes, what: str, kind: type = dict) -> Any:
+    """The JSON object, or the list, in `content`, which messages call `what`.
 
     Raises:
         UnsafeError: as for `read_json`.
@@ -164,8 +169,8 @@ def parse_json(content: bytes, what: str) -> dict[str, Any]:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise UnsafeError(f"{what} is no JSON that may be read: {error}") from error
-    if not isinstance(value, dict):
-        raise UnsafeError(f"{what} holds no JSON object")
+    if not isinstance(value, kind):
+        raise UnsafeError(f"{what} holds no JSON {'object' if kind is dict else kind.__name__}")
     return value
 
 

@@ -24,7 +24,19 @@ from orchestration.errors import UserError, nearest
 
 Node = dict[str, Any]
 Stage = Literal[
-    "all", "vae", "encode", "prior", "sample", "evaluate", "report", "compare", "check", "oracle", "store", "export"
+    "all",
+    "vae",
+    "encode",
+    "prior",
+    "sample",
+    "evaluate",
+    "report",
+    "compare",
+    "check",
+    "plan",
+    "oracle",
+    "store",
+    "export",
 ]
 STAGES: tuple[str, ...] = get_args(Stage)
 
@@ -63,12 +75,36 @@ class Compare(Section):
     sort: str | None
 
 
+def _as_names(value: Any) -> Any:
+    return [] if value is None else _as_list(value)
+
+
+class Sweep(Section):
+    metric: Annotated[list[str], BeforeValidator(_as_names)]  # one, or several for a front
+    num_trials: PositiveInt
+    study: Annotated[str, Field(pattern=r"^[\w][\w.-]*$")] | None
+    seed: Seed
+
+
 class Store(Section):
     gc: bool
     verify: bool
 
 
 class Export(Section):
+    out: Path | None
+    hub: str | None
+    private: bool
+    license: str | None = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+
+
+class Plan(Section):
+    num_images: Annotated[int, Field(ge=10)] | None
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    num_val: Annotated[int, Field(ge=2)] | None
+    num_test: Annotated[int, Field(ge=2)] | None
+    num_classes: NonNegativeInt
+    probe_seconds: PositiveFloat
     out: Path | None
 
 
@@ -168,6 +204,8 @@ class Config(Section):
     compare: Compare
     store: Store
     export: Export
+    plan: Plan
+    sweep: Sweep
     data: Node
     net: Node
     vae: VAEParts

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "EXPOST_SCRATCH"
-PREFIX = "expost-"
+PREFIX = "expost-command-"  # nothing else may bear it: what does and is not locked is removed
 _held: dict[str, int] = {}
 
 

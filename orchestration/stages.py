@@ -47,6 +47,7 @@ GOALS = {
     "sample": {"samples"},
     "evaluate": {"features", "evaluation"},
     "report": set(),
+    "plan": set(),
     "oracle": set(),
     "store": set(),
     "export": set(),
@@ -110,12 +111,14 @@ class Run:
         return None if self.quiet else os.path.relpath(self.folder, self.config.paths.root)
 
     def say(self, what: str, words: str) -> None:
+        """One line; in a sweep it says which job is talking, for several may be."""
         if self.quiet:
             return
         if self.share is not None:
             self.share.tell({"say": [what, words]})
         else:
-            print(f"{what:<11}{words}", flush=True)
+            who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
+            print(f"{who}{what:<11}{words}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
     @property
     def shows_progress(self) -> bool:
@@ -187,7 +190,12 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         raise missing(run, stage)
     if in_ranks and run.node.rank > 0:
         return help_make(run, stage, key)
-    with run.store.lock(stage, key, waiting=lambda owner: run.say(stage, f"waiting for {key}, made by {owner}")):
+
+    def waiting(owner: str) -> None:
+        if not (run.store.root / stage / key).exists():  # else the owner only looks at what another one has made
+            run.say(stage, f"waiting for {key}, made by {owner}")
+
+    with run.store.lock(stage, key, waiting):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found

@@ -153,13 +153,25 @@ class Tracker:
 
 @contextmanager
 def tracking(
-    settings: LoggerSettings, folder: Path, stage: str, group: str, config: Mapping[str, Any]
+    settings: LoggerSettings,
+    folder: Path,
+    stage: str,
+    group: str,
+    config: Mapping[str, Any],
+    identity: Mapping[str, str] | None = None,
 ) -> Iterator[Tracker]:
-    """Open the loggers of one stage in `folder` and close them whatever happens, with the exit code."""
+    """Open the loggers of one stage in `folder` and close them whatever happens, with the exit code.
+
+    Args:
+        settings: which loggers.
+        folder: of the run.
+        stage, group, config: what W&B calls the run, and what it shows of it.
+        identity: W&B settings that make it a run that somebody else has announced.
+    """
     loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
     run = None
     if settings.wandb and wandb_mode(settings) != "disabled":
-        run = _open_wandb(settings, folder, stage, group, config)
+        run = _open_wandb(settings, folder, stage, group, config, identity or {})
         loggers.append(WandbFigures(run, stage))
     exit_code = 1
     try:
@@ -171,7 +183,14 @@ def tracking(
             run.finish(exit_code=exit_code)
 
 
-def _open_wandb(settings: LoggerSettings, folder: Path, stage: str, group: str, config: Mapping[str, Any]) -> Any:
+def _open_wandb(
+    settings: LoggerSettings,
+    folder: Path,
+    stage: str,
+    group: str,
+    config: Mapping[str, Any],
+    identity: Mapping[str, str],
+) -> Any:
     for name, sub in {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}.items():
         os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
     import wandb
@@ -186,5 +205,5 @@ def _open_wandb(settings: LoggerSettings, folder: Path, stage: str, group: str, 
         dir=str(folder),
         mode=cast("Literal['online', 'offline']", wandb_mode(settings)),
         reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="off", **cast("dict[str, Any]", identity)),
     )

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from evaluation.bounds import importance_bounds
 from orchestration.exported import load_stages, preprocess_of, read_config
+from orchestration.hub import SCHEME, downloaded
 from orchestration.safe import UnsafeError
 from stage1_vae.data.images import Domain
 from stage1_vae.data.preprocess import Preprocess
@@ -53,11 +54,17 @@ class TwoStage:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TwoStage":
-        """The model in a folder that `stage=export` wrote, on the CPU.
+        """The model in a folder that `stage=export` wrote, or on the Hugging Face hub; on the CPU.
+
+        Args:
+            path: the folder, or `hf://USER/NAME`, or `hf://USER/NAME@REVISION` (the extra `hub`).
 
         Raises:
             ValueError: in one line, when there is none, it is damaged, or it is not safe to load.
         """
+        if isinstance(path, str) and path.startswith(SCHEME):
+            with downloaded(path) as copy:
+                return cls.load(copy)
         folder = Path(path).expanduser()
         if not folder.is_dir():
             raise UnsafeError(

@@ -21,6 +21,7 @@ from stage1_vae.block_shuffle import rows_of, shuffled_blocks
 from stage1_vae.latent_files import HEADER, LatentWriter
 from stage1_vae.latent_spec import PARAMETERS, LatentSpec
 from stage1_vae.latent_spec import Support as Support
+from stage1_vae.numpy_files import mapped
 from stage1_vae.posteriors import LOG_2PI, Delta, DiagonalNormal
 
 FAMILIES = {"diagonal_normal": DiagonalNormal, "delta": Delta}
@@ -28,6 +29,7 @@ SAVE_ROWS = 2**16
 IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
 BLOCK_ELEMENTS = 2**22
+MAX_HEADER_BYTES = 2**20
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that the aggregate looks at together: 2 MiB of float64, and 128 MiB on a GPU."""
 NEGLIGIBLE = -80.0
@@ -249,11 +251,26 @@ class LatentDataset:
 
     @classmethod
     def load(cls, folder: Path) -> "LatentDataset":
-        """Open `folder` without reading the parameters into memory. Nothing that is loaded can run code."""
-        header = json.loads((folder / HEADER).read_text())
-        names = PARAMETERS[header["family"]]
-        params = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-        labels = np.load(folder / "labels.npy", allow_pickle=False) if header["labels"] else None
-        if (found := len(params["loc"])) != header["num"]:
-            raise ValueError(f"{folder} holds {found} latents and its header says {header['num']}")
-        return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
+        """Open `folder` without reading the parameters into memory. Nothing that is loaded can run code.
+
+        Raises:
+            ValueError: the folder holds anything else than its header says.
+        """
+        try:
+            header = _read_header(folder / HEADER)
+            names = PARAMETERS[header["family"]]
+            params = {name: mapped(folder / f"{name}.npy") for name in names}
+            labels = np.array(mapped(folder / "labels.npy")) if header["labels"] else None
+            if (found := len(params["loc"])) != header["num"]:
+                raise ValueError(f"it holds {found} latents and its header says {header['num']}")
+            return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{folder} holds no latents that can be read: {error}") from error
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = file.read(MAX_HEADER_BYTES + 1)
+    if len(content) > MAX_HEADER_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_HEADER_BYTES:,} bytes")
+    return json.loads(content)

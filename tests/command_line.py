@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ class Result:
         return self.err.splitlines()
 
     def stages(self, word: str) -> list[str]:
-        """The stages whose line on the terminal says `word` (done, skipped, ...)."""
-        return [line.split()[0] for line in self.out.splitlines() if word in line]
+        """The stages whose line on the terminal says `word` (done, skipped, ...); of a sweep, of all of its jobs."""
+        return [re.sub(r"^\[\d+\] ", "", line).split()[0] for line in self.out.splitlines() if word in line]
 
 
 def run_here(folder: Path, *words: str) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from command_line import PROJECT, SMALL
 
-LONG = (*SMALL, "stage=vae", "trainer.max_steps=null", "net.hidden=[8]", "trainer.keep_share=1e9")
+ENDLESS = ("stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null", "net.hidden=[8]")
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
@@ -22,7 +22,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *LONG, "trainer.max_epochs=1000000"]
+    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer.keep_share=1e9"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(tmp_path, "runs/store/.resume/vae-*/epoch-*", process)  # the fit is under way

@@ -85,6 +85,22 @@ def test_killed_in_both_stages(tmp_path: Path) -> None:
     assert curves[0].read_text().splitlines()[:-1] == curves[1].read_text().splitlines()[:-1], "but for the seconds"
 
 
+@pytest.mark.slow
+def test_two_ranks_continue_together(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    words = (*WORDS, "trainer=ddp")
+    assert run_here(whole, *words, "trainer.keep_share=0").code == 0
+    kill_when(killed, "runs/store/.resume/vae-*/epoch-2?-*", *words, "trainer.keep_share=1e9")
+    kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *words, "trainer.keep_share=1e9")
+    last = run_here(killed, *words)
+    assert (last.code, last.err) == (0, "")
+    assert re.search(r"^prior +continues after epoch \d+ of 12$", last.out, re.M), last.out
+    assert contents(killed) == contents(whole)
+    assert Store(killed / "runs/store").resumable() == []
+
+
 def test_what_a_process_left_that_died_after_its_work_was_done_is_tidied(tmp_path: Path) -> None:
     words = (*SMALL, "stage=vae", "trainer.max_epochs=2")
     assert run_here(tmp_path, *words).code == 0

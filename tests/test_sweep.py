@@ -31,7 +31,7 @@ def test_one_vae_a_seed_and_one_prior_a_job(swept: Path) -> None:
 def test_latest_leads_to_the_sweep_with_a_report_a_job(swept: Path) -> None:
     latest = swept / "runs/latest"
     assert latest.is_symlink() and latest.resolve().parent == (swept / "runs/sweeps").resolve()
-    assert sorted(path.name for path in latest.iterdir()) == ["0", "1", "2", "3"]
+    assert sorted(path.name for path in latest.glob("[!.]*")) == ["0", "1", "2", "3"]
     for job, (prior, seed) in enumerate([("mixture", 0), ("mixture", 1), ("gaussian", 0), ("gaussian", 1)]):
         report = json.loads((latest / f"{job}/report.json").read_text())
         assert prior in report["rows"]
@@ -47,6 +47,12 @@ def test_a_preset_needs_no_flag(swept: Path) -> None:
     assert len(keys(swept, "vae")) == 3  # seeds 0 and 1 were there
     assert result.stages("done in") == ["vae", "latents", "prior"]
     assert result.stages("skipped") == ["vae", "latents", "prior"] * 2
+
+
+def test_a_sweep_is_in_one_folder(tmp_path: Path) -> None:
+    result = run_here(tmp_path, "-m", *FREE, "paths.root=runs,others", "stage=store")
+    assert result.code == 2 and len(result.lines) == 1
+    assert result.lines[0].startswith("error: job 1 ") and "paths.root=others: a sweep has one" in result.err
 
 
 def test_latest_stays_with_the_last_report(swept: Path) -> None:
@@ -76,4 +82,5 @@ def test_the_hint_is_given_where_some_jobs_fail_and_leads_to_the_sweep(swept: Pa
     command = swept_again.out.splitlines()[-1].split()[3:]
     assert swept_again.code == 2 and command == ["stage=compare", root]
     compared = run_here(swept, *command)
-    assert compared.code == 0 and "of the last sweep" in compared.out
+    assert compared.code == 0 and "1 run of the last sweep" in compared.out
+    assert "compare    left out: job 1: seed=-1: " in compared.out

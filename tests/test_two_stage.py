@@ -173,7 +173,7 @@ def test_the_card_tells_the_figures_of_the_evaluation(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> str:
+    def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("orchestration.export.model_card", full)

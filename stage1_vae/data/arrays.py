@@ -18,9 +18,11 @@ from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
 from stage1_vae.data.splits import existing, fits_in_memory, split_rows
+from stage1_vae.numpy_files import mapped, opened_npz
 
 CHANNELS = (1, 3, 4)
 CHUNK_BYTES = 64 * 2**20
+MOST_NAMED = 5
 
 
 class Mapped(ImageSet):
@@ -110,28 +112,32 @@ def _open(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         )
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
+    if not path.is_file():
+        raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False), None
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # closed even if numpy fails
-            if "x" not in file.files:
-                raise DataError(
-                    f"{path} holds {', '.join(file.files) or 'nothing'}; the images must be called x, labels label"
-                )
-            stray = {"labels", "y", "target", "targets"} & set(file.files)
-            if stray and "label" not in file.files:
-                raise DataError(f"{path} holds {', '.join(sorted(stray))}; labels must be called label: rename the key")
-            return file["x"], file["label"] if "label" in file.files else None
+            return mapped(path), None
+        with opened_npz(path) as archive:
+            _check_names(path, archive.names)
+            return archive.read("x"), archive.read("label") if "label" in archive.names else None
     except DataError:
         raise
-    except Exception as error:  # numpy's readers raise many kinds on a damaged file
-        reason = " ".join(str(error).split())
-        if "Python objects" in reason or "Object arrays" in reason:  # its words for .npy and for .npz
+    except Exception as error:  # numpy's and zip's readers raise many kinds on a damaged file
+        reason = " ".join(str(error).split())[:200]
+        if "Python objects" in reason:
             raise DataError(
                 f"{path} holds Python objects, which are not loaded: save one uint8 or float32 array"
             ) from error
-        reason = "no array header" if "pickled" in reason else reason  # numpy takes an unknown start for a pickle
         raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if "x" not in names:
+        found = " ".join(", ".join(names[:MOST_NAMED]).split()) + ", ..." * (len(names) > MOST_NAMED)
+        raise DataError(f"{path} holds {found or 'nothing'}; the images must be called x, labels label")
+    stray = {"labels", "y", "target", "targets"} & set(names)
+    if stray and "label" not in names:
+        raise DataError(f"{path} holds {', '.join(sorted(stray))}; labels must be called label: rename the key")
 
 
 def _channels_first(path: Path, images: np.ndarray) -> np.ndarray:

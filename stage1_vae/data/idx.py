@@ -5,14 +5,17 @@ big-endian uint32 a dimension, then the values. It may be gzipped; the content d
 """
 
 import gzip
+import math
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar, cast
 
 import numpy as np
 import torch
 
+from stage1_vae.archives import check_unpacked
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
 from stage1_vae.data.splits import check_total, existing, hold_out
 
@@ -143,23 +146,40 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
         DataError: not such a file, or cut short.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            packed_bytes = os.fstat(file.fileno()).st_size
+            gzipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = gzip.GzipFile(fileobj=file) if gzipped else file
+            return _values(path, cast(BinaryIO, content), packed_bytes, gzipped, num_dims)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
+
+
+def _values(path: Path, file: BinaryIO, packed_bytes: int, gzipped: bool, num_dims: int) -> np.ndarray:
+    """The header decides how much is read, and the size of the file how much the header may say."""
     magic = bytes((0, 0, 8, num_dims))
-    if content[:4] != magic:
+    start = 4 + 4 * num_dims
+    header = file.read(start)
+    if header[:4] != magic:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes in {num_dims} dimensions: it starts with "
-            f"{content[:4].hex(' ') or 'nothing'}, not {magic.hex(' ')}; fetch it again"
+            f"{header[:4].hex(' ') or 'nothing'}, not {magic.hex(' ')}; fetch it again"
         )
-    start = 4 + 4 * num_dims
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start].ljust(4 * num_dims, b"\0"), dtype=">u4"))
-    needed = start + int(np.prod(shape, dtype=np.uint64))
-    if len(content) != needed or 0 in shape:
-        state = "truncated" if len(content) < needed else "empty" if 0 in shape else "too long"
-        raise DataError(f"{path} is {state}: {len(content)} bytes where {shape} needs {needed}; fetch it again")
+    shape = tuple(int(n) for n in np.frombuffer(header[4:].ljust(4 * num_dims, b"\0"), dtype=">u4"))
+    needed = start + math.prod(shape)
+    if 0 in shape or (not gzipped and needed > packed_bytes):
+        state = "empty" if 0 in shape else "truncated"
+        raise DataError(f"{path} is {state}: {packed_bytes} bytes where {shape} needs {needed}; fetch it again")
+    try:
+        check_unpacked(path.name, needed, packed_bytes)
+    except ValueError as error:
+        raise DataError(f"{path} is refused: {error}; fetch it again, or take a machine with more memory") from error
+    content = header + file.read(needed - start)
+    if len(content) < needed:
+        raise DataError(f"{path} is truncated: {len(content)} bytes where {shape} needs {needed}; fetch it again")
+    if file.read(1):  # of a gzipped file this also compares the checksum
+        raise DataError(f"{path} is too long: more than the {needed} bytes that {shape} needs; fetch it again")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 

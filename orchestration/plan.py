@@ -1,0 +1,79 @@
+"""stage=plan: what every stage will cost in disk, memory and time, before anything runs.
+
+A process of its own probes the pipeline's own stages for a minute (`orchestration.plan_server`); from a few of their
+steps follows what all of them cost (`orchestration.plan_costs`). Nothing that was probed is kept.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.errors import UserError
+from orchestration.plan_costs import Cost, costs_of
+from orchestration.plan_fork import Facts
+from orchestration.plan_table import notes_of, terminal_plan
+from orchestration.progress import clock
+from orchestration.stages import Run
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def run_plan(run: Run) -> None:
+    """Print the plan and write it to `plan.out`, or into the run's folder.
+
+    Raises:
+        UserError: the configuration cannot be run, or the plan cannot be written.
+    """
+    facts = probe(run)
+    costs = costs_of(run.config, facts)
+    notes = notes_of(run.config, costs, facts)
+    console = Console(highlight=False)
+    console.print()
+    console.print(terminal_plan(costs, facts, notes))
+    console.print()
+    target = run.config.plan.out or run.folder / "plan.json"
+    try:
+        target.write_text(json.dumps(as_json(costs, facts, notes), indent=2))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
+    run.say("plan", str(target))
+    words = tuple(word for word in run.launch.overrides if not word.startswith("plan."))
+    run.say("next", replace(run.launch, overrides=words).command("all"))
+
+
+def probe(run: Run) -> Facts:
+    """What the probing process measured.
+
+    Raises:
+        UserError: the configuration cannot be run.
+    """
+    place = os.environ.get("EXPOST_SCRATCH")  # where the command keeps what it will remove
+    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
+        job, result = Path(folder) / "job.json", Path(folder) / "result.json"
+        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), "choices": run.launch.choices}))
+        command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]
+        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+        if done.returncode or not result.is_file():
+            raise RuntimeError(f"the probing process ended with {done.returncode}:\n{done.stderr}")
+        facts: Facts = json.loads(result.read_text())
+    if "mistake" in facts:
+        raise UserError(facts["mistake"])
+    return facts
+
+
+def as_json(costs: list[Cost], facts: Facts, notes: list[str]) -> Facts:
+    """The table, what it was computed from, and its notes."""
+    stages = {cost.stage: asdict(cost) | {"files": dict(cost.files), "disk_bytes": cost.disk_bytes} for cost in costs}
+    total = {
+        "disk_bytes": sum(cost.disk_bytes for cost in costs),
+        "memory_bytes": max(cost.memory_bytes for cost in costs),
+        "seconds": sum(cost.seconds for cost in costs),
+    }
+    return {"stages": stages, "total": total, "probed": facts, "notes": notes}

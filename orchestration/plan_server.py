@@ -1,0 +1,125 @@
+"""The process that probes: it reads the images, or imagines them, and measures each stage in a fork of itself.
+
+    python -m orchestration.plan_server JOB.json RESULT.json
+
+A process of its own, because memory is counted from its start, and because what forks may not compute with threads.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestration.plan_fork import Facts, Probed, available_bytes, forked, peak_bytes
+
+SPARE, MAX_STEP_SECONDS = 0.8, 4.0
+"""Share of the free memory, and time, that one step of a probe may take."""
+
+
+def main() -> int:
+    told, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    from evaluation.errors import EvaluationError
+    from orchestration.entry import be_quiet
+    from orchestration.errors import UserError
+    from stage1_vae.data.images import DataError
+    from stage1_vae.module import TrainingError
+    from stage2_prior.prior import PriorError
+
+    be_quiet()
+    mistakes = (UserError, DataError, PriorError, EvaluationError, TrainingError)
+    try:
+        scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it
+        scratch.mkdir()
+        facts = probed(told, scratch, threads, lambda work: forked(work, threads, mistakes))
+    except mistakes as error:
+        facts = {"mistake": str(error)}
+    result.write_text(json.dumps(facts))
+    return 0
+
+
+def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[], Facts]], Probed]) -> Facts:
+    """Everything that is measured; see `orchestration.plan_costs` for what becomes of it.
+
+    Raises:
+        UserError, DataError, PriorError, EvaluationError, TrainingError: what the user has to mend.
+    """
+    from orchestration.assembly import assemble
+    from orchestration.launch import Launch
+    from orchestration.plan_data import Reading, imagined
+    from orchestration.plan_evaluation import probe_evaluation, probe_features
+    from orchestration.plan_facts import cached, facts_of
+    from orchestration.plan_stages import Probing, imagine_inputs, probe_encode, probe_prior, probe_vae
+    from orchestration.schema import Config
+    from orchestration.stages import Run
+    from orchestration.store import Store
+
+    started = time.perf_counter()
+    config = Config.model_validate(told["config"])
+    launch = Launch(choices=told["choices"])
+    if config.logger.wandb:
+        import wandb  # noqa: F401  # takes memory in every stage
+    whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
+    imagines = config.plan.num_images is not None or config.plan.image_shape is not None
+    if imagines:
+        data, reading = imagined(config, scratch / "images")
+        parts = assemble(whole, given=data)
+    else:
+        parts = assemble(whole)
+        reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
+    trainer = config.trainer.model_copy(update=alone)
+    logger = config.logger.model_copy(update={"wandb": False})
+    paths = config.paths.model_copy(update={"root": scratch})
+    small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
+    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch)
+    base = peak_bytes()
+    probes: dict[str, Probed] = {
+        "vae": stage1(probing, config.trainer.batch_size // config.trainer.num_ranks, fork, probe_vae)
+    }
+    latents = fork(lambda: imagine_inputs(probing)).facts
+    probes["encode"] = fork(lambda: probe_encode(probing))
+    probes["prior"] = fork(lambda: probe_prior(probing))
+    probes["features"] = fork(lambda: probe_features(probing))
+    probes["evaluate"] = fork(lambda: probe_evaluation(probing))
+    return {
+        "probes": {name: probe.facts | {"peak_bytes": probe.peak_bytes} for name, probe in probes.items()},
+        "data": {"seconds": reading.seconds, "peak_bytes": base + reading.peak_bytes, "how": reading.how},
+        "latent_rows": latents["rows"],
+        "cached": [] if imagines else cached(whole, parts),
+        **facts_of(whole, parts, threads),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def stage1(
+    probing: Any, batch_size: int, fork: Callable[[Callable[[], Facts]], Probed], probe: Callable[..., Facts]
+) -> Probed:
+    """Stage 1 at its batch size, or, where one step takes too much memory or time, at the largest half of it that fits.
+
+    Memory and time are a straight line over the batch size; two small batches tell how steep it is.
+    """
+    if batch_size < 16:
+        return fork(lambda: probe(probing, batch_size, True))
+    sizes = (batch_size // 8, batch_size // 4)
+    low, high = (fork(partial(probe, probing, size, False)) for size in sizes)
+    an_image = max(0.0, (high.peak_bytes - low.peak_bytes) / (sizes[1] - sizes[0]))
+    seconds = max(0.0, high.facts["seconds_a_step"] - low.facts["seconds_a_step"]) / (sizes[1] - sizes[0])
+    fits, room = batch_size, SPARE * available_bytes()
+    while fits > sizes[1] and (an_image * fits > room or seconds * fits > MAX_STEP_SECONDS):
+        fits //= 2
+    full = fork(lambda: probe(probing, fits, True))
+    more = an_image * (batch_size - fits)
+    return replace(full, peak_bytes=full.peak_bytes + math.ceil(more))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""A job cut down to what shows whether it would run: stage=check."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from orchestration import scratch
+from orchestration.launch import Launch
+from orchestration.schema import Config
+from orchestration.stages import Run
+from orchestration.store import Store
+
+
+@contextmanager
+def reduced(config: Config, launch: Launch) -> Iterator[Run]:
+    """The job on few images, with two batches a stage, in a folder that is removed after the block."""
+    with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
+        changes = {
+            "paths": config.paths.model_copy(update={"root": Path(place)}),
+            "trainer": config.trainer.model_copy(update={"max_steps": 2}),
+            "evaluation": config.evaluation.reduced(),
+            "upstream": "run",
+        }
+        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
+        small = config.model_copy(update=changes)
+        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
+        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
+        job.max_images = max(512, 2 * config.trainer.batch_size, enough)
+        yield job

@@ -1,0 +1,56 @@
+"""Training checkpoints that mean harm are refused by name, and the honest one comes back to the last bit."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hostile_checkpoints import ATTACKS, equal, honest
+from hostile_watch import nothing_runs, refused
+
+from orchestration.checkpoints import read_checkpoint
+from orchestration.safe import UnsafeError
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_hostile_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, match = ATTACKS[name]
+    make(tmp_path / "last.ckpt")
+    with refused(rf"last\.ckpt.*({match})", tmp_path, kind=UnsafeError):
+        read_checkpoint(tmp_path, "last.ckpt")
+
+
+def test_the_honest_one_is_read(tmp_path: Path) -> None:
+    content = honest()
+    torch.save(content, tmp_path / "last.ckpt")
+    with nothing_runs(tmp_path):
+        assert equal(read_checkpoint(tmp_path, "last.ckpt"), content)
+    with pytest.raises(UnsafeError, match="at most 100 are expected"):
+        read_checkpoint(tmp_path, "last.ckpt", max_bytes=100)
+
+
+def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
+    """Padding between the members holds nothing; every other bit is found."""
+    place, content, draw = tmp_path / "last.ckpt", honest(), random.Random(0)
+    torch.save(content, place)
+    whole, found = place.read_bytes(), 0
+    tried = [*range(8), *(draw.randrange(len(whole)) for _ in range(300))]
+    for position in tried:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << draw.randrange(8)
+        place.write_bytes(flipped)
+        try:
+            assert equal(read_checkpoint(tmp_path, "last.ckpt"), content)
+        except UnsafeError:
+            found += 1
+    assert found > 0.7 * len(tried)
+
+
+def test_every_truncation_is_found(tmp_path: Path) -> None:
+    torch.save(honest(), tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    for length in {*range(0, len(whole), len(whole) // 40), len(whole) - 1}:
+        (tmp_path / "last.ckpt").write_bytes(whole[:length])
+        with refused(r"last\.ckpt", kind=UnsafeError):
+            read_checkpoint(tmp_path, "last.ckpt")

@@ -1,0 +1,148 @@
+"""The plan: what it says a run will cost, beside what the run then costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import SMALL, Result, run_here
+from exported_model import job
+
+from orchestration.errors import UserError
+from orchestration.plan_costs import along, annealing_share, costs_of, surgery_seconds
+from orchestration.plan_data import imagined
+from orchestration.plan_fork import forked
+
+STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
+"""Stage -> its folder in the store."""
+GUESSED = ("manifest.json", "history.json", "fit.json", "figures.json", "circumstances.json", "features.json", ".png")
+"""Files of text and pictures, whose size no arithmetic gives to the byte."""
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Result]:
+    """A plan of the digits where the VAE is trained already, and then the run."""
+    folder = tmp_path_factory.mktemp("planned")
+    words = (*SMALL, "prior.max_iter=4", "prior.tol=0")
+    assert run_here(folder, *words, "stage=vae").code == 0
+    result = run_here(folder, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.05")
+    assert (result.code, result.err) == (0, ""), result
+    assert run_here(folder, *words, "stage=all").code == 0
+    return folder, json.loads((folder / "plan.json").read_text()), result
+
+
+def sizes(folder: Path, stage: str) -> dict[str, int]:
+    (artifact,) = (folder / "runs/store" / STORED[stage]).glob("[!.]*")
+    paths = [path for path in artifact.rglob("*") if path.is_file()]
+    return {path.relative_to(artifact).as_posix(): path.stat().st_size for path in paths}
+
+
+@pytest.mark.parametrize("stage", STORED)
+def test_every_file_of_the_store_is_planned_and_models_and_latents_to_the_byte(
+    planned: tuple[Path, dict[str, Any], Result], stage: str
+) -> None:
+    folder, plan, _ = planned
+    real, told = sizes(folder, stage), plan["stages"][stage]["files"]
+    exact = {name for name in real if not name.endswith(GUESSED) and not name.endswith("latents.json")}
+    assert {name: told[name] for name in exact} == {name: real[name] for name in exact}
+    assert exact or stage == "evaluate"
+    assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.25)
+
+
+def test_its_work_is_that_of_the_run(planned: tuple[Path, dict[str, Any], Result]) -> None:
+    _, plan, result = planned
+    assert plan["stages"]["vae"]["work"] == "20 steps of 128, 2 epochs"  # 1,258 images
+    assert plan["stages"]["prior"]["work"] == "4 iterations at most"
+    assert plan["stages"]["encode"]["work"] == "1,797 images"
+    assert [stage for stage, cost in plan["stages"].items() if cost["cached"]] == ["vae"]
+    assert "stored already" in " ".join(result.out.split())
+
+
+def test_memory_and_time_are_of_the_right_size(planned: tuple[Path, dict[str, Any], Result]) -> None:
+    folder, plan, _ = planned
+    for stage, cost in plan["stages"].items():
+        assert 200e6 < cost["memory_bytes"] < 2e9, stage
+    manifest = json.loads(next((folder / "runs/store/evaluation").glob("[!.]*/manifest.json")).read_text())
+    seconds = manifest["finished"] - manifest["started"]
+    assert seconds / 10 < plan["stages"]["evaluate"]["seconds"] < seconds * 10
+    assert plan["total"]["seconds"] == pytest.approx(sum(cost["seconds"] for cost in plan["stages"].values()))
+
+
+def test_images_that_are_only_talked_of_are_read_as_real_ones_would_be(tmp_path: Path) -> None:
+    words = ("data=image_folder", "plan.num_images=3000", "plan.image_shape=[3,40,24]", "plan.num_test=50")
+    data, reading = imagined(job(tmp_path, *words, "data.memory_limit_gib=0").config, tmp_path / "files")
+    assert [len(split) for split in (data.train, data.val, data.test)] == [3000, 300, 50]
+    batch = data.train.batch(torch.tensor([0, 1, 2999]))
+    assert batch.shape == (3, 3, 40, 24) and batch.float().std() > 10
+    assert reading.seconds > 0 and reading.peak_bytes > 3000 * 100
+    held, _ = imagined(job(tmp_path, *words, "plan.num_classes=7").config, tmp_path / "held")
+    assert held.train.batch(torch.tensor([2999])).shape == (1, 3, 40, 24)
+    assert held.train.labels is not None and held.train.labels.max() == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan.num_images=1000",), "belong together"),
+        (("data=image_folder", "plan.num_images=1000", "plan.image_shape=[5,8,8]"), "1, 3 or 4 channels"),
+        (("plan.num_images=100000000", "plan.image_shape=[3,256,256]"), "data=image_folder, which reads them"),
+        (("data=arrays", "plan.num_images=1000000", "plan.image_shape=[3,256,256]"), "data=image_folder, which reads"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_with_the_remedy(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        imagined(job(tmp_path, *words).config, tmp_path / "files")
+
+
+def test_a_probe_is_charged_for_what_it_takes_and_gives_it_back() -> None:
+    num_bytes = 200 * 2**20
+
+    def work() -> dict[str, Any]:
+        return {"sum": int.from_bytes(bytes(bytearray(b"\1") * num_bytes)[:1], "big")}
+
+    idle, busy = forked(lambda: {"sum": 0}, 1), forked(work, 1)
+    assert busy.facts == {"sum": 1}
+    assert busy.peak_bytes - idle.peak_bytes == pytest.approx(2 * num_bytes, rel=0.1) or idle.peak_bytes > num_bytes * 3
+    again = forked(lambda: {}, 1)
+    assert abs(again.peak_bytes - idle.peak_bytes) < num_bytes / 10
+
+
+def test_a_mistake_in_a_probe_is_told_here() -> None:
+    def work() -> dict[str, Any]:
+        raise UserError("mend this")
+
+    with pytest.raises(UserError, match="mend this"):
+        forked(work, 1)
+
+
+def test_a_straight_line_is_followed_and_never_falls() -> None:
+    few, more = ({"num": num, "seconds": {"part": 1.0 + 0.5 * num}} for num in (10, 30))
+    assert along(few, more, "part", "num", 100) == pytest.approx(51.0)
+    assert along(more | {"num": 10}, few | {"num": 30}, "part", "num", 100) == few["seconds"]["part"]
+    assert along(more, more, "part", "num", 60) == pytest.approx(2 * more["seconds"]["part"])
+
+
+def test_the_surgery_grows_with_draws_times_images() -> None:
+    probe = {"surgery": [{"num": n, "seconds": {"surgery": 0.0}} for n in (5, 10)], "seconds_a_pair": 1e-6}
+    assert surgery_seconds(probe, 1000, {"train": 10_000, "val": 5, "test": 1000}) == pytest.approx(21.0)
+
+
+def test_annealing_grows_with_its_images() -> None:
+    assert annealing_share(None) == 1.0
+    assert annealing_share({"num_images": 100, "bdmc_images": 0}) == 50.0
+    assert annealing_share({"num_images": 100, "bdmc_images": 40}) == pytest.approx(180 / 6)
+
+
+def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
+    """One rank's probe has its share of a batch: as many steps, each so much shorter."""
+    plan = planned[1]
+    facts = plan["probed"]
+    config = job(tmp_path, *SMALL, "prior.max_iter=4", "prior.tol=0").config
+    halved = config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 2})})
+    one, two = ({cost.stage: cost for cost in costs_of(each, facts)} for each in (config, halved))
+    assert one["vae"].seconds == pytest.approx(plan["stages"]["vae"]["seconds"])
+    a_step = facts["probes"]["vae"]["seconds_a_step"]
+    assert one["vae"].seconds - two["vae"].seconds >= 10 * a_step - 1e-9
+    assert two["evaluate"].seconds == one["evaluate"].seconds
+    assert two["vae"].work == one["vae"].work

@@ -1,0 +1,148 @@
+"""Sweeps in processes of their own: two workers, one store, and a worker that is killed.
+
+Four jobs: two priors on a VAE that is never done, whose trainers are killed one after the other, and the same two on
+one that is done at once.
+"""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import PROJECT, keys, run_here
+
+JOBS = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=prior", "trainer.max_steps=null")
+JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
+
+
+ENDLESS_SECONDS = 4
+"""Who trains for longer than this trains the VAE that is never done."""
+
+
+def owners(place: Path) -> list[int]:
+    """Processes that train a VAE."""
+    found = []
+    for file in place.glob("runs/store/.locks/vae-*.owner"):
+        try:
+            found.append(int(json.loads(file.read_text())["process"]))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int, str, list[str]]:
+    """Run the jobs and kill the next `kills` trainers of the endless VAE; exit code, all that was said, stderr."""
+    command = [sys.executable, str(PROJECT / "pipeline.py"), "-m", *words, *JOBS]
+    seen: dict[int, float] = {}
+    killed: set[int] = set()
+    deadline = time.monotonic() + 200
+    with (place / "out").open("w") as out, (place / "err").open("w") as err:
+        process = subprocess.Popen(command, cwd=place, env={**os.environ, **environment}, stdout=out, stderr=err)
+        try:
+            while process.poll() is None:
+                assert time.monotonic() < deadline, (place / "err").read_text() + (place / "out").read_text()
+                trained = len(list(place.glob("runs/sweeps/*/[01]/logs/vae/metrics.csv")))
+                for owner in set(owners(place)) - killed:
+                    since = time.monotonic() - seen.setdefault(owner, time.monotonic())
+                    if since > ENDLESS_SECONDS and len(killed) < min(kills, trained):
+                        os.kill(owner, signal.SIGKILL)
+                        killed.add(owner)
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.wait()
+    said = [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")]
+    return process.returncode, "".join(file.read_text() for file in said), (place / "err").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
+)
+def test_workers_share_a_store_and_the_killed_ones_are_told(launcher: str, tmp_path: Path) -> None:
+    code, said, lines = swept(tmp_path, f"launcher={launcher}", kills=2)
+    check_sweep(tmp_path, code, said, lines)
+
+
+def check_sweep(place: Path, code: int, said: str, lines: list[str]) -> None:
+    assert code == 2 and len(lines) == 2, (lines, said)
+    for number, line in enumerate(lines):
+        assert line.startswith(f"error: job {number} (") and "max_epochs=1000000" in line
+        assert "its process was killed" in line and line.endswith("the same command tries it again")
+    assert len(list(place.glob("runs/store/vae/*/model.safetensors"))) == 1
+    assert len(re.findall(r"\[[23]\] vae +done in", said)) == 1, "the VAE that two jobs need was trained once"
+    assert len(keys(place, "prior")) == 2
+    waited = re.findall(r"\[(\d)\] vae +waiting for \w+, made by process \d+ on", said)
+    assert waited.count("0") + waited.count("1") == 1, "said once, by the one that waits"
+    (sweep,) = place.glob("runs/sweeps/*")
+    assert sorted(path.name for path in sweep.iterdir()) == [".sweep", "0", "1", "2", "3"]
+    assert {path.name for path in place.iterdir()} == {"runs", "out", "err"}
+
+
+SLURM = {
+    "sbatch": """
+        script=$(mktemp)  # SLURM keeps a copy, and submitit renames its file
+        cp "$1" "$script"
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
+        for task in $(seq 0 "$last"); do
+            SLURM_JOB_ID=$((700 + task)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 \\
+                SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here bash "$script" >/dev/null 2>&1 &
+        done
+        echo "Submitted batch job 77"
+    """,
+    "srun": """
+        while [ "${1:0:2}" = "--" ]; do
+            case $1 in
+                --output) out=$2; shift 2 ;;
+                --error) err=$2; shift 2 ;;
+                *) shift ;;
+            esac
+        done
+        name() { echo "$1" | sed "s/%A/77/; s/%a/$SLURM_ARRAY_TASK_ID/; s/%t/0/; s/%j/$SLURM_JOB_ID/"; }
+        SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "$@" >"$(name "$out")" 2>"$(name "$err")"
+        echo $? >"$(dirname "$out")/77_$SLURM_ARRAY_TASK_ID.code"
+    """,
+    "sacct": """
+        echo "JobID|State|NodeList"
+        for task in 0 1 2 3; do
+            code=$(cat "$SUBMITIT_LOGS"/*/.sweep/submitit/77_$task.code 2>/dev/null)
+            case $code in "") state=RUNNING ;; 0) state=COMPLETED ;; *) state=FAILED ;; esac
+            echo "77_$task|$state|here"
+        done
+    """,
+}
+"""Three commands of SLURM for a cluster of this one machine: they start and watch real processes."""
+
+
+@pytest.mark.slow
+def test_a_slurm_array(tmp_path: Path) -> None:
+    place, programs = tmp_path / "place", tmp_path / "bin"
+    place.mkdir()
+    programs.mkdir()
+    for name, body in SLURM.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}")
+        (programs / name).chmod(stat.S_IRWXU)
+    told = {"PATH": f"{programs}:{os.environ['PATH']}", "SUBMITIT_LOGS": str(place / "runs/sweeps")}
+    code, said, lines = swept(place, "launcher=slurm", "hydra.launcher.mem_gb=4", kills=2, **told)
+    check_sweep(place, code, said, lines)
+    (script,) = place.glob("runs/sweeps/*/.sweep/submitit/77_submission.sh")
+    assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%16" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package"), [("ray", "ray"), ("submitit_local", "submitit"), ("slurm", "submitit")]
+)
+def test_a_launcher_without_its_package(
+    launcher: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run_here(tmp_path, "-m", f"launcher={launcher}", *JOBS)
+    assert result.code == 2 and len(result.lines) == 1
+    assert f"pip install 'expost[{package}]'" in result.err
+    assert not list(tmp_path.iterdir())
