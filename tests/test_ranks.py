@@ -101,7 +101,8 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
-def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) -> None:
     """Without noise the joint batch decides: nine whole batches of 128."""
     words = (
         *SMALL,
@@ -112,7 +113,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
         "trainer.gradient_clip=0.5",
     )
     histories, weights = [], []
-    for choice in ("trainer=default", "trainer=ddp"):
+    for choice in ("trainer=default", f"trainer={strategy}"):
         folder = tmp_path / choice
         folder.mkdir()
         assert run_here(folder, choice, *words).code == 0
