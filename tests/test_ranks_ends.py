@@ -72,19 +72,38 @@ def test_a_mistake_that_a_rank_meets_is_one_line(tmp_path: Path) -> None:
     assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
 
 
+def spoil_rank_1(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Let rank 1 alone run `lines` before anything else."""
+    (folder / "broken").mkdir()
+    body = "\n".join(f"    {line}" for line in lines)
+    (folder / "broken/sitecustomize.py").write_text(f"import os\nif os.environ.get('RANK') == '1':\n{body}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+
+
 @pytest.mark.slow
 def test_an_error_of_ours_comes_with_the_traceback_of_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/sitecustomize.py").write_text(
-        "import os\n"
-        "if os.environ.get('RANK') == '1':\n"
-        "    import pathlib\n"
-        "    import stage1_vae.data.digits as digits\n"
-        "    def load(self): raise ZeroDivisionError('of rank 1')\n"
-        "    digits.Digits.load = load\n"
+    spoil_rank_1(
+        tmp_path,
+        monkeypatch,
+        "import stage1_vae.data.digits as digits",
+        "def load(self): raise ZeroDivisionError('of rank 1')",
+        "digits.Digits.load = load",
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=vae")
     assert result.code == 1 and "in load" in result.err
     assert result.lines[-1] == "error: RankError: rank 1 of stage vae: ZeroDivisionError: of rank 1"
+    assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
+
+
+@pytest.mark.slow
+def test_a_rank_that_drifted_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_rank_1(
+        tmp_path,
+        monkeypatch,
+        "from stage1_vae.module import VAEModule",
+        "def drift(self): next(self.step.vae.parameters()).data.flatten()[0] += 1e-3",
+        "VAEModule.on_train_end = drift",
+    )
+    result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=vae")
+    assert result.code == 1 and "rank 1 ended with other weights than rank 0" in result.lines[-1], result.err
     assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
