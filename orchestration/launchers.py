@@ -180,6 +180,9 @@ class JoblibLauncher(Workers):
     """
 
     def start(self) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor  # before the threads: two that import it at once fail
+
+        self.make_pool = ProcessPoolExecutor
         self.free: list[Any] = []
         self.pools: list[Any] = []
 
@@ -191,12 +194,10 @@ class JoblibLauncher(Workers):
         return side_by_side(self.n_jobs, jobs, self._in_a_pool)
 
     def _in_a_pool(self, job: Job) -> JobReturn | Lost:
-        from joblib.externals.loky import ProcessPoolExecutor
-
         try:
             pool = self.free.pop()
         except IndexError:
-            pool = ProcessPoolExecutor(max_workers=1)
+            pool = self.make_pool(max_workers=1)
             self.pools.append(pool)
         try:
             returned: JobReturn = pool.submit(job).result()

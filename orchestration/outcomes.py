@@ -82,12 +82,12 @@ def next_command(words: Sequence[str]) -> str | None:
 
 
 def tidy() -> None:
-    """Remove what was written for this command alone; of a sweep, its folder if no job left anything in it."""
+    """Remove what was written for this command alone; of a sweep, its folder if no job left more than its failure."""
     scratch.end()
     sweep = sweep_dir()
     if sweep is None or not sweep.is_dir():
         return
-    if all(path.name == HYDRAS for path in sweep.iterdir()):
+    if all(path.name == FAILURE or HYDRAS in path.parts for path in sweep.rglob("*") if not path.is_dir()):
         shutil.rmtree(sweep, ignore_errors=True)
         with suppress(OSError):  # unless there is something else in them
             sweep.parent.rmdir()
