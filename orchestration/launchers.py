@@ -72,12 +72,6 @@ class Job:
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    def checkpoint(self, *_: Any) -> Any:
-        """What submitit queues again when SLURM takes the machine away or time is up: the store has kept the rest."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
     @property
     def launch(self) -> Launch:
         return Launch(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job=self.number)

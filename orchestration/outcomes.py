@@ -18,6 +18,8 @@ from orchestration.launch import Launch, sweep_dir
 FAILURE = "failure.json"
 HYDRAS = ".sweep"
 """What Hydra and the launchers write into a sweep's folder."""
+SUBMITTED = "submitit"
+"""In it, what submitit sends to its jobs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def tidy() -> None:
     scratch.end()
     sweep = sweep_dir()
     if sweep is None or not sweep.is_dir():
+        return
+    if (sweep / HYDRAS / SUBMITTED).is_dir():  # jobs that are still in SLURM's queue are read from there
         return
     if all(path.name == FAILURE or HYDRAS in path.parts for path in sweep.rglob("*") if not path.is_dir()):
         shutil.rmtree(sweep, ignore_errors=True)
