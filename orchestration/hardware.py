@@ -74,6 +74,7 @@ def lightning_fit(
     overrides: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
+    watchers: Iterable[pl.Callback] = (),
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -87,6 +88,7 @@ def lightning_fit(
         ranks: the processes that fit together; this is one of them.
         keeper: ends of epochs are kept there, and training continues from the last one; None: neither. Nor where
             strategy=fsdp has cut the weights up.
+        watchers: callbacks beside those that a stage asks for.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -113,7 +115,7 @@ def lightning_fit(
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
         ends = [] if kept_by is None else [EpochEnds(kept_by, ranks)]
-        trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
+        trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**asked, **forced})
         found = None if kept_by is None else checkpoint_of(kept_by, module, ranks)
         place = None if found is None else found.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
