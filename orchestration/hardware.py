@@ -74,6 +74,7 @@ def lightning_fit(
     overrides: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
+    watchers: Iterable[pl.Callback] = (),
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -86,6 +87,7 @@ def lightning_fit(
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
         ranks: the processes that fit together; this is one of them.
         keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
+        watchers: callbacks beside those that a stage asks for.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -110,7 +112,7 @@ def lightning_fit(
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
         ends = [] if keeper is None else [EpochEnds(keeper, ranks)]
-        trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
+        trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**asked, **forced})
         found = None if keeper is None else checkpoint_of(keeper, module, ranks)
         place = None if found is None else found.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
