@@ -156,9 +156,10 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         fit = job.lightning_fit(tracker, "vae", tracker.keeper)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
-        job.ranks.check_equal(parts.vae)
+        trained = weights(parts.vae)
+        job.ranks.check_equal(trained)
         if job.ranks.rank == 0:
-            save_file(weights(parts.vae), folder / "model.safetensors")
+            save_file(trained, folder / "model.safetensors")
             (folder / "history.json").write_text(json.dumps(history))
             for note in collapse(history[-1]):
                 job.say("vae", note)
@@ -199,10 +200,11 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
             report = parts.prior.fit(train_set, val_set, fit_run)
         for note in report.notes:
             job.say("prior", note)
-        job.ranks.check_equal(parts.prior)
+        fitted = weights(parts.prior)
+        job.ranks.check_equal(fitted)
         facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
         if job.ranks.rank == 0:
-            save_file(weights(parts.prior), folder / "prior.safetensors")
+            save_file(fitted, folder / "prior.safetensors")
             (folder / "fit.json").write_text(json.dumps(facts))
         return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 

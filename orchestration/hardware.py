@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from orchestration.errors import UserError
 from orchestration.kept import Keeper
@@ -49,12 +50,14 @@ def resolved_precision(settings: Trainer) -> str:
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
 
 
-def placement(settings: Trainer, ranks: Ranks) -> dict[str, Any]:
+def placement(settings: Trainer, ranks: Ranks, can_shard: bool) -> dict[str, Any]:
     """What Lightning is told of ranks, whatever it would guess from the environment."""
     if ranks.world == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # a launcher's variables may have called this process another one
         return {"devices": 1, "plugins": [LightningEnvironment(), InPlace()]}
-    strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
+    strategy: Strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
+    if can_shard and settings.strategy == "fsdp":
+        strategy = ModelParallelStrategy(ranks.world, 1, save_distributed_checkpoint=False)
     return {
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
@@ -71,6 +74,7 @@ def lightning_fit(
     overrides: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
+    watchers: Iterable[pl.Callback] = (),
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
@@ -83,6 +87,7 @@ def lightning_fit(
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
         ranks: the processes that fit together; this is one of them.
         keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
+        watchers: callbacks beside those that a stage asks for.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
     forced = overrides or {}
@@ -98,7 +103,7 @@ def lightning_fit(
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
-            **placement(settings, ranks),
+            **placement(settings, ranks, can_shard=is_overridden("configure_model", module)),
             logger=list(loggers) or False,
             enable_checkpointing=keeper is not None,
             enable_model_summary=False,
@@ -107,7 +112,7 @@ def lightning_fit(
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
         ends = [] if keeper is None else [EpochEnds(keeper, ranks)]
-        trainer = base(callbacks=[*callbacks, *bars, *ends], **{**asked, **forced})
+        trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**asked, **forced})
         found = None if keeper is None else checkpoint_of(keeper, module, ranks)
         place = None if found is None else found.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)

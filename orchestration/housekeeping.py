@@ -9,8 +9,8 @@ manifest cannot be read.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from orchestration import kept, manifest
@@ -68,17 +68,29 @@ def verify(store: Store) -> str | None:
             if inode >= 0:
                 _move_aside(store, artifact.path, names[0], inode)
     for stage, key, folder in store.resumable():
-        num_bytes += folder_bytes(folder)
-        for name in (names := list(kept.damaged(folder))):
-            print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
-        if names:
-            broken.append(f"what is kept of {stage}/{key}")
-            _move_aside(store, folder, names[0], folder.stat().st_ino)
+        with _idle(store, stage, key) as idle:
+            num_bytes += folder_bytes(folder)
+            for name in (names := list(kept.damaged(folder)) if idle else []):
+                print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
+            if names:
+                broken.append(f"what is kept of {stage}/{key}")
+                _move_aside(store, folder, names[0], folder.stat().st_ino)
     print(f"{'verified':<11}{len(artifacts)} artifacts, {_words(num_bytes)}: {len(broken)} damaged", flush=True)
     if not broken:
         return None
     them = "; ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
     return f"{len(broken)} of {len(artifacts)} artifacts are damaged: {them}; the same commands make them again"
+
+
+@contextmanager
+def _idle(store: Store, stage: str, key: str) -> Iterator[bool]:
+    """Whether nobody makes this artifact, nor begins to inside the block: who does changes what is kept of it."""
+    with ExitStack() as stack:
+        try:
+            owner = stack.enter_context(store.key_lock(stage, key).held_if_free())
+        except OSError:  # a store that can only be read, and where nobody writes
+            owner = None
+        yield owner is None
 
 
 def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:

@@ -72,12 +72,6 @@ class Job:
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    def checkpoint(self, *_: Any) -> Any:
-        """What submitit queues again when SLURM takes the machine away or time is up: the store has kept the rest."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
     @property
     def launch(self) -> Launch:
         return Launch(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job=self.number)
@@ -180,6 +174,9 @@ class JoblibLauncher(Workers):
     """
 
     def start(self) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor  # before the threads: two that import it at once fail
+
+        self.make_pool = ProcessPoolExecutor
         self.free: list[Any] = []
         self.pools: list[Any] = []
 
@@ -191,12 +188,10 @@ class JoblibLauncher(Workers):
         return side_by_side(self.n_jobs, jobs, self._in_a_pool)
 
     def _in_a_pool(self, job: Job) -> JobReturn | Lost:
-        from joblib.externals.loky import ProcessPoolExecutor
-
         try:
             pool = self.free.pop()
         except IndexError:
-            pool = ProcessPoolExecutor(max_workers=1)
+            pool = self.make_pool(max_workers=1)
             self.pools.append(pool)
         try:
             returned: JobReturn = pool.submit(job).result()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from orchestration.assembly import Parts
 from orchestration.safe import layouts, read_json, read_json_list, read_tensors
@@ -15,8 +16,9 @@ MAX_HISTORY_BYTES = 2**26
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of `module` as safetensors wants it: detached, contiguous, on the CPU."""
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    """The state of `module` as safetensors wants it: whole, detached, contiguous, on the CPU. All ranks ask for it."""
+    state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:

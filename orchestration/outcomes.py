@@ -18,6 +18,8 @@ from orchestration.launch import Launch, sweep_dir
 FAILURE = "failure.json"
 HYDRAS = ".sweep"
 """What Hydra and the launchers write into a sweep's folder."""
+SUBMITTED = "submitit"
+"""In it, what submitit sends to its jobs."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,14 @@ def next_command(words: Sequence[str]) -> str | None:
 
 
 def tidy() -> None:
-    """Remove what was written for this command alone; of a sweep, its folder if no job left anything in it."""
+    """Remove what was written for this command alone; of a sweep, its folder if no job left more than its failure."""
     scratch.end()
     sweep = sweep_dir()
     if sweep is None or not sweep.is_dir():
         return
-    if all(path.name == HYDRAS for path in sweep.iterdir()):
+    if (sweep / HYDRAS / SUBMITTED).is_dir():  # jobs that are still in SLURM's queue are read from there
+        return
+    if all(path.name == FAILURE or HYDRAS in path.parts for path in sweep.rglob("*") if not path.is_dir()):
         shutil.rmtree(sweep, ignore_errors=True)
         with suppress(OSError):  # unless there is something else in them
             sweep.parent.rmdir()

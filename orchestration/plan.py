@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestration import scratch
 from orchestration.errors import UserError
 from orchestration.plan_costs import Cost, costs_of
 from orchestration.plan_fork import Facts
@@ -53,7 +54,7 @@ def probe(run: Run) -> Facts:
     Raises:
         UserError: the configuration cannot be run.
     """
-    place = os.environ.get("EXPOST_SCRATCH")  # where the command keeps what it will remove
+    place = scratch.folder()
     with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), "choices": run.launch.choices}))

@@ -5,16 +5,17 @@ process that does this stage alone, at its largest. Time: what is there once, an
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestration.dissect import MAX_DRAWS
 from orchestration.plan_fork import Facts
+from orchestration.plan_watch import at, straight
 from orchestration.schema import Config
 
 NPY_HEADER, FLOAT, LABEL = 128, 4, 8
 """Bytes."""
-MAX_DRAWS = 10_000  # of the surgery
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,9 @@ def vae_cost(config: Config, facts: Facts) -> Cost:
     steps = min(trainer.max_epochs * batches, trainer.max_steps or trainer.max_epochs * batches)
     epochs = -(-steps // batches)
     validations = max(1, (steps // batches) // min(trainer.val_every, max(1, steps // batches)))
-    val_batches = -(-num["val"] // max(trainer.batch_size, facts["models"]["block"]))
-    scale = trainer.batch_size / trainer.num_ranks / probe["batch_size"]
+    scale = trainer.batch_size / trainer.num_ranks / probe["step_size"]
     seconds = probe["seconds_once"] + steps * scale * probe["seconds_a_step"]
-    seconds += validations * val_batches * probe["seconds_a_val_batch"] * scale
+    seconds += validations * num["val"] / trainer.num_ranks * probe["seconds_a_val_image"]
     files = probe["files"] | {"history.json": round(epochs * probe["bytes_an_epoch"])}
     if not facts["models"]["vae_parameters"]:
         steps, epochs, seconds = 0, 0, probe["seconds_once"]
@@ -93,24 +93,27 @@ def encode_cost(config: Config, facts: Facts) -> Cost:
         if facts["images"]["labelled"]:
             files[f"{split}/labels.npy"] = NPY_HEADER + rows * LABEL
     total = sum(num.values())
-    seconds = probe["seconds_once"] + total * probe["seconds_an_image"] / config.trainer.num_ranks
-    return Cost(
-        "encode", files, peak_of(facts, "encode"), seconds, f"{total:,} images", {}, "encode" in facts["cached"]
-    )
+    once, an_image = straight(probe["times"])
+    seconds = once + total * an_image / config.trainer.num_ranks
+    cached = "encode" in facts["cached"]
+    return Cost("encode", files, peak_of(facts, "encode"), seconds, f"{total:,} images", {}, cached)
 
 
 def prior_cost(config: Config, facts: Facts) -> Cost:
     """All iterations or epochs that the configuration allows; stopping earlier can only make it less."""
     probe, rows = facts["probes"]["prior"], facts["images"]["num"]["train"]
-    share = rows / facts["latent_rows"]["train"]  # 1 unless there were too many latents to make up
-    a_unit = probe["seconds_a_unit"] * (share if probe["unit"] == "iteration" else 1.0)
-    ranks = config.trainer.num_ranks if facts["models"]["prior_in_ranks"] else 1
-    seconds = share * (probe["seconds_once"] + probe["epochs"] * probe["seconds_an_epoch"]) + probe["num"] * a_unit
-    seconds /= ranks
+    if probe["unit"] == "iteration":
+        passes = probe["num"] + probe["more"]
+        seconds = probe["restarts"] * (at(probe["once"], rows) + passes * at(probe["passes"], rows))
+    else:
+        share = rows / facts["latent_rows"]["train"]  # 1 unless there were too many latents to make up
+        seconds = share * probe["seconds_once"] + probe["epochs"] * probe["seconds_an_epoch"]
+        seconds += probe["num"] * probe["seconds_a_unit"]
+    seconds /= config.trainer.num_ranks if facts["models"]["prior_in_ranks"] else 1
     told = probe["epochs"] or probe["num"]
     curve = round(told * probe["bytes_a_row"]) - probe["bytes_of_curve"] if told else 0
     files = probe["files"] | {"fit.json": probe["files"]["fit.json"] + curve}
-    work = f"{probe['num']:,} {probe['unit']}s at most" if probe["unit"] else "closed form"
+    work = f"{probe['num'] * probe.get('restarts', 1):,} {probe['unit']}s at most" if probe["unit"] else "closed form"
     if probe["epochs"]:
         work += f", {probe['epochs']:,} epochs"
     return Cost("prior", files, peak_of(facts, "prior"), seconds, work, {}, "prior" in facts["cached"])
@@ -131,33 +134,37 @@ def evaluate_cost(facts: Facts) -> Cost:
     probe = facts["probes"]["evaluate"]
     num, num_bounds, train = probe["num_samples"], facts["evaluation"]["num_bounds"], facts["images"]["num"]["train"]
     seconds = {
-        "samples and features": along(probe["few"], probe["more"], "samples and features", "num", num),
-        "distances": probe["seconds_of_distances"],
-        "nearest training images": probe["seconds_an_image"] * train + probe["seconds_of_search"],
-        "bounds": along(probe["few"], probe["more"], "bounds", "num_bounds", num_bounds),
+        "samples and features": at(probe["samples"], num),
+        "distances": bent(probe["distances"], num),
+        "nearest training images": at(probe["reading"], train) + probe["seconds_of_search"],
+        "bounds": at(probe["bounds"], num_bounds),
         "surgery": surgery_seconds(probe, min(MAX_DRAWS, num), facts["images"]["num"]),
-        "annealing": probe["more"]["seconds"]["annealing"] * annealing_share(facts["evaluation"]["annealing"]),
-        "pictures": probe["few"]["seconds"]["pictures"],
+        "annealing": probe["annealing"] * annealing_share(facts["evaluation"]["annealing"]),
+        "pictures": probe["pictures"],
     }
     work = f"{num:,} samples, bounds of {num_bounds:,} images, {train:,} searched for copies"
-    peak = peak_of(facts, "evaluate")
-    files, cached = probe["more"]["files"], "evaluate" in facts["cached"]
-    return Cost("evaluate", files, peak, sum(seconds.values()), work, seconds, cached)
+    peak, cached = peak_of(facts, "evaluate"), "evaluate" in facts["cached"]
+    return Cost("evaluate", probe["files"], peak, sum(seconds.values()), work, seconds, cached)
 
 
-def along(few: Facts, more: Facts, part: str, counted: str, num: int) -> float:
-    """Seconds of a part on the straight line through two small runs, at `num`."""
-    apart = more[counted] - few[counted]
-    rise = max(0.0, more["seconds"][part] - few["seconds"][part])
-    a_unit = rise / apart if apart else more["seconds"][part] / more[counted]
-    return more["seconds"][part] + a_unit * (num - more[counted])
+def bent(times: Sequence[Sequence[float]], num: int) -> float:
+    """Seconds of `num` units of work that grows faster than its units, as a power of them between two lengths."""
+    (few, first), (many, last) = times[0], times[-1]
+    if many == few or first <= 0:
+        return last * (num / many) ** 2
+    power = min(2.0, max(1.0, math.log(last / first) / math.log(many / few)))
+    return float(last * (num / many) ** power)
 
 
 def surgery_seconds(probe: Facts, num: int, counts: Mapping[str, int]) -> float:
     """Draws of both splits under the aggregate of the training images and of their own, and all that needs neither."""
-    pairs = num * (2 * counts["train"] + counts["test"])
-    few, more = probe["surgery"]
-    return along(few, more, "surgery", "num", num) + pairs * probe["seconds_a_pair"]
+
+    def aggregates(num: float, counts: Mapping[str, int]) -> float:
+        latents = 2 * counts["train"] + counts["test"]
+        return latents * (probe["seconds_a_latent"] + num * probe["seconds_a_pair"])
+
+    rest = [(few, max(0.0, seconds - aggregates(few, probe["few_latents"]))) for few, seconds in probe["surgery"]]
+    return at(rest, num) + aggregates(num, counts)
 
 
 def annealing_share(asked: Mapping[str, Any] | None) -> float:

@@ -1,6 +1,6 @@
 """The features and the evaluation in small: the pipeline's own functions on few samples.
 
-What grows with the square of their number, or with that of the training images, is done at full size, once.
+What grows with the square of their number, or with that of the training images, is measured by itself.
 """
 
 import json
@@ -16,29 +16,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluation import distances, features, memorisation
-from orchestration.bounded import MAX_BOUND_PIXELS
-from orchestration.dissect import dissect
-from orchestration.feature_nets import Extractor, feature_net, filled, load_feature_net, num_feature_images
+from orchestration.bounded import MAX_BOUND_PIXELS, measured_bounds
+from orchestration.dissect import MAX_DRAWS, dissect
+from orchestration.feature_nets import feature_net, filled, load_feature_net, num_feature_images
 from orchestration.measure import measure
-from orchestration.plan_fork import Facts
-from orchestration.plan_stages import Probing, files_of, latents_of, seconds_of
+from orchestration.plan_fork import Facts, at_most
+from orchestration.plan_stages import Probing, files_of, some_latents
+from orchestration.plan_watch import at, grown, seconds_of, straight
 from orchestration.sampling import block_size
-from orchestration.seen import look
+from orchestration.seen import look, seen_images
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
-from orchestration.trained import Trained, cleaned
+from orchestration.trained import Trained, baseline_prior
 from stage1_vae.data.images import spread
-from stage1_vae.latents import LatentDataset
-from stage2_prior.priors.standard_normal import StandardNormal
 
-NUM_FEATURE_IMAGES = 5700
-"""Enough for full batches of the feature net's training."""
-MAX_PIXELS = 2**26
-NUM_FEW, NUM_MORE = 160, 480
-DRAWS_FEW, DRAWS_MORE = 500, 2000
-NUM_LATENTS = 5000
-NUM_DRAWN = 256
+MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
+"""The larger is enough for full batches of the feature net's training."""
+BLOCK_IMAGES = 500
+"""That the feature net is scaled with at once."""
+EPOCHS_TIMED = 2
+NUM_FEW, NUM_DRAWS, NUM_VECTORS = 160, 500, 500
+NUM_LATENTS = 4096
+FEW_DRAWN, MANY_DRAWN = 256, 1024
 SETS = 5
 """Sets of images beside the reference; and as many are searched for copies."""
 
@@ -48,162 +48,178 @@ class Enough(Exception):  # noqa: N818
 
 
 def probe_features(probing: Probing) -> Facts:
-    """The feature net: some epochs on some images."""
+    """The feature net: two epochs on some images, and the memory of the whole batches that it is scaled with."""
     if probing.job.config.evaluation.features is not None:
         return {"num_images": 0, "seconds": 0.0, "files": {}}
-    data = probing.parts.data
+    data, enough = probing.parts.data, probing.enough
     count = min(len(data.train), num_feature_images(data.shape))
-    num = min(count, NUM_FEATURE_IMAGES, max(64, MAX_PIXELS // math.prod(data.shape)))
-    some = spread(data.train, num)
-    read = [time.perf_counter()]
-    images = filled(cleaned(probing.parts, some), (num, *data.shape))
-    read.append(time.perf_counter())
-    labels = None if some.labels is None else some.labels.cpu()
-    ends: list[float] = []
 
-    def log(figures: object, epoch: int) -> None:
-        ends.append(time.perf_counter())
-        if len(ends) == 2:
-            raise Enough
+    def cleaned_ones(num: int) -> Tensor:
+        return filled(cleaned(probing.parts, spread(data.train, num)), (num, *data.shape))
 
-    seconds = 0.0
-    with suppress(Enough):
-        seconds = seconds_of(
-            lambda: features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log=log)
-        )
-    net = untrained(probing)
-    if len(ends) > 1:  # a classifier of the labels
-        epochs, batches, size = features.training_length(num - features.num_held_out(num))
-        an_image = (ends[-1] - ends[0]) / (len(ends) - 1) / (batches * size)
-        epochs, batches, size = features.training_length(count - features.num_held_out(count))
-        seconds = an_image * epochs * batches * size
+    def make(num: int) -> float:
+        images = cleaned_ones(num)
+        labels = None if data.train.labels is None else spread(data.train, num).labels
+        ends = [time.perf_counter()]
+
+        def log(figures: object, epoch: int) -> None:
+            ends.append(time.perf_counter())
+            if epoch + 1 == EPOCHS_TIMED:
+                raise Enough
+
+        with suppress(Enough):
+            features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log=log)
+        return (ends[-1] if len(ends) > 1 else time.perf_counter()) - ends[0]
+
+    few = min(MIN_FEATURE_IMAGES, count)
+    make(few)  # pays for what is there once in a process
+    read = grown(lambda num: seconds_of(lambda: cleaned_ones(num)), few, min(count, MAX_FEATURE_IMAGES), enough)
+    made = grown(make, few, min(count, MAX_FEATURE_IMAGES), enough)
+    seconds, epochs, steps = at(read, count), 0, 0
+    if data.num_classes > 1:
+        lengths = [features.training_length(num - features.num_held_out(num)) for num, _ in made]
+        a_step = [(size, each / (EPOCHS_TIMED * n)) for (_, each), (_, n, size) in zip(made, lengths, strict=True)]
+        epochs, batches, batch_size = features.training_length(count - features.num_held_out(count))
+        steps = epochs * batches
+        seconds += steps * at(a_step, batch_size)
     else:
-        seconds *= min(count, features.MAX_CALIBRATION) / min(num, features.MAX_CALIBRATION)
-        epochs = batches = 0
+        seconds += at(made, min(count, features.MAX_CALIBRATION))
+    held = max(made[-1][0], min(count, BLOCK_IMAGES))
+    with at_most(2 * enough):  # the net is scaled with full blocks, whose first layers take the most
+        untrained_net(probing).to(probing.job.device).extract(torch.rand(min(count, BLOCK_IMAGES), *data.shape))
     return {
         "num_images": count,
-        "seconds": seconds + (read[1] - read[0]) * count / num,
-        "more_bytes": (count - num) * math.prod(data.shape) * 4,
+        "seconds": seconds,
+        "more_bytes": (count - held) * math.prod(data.shape) * 4,
         "epochs": epochs,
-        "steps": epochs * batches,
-        "files": files_of(net),
+        "steps": steps,
+        "files": files_of(untrained(probing)),
     }
+
+
+def untrained_net(probing: Probing) -> features.FeatureNet:
+    data = probing.parts.data
+    accuracy = 0.5 if data.num_classes else None
+    return features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy))
 
 
 def untrained(probing: Probing) -> Artifact:
     """The feature net with random weights, written as the trained one will be."""
     folder = probing.scratch / "features"
     folder.mkdir(exist_ok=True)
-    data = probing.parts.data
-    net = features.FeatureNet(
-        features.FeatureNetConfig(data.shape, data.num_classes, 0, 0.5 if data.num_classes else None)
-    )
+    net = untrained_net(probing)
     save_file(net.state_dict(), folder / "features.safetensors")
     (folder / "features.json").write_text(json.dumps(net.to_config()))
     return Artifact("features", "0" * 20, folder)
 
 
 def probe_evaluation(probing: Probing) -> Facts:
-    """Two small evaluations of untrained stages on latents in full number, and the large searches by themselves."""
+    """A small evaluation of untrained stages, and by itself each part of it that grows."""
     net_artifact = untrained(probing)
     if probing.job.config.evaluation.features is not None:
         net_artifact = feature_net(probing.place("features"), probing.parts)
     net = load_feature_net(net_artifact, probing.job)
-    settings = probing.job.config.evaluation
-    rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(probing.parts.data.shape)))
-    num_bounds, block = max(1, rows // settings.importance_samples), block_size(probing.parts.data.shape)
-    few = evaluate(probing, net_artifact, min(NUM_FEW, block), num_bounds)
-    more = evaluate(probing, net_artifact, min(NUM_MORE, 3 * block), 2 * num_bounds)
-    data = probing.parts.data
+    settings, data, enough = probing.job.config.evaluation, probing.parts.data, probing.enough
+    rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
+    num_bounds, block = max(1, rows // settings.importance_samples), block_size(data.shape)
+    whole = evaluate(probing, net_artifact, min(NUM_FEW, block), num_bounds)
     num = min(settings.num_samples, len(data.test), len(data.train))
     vectors = torch.rand(num, len(net.extract(torch.zeros(2, *data.shape))[0]))
-    return {
-        "few": few,
-        "more": more,
+    trained = small_trained(probing)
+
+    def samples(num: int) -> float:
+        return seconds_of(lambda: seen_images(trained, net, num))
+
+    def bounds(num: int) -> float:
+        return seconds_of(lambda: measured_bounds(trained, asked(probing, num_bound_images=num)))
+
+    def read(num: int) -> float:
+        return seconds_of(lambda: look(net, cleaned(probing.parts, spread(data.train, num))))
+
+    def dissected(num: int) -> float:
+        return seconds_of(lambda: dissect(trained, asked(probing, num_samples=num), "learned"))
+
+    return whole | {
         "num_samples": num,
-        "surgery": [surgery(probing, DRAWS_FEW), surgery(probing, DRAWS_MORE)],
-        "seconds_a_pair": aggregate(probing),
-        "seconds_an_image": reading(probing, net),
-        "seconds_of_distances": distances_in_full(vectors, settings.neighbours),
+        "samples": grown(samples, min(NUM_FEW, block), min(num, len(trained.test)), enough),
+        "bounds": grown(bounds, num_bounds, min(settings.num_bound_images, len(trained.test)), enough),
+        "reading": grown(read, min(NUM_FEW, block), len(data.train), enough),
+        "surgery": grown(dissected, NUM_DRAWS, min(MAX_DRAWS, len(trained.train), len(trained.test), num), enough),
+        "few_latents": {"train": len(trained.train), "test": len(trained.test)},
+        **aggregate(probing),
+        "distances": grown(partial(distances_of, vectors, settings.neighbours), NUM_VECTORS, num, enough),
         "seconds_of_search": search_in_full(vectors, len(data.train)),
     }
 
 
-def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:
-    """Seconds of each part of an evaluation with `num` samples, and the bytes of what it wrote."""
+def asked(probing: Probing, **changes: Any) -> Run:
+    """The job, which asks for another evaluation."""
+    evaluation = probing.job.config.evaluation.model_copy(update=changes)
+    return replace(probing.job, config=probing.job.config.model_copy(update={"evaluation": evaluation}))
+
+
+def small_trained(probing: Probing) -> Trained:
+    """Untrained stages on few latents: what grows with their number is measured by itself."""
     job, parts = probing.job, probing.parts
-    annealing = job.config.evaluation.annealing
+    train, test = (some_latents(probing, split, NUM_LATENTS) for split in ("train", "test"))
+    baseline = baseline_prior(parts.vae.spec).to(job.device)
+    data = replace(parts.data, test=spread(parts.data.test, len(test)))
+    few = replace(parts, data=data)
+    return Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, few, job.device)
+
+
+def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:
+    """Seconds of the parts of an evaluation that do not grow, and the bytes of what it wrote."""
+    annealing = probing.job.config.evaluation.annealing
     small: dict[str, Any] = {"num_samples": num, "num_bound_images": num_bounds}
     if annealing is not None:
-        small["annealing"] = annealing.model_copy(
-            update={"num_images": 2, "bdmc_images": 2 if annealing.bdmc_images else 0}
-        )
-    config = job.config.model_copy(update={"evaluation": job.config.evaluation.model_copy(update=small)})
-    data = replace(parts.data, train=spread(parts.data.train, num), test=spread(parts.data.test, max(num, num_bounds)))
-    train, val, test = (few_latents(probing, split) for split in ("train", "val", "test"))
-    folder = probing.scratch / f"evaluation-{num}"
+        bdmc = 2 if annealing.bdmc_images else 0
+        small["annealing"] = annealing.model_copy(update={"num_images": 2, "bdmc_images": bdmc})
+    trained, data = small_trained(probing), probing.parts.data
+    few = replace(data, train=spread(data.train, num), test=spread(data.test, max(num, num_bounds)))
+    parts = replace(probing.parts, data=few)
+    folder = probing.scratch / "evaluation"
     folder.mkdir()
     curve = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
     histories: dict[str, Any] = {"vae": curve, "fit": {"curve": [], "seconds": 1.0, "num_parameters": 1}}
-    quiet: Run = replace(job, config=config)
+    quiet = asked(probing, **small)
     with quiet.seeded(0):
-        measure(
-            quiet, replace(parts, data=data), parts.vae.eval(), parts.prior.eval(), net, (train, val, test),
-            histories, folder, Tracker(),
-        )  # fmt: skip
-    figures = json.loads((folder / "figures.json").read_text())
+        latents = (trained.train, some_latents(probing, "val", NUM_LATENTS), trained.test)
+        measure(quiet, parts, trained.vae, trained.prior, net, latents, histories, folder, Tracker())
+    seconds = json.loads((folder / "figures.json").read_text())["seconds"]
     return {
-        "num": min(num, len(data.test), len(data.train)),
-        "num_bounds": min(num_bounds, len(data.test)),
-        "seconds": figures["seconds"],
+        "annealing": seconds["annealing"],
+        "pictures": seconds["pictures"],
         "files": files_of(Artifact("evaluation", "", folder)),
     }
 
 
-def few_latents(probing: Probing, split: str) -> LatentDataset:
-    """The first of the imagined latents: what grows with their number is measured by itself."""
-    whole = LatentDataset.load(latents_of(probing).path / split)
-    params = {name: values[:NUM_LATENTS] for name, values in whole.params.items()}
-    labels = None if whole.labels is None else whole.labels[:NUM_LATENTS].numpy()
-    return LatentDataset(whole.spec, whole.family, params, labels)
+def aggregate(probing: Probing) -> Facts:
+    """Seconds of the aggregate's density a draw and a latent, and a latent whatever the draws; 0 for point masses."""
+    whole = some_latents(probing, "train", len(probing.parts.data.train))
+    if whole.is_point_mass:
+        return {"seconds_a_pair": 0.0, "seconds_a_latent": 0.0}
+    draws = whole.draw(torch.arange(MANY_DRAWN) % len(whole)).to(probing.job.device).double()
+
+    def density(num: int) -> float:
+        latents = some_latents(probing, "train", num)
+        return seconds_of(lambda: latents.log_aggregate(draws[:FEW_DRAWN]))
+
+    num, few = grown(density, NUM_LATENTS, len(whole), probing.enough / 2)[-1]
+    latents = some_latents(probing, "train", num)
+    many = seconds_of(lambda: latents.log_aggregate(draws))
+    a_latent, a_pair = straight([(FEW_DRAWN, few / num), (MANY_DRAWN, many / num)])
+    return {"seconds_a_pair": a_pair, "seconds_a_latent": a_latent}
 
 
-def surgery(probing: Probing, num: int) -> Facts:
-    """Seconds of the surgery with so many draws on few latents."""
-    job, parts = probing.job, probing.parts
-    evaluation = job.config.evaluation.model_copy(update={"num_samples": num})
-    run = replace(job, config=job.config.model_copy(update={"evaluation": evaluation}))
-    train, test = (few_latents(probing, split) for split in ("train", "test"))
-    baseline = StandardNormal(parts.vae.spec).to(job.device)
-    trained = Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, parts, job.device)
-    drawn = min(num, len(train), len(test))
-    return {"num": drawn, "seconds": {"surgery": seconds_of(lambda: dissect(trained, run, "learned"))}}
-
-
-def aggregate(probing: Probing) -> float:
-    """Seconds of the aggregate's density, a draw and a latent; 0 for point masses, which have none."""
-    latents = LatentDataset.load(latents_of(probing).path / "train")
-    if latents.is_point_mass:
-        return 0.0
-    z = latents.draw(torch.arange(min(NUM_DRAWN, len(latents))).to(torch.int64)).to(probing.job.device)
-    return seconds_of(lambda: latents.log_aggregate(z.double())) / (len(z) * len(latents))
-
-
-def reading(probing: Probing, net: Extractor) -> float:
-    """Seconds a training image to read it and take its features."""
-    images = probing.parts.data.train
-    look(net, cleaned(probing.parts, spread(images, NUM_FEW)))
-    num = min(len(images), max(NUM_MORE, min(10 * NUM_MORE, 2**24 // math.prod(probing.parts.data.shape))))
-    return seconds_of(lambda: look(net, cleaned(probing.parts, spread(images, num)))) / num
-
-
-def distances_in_full(vectors: Tensor, neighbours: int) -> float:
-    """Seconds of all distances between sets as large as `vectors` [M, D]; 0 where there are too few for any."""
-    if len(vectors) < max(2 * vectors.shape[1], neighbours + 1):
+def distances_of(vectors: Tensor, neighbours: int, num: int) -> float:
+    """Seconds of all distances between sets as large as the first `num` of `vectors`; 0 where there are too few."""
+    some = vectors[:num]
+    if len(some) < max(2 * some.shape[1], neighbours + 1):
         return 0.0
     references: list[distances.Reference] = []
-    once = seconds_of(lambda: references.append(distances.Reference.of(vectors, neighbours)))
-    return once + SETS * seconds_of(lambda: distances.distances(references[0], torch.rand_like(vectors)))
+    once = seconds_of(lambda: references.append(distances.Reference.of(some, neighbours)))
+    return once + SETS * seconds_of(lambda: distances.distances(references[0], torch.rand_like(some)))
 
 
 def search_in_full(vectors: Tensor, num_training: int) -> float:
@@ -212,5 +228,4 @@ def search_in_full(vectors: Tensor, num_training: int) -> float:
     chunk = max(1, memorisation.SCORES_AT_ONCE // num_training)
     short, long = min(chunk, len(vectors)), min(4 * chunk, len(vectors))
     first, more = (seconds_of(partial(memorisation.nearest, vectors[:num], training)) for num in (short, long))
-    a_row = max(0.0, more - first) / (long - short) if long > short else 0.0
-    return SETS * (first + a_row * (len(vectors) - short))
+    return SETS * at([(short, first), (long, more)], len(vectors))

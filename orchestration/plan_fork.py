@@ -7,9 +7,12 @@ not its size. No fork may find a pool of threads half alive: whoever forks compu
 
 import json
 import os
+import signal
+import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,10 +31,24 @@ class Probed:
     """Attributes:
     facts: what the work returned.
     peak_bytes: largest resident memory that a process doing this work alone would have.
+    before_bytes: of the process that forked.
+    start_bytes: of the fork at its start, in its own count.
+    seconds: that the probe itself took.
     """
 
     facts: Facts
     peak_bytes: int
+    before_bytes: int
+    start_bytes: int
+    seconds: float
+
+    @property
+    def circumstances(self) -> Facts:
+        return {"peak_bytes": self.peak_bytes, "seconds_probed": self.seconds}
+
+    def whole(self, num_bytes: float) -> float:
+        """What a process doing this work alone would have where the fork counts `num_bytes`."""
+        return self.before_bytes + num_bytes - self.start_bytes
 
 
 def kib_of(file: Path, name: str) -> int:
@@ -59,6 +76,28 @@ def available_bytes() -> int:
     return kib_of(FREE, "MemAvailable")
 
 
+class Late(BaseException):  # nothing that is interrupted may take it for an error of its own
+    """Ends work whose memory was wanted, and not its result."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Interrupt the block after so many `seconds`: by then work done in blocks has all the memory that it will have."""
+
+    def end(*_: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except Late:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Probed:
     """Do `work` in a fork that computes with so many `threads`.
 
@@ -70,7 +109,7 @@ def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Excepti
     Raises:
         UserError: the work raised one of `mistakes`, or took more memory than there is.
     """
-    size = resident_bytes()
+    size, started = resident_bytes(), time.perf_counter()
     read_end, write_end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork: those of libraries, all idle
@@ -89,16 +128,17 @@ def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Excepti
         raise RuntimeError(told["traceback"])
     if not told:
         raise UserError(f"a probe was ended by the system (status {status}), most likely for want of memory")
-    return Probed(told["facts"], max(peak_bytes(), size + told["grown_bytes"]))
+    seconds = time.perf_counter() - started
+    whole = size + told["peak_bytes"] - told["start_bytes"]
+    return Probed(told["facts"], whole, size, told["start_bytes"], seconds)
 
 
 def _tell(write_end: int, work: Callable[[], Facts], threads: int, mistakes: tuple[type[Exception], ...]) -> NoReturn:
     """What the fork does; it never returns into its parent's code."""
     try:
         torch.set_num_threads(threads)
-        size = resident_bytes()
-        told: Facts = {"facts": work()}
-        told["grown_bytes"] = peak_bytes() - size
+        told: Facts = {"start_bytes": resident_bytes()}
+        told |= {"facts": work(), "peak_bytes": peak_bytes()}
     except mistakes as error:
         told = {"mistake": str(error)}
     except BaseException:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import torch
 
 from orchestration.plan_fork import Facts, Probed, available_bytes, forked, peak_bytes
 
-SPARE, MAX_STEP_SECONDS = 0.8, 4.0
+SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
+FEW = 8
+"""Images of the first steps, which may be large."""
 
 
 def main() -> int:
@@ -57,7 +58,8 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     from orchestration.plan_data import Reading, imagined
     from orchestration.plan_evaluation import probe_evaluation, probe_features
     from orchestration.plan_facts import cached, facts_of
-    from orchestration.plan_stages import Probing, imagine_inputs, probe_encode, probe_prior, probe_vae
+    from orchestration.plan_prior import probe_prior
+    from orchestration.plan_stages import Probing, imagine_inputs, probe_encode, probe_vae
     from orchestration.schema import Config
     from orchestration.stages import Run
     from orchestration.store import Store
@@ -80,18 +82,17 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     logger = config.logger.model_copy(update={"wandb": False})
     paths = config.paths.model_copy(update={"root": scratch})
     small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
-    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch)
+    rank_batch = config.trainer.batch_size // config.trainer.num_ranks
+    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
     base = peak_bytes()
-    probes: dict[str, Probed] = {
-        "vae": stage1(probing, config.trainer.batch_size // config.trainer.num_ranks, fork, probe_vae)
-    }
+    probes: dict[str, Probed] = {"vae": stage1(probing, fork, probe_vae)}
     latents = fork(lambda: imagine_inputs(probing)).facts
     probes["encode"] = fork(lambda: probe_encode(probing))
     probes["prior"] = fork(lambda: probe_prior(probing))
     probes["features"] = fork(lambda: probe_features(probing))
     probes["evaluate"] = fork(lambda: probe_evaluation(probing))
     return {
-        "probes": {name: probe.facts | {"peak_bytes": probe.peak_bytes} for name, probe in probes.items()},
+        "probes": {name: probe.facts | probe.circumstances for name, probe in probes.items()},
         "data": {"seconds": reading.seconds, "peak_bytes": base + reading.peak_bytes, "how": reading.how},
         "latent_rows": latents["rows"],
         "cached": [] if imagines else cached(whole, parts),
@@ -100,25 +101,29 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     }
 
 
-def stage1(
-    probing: Any, batch_size: int, fork: Callable[[Callable[[], Facts]], Probed], probe: Callable[..., Facts]
-) -> Probed:
+def stage1(probing: Any, fork: Callable[[Callable[[], Facts]], Probed], probe: Callable[..., Facts]) -> Probed:
     """Stage 1 at its batch size, or, where one step takes too much memory or time, at the largest half of it that fits.
 
-    Memory and time are a straight line over the batch size; two small batches tell how steep it is.
+    A few images tell what more of them would take; memory and time are a straight line over their number.
     """
-    if batch_size < 16:
-        return fork(lambda: probe(probing, batch_size, True))
-    sizes = (batch_size // 8, batch_size // 4)
-    low, high = (fork(partial(probe, probing, size, False)) for size in sizes)
-    an_image = max(0.0, (high.peak_bytes - low.peak_bytes) / (sizes[1] - sizes[0]))
-    seconds = max(0.0, high.facts["seconds_a_step"] - low.facts["seconds_a_step"]) / (sizes[1] - sizes[0])
-    fits, room = batch_size, SPARE * available_bytes()
-    while fits > sizes[1] and (an_image * fits > room or seconds * fits > MAX_STEP_SECONDS):
+    from orchestration.plan_watch import at
+
+    batch_size = probing.rank_batch
+    few = min(FEW, batch_size)
+    low = fork(lambda: probe(probing, few, 0.0))
+    seconds, room = low.facts["seconds_a_step"] / few, SPARE * available_bytes()
+    grown = (low.facts["bytes_by_steps"] - low.start_bytes) / few
+    fits = batch_size
+    while fits > 2 * few and (grown * fits > room or seconds * fits > MAX_STEP_SECONDS):
         fits //= 2
-    full = fork(lambda: probe(probing, fits, True))
-    more = an_image * (batch_size - fits)
-    return replace(full, peak_bytes=full.peak_bytes + math.ceil(more))
+    full = fork(lambda: probe(probing, fits, probing.enough))
+    if fits == batch_size:
+        return full
+    an_image = max(0.0, (full.facts["bytes_by_steps"] - low.facts["bytes_by_steps"]) / (fits - few))
+    by_steps = full.facts["bytes_by_steps"] + an_image * (batch_size - fits)
+    a_step = at([(each.facts["batch_size"], each.facts["seconds_a_step"]) for each in (low, full)], batch_size)
+    facts = full.facts | {"seconds_a_step": a_step, "step_size": batch_size}
+    return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, math.ceil(full.whole(by_steps))))
 
 
 if __name__ == "__main__":

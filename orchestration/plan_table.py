@@ -62,11 +62,14 @@ def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
     if probes["vae"]["batch_size"] != mine:
         notes.append(
             f"A step of {mine} images takes too much memory or time here: probed with "
-            f"{probes['vae']['batch_size']}, and memory and time scaled up."
+            f"{probes['vae']['batch_size']}, and memory and time follow a straight line."
         )
     rows, num = facts["latent_rows"]["train"], facts["images"]["num"]["train"]
     if rows < num:
-        notes.append(f"The prior was probed on {rows:,} latents; its time is scaled to {num:,}.")
+        notes.append(
+            f"{rows:,} latents were made up for the memory of prior and evaluate; of {num:,}, mapped from the "
+            "disk, the system may keep more there while there is room."
+        )
     for cost in costs:
         if cost.memory_bytes > machine["available_bytes"]:
             notes.append(f"{cost.stage} needs more memory than is free here.")

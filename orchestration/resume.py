@@ -1,12 +1,11 @@
 """Training that continues from the last epoch end that was kept: of Lightning's loop, and of loops that are not its.
 
-Nothing that is loaded here can run code: checkpoints are read with `weights_only=True` and nothing added to what that
-allows, states of other loops are safetensors.
+Nothing that is loaded here can run code: checkpoints are looked through before (see `orchestration.checkpoints`) and
+read with `weights_only=True` and nothing added to what that allows, states of other loops are safetensors.
 """
 
 import io
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orchestration.checkpoints import read_checkpoint
 from orchestration.kept import Keeper, State, states
+from orchestration.safe import UnsafeError
 from stage2_prior.ranks import ALONE, Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
@@ -83,10 +84,10 @@ def _furthest(keeper: Keeper, kind: str, complaint: Callable[[Path], str | None]
 def _complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
     """Why the checkpoint at `path` cannot be continued from; None: it can."""
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError):
+        checkpoint = read_checkpoint(path.parent, path.name, max_bytes=path.stat().st_size)  # any that was kept
+    except UnsafeError:
         return "is no checkpoint that is safe to read"
-    if not isinstance(checkpoint, dict) or checkpoint.get(OF) != name:
+    if checkpoint.get(OF) != name:
         return "belongs to something else"
     weights, expected = checkpoint.get("state_dict"), module.state_dict()
     if not isinstance(weights, dict) or weights.keys() != expected.keys():

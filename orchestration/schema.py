@@ -134,7 +134,7 @@ class Trainer(Section):
     compile: bool
     devices: Annotated[int, Field(ge=1, le=1024)]
     num_nodes: Annotated[int, Field(ge=1, le=1024)]
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     accelerator: Literal["auto", "cpu", "gpu"]
     num_workers: NonNegativeInt
     progress: Literal["auto"] | bool
@@ -153,7 +153,9 @@ class Trainer(Section):
     @property
     def spread(self) -> Node:
         """How the work is divided, as far as it can change a result; empty for one rank."""
-        return {"ranks": self.num_ranks} if self.num_ranks > 1 else {}
+        if self.num_ranks == 1:
+            return {}
+        return {"ranks": self.num_ranks} | ({"strategy": "fsdp"} if self.strategy == "fsdp" else {})
 
 
 class Annealing(Section):

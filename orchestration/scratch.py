@@ -32,9 +32,9 @@ def begin() -> None:
 
 
 def folder() -> Path | None:
-    """The command's folder, in its own process and in its workers on the same host."""
-    name = os.environ.get(VARIABLE)
-    return Path(name) if name else None
+    """The command's folder, in its own process and in its workers on the same host; None on any other host."""
+    name = os.environ.get(VARIABLE)  # a job of SLURM inherits it wherever it runs
+    return Path(name) if name and os.path.isdir(name) else None
 
 
 def end() -> None:

@@ -30,6 +30,8 @@ from orchestration.tracking import Tracker, tracking
 from stage2_prior.ranks import Ranks
 
 if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
     from orchestration.share import Share
 
 Make = Callable[[Path, Tracker], Mapping[str, Any] | None]
@@ -64,6 +66,7 @@ class Run:
         config, launch: what was asked.
         store: where stage outputs are.
         trainer_overrides: keywords forced on every Lightning trainer (two batches under stage=check).
+        watchers: callbacks of every Lightning trainer, beside those that a stage asks for (stage=plan).
         quiet: says nothing.
         max_images: to which each split is cut (stage=check).
         plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
@@ -74,6 +77,7 @@ class Run:
     launch: Launch
     store: Store
     trainer_overrides: dict[str, Any] = field(default_factory=dict)
+    watchers: tuple["Callback", ...] = ()
     quiet: bool = False
     max_images: int | None = None
     plans: bool = False
@@ -138,6 +142,7 @@ class Run:
             self.trainer_overrides,
             self.ranks,
             keeper,
+            self.watchers,
         )
 
     @contextmanager

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from orchestration.errors import UserError
 from orchestration.launchers import Workers, missing_extra
 from orchestration.locks import KeyLock
+from orchestration.nodes import refuse_study
 from orchestration.schema import Config, Trainer, validate
 
 RETRY_OF = "retry_of"
@@ -47,7 +48,8 @@ class OptunaSweeper(Sweeper):
         """Run trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
 
         Raises:
-            UserError: Optuna is not installed, the study is in use or damaged, or the metric or a space is wrong.
+            UserError: Optuna is not installed, the study is in use or damaged, the metric or a space is wrong, or
+                trials would have several ranks.
         """
         try:
             import optuna
@@ -59,6 +61,7 @@ class OptunaSweeper(Sweeper):
         space, fixed = self.split([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         config = self.composed(fixed)
         check(config)
+        refuse_study(config.trainer.num_ranks)
         if not config.sweep.metric:
             raise UserError("a search needs sweep.metric=NAME, for example sweep.metric=iwae_nats")
         if not space:

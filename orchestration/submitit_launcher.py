@@ -9,7 +9,23 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from orchestration.errors import UserError
-from orchestration.launchers import Job, Lost, Workers, missing_extra, run_now, side_by_side
+from orchestration.launchers import Job, Lost, Workers, missing_extra, side_by_side
+from orchestration.outcomes import SUBMITTED
+
+
+class Again:
+    """Runs a job, as submitit has it: it looks here for what it queues when SLURM takes the machine away or time is up.
+
+    That is the job itself: the store has kept what it had made.
+    """
+
+    def __call__(self, job: Job) -> JobReturn:
+        return job()
+
+    def checkpoint(self, job: Job) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job)
 
 
 class SubmititLauncher(Workers):
@@ -33,7 +49,7 @@ class SubmititLauncher(Workers):
             import submitit
         except ImportError as error:
             raise missing_extra("submitit") from error
-        folder = Path(self.own.hydra.sweep.dir) / "submitit"
+        folder = Path(self.own.hydra.sweep.dir) / SUBMITTED
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
             self.executor.update_parameters(name="expost", **_given(self.parameters))
@@ -49,12 +65,12 @@ class SubmititLauncher(Workers):
         if self.cluster == "local":
             return side_by_side(self.n_jobs, jobs, self._here)
         self.executor.update_parameters(slurm_array_parallelism=self.n_jobs)
-        queued = self.executor.map_array(run_now, jobs)
+        queued = self.executor.map_array(Again(), jobs)
         print(f"{'slurm':<11}{len(queued)} jobs in the queue: {queued[0].job_id.split('_')[0]}", flush=True)
         return [_answer(job, each) for job, each in zip(jobs, queued, strict=True)]
 
     def _here(self, job: Job) -> JobReturn | Lost:
-        started = self.executor.submit(run_now, job)
+        started = self.executor.submit(Again(), job)
         self.started.append(started)
         return _answer(job, started)
 

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 
 from stage1_vae.epoch_figures import EpochFigures
@@ -66,6 +67,10 @@ class Step(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             terms = self.objective(self.vae, x, step)
         return terms, figures_of(terms)
+
+    def eager(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
+        """The same without compilation: a size that comes once is not worth it."""
+        return self(x, step) if isinstance(self, FSDPModule) else self.forward(x, step)  # FSDP hooks onto calls
 
     def compile_if_possible(self) -> None:
         """Compile in place, or stay eager where the machine has no C++ compiler: small nets lose a tenth by that."""
@@ -137,6 +142,15 @@ class VAEModule(pl.LightningModule):
         for row in self.history:  # of an earlier attempt, so that the loggers' curves are whole
             self._tell({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
 
+    def configure_model(self) -> None:
+        """Under Lightning's strategy for it, cut parameters, gradients and optimiser state up over the ranks (FSDP2).
+
+        The step is one unit: its parameters are whole while it runs, and only then.
+        """
+        mesh = self.device_mesh
+        if mesh is not None and not isinstance(self.step, FSDPModule):
+            fully_shard(self.step, mesh=mesh["data_parallel"])
+
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + self.global_rank * 2**40)
 
@@ -181,7 +195,7 @@ class VAEModule(pl.LightningModule):
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
         now = torch.tensor(self.global_step)
-        terms, figures = self.step(x, now) if len(x) == self.batch_size else self.step.forward(x, now)
+        terms, figures = self.step(x, now) if len(x) == self.batch_size else self.step.eager(x, now)
         if not math.isfinite(terms.loss.item()):
             raise TrainingError(self._diagnosis(terms, x))
         self._train.add(figures)
@@ -191,7 +205,7 @@ class VAEModule(pl.LightningModule):
         x, _ = batch
         if not len(x):  # of a last batch with fewer images than ranks
             return
-        terms, figures = self.step.forward(x, SCHEDULES_DONE)
+        terms, figures = self.step.eager(x, SCHEDULES_DONE)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
         self._val.add(figures, weight=len(x) if self._is_spread else 1)  # shares of a batch differ by an image

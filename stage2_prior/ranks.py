@@ -1,6 +1,7 @@
 """What a fit may know of the processes that run it together: their number, which one this is, sums over all."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,20 +72,22 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def check_equal(self, module: nn.Module) -> None:
+    def check_equal(self, state: Mapping[str, Tensor]) -> None:
         """
+        Args:
+            state: named tensors on the CPU.
+
         Raises:
-            RuntimeError: the state of `module` is not the same on all ranks, bit for bit.
+            RuntimeError: they are not the same on all ranks, bit for bit.
         """
         if self.world == 1:
             return
-        digest, state = hashlib.sha256(), module.state_dict()
+        digest = hashlib.sha256()
         for name in sorted(state):
-            digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        device = next(iter(state.values()), torch.empty(0)).device
-        found = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8, device=device))
+            digest.update(name.encode() + state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8))
         if odd := [rank for rank, other in enumerate(found) if not torch.equal(other, found[0])]:
-            raise RuntimeError(f"rank {odd[0]} ended with another {type(module).__name__} than rank 0")
+            raise RuntimeError(f"rank {odd[0]} ended with other weights than rank 0")
 
     def share(self, num: int) -> slice:
         """This rank's rows of `num`: contiguous, disjoint, together all, of sizes that differ by one at most."""

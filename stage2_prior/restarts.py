@@ -36,6 +36,7 @@ class Search(Generic[S]):
         tell: takes a state and the number of the last point of its curve; of a state that goes on from an earlier
             attempt it hears all points again, so that a log has all of them.
         generator: on the CPU.
+        device: where states live; what was kept comes back there.
     """
 
     kind: type[S]
@@ -47,6 +48,7 @@ class Search(Generic[S]):
     done: Callable[[S], int]
     tell: Callable[[S, int], None]
     generator: torch.Generator
+    device: torch.device
 
 
 def best_of(search: Search[S], kept: Kept) -> S:
@@ -79,6 +81,7 @@ def _found(search: Search[S], kept: Kept) -> tuple[S | None, S | None, int]:
         return None, None, 0
     tensors, facts = found
     search.generator.set_state(tensors["generator"])
+    tensors = {name: value.to(search.device) for name, value in tensors.items()}
     best, state = (unpack(search.kind, facts[name], tensors) for name in ("best", "state"))
     return best, state, facts["number"]
 

@@ -141,6 +141,18 @@ def test_verify_names_every_damaged_file_and_moves_its_folder_aside(root: Path) 
     assert held(root) == set(KEYS) - {"vae", "figures"}, "nothing is collected where something was damaged"
 
 
+def test_verify_leaves_alone_what_is_kept_of_a_stage_at_work(root: Path) -> None:
+    store, key = Store(root / "store"), digest({"x": 3})
+    folder = store.resume_folder("vae", key)
+    folder.mkdir(parents=True)
+    (folder / f"epoch-1-of-9.{64 * '0'}.ckpt").write_bytes(b"replaced between its listing and its reading")
+    with store.lock("vae", key):
+        code, _, err = stage_store(root, "store.verify=true")
+    assert (code, err) == (0, "") and folder.is_dir() and not store.quarantined()
+    code, _, err = stage_store(root, "store.verify=true")
+    assert code == 2 and f"what is kept of vae/{key}" in err and not folder.exists()
+
+
 def test_quarantine_goes_when_its_content_is_back(root: Path) -> None:
     store = Store(root / "store")
     for name, stage in (("vae", "vae"), ("figures", "evaluation")):

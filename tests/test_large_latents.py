@@ -242,7 +242,7 @@ print(json.dumps(peak["anonymous"] - before))
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    """128 MB of parameters are fitted three ways with buffers of 4 MB: a quarter of the set is never held."""
+    """128 MB of parameters are fitted three ways with buffers of 4 MB: half of the set is never held."""
     rng, num = np.random.default_rng(0), 250_000
     for split, size in (("train", num), ("val", 5_000)):
         (tmp_path / split).mkdir()
@@ -255,4 +255,4 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     grown_mib = json.loads(done.stdout)
-    assert grown_mib < 0.25 * num * 64 * 8 / 2**20, f"{grown_mib:.0f} MiB of anonymous memory"
+    assert grown_mib < 0.5 * num * 64 * 8 / 2**20, f"{grown_mib:.0f} MiB of anonymous memory"

@@ -1,6 +1,7 @@
 """The plan: what it says a run will cost, beside what the run then costs."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from command_line import SMALL, Result, run_here
 from exported_model import job
 
 from orchestration.errors import UserError
-from orchestration.plan_costs import along, annealing_share, costs_of, surgery_seconds
+from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_seconds
 from orchestration.plan_data import imagined
-from orchestration.plan_fork import forked
+from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
+from orchestration.plan_watch import at, grown
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -26,7 +28,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     folder = tmp_path_factory.mktemp("planned")
     words = (*SMALL, "prior.max_iter=4", "prior.tol=0")
     assert run_here(folder, *words, "stage=vae").code == 0
-    result = run_here(folder, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.05")
+    result = run_here(folder, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
     assert (result.code, result.err) == (0, ""), result
     assert run_here(folder, *words, "stage=all").code == 0
     return folder, json.loads((folder / "plan.json").read_text()), result
@@ -96,16 +98,29 @@ def test_what_cannot_be_planned_is_refused_with_the_remedy(tmp_path: Path, words
 
 
 def test_a_probe_is_charged_for_what_it_takes_and_gives_it_back() -> None:
-    num_bytes = 200 * 2**20
+    def taking(num: int) -> Probed:
+        return forked(lambda: {"sum": sum(bytearray(b"\1") * num)}, 1)
 
-    def work() -> dict[str, Any]:
-        return {"sum": int.from_bytes(bytes(bytearray(b"\1") * num_bytes)[:1], "big")}
+    before = resident_bytes()
+    idle, busy, again = taking(1), taking(100 << 20), taking(1)
+    assert busy.facts == {"sum": 100 << 20}
+    assert busy.peak_bytes - idle.peak_bytes == pytest.approx(100 << 20, rel=0.05)
+    assert abs(idle.peak_bytes - before) < 2**23
+    assert abs(again.peak_bytes - idle.peak_bytes) < 2**23
 
-    idle, busy = forked(lambda: {"sum": 0}, 1), forked(work, 1)
-    assert busy.facts == {"sum": 1}
-    assert busy.peak_bytes - idle.peak_bytes == pytest.approx(2 * num_bytes, rel=0.1) or idle.peak_bytes > num_bytes * 3
-    again = forked(lambda: {}, 1)
-    assert abs(again.peak_bytes - idle.peak_bytes) < num_bytes / 10
+
+def test_work_is_interrupted_and_only_there() -> None:
+    done: list[int] = []
+    with at_most(0.05):
+        while True:
+            done.append(1)
+    assert done
+    with at_most(30.0):
+        done.clear()
+    with at_most(0.01):
+        pass
+    time.sleep(0.03)  # the clock of a block that is over is off
+    assert not done
 
 
 def test_a_mistake_in_a_probe_is_told_here() -> None:
@@ -117,15 +132,34 @@ def test_a_mistake_in_a_probe_is_told_here() -> None:
 
 
 def test_a_straight_line_is_followed_and_never_falls() -> None:
-    few, more = ({"num": num, "seconds": {"part": 1.0 + 0.5 * num}} for num in (10, 30))
-    assert along(few, more, "part", "num", 100) == pytest.approx(51.0)
-    assert along(more | {"num": 10}, few | {"num": 30}, "part", "num", 100) == few["seconds"]["part"]
-    assert along(more, more, "part", "num", 60) == pytest.approx(2 * more["seconds"]["part"])
+    assert at([(10, 6.0), (30, 16.0)], 100) == pytest.approx(51.0)
+    assert at([(10, 16.0), (30, 6.0)], 100) == 6.0
+    assert at([(30, 6.0)], 60) == pytest.approx(12.0)
+
+
+def test_work_that_grows_with_its_square_is_followed_as_that() -> None:
+    assert bent([(100, 1.0), (200, 4.0)], 1000) == pytest.approx(100.0)
+    assert bent([(100, 1.0), (200, 2.0)], 1000) == pytest.approx(10.0)
+    assert bent([(100, 1.0), (200, 9.0)], 1000) == pytest.approx(225.0)  # noise: nothing here is a cube
+
+
+def test_work_is_made_longer_until_it_can_be_timed_and_no_longer() -> None:
+    def run(num: int) -> float:
+        return 0.001 + 0.01 * num
+
+    times = grown(run, 1, 1000, 0.2)
+    assert times[-2][1] < 0.2 <= times[-1][1] < 1.7
+    assert grown(run, 5, 8, 100.0) == [(5, run(5)), (8, run(8))]
+    assert grown(run, 50, 8, 0.01) == [(8, run(8))]
 
 
 def test_the_surgery_grows_with_draws_times_images() -> None:
-    probe = {"surgery": [{"num": n, "seconds": {"surgery": 0.0}} for n in (5, 10)], "seconds_a_pair": 1e-6}
-    assert surgery_seconds(probe, 1000, {"train": 10_000, "val": 5, "test": 1000}) == pytest.approx(21.0)
+    latents = {"train": 100, "test": 100}
+    own = [300 * (1e-5 + num * 1e-6) for num in (5, 10)]  # of the probe's few latents
+    probe = {"surgery": [(5, own[0] + 0.5), (10, own[1] + 1.0)], "few_latents": latents}
+    probe |= {"seconds_a_pair": 1e-6, "seconds_a_latent": 1e-5}
+    counts = {"train": 10_000, "val": 5, "test": 1000}
+    assert surgery_seconds(probe, 1000, counts) == pytest.approx(100 + 21.0 + 0.21)
 
 
 def test_annealing_grows_with_its_images() -> None:

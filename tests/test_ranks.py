@@ -1,13 +1,10 @@
-"""Stages made by two real processes over gloo: one artifact each, the work divided, one end for all."""
+"""Stages made by two real processes over gloo: one artifact each, the work divided."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +12,8 @@ import pytest
 import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
 from hydra import compose, initialize_config_dir
+from rank_processes import gone, ranks_alive
 from safetensors.torch import load_file
-from test_interrupt import ENDLESS, wait_for
 
 from orchestration.assembly import Parts, assemble
 from orchestration.encoding import encode_split
@@ -62,20 +59,6 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> Ddp:
     return Ddp(folder, result, job, assemble(job))
 
 
-def ranks_alive(folder: Path) -> dict[int, int]:
-    """Rank -> process number of the ranks that work for the store in `folder`."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words, place = (entry / "cmdline").read_bytes(), (entry / "cwd").resolve()
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is somebody else's
-            continue
-        if b"orchestration.rank" in words and place == folder.resolve():
-            found[next(int(v[5:]) for v in variables if v.startswith(b"RANK="))] = int(entry.name)
-    return found
-
-
 def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
     assert ddp.result.stages("done in") == ["vae", "latents", "prior"]
     for stage in ("vae", "latents", "prior"):
@@ -118,7 +101,8 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
-def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) -> None:
     """Without noise the joint batch decides: nine whole batches of 128."""
     words = (
         *SMALL,
@@ -129,7 +113,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
         "trainer.gradient_clip=0.5",
     )
     histories, weights = [], []
-    for choice in ("trainer=default", "trainer=ddp"):
+    for choice in ("trainer=default", f"trainer={strategy}"):
         folder = tmp_path / choice
         folder.mkdir()
         assert run_here(folder, choice, *words).code == 0
@@ -140,88 +124,6 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
     for one, two in zip(*histories, strict=True):
         assert two == pytest.approx(one, rel=1e-4)
-
-
-@pytest.fixture
-def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Two ranks in the middle of a training run that has no end."""
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def gone(folder: Path, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while ranks_alive(folder) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not ranks_alive(folder)
-
-
-def test_a_killed_rank_ends_all_in_one_line(tmp_path: Path, endless: subprocess.Popen[str]) -> None:
-    alive = ranks_alive(tmp_path)
-    assert set(alive) == {0, 1}
-    os.kill(alive[1], signal.SIGKILL)
-    _, err = endless.communicate(timeout=30)
-    assert endless.returncode == 2
-    assert len(err.splitlines()) == 1 and err.startswith("error: rank 1 of stage vae was killed")
-    assert gone(tmp_path, 0)
-    assert not list(tmp_path.glob("runs/store/vae/*")) and not list(tmp_path.glob("runs/store/vae/.*.*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("word", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_ranks_end_with_their_parent(tmp_path: Path, endless: subprocess.Popen[str], word: signal.Signals) -> None:
-    assert len(ranks_alive(tmp_path)) == 2
-    endless.send_signal(word)
-    endless.communicate(timeout=30)
-    assert gone(tmp_path), "a rank outlived its parent"
-
-
-@pytest.mark.slow
-def test_ctrl_c_reaches_all_and_is_told_once(tmp_path: Path) -> None:
-    """A terminal sends it to every process of the group."""
-    command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)  # type: ignore[call-overload]
-    try:
-        wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "Traceback" not in err and err.splitlines()[-1].startswith("stopped; ")
-    assert gone(tmp_path, 1)
-
-
-@pytest.mark.slow
-def test_a_mistake_that_a_rank_meets_is_one_line(tmp_path: Path) -> None:
-    result = run_here(tmp_path, *SMALL, "trainer=ddp", "trainer.lr=1e30", "stage=vae")
-    assert result.code == 2 and len(result.lines) == 1, result.err
-    assert "NaN or infinite at step 1" in result.err and "trainer.lr" in result.err
-    assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
-
-
-@pytest.mark.slow
-def test_an_error_of_ours_comes_with_the_traceback_of_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/sitecustomize.py").write_text(
-        "import os\n"
-        "if os.environ.get('RANK') == '1':\n"
-        "    import pathlib\n"
-        "    import stage1_vae.data.digits as digits\n"
-        "    def load(self): raise ZeroDivisionError('of rank 1')\n"
-        "    digits.Digits.load = load\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
-    result = run_here(tmp_path, *SMALL, "trainer=ddp", "stage=vae")
-    assert result.code == 1 and "in load" in result.err
-    assert result.lines[-1] == "error: RankError: rank 1 of stage vae: ZeroDivisionError: of rank 1"
-    assert gone(tmp_path, 0) and not keys(tmp_path, "vae")
 
 
 @pytest.mark.slow
@@ -243,8 +145,9 @@ def test_whatever_a_trainer_may_do_leaves_equal_ranks(tmp_path: Path, words: tup
 
 @pytest.mark.slow
 def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
+    """Without dropout, whose masks are of a rank's rows; 48 steps of Adam make 1 % of rounding in a weight."""
     words = [word for word in DDP if "num_components" not in word]
-    words += ["prior=autoregressive", "prior.fit.max_epochs=3", "prior.fit.precision=32-true"]
+    words += ["prior=autoregressive", "prior.dropout=0", "prior.fit.max_epochs=3", "prior.fit.precision=32-true"]
     result = run_here(ddp.folder, *words, "stage=prior")
     assert (result.code, result.err) == (0, "") and result.stages("done in") == ["prior"]
     made = ddp.folder / result.out.split()[-1]
@@ -253,10 +156,12 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     prior = assemble(Run(config, Launch(), ddp.job.store, quiet=True)).prior
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
-    prior.fit(train, val, lent)
-    found = load_file(made / "prior.safetensors")
-    for name, value in prior.state_dict().items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    alone = prior.fit(train, val, lent).curve
+    found = json.loads((made / "fit.json").read_text())["curve"]
+    assert [epoch["epoch"] for epoch in found] == [epoch["epoch"] for epoch in alone] == [0, 1, 2]
+    assert found[0]["train_nll_nats"] == pytest.approx(alone[0]["train_nll_nats"], rel=2e-4)
+    for one, two in zip(alone, found, strict=True):
+        assert two == pytest.approx(one, rel=2e-3)
 
 
 @pytest.mark.slow
@@ -278,27 +183,6 @@ def test_two_machines_make_each_stage_together(tmp_path: Path) -> None:
     assert first == ["vae", "latents", "prior", "features", "evaluation"] and second == []
     assert len(list(tmp_path.glob("runs/*/report.json"))) == 1
     assert gone(tmp_path, 0) and not Store(tmp_path / "runs/store").unfinished()
-
-
-@pytest.mark.slow
-def test_training_of_two_ranks_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    words = (*SMALL, "trainer=ddp", "stage=vae", "trainer.max_epochs=400", "trainer.max_steps=null")
-    words += ("trainer.keep_share=1.0", "data.binarize=dynamic", "likelihood=bernoulli")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
-    assert run_here(whole, *words).code == 0
-    process = subprocess.Popen([sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=killed, text=True)
-    try:
-        wait_for(killed, "runs/store/.resume/*/epoch-*.ckpt", process)
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
-    assert gone(killed)
-    result = run_here(killed, *words)
-    assert result.code == 0 and "continues after epoch" in result.out, result
-    files = [next(folder.glob("runs/store/vae/*/model.safetensors")).read_bytes() for folder in (whole, killed)]
-    assert files[0] == files[1]
 
 
 @pytest.mark.slow

@@ -146,6 +146,8 @@ def test_the_cause_is_told_before_what_follows_from_it() -> None:
         (("trainer=ddp", "trainer.accelerator=gpu"), "no GPU here"),
         (("trainer.devices=0",), "trainer.devices=0"),
         (("trainer.strategy=dp",), "auto, ddp"),
+        (("trainer=fsdp", "trainer.compile=true"), "trainer.strategy=ddp"),
+        (("trainer=fsdp", "trainer.ema_decay=0.9"), "trainer.ema_decay=null"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused_in_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -173,3 +175,4 @@ def test_keys_know_of_ranks_only_where_there_are_several() -> None:
 
     assert spread() == spread(strategy="ddp") == {}
     assert spread(devices=2) == spread(devices=2, strategy="ddp") == spread(num_nodes=2) == {"ranks": 2}
+    assert spread(devices=2, strategy="fsdp") == {"ranks": 2, "strategy": "fsdp"} and spread(strategy="fsdp") == {}

@@ -4,6 +4,7 @@ import os
 import pickle
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -211,12 +212,25 @@ def of_another_net(path: Path) -> None:
     renamed(path)
 
 
+def compressed(path: Path) -> None:
+    """As an archive that unpacks to more than it is; torch reads such ones."""
+    with zipfile.ZipFile(path) as kept:
+        members = {name: kept.read(name) for name in kept.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert torch.load(path, weights_only=True)[OF] == NAME
+    renamed(path)
+
+
 def planted(path: Path) -> None:
     path.rename(path.with_name("model.ckpt"))
 
 
 @pytest.mark.parametrize(
-    "harm", [flipped, truncated, malicious, pickled, of_another_key, of_another_net, planted], ids=lambda f: f.__name__
+    "harm",
+    [flipped, truncated, malicious, pickled, compressed, of_another_key, of_another_net, planted],
+    ids=lambda f: f.__name__,
 )
 def test_what_is_not_as_it_was_kept_is_put_aside_and_training_starts_over(
     harm: Callable[[Path], None], stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,9 +16,11 @@ from orchestration.hardware import lightning_fit
 from orchestration.kept import Keeper, states
 from orchestration.resume import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.gaussian_em import Components, EMState
 from stage2_prior.prior import FitReport, FitRun, NothingKept, Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.restarts import Search, best_of, pack
 from stage2_prior.standardize import Standardized
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -171,6 +173,29 @@ def test_states_come_back_to_the_last_bit(tmp_path: Path) -> None:
     assert all(
         torch.equal(found[0][name], value) and found[0][name].dtype == value.dtype for name, value in tensors.items()
     )
+
+
+def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
+    """What is kept lies on the CPU and the fit perhaps not; meta stands for any other device."""
+    tensors: dict[str, Tensor] = {"generator": torch.Generator().get_state()}
+    begun = EMState.begin(Components(torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3)))
+    facts = {"number": 0, "state": pack(begun, "state", tensors), "best": None}
+    LoopStates(keeper(tmp_path)).save(1, 9, tensors, facts)
+    search = Search(
+        kind=EMState,
+        num=1,
+        iterations=9,
+        start=lambda: begun,
+        climb=lambda state, heard: state,
+        score=lambda state: 0.0,
+        done=lambda state: state.iteration,
+        tell=lambda state, point: None,
+        generator=torch.Generator(),
+        device=torch.device("meta"),
+    )
+    found = best_of(search, LoopStates(keeper(tmp_path)))
+    parts = (found.current.log_weights, found.current.means, found.current.scale, found.may_move)
+    assert {part.device.type for part in parts} == {"meta"}
 
 
 @pytest.mark.parametrize("harm", ["flipped", "foreign", "no_safetensors"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestration import scratch
+from orchestration.stopped import record_stop
 
 HOLDER = "from orchestration import scratch; scratch.begin(); print(scratch.folder(), flush=True); input()"
 
@@ -32,6 +33,13 @@ def start(root: Path) -> tuple[subprocess.Popen[str], Path]:
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
+
+
+def test_a_worker_on_another_host_has_no_such_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(scratch.VARIABLE, str(root / f"{scratch.PREFIX}elsewhere"))
+    assert scratch.folder() is None
+    record_stop("vae is kept up to epoch 3 of 9")  # what Ctrl-C and a machine that is taken away come through
+    assert not list(root.iterdir())
 
 
 def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:

@@ -108,6 +108,7 @@ def test_one_metric_in_a_study_of_ones_own_name(tmp_path: Path) -> None:
         (("trainer.lr=tag(log,interval(0,1))",), "trainer.lr"),
         (("sweep.num_trials=0",), "sweep.num_trials=0"),
         (("seed=-1",), "seed=-1"),
+        (("trainer=ddp",), "set trainer.devices=1"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(

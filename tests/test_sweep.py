@@ -50,6 +50,7 @@ def test_a_preset_needs_no_flag(swept: Path) -> None:
 
 
 def test_a_sweep_is_in_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs/store").mkdir(parents=True)
     result = run_here(tmp_path, "-m", *FREE, "paths.root=runs,others", "stage=store")
     assert result.code == 2 and len(result.lines) == 1
     assert result.lines[0].startswith("error: job 1 ") and "paths.root=others: a sweep has one" in result.err

@@ -12,10 +12,18 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import submitit
 from command_line import PROJECT, keys, run_here
+
+from orchestration import scratch
+from orchestration.launch import SWEEP
+from orchestration.outcomes import tidy
+from orchestration.submitit_launcher import Again
 
 JOBS = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=prior", "trainer.max_steps=null")
 JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
@@ -133,6 +141,30 @@ def test_a_slurm_array(tmp_path: Path) -> None:
     check_sweep(place, code, said, lines)
     (script,) = place.glob("runs/sweeps/*/.sweep/submitit/77_submission.sh")
     assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%16" in script.read_text()
+
+
+@pytest.mark.parametrize("submitit_has_it", [True, False])
+def test_a_sweep_whose_jobs_may_be_in_a_queue_stays(
+    submitit_has_it: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while SLURM has all jobs: they read from there what they are."""
+    sweep = tmp_path / "runs" / "sweeps" / "s"
+    (sweep / ".sweep" / ("submitit" if submitit_has_it else "")).mkdir(parents=True)
+    monkeypatch.setenv(SWEEP, str(sweep))
+    monkeypatch.delenv(scratch.VARIABLE, raising=False)
+    tidy()
+    assert sweep.is_dir() == submitit_has_it and tmp_path.joinpath("runs").is_dir() == submitit_has_it
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up_is_queued_again(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    script = f"test -e {begun} && exit 7; touch {begun}; exec sleep 60"
+    job: Any = partial(subprocess.call, ["sh", "-c", script])
+    executor = submitit.LocalExecutor(folder=tmp_path / "submitit")
+    executor.update_parameters(timeout_min=0.1, signal_delay_s=1)  # told to stop after 5 s, killed after 6 s
+    started = executor.submit(Again(), job)
+    assert started.result() == 7
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ class Mixture(Prior):
             done=lambda state: state.iteration,
             tell=lambda state, i: run.log({"train_bound_nats": log_unit - state.curve[i]}, i),
             generator=generator,
+            device=run.device,
         )
         best = best_of(search, run.kept)
         self._adopt(best.current, scaling)
@@ -241,6 +242,7 @@ class Mixture(Prior):
             done=lambda state: state.epoch,
             tell=lambda state, i: run.log(figures(state, i), i + 1),
             generator=generator,
+            device=run.device,
         )
         best = best_of(search, run.kept)
         self._adopt(best.current, scaling)

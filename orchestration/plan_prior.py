@@ -1,0 +1,182 @@
+"""The prior in small: what fits by gradient is stopped after some steps, EM is run on few latents.
+
+EM has no step that is short: an iteration is a pass over all latents. So its time is that of few latents, where every
+limit of size is as much smaller as the set is (what is read in blocks there is read in blocks here), and its memory is
+that of all of them, in a fit that is interrupted when it has taken it.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pipeline
+from orchestration.assembly import build_prior, resolved_fit
+from orchestration.build import target_class
+from orchestration.plan_fork import Facts, at_most
+from orchestration.plan_stages import Probing, files_of, latents_of, some_latents
+from orchestration.plan_watch import Times, Watch, grown, seconds_of
+from orchestration.schema import Node
+from orchestration.store import Artifact
+from orchestration.tracking import Tracker
+from stage1_vae import block_shuffle, latents
+from stage2_prior import gaussian_em
+from stage2_prior.fit import FitSettings
+from stage2_prior.prior import FitRun, GradientPrior
+from stage2_prior.priors import mixture
+
+LIMITS = (
+    (latents, "IN_MEMORY_BYTES"),
+    (block_shuffle, "BUFFER_BYTES"),
+    (gaussian_em, "CACHE_BYTES"),
+    (mixture, "START_POINTS"),
+    (mixture, "HELD_OUT_POINTS"),
+)
+"""Sizes at which a fit goes another way."""
+MIN_LATENTS = 1024
+PASSES = 2
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """One fit.
+
+    Attributes:
+        seconds: of all of it.
+        ends: when each pass over the latents ended.
+    """
+
+    seconds: float
+    ends: list[float]
+
+    @property
+    def seconds_a_pass(self) -> float:
+        """Of the last one: the first pays for caches."""
+        return self.ends[-1] - self.ends[-2]
+
+    @property
+    def once(self) -> float:
+        return max(0.0, self.seconds - len(self.ends) * self.seconds_a_pass)
+
+
+def probe_prior(probing: Probing) -> Facts:
+    """The prior on imagined latents."""
+    node = probing.job.config.prior
+    if issubclass(target_class(node), GradientPrior):
+        return by_gradient(probing)
+    if "max_iter" in node:
+        return by_iteration(probing, node)
+    made, seconds = fitted(probing, node)
+    return told(made) | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": seconds, "epochs": 0}
+
+
+def by_gradient(probing: Probing) -> Facts:
+    """Some steps, at the batch size to come, on latents in full number."""
+    node = probing.job.config.prior
+    fit, num = FitSettings(**(node.get("fit") or {})), len(probing.parts.data.train)
+    watch = Watch(probing.enough)
+    made, seconds = fitted(probing, node, watch)
+    steps = max(1, num // min(fit.batch_size, max(32, num // 16), num))
+    return told(made) | {
+        "unit": "step",
+        "num": fit.max_epochs * steps,
+        "seconds_a_unit": watch.seconds_a_step,
+        "seconds_once": watch.once(seconds),
+        "epochs": fit.max_epochs,
+        "seconds_an_epoch": watch.seconds_an_item * watch.val_items,
+    }
+
+
+def by_iteration(probing: Probing, node: Node) -> Facts:
+    """Some passes over few latents for the time, and over all of them for the memory."""
+    num = len(probing.parts.data.train)
+    rows = len(some_latents(probing, "train", num))
+    fits: dict[int, Iterations] = {}
+
+    def run(few: int) -> float:
+        fits[few] = iterations(probing, few, few / num, PASSES)
+        return fits[few].seconds_a_pass
+
+    first = min(rows, max(MIN_LATENTS, 2 * int(node.get("num_components") or 0)))
+    run(first)  # pays for what is there once in a process
+    a_pass = grown(run, first, rows, probing.enough)
+    once: Times = [(few, fits[few].once) for few, _ in a_pass]
+    made, _ = fitted(probing, node | {"max_iter": 1}, num=first)
+    with at_most(6 * probing.enough + 2):
+        iterations(probing, rows, 1.0, 1)
+    return told(made) | {
+        "unit": "iteration",
+        "num": int(node["max_iter"]),
+        "restarts": int(node.get("num_restarts") or 1),
+        "more": len(fits[first].ends) - PASSES,
+        "passes": a_pass,
+        "once": once,
+        "epochs": 0,
+    }
+
+
+def iterations(probing: Probing, rows: int, share: float, num: int) -> Iterations:
+    """The prior's own fit on the first `rows` latents, `num` iterations of it, with limits of `share` of their size."""
+    job = probing.job
+    changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
+    job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
+    train = some_latents(probing, "train", rows)
+    val = some_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
+    prior = build_prior(job, train.spec, rows)
+    ends: list[float] = []
+    lent = FitRun(
+        device=job.device,
+        seed=job.config.seeds.prior,
+        log=lambda figures, step: ends.append(time.perf_counter()),
+        lightning_fit=job.lightning_fit(Tracker()),
+        settings=resolved_fit(job),
+    )
+    with scaled(share):
+        seconds = seconds_of(lambda: prior.fit(train, val, lent))
+    return Iterations(seconds, ends)
+
+
+@contextmanager
+def scaled(share: float) -> Iterator[None]:
+    """Every one of `LIMITS` at `share` of its size inside the block."""
+    sizes = [getattr(module, name) for module, name in LIMITS]
+    for (module, name), size in zip(LIMITS, sizes, strict=True):
+        setattr(module, name, max(1, round(share * size)))
+    try:
+        yield
+    finally:
+        for (module, name), size in zip(LIMITS, sizes, strict=True):
+            setattr(module, name, size)
+
+
+def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = None) -> tuple[Artifact, float]:
+    """Stage 2 on the first `num` latents, or all, and its seconds."""
+    place = latents_of(probing) if num is None else few_on_disk(probing, num)
+    job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
+    parts = replace(probing.parts, prior=build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train)))
+    made: list[Artifact] = []
+    seconds = seconds_of(lambda: made.append(pipeline.fit_prior(job, parts, place)))
+    return made[0], seconds
+
+
+def few_on_disk(probing: Probing, num: int) -> Artifact:
+    folder = probing.scratch / "few"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        some_latents(probing, split, num).save(folder / split)
+    return Artifact("latents", "1" * 20, folder)
+
+
+def told(made: Artifact) -> Facts:
+    """What every prior's artifact tells."""
+    facts = json.loads((made.path / "fit.json").read_text())
+    curve = facts["curve"]
+    return {
+        "seconds_an_epoch": 0.0,
+        "num_parameters": facts["num_parameters"],
+        "bytes_a_row": len(json.dumps(curve)) / max(1, len(curve)),
+        "bytes_of_curve": len(json.dumps(curve)),
+        "files": files_of(made),
+    }
