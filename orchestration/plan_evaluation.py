@@ -28,7 +28,7 @@ from orchestration.seen import look, seen_images
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
-from orchestration.trained import Trained, baseline_prior
+from orchestration.trained import Trained, baseline_prior, cleaned
 from stage1_vae.data.images import spread
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
