@@ -26,24 +26,24 @@ from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_
 from orchestration.compare import identity, run_comparison
 from orchestration.encoding import encode_split
 from orchestration.errors import UserError
-from orchestration.export import check_export, export
+from orchestration.export import export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
-from orchestration.measure import check_feature_file, feature_net, measure, try_feature_file
+from orchestration.measure import feature_net, measure
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.plan import run_plan
+from orchestration.preflight import check_draws, check_evaluation, check_request
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
-from orchestration.sampling import block_size, check_destination, check_knobs, deliver, drawing, knobs, write_samples
 from orchestration.ranks import check_ranks
 from orchestration.reduced import reduced
 from orchestration.resume import LoopStates
+from orchestration.sampling import block_size, deliver, drawing, knobs, write_samples
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
-from orchestration.tight_bounds import check_tight_bounds
 from orchestration.tracking import Tracker, with_one_name
 from stage1_vae.code_usage import collapse
 from stage1_vae.data.images import DataError
@@ -84,23 +84,16 @@ def run(config: Config, launch: Launch) -> None:
 def perform(job: Run) -> None:
     """The asked stage, and before it whatever it needs."""
     stage = job.config.stage
-    if stage == "sample":
-        check_destination(job.config.sample.out)
-    if stage == "export":
-        check_export(job.config.export)
-    check_feature_file(job)
+    check_request(job)
     parts = assemble(job)
     if job.node.rank > 0:
         return help_along(job, parts)
-    if stage == "sample" and job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
-        raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     if stage == "sample":
-        check_knobs(job.config.sample, parts.prior)
+        check_draws(job, parts)
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
     if stage in ("all", "evaluate", "report", "check"):
-        try_feature_file(job, parts)
-        check_tight_bounds(job, parts)
+        check_evaluation(job, parts)
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
         return draw_samples(job, parts, vae, None) if stage == "sample" else None

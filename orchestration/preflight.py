@@ -1,0 +1,42 @@
+"""What is refused before any work is done."""
+
+from orchestration.assembly import Parts
+from orchestration.errors import UserError
+from orchestration.export import check_export
+from orchestration.measure import check_feature_file, try_feature_file
+from orchestration.sampling import check_destination, check_knobs
+from orchestration.stages import Run
+from orchestration.tight_bounds import check_tight_bounds
+
+
+def check_request(job: Run) -> None:
+    """Look at what was asked, before anything is built.
+
+    Raises:
+        UserError: outputs that could not be written, a feature net that is not there.
+    """
+    if job.config.stage == "sample":
+        check_destination(job.config.sample.out)
+    if job.config.stage == "export":
+        check_export(job.config.export)
+    check_feature_file(job)
+
+
+def check_draws(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: samples that this model cannot draw.
+    """
+    if job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
+        raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    check_knobs(job.config.sample, parts.prior)
+
+
+def check_evaluation(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a feature net that does not fit the images.
+        EvaluationError: bounds that these latents do not have.
+    """
+    try_feature_file(job, parts)
+    check_tight_bounds(job, parts)
