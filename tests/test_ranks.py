@@ -101,7 +101,8 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) -> None:
     """Without noise the joint batch decides: nine whole batches of 128."""
     words = (
