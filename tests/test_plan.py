@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import SMALL, Result, run_here
@@ -14,7 +15,9 @@ from orchestration.errors import UserError
 from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_seconds
 from orchestration.plan_data import imagined
 from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
+from orchestration.plan_prior import scaled
 from orchestration.plan_watch import at, grown
+from stage1_vae.latents import LatentDataset, LatentSpec
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -150,6 +153,15 @@ def test_work_is_interrupted_and_only_there() -> None:
         pass
     time.sleep(0.03)  # the clock of a block that is over is off
     assert not done
+
+
+def test_few_latents_are_read_as_the_many_that_they_stand_for() -> None:
+    latents = LatentDataset(LatentSpec((4,)), "delta", {"loc": np.zeros((2**16, 4), dtype=np.float32)})  # 1 MiB
+    with scaled(1 / 512):
+        assert not latents.fits_memory
+    with scaled(1 / 256):
+        assert latents.fits_memory
+    assert latents.fits_memory
 
 
 def test_a_mistake_in_a_probe_is_told_here() -> None:
