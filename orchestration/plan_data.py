@@ -6,6 +6,7 @@ noise of several wavelengths, which decodes about as fast as photographs of the 
 """
 
 import math
+import os
 import time
 import tracemalloc
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, ImageData, ImageSet, InMemory
 from stage1_vae.data.splits import fits_in_memory
 
-MAX_FILES, MIN_FILES, FILE_VALUES = 256, 16, 2**22
-"""Files that are written: at most, at least, and in between so many that they hold so many values when decoded."""
+NUM_FILES = 256
+MIN_PICTURES, PICTURED_VALUES = 16, 2**22
+"""Of them so many differ that they hold so many values when decoded; noise takes its time."""
 KINDS = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_HELD_OUT = 10_000
 
@@ -99,7 +101,7 @@ def _in_memory(counts: dict[str, int], plan: Plan, folder: Path | None) -> tuple
             f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free here; "
             "plan with data=image_folder, which reads them from disk"
         )
-    few = torch.from_numpy(smooth_noise(num_files(plan.image_shape), plan.image_shape))
+    few = torch.from_numpy(smooth_noise(num_pictures(plan.image_shape), plan.image_shape))
     sets: dict[str, ImageSet] = {}
     for split, num in counts.items():
         images = torch.empty((num, *plan.image_shape), dtype=torch.uint8)
@@ -108,7 +110,8 @@ def _in_memory(counts: dict[str, int], plan: Plan, folder: Path | None) -> tuple
         sets[split] = InMemory(images, _labels(num, plan))
     if folder is None:
         return sets, Reading(0.0, 0, "held in memory")
-    seconds, peak = _opened(folder, len(write_files(folder, plan.image_shape)), memory_limit_gib=math.inf)
+    write_files(folder, plan.image_shape)
+    seconds, peak = _opened(folder, memory_limit_gib=math.inf)
     return sets, Reading(seconds * sum(counts.values()), round(peak * sum(counts.values())), "decoded into memory")
 
 
@@ -122,16 +125,16 @@ def _in_files(counts: dict[str, int], plan: Plan, folder: Path) -> tuple[dict[st
         split: Files([Path(paths[i % len(paths)]) for i in range(num)], target, _labels(num, plan))
         for split, num in counts.items()
     }
-    seconds, peak = _opened(folder, len(paths), memory_limit_gib=0.0)
+    seconds, peak = _opened(folder, memory_limit_gib=0.0)
     num_images = sum(counts.values())
     return sets, Reading(seconds * num_images, round(peak * num_images), "read from files, batch by batch")
 
 
-def num_files(shape: tuple[int, int, int]) -> int:
-    return max(MIN_FILES, min(MAX_FILES, FILE_VALUES // math.prod(shape)))
+def num_pictures(shape: tuple[int, int, int]) -> int:
+    return max(MIN_PICTURES, min(NUM_FILES, PICTURED_VALUES // math.prod(shape)))
 
 
-def _opened(folder: Path, num: int, memory_limit_gib: float) -> tuple[float, float]:
+def _opened(folder: Path, memory_limit_gib: float) -> tuple[float, float]:
     """Seconds and bytes of Python objects that one image file costs when its folder is opened."""
     source = ImageFolder(str(folder), memory_limit_gib=memory_limit_gib)
     source.load()
@@ -142,11 +145,11 @@ def _opened(folder: Path, num: int, memory_limit_gib: float) -> tuple[float, flo
     source.load()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return seconds / num, peak / num  # tensors are not traced: they are there, and counted, already
+    return seconds / NUM_FILES, peak / NUM_FILES  # tensors are not traced: they are there, and counted, already
 
 
 def write_files(folder: Path, shape: tuple[int, int, int]) -> list[str]:
-    """A few image files of `shape` (C, H, W): JPEG, or PNG where there is an alpha channel.
+    """`NUM_FILES` image files of `shape` (C, H, W): JPEG, or PNG where there is an alpha channel.
 
     Raises:
         UserError: image files have no such number of channels.
@@ -154,11 +157,12 @@ def write_files(folder: Path, shape: tuple[int, int, int]) -> list[str]:
     if shape[0] not in KINDS:
         raise UserError(f"plan.image_shape={list(shape)}: image files have 1, 3 or 4 channels, which come first")
     folder.mkdir()
-    num = num_files(shape)
-    paths = [str(folder / f"{i:04d}{'.png' if shape[0] == 4 else '.jpg'}") for i in range(num)]
-    for path, pixels in zip(paths, smooth_noise(num, shape), strict=True):
-        image = np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze())
-        Image.fromarray(image).save(path, quality=90)
+    paths = [str(folder / f"{i:04d}{'.png' if shape[0] == 4 else '.jpg'}") for i in range(NUM_FILES)]
+    pictures = smooth_noise(num_pictures(shape), shape)
+    for path, pixels in zip(paths, pictures, strict=False):
+        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze())).save(path, quality=90)
+    for i in range(len(pictures), NUM_FILES):
+        os.link(paths[i % len(pictures)], paths[i])
     return paths
 
 

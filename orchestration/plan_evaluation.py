@@ -74,7 +74,7 @@ def probe_features(probing: Probing) -> Facts:
     few = min(MIN_FEATURE_IMAGES, count)
     make(few)  # pays for what is there once in a process
     read = grown(lambda num: seconds_of(lambda: cleaned_ones(num)), few, min(count, MAX_FEATURE_IMAGES), enough)
-    made = grown(make, few, min(count, MAX_FEATURE_IMAGES), enough)
+    made = grown(make, few, min(count, MAX_FEATURE_IMAGES), enough, least=2)  # a small batch is slow an image
     seconds, epochs, steps = at(read, count), 0, 0
     if data.num_classes > 1:
         lengths = [features.training_length(num - features.num_held_out(num)) for num, _ in made]
@@ -148,7 +148,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         "few_latents": {"train": len(trained.train), "test": len(trained.test)},
         **aggregate(probing),
         "distances": grown(partial(distances_of, vectors, settings.neighbours), NUM_VECTORS, num, enough),
-        "seconds_of_search": search_in_full(vectors, len(data.train)),
+        "seconds_of_search": search(vectors, len(data.train), enough),
     }
 
 
@@ -222,10 +222,15 @@ def distances_of(vectors: Tensor, neighbours: int, num: int) -> float:
     return once + SETS * seconds_of(lambda: distances.distances(references[0], torch.rand_like(some)))
 
 
-def search_in_full(vectors: Tensor, num_training: int) -> float:
+def search(vectors: Tensor, num_training: int, enough: float) -> float:
     """Seconds in which all sets as large as `vectors` [M, D] are searched for copies of so many training images."""
     training = torch.rand(num_training, vectors.shape[1])
-    chunk = max(1, memorisation.SCORES_AT_ONCE // num_training)
-    short, long = min(chunk, len(vectors)), min(4 * chunk, len(vectors))
-    first, more = (seconds_of(partial(memorisation.nearest, vectors[:num], training)) for num in (short, long))
-    return SETS * at([(short, first), (long, more)], len(vectors))
+
+    def nearest(num: int) -> float:
+        return seconds_of(lambda: memorisation.nearest(vectors[:num], training))
+
+    once = nearest(1)
+    chunk = min(len(vectors), max(1, memorisation.SCORES_AT_ONCE // num_training))
+    return SETS * (
+        once + at(grown(lambda num: max(1e-9, nearest(num) - once), chunk, len(vectors), enough), len(vectors))
+    )

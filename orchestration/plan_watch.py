@@ -25,7 +25,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def grown(run: Callable[[int], float], first: int, most: int, enough: float) -> Times:
+def grown(run: Callable[[int], float], first: int, most: int, enough: float, least: int = 1) -> Times:
     """The last two lengths of work that is made longer until it takes `enough` seconds.
 
     Args:
@@ -33,9 +33,10 @@ def grown(run: Callable[[int], float], first: int, most: int, enough: float) -> 
         first: units to begin with.
         most: units there are.
         enough: seconds that the noise of a machine at work does not drown.
+        least: lengths, where there are so many; of work that no single length can tell.
     """
     times = [(min(first, most), run(min(first, most)))]
-    while times[-1][1] < enough and times[-1][0] < most:
+    while (times[-1][1] < enough or len(times) < least) and times[-1][0] < most:
         num, seconds = times[-1]
         factor = min(GROWTH, max(2, round(1.5 * enough / max(seconds, 1e-9))))
         times.append((min(factor * num, most), run(min(factor * num, most))))

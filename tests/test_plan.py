@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import SMALL, Result, run_here
@@ -14,24 +15,31 @@ from orchestration.errors import UserError
 from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_seconds
 from orchestration.plan_data import imagined
 from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
+from orchestration.plan_prior import scaled
 from orchestration.plan_watch import at, grown
+from stage1_vae.latents import LatentDataset, LatentSpec
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
 GUESSED = ("manifest.json", "history.json", "fit.json", "figures.json", "circumstances.json", "features.json", ".png")
 """Files of text and pictures, whose size no arithmetic gives to the byte."""
+WORDS = (*SMALL, "prior.max_iter=4", "prior.tol=0")
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Result]:
-    """A plan of the digits where the VAE is trained already, and then the run."""
+    """A plan of the digits where the VAE is trained already, and then the run up to the prior."""
     folder = tmp_path_factory.mktemp("planned")
-    words = (*SMALL, "prior.max_iter=4", "prior.tol=0")
-    assert run_here(folder, *words, "stage=vae").code == 0
-    result = run_here(folder, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
+    assert run_here(folder, *WORDS, "stage=vae").code == 0
+    result = run_here(folder, *WORDS, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
     assert (result.code, result.err) == (0, ""), result
-    assert run_here(folder, *words, "stage=all").code == 0
+    assert run_here(folder, *WORDS, "stage=prior").code == 0
     return folder, json.loads((folder / "plan.json").read_text()), result
+
+
+@pytest.fixture(scope="module")
+def evaluated(planned: tuple[Path, dict[str, Any], Result]) -> None:
+    assert run_here(planned[0], *WORDS, "stage=evaluate").code == 0
 
 
 def sizes(folder: Path, stage: str) -> dict[str, int]:
@@ -40,16 +48,28 @@ def sizes(folder: Path, stage: str) -> dict[str, int]:
     return {path.relative_to(artifact).as_posix(): path.stat().st_size for path in paths}
 
 
-@pytest.mark.parametrize("stage", STORED)
-def test_every_file_of_the_store_is_planned_and_models_and_latents_to_the_byte(
-    planned: tuple[Path, dict[str, Any], Result], stage: str
-) -> None:
+def check_files(planned: tuple[Path, dict[str, Any], Result], stage: str) -> None:
     folder, plan, _ = planned
     real, told = sizes(folder, stage), plan["stages"][stage]["files"]
     exact = {name for name in real if not name.endswith(GUESSED) and not name.endswith("latents.json")}
     assert {name: told[name] for name in exact} == {name: real[name] for name in exact}
     assert exact or stage == "evaluate"
     assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.25)
+
+
+@pytest.mark.parametrize("stage", ["vae", "encode", "prior"])
+def test_every_file_of_the_store_is_planned_and_models_and_latents_to_the_byte(
+    planned: tuple[Path, dict[str, Any], Result], stage: str
+) -> None:
+    check_files(planned, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["features", "evaluate"])
+def test_so_is_every_file_of_an_evaluation(
+    planned: tuple[Path, dict[str, Any], Result], evaluated: None, stage: str
+) -> None:
+    check_files(planned, stage)
 
 
 def test_its_work_is_that_of_the_run(planned: tuple[Path, dict[str, Any], Result]) -> None:
@@ -65,10 +85,22 @@ def test_memory_and_time_are_of_the_right_size(planned: tuple[Path, dict[str, An
     folder, plan, _ = planned
     for stage, cost in plan["stages"].items():
         assert 200e6 < cost["memory_bytes"] < 2e9, stage
-    manifest = json.loads(next((folder / "runs/store/evaluation").glob("[!.]*/manifest.json")).read_text())
-    seconds = manifest["finished"] - manifest["started"]
-    assert seconds / 10 < plan["stages"]["evaluate"]["seconds"] < seconds * 10
+    assert real_seconds(folder, "encode") / 10 < plan["stages"]["encode"]["seconds"] < 60
     assert plan["total"]["seconds"] == pytest.approx(sum(cost["seconds"] for cost in plan["stages"].values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["features", "evaluate"])
+def test_so_is_the_time_of_an_evaluation(
+    planned: tuple[Path, dict[str, Any], Result], evaluated: None, stage: str
+) -> None:
+    seconds = real_seconds(planned[0], stage)
+    assert seconds / 5 < planned[1]["stages"][stage]["seconds"] < seconds * 5
+
+
+def real_seconds(folder: Path, stage: str) -> float:
+    manifest = json.loads(next((folder / "runs/store" / STORED[stage]).glob("[!.]*/manifest.json")).read_text())
+    return float(manifest["finished"] - manifest["started"])
 
 
 def test_images_that_are_only_talked_of_are_read_as_real_ones_would_be(tmp_path: Path) -> None:
@@ -123,6 +155,15 @@ def test_work_is_interrupted_and_only_there() -> None:
     assert not done
 
 
+def test_few_latents_are_read_as_the_many_that_they_stand_for() -> None:
+    latents = LatentDataset(LatentSpec((4,)), "delta", {"loc": np.zeros((2**16, 4), dtype=np.float32)})  # 1 MiB
+    with scaled(1 / 512):
+        assert not latents.fits_memory
+    with scaled(1 / 256):
+        assert latents.fits_memory
+    assert latents.fits_memory
+
+
 def test_a_mistake_in_a_probe_is_told_here() -> None:
     def work() -> dict[str, Any]:
         raise UserError("mend this")
@@ -172,7 +213,7 @@ def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], R
     """One rank's probe has its share of a batch: as many steps, each so much shorter."""
     plan = planned[1]
     facts = plan["probed"]
-    config = job(tmp_path, *SMALL, "prior.max_iter=4", "prior.tol=0").config
+    config = job(tmp_path, *WORDS).config
     halved = config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 2})})
     one, two = ({cost.stage: cost for cost in costs_of(each, facts)} for each in (config, halved))
     assert one["vae"].seconds == pytest.approx(plan["stages"]["vae"]["seconds"])

@@ -36,7 +36,7 @@ def kill_when(folder: Path, pattern: str, *words: str) -> str:
         [sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=folder, stdout=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 250
         while not list(folder.glob(pattern)):
             assert process.poll() is None and time.monotonic() < deadline, f"no {pattern}"
             time.sleep(0.002)
