@@ -49,12 +49,12 @@ def main() -> int:
     os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
     set_agent_aside()
-    scratch.begin()
     typed = list(sys.argv)
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
     try:
+        scratch.begin()
         refuse_unknown_flags(sys.argv[1:])
         _hydra_main()
         told = failures()

@@ -119,8 +119,9 @@ class Child:
     def hear(self, said: "queue.Queue[Said]") -> None:
         """Put what the rank says into `said`, line by line, and None when it can say no more."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            said.put((self, json.loads(line)))
+        with suppress(ValueError):  # killed in the middle of a line: that is no word
+            for line in self.process.stdout:
+                said.put((self, json.loads(line)))
         said.put((self, None))
 
     def silent(self) -> Ending:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestration import scratch
+from orchestration.errors import UserError
 from orchestration.launch import Launch
 from orchestration.schema import Config
 from orchestration.stages import Run
@@ -15,7 +16,13 @@ from orchestration.store import Store
 
 @contextmanager
 def reduced(config: Config, launch: Launch) -> Iterator[Run]:
-    """The job on few images, with two batches a stage, in a folder that is removed after the block."""
+    """The job on few images, with two batches a stage, in a folder that is removed after the block.
+
+    Raises:
+        UserError: for several machines, which do not share that folder.
+    """
+    if config.trainer.num_nodes > 1:
+        raise UserError("stage=check runs on one machine; add trainer.num_nodes=1")
     with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
         changes = {
             "paths": config.paths.model_copy(update={"root": Path(place)}),

@@ -11,18 +11,27 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from orchestration.errors import UserError
+
 VARIABLE = "EXPOST_SCRATCH"
 PREFIX = "expost-command-"  # nothing else may bear it: what does and is not locked is removed
 _held: dict[str, int] = {}
 
 
 def begin() -> None:
-    """Make the command's folder and name it in the environment, for workers too; clear away those of dead commands."""
+    """Make the command's folder and name it in the environment, for workers too; clear away those of dead commands.
+
+    Raises:
+        UserError: temporary folders cannot be made.
+    """
     root = Path(tempfile.gettempdir())
     for folder in root.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or already gone
             _remove_if_dead(folder)
-    unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+    try:
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+    except OSError as error:
+        raise UserError(f"cannot write to {root}: {error.strerror}; make room or set TMPDIR=DIR") from error
     descriptor = os.open(unnamed, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: there nobody takes a folder for a dead process's
         fcntl.flock(descriptor, fcntl.LOCK_EX)

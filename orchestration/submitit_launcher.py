@@ -1,4 +1,8 @@
-"""Jobs of a sweep by submitit: a SLURM array, or processes of this machine."""
+"""Jobs of a sweep by submitit: a SLURM array, or processes of this machine.
+
+submitit hands jobs and their answers over as pickles in `.sweep/submitit` of the sweep's own folder. They are read by
+the command and by its jobs alone, but whoever can write there can run code as the user: it is no place to share.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,5 +125,8 @@ def train(
         **validation_schedule(settings, total_steps, stretches),
         "callbacks": callbacks,
     }
-    lightning_fit(module, stretches, val_batches, **options)
+    with warnings.catch_warnings():
+        # Lightning warns of averages of a model that may be cut up over ranks; the two are refused together.
+        warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides")
+        lightning_fit(module, stretches, val_batches, **options)
     return module.history

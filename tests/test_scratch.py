@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 
 from orchestration import scratch
 from orchestration.stopped import record_stop
@@ -60,3 +61,9 @@ def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:
         for process in (living, killed):
             process.kill()
             process.communicate()
+
+
+def test_without_room_for_temporary_files_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    done = run_here(tmp_path, "stage=store")
+    assert done.code == 2 and len(done.lines) == 1 and "set TMPDIR=DIR" in done.err
