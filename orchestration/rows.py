@@ -54,7 +54,8 @@ def assembled_rows(
         )
     if name != trained.baseline_name:
         table[name]["gain"] = gains(bounded["learned"], bounded["baseline"], trained)
-        table[name]["over"] = {row: gains(bounded["learned"], bounded[row], trained) for row in trained.floors}
+        if trained.floors:
+            table[name]["over"] = {row: gains(bounded["learned"], bounded[row], trained) for row in trained.floors}
     for row in report.FLOORS:
         copied, noise = of_samples(row, measured, memorised)
         speed = _rate_of(seen[row])
