@@ -211,7 +211,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
     name = job.launch.choices.get("prior", "learned")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        encoded = tuple(LatentDataset.load(latents.path / split) for split in SPLITS)
+        train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
         (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
         with job.seeded(job.config.seeds.sample):
             figures = measure(
@@ -220,7 +220,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
                 trained_vae(job, parts, vae),
                 fitted_prior(job, parts, prior),
                 features,
-                encoded,
+                (train_set, val_set, test_set),
                 histories(vae, prior),
                 folder,
                 tracker,
