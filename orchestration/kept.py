@@ -112,7 +112,7 @@ class Keeper:
         return self.share > 0 and self.cost_seconds <= self.share * (time.perf_counter() - self._since)
 
     def keep(
-        self, unit: str, done: int, total: int, kind: str, write: Callable[[Path], None], seal: bool = True
+        self, unit: str, done: int, total: int, kind: str, write: Callable[[Path], object], seal: bool = True
     ) -> None:
         """Keep what `write` writes into the file that it is given. With several ranks all come here, and one seals.
 

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from orchestration.checkpoints import read_checkpoint
@@ -108,7 +108,8 @@ class LoopStates:
             return
         metadata = {OF: self.keeper.name, "facts": json.dumps(facts)}
         whole = {name: value.contiguous().clone() for name, value in tensors.items()}  # no two may share their memory
-        self.keeper.keep("iteration", done, total, TENSORS, lambda path: save_file(whole, path, metadata))
+        content = save(whole, metadata)  # where safetensors writes a file itself, a kill leaves another one beside it
+        self.keeper.keep("iteration", done, total, TENSORS, lambda path: path.write_bytes(content))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         found = _furthest(self.keeper, TENSORS, lambda path: _foreign(path, self.keeper.name), self.ranks)
