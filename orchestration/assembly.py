@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from orchestration.build import build, construct, target_class, versions
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import has_native_bf16, resolved_precision
+from orchestration.launch import Launch
+from orchestration.otherwise import suited
 from orchestration.progress import clock
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
@@ -159,15 +161,20 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
 
 
 def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
-    """Stage 2, unfitted, in its wrappers.
+    """Stage 2, unfitted, in its wrappers; `run.config` then says which one `prior.otherwise` left to the latents.
 
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
-    node = run.config.prior
+    offered = prior_nodes()
+    node = suited(run.config.prior, spec, offered, run.launch)
     cls = target_class(node)
+    if cls is not target_class(run.config.prior):
+        run.say("prior", f"{run.config.prior['otherwise']}, for these latents are {spec.words}")
+    run.config = run.config.model_copy(update={"prior": node})
     if (reason := cls.check(spec)) is not None:
-        able = [name for name, other in prior_nodes().items() if target_class(other).check(spec) is None]
+        best = {name: suited(other, spec, offered, Launch()) for name, other in offered.items()}
+        able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
     learns = issubclass(cls, GradientPrior)
     if learns:

@@ -57,7 +57,8 @@ def probe(run: Run) -> Facts:
     place = scratch.folder()
     with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
-        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), "choices": run.launch.choices}))
+        told = {"choices": run.launch.choices, "overrides": run.launch.overrides}
+        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}))
         command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)

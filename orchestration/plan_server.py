@@ -66,7 +66,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
 
     started = time.perf_counter()
     config = Config.model_validate(told["config"])
-    launch = Launch(choices=told["choices"])
+    launch = Launch(choices=told["choices"], overrides=tuple(told["overrides"]))
     if config.logger.wandb:
         import wandb  # noqa: F401  # takes memory in every stage
     whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
@@ -77,6 +77,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     else:
         parts = assemble(whole)
         reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
+    config = whole.config  # with what was left to the latents
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
     trainer = config.trainer.model_copy(update=alone)
     logger = config.logger.model_copy(update={"wandb": False})

@@ -42,6 +42,11 @@ class LatentSpec:
     def num_dims(self) -> int:
         return int(np.prod(self.shape))
 
+    @property
+    def words(self) -> str:
+        """For the user: codes of shape (49)."""
+        return f"{self.support.value} of shape ({', '.join(map(str, self.shape))})"
+
     def dtype(self, parameter: str) -> np.dtype:
         """What a parameter is stored as: codes in the smallest integers that hold them, all else in float32."""
         return np.min_scalar_type(max(self.num_codes) - 1) if parameter == "codes" else np.dtype(np.float32)
