@@ -207,7 +207,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
             return found
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
-            with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
+            with run.store.writing(stage, key, ingredients, run.name_in_root, tracker.earlier_seconds) as folder:
                 tracker.keeper = keeper = _keeper(run, stage, key, ingredients)
                 if in_ranks and keeper is not None:
                     keeper.begin()  # ranks keep, and know nothing of this run's folder
