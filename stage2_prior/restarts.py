@@ -105,10 +105,10 @@ def _found(search: Search[S], kept: Kept) -> Progress[S]:
         return Progress()
     tensors, facts = found
     search.generator.set_state(tensors["generator"])
-    search.watch.go_on_from(facts["seconds"])
+    search.watch.go_on_from(facts.get("seconds", 0.0))  # of states that were kept before this was, as `told` below
     tensors = {name: value.to(search.device) for name, value in tensors.items()}
     best, state = (unpack(search.kind, facts[name], tensors) for name in ("best", "state"))
-    return Progress(best, state, facts["number"], [(figures, step) for figures, step in facts["told"]])
+    return Progress(best, state, facts["number"], [(figures, step) for figures, step in facts.get("told", [])])
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
