@@ -17,8 +17,8 @@ from orchestration.nodes import Node
 from orchestration.rank_order import Order
 
 COMING = timedelta(minutes=30)
-"""Until machine 0 answers, or does again where it was at something else."""
-GONE = timedelta(seconds=10)
+"""Until machine 0 answers, or does again where it was at something else; and then until all ranks are there."""
+GONE = timedelta(seconds=30)
 """Without an answer from a machine 0 that was at this very stage."""
 ASKING = timedelta(minutes=1)
 """Then a rank that is still waiting looks anew whether anybody answers."""
@@ -107,3 +107,20 @@ def invited(order: Order) -> tuple[TCPStore, Path]:
             continue
         store.set_timeout(COMING)
         return store, folder
+
+
+def wait_for_all(store: TCPStore, order: Order) -> None:
+    """Return when every rank of every machine has come here.
+
+    Raises:
+        UserError: some do not come.
+    """
+    store.set(f"{order.key}/rank {order.rank}", "")
+    everybody = [f"{order.key}/rank {rank}" for rank in range(order.world)]
+    try:
+        store.wait(everybody, COMING)
+    except DistError as error:
+        raise UserError(
+            f"rank {order.rank} of stage {order.stage} waited {round(COMING.total_seconds() / 60)} minutes for those "
+            "of other machines; see that the command runs on all of them"
+        ) from error

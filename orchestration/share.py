@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 
 from orchestration.hardware import device_of
-from orchestration.meeting import invited
+from orchestration.meeting import invited, wait_for_all
 from orchestration.rank_order import Order
 from orchestration.schema import Trainer
 from orchestration.tracking import Tracker
@@ -81,12 +81,13 @@ def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
         wait: longest time in a collective.
 
     Raises:
-        UserError: machine 0 does not come, cannot be reached, or is gone.
+        UserError: machine 0 does not come, cannot be reached, or is gone; or others do not come.
     """
     on_gpu = device_of(settings).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(order.local_rank)
     store, folder = invited(order)
+    wait_for_all(store, order)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=dist.PrefixStore(order.key, store),

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from socket import create_server
@@ -12,7 +13,7 @@ import pytest
 
 from orchestration import meeting
 from orchestration.errors import UserError
-from orchestration.meeting import Host, hosting, invited
+from orchestration.meeting import Host, hosting, invited, wait_for_all
 from orchestration.nodes import Node
 from orchestration.rank_order import Order
 
@@ -74,6 +75,21 @@ def test_a_machine_0_that_is_gone_is_told_in_one_line(node: Node) -> None:
     with after(0.7, host.close), pytest.raises(UserError, match=r"machine 0 at localhost:.* is gone") as told:
         invited(order(node))
     assert "\n" not in str(told.value)
+
+
+def test_ranks_wait_for_each_other_but_not_for_ever(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hosting(node, KEY, in_ranks=True) as host:
+        assert host is not None
+        host.invite(tmp_path)
+        monkeypatch.setattr(meeting, "COMING", timedelta(seconds=0.5))
+        first, second = order(node), replace(order(node), rank=0)
+        with pytest.raises(UserError, match="see that the command runs on all of them"):
+            wait_for_all(invited(first)[0], first)
+        came = invited(second)[0]
+        with after(0.2, lambda: wait_for_all(came, second)):
+            wait_for_all(invited(first)[0], first)
 
 
 def test_a_machine_0_that_never_comes_is_told_in_one_line(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
