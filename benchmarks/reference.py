@@ -63,7 +63,7 @@ def run(root: Path, data: Path, *words: str) -> Fitted:
 def vae_seconds(root: Path) -> float:
     """What training cost, by the manifests of the store's VAEs."""
     manifests = [json.loads(path.read_text()) for path in (root / "store" / "vae").glob("*/manifest.json")]
-    return sum(manifest["finished"] - manifest["started"] for manifest in manifests)
+    return sum(manifest["seconds"] for manifest in manifests)
 
 
 def targets(root: Path, data: Path) -> list[Line]:

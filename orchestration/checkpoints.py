@@ -22,7 +22,10 @@ from orchestration.safe import UnsafeError, opened
 from stage1_vae.archives import opened_archive
 from stage1_vae.memory import available_bytes
 
-MAX_PICKLE_BYTES = 2**24
+PICKLE_BYTES = 2**24
+"""That long a pickle may always be. Each epoch adds some hundred bytes of history: 150,000 of them are more."""
+GROWTH = 64
+"""Bytes of memory that one of a pickle can become: `}` is an empty dictionary."""
 MAX_DEPTH = 64
 SAID_BEFORE = "WeightsUnpickler error: "
 """Before these words `torch.load` advises to load the file without its protection."""
@@ -115,8 +118,9 @@ def _checked_members(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipIn
     pickles = [member for member in members if member.filename.endswith(".pkl")]
     if [member.filename for member in pickles] != [f"{root}/data.pkl"]:
         raise ValueError("it must hold data.pkl and no other pickle")
-    if pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise ValueError(f"its pickle has {pickles[0].file_size:,} bytes; at most {MAX_PICKLE_BYTES:,} are expected")
+    most = max(PICKLE_BYTES, available_bytes() // (2 * GROWTH))
+    if pickles[0].file_size > most:
+        raise ValueError(f"its pickle has {pickles[0].file_size:,} bytes; at most {most:,} are expected")
     return pickles[0]
 
 

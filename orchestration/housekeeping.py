@@ -9,8 +9,9 @@ manifest cannot be read.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration import kept, manifest
@@ -21,6 +22,35 @@ from orchestration.store import Artifact, Store
 
 REMOVED = "removed"
 SHOWN = 2  # names of runs in a row
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Attributes:
+    store: whose.
+    entries: artifacts.
+    needs: key of an artifact -> runs that need it.
+    half_done: what is kept of stages that are not finished.
+    unreadable: folders that may say who needs what, and cannot be read.
+    """
+
+    store: Store
+    entries: list[Entry]
+    needs: Mapping[str, list[str]]
+    half_done: list[Unfinished]
+    unreadable: list[Path]
+
+    @classmethod
+    def of(cls, store: Store, root: Path) -> "Inventory":
+        """What is in `store`, and which runs below `root` need it."""
+        entries, references = listed(store), references_in(root)
+        needs = needed_by(entries, references.named)
+        return cls(store, entries, needs, unfinished(store, references.named), list(references.unreadable))
+
+    @property
+    def free(self) -> list[Entry]:
+        """What no run needs."""
+        return [entry for entry in self.entries if not self.needs[entry.artifact.key]]
 
 
 def keep_house(config: Config) -> None:
@@ -35,13 +65,10 @@ def keep_house(config: Config) -> None:
         if not store.root.is_dir():
             raise UserError(f"there is no store in {root}; make one with python pipeline.py, or set paths.root=DIR")
         complaint = verify(store) if config.store.verify else None
-        entries = listed(store)
-        references = references_in(root)
-        needs = needed_by(entries, references.named)
-        half_done = unfinished(store, references.named)
-        show(store, entries, needs, half_done, references.unreadable)
+        inventory = Inventory.of(store, root)
+        show(inventory)
         if config.store.gc and complaint is None:
-            collect(store, entries, needs, half_done, references.unreadable)
+            collect(inventory)
     except OSError as error:
         place = error.filename or store.root
         raise UserError(f"{place}: {error.strerror}; mend that or set paths.root=DIR") from error
@@ -101,17 +128,12 @@ def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
         print(f"{'':<11}{error}", flush=True)
 
 
-def show(
-    store: Store,
-    entries: list[Entry],
-    needs: Mapping[str, list[str]],
-    half_done: Iterable[Unfinished] = (),
-    unreadable: Iterable[Path] = (),
-) -> None:
+def show(inventory: Inventory) -> None:
     """The listing, and what could be removed."""
+    store, entries, free = inventory.store, inventory.entries, inventory.free
     print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
     for entry in entries:
-        words = _names(needs[entry.artifact.key])
+        words = _names(inventory.needs[entry.artifact.key])
         words += "" if entry.readable else "; manifest.json is damaged: store.verify=true"
         size, age = _words(entry.num_bytes), _age(entry.age_seconds)
         print(f"{entry.artifact.stage:<11}{entry.artifact.key:<21}{size:>10}  {age:>7}  {words}")
@@ -119,35 +141,28 @@ def show(
         owner = _owner(store, path)
         state = f"being made by {owner}" if owner else "unfinished, of a dead process"
         print(f"{path.parent.name:<11}{path.name[1:21]:<21}{_words(folder_bytes(path)):>10}  {'':>7}  {state}")
-    for each in half_done:
+    for each in inventory.half_done:
         size, age = _words(each.num_bytes), _age(each.age_seconds)
         print(f"{each.stage:<11}{each.key:<21}{size:>10}  {age:>7}  kept up to {each.words}; {_names(each.runs)}")
     for path in store.quarantined():
         print(f"{'quarantine':<11}{path.name}  {_words(folder_bytes(path))}")
-    for unread in unreadable:
+    for unread in inventory.unreadable:
         print(f"{'unreadable':<11}{unread}")
-    free = [entry for entry in entries if not needs[entry.artifact.key]]
     total, freed = sum(entry.num_bytes for entry in entries), sum(entry.num_bytes for entry in free)
     print(f"{'total':<11}{len(entries)} artifacts, {_words(total)}; no run needs {len(free)} of them, {_words(freed)}")
     print(flush=True, end="")
 
 
-def collect(
-    store: Store,
-    entries: list[Entry],
-    needs: Mapping[str, list[str]],
-    half_done: Iterable[Unfinished] = (),
-    unreadable: Iterable[Path] = (),
-) -> None:
+def collect(inventory: Inventory) -> None:
     """Show what nobody needs, and remove it.
 
     Raises:
         UserError: a job is at work, or what is needed cannot be known.
     """
-    _refuse_doubt(entries, unreadable)
+    store, free = inventory.store, inventory.free
+    _refuse_doubt(inventory)
     _refuse_company(store)
-    free = [entry for entry in entries if not needs[entry.artifact.key]]
-    given_up = [each for each in half_done if not each.runs]
+    given_up = [each for each in inventory.half_done if not each.runs]
     again = [path for path in store.quarantined() if _is_back(store, path)]
     doomed = [
         *((entry.name, entry.artifact.path) for entry in free),
@@ -175,10 +190,10 @@ def collect(
     print(f"{'gc':<11}removed {len(doomed) - len(left)}; {len(left)} are in use and stay", flush=True)
 
 
-def _refuse_doubt(entries: Iterable[Entry], unreadable: Iterable[Path]) -> None:
-    if damaged := next((entry for entry in entries if not entry.readable), None):
+def _refuse_doubt(inventory: Inventory) -> None:
+    if damaged := next((entry for entry in inventory.entries if not entry.readable), None):
         raise UserError(f"{damaged.name} is damaged, so what it needs is not known; run store.verify=true first")
-    if path := next(iter(unreadable), None):
+    if path := next(iter(inventory.unreadable), None):
         raise UserError(f"{path} cannot be read, so what it needs is not known; mend or move that folder first")
 
 

@@ -1,9 +1,9 @@
 """What an unfinished stage keeps of its training, so that it continues where a kill or a crash has ended it.
 
-`STORE/.resume/STAGE-KEY/epoch-12-of-300.SHA256.ckpt` is one such state. It is written beside its place, forced to the
-disk and renamed to a name that holds its own hash: what is there under such a name is whole, or found damaged. The one
-before it goes only then. Only the holder of the key's lock reads or writes here; the folder goes when the artifact is
-in its place.
+`STORE/.resume/STAGE-KEY/epoch-12-of-300-in-41.7s.SHA256.ckpt` is one such state. It is written beside its place, forced
+to the disk and renamed to a name that holds its own hash: what is there under such a name is whole, or found damaged.
+The one before it goes only then. Only the holder of the key's lock reads or writes here; the folder goes when the
+artifact is in its place.
 
 Keeping is to cost little: a state is kept unless that would take more than `share` of the time since the last one, as
 long as the last one took. So a stage that is killed loses at most one epoch, or `1 / share` times what keeping costs.
@@ -19,7 +19,10 @@ from pathlib import Path
 
 from orchestration.manifest import file_sha256, flush
 
-NAME = re.compile(r"(?P<unit>[a-z]+)-(?P<done>\d+)-of-(?P<total>\d+)\.(?P<sha256>[0-9a-f]{64})\.(?P<kind>[a-z]+)")
+NAME = re.compile(
+    r"(?P<unit>[a-z]+)-(?P<done>\d+)-of-(?P<total>\d+)(-in-(?P<seconds>\d+\.\d)s)?"
+    r"\.(?P<sha256>[0-9a-f]{64})\.(?P<kind>[a-z]+)"
+)
 SCRATCH = ".writing"
 FIRST_COST_SECONDS = 0.05
 """What keeping is taken to cost before it was done once."""
@@ -32,6 +35,7 @@ class State:
     Attributes:
         path: the file.
         unit, done, total: how far training was: epoch 12 of 300.
+        seconds: of the stage until then, of all attempts that led there.
         sha256: of the file.
         kind: how it is written: ckpt (Lightning's checkpoint), safetensors.
     """
@@ -40,6 +44,7 @@ class State:
     unit: str
     done: int
     total: int
+    seconds: float
     sha256: str
     kind: str
 
@@ -47,7 +52,8 @@ class State:
     def of(cls, path: Path) -> "State | None":
         if (named := NAME.fullmatch(path.name)) is None or path.is_symlink() or not path.is_file():
             return None
-        return cls(path, named["unit"], int(named["done"]), int(named["total"]), named["sha256"], named["kind"])
+        done, total, seconds = int(named["done"]), int(named["total"]), float(named["seconds"] or 0)
+        return cls(path, named["unit"], done, total, seconds, named["sha256"], named["kind"])
 
     @property
     def words(self) -> str:
@@ -81,6 +87,9 @@ class Keeper:
         share: how much of the time may go into keeping; 0: nothing is kept.
         say: tells the user.
         begin: called before the first state is kept.
+
+    Attributes:
+        earlier_seconds: what earlier attempts took to the state from which the stage continues.
     """
 
     def __init__(
@@ -94,8 +103,9 @@ class Keeper:
         self.folder, self.quarantine, self.share, self.say, self.begin = folder, quarantine, share, say, begin
         self.cost_seconds = FIRST_COST_SECONDS
         self.num_kept, self.seconds = 0, 0.0
-        self._since = time.perf_counter()
+        self._begun = self._since = time.perf_counter()
         (folder / SCRATCH).unlink(missing_ok=True)
+        self.earlier_seconds = next((state.seconds for state in states(folder)), 0.0)
 
     @property
     def name(self) -> str:
@@ -129,7 +139,8 @@ class Keeper:
             write(scratch)
             if seal:
                 flush(scratch)
-                place = self.folder / f"{unit}-{done}-of-{total}.{file_sha256(scratch)}.{kind}"
+                seconds = self.earlier_seconds + time.perf_counter() - self._begun
+                place = self.folder / f"{unit}-{done}-of-{total}-in-{seconds:.1f}s.{file_sha256(scratch)}.{kind}"
                 os.replace(scratch, place)
                 flush(self.folder)
                 for state in states(self.folder):
@@ -148,21 +159,25 @@ class Keeper:
         Raises:
             OSError: there is one that cannot be read, or moved.
         """
-        for name in list(damaged(self.folder)):
-            self.put_aside(self.folder / name, "is damaged")
+        aside = [self._put_aside(self.folder / name, "is damaged") for name in list(damaged(self.folder))]
+        found = None
         for state in states(self.folder):
             reason = complaint(state.path) if state.kind == kind else f"is no {kind} file"
             if reason is None:
-                return state
-            self.put_aside(state.path, reason)
-        return None
+                found = state
+                break
+            aside.append(self._put_aside(state.path, reason))
+        for words in aside:
+            self.say(words if found else f"{words}; training starts over")
+        self.earlier_seconds = found.seconds if found else 0.0
+        return found
 
-    def put_aside(self, path: Path, reason: str) -> None:
-        """Move a state that cannot be used to the quarantine, and say so."""
+    def _put_aside(self, path: Path, reason: str) -> str:
+        """Move a state that cannot be used to the quarantine; what to say of it."""
         aside = self.quarantine / f"resume-{self.name}-{time.time_ns()}"
         aside.mkdir(parents=True)
         os.replace(path, aside / path.name)
-        self.say(f"what was kept of its training {reason}: moved to {aside}; training starts over")
+        return f"what was kept of its training {reason}: moved to {aside}"
 
     @property
     def words(self) -> str | None:

@@ -2,7 +2,8 @@
 
 `FIGURE` is of the learned prior's row, `ROW.FIGURE` of another one, for example `reconstructions.frechet_distance`.
 `seconds` is what the model cost: wall time of training the VAE and of fitting the prior, as the store recorded them, so
-that a job that found both there tells what they took when they were made.
+that a job that found both there tells what they took when they were made; of one that was stopped and continued, over
+all attempts, without what was done twice.
 """
 
 import json
@@ -94,4 +95,4 @@ def _seconds(config: Config, report: dict[str, Any], stage: str) -> float:
     facts = manifest.read(config.paths.root / "store" / stage / key)
     if facts is None:
         raise UserError(f"sweep.metric={SECONDS}: the {stage} {key} is no longer in the store, nor what it took")
-    return float(facts["finished"]) - float(facts["started"])
+    return manifest.seconds(facts)

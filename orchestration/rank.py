@@ -20,8 +20,6 @@ from orchestration.rank_order import Ending, Order
 
 WAIT = timedelta(days=1)
 """In a collective: a rank that dies ends the others through its parent, so that whoever waits has a reason."""
-MEETING = timedelta(minutes=30)
-"""Until all machines have come."""
 
 
 class Channel:
@@ -73,7 +71,7 @@ def take_part(order: Order, channel: Channel, work: Callable[[Any], None]) -> di
 
     be_quiet()
     config = Config.model_validate(order.config)
-    folder = join(order, config.trainer, MEETING, WAIT)
+    folder = join(order, config.trainer, WAIT)
     share = Share(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
     quiet = order.quiet or order.rank > 0
     work(

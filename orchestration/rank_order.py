@@ -13,8 +13,6 @@ from orchestration.errors import UserError
 from orchestration.nodes import without_ranks
 
 PROJECT = Path(__file__).resolve().parent.parent
-FOLDER = "folder"
-"""What the first machine's parent tells all ranks through their rendezvous: where the stage's files go."""
 
 
 @dataclass(frozen=True)

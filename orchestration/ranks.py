@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from torch.distributed import DistNetworkError, TCPStore
 
 from orchestration import scratch as temporary
 from orchestration.errors import UserError
 from orchestration.hardware import device_of
+from orchestration.meeting import Host
 from orchestration.nodes import Node, refuse_study
-from orchestration.rank_order import CAUSES, FOLDER, Ending, Order, num_cores
+from orchestration.rank_order import CAUSES, Ending, Order, num_cores
 from orchestration.schema import Trainer
 from orchestration.tracking import Tracker
 
@@ -137,6 +136,8 @@ class Child:
         ending = self.ending
         if ending.kind == "user":
             return UserError(ending.message)
+        if ending.kind == "peer" and self.order.config["trainer"]["num_nodes"] > 1:
+            return UserError(f"{self.name} lost a rank of another machine; see what the command said there")
         if ending.kind == "silent" and ending.code == -signal.SIGKILL:
             return UserError(
                 f"{self.name} was killed, as a machine does that runs out of memory; repeat the command, with a "
@@ -154,14 +155,19 @@ Said = tuple[Child, dict[str, Any] | None]
 
 
 def spread(
-    run: "Run", stage: str, key: str, folder: Path | None, tracker: Tracker, arrived: Callable[[], bool] = lambda: False
+    run: "Run",
+    stage: str,
+    key: str,
+    tracker: Tracker,
+    host: Host | None = None,
+    arrived: Callable[[], bool] = lambda: False,
 ) -> Mapping[str, Any]:
     """Make the files of a stage with this machine's ranks; the final figures, from rank 0.
 
     Args:
         run, stage, key: what is made.
-        folder: where; None on any machine but the first, which tells all ranks.
         tracker: takes what rank 0 logs.
+        host: where this machine's ranks ask; None on any machine but the first.
         arrived: asked now and then; once it says yes, the ranks are no longer needed.
 
     Raises:
@@ -170,38 +176,15 @@ def spread(
         OSError: a rank could not write.
     """
     node = Node.of(run.config.trainer.num_nodes, os.environ)
-    server = None
-    if folder is not None:
-        server = _rendezvous(node)
-        server.set(f"{key}/{FOLDER}", str(folder.resolve()))
     children: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=temporary.folder()) as scratch:
         try:
             for local_rank in range(run.config.trainer.devices):
-                order = _order(run, stage, key, node, server.port if server else node.port, local_rank)
+                order = _order(run, stage, key, node, host.port if host else node.port, local_rank)
                 children.append(_start(order, run.shows_progress, Path(scratch)))
             return _listen(children, run, tracker, arrived)
         finally:
             _end(children)
-
-
-def _rendezvous(node: Node) -> TCPStore:
-    """Where all ranks of all machines find each other; this process answers.
-
-    Raises:
-        UserError: it cannot.
-    """
-    # A single machine's are met where no other can connect; of several, a name may mean another interface here.
-    interface = node.address if node == Node() else ""
-    try:
-        server = socket.create_server((interface, node.port))
-        port = server.getsockname()[1]
-        return TCPStore(node.address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
-    except (OSError, DistNetworkError) as error:
-        raise UserError(
-            f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its own "
-            "name or address there, and a free port"
-        ) from error
 
 
 def _order(run: "Run", stage: str, key: str, node: Node, port: int, local_rank: int) -> Order:

@@ -1,12 +1,15 @@
 """One temporary folder a command, removed when it ends; what a killed command has left goes when the next one begins.
 
 A process holds the kernel's lock on its folder for as long as it lives, and its folder has its name only when it is
-locked: so one that bears the name and is not locked is a dead process's.
+locked: so one that bears the name and is not locked is a dead process's. The name says which host it is of, because
+locks of one host may not reach another that shares the temporary folder.
 """
 
 import fcntl
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +28,12 @@ def begin() -> None:
         UserError: temporary folders cannot be made.
     """
     root = Path(tempfile.gettempdir())
-    for folder in root.glob(f"{PREFIX}*"):
+    prefix = f"{PREFIX}{socket.gethostname()}-"
+    for folder in root.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):  # another user's, or already gone
             _remove_if_dead(folder)
     try:
-        unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=root))
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror}; make room or set TMPDIR=DIR") from error
     descriptor = os.open(unnamed, os.O_RDONLY)

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 
-from orchestration.errors import UserError
 from orchestration.hardware import device_of
-from orchestration.rank_order import FOLDER, Order
+from orchestration.meeting import invited, wait_for_all
+from orchestration.rank_order import Order
 from orchestration.schema import Trainer
 from orchestration.tracking import Tracker
 from stage2_prior.ranks import Ranks
@@ -72,30 +72,22 @@ class Share:
         self.figures = dict(make(self.folder, self.tracker) or {})
 
 
-def join(order: Order, settings: Trainer, meeting: timedelta, wait: timedelta) -> Path:
+def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
     """Meet the other ranks; the folder that all write to.
 
     Args:
         order: who this is, and where they meet.
         settings: the `trainer:` section.
-        meeting: longest time until all are there.
         wait: longest time in a collective.
 
     Raises:
-        UserError: they do not come, or cannot be reached.
+        UserError: machine 0 does not come, cannot be reached, or is gone; or others do not come.
     """
     on_gpu = device_of(settings).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(order.local_rank)
-    try:
-        store = dist.TCPStore(order.address, order.port, is_master=False, timeout=meeting)
-        folder = Path(store.get(f"{order.key}/{FOLDER}").decode())
-    except dist.DistError as error:
-        minutes = round(meeting.total_seconds() / 60)
-        raise UserError(
-            f"rank {order.rank} of stage {order.stage} waited {minutes} minutes for machine 0 at {order.address}:"
-            f"{order.port}; see that it runs the same command, and that MASTER_ADDR and MASTER_PORT lead to it"
-        ) from error
+    store, folder = invited(order)
+    wait_for_all(store, order)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=dist.PrefixStore(order.key, store),

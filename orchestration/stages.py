@@ -20,6 +20,7 @@ from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
 from orchestration.kept import Keeper
 from orchestration.launch import Launch, timestamp
+from orchestration.meeting import hosting
 from orchestration.nodes import Node
 from orchestration.progress import show_progress
 from orchestration.ranks import spread
@@ -200,18 +201,20 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         if not (run.store.root / stage / key).exists():  # else the owner only looks at what another one has made
             run.say(stage, f"waiting for {key}, made by {owner}")
 
-    with run.store.lock(stage, key, waiting):
+    with hosting(run.node, key, in_ranks) as host, run.store.lock(stage, key, waiting):
         if found := run.store.find(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
-            with run.store.writing(stage, key, ingredients, run.name_in_root) as folder:
+            with run.store.writing(stage, key, ingredients, run.name_in_root, tracker.earlier_seconds) as folder:
                 tracker.keeper = keeper = _keeper(run, stage, key, ingredients)
                 if in_ranks and keeper is not None:
                     keeper.begin()  # ranks keep, and know nothing of this run's folder
+                if in_ranks and host is not None:
+                    host.invite(folder)
                 with _stopping(stage, keeper):
-                    figures = spread(run, stage, key, folder, tracker) if in_ranks else make(folder, tracker)
+                    figures = spread(run, stage, key, tracker, host) if in_ranks else make(folder, tracker)
                     tracker.summarise(figures or {})
             run.store.sweep(stage, key)
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
@@ -256,7 +259,7 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
     """
     run.say(stage, f"made by machine 0 with the help of this one, number {run.node.rank}")
     place = run.store.root / stage / key
-    spread(run, stage, key, None, Tracker(), arrived=place.is_dir)
+    spread(run, stage, key, Tracker(), arrived=place.is_dir)
     with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if found := run.store.find(stage, key):
             return found

@@ -83,13 +83,21 @@ class Store:
         return None
 
     @contextmanager
-    def writing(self, stage: str, key: str, ingredients: Mapping[str, Any], run: str | None = None) -> Iterator[Path]:
+    def writing(
+        self,
+        stage: str,
+        key: str,
+        ingredients: Mapping[str, Any],
+        run: str | None = None,
+        earlier: Callable[[], float] = lambda: 0.0,
+    ) -> Iterator[Path]:
         """A scratch folder that becomes the artifact if the block ends without an exception.
 
         Args:
             stage, key: its name.
             ingredients: what `key` is the digest of.
             run: folder, below the one that holds the store, of the run that makes it, and by that needs it.
+            earlier: asked at the end for the seconds of earlier attempts, up to what this one continues.
 
         Raises:
             UserError: when the store cannot be written.
@@ -103,7 +111,7 @@ class Store:
         facts = {"stage": stage, "key": key, "ingredients": ingredients, "started": time.time(), "run": run}
         try:
             yield scratch
-            _commit(scratch, place, facts)
+            _commit(scratch, place, facts, earlier())
         except UserError:
             raise
         except Exception as error:
@@ -217,8 +225,9 @@ def _folders(place: Path) -> list[Path]:
     return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
 
-def _commit(scratch: Path, place: Path, facts: Mapping[str, Any]) -> None:
-    seal(scratch, {**facts, "finished": time.time()})
+def _commit(scratch: Path, place: Path, facts: Mapping[str, Any], earlier_seconds: float) -> None:
+    finished = time.time()
+    seal(scratch, {**facts, "finished": finished, "seconds": earlier_seconds + finished - facts["started"]})
     scratch.chmod(0o755)  # mkdtemp makes private folders
     try:
         os.replace(scratch, place)

@@ -21,13 +21,12 @@ from orchestration.errors import UserError
 from orchestration.launchers import Workers, missing_extra
 from orchestration.locks import KeyLock
 from orchestration.nodes import refuse_study
-from orchestration.schema import Config, Trainer, validate
+from orchestration.schema import Config, validate
+from orchestration.study_identity import fingerprint
 
 RETRY_OF = "retry_of"
 RUN = "run"
 """User attributes of a trial: the number of one that it tries again, and the folder of its run."""
-NEUTRAL = {"upstream", "name", "paths", "sample", "compare", "store", "export", "oracle", "logger"}
-"""Sections that cannot change a figure."""
 
 
 class OptunaSweeper(Sweeper):
@@ -48,8 +47,8 @@ class OptunaSweeper(Sweeper):
         """Run trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
 
         Raises:
-            UserError: Optuna is not installed, the study is in use or damaged, the metric or a space is wrong, or
-                trials would have several ranks.
+            UserError: Optuna is not installed, the study is in use or damaged, the metric or a space is wrong, there
+                are no images, or trials would have several ranks.
         """
         try:
             import optuna
@@ -66,7 +65,8 @@ class OptunaSweeper(Sweeper):
             raise UserError("a search needs sweep.metric=NAME, for example sweep.metric=iwae_nats")
         if not space:
             raise UserError("a search needs a space, for example 'trainer.lr=tag(log,interval(1e-4,1e-2))'")
-        name = config.sweep.study or f"optuna-{fingerprint(config, space)}"
+        mine = fingerprint(space, lambda words: self.composed([*fixed, *words]))
+        name = config.sweep.study or f"optuna-{mine}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, name):
@@ -76,7 +76,7 @@ class OptunaSweeper(Sweeper):
                 directions=list(map(direction, config.sweep.metric)),
                 load_if_exists=True,
             )
-            refuse_another(study, config, space)
+            refuse_another(study, mine, config.sweep.metric)
             retry(study)
             complete = _count(study, "COMPLETE")
             # A study that goes on must not draw again what it drew first.
@@ -153,27 +153,20 @@ def distribution(override: Override) -> Any:
         raise UserError(f"{override.input_line}: no space to search ({error})") from error
 
 
-def fingerprint(config: Config, space: Mapping[str, Any]) -> str:
-    """Changes with whatever can change a trial's value, or which trials there are."""
-    from orchestration.store import digest
-
-    whole = {k: v for k, v in config.model_dump(mode="json").items() if k not in NEUTRAL}
-    whole["trainer"] = {k: v for k, v in whole["trainer"].items() if k not in Trainer.NEUTRAL}
-    whole["sweep"] = whole["sweep"]["metric"]
-    return digest({"config": whole, "space": {key: repr(each) for key, each in space.items()}})[:8]
-
-
-def refuse_another(study: Any, config: Config, space: Mapping[str, Any]) -> None:
+def refuse_another(study: Any, mine: str, metrics: Sequence[str]) -> None:
     """
     Raises:
-        UserError: a study of that name searches something else.
+        UserError: a study of that name has another fingerprint than `mine`.
     """
-    mine, known = fingerprint(config, space), study.user_attrs.get("fingerprint")
+    known = study.user_attrs.get("fingerprint")
     if known is None:
         study.set_user_attr("fingerprint", mine)
-        study.set_metric_names(config.sweep.metric)
+        study.set_metric_names(list(metrics))
     elif known != mine:
-        raise UserError(f"sweep.study={study.study_name} searches something else; give another sweep.study=NAME")
+        raise UserError(
+            f"sweep.study={study.study_name} searches something else, or other images or algorithms; give another "
+            "sweep.study=NAME"
+        )
 
 
 def retry(study: Any) -> None:

@@ -108,6 +108,10 @@ class Tracker:
     stage: str = ""
     keeper: Keeper | None = None
 
+    def earlier_seconds(self) -> float:
+        """What earlier attempts at the stage took to the state from which this one continues."""
+        return 0.0 if self.keeper is None else self.keeper.earlier_seconds
+
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:
             logger.log_metrics(dict(figures), step=step)

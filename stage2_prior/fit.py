@@ -8,7 +8,6 @@ where it is best on draws of the validation set that stay the same throughout.
 
 import copy
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
 from stage2_prior.ranks import ALONE, Ranks
+from stage2_prior.stopwatch import Stopwatch
 
 Batch = tuple[Tensor, Tensor | None]
 FIT_VERSION = 2
@@ -145,15 +145,16 @@ class FixedDraws:
 class PriorTraining(LightningModule):
     """Glue between a prior and Lightning; the running average, the best of it, and when to stop."""
 
-    def __init__(self, prior: GradientPrior, settings: FitSettings, run: FitRun, labelled: bool) -> None:
+    def __init__(
+        self, prior: GradientPrior, settings: FitSettings, run: FitRun, labelled: bool, watch: Stopwatch
+    ) -> None:
         super().__init__()
         self.prior = prior.train()
         self.unregistered = {"average": copy.deepcopy(prior).eval()}  # in a dict: Lightning must not train or save it
-        self.settings, self.fit_run, self.labelled = settings, run, labelled
+        self.settings, self.fit_run, self.labelled, self.watch = settings, run, labelled, watch
         self.curve: list[dict[str, float]] = []
         self.best, self.best_state, self.best_epoch = math.inf, prior.state_dict(), 0
         self.stopped = ""
-        self.started, self.earlier_seconds = time.perf_counter(), 0.0
         self.train_losses: list[Tensor] = []
         self.val_losses: list[Tensor] = []
 
@@ -161,21 +162,17 @@ class PriorTraining(LightningModule):
     def average(self) -> GradientPrior:
         return self.unregistered["average"]
 
-    @property
-    def seconds(self) -> float:
-        """Wall time so far, of earlier attempts up to what they kept."""
-        return self.earlier_seconds + time.perf_counter() - self.started
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = self.average.state_dict()
         checkpoint["best"] = {"value": self.best, "epoch": self.best_epoch, "state": self.best_state}
-        checkpoint["curve"], checkpoint["seconds"] = self.curve, self.seconds
+        checkpoint["curve"], checkpoint["seconds"] = self.curve, self.watch.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.average.load_state_dict(checkpoint["average"])
         best = checkpoint["best"]
         self.best, self.best_epoch, self.best_state = best["value"], best["epoch"], best["state"]
-        self.curve, self.earlier_seconds = checkpoint["curve"], checkpoint["seconds"]
+        self.curve = checkpoint["curve"]
+        self.watch.go_on_from(checkpoint["seconds"])
 
     def on_fit_start(self) -> None:
         self.average.to(self.device)
@@ -242,7 +239,7 @@ class PriorTraining(LightningModule):
         if value < self.best:
             self.best, self.best_epoch = value, self.current_epoch
             self.best_state = copy.deepcopy(self.average.state_dict())
-        seconds, limit = ranks.first(self.seconds), self.settings.max_seconds
+        seconds, limit = ranks.first(self.watch.seconds), self.settings.max_seconds
         if self.current_epoch - self.best_epoch >= self.settings.patience:
             self.stopped = (
                 f"stopped after epoch {self.current_epoch + 1}: best held-out figure at {self.best_epoch + 1}"
@@ -260,7 +257,7 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
     Raises:
         PriorError: for unknown settings, latents that are not finite, or a loss that becomes NaN or infinite.
     """
-    started = time.perf_counter()
+    watch = Stopwatch()
     settings = FitSettings.of(run)
     check_finite(train, "training")
     check_finite(val, "validation")
@@ -271,15 +268,14 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         prior.prepare(train)
         size = min(settings.batch_size, max(32, len(train) // 16), len(train))
         batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
-        module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0)
-        module.started = started
+        module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0, watch=watch)
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
             run.lightning_fit(module, batches, held_out, max_epochs=settings.max_epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
-        seconds = module.seconds
+        seconds = watch.seconds
         torch.manual_seed(run.seed)
         train_nll, val_nll = mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
     return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])

@@ -1,13 +1,14 @@
 """Independent starts of an iterative fit, of which the best is kept; a search that was stopped goes on where it was."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from stage2_prior.prior import Kept
+from stage2_prior.stopwatch import Stopwatch
 
 
 class Climbing(Protocol):
@@ -19,6 +20,7 @@ class Climbing(Protocol):
 
 
 S = TypeVar("S", bound=Climbing)
+Told = tuple[dict[str, float], int]
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,11 @@ class Search(Generic[S]):
         climb: a state to the end of its climb; tells its second argument of the state after each iteration.
         score: of a state at its end; the highest is kept.
         done: iterations of a state so far.
-        tell: takes a state and the number of the last point of its curve; of a state that goes on from an earlier
-            attempt it hears all points again, so that a log has all of them.
+        figures: of a state and the number of a point of its curve: what is told of it, and the step it belongs to.
+        tell: takes them; of a search that goes on it hears all of earlier attempts again, so that a log is whole.
         generator: on the CPU.
         device: where states live; what was kept comes back there.
+        watch: goes on from the seconds that earlier attempts took to what they kept.
     """
 
     kind: type[S]
@@ -46,44 +49,66 @@ class Search(Generic[S]):
     climb: Callable[[S, Callable[[S], None]], S]
     score: Callable[[S], float]
     done: Callable[[S], int]
-    tell: Callable[[S, int], None]
+    figures: Callable[[S, int], Told]
+    tell: Callable[[Mapping[str, float], int], None]
     generator: torch.Generator
     device: torch.device
+    watch: Stopwatch
+
+
+@dataclass
+class Progress(Generic[S]):
+    """How far a search is.
+
+    Attributes:
+        best: end of the best start so far.
+        state: of the start that is climbing.
+        number: of that start.
+        told: everything that the log has heard.
+    """
+
+    best: S | None = None
+    state: S | None = None
+    number: int = 0
+    told: list[Told] = field(default_factory=list)
 
 
 def best_of(search: Search[S], kept: Kept) -> S:
     """The best end of all starts; what it depends on goes into `kept` after each iteration, and is looked for there."""
-    best: S | None
-    state: S | None
-    best, state, number = _found(search, kept)
-    told = 0
+    at = _found(search, kept)
+    for figures, step in at.told:
+        search.tell(figures, step)
+    num_points = 0 if at.state is None else len(at.state.curve)
 
     def heard(now: S) -> None:
-        nonlocal told
-        for point in range(told, len(now.curve)):
-            search.tell(now, point)
-        told = len(now.curve)
+        nonlocal num_points
+        at.told += (news := [search.figures(now, point) for point in range(num_points, len(now.curve))])
+        for figures, step in news:
+            search.tell(figures, step)
+        num_points = len(now.curve)
         tensors: dict[str, Tensor] = {"generator": search.generator.get_state()}
-        facts = {"number": number, "state": pack(now, "state", tensors), "best": pack(best, "best", tensors)}
-        kept.save(number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
+        facts = {"number": at.number, "told": at.told, "seconds": search.watch.seconds}
+        facts |= {"state": pack(now, "state", tensors), "best": pack(at.best, "best", tensors)}
+        kept.save(at.number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
 
-    while number < search.num:
-        state = search.climb(search.start() if state is None else state, heard)
-        best = state if best is None or search.score(state) > search.score(best) else best
-        state, number, told = None, number + 1, 0
-    assert best is not None
-    return best
+    while at.number < search.num:
+        end = search.climb(search.start() if at.state is None else at.state, heard)
+        if at.best is None or search.score(end) > search.score(at.best):
+            at.best = end
+        at.state, at.number, num_points = None, at.number + 1, 0
+    assert at.best is not None
+    return at.best
 
 
-def _found(search: Search[S], kept: Kept) -> tuple[S | None, S | None, int]:
-    """The best so far, the state that is climbing, and the number of its start."""
+def _found(search: Search[S], kept: Kept) -> Progress[S]:
     if (found := kept.load()) is None:
-        return None, None, 0
+        return Progress()
     tensors, facts = found
     search.generator.set_state(tensors["generator"])
+    search.watch.go_on_from(facts.get("seconds", 0.0))  # of states that were kept before this was, as `told` below
     tensors = {name: value.to(search.device) for name, value in tensors.items()}
     best, state = (unpack(search.kind, facts[name], tensors) for name in ("best", "state"))
-    return best, state, facts["number"]
+    return Progress(best, state, facts["number"], [(figures, step) for figures, step in facts.get("told", [])])
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -92,9 +117,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value
         return name
     if is_dataclass(value):
-        return {
-            field.name: pack(getattr(value, field.name), f"{name}.{field.name}", tensors) for field in fields(value)
-        }
+        return {each.name: pack(getattr(value, each.name), f"{name}.{each.name}", tensors) for each in fields(value)}
     return value
 
 

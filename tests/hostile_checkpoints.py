@@ -193,7 +193,7 @@ ATTACKS: dict[str, Attack] = {
     "sparse tensor": (saved({"x": torch.eye(3).to_sparse()}), "sparse"),
     "deep": (with_pickle(_nested(10_000)), "nested deeper"),
     "doubling": (with_pickle(_doubling(100)), "nested deeper"),
-    "endless pickle": (with_pickle(bytes(2**24 + 1)), "pickle has"),
+    "endless pickle": (with_pickle(bytes(2**24 + 1)), "pickle has|damaged"),
     "empty pickle": (with_pickle(b""), "damaged"),
     "no stop": (with_pickle(b"\x80\x02}"), "damaged"),
     "persistent": (with_pickle(b"\x80\x02X\x06\x00\x00\x00canaryQ."), "damaged"),

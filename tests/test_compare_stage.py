@@ -15,9 +15,9 @@ FREE = tuple(word for word in SMALL if "num_components" not in word)  # what hol
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of two priors on the VAEs of two seeds, then one run of its own name."""
+    """A sweep of a prior on the VAEs of two seeds, then one run of another prior under a name of its own."""
     folder = tmp_path_factory.mktemp("stored")
-    swept = run_here(folder, "-m", *FREE, "prior=standard_normal,gaussian", "seed=0,1")
+    swept = run_here(folder, "-m", *FREE, "prior=gaussian", "seed=0,1")
     assert (swept.code, swept.err) == (0, "")
     alone = run_here(folder, *SMALL, "name=mine")
     assert (alone.code, alone.err) == (0, "")
@@ -61,8 +61,8 @@ def test_a_sweep_stands_for_its_jobs_and_seeds_are_averaged(place: Path) -> None
     result = compare(place, f"compare.runs=[{sweep_of(place).name}]", "data=mnist")  # has no data.root: needs none
     assert (result.code, result.err) == (0, "")
     gaussian = table(place)["gaussian"]
-    reports = [json.loads((sweep_of(place) / f"{job}/report.json").read_text()) for job in range(4)]
-    own = [report["rows"]["gaussian"]["rate_nats"] for report in reports if "gaussian" in report["rows"]]
+    reports = [json.loads((sweep_of(place) / f"{job}/report.json").read_text()) for job in range(2)]
+    own = [report["rows"]["gaussian"]["rate_nats"] for report in reports]
     assert gaussian["num_seeds"] == "2" and float(gaussian["rate_nats"]) == pytest.approx(sum(own) / 2)
     assert float(gaussian["rate_nats_seed_std"]) == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
     assert table(place)["N(0, I)"]["num_seeds"] == "2", "once a VAE, and there are two"
@@ -90,7 +90,7 @@ def test_a_report_names_its_feature_net_without_making_it(stored: Path, tmp_path
 
 
 def test_names_paths_and_latest_are_runs_and_a_second_comparison_is_none(place: Path) -> None:
-    job = f"sweeps/{sweep_of(place).name}/2"
+    job = f"sweeps/{sweep_of(place).name}/0"
     result = compare(place, f"compare.runs=[latest,{job},{run_of(place)}]", "compare.sort=rate_nats")
     assert (result.code, result.err) == (0, "")
     assert {"mixture num_components=5", "gaussian", "N(0, I)"} <= table(place).keys()
@@ -100,11 +100,11 @@ def test_names_paths_and_latest_are_runs_and_a_second_comparison_is_none(place: 
 
 def test_without_a_word_it_takes_what_goes_with_the_newest_and_says_so(place: Path) -> None:
     result = compare(place)
-    assert result.code == 0 and "5 runs on the same VAE as the newest" in result.out
+    assert result.code == 0 and "3 runs on the same VAE as the newest" in result.out
     shutil.rmtree(run_of(place))
     shutil.rmtree(written(place))
     result = compare(place)
-    assert result.code == 0 and "4 runs of the last sweep" in result.out
+    assert result.code == 0 and "2 runs of the last sweep" in result.out
 
 
 def test_a_group(place: Path) -> None:

@@ -1,6 +1,7 @@
 """The configuration: every file composes, says what its class takes, and is answered without torch."""
 
 import inspect
+import itertools
 import subprocess
 import sys
 import time
@@ -82,18 +83,18 @@ def test_fit_sections_mirror_the_settings() -> None:
 
 
 def test_experiments_win_over_the_defaults_and_leave_the_prior_alone() -> None:
+    """Each with another prior: of what an experiment says of priors none depends on which it is."""
     assert load(CONF / "config.yaml")["defaults"][0] == "_self_"
-    for path in CONF.glob("experiment/*.yaml"):
+    for path, prior in zip(sorted(CONF.glob("experiment/*.yaml")), itertools.cycle(choices("prior"))):
         node = load(path)
         assert "prior" not in node, path
         chosen = [line for line in node.get("defaults", []) if "prior" in str(line)]
         assert all(set(line) == {"override /prior"} for line in chosen), path  # a choice leaks nothing, keys do
-        config = composed(f"experiment={path.stem}")
+        config = composed(f"experiment={path.stem}", f"prior={prior}")
         for section, values in node.items():
             if isinstance(values, dict):
                 assert OmegaConf.to_container(config[section], resolve=True).items() >= _flat(values).items()
-        for prior in choices("prior"):
-            validate(composed(f"experiment={path.stem}", f"prior={prior}"))
+        assert set(validate(config).prior) == set(load(CONF / f"prior/{prior}.yaml"))
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

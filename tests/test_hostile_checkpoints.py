@@ -8,6 +8,7 @@ import torch
 from hostile_checkpoints import ATTACKS, equal, honest
 from hostile_watch import nothing_runs, refused
 
+from orchestration import checkpoints
 from orchestration.checkpoints import read_checkpoint
 from orchestration.safe import UnsafeError
 
@@ -28,6 +29,16 @@ def test_the_honest_one_is_read(tmp_path: Path) -> None:
         assert equal(read_checkpoint(tmp_path, "last.ckpt"), content)
     with pytest.raises(UnsafeError, match="at most 100 are expected"):
         read_checkpoint(tmp_path, "last.ckpt", max_bytes=100)
+
+
+def test_a_long_history_is_read_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = honest() | {"history": [{"epoch": i, "train_loss": i / 7, "val_loss": i / 3} for i in range(20_000)]}
+    torch.save(content, tmp_path / "last.ckpt")
+    monkeypatch.setattr(checkpoints, "PICKLE_BYTES", 2**18)
+    assert equal(read_checkpoint(tmp_path, "last.ckpt"), content)
+    monkeypatch.setattr(checkpoints, "available_bytes", lambda: 2**26)
+    with pytest.raises(UnsafeError, match="its pickle has"):
+        read_checkpoint(tmp_path, "last.ckpt")
 
 
 def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:

@@ -35,6 +35,6 @@ def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
     assert said is not None, err
     assert shlex.split(said[2]) == ["python", *command[1:]]
     (kept,) = tmp_path.glob("runs/store/.resume/vae-*/*")
-    assert kept.name.startswith(f"epoch-{said[1]}-of-1000000.")
+    assert kept.name.startswith(f"epoch-{said[1]}-of-1000000-")
     assert not list(tmp_path.glob("runs/store/vae/*"))
     assert not list(tmp_path.glob("runs/store/vae/.*.*")), "the scratch folder stayed"

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +30,20 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_killed_rank_ends_all_in_one_line(tmp_path: Path, endless: subprocess.Popen[str]) -> None:
-    alive = ranks_alive(tmp_path)
+def test_a_killed_rank_ends_all_in_one_line(tmp_path: Path) -> None:
+    alive: dict[int, int] = {}
+
+    def kill() -> None:
+        while not list(tmp_path.glob("runs/*/logs/vae/*.csv")):
+            time.sleep(0.1)
+        alive.update(ranks_alive(tmp_path))
+        os.kill(alive[1], signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    result = run_here(tmp_path, *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1")
     assert set(alive) == {0, 1}
-    os.kill(alive[1], signal.SIGKILL)
-    _, err = endless.communicate(timeout=30)
-    assert endless.returncode == 2
-    assert len(err.splitlines()) == 1 and err.startswith("error: rank 1 of stage vae was killed")
+    assert result.code == 2 and len(result.lines) == 1
+    assert result.err.startswith("error: rank 1 of stage vae was killed")
     assert gone(tmp_path, 0)
     assert not list(tmp_path.glob("runs/store/vae/*")) and not list(tmp_path.glob("runs/store/vae/.*.*"))
 

@@ -1,5 +1,6 @@
 """What several ranks are told before any of them starts: who divides what, who is which machine, what cannot be."""
 
+import subprocess
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from training_run import DEFAULTS
 from orchestration import ranks
 from orchestration.errors import UserError
 from orchestration.nodes import Node, without_ranks
-from orchestration.rank_order import Ending
+from orchestration.rank_order import Ending, Order
 from orchestration.schema import Trainer
 from stage1_vae.data.images import DataError, InMemory
 from stage1_vae.data.loader import Batches, Part
@@ -135,6 +136,15 @@ def test_the_cause_is_told_before_what_follows_from_it() -> None:
     assert (lost.kind, full.kind, full.code, full.file) == ("peer", "disk", 28, "/store/x")
     assert Ending.of(DataError("one line"), (DataError,)) == Ending("user", "one line")
     assert Ending.of(ZeroDivisionError("x"), (DataError,)).kind == "crash"
+
+
+@pytest.mark.parametrize(("num_nodes", "kind"), [(1, ranks.RankError), (2, UserError)])
+def test_ranks_that_lost_those_of_another_machine_are_one_line(num_nodes: int, kind: type[Exception]) -> None:
+    """Its cause is told there; of a single machine's it would have been heard here."""
+    order = Order("vae", "0" * 20, 2, 0, 4, 1, "", 0, {"trainer": {"num_nodes": num_nodes}}, "", {}, None, False)
+    with subprocess.Popen(["true"]) as process:
+        lost = Ending.of(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), ())
+        assert type(ranks.Child(order, process, None, lost).error()) is kind
 
 
 @pytest.mark.parametrize(

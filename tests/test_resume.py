@@ -249,6 +249,22 @@ def test_what_is_not_as_it_was_kept_is_put_aside_and_training_starts_over(
     assert not (tmp_path / "executed").exists()
 
 
+def test_seconds_of_a_stage_are_those_of_the_attempts_that_led_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    for attempt in range(3):
+        kept = keeper(tmp_path)
+        assert kept.earlier_seconds == 20 * attempt
+        now += 20
+        kept.keep("epoch", attempt, 9, "ckpt", lambda path: path.write_text("state") and None)
+        now += 7  # lost
+    assert keeper(tmp_path).find("ckpt", lambda path: None).seconds == 60  # type: ignore[union-attr]
+    kept = keeper(tmp_path)
+    assert kept.find("ckpt", lambda path: "is foreign") is None and kept.earlier_seconds == 0
+
+
 def test_a_half_written_state_is_nobody_s(stopped: Path, tmp_path: Path) -> None:
     (stopped.parent / ".writing").write_bytes(b"half")
     older = stopped.with_name(f"epoch-1-of-3.{'0' * 64}.ckpt")  # its content is not what its name says
@@ -256,7 +272,9 @@ def test_a_half_written_state_is_nobody_s(stopped: Path, tmp_path: Path) -> None
     assert list(damaged(stopped.parent)) == [older.name]
     said: list[str] = []
     run(make_vae(), keeper=keeper(tmp_path, said))
-    assert "continues after epoch 2 of 3" in said and quarantined(tmp_path) == [older.name]
+    assert quarantined(tmp_path) == [older.name] and len(said) == 2
+    assert said[0].startswith("what was kept") and "starts over" not in said[0]
+    assert said[1] == "continues after epoch 2 of 3"
 
 
 def test_a_disk_that_is_full_leaves_what_was_kept_before(tmp_path: Path) -> None:

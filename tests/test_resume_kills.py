@@ -62,7 +62,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_killed_in_both_stages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", ["vae", pytest.param("prior", marks=pytest.mark.slow)])
+def test_killed_in_a_stage_or_in_both(last: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
@@ -70,18 +71,22 @@ def test_killed_in_both_stages(tmp_path: Path) -> None:
     assert not (whole / "runs/store/.resume").exists()
     always = "trainer.keep_share=1e9"
     kill_when(killed, "runs/store/.resume/vae-*/epoch-2?-*", *PRIOR, always)
-    second = kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *PRIOR, always)
-    assert re.search(r"^vae +continues after epoch \d+ of 60$", second, re.M), second
+    if last == "prior":
+        second = kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *PRIOR, always)
+        assert re.search(r"^vae +continues after epoch \d+ of 60$", second, re.M), second
     store = Store(killed / "runs/store")
     (kept,) = (folder for _, _, folder in store.resumable())
-    assert kept.name.startswith("prior-"), "what is finished needs no resume data"
+    assert kept.name.startswith(f"{last}-"), "what is finished needs no resume data"
     listing = run_here(killed, "stage=store", "store.verify=true")
-    assert listing.code == 0 and re.search(r"kept up to epoch \d+ of 12; \d{8}-", listing.out), listing
-    last = run_here(killed, *PRIOR)
-    assert (last.code, last.err) == (0, "")
-    assert re.search(r"^prior +continues after epoch \d+ of 12$", last.out, re.M), last.out
-    assert last.stages("skipped") == ["vae", "latents"]
+    assert listing.code == 0 and re.search(r"kept up to epoch \d+ of \d+; \d{8}-", listing.out), listing
+    end = run_here(killed, *PRIOR)
+    assert (end.code, end.err) == (0, "")
+    assert re.search(rf"^{last} +continues after epoch \d+ of \d+$", end.out, re.M), end.out
+    assert end.stages("skipped") == {"vae": [], "prior": ["vae", "latents"]}[last]
     assert contents(killed) == contents(whole)
+    for stage in {"vae", last}:
+        (facts,) = (artifact.manifest() for artifact in store.artifacts() if artifact.stage == stage)
+        assert facts["seconds"] > facts["finished"] - facts["started"] + 0.1, "those of the killed attempt count"
     assert store.resumable() == store.unfinished() == store.quarantined() == []
     assert not list((store.root / ".locks").glob("*.owner"))
     curves = [next(reversed(sorted(folder.glob("runs/*/logs/prior/metrics.csv")))) for folder in (whole, killed)]

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from test_resume import NAME, Dies, KilledError, keeper
 from torch import Tensor
 from training_run import equal, settings
 
 from orchestration.hardware import lightning_fit
 from orchestration.kept import Keeper, states
+from orchestration.manifest import file_sha256
 from orchestration.resume import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.gaussian_em import Components, EMState
@@ -22,23 +23,10 @@ from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.restarts import Search, best_of, pack
 from stage2_prior.standardize import Standardized
+from stage2_prior.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 SPEC = LatentSpec((3,))
-NAME = "prior-0123456789abcdef0123"
-
-
-class KilledError(Exception):
-    """What ends the first attempt."""
-
-
-class Dies(pl.Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise KilledError
 
 
 def posteriors(num: int, seed: int) -> LatentDataset:
@@ -49,10 +37,6 @@ def posteriors(num: int, seed: int) -> LatentDataset:
 
 
 TRAIN, VAL = posteriors(600, 0), posteriors(150, 1)
-
-
-def keeper(folder: Path, said: list[str] | None = None) -> Keeper:
-    return Keeper(folder / NAME, folder / "quarantine", 1e9, [].append if said is None else said.append)
 
 
 def lent(kept: Keeper | None = None, dies: int | None = None, **asked: Any) -> FitRun:
@@ -110,8 +94,6 @@ def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:
     assert 0 < content["seconds"] < 60
     content["seconds"] = 99.9999
     torch.save(content, kept.path)
-    from orchestration.manifest import file_sha256
-
     kept.path.rename(kept.path.with_name(f"epoch-2-of-3.{file_sha256(kept.path)}.ckpt"))
     report = autoregressive().fit(TRAIN, VAL, lent(keeper(tmp_path), **asked))
     assert report.seconds > 99.9999 and len(report.curve) == 3
@@ -153,7 +135,22 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
     prior, report, relogged = fitted(LoopStates(keeper(tmp_path, said)))
     assert said == [f"continues after iteration {iterations + 3} of {2 * iterations}"]
     assert same(report, expected) and equal(prior.state_dict(), whole.state_dict())
-    assert relogged == log[-len(relogged) :] and len(relogged) == len(log) // 2, "the whole curve of the second start"
+    assert relogged == log, "the whole curves of both starts"
+
+
+@pytest.mark.parametrize("batch_size", ["all", 128])
+def test_seconds_of_a_mixture_are_those_of_all_attempts(batch_size: int | str, tmp_path: Path) -> None:
+    def fitted(kept: Any) -> FitReport:
+        mixture = Mixture(SPEC, num_components=3, tol=0, max_iter=4, batch_size=batch_size)
+        return mixture.fit(TRAIN, VAL, replace(lent(), kept=kept))
+
+    for stops in (1, 2):
+        with pytest.raises(KilledError):
+            fitted(StopsAt(LoopStates(keeper(tmp_path)), stops))
+        tensors, facts = LoopStates(keeper(tmp_path)).load() or ({}, {})
+        assert 100 * (stops - 1) < facts["seconds"] < 100 * (stops - 1) + 50
+        LoopStates(keeper(tmp_path)).save(stops, 5, tensors, facts | {"seconds": 100.0})
+    assert 100 < fitted(LoopStates(keeper(tmp_path))).seconds < 150
 
 
 def test_states_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
     """What is kept lies on the CPU and the fit perhaps not; meta stands for any other device."""
     tensors: dict[str, Tensor] = {"generator": torch.Generator().get_state()}
     begun = EMState.begin(Components(torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3)))
-    facts = {"number": 0, "state": pack(begun, "state", tensors), "best": None}
+    facts = {"number": 0, "told": [], "seconds": 5.0, "state": pack(begun, "state", tensors), "best": None}
     LoopStates(keeper(tmp_path)).save(1, 9, tensors, facts)
     search = Search(
         kind=EMState,
@@ -189,9 +186,11 @@ def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
         climb=lambda state, heard: state,
         score=lambda state: 0.0,
         done=lambda state: state.iteration,
-        tell=lambda state, point: None,
+        figures=lambda state, point: ({}, point),
+        tell=lambda figures, step: None,
         generator=torch.Generator(),
         device=torch.device("meta"),
+        watch=Stopwatch(),
     )
     found = best_of(search, LoopStates(keeper(tmp_path)))
     parts = (found.current.log_weights, found.current.means, found.current.scale, found.may_move)

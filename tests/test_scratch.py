@@ -49,6 +49,8 @@ def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:
     try:
         assert its.is_dir() and left.is_dir() and {its.parent, left.parent} == {root}
         (left / "000000.json").write_text("{}")
+        elsewhere = root / f"{scratch.PREFIX}another-host-x1"  # its lock may not reach here
+        elsewhere.mkdir()
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
         scratch.begin()
@@ -56,7 +58,7 @@ def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:
         assert mine is not None and mine.is_dir()
         assert its.is_dir() and not left.exists()
         scratch.end()
-        assert sorted(root.iterdir()) == [its]
+        assert sorted(root.iterdir()) == sorted([its, elsewhere])
     finally:
         for process in (living, killed):
             process.kill()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import optuna
 import pytest
 from command_line import Result, run_here
+from hydra import compose, initialize_config_dir
 from sklearn.datasets import load_digits
+
+from orchestration.entry import CONF
+from orchestration.schema import Config, validate
+from orchestration.study_identity import fingerprint
+from stage2_prior.priors.mixture import Mixture
 
 SPACE = ("vae.bottleneck.latent_dim=2,3", "trainer.lr=interval(0.001,0.01)", "vae.objective.beta=1")
 SEARCH = ("sweep=optuna_vae", "data=arrays", "data.root=digits.npy", "prior=gaussian", "debug=fast", "net.hidden=[8]")
@@ -36,10 +43,13 @@ def states(place: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
-    """The same command three times: without its data, with them, and when there is nothing left to do."""
+    """The same command three times: where it cannot write, where it can, and when there is nothing left to do."""
     place = tmp_path_factory.mktemp("searched")
-    results = [search(place, TWO_AIMS)]
     images(place)
+    (place / "runs").mkdir()
+    (place / "runs/store").touch()
+    results = [search(place, TWO_AIMS)]
+    (place / "runs/store").unlink()
     # What a sweep that was killed leaves: a trial of which nobody knows the end.
     killed = study_of(place).ask(study_of(place).trials[0].distributions)
     results += [search(place, TWO_AIMS), search(place, TWO_AIMS)]
@@ -50,7 +60,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Resul
 def test_what_failed_is_told_and_tried_again_by_the_same_command(searched: tuple[Path, list[Result]]) -> None:
     place, (first, second, third) = searched
     assert first.code == 2 and [line[:11] for line in first.lines] == ["error: job ", "error: job ", "error: job "]
-    assert all("digits.npy" in line for line in first.lines)
+    assert all("runs/store" in line for line in first.lines)
     assert (second.code, second.err) == (0, "")
     assert "with 0 trials, 4 to try again, up to 3" in second.out
     trials = study_of(place).trials
@@ -118,6 +128,36 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(
     result = search(tmp_path, *words)
     assert result.code == 2 and len(result.lines) == 1 and remedy in result.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_without_images_is_one_line(tmp_path: Path) -> None:
+    result = search(tmp_path)
+    assert result.code == 2 and len(result.lines) == 1 and "digits.npy" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_images_or_another_algorithm_are_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["data=arrays", f"data.root={tmp_path}/digits.npy"]
+
+    def named(*choices: str) -> str:
+        space = {
+            "prior": optuna.distributions.CategoricalDistribution(choices),
+            "trainer.lr": optuna.distributions.FloatDistribution(0.001, 0.01),
+        }
+
+        def composed(more: Sequence[str]) -> Config:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                return validate(compose("config", overrides=[*words, "sweep.metric=iwae_nats", *more]))
+
+        return fingerprint(space, composed)
+
+    images(tmp_path)
+    first, both = named("gaussian"), named("gaussian", "mixture")
+    assert len({first, both, named("gaussian", "bigram")}) == 3, "what these latents do not have is no obstacle"
+    monkeypatch.setattr(Mixture, "version", Mixture.version + 1)
+    assert named("gaussian") == first and named("gaussian", "mixture") != both
+    images(tmp_path, num=299)
+    assert named("gaussian") != first
 
 
 def test_without_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

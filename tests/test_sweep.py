@@ -63,6 +63,7 @@ def test_latest_stays_with_the_last_report(swept: Path) -> None:
     assert (swept / "runs/latest").readlink() == leads_to
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_share_a_store_and_tell_their_failures(swept: Path, tmp_path: Path) -> None:
     shutil.copytree(swept / "runs/store/features", tmp_path / "runs/store/features")
     words = ("launcher=joblib", "-m", *FREE, "prior=mixture", "prior.num_components=5,6,99999", "stage=prior")

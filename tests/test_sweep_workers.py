@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,21 @@ JOBS = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=prior", "trainer.ma
 JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
 
 
-ENDLESS_SECONDS = 4
-"""Who trains for longer than this trains the VAE that is never done."""
+def told(place: Path) -> str:
+    """What the command and its workers have said so far."""
+    return "".join(file.read_text() for file in [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")])
 
 
-def owners(place: Path) -> list[int]:
-    """Processes that train a VAE."""
-    found = []
-    for file in place.glob("runs/store/.locks/vae-*.owner"):
-        try:
-            found.append(int(json.loads(file.read_text())["process"]))
-        except (OSError, ValueError):
-            continue
-    return found
+def trainer(place: Path, key: str) -> int | None:
+    """The process that trains the VAE `key`."""
+    with suppress(OSError, ValueError):
+        return int(json.loads((place / f"runs/store/.locks/vae-{key}.owner").read_text())["process"])
+    return None
 
 
 def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int, str, list[str]]:
     """Run the jobs and kill the next `kills` trainers of the endless VAE; exit code, all that was said, stderr."""
     command = [sys.executable, str(PROJECT / "pipeline.py"), "-m", *words, *JOBS]
-    seen: dict[int, float] = {}
     killed: set[int] = set()
     deadline = time.monotonic() + 200
     with (place / "out").open("w") as out, (place / "err").open("w") as err:
@@ -56,17 +53,16 @@ def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int
             while process.poll() is None:
                 assert time.monotonic() < deadline, (place / "err").read_text() + (place / "out").read_text()
                 trained = len(list(place.glob("runs/sweeps/*/[01]/logs/vae/metrics.csv")))
-                for owner in set(owners(place)) - killed:
-                    since = time.monotonic() - seen.setdefault(owner, time.monotonic())
-                    if since > ENDLESS_SECONDS and len(killed) < min(kills, trained):
-                        os.kill(owner, signal.SIGKILL)
-                        killed.add(owner)
+                waiting = re.search(r"\[[01]\] vae +waiting for (\w+),", told(place))
+                owner = trainer(place, waiting[1]) if waiting and len(killed) < min(kills, trained) else None
+                if owner is not None and owner not in killed:
+                    os.kill(owner, signal.SIGKILL)
+                    killed.add(owner)
                 time.sleep(0.1)
         finally:
             process.kill()
             process.wait()
-    said = [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")]
-    return process.returncode, "".join(file.read_text() for file in said), (place / "err").read_text().splitlines()
+    return process.returncode, told(place), (place / "err").read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -136,11 +132,11 @@ def test_a_slurm_array(tmp_path: Path) -> None:
     for name, body in SLURM.items():
         (programs / name).write_text(f"#!/bin/bash\n{body}")
         (programs / name).chmod(stat.S_IRWXU)
-    told = {"PATH": f"{programs}:{os.environ['PATH']}", "SUBMITIT_LOGS": str(place / "runs/sweeps")}
-    code, said, lines = swept(place, "launcher=slurm", "hydra.launcher.mem_gb=4", kills=2, **told)
+    own = {"PATH": f"{programs}:{os.environ['PATH']}", "SUBMITIT_LOGS": str(place / "runs/sweeps")}
+    code, said, lines = swept(place, "launcher=slurm", "hydra.launcher.mem_gb=4", kills=2, **own)
     check_sweep(place, code, said, lines)
     (script,) = place.glob("runs/sweeps/*/.sweep/submitit/77_submission.sh")
-    assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%16" in script.read_text()
+    assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%4" in script.read_text()
 
 
 @pytest.mark.parametrize("submitit_has_it", [True, False])

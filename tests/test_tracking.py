@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import wandb
-from command_line import SMALL, run_here, run_outside
+from command_line import SMALL, run_here
 from fake_runs import FakeRun, take_runs
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -84,21 +84,6 @@ def test_csv_is_written_beside_it(tmp_path: Path) -> None:
     assert len(losses) == 2 and losses[1] < losses[0]
     with (run / "logs/prior/metrics.csv").open() as file:
         assert list(csv.DictReader(file))
-
-
-def test_wandb_offline_for_real_and_a_quiet_terminal(tmp_path: Path) -> None:
-    home, place = tmp_path / "home", tmp_path / "place"
-    home.mkdir()
-    place.mkdir()
-    told = {"HOME": str(home), "WANDB_MODE": "offline", "XDG_CACHE_HOME": str(home / "c"), "PYTHONWARNINGS": "default"}
-    result = run_outside(place, *WANDB, "prior=mixture", "stage=prior", **told)
-    assert (result.code, result.err) == (0, "")
-    assert [line.split()[0] for line in result.out.splitlines()] == ["vae", "latents", "prior"], result.out
-    assert not [path for path in home.rglob("*") if "wandb" in path.name]
-    assert {path.name for path in place.iterdir()} == {"runs"}
-    offline = list(place.glob("runs/*/logs/wandb/offline-run-*"))
-    assert len(offline) == 3 and all(list(folder.glob("*.wandb")) for folder in offline)
-    read_back(offline)
 
 
 def read_back(offline: list[Path]) -> None:

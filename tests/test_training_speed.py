@@ -1,5 +1,6 @@
 """What makes training fast changes nothing else: bf16, compilation, stretches of steps."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,9 +34,14 @@ def compiled_graphs(vae: VAE, objective: Objective, **changes: Any) -> tuple[lis
     return history, counters["stats"]["unique_graphs"] - 1  # one is the probe for a compiler
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_compile_makes_one_graph_and_the_same_training() -> None:
-    """One for all steps, although the rate's weight warms up and the last batch is smaller."""
+def test_compile_makes_one_graph_and_the_same_training(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for all steps, although the rate's weight warms up and the last batch is smaller.
+
+    Both backends trace and differentiate the graph; turning it into C++ as well takes most of the time.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     objective = ELBO(warmup_steps=25)
     history = run(make_vae(hidden=16), objective, max_epochs=3)
     compiled, graphs = compiled_graphs(make_vae(hidden=16), objective, max_epochs=3)

@@ -1,5 +1,10 @@
-"""dashboards/sweep.yaml as W&B's own agent uses it: the command that it writes, and the run that it waits for."""
+"""W&B offline for real, through dashboards/sweep.yaml as its own agent uses it.
 
+What is seen: the command that the agent writes, the run that it waits for, a quiet terminal, and what would be synced.
+"""
+
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -8,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import PROJECT
-from test_tracking import records_of
+from test_tracking import STAGES, read_back, records_of
 from wandb.wandb_agent import Agent
 
 SMALL = {"debug": "fast", "net.hidden": [32], "evaluation.num_samples": 128, "stage": "all"}
@@ -19,28 +24,41 @@ def first_value(parameter: dict[str, Any]) -> Any:
     return parameter.get("value", parameter.get("values", [parameter.get("min")])[0])
 
 
-def test_the_agents_run_is_the_report_and_has_the_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agents_run_is_the_report_and_has_the_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     sweep = yaml.safe_load((PROJECT / "dashboards/sweep.yaml").read_text())
     chosen = {name: first_value(parameter) for name, parameter in sweep["parameters"].items()}
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "put back afterwards: the agent sets them itself")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    home = tmp_path / "home"
+    home.mkdir()
+    told = {"HOME": str(home), "WANDB_MODE": "offline", "XDG_CACHE_HOME": str(home / "c"), "PYTHONWARNINGS": "default"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.chdir(PROJECT)
     agent = Agent(api=None, queue=None, sweep_id="sweep123")
     agent._sweep_command = sweep["command"]
     asked = {**chosen, **SMALL, "paths.root": str(tmp_path / "runs")}
-    told = {"run_id": "run456", "program": sweep["program"], "args": {k: {"value": v} for k, v in asked.items()}}
-    agent._command_run(told)
+    order = {"run_id": "run456", "program": sweep["program"], "args": {k: {"value": v} for k, v in asked.items()}}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # the agent is not quiet
+        agent._command_run(order)
     assert agent._run_processes["run456"].wait(timeout=150) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and "wandb" not in out
+    assert [line.split()[0] for line in out.splitlines() if "done in" in line] == STAGES
+    assert not [path for path in home.rglob("*") if "wandb" in path.name]
+    offline = list(tmp_path.glob("runs/[0-9]*/logs/wandb/offline-run-*"))
+    read_back(offline)
     runs = {}
-    for file in tmp_path.glob("runs/*/logs/wandb/offline-run-*/*.wandb"):
+    for file in (file for folder in offline for file in folder.glob("*.wandb")):
         records = list(records_of(file))
         run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
         runs[run.job_type] = run, records
-    assert set(runs) == {"vae", "latents", "prior", "features", "evaluation", "report"}
+    assert set(runs) == {*STAGES, "report"} and len(offline) == 6
     report, records = runs.pop("report")
     assert (report.run_id, report.sweep_id) == ("run456", "sweep123")
     assert not any(run.sweep_id or run.run_id == "run456" for run, _ in runs.values())

@@ -18,7 +18,6 @@ are much narrower than the whole and nothing widens them, it is a bias (0.03 nat
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
@@ -54,6 +53,7 @@ from stage2_prior.ranks import Ranks
 from stage2_prior.restarts import Search, best_of
 from stage2_prior.sampling import Sampling
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
+from stage2_prior.stopwatch import Stopwatch
 
 START_POINTS = 20_000
 """k-means sees this many points at most: it only starts the fit."""
@@ -164,11 +164,11 @@ class Mixture(Prior):
         Raises:
             PriorError: for more components than images, or latents that are not finite.
         """
-        started = time.perf_counter()
+        watch = Stopwatch()
         self._check_fit(train)
         size = self._rows_a_batch(train)
-        result = self._by_all(train, run) if size is None else self._by_batches(train, val, run, size)
-        seconds = time.perf_counter() - started
+        result = self._by_all(train, run, watch) if size is None else self._by_batches(train, val, run, size, watch)
+        seconds = watch.seconds
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
@@ -180,7 +180,7 @@ class Mixture(Prior):
             return None if train.fits_memory else BATCH_SIZE
         return None if self.batch_size == "all" else min(int(self.batch_size), len(train))
 
-    def _by_all(self, train: LatentDataset, run: FitRun) -> tuple[list[dict[str, float]], list[str]]:
+    def _by_all(self, train: LatentDataset, run: FitRun, watch: Stopwatch) -> tuple[list[dict[str, float]], list[str]]:
         """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
         prepare = in_memory if train.fits_memory else on_disk
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
@@ -198,9 +198,11 @@ class Mixture(Prior):
             climb=climb,
             score=lambda state: state.objective[-1],
             done=lambda state: state.iteration,
-            tell=lambda state, i: run.log({"train_bound_nats": log_unit - state.curve[i]}, i),
+            figures=lambda state, i: ({"train_bound_nats": log_unit - state.curve[i]}, i),
+            tell=run.log,
             generator=generator,
             device=run.device,
+            watch=watch,
         )
         best = best_of(search, run.kept)
         self._adopt(best.current, scaling)
@@ -211,7 +213,7 @@ class Mixture(Prior):
         return curve, notes(best, self.max_iter)
 
     def _by_batches(
-        self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int
+        self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Mini-batch EM; the curve and what the user should know."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
@@ -240,9 +242,11 @@ class Mixture(Prior):
             climb=climb,
             score=lambda state: state.curve[-1],
             done=lambda state: state.epoch,
-            tell=lambda state, i: run.log(figures(state, i), i + 1),
+            figures=lambda state, i: (figures(state, i), i + 1),
+            tell=run.log,
             generator=generator,
             device=run.device,
+            watch=watch,
         )
         best = best_of(search, run.kept)
         self._adopt(best.current, scaling)

@@ -15,6 +15,8 @@ NEW_SHARE = 0.2
 """Of the attempts that are new processes."""
 AGAIN_SHARE = 0.3
 """Of the restarts that are killed too."""
+EARLIEST = 2**-10
+"""Of the undisturbed time: a command that is done by then does nothing."""
 
 
 def kills(plan: Plan, known: Mapping[str, Reference]) -> Tally:
@@ -27,14 +29,24 @@ def kill(plan: Plan, reference: Reference, number: int) -> str | None:
     """One fresh store, one kill or more, and a restart that nobody disturbs; what did not hold."""
     draw = random.Random(f"{plan.seed} kill {number}")
     folder = plan.root / f"kill-{number}"
-    moments = []
+    moments: list[str] = []
+    latest = 1.0  # of the time that the command takes undisturbed
     while not moments or (draw.random() < AGAIN_SHARE and len(moments) < 5):
         anew = draw.random() < NEW_SHARE
-        moment = draw.random() * reference.seconds[anew]
-        moments.append(f"{moment:.3f} s of {'a new process' if anew else 'a fork'}")
+        moment = latest * draw.random() * reference.seconds[anew]
+        when = f"{moment:.3f} s of {'a new process' if anew else 'a fork'}"
         end = Attempt(folder, reference.words, anew).wait(moment)
-        if not end.killed and (end.code or end.err):
-            return f"killed at {moments}: ended by itself with {end.code}: {end.err[-500:]}"
+        if end.killed:
+            moments.append(when)
+            continue
+        if end.code or end.err:
+            return f"to be killed at {[*moments, when]}: ended by itself with {end.code}: {end.err[-500:]}"
+        if moments:  # the work of the killed ones is complete
+            break
+        shutil.rmtree(folder)
+        latest /= 2  # nobody was killed: the machine is less busy than it was
+        if latest < EARLIEST:
+            return f"was to be killed at {when} and was quicker"
     end = Attempt(folder, reference.words, anew=draw.random() < NEW_SHARE).wait()
     said = None
     if end.code or end.err:
