@@ -18,7 +18,7 @@ from torch import Tensor
 from evaluation import distances, features, memorisation
 from orchestration.bounded import MAX_BOUND_PIXELS, measured_bounds
 from orchestration.dissect import MAX_DRAWS, dissect
-from orchestration.feature_nets import feature_net, filled, load_feature_net, num_feature_images
+from orchestration.feature_nets import Nets, feature_net, filled, load_feature_net, num_feature_images
 from orchestration.measure import measure
 from orchestration.plan_fork import Facts, at_most
 from orchestration.plan_stages import Probing, files_of, some_latents
@@ -185,7 +185,9 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
     quiet = asked(probing, **small)
     with quiet.seeded(0):
         latents = (trained.train, some_latents(probing, "val", NUM_LATENTS), trained.test)
-        measure(quiet, parts, trained.vae, trained.prior, net, latents, histories, folder, Tracker())
+        nets = Nets(net, untrained(probing) if parts.prior.num_classes else None)
+        models = trained.vae, trained.prior
+        measure(quiet, parts, *models, nets, latents, histories, folder, Tracker())
     seconds = json.loads((folder / "figures.json").read_text())["seconds"]
     return {
         "annealing": seconds["annealing"],
