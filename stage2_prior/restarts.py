@@ -58,15 +58,20 @@ def best_of(search: Search[S], kept: Kept) -> S:
     best, state, number = _found(search, kept)
     told = 0
 
-    def heard(now: S) -> None:
+    def tell(now: S) -> None:
         nonlocal told
         for point in range(told, len(now.curve)):
             search.tell(now, point)
         told = len(now.curve)
+
+    def heard(now: S) -> None:
+        tell(now)
         tensors: dict[str, Tensor] = {"generator": search.generator.get_state()}
         facts = {"number": number, "state": pack(now, "state", tensors), "best": pack(best, "best", tensors)}
         kept.save(number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
 
+    if state is not None:
+        tell(state)  # it may have been at its end
     while number < search.num:
         state = search.climb(search.start() if state is None else state, heard)
         best = state if best is None or search.score(state) > search.score(best) else best
