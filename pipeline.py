@@ -34,7 +34,7 @@ from orchestration.measure import feature_net, measure, nets_of
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.plan import run_plan
-from orchestration.preflight import check_classes, check_draws, check_evaluation, check_request
+from orchestration.preflight import check_draws, check_evaluation, check_parts, check_request
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.ranks import check_ranks
@@ -86,7 +86,7 @@ def perform(job: Run) -> None:
     stage = job.config.stage
     check_request(job)
     parts = assemble(job)
-    check_classes(parts)
+    check_parts(job, parts)
     if job.node.rank > 0:
         return help_along(job, parts)
     if stage == "sample":
