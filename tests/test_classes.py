@@ -9,6 +9,7 @@ import torch
 from command_line import SMALL, keys, report_of, run_here
 from exported_model import TINY, exported, job, stages_of
 from PIL import Image
+from test_feature_file import script
 
 from evaluation.class_accuracy import class_accuracy, classes_followed
 from evaluation.class_figures import ClassRow, class_rows
@@ -140,7 +141,7 @@ def test_a_conditional_run_reports_its_classes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_net_of_the_users_own_has_no_classes_so_the_classifier_judges(tmp_path: Path) -> None:
     """Distances in the file's features, classes by the data set's own net, trained beside it."""
-    torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 16))).save(tmp_path / "own.pt")
+    script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 16)), tmp_path / "own.pt")
     assert run_here(tmp_path, *CONDITIONAL).code == 0
     expected = report_of(tmp_path)["classes"]
     done = run_here(tmp_path, *CONDITIONAL, "evaluation.features=own.pt")

@@ -92,8 +92,16 @@ def test_labels_reach_the_samples_file(tmp_path: Path) -> None:
     assert centre[1] > centre[0] + 30, "a one is dark where a nought is empty"
 
 
-FEW = ("debug=fast", "trainer.max_steps=30", "logger=csv", "prior.conditional=true", "prior.fit.max_epochs=2")
-OF_CODES = ("vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "prior.width=16", "prior.depth=1")
+FEW = ("debug=fast", "trainer.max_steps=60", "logger=csv", "prior.conditional=true", "prior.fit.max_epochs=10")
+OF_CODES = (
+    "prior.fit.learning_rate=0.01",
+    "prior.fit.average=0.9",
+    "vae=vq",
+    "net.channels=[4,8]",
+    "vae.bottleneck.num_codes=16",
+    "prior.width=16",
+    "prior.depth=1",
+)
 NETWORKS = {
     "autoregressive": ("net.hidden=[16]", "prior=autoregressive", "prior.hidden=[16]"),
     "transformer": (*OF_CODES, "prior=transformer", "prior.num_heads=2"),

@@ -262,5 +262,5 @@ def test_encode_keeps_order_labels_and_parameters(vae: str, tmp_path: Path) -> N
 def test_its_shapes_are_known_without_memory(vae: str, net: str) -> None:
     """An exported model is made on torch's `meta` device before its files are read."""
     with torch.device("meta"):
-        found = make(vae, net, (1, 8, 8))
-    assert layouts(found) == layouts(make(vae, net, (1, 8, 8)))
+        found, _ = make((1, 8, 8), vae, net)
+    assert layouts(found) == layouts(make((1, 8, 8), vae, net)[0])
