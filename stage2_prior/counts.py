@@ -5,6 +5,7 @@ value for a bit. The strength of the smoothing is the one under which held-out l
 """
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def places(spec: LatentSpec) -> list[tuple[slice, int]]:
     """The places of each map in the sequence, and the size of its codebook; bits are one map."""
     sizes = code_sizes(spec)
     lengths = [h * w for h, w in spec.grids] or [spec.num_dims]
-    ends = torch.tensor(lengths).cumsum(0).tolist()
+    ends = accumulate(lengths)
     return [(slice(end - length, end), size) for end, length, size in zip(ends, lengths, sizes, strict=True)]
 
 
