@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -136,15 +137,21 @@ def _two_clouds(axis: Axes, first: np.ndarray, second: np.ndarray, colour: str, 
     axis.scatter(across, up, s=size, c=colours[order], alpha=0.45, linewidths=0)
 
 
-def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapping[str, float]], path: Path) -> None:
+def training_curves(
+    stage1: Sequence[Mapping[str, float]],
+    stage2: Sequence[Mapping[str, float]],
+    path: Path,
+    conditional: bool = False,
+) -> None:
     """What training did: the loss of stage 1 and its terms, and the held-out curve of stage 2.
 
     Args:
         stage1: one record an epoch; `train_loss`, `val_loss`, `val_distortion_nats` and `val_rate_nats` are drawn where
             they occur, against `epoch` or the position.
-        stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `step` or
+        stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `epoch` or
             the position.
         path: the PNG file.
+        conditional: stage 2 was fitted to latents with their labels y.
     """
     figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
     series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
@@ -155,7 +162,8 @@ def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapp
     colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
     series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
-    _curves(panels["prior"], stage2, "step", series, "stage 2: -log p(z), nats a latent")
+    of = "z|y" if conditional else "z"
+    _curves(panels["prior"], stage2, "epoch", series, f"stage 2: -log p({of}), nats a latent")
     save_chart(figure, path)
 
 
@@ -182,6 +190,7 @@ def _curves(
         axis.set_xticks([])
         axis.set_yticks([])
         return
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(color="#e4e7eb", linewidth=0.8)
     axis.legend(fontsize=FONT_SIZE - 1, frameon=False)
 

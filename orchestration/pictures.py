@@ -61,7 +61,9 @@ def draw_pictures(
     paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
     decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
+    figures.training_curves(
+        histories["vae"], histories["fit"]["curve"], folder / "curves.png", bool(trained.prior.num_classes)
+    )
     if codes is not None:
         codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
     if classes is not None:
