@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import SMALL, keys, report_of, run_here
-from exported_model import TINY, exported, job, stages_of
+from exported_model import exported, job, stages_of
 from PIL import Image
 from test_feature_file import script
 
@@ -18,7 +18,8 @@ from orchestration.feature_nets import load_own_net, own_net
 from orchestration.trained import Trained
 from stage2_prior.per_class import PerClass
 
-CONDITIONAL = (*SMALL, "trainer.max_epochs=25", "prior=mixture", "prior.num_components=2", "prior.conditional=true")
+PER_CLASS = ("prior=mixture", "prior.num_components=2", "prior.conditional=true")
+CONDITIONAL = (*SMALL, "trainer.max_epochs=25", *PER_CLASS)
 
 
 def test_the_mean_over_classes_and_its_error() -> None:
@@ -47,7 +48,7 @@ def test_only_the_asked_classes_count_and_few_that_are_all_right_are_not_certain
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, torch.nn.Module]:
     folder = tmp_path_factory.mktemp("trained")
-    words = (*TINY, "trainer.max_epochs=25", "prior.num_components=2", "prior.conditional=true")
+    words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
     (model, _), run = stages_of(folder, *words), job(folder, *words)
     return model, load_own_net(own_net(run, model.parts), run)
