@@ -92,7 +92,14 @@ def test_labels_reach_the_samples_file(tmp_path: Path) -> None:
     assert centre[1] > centre[0] + 30, "a one is dark where a nought is empty"
 
 
-FEW = ("debug=fast", "trainer.max_steps=60", "logger=csv", "prior.conditional=true", "prior.fit.max_epochs=10")
+FEW = (
+    "debug=fast",
+    "trainer.max_epochs=30",
+    "trainer.val_every=10",
+    "logger=csv",
+    "prior.conditional=true",
+    "prior.fit.max_epochs=10",
+)
 OF_CODES = (
     "prior.fit.learning_rate=0.01",
     "prior.fit.average=0.9",
