@@ -84,8 +84,8 @@ def smoothed_log_probs(counts: Tensor, held_out: Tensor, spec: LatentSpec) -> tu
 
 
 def log_probs_of(counts: Tensor, alpha: float, spec: LatentSpec) -> Tensor:
-    """Log-probabilities of the codes at each place, [T, K] float64, minus infinity beyond the codebook; `alpha` is added
-    to each count."""
+    """Log-probabilities of the codes at each place, [T, K] float64, minus infinity beyond the codebook; each count has
+    `alpha` added to it."""
     added = torch.where(cells_that_exist(counts, spec), counts + alpha, 0.0)
     return (added / added.sum(1, keepdim=True)).log()
 
