@@ -30,11 +30,11 @@ from orchestration.export import export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
 from orchestration.measure import VERSION as MEASURE_VERSION
-from orchestration.measure import feature_net, measure
+from orchestration.measure import feature_net, measure, nets_of
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.plan import run_plan
-from orchestration.preflight import check_draws, check_evaluation, check_request
+from orchestration.preflight import check_draws, check_evaluation, check_parts, check_request
 from orchestration.progress import counting
 from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.ranks import check_ranks
@@ -86,6 +86,7 @@ def perform(job: Run) -> None:
     stage = job.config.stage
     check_request(job)
     parts = assemble(job)
+    check_parts(job, parts)
     if job.node.rank > 0:
         return help_along(job, parts)
     if stage == "sample":
@@ -207,7 +208,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
 
 def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
     """Figures and pictures of the baseline prior and of the learned one, side by side."""
-    features = feature_net(job, parts)
+    nets = nets_of(job, parts)
     name = job.launch.choices.get("prior", "learned")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
@@ -219,7 +220,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
                 parts,
                 trained_vae(job, parts, vae),
                 fitted_prior(job, parts, prior),
-                features,
+                nets,
                 (train_set, val_set, test_set),
                 histories(vae, prior),
                 folder,
@@ -231,7 +232,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         "vae": vae.key,
         "latents": latents.key,
         "prior": prior.key,
-        "features": features.key,
+        **nets.ingredients,
         "name": name,
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.figures import BASELINE, EXTRA, FONT_SIZE, INK, LEARNED, MUTED, POSTERIOR, chart, save_chart
 
@@ -61,5 +62,6 @@ def _epochs(axis: Axes, history: Sequence[Mapping[str, float]], books: Sequence[
             epochs, shares = zip(*points, strict=True)
             axis.plot(epochs, shares, style, color=COLOURS[i % len(COLOURS)], linewidth=2, label=label)
     axis.set_ylim(0, 1.03)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("share of the codebook")

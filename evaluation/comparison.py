@@ -29,7 +29,16 @@ from evaluation.row_names import BASELINES
 BOUNDS = frozenset({"distortion_nats", "elbo_nats", "iwae_nats", "ais_nats", "bits_per_dim"})
 """Comparable under one likelihood."""
 OF_IMAGES = frozenset(
-    {"frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "memorisation"}
+    {
+        "frechet_distance",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "memorisation",
+        "class_accuracy",
+    }
 )
 """Comparable whatever made the images."""
 OF_STAGE1 = "distortion_nats"

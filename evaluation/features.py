@@ -134,6 +134,14 @@ class FeatureNet(nn.Module):
             "held_out_accuracy": c.held_out_accuracy,
         }
 
+    @torch.no_grad()
+    def classify(self, images: Tensor, batch_size: int = 500) -> Tensor:
+        """The class that each of many images [N, C, H, W] is taken for: [N] int64 on the CPU."""
+        device = self.feature_mean.device
+        self.eval()
+        found = [self.logits(x.to(device, torch.float32)).argmax(1).cpu() for x in images.split(batch_size)]
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
     @classmethod
     def from_config(cls, stored: Mapping[str, Any]) -> "FeatureNet":
         """The net that `to_config` described, in evaluation mode; load its `state_dict` next."""
@@ -245,10 +253,7 @@ def _train(net: FeatureNet, images: Tensor, labels: Tensor, kept: Tensor, log: L
 
 @torch.no_grad()
 def _accuracy(net: FeatureNet, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
-    device = net.feature_mean.device
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    right = sum(int((net.logits(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in batches)
-    return right / len(images)
+    return int((net.classify(images, batch_size) == labels).sum()) / len(images)
 
 
 def _calibrate(net: FeatureNet, images: Tensor) -> FeatureNet:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -34,14 +35,14 @@ def image_grid(images: Tensor, columns: int, path: Path) -> None:
     Raises:
         ValueError: when there is no image, or its channels are neither 1 nor 3.
     """
-    _save_pixels(_tile(images, columns), path)
+    save_pixels(tile(images, columns), path)
 
 
 def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 12) -> None:
     """Each original [N, C, H, W] directly above its reconstruction, in bands of `columns`."""
     bands = []
     for above, below in zip(originals.split(columns), reconstructed.split(columns), strict=True):
-        bands.append(_tile(torch.cat([_filled(above, columns), _filled(below, columns)]), columns))
+        bands.append(tile(torch.cat([_filled(above, columns), _filled(below, columns)]), columns))
     gap = np.full((4 * GAP_PIXELS, bands[0].shape[1], 3), 255, dtype=np.uint8)
     pieces = [piece for band in bands for piece in (gap, band)][1:]
     pixels = np.concatenate(pieces)
@@ -53,7 +54,7 @@ def samples_side_by_side(
 ) -> None:
     """Decoded draws of the baseline prior [N, C, H, W] beside draws of the learned prior [N, C, H, W]."""
     titles = [f"baseline: {baseline_name}", f"learned prior: {learned_name}"]
-    _panels([_tile(baseline, columns), _tile(learned, columns)], titles, [BASELINE, LEARNED], path)
+    _panels([tile(baseline, columns), tile(learned, columns)], titles, [BASELINE, LEARNED], path)
 
 
 def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: Path, pairs: int = 4) -> None:
@@ -66,7 +67,7 @@ def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: 
     """
     pictures = []
     for _, _, samples, nearest in panels:
-        tiles = [_tile(torch.stack(pair), 2) for pair in zip(samples, nearest, strict=True)]
+        tiles = [tile(torch.stack(pair), 2) for pair in zip(samples, nearest, strict=True)]
         pictures.append(_grid_of_pairs(tiles, pairs))
     _panels(pictures, [title for title, *_ in panels], [colour for _, colour, *_ in panels], path)
 
@@ -81,7 +82,7 @@ def _grid_of_pairs(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 def interpolations(decoded: Tensor, path: Path) -> None:
     """Decoded paths between pairs of images, [pairs, steps, C, H, W]: one pair a row."""
-    pixels = _tile(decoded.flatten(0, 1), decoded.shape[1])
+    pixels = tile(decoded.flatten(0, 1), decoded.shape[1])
     _panels([pixels], ["from one test image to another, through latent space"], [INK], path)
 
 
@@ -136,15 +137,21 @@ def _two_clouds(axis: Axes, first: np.ndarray, second: np.ndarray, colour: str, 
     axis.scatter(across, up, s=size, c=colours[order], alpha=0.45, linewidths=0)
 
 
-def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapping[str, float]], path: Path) -> None:
+def training_curves(
+    stage1: Sequence[Mapping[str, float]],
+    stage2: Sequence[Mapping[str, float]],
+    path: Path,
+    conditional: bool = False,
+) -> None:
     """What training did: the loss of stage 1 and its terms, and the held-out curve of stage 2.
 
     Args:
         stage1: one record an epoch; `train_loss`, `val_loss`, `val_distortion_nats` and `val_rate_nats` are drawn where
             they occur, against `epoch` or the position.
-        stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `step` or
+        stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `epoch` or
             the position.
         path: the PNG file.
+        conditional: stage 2 was fitted to latents with their labels y.
     """
     figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
     series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
@@ -155,7 +162,8 @@ def training_curves(stage1: Sequence[Mapping[str, float]], stage2: Sequence[Mapp
     colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
     series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
-    _curves(panels["prior"], stage2, "step", series, "stage 2: -log p(z), nats a latent")
+    of = "z|y" if conditional else "z"
+    _curves(panels["prior"], stage2, "epoch", series, f"stage 2: -log p({of}), nats a latent")
     save_chart(figure, path)
 
 
@@ -182,6 +190,7 @@ def _curves(
         axis.set_xticks([])
         axis.set_yticks([])
         return
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(color="#e4e7eb", linewidth=0.8)
     axis.legend(fontsize=FONT_SIZE - 1, frameon=False)
 
@@ -203,7 +212,7 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     return origin, axes, (shares[0], shares[1])
 
 
-def _tile(images: Tensor, columns: int) -> np.ndarray:
+def tile(images: Tensor, columns: int) -> np.ndarray:
     """Images [N, C, H, W] in [0, 1] as one RGB picture, uint8 [rows, width, 3], on white."""
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"a picture needs images [N, 1 or 3, H, W], got {tuple(images.shape)}")
@@ -242,7 +251,7 @@ def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequ
         figure.text(left / width, y, title, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center")
         left += room + gap
     canvas.draw()
-    _save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
+    save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
 
 
 def chart(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
@@ -267,7 +276,7 @@ def save_chart(figure: Figure, path: Path) -> None:
     picture.save(path, optimize=True)
 
 
-def _save_pixels(pixels: np.ndarray, path: Path) -> None:
+def save_pixels(pixels: np.ndarray, path: Path) -> None:
     grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
     picture = Image.fromarray(pixels)
     (picture.convert("L") if grey else picture).save(path, optimize=True)

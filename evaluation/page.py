@@ -62,6 +62,7 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_
         counts=counts(surgery),
         bounds=tight_bounds(report.get("annealing") or {}),
         bounds_notes=_bounds_notes(report.get("annealing") or {}),
+        classes=of_classes(report.get("classes") or {}),
         pictures=embedded,
         config_yaml=config_yaml,
         provenance=flat(report.get("provenance") or {}),
@@ -142,6 +143,23 @@ def dimensions(surgery: Mapping[str, Any]) -> Cells:
     ]
     head = ["state", "variance of posterior means", *(f"Wasserstein distance to {title(name)}" for name in distances)]
     return Cells("Latent dimensions", head, lines)
+
+
+def of_classes(classes: Mapping[str, Any]) -> Cells:
+    """Of each class, what share of its samples, reconstructions and test images is taken for it; empty without any."""
+    columns = {"samples": "samples", "reconstructions": "reconstructions of test images", "test_images": "test images"}
+    if not classes:
+        return Cells("", [], [])
+    overall = [
+        NONE if (found := classes[key]) is None else _spread(found["value"], found["standard_error"], ".1%")
+        for key in columns
+    ]
+    lines = [("mean of the classes", overall)]
+    for found in classes["by_class"]:
+        told = found["name"] if found["name"] == str(found["label"]) else f"{found['label']}: {found['name']}"
+        lines.append((told, [_spread(found[key], None, ".1%") for key in columns]))
+    caption = f"Taken for their own class by {classes['judge']}; {classes['num_a_class']:,} samples a class"
+    return Cells(caption, list(columns.values()), lines)
 
 
 def tight_bounds(annealing: Mapping[str, Any]) -> Cells:

@@ -62,6 +62,7 @@ FIGURES = {
     "density": Figure("density", ".3f", "↑"),
     "coverage": Figure("coverage", ".3f", "↑"),
     "memorisation": Figure("memorisation", ".1%"),
+    "class_accuracy": Figure("class accuracy", ".1%", "↑"),
     "gap_closed": Figure("gap closed", ".1%", "↑"),
     "num_samples": Figure("samples", ",d"),
     "samples_per_second": Figure("samples a second", ",.0f"),

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from evaluation.class_accuracy import classes_followed
 from evaluation.code_verdict import codes_used, over_counting
 from evaluation.row_names import (
     AGGREGATE,
@@ -40,8 +41,9 @@ def verdict_lines(report: Row) -> list[str]:
     """One sentence a finding, the most important first.
 
     Args:
-        report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row) and `surgery` (of
-            `orchestration.dissect`), `carries_unchanged` (z is x, nothing decodes). Anything may be missing or None.
+        report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row), `surgery` (of
+            `orchestration.dissect`), `classes` (of `orchestration.classes`), `carries_unchanged` (z is x, nothing
+            decodes). Anything may be missing or None.
     """
     rows: Row = report.get("rows") or {}
     baseline = report.get("baseline") or "standard_normal"
@@ -51,6 +53,7 @@ def verdict_lines(report: Row) -> list[str]:
     base = rows.get(baseline) or {}
     lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}, title) for name in learned]
     lines += [over_counting(name, rows) for name in learned if (rows[name] or {}).get("over")]
+    lines += [told for name in learned if (told := classes_followed(report.get("classes"), name))]
     if not learned:
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]

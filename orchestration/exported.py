@@ -28,6 +28,7 @@ from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 from stage1_vae.vae import VAE
+from stage2_prior.per_class import PerClass
 from stage2_prior.prior import Prior
 
 CONFIG = "config.json"
@@ -149,12 +150,12 @@ def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"):
         with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
             vae = build_vae(config)
-            prior = build_prior(config, _checked_spec(config, vae))
+            prior = build_prior(config, _checked_spec(config, vae), len(promised[PRIOR_FILE]))
         expected: dict[str, dict[str, Layout]] = {VAE_FILE: layouts(vae), PRIOR_FILE: layouts(prior)}
     tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected.items()}
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"), torch.random.fork_rng(devices=[]):
         vae = build_vae(config)
-        prior = build_prior(config, vae.spec)
+        prior = build_prior(config, vae.spec, len(promised[PRIOR_FILE]))
         vae.load_state_dict(tensors[VAE_FILE])
         prior.load_state_dict(tensors[PRIOR_FILE])
     return vae.eval(), prior.eval()
@@ -171,8 +172,12 @@ def build_vae(config: Exported) -> VAE:
     return VAE((channels, height, width), net, bottleneck, likelihood)
 
 
-def build_prior(config: Exported, spec: LatentSpec) -> Prior:
-    """Stage 2, unfitted, in its wrappers."""
+def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
+    """Stage 2, unfitted, in its wrappers; `num_tensors`: in its file.
+
+    Raises:
+        UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
+    """
     prior = made(config, "prior", Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
@@ -181,6 +186,10 @@ def build_prior(config: Exported, spec: LatentSpec) -> Prior:
     for target in config.wrap:
         cls: Any = resolve_class(target, Prior)
         check_version(config, target, cls)
+        if (reason := cls.check(spec)) is not None:
+            raise UnsafeError(f"{CONFIG}: {reason}")
+        if issubclass(cls, PerClass) and spec.num_classes > num_tensors:
+            raise UnsafeError(f"{CONFIG} asks for {spec.num_classes:,} priors, more than its files hold")
         prior = cls(prior)
     return prior
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evaluation import feature_file, features
+from evaluation import class_accuracy, feature_file, features
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.build import version
@@ -34,6 +35,25 @@ class Extractor(Protocol):
     @property
     def description(self) -> str: ...
     def extract(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What looks at the images of one evaluation.
+
+    Attributes:
+        features: whose features distances are measured in.
+        judge: the classifier that samples of a conditional prior are shown to; None for any other prior.
+    """
+
+    features: Artifact
+    judge: Artifact | None = None
+
+    @property
+    def ingredients(self) -> dict[str, Any]:
+        """Their part in the key of the evaluation."""
+        judged = {} if self.judge is None else {"judge": self.judge.key, "classes": class_accuracy.VERSION}
+        return {"features": self.features.key, **judged}
 
 
 def check_feature_file(run: Run) -> None:
@@ -62,9 +82,20 @@ def try_feature_file(run: Run, parts: Parts) -> None:
 
 
 def feature_net(run: Run, parts: Parts) -> Artifact:
-    """The data set's own net, trained once a data set; for the user's file a note of which one it was."""
-    if run.config.evaluation.features is not None:
-        return _noted_file(run)
+    """The data set's own net; for the user's file a note of which one it was."""
+    return own_net(run, parts) if run.config.evaluation.features is None else _noted_file(run)
+
+
+def nets_of(run: Run, parts: Parts) -> Nets:
+    """The nets of one evaluation. The judge is the data set's own: a file of the user has no classes."""
+    found = feature_net(run, parts)
+    if not parts.prior.num_classes:
+        return Nets(found)
+    return Nets(found, found if run.config.evaluation.features is None else own_net(run, parts))
+
+
+def own_net(run: Run, parts: Parts) -> Artifact:
+    """The data set's own net, trained once a data set."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         some = spread(parts.data.train, num_feature_images(parts.data.shape))
@@ -120,9 +151,14 @@ def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
     Raises:
         EvaluationError: the user's file has changed since.
     """
+    if run.config.evaluation.features is None:
+        return load_own_net(artifact, run)
     stored = read_json(artifact.path, "features.json")
-    if run.config.evaluation.features is not None:
-        return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
-    net = features.FeatureNet.from_config(stored)
+    return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
+
+
+def load_own_net(artifact: Artifact, run: Run) -> features.FeatureNet:
+    """The net of `own_net` on the run's device."""
+    net = features.FeatureNet.from_config(read_json(artifact.path, "features.json"))
     net.load_state_dict(read_tensors(artifact.path, "features.safetensors", layouts(net), None))
     return net.to(run.device)

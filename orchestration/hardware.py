@@ -78,7 +78,8 @@ def lightning_fit(
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
-    It takes a module, its training and validation batches, and any other keyword of `pytorch_lightning.Trainer`.
+    It takes a module, its training and validation batches, and any other keyword of `pytorch_lightning.Trainer`; with
+    `keeps=False` it leaves `keeper` alone.
 
     Args:
         settings: the `trainer:` section.
@@ -98,22 +99,24 @@ def lightning_fit(
         val_batches: Iterable[Any],
         *,
         callbacks: Iterable[pl.Callback] = (),
+        keeps: bool = True,
         **asked: Any,
     ) -> None:
+        kept = keeper if keeps else None
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
             **placement(settings, ranks, can_shard=is_overridden("configure_model", module)),
             logger=list(loggers) or False,
-            enable_checkpointing=keeper is not None,
+            enable_checkpointing=kept is not None,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
-        ends = [] if keeper is None else [EpochEnds(keeper, ranks)]
+        ends = [] if kept is None else [EpochEnds(kept, ranks)]
         trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**asked, **forced})
-        found = None if keeper is None else checkpoint_of(keeper, module, ranks)
+        found = None if kept is None else checkpoint_of(kept, module, ranks)
         place = None if found is None else found.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 

@@ -12,8 +12,17 @@ from typing import Any
 from evaluation import report
 from orchestration.assembly import Parts
 from orchestration.bounded import measured_bounds
+from orchestration.classes import add_classes, judged_classes, table_of
 from orchestration.dissect import dissect
-from orchestration.feature_nets import check_feature_file, feature_net, load_feature_net, try_feature_file
+from orchestration.feature_nets import (
+    Nets,
+    check_feature_file,
+    feature_net,
+    load_feature_net,
+    load_own_net,
+    nets_of,
+    try_feature_file,
+)
 from orchestration.floors import counted_floors
 from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
@@ -21,7 +30,6 @@ from orchestration.progress import clock
 from orchestration.rows import add_surgery, add_tight_bounds, assembled_rows
 from orchestration.seen import measured_distances, measured_memorisation, seen_images
 from orchestration.stages import Run
-from orchestration.store import Artifact
 from orchestration.tight_bounds import tight_bounds
 from orchestration.tracking import Tracker
 from orchestration.trained import Trained, baseline_prior
@@ -30,7 +38,7 @@ from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
-__all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "try_feature_file"]
+__all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "nets_of", "try_feature_file"]
 VERSION = 6
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
@@ -52,7 +60,7 @@ def measure(
     parts: Parts,
     vae: VAE,
     prior: Prior,
-    feature_artifact: Artifact,
+    nets: Nets,
     latents: tuple[LatentDataset, LatentDataset, LatentDataset],
     histories: Mapping[str, Any],
     folder: Path,
@@ -63,7 +71,7 @@ def measure(
     Args:
         run, parts: the job and its data.
         vae, prior: trained.
-        feature_artifact: the feature net.
+        nets: what looks at the images.
         latents: of training, validation and test images.
         histories: `vae`: figures an epoch; `fit`: what the fit reported.
         folder: empty.
@@ -74,7 +82,7 @@ def measure(
     floors = counted_floors(train, val, run, name)
     trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), train, test, parts, run.device, floors)
     settings = run.config.evaluation
-    net = load_feature_net(feature_artifact, run)
+    net = load_feature_net(nets.features, run)
     notes: list[str] = []
     seconds: dict[str, float] = {}
     with timed("samples and features", run, seconds):
@@ -83,6 +91,10 @@ def measure(
         measured = measured_distances(trained, seen, settings.neighbours, notes)
     with timed("nearest training images", run, seconds):
         copied = measured_memorisation(trained, net, seen, notes)
+    classes = None
+    if nets.judge is not None:
+        with timed("classes", run, seconds):
+            classes = judged_classes(trained, load_own_net(nets.judge, run), settings.num_samples, notes)
     with timed("bounds", run, seconds, silently=True):
         bounded = measured_bounds(trained, run)
     truth = against_truth(parts, spread(parts.data.test, settings.num_bound_images), bounded, name)
@@ -91,6 +103,7 @@ def measure(
     with timed("surgery", run, seconds, silently=True):
         surgery = dissect(trained, run, name)
     add_surgery(rows, surgery)
+    add_classes(rows, name, classes)
     notes += surgery["notes"]
     with timed("annealing", run, seconds, silently=True):
         tight = tight_bounds(trained, run, name)
@@ -100,7 +113,7 @@ def measure(
             said = [note for note in facts["notes"] if note != parts.kind.note]
             facts.update(distortion_nats=None, notes=said)  # of pixels from themselves: it says nothing
     with timed("pictures", run, seconds):
-        draw_pictures(trained, seen, copied, name, histories, surgery["codes"], folder)
+        draw_pictures(trained, seen, copied, name, histories, surgery["codes"], classes, folder)
     result = report.build_report(
         data=parts.data.name,
         features=net.description,
@@ -117,6 +130,7 @@ def measure(
         baseline=trained.baseline_name,
         counted=list(floors),
         surgery=surgery,
+        classes=classes and classes.facts,
         annealing=tight or None,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=seconds,
@@ -126,4 +140,6 @@ def measure(
     columns = ["row", *report.FIGURES]
     table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
     tracker.table("report", columns, table_rows)
+    if classes is not None:
+        tracker.table("classes", *table_of(classes.facts))
     return {f"{row}/{key}": facts[key] for row, facts in result["rows"].items() for key in report.FIGURES}

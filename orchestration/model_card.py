@@ -28,7 +28,7 @@ images = model.sample(64)  # {shape} in [0, 1]: means of p(x|z), z ~ the learned
 ```
 
 `model.sample_latents(n)` draws z, `model.decode(z)` turns latents into images, `model.encode(x)` is the posterior
-q(z|x). `torch.manual_seed` repeats what is drawn, `model.to("cuda")` moves the model. x is what
+q(z|x). {knobs}`torch.manual_seed` repeats what is drawn, `model.to("cuda")` moves the model. x is what
 `model.preprocess(raw, generator)` makes of raw pixels. {bound}
 
 Loading reads safetensors and JSON and runs nothing that the folder brings.
@@ -74,7 +74,7 @@ def model_card(
             "",
             *_facts(content, parts, model),
             "",
-            LOADING.format(shape=f"[{shape}]", bound=bound, address=address),
+            LOADING.format(shape=f"[{shape}]", bound=bound, address=address, knobs=_knobs(model)),
             *_measured(figures),
             "## Where it comes from",
             "",
@@ -83,6 +83,14 @@ def model_card(
             "",
         ]
     )
+
+
+def _knobs(model: TwoStage) -> str:
+    """What `sample` takes beside a number, if anything."""
+    classes = model.prior.num_classes
+    taken = [f"label={min(3, classes - 1)}` (one class of 0 to {classes - 1})"] * bool(classes)
+    taken += [f"{knob}=...`" for knob in sorted(model.prior.knobs)]
+    return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
 
 
 def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> list[str]:

@@ -1,6 +1,7 @@
 """The PNG files of an evaluation, from trained stages and the images that were measured."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from evaluation import figures, report
+from evaluation.class_figures import class_rows
 from evaluation.code_figures import codebook_usage
 from evaluation.row_names import BASELINES
+from orchestration.classes import Classes
 from orchestration.seen import Copied, Seen
 from orchestration.trained import Trained
 
@@ -17,6 +20,8 @@ SCATTERED = 4000
 
 PICTURES = {
     "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
+    "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
+    "the share is that of all its samples which the classifier takes for it.",
     "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
     "latents": "Latents of training images on their first two principal axes, against both priors.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
@@ -24,7 +29,7 @@ PICTURES = {
     "curves": "Training of both stages.",
     "codes": "How evenly codes are used.",
 }
-"""File stem -> caption, in the order of the report; `codes` exists where latents are codes."""
+"""File stem -> caption, in the order of the report; `codes` exists of codes alone, `classes` of conditional priors."""
 
 
 def draw_pictures(
@@ -34,9 +39,10 @@ def draw_pictures(
     name: str,
     histories: Mapping[str, Any],
     codes: Mapping[str, Any] | None,
+    classes: Classes | None,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`; `codes`: of `code_figures`, None for other latents."""
+    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none."""
     baseline = BASELINES[trained.baseline_name]
     shown = {key: picture(s.few) for key, s in seen.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
@@ -55,9 +61,14 @@ def draw_pictures(
     paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
     decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(histories["vae"], histories["fit"]["curve"], folder / "curves.png")
+    figures.training_curves(
+        histories["vae"], histories["fit"]["curve"], folder / "curves.png", bool(trained.prior.num_classes)
+    )
     if codes is not None:
         codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
+    if classes is not None:
+        rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
+        class_rows(rows, name, folder / "classes.png")
 
 
 def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:

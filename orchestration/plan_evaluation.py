@@ -17,8 +17,9 @@ from torch import Tensor
 
 from evaluation import distances, features, memorisation
 from orchestration.bounded import MAX_BOUND_PIXELS, measured_bounds
+from orchestration.classes import judged_classes
 from orchestration.dissect import MAX_DRAWS, dissect
-from orchestration.feature_nets import feature_net, filled, load_feature_net, num_feature_images
+from orchestration.feature_nets import Nets, feature_net, filled, load_feature_net, load_own_net, num_feature_images
 from orchestration.measure import measure
 from orchestration.plan_fork import Facts, at_most
 from orchestration.plan_stages import Probing, files_of, some_latents
@@ -126,9 +127,11 @@ def probe_evaluation(probing: Probing) -> Facts:
     num = min(settings.num_samples, len(data.test), len(data.train))
     vectors = torch.rand(num, len(net.extract(torch.zeros(2, *data.shape))[0]))
     trained = small_trained(probing)
+    judge = load_own_net(untrained(probing), probing.job) if trained.prior.num_classes else None
 
     def samples(num: int) -> float:
-        return seconds_of(lambda: seen_images(trained, net, num))
+        seconds = seconds_of(lambda: seen_images(trained, net, num))
+        return seconds if judge is None else seconds + seconds_of(lambda: judged_classes(trained, judge, num, []))
 
     def bounds(num: int) -> float:
         return seconds_of(lambda: measured_bounds(trained, asked(probing, num_bound_images=num)))
@@ -185,7 +188,9 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
     quiet = asked(probing, **small)
     with quiet.seeded(0):
         latents = (trained.train, some_latents(probing, "val", NUM_LATENTS), trained.test)
-        measure(quiet, parts, trained.vae, trained.prior, net, latents, histories, folder, Tracker())
+        nets = Nets(net, untrained(probing) if parts.prior.num_classes else None)
+        models = trained.vae, trained.prior
+        measure(quiet, parts, *models, nets, latents, histories, folder, Tracker())
     seconds = json.loads((folder / "figures.json").read_text())["seconds"]
     return {
         "annealing": seconds["annealing"],

@@ -1,5 +1,7 @@
 """What is refused before any work is done."""
 
+import torch
+
 from orchestration.assembly import Parts
 from orchestration.errors import UserError
 from orchestration.export import check_export
@@ -7,6 +9,8 @@ from orchestration.measure import check_feature_file, try_feature_file
 from orchestration.sampling import check_destination, check_knobs
 from orchestration.stages import Run
 from orchestration.tight_bounds import check_tight_bounds
+from stage1_vae.codebook import Codebook
+from stage2_prior.per_class import PerClass
 
 
 def check_request(job: Run) -> None:
@@ -20,6 +24,50 @@ def check_request(job: Run) -> None:
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job)
+
+
+def check_parts(job: Run, parts: Parts) -> None:
+    """Look at what was built, before any of it is trained.
+
+    Raises:
+        UserError: images that are too few for it.
+    """
+    check_classes(parts)
+    check_codebooks(job, parts)
+
+
+def check_classes(parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a class has too few images for the prior that is fitted to it alone.
+    """
+    labels = parts.data.train.labels
+    for prior in parts.prior.modules():
+        if isinstance(prior, PerClass) and labels is not None:
+            counts = torch.bincount(labels.cpu(), minlength=prior.num_classes)
+            y = int(counts.argmin())
+            if counts[y] < prior.min_images:
+                name = parts.data.class_names[y]
+                told = str(y) if name == str(y) else f"{y} ({name})"
+                raise UserError(
+                    f"class {told} has {counts[y]} training images and needs at least {prior.min_images} for a prior "
+                    "of its own; set prior.conditional=false, lower prior.num_components, or give more images"
+                )
+
+
+def check_codebooks(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: more codes than all training images together have places for.
+    """
+    places = max((height * width for height, width in parts.vae.spec.grids), default=0)
+    num = places * len(parts.data.train)
+    for book in parts.vae.modules():
+        if isinstance(book, Codebook) and len(book.vectors) > num and job.max_images is None:
+            raise UserError(
+                f"vae.bottleneck.num_codes={len(book.vectors)}: the {len(parts.data.train):,} training images have "
+                f"{num:,} places in all, so some could never be used; give at most {num:,}"
+            )
 
 
 def check_draws(job: Run, parts: Parts) -> None:

@@ -13,6 +13,9 @@ from orchestration.schema import Config
 from orchestration.stages import Run
 from orchestration.store import Store
 
+MANY_CLASSES = 20
+"""So many may share the few images, and each have enough for a prior of its own."""
+
 
 @contextmanager
 def reduced(config: Config, launch: Launch) -> Iterator[Run]:
@@ -33,6 +36,7 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         small = config.model_copy(update=changes)
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
-        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake
+        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake, nor is one a class
+        enough *= MANY_CLASSES if config.prior.get("conditional") else 1
         job.max_images = max(512, 2 * config.trainer.batch_size, enough)
         yield job

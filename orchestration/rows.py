@@ -134,18 +134,18 @@ def add_surgery(rows: dict[str, dict[str, Any]], surgery: Mapping[str, Any]) -> 
     under = (surgery.get("test") or {}).get("priors") or {}
     told = surgery.get("two_sample") or {}
     for name in rows.keys() - report.FLOORS:
-        _put(rows[name], "marginal_kl_nats", (under.get(name) or {}).get("marginal_kl_nats"))
+        put(rows[name], "marginal_kl_nats", (under.get(name) or {}).get("marginal_kl_nats"))
         two = told.get(name) or {}
         if two:
             accuracy, error = two["accuracy_percent"] / 100, two["standard_error_percent"] / 100
-            _put(rows[name], "two_sample_accuracy", {"value": accuracy, "standard_error": error})
-            _put(rows[name], "latent_mmd", {"value": two["mmd_squared"], "standard_error": two["mmd_standard_error"]})
+            put(rows[name], "two_sample_accuracy", {"value": accuracy, "standard_error": error})
+            put(rows[name], "latent_mmd", {"value": two["mmd_squared"], "standard_error": two["mmd_standard_error"]})
     of_aggregate = under.get(TRAINING_AGGREGATE) or {}
     for key, source in OF_AGGREGATE.items():
-        _put(rows[report.AGGREGATE], key, of_aggregate.get(source))
+        put(rows[report.AGGREGATE], key, of_aggregate.get(source))
 
 
-def _put(row: dict[str, Any], key: str, estimate: Mapping[str, float | None] | None) -> None:
+def put(row: dict[str, Any], key: str, estimate: Mapping[str, float | None] | None) -> None:
     """A value into the row, and its standard error beside it; nothing where there is none."""
     if estimate is None:
         return

@@ -14,7 +14,7 @@ from evaluation import distances, memorisation, report
 from evaluation.errors import EvaluationError
 from orchestration.feature_nets import Extractor
 from orchestration.trained import Trained, cleaned
-from stage1_vae.data.images import ImageSet, InMemory, Rows, spread
+from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
 
 PICTURED = 64
 NEIGHBOURED = 24
@@ -82,8 +82,7 @@ def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
 def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]:
     """The reference, and one set of as many images for each row of the table."""
     data, parts = trained.parts.data, trained.parts
-    num = min(limit, len(data.test), len(data.train))
-    test_rows = torch.linspace(0, len(data.test) - 1, num).round().long()
+    num = num_compared(data, limit)
     counted = {
         row: look_at_draws(net, trained, lambda prior=floor.prior: trained.draw(prior, num))  # type: ignore[misc]
         for row, floor in trained.floors.items()
@@ -93,11 +92,21 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
         "reference": look(net, cleaned(parts, spread(data.test, num))),
         "baseline": look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
         report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),
-        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows))),
+        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
         report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
         # Last: what it draws must not change the draws of rows that other priors on this VAE share.
         "learned": look_at_draws(net, trained, lambda: trained.draw(trained.prior, num)),
     }
+
+
+def num_compared(data: ImageData, limit: int) -> int:
+    """Images in each set."""
+    return min(limit, len(data.test), len(data.train))
+
+
+def test_rows(data: ImageData, num: int) -> Tensor:
+    """The test images of the reference, [num]: those of `spread`."""
+    return torch.linspace(0, len(data.test) - 1, num).round().long()
 
 
 def measured_distances(

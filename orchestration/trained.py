@@ -77,10 +77,11 @@ class Trained:
         return torch.cat([self.vae.bottleneck.embed(block.to(self.device)).cpu() for block in z.split(1000)])
 
     @torch.no_grad()
-    def draw(self, prior: LatentDensity, num: int) -> Tensor:
-        """z [num, *latent] from `prior`, on the CPU."""
+    def draw(self, prior: LatentDensity, num: int, labels: Tensor | None = None) -> Tensor:
+        """z [num, *latent] from `prior`, on the CPU; `labels`: the class of each, [num]."""
         sizes = [min(1000, num - start) for start in range(0, num, 1000)]
-        return torch.cat([prior.sample(size).cpu() for size in sizes])
+        context = [None] * len(sizes) if labels is None else labels.split(1000)
+        return torch.cat([prior.sample(size, y).cpu() for size, y in zip(sizes, context, strict=True)])
 
     def draw_aggregate(self, num: int) -> Tensor:
         """z [num, *latent] from the aggregate posterior of the training images, on the CPU."""

@@ -27,6 +27,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.likelihoods import figure_kind
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
+from stage2_prior.sampling import Sampling
 
 MAX_DRAWS = 1000
 """Latents drawn at once."""
@@ -94,23 +95,58 @@ class TwoStage:
         self.prior.to(device)
         return self
 
-    def sample(self, n: int) -> Tensor:
-        """n images [n, C, H, W] in [0, 1]: means of p(x|z) for z ~ prior.
+    def sample(
+        self,
+        n: int,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        guidance: float = 0.0,
+    ) -> Tensor:
+        """n images [n, C, H, W] in [0, 1]: means of p(x|z) for z ~ prior, or z ~ p(z|label).
+
+        Args:
+            n: how many.
+            label: a class for all, or one for each, int64 [n]; of a model whose prior was fitted with
+                `prior.conditional=true`. None: all classes, as often as among the training images.
+            temperature, top_k, top_p, guidance: of `stage2_prior.sampling.Sampling`; what the prior can follow of
+                these is `prior.knobs`.
 
         Raises:
-            ValueError: n is negative.
+            ValueError: in one line: n is negative, a class that the prior does not know, a number out of range, or what
+                this prior cannot follow.
         """
-        return self.decode(self.sample_latents(n))
+        return self.decode(self.sample_latents(n, label, temperature, top_k, top_p, guidance))
 
     @torch.no_grad()
-    def sample_latents(self, n: int) -> Tensor:
-        """n latents [n, *latent] from the learned prior.
+    def sample_latents(
+        self,
+        n: int,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        guidance: float = 0.0,
+    ) -> Tensor:
+        """n latents [n, *latent] from the learned prior; arguments and errors are those of `sample`."""
+        how = Sampling(temperature, top_k, top_p, guidance)
+        labels = None if label is None else self._labels(n, label)
+        sizes = [min(MAX_DRAWS, n - start) for start in range(0, n, MAX_DRAWS)] or [n]
+        context = [None] * len(sizes) if labels is None else labels.split(MAX_DRAWS)
+        return torch.cat([self.prior.sample(size, y, how) for size, y in zip(sizes, context, strict=True)])
+
+    def _labels(self, n: int, label: int | Tensor) -> Tensor:
+        """One label a sample, [n].
 
         Raises:
-            ValueError: n is negative.
+            ValueError: they are not, or not of this prior's classes.
         """
-        sizes = [min(MAX_DRAWS, n - start) for start in range(0, n, MAX_DRAWS)]
-        return torch.cat([self.prior.sample(size) for size in sizes or [n]])
+        given = torch.as_tensor(label)
+        if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
+            raise ValueError(f"label is {tuple(given.shape)}; give one class, or one for each: [{n}]")
+        self.prior.check_labels(given.reshape(-1))
+        return given.expand(max(n, 0)) if given.ndim == 0 else given
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:

@@ -75,4 +75,6 @@ def code_spec(grids: tuple[tuple[int, int], ...], num_codes: tuple[int, ...], nu
 def uniform_codes(spec: LatentSpec) -> UniformCodes:
     """The base prior of codes of `spec`."""
     lengths = torch.tensor([math.prod(grid) for grid in spec.grids])
-    return UniformCodes(torch.repeat_interleave(torch.tensor(spec.num_codes), lengths))
+    return UniformCodes(
+        torch.repeat_interleave(torch.tensor(spec.num_codes), lengths, output_size=spec.num_dims)  # as `meta` must know
+    )

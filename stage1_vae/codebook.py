@@ -71,12 +71,15 @@ class Codebook(nn.Module, EpochFigures):
         self.register_buffer("counts", torch.zeros(num_codes))  # [K] N; all zero before the first batch
         self.register_buffer("sums", torch.zeros(num_codes, dim))  # [K, D] m
         self.register_buffer("revived", torch.zeros(()), persistent=False)  # since it was read last
+        self.has_started = False  # in Python: a compiled step cannot ask a tensor which way to go
+        self.register_load_state_dict_post_hook(_see_whether_started)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h [N, D] -> codes int64 [N] and what the decoder sees of them [N, D], with a gradient to h."""
         h = h.float()
-        if self.training:
+        if self.training and not self.has_started:
             self._start(h.detach())
+            self.has_started = True
         codes = self.nearest(h.detach())
         chosen = self.vectors[codes]
         if self.training:
@@ -130,6 +133,11 @@ class Codebook(nn.Module, EpochFigures):
         figures = {f"{self.prefix}codes_revived": self.revived.item()}
         self.revived.zero_()
         return figures
+
+
+def _see_whether_started(codebook: Codebook, keys: object) -> None:
+    """As its counts say: they are no longer zero behind the first batch."""
+    codebook.has_started = bool(codebook.counts.any())
 
 
 def rotated(h: Tensor, chosen: Tensor) -> Tensor:

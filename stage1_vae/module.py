@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 
+from stage1_vae.codebook import Codebook
 from stage1_vae.epoch_figures import EpochFigures
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
@@ -131,6 +132,7 @@ class VAEModule(pl.LightningModule):
         self.seed = seed
         self.history: list[dict[str, float]] = []
         self._train, self._val = Means(), Means()
+        self._books = [part for part in vae.modules() if isinstance(part, Codebook)]  # that have not started yet
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
@@ -195,11 +197,18 @@ class VAEModule(pl.LightningModule):
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
         now = torch.tensor(self.global_step)
-        terms, figures = self.step(x, now) if len(x) == self.batch_size else self.step.eager(x, now)
+        compiled = len(x) == self.batch_size and self._has_started()
+        terms, figures = self.step(x, now) if compiled else self.step.eager(x, now)
         if not math.isfinite(terms.loss.item()):
             raise TrainingError(self._diagnosis(terms, x))
         self._train.add(figures)
         return terms.loss
+
+    def _has_started(self) -> bool:
+        """Whether all codebooks have seen the first batch, on which they are laid out: no work for a compiled step."""
+        if self._books:
+            self._books = [book for book in self._books if not book.has_started]
+        return not self._books
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, _ = batch

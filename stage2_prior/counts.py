@@ -5,6 +5,7 @@ value for a bit. The strength of the smoothing is the one under which held-out l
 """
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def places(spec: LatentSpec) -> list[tuple[slice, int]]:
     """The places of each map in the sequence, and the size of its codebook; bits are one map."""
     sizes = code_sizes(spec)
     lengths = [h * w for h, w in spec.grids] or [spec.num_dims]
-    ends = torch.tensor(lengths).cumsum(0).tolist()
+    ends = accumulate(lengths)
     return [(slice(end - length, end), size) for end, length, size in zip(ends, lengths, sizes, strict=True)]
 
 
@@ -71,21 +72,35 @@ def pair_counts(latents: LatentDataset) -> Iterator[Tensor]:
 
 
 def smoothed_log_probs(counts: Tensor, held_out: Tensor, spec: LatentSpec) -> tuple[Tensor, float]:
-    """Counts of training and of held-out latents [T, K] -> log-probabilities of the codes at each place, [T, K]
-    float64 with minus infinity beyond the codebook; and the count that was added to each cell."""
+    """Counts of training and of held-out latents [T, K] -> `log_probs_of` them, and the count that was added to each
+    cell."""
+    exists = cells_that_exist(counts, spec)
+
+    def cost(alpha: float) -> float:
+        return -torch.where(exists, held_out * log_probs_of(counts, alpha, spec), 0.0).sum().item()
+
+    alpha = best_strength(cost)
+    return log_probs_of(counts, alpha, spec), alpha
+
+
+def log_probs_of(counts: Tensor, alpha: float, spec: LatentSpec) -> Tensor:
+    """Log-probabilities of the codes at each place, [T, K] float64, minus infinity beyond the codebook; each count has
+    `alpha` added to it."""
+    added = torch.where(cells_that_exist(counts, spec), counts + alpha, 0.0)
+    return (added / added.sum(1, keepdim=True)).log()
+
+
+def cells_that_exist(counts: Tensor, spec: LatentSpec) -> Tensor:
+    """Which of [T, K] lie within the codebook of their place."""
     exists = torch.zeros_like(counts, dtype=torch.bool)
     for where, size in places(spec):
         exists[where, :size] = True
+    return exists
 
-    def log_probs(alpha: float) -> Tensor:
-        added = torch.where(exists, counts + alpha, 0.0)
-        return (added / added.sum(1, keepdim=True)).log()
 
-    def cost(alpha: float) -> float:
-        return -torch.where(exists, held_out * log_probs(alpha), 0.0).sum().item()
-
-    alpha = best_strength(cost)
-    return log_probs(alpha), alpha
+def unfitted_log_probs(spec: LatentSpec) -> Tensor:
+    """Every code equally likely at each place, [T, K]."""
+    return log_probs_of(torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64), 1.0, spec)
 
 
 def best_strength(cost: Callable[[float], float]) -> float:

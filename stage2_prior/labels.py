@@ -22,12 +22,14 @@ def num_classes(spec: LatentSpec, conditional: bool) -> int:
     return spec.num_classes if conditional else 0
 
 
-def check_label_dropout(share: float) -> None:
+def check_label_dropout(share: float, conditional: bool) -> None:
     """Raises:
-    PriorError: `share` is none.
+    PriorError: `share` is none, or is 0 where p(z) is to be learned beside p(z|y).
     """
     if not 0 <= share < 1:
         raise PriorError(f"prior.label_dropout={share}: give a share from 0 to below 1")
+    if conditional and share == 0:
+        raise PriorError("prior.label_dropout=0 leaves p(z) unlearned, which draws without a label need; give 0.1")
 
 
 def with_nobody(labels: Tensor | None, n: int, classes: int, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Rows
-from stage2_prior.prior import Exactness, FitReport, FitRun, NothingKept, Prior, PriorError, measured_nll_nats
+from stage2_prior.kept_classes import KeptClasses, mean_curve
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError, measured_nll_nats
 from stage2_prior.sampling import Sampling
 
 
@@ -101,22 +102,27 @@ class PerClass(Prior):
         Raises:
             PriorError: a class has no image, or whatever the wrapped prior raises, with the class.
         """
-        seconds, notes, counts = 0.0, [], []
+        kept, counts = KeptClasses(run, self.num_classes), []
         for y, prior in enumerate(self._each()):
             mine, held_out = of_class(train, y), of_class(val, y)
             if len(mine) == 0:
                 raise PriorError(
                     f"no training image is of class {y}, so none can be fitted to it; set prior.conditional=false"
                 )
+            counts.append(len(mine))
+            if kept.restore(y, prior):
+                continue
             try:
-                report = prior.fit(mine, held_out if len(held_out) else mine, alone(run, y))
+                report = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
-            seconds += report.seconds
-            counts.append(len(mine))
-            notes += [f"class {y}: {note}" for note in report.notes]
-        self.log_weights.copy_((torch.tensor(counts, dtype=torch.float64) / sum(counts)).log())
-        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), notes=notes)
+            kept.finish(y, prior, report)
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        self.log_weights.copy_(shares.log())
+        seconds = sum(report.seconds for report in kept.reports)
+        notes = [f"class {y}: {note}" for y, report in enumerate(kept.reports) for note in report.notes]
+        curve = list(mean_curve(kept.reports, shares.tolist()))
+        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), curve, notes)
 
 
 def of_class(latents: LatentDataset, y: int) -> LatentDataset:
@@ -126,12 +132,3 @@ def of_class(latents: LatentDataset, y: int) -> LatentDataset:
     rows = (latents.labels == y).nonzero().squeeze(1)
     params = {name: Chosen(values, rows.numpy()) for name, values in latents.params.items()}
     return LatentDataset(latents.spec, latents.family, params, latents.labels[rows], latents.provenance)
-
-
-def alone(run: FitRun, y: int) -> FitRun:
-    """`run` for the fit of one class of several: figures under its name; it starts over when it is stopped."""
-
-    def log(figures: Any, step: int) -> None:
-        run.log({f"{name}_of_{y}": value for name, value in figures.items()}, step)
-
-    return replace(run, log=log, kept=NothingKept())

@@ -65,7 +65,8 @@ class FitRun:
         seed: of everything random in the fit.
         log: takes figures (name -> value) and the step or epoch that they belong to.
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
-            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`.
+            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `keeps=False` it
+            keeps nothing, which whoever calls it twice must say.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
         kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
@@ -227,6 +228,8 @@ class Prior(nn.Module, ABC):
         """
         if not self.num_classes:
             raise PriorError("this prior knows no classes; fit one with prior.conditional=true, or give no label")
+        if context.is_floating_point() or context.dtype == torch.bool:
+            raise PriorError(f"labels are {context.dtype}; give whole numbers from 0 to {self.num_classes - 1}")
         wrong = context[(context < 0) | (context >= self.num_classes)]
         if len(wrong):
             raise PriorError(f"label {wrong[0].item()} is out of range; the classes are 0 to {self.num_classes - 1}")

@@ -34,10 +34,13 @@ class Sampling:
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not math.isfinite(self.temperature):
+        for knob in ("temperature", "top_p", "guidance"):
+            if not _is_number(value := getattr(self, knob)):
+                raise ValueError(f"sample.{knob}={value!r}: give a number")
+        if self.temperature < 0:
             raise ValueError(f"sample.temperature={self.temperature}: give 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"sample.top_k={self.top_k}: give at least 1")
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ValueError(f"sample.top_k={self.top_k!r}: give a whole number, at least 1")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"sample.top_p={self.top_p}: give a share above 0, at most 1")
         if self.guidance < 0:
@@ -47,6 +50,10 @@ class Sampling:
     def knobs(self) -> list[str]:
         """Names of what is not as in plain sampling."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 PLAIN = Sampling()

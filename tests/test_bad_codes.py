@@ -11,6 +11,7 @@ REFUSED = {
     "no_level": (["vae=fsq", "vae.bottleneck.levels=[]"], "at least one number"),
     "lattice_too_large": (["vae=fsq", "vae.bottleneck.levels=[64,64,64]"], "give 2 to 65,536"),
     "codebook_too_large": (["vae=vq", "vae.bottleneck.num_codes=65537"], "give 2 to 65,536"),
+    "more_codes_than_places": (["vae=vq", "vae.bottleneck.num_codes=6000"], "5,032 places in all"),
     "one_code": (["vae=vq2", "vae.bottleneck.num_codes=1"], "give 2 to 65,536"),
     "no_code": (["vae=gumbel", "vae.bottleneck.num_codes=0"], "must be at least 1"),
     "no_quantizer": (["vae=residual_vq", "vae.bottleneck.num_quantizers=0"], "must be at least 1"),

@@ -92,6 +92,49 @@ def test_labels_reach_the_samples_file(tmp_path: Path) -> None:
     assert centre[1] > centre[0] + 30, "a one is dark where a nought is empty"
 
 
+FEW = (
+    "debug=fast",
+    "trainer.max_epochs=30",
+    "trainer.val_every=10",
+    "logger=csv",
+    "prior.conditional=true",
+    "prior.fit.max_epochs=10",
+)
+OF_CODES = (
+    "prior.fit.learning_rate=0.01",
+    "prior.fit.average=0.9",
+    "vae=vq",
+    "net.channels=[4,8]",
+    "vae.bottleneck.num_codes=16",
+    "prior.width=16",
+    "prior.depth=1",
+)
+NETWORKS = {
+    "autoregressive": ("net.hidden=[16]", "prior=autoregressive", "prior.hidden=[16]"),
+    "transformer": (*OF_CODES, "prior=transformer", "prior.num_heads=2"),
+    "pixelcnn": (*OF_CODES, "prior=pixelcnn"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_draw_a_class_alone(name: str, tmp_path: Path) -> None:
+    """The same bytes for the same class; what the prior cannot follow is refused, and what it can is drawn."""
+    asked = (*FEW, *NETWORKS[name], "stage=sample", "sample.num=20")
+    files = {"three": ["3"], "again": ["3"], "four": ["4"], "cold": ["3", "sample.temperature=0.1"]}
+    if name != "autoregressive":  # of codes alone is there a likeliest few
+        files["few"] = ["3", "sample.top_k=2"]
+    found = {}
+    for file, (label, *knob) in files.items():
+        result = run_here(tmp_path, *asked, f"sample.label={label}", f"sample.out={file}.npz", *knob)
+        if file == "cold" and name == "autoregressive":
+            assert result.code == 2 and "cannot follow sample.temperature" in result.err
+            continue
+        assert (result.code, result.err) == (0, ""), result
+        found[file] = (tmp_path / f"{file}.npz").read_bytes()
+    assert found["three"] == found["again"]
+
+
 REFUSED = [
     (("prior.conditional=true", "sample.label=10"), "label 10 is out of range; the classes are 0 to 9"),
     (("sample.label=3",), "this prior knows no classes; fit one with prior.conditional=true"),
@@ -100,6 +143,7 @@ REFUSED = [
     (("sample.temperature=0.5",), "this prior cannot follow sample.temperature"),
     (("prior.conditional=true", "sample.prior=base", "sample.label=3"), "sample.label is for the learned prior"),
     (("sample.temperature=-1",), "sample.temperature=-1"),
+    (("prior.conditional=true", "prior.label_dropout=0"), "prior.label_dropout=0 leaves p(z) unlearned"),
     (("sample.top_p=0",), "sample.top_p=0"),
     (
         ("prior.conditional=true", "data=mixture_rings"),

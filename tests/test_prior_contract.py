@@ -16,6 +16,7 @@ from training_run import settings as trainer_settings
 
 from orchestration.assembly import takes_labels
 from orchestration.hardware import lightning_fit
+from orchestration.safe import layouts
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import Exactness, FitRun, GradientPrior, Prior, PriorError
 from stage2_prior.sampling import Sampling
@@ -320,3 +321,11 @@ def test_point_masses_are_fitted(name: str, kind: str) -> None:
     assert prior.log_prob(points.means()).isfinite().all()
     if name != "standard_normal":
         assert report.train_nll_nats is not None and np.isfinite(report.train_nll_nats)
+
+
+@life
+def test_its_shapes_are_known_without_memory(name: str, kind: str) -> None:
+    """An exported model is made on torch's `meta` device before its files are read."""
+    with torch.device("meta"):
+        found = build(name, SPECS[kind])
+    assert layouts(found) == layouts(build(name, SPECS[kind]))

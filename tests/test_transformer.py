@@ -282,7 +282,8 @@ def test_a_lower_temperature_narrows_gaussians() -> None:
 
 REFUSED = [
     ({"conditional": True}, LatentSpec((4,)), "prior.conditional=true needs labels and these images have none"),
-    ({"width": 30}, LatentSpec((4,)), "30 cannot be split over 4 heads"),
+    ({"width": 30}, LatentSpec((4,)), "30 cannot be split over 4 heads; give a multiple of 4"),
+    ({"depth": 0}, LatentSpec((4,)), "depth=0, num_heads=4: give at least 1 of each"),
     ({"positions": "sines"}, LatentSpec((4,)), "positions=sines is unknown; choose learned or rotary"),
     ({"positions": "rotary", "width": 24}, LatentSpec((4,)), "rotary positions need heads of a multiple of 4"),
     ({"max_tokens": 3}, LatentSpec((4,)), "4 tokens, more than prior.max_tokens=3"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestration.build import build, target_class
+from orchestration.safe import layouts
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import InMemory
 from stage1_vae.data.loader import Batches
@@ -255,3 +256,11 @@ def test_encode_keeps_order_labels_and_parameters(vae: str, tmp_path: Path) -> N
         expected = getattr(posterior, name)
         stored = torch.from_numpy(np.array(values)).to(expected.dtype)
         torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("vae", "net"), vaes_and_nets())
+def test_its_shapes_are_known_without_memory(vae: str, net: str) -> None:
+    """An exported model is made on torch's `meta` device before its files are read."""
+    with torch.device("meta"):
+        found, _ = make((1, 8, 8), vae, net)
+    assert layouts(found) == layouts(make((1, 8, 8), vae, net)[0])

@@ -9,6 +9,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +74,7 @@ class CodeTokens(Tokens):
         self.layout, sizes = code_layout(spec)
         self.are_bits = spec.support is Support.BITS
         self.lengths = [h * w for h, w in self.layout.grids]
-        self.map_of = self.layout.grid_of.tolist()  # [T]
+        self.ends = list(accumulate(self.lengths))  # of each map, in the sequence
         self.embedding = nn.Embedding(sum(sizes), width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
@@ -95,7 +97,7 @@ class CodeTokens(Tokens):
         return torch.cat([-cross_entropy(head(h), wanted) for head, h, wanted in parts], dim=1)
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
-        head = self.heads[self.map_of[t]]
+        head = self.heads[bisect_right(self.ends, t)]
         logits = head(output).float()  # [B, K]
         if without is not None:
             logits = guided(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)

@@ -37,7 +37,8 @@ class Layout:
     @property
     def grid_of(self) -> Tensor:
         """Number of the map that each token belongs to, int64 [T]."""
-        return torch.repeat_interleave(torch.arange(len(self.grids)), torch.tensor([h * w for h, w in self.grids]))
+        lengths = torch.tensor([h * w for h, w in self.grids])
+        return torch.repeat_interleave(torch.arange(len(self.grids)), lengths, output_size=self.num_tokens)
 
     @property
     def coordinates(self) -> Tensor:
@@ -140,8 +141,12 @@ class Transformer(nn.Module):
         self, layout: Layout, width: int, depth: int, num_heads: int, dropout: float = 0.0, positions: str = "learned"
     ) -> None:
         super().__init__()
-        if min(width, depth, num_heads) < 1 or width % num_heads:
-            raise ValueError(f"a width of {width} cannot be split over {num_heads} heads in {depth} layers")
+        if min(width, depth, num_heads) < 1:
+            raise ValueError(f"width={width}, depth={depth}, num_heads={num_heads}: give at least 1 of each")
+        if width % num_heads:
+            raise ValueError(
+                f"a width of {width} cannot be split over {num_heads} heads; give a multiple of {num_heads}"
+            )
         if positions not in ("learned", "rotary"):
             raise ValueError(f"positions={positions} is unknown; choose learned or rotary")
         self.num_heads = num_heads

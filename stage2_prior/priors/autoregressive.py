@@ -78,7 +78,7 @@ class Autoregressive(GradientPrior):
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if min_std <= 0:
             raise PriorError(f"prior.min_std={min_std}: give a number above 0")
-        check_label_dropout(label_dropout)
+        check_label_dropout(label_dropout, conditional)
         self.num_classes, self.label_dropout = num_classes(spec, conditional), label_dropout
         self.num_components, self.min_log_std = num_components, math.log(min_std)
         self.net = MADE(

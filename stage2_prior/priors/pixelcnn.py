@@ -44,7 +44,7 @@ class PixelCNN(GradientPrior):
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__(spec)
-        check_label_dropout(label_dropout)
+        check_label_dropout(label_dropout, conditional)
         self.num_classes = num_classes(spec, conditional)
         self.label_dropout = label_dropout
         self.knobs = CODE_KNOBS | ({"guidance"} if conditional else set())

@@ -60,7 +60,7 @@ class Transformer(GradientPrior):
     ) -> None:
         super().__init__(spec)
         self.num_classes = num_classes(spec, conditional)
-        check_label_dropout(label_dropout)
+        check_label_dropout(label_dropout, conditional)
         if not 0 <= dropout < 1:
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if num_components < 1:

@@ -25,7 +25,7 @@ class Uniform(Prior):
         super().__init__(spec)
         places = [h * w for h, w in spec.grids] if spec.support is Support.CODES else [spec.num_dims]
         num_codes = spec.num_codes if spec.support is Support.CODES else (2,)
-        sizes = torch.repeat_interleave(torch.tensor(num_codes), torch.tensor(places))
+        sizes = torch.repeat_interleave(torch.tensor(num_codes), torch.tensor(places), output_size=sum(places))
         self.register_buffer("sizes", sizes, persistent=False)  # [T] codes at each place
 
     @classmethod

@@ -1,0 +1,87 @@
+"""Do samples that were asked of a class show that class? A classifier of real images says.
+
+The accuracy is the mean over classes of the share that the classifier takes for what they are, so that every class
+counts alike however many images it has. Samples that have nothing to do with their label reach one over the number of
+classes, whatever the classifier. It sees classes and not quality: one perfect image a class would reach the top, so it
+stands beside distances and never instead of them (Ravuri & Vinyals, "Classification Accuracy Score for Conditional
+Generative Models", 2019, section 2).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+"""Part of the key of the evaluation of a conditional prior; raised whenever what it says of classes changes."""
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Of images whose class is known.
+
+    Attributes:
+        value: mean over classes of the share that was taken for that class, in [0, 1].
+        standard_error: of that mean, over images.
+        num: images.
+        by_class: class -> its share; classes that no image is of are missing.
+    """
+
+    value: float
+    standard_error: float
+    num: int
+    by_class: Mapping[int, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """`value`, `standard_error`, `num`."""
+        return {"value": self.value, "standard_error": self.standard_error, "num": self.num}
+
+
+def class_accuracy(taken_for: Tensor, labels: Tensor, classes: Tensor) -> ClassAccuracy | None:
+    """How often images of the class `labels` [N] were `taken_for` [N] it, over `classes`; None where there is no image.
+
+    The error is that of independent images within each class. Each class is given one image more of each outcome for
+    it: few images that are all right do not make it nothing.
+    """
+    counted = torch.isin(labels, classes)
+    if not counted.any():
+        return None
+    taken_for, labels = taken_for[counted], labels[counted]
+    num_classes = int(labels.max()) + 1
+    nums = torch.bincount(labels, minlength=num_classes).double()  # [classes]
+    right = torch.bincount(labels[taken_for == labels], minlength=num_classes).double()
+    there = nums > 0
+    shares = right[there] / nums[there]
+    likely = (right[there] + 1) / (nums[there] + 2)
+    error = (likely * (1 - likely) / nums[there]).sum().sqrt().item() / len(shares)
+    by_class = dict(zip(there.nonzero().squeeze(1).tolist(), shares.tolist(), strict=True))
+    return ClassAccuracy(shares.mean().item(), error, len(labels), by_class)
+
+
+def classes_followed(classes: Mapping[str, Any] | None, name: str) -> str | None:
+    """The verdict on samples of the conditional prior `name`; None where there are none.
+
+    Args:
+        classes: of `orchestration.classes`.
+        name: of the prior.
+    """
+    if not classes:
+        return None
+    mine, chance = classes["samples"], classes["chance"]
+    told = f"{mine['value']:.1%} ± {mine['standard_error']:.1%}"
+    if mine["value"] - chance <= 2 * mine["standard_error"]:
+        return (
+            f"FAILED: samples of {name} do not follow their label: a classifier takes {told} of them for the class "
+            f"that was asked for, and would take {chance:.1%} by chance; train it longer."
+        )
+    beside = [
+        f"{what} {found['value']:.1%} ± {found['standard_error']:.1%}"
+        for key, what in (("reconstructions", "reconstructions of test images"), ("test_images", "test images"))
+        if (found := classes[key]) is not None
+    ]
+    return (
+        f"Of {mine['num']:,} samples of {name}, equally many a class, a classifier takes {told} for the class that was "
+        f"asked for ({', '.join([f'chance {chance:.1%}', *beside])})."
+    )
