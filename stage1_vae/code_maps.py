@@ -74,5 +74,5 @@ def code_spec(grids: tuple[tuple[int, int], ...], num_codes: tuple[int, ...], nu
 
 def uniform_codes(spec: LatentSpec) -> UniformCodes:
     """The base prior of codes of `spec`."""
-    lengths = torch.tensor([math.prod(grid) for grid in spec.grids])
-    return UniformCodes(torch.repeat_interleave(torch.tensor(spec.num_codes), lengths))
+    sizes = [size for size, grid in zip(spec.num_codes, spec.grids, strict=True) for _ in range(math.prod(grid))]
+    return UniformCodes(torch.tensor(sizes))

@@ -5,6 +5,7 @@ value for a bit. The strength of the smoothing is the one under which held-out l
 """
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def places(spec: LatentSpec) -> list[tuple[slice, int]]:
     """The places of each map in the sequence, and the size of its codebook; bits are one map."""
     sizes = code_sizes(spec)
     lengths = [h * w for h, w in spec.grids] or [spec.num_dims]
-    ends = torch.tensor(lengths).cumsum(0).tolist()
+    ends = accumulate(lengths)
     return [(slice(end - length, end), size) for end, length, size in zip(ends, lengths, sizes, strict=True)]
 
 
@@ -70,12 +71,24 @@ def pair_counts(latents: LatentDataset) -> Iterator[Tensor]:
         yield counts
 
 
+def existing(spec: LatentSpec) -> Tensor:
+    """Which codes the codebook of each place has, bool [T, K]; K: of the largest."""
+    exists = torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.bool)
+    for where, size in places(spec):
+        exists[where, :size] = True
+    return exists
+
+
+def uniform_log_probs(spec: LatentSpec) -> Tensor:
+    """What is known before anything is counted: all codes of a place equally likely, [T, K] float64."""
+    exists = existing(spec).double()
+    return (exists / exists.sum(1, keepdim=True)).log()
+
+
 def smoothed_log_probs(counts: Tensor, held_out: Tensor, spec: LatentSpec) -> tuple[Tensor, float]:
     """Counts of training and of held-out latents [T, K] -> log-probabilities of the codes at each place, [T, K]
     float64 with minus infinity beyond the codebook; and the count that was added to each cell."""
-    exists = torch.zeros_like(counts, dtype=torch.bool)
-    for where, size in places(spec):
-        exists[where, :size] = True
+    exists = existing(spec).to(counts.device)
 
     def log_probs(alpha: float) -> Tensor:
         added = torch.where(exists, counts + alpha, 0.0)

@@ -72,7 +72,7 @@ class CodeTokens(Tokens):
         self.layout, sizes = code_layout(spec)
         self.are_bits = spec.support is Support.BITS
         self.lengths = [h * w for h, w in self.layout.grids]
-        self.map_of = self.layout.grid_of.tolist()  # [T]
+        self.map_of = self.layout.map_of
         self.embedding = nn.Embedding(sum(sizes), width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)

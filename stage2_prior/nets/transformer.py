@@ -35,9 +35,14 @@ class Layout:
         return sum(h * w for h, w in self.grids)
 
     @property
+    def map_of(self) -> list[int]:
+        """Number of the map that each token belongs to, T of them."""
+        return [number for number, (h, w) in enumerate(self.grids) for _ in range(h * w)]
+
+    @property
     def grid_of(self) -> Tensor:
-        """Number of the map that each token belongs to, int64 [T]."""
-        return torch.repeat_interleave(torch.arange(len(self.grids)), torch.tensor([h * w for h, w in self.grids]))
+        """The same, int64 [T]."""
+        return torch.tensor(self.map_of)
 
     @property
     def coordinates(self) -> Tensor:

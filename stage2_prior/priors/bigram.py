@@ -23,6 +23,7 @@ from stage2_prior.counts import (
     place_counts,
     places,
     smoothed_log_probs,
+    uniform_log_probs,
 )
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, mean_nll_nats, measured_nll_nats
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes, draw_categorical
@@ -47,8 +48,7 @@ class Bigram(Prior):
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        nothing = torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64)
-        self.register_buffer("log_probs", smoothed_log_probs(nothing, nothing, spec)[0])  # [T, K] of each by itself
+        self.register_buffer("log_probs", uniform_log_probs(spec))  # [T, K] of each by itself
         self.register_buffer("strength", torch.ones((), dtype=torch.float64))  # m
         for i, (where, size) in enumerate(places(spec)):
             tables = where.stop - where.start if spec.support is Support.BITS else 1

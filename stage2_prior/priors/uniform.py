@@ -25,8 +25,8 @@ class Uniform(Prior):
         super().__init__(spec)
         places = [h * w for h, w in spec.grids] if spec.support is Support.CODES else [spec.num_dims]
         num_codes = spec.num_codes if spec.support is Support.CODES else (2,)
-        sizes = torch.repeat_interleave(torch.tensor(num_codes), torch.tensor(places))
-        self.register_buffer("sizes", sizes, persistent=False)  # [T] codes at each place
+        sizes = [size for size, num in zip(num_codes, places, strict=True) for _ in range(num)]
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)  # [T] codes at each place
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

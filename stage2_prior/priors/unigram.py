@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.counts import check_discrete, place_counts, places, smoothed_log_probs
+from stage2_prior.counts import check_discrete, place_counts, places, smoothed_log_probs, uniform_log_probs
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, measured_nll_nats
-from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes, draw_categorical
+from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical
 
 
 class Unigram(Prior):
@@ -32,8 +32,7 @@ class Unigram(Prior):
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        nothing = torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64)
-        self.register_buffer("log_probs", smoothed_log_probs(nothing, nothing, spec)[0])  # [T, K], uniform until fitted
+        self.register_buffer("log_probs", uniform_log_probs(spec))  # [T, K]
 
     @property
     def num_parameters(self) -> int:
