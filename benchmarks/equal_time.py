@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,41 +35,47 @@ from stage2_prior.prior import FitReport, FitRun, Prior, mean_nll_nats
 SIDE, NUM_CODES = 7, 256
 SPEC = LatentSpec((SIDE**2,), Support.CODES, ((SIDE, SIDE),), (NUM_CODES,))
 PRIORS = {"transformer": {"dropout": 0.0}, "pixelcnn": {}}
-BATCH_SIZE, STEPS, HELD_OUT = 64, 64, 1000
+BATCH_SIZE, STEPS, HELD_OUT = 64, 16, 256
 """Steps between two looks at the held-out figure, which are over so many images."""
+PROBE_LOOKS = 3
 
 
-def fitted(name: str, codes: dict[str, LatentDataset], num_looks: int) -> tuple[Prior, FitReport]:
-    """The prior NAME after STEPS * num_looks steps."""
+def fitted(name: str, codes: dict[str, LatentDataset], num_looks: int) -> tuple[Prior, FitReport, list[float]]:
+    """The prior NAME after STEPS * num_looks steps, and when each look was taken, in seconds."""
     node = yaml.safe_load((CONF / "prior" / f"{name}.yaml").read_text())
     settings, _ = node.pop("fit"), node.pop("wrap", None)
     prior: Prior = build("prior", node | PRIORS[name], spec=SPEC)
     trainer = Trainer(**yaml.safe_load((CONF / "trainer" / "default.yaml").read_text()) | {"accelerator": "cpu"})
+    looks: list[float] = []
     run = FitRun(
         device=prior.anchor.device,
         seed=0,
-        log=lambda figures, epoch: None,
+        log=lambda figures, epoch: looks.append(time.perf_counter()),
         lightning_fit=lightning_fit(trainer, loggers=(), overrides={"limit_train_batches": STEPS}),
         settings=settings | {"batch_size": BATCH_SIZE, "max_epochs": num_looks, "val_draws": HELD_OUT},
     )
-    return prior, prior.fit(codes["train"], codes["val"], run)
+    return prior, prior.fit(codes["train"], codes["val"], run), looks
 
 
 def work(name: str, seconds: float) -> None:
     """One side, in the folder of its codes: waits for a word before the probe and before the fit."""
     loaded = {split: np.load(f"{split}.npy", allow_pickle=False) for split in ("train", "val", "test")}
     loaded["val"] = loaded["val"][:HELD_OUT]
+    loaded["few"] = loaded["train"][: 2 * STEPS * BATCH_SIZE]
     codes = {split: LatentDataset(SPEC, "codes", {"codes": at.reshape(len(at), -1)}) for split, at in loaded.items()}
-    answer: dict[str, Any] = {}
-    for num_looks in (1, None):
-        print(json.dumps(answer), flush=True)
-        sys.stdin.readline()
-        prior, fit = fitted(name, codes, num_looks or answer["looks"])
-        answer = {"looks": max(1, round(seconds / fit.seconds))}
-    nats = mean_nll_nats(prior, codes["test"])
+    waits({})
+    *_, (*_, before, last) = fitted(name, codes | {"train": codes["few"]}, PROBE_LOOKS)
+    num_looks = max(1, round(seconds / (last - before)))
+    waits({"looks": num_looks})
+    prior, fit, _ = fitted(name, codes, num_looks)
     parameters = sum(parameter.numel() for parameter in prior.parameters())
-    steps = STEPS * len(fit.curve)
-    print(json.dumps({"nats": nats, "seconds": fit.seconds, "steps": steps, "parameters": parameters}), flush=True)
+    told = {"seconds": fit.seconds, "steps": STEPS * len(fit.curve), "parameters": parameters}
+    print(json.dumps({"nats": mean_nll_nats(prior, codes["test"]), **told}), flush=True)
+
+
+def waits(told: dict[str, int]) -> None:
+    print(json.dumps(told), flush=True)
+    sys.stdin.readline()
 
 
 def together(seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
