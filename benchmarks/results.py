@@ -1,9 +1,10 @@
 """docs/RESULTS.md from stored runs: our figures beside the published ones, with what they were measured on.
 
-    python -m benchmarks.results [--runs runs] [--out docs/RESULTS.md]
+    python -m benchmarks.results [--runs runs] [--measured docs/measured] [--out docs/RESULTS.md]
 
-Reads `report.json` files alone and trains nothing. The same runs give the same page, byte for byte. A recipe that has
-no run says so. `benchmarks/published.py` holds the published figures and the words.
+Reads `report.json` files, and sections that benchmarks wrote (their `--out`) into the folder of `--measured`; it trains
+nothing. The same input gives the same page, byte for byte. A recipe that has no run says so. `benchmarks/published.py`
+holds the published figures and the words.
 """
 
 import argparse
@@ -20,12 +21,14 @@ from orchestration.compare import everything, group_of, load
 from orchestration.errors import UserError
 
 COMMAND = "python -m benchmarks.results --runs runs"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the paths.root of the runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "RESULTS.md")
+    parser.add_argument("--measured", type=Path, default=DOCS / "measured", help="sections of benchmarks, *.md")
+    parser.add_argument("--out", type=Path, default=DOCS / "RESULTS.md")
     options = parser.parse_args(words)
     try:
         sources = [load(options.runs, folder) for folder in everything(options.runs)]
@@ -33,21 +36,24 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(sources), encoding="utf-8")
+    measured = [file.read_text(encoding="utf-8") for file in sorted(options.measured.glob("*.md"))]
+    options.out.write_text(page(sources, measured), encoding="utf-8")
     run = [recipe for recipe in RECIPES if of_recipe(sources, recipe)]
     print(f"{options.out}: {len(run)} of {len(RECIPES)} recipes have runs in {options.runs}")
     return 0
 
 
-def page(sources: Sequence[Source]) -> str:
-    """The whole of RESULTS.md."""
+def page(sources: Sequence[Source], measured: Sequence[str] = ()) -> str:
+    """The whole of RESULTS.md; `measured`: sections that benchmarks wrote."""
     parts = [
         "# Published figures, and ours",
-        f"Written by `{COMMAND}` from stored runs; do not edit. Lower is better in every figure of the first table. "
-        '"Short by" is ours minus published. ± is the standard deviation over seeds; a number in brackets is that over '
-        "resampled images of one run. Ours stands only beside a figure of as many importance samples as it has itself.",
+        f"Written by `{COMMAND}` from stored runs, and from the tables of benchmarks in `docs/measured`; do not edit. "
+        'Lower is better in every figure of the first table. "Short by" is ours minus published. ± is the standard '
+        "deviation over seeds; a number in brackets is that over resampled images of one run. Ours stands only beside "
+        "a figure of as many importance samples as it has itself.",
         summary(sources),
         *(section(sources, recipe) for recipe in RECIPES),
+        *(words.strip() for words in measured),
         "## Published figures that no recipe aims at yet",
         "\n".join(f"- {what} ({who})" for what, who in WITHOUT_RECIPE),
     ]

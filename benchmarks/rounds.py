@@ -28,9 +28,9 @@ class Rounds:
             sys.exit(0)
         self._started = time.perf_counter()
 
-    def end(self) -> None:
-        """Stop the clock."""
-        self._say({"seconds": time.perf_counter() - self._started})
+    def end(self, **figures: float) -> None:
+        """Stop the clock; `figures`: what else the round has to tell."""
+        self._say({"seconds": time.perf_counter() - self._started, **figures})
 
     def _say(self, facts: dict[str, Any]) -> None:
         print(json.dumps(facts), file=self._out, flush=True)

@@ -1,6 +1,6 @@
-"""Training throughput against pythae 0.1.2: same nets, same batch, same images, side by side. Prints one table.
+"""Against pythae 0.1.2, side by side: training throughput of the same nets, and sampling codes of the same grid.
 
-    python benchmarks/vs_pythae.py [--data DIR] [--env DIR] [--nets reference wide_conv] [--rounds 7]
+    python benchmarks/vs_pythae.py [--data DIR] [--env DIR] [--parts training codes] [--rounds 7]
 
 Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
 comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
@@ -11,29 +11,27 @@ that stood next to each other. Exits with 1 when a target is missed.
     reference   784-512-(16)-512-784, ReLU
     wide_conv   pythae's own MNIST convolutions, 128-256-512-1024 channels, batch normalisation, latent 16
 
-Both with Bernoulli on intensities and Adam at 1e-3.
+Both with Bernoulli on intensities and Adam at 1e-3. What is compared of codes is in vs_pythae_codes.py; that part needs
+MNIST.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from sides import Side, described, pythae_python, start
+from vs_pythae_codes import CHANNELS, compare_codes
 
 from orchestration.hardware import has_native_bf16
 from stage1_vae.data.idx import Idx
 
 HERE = Path(__file__).resolve().parent
-PYTHAE, TORCH = "0.1.2", "2.13.0"
-SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 EAGER = "float32 eager"
 EAGER_TARGET = 0.95
 
@@ -64,81 +62,11 @@ CONV_VARIANTS = MLP_VARIANTS | {
 TASKS = {"reference": Task(150, 2.0, MLP_VARIANTS), "wide_conv": Task(4, 1.8, CONV_VARIANTS)}
 
 
-@dataclass
-class Side:
-    """A worker process and what it was measured at."""
-
-    name: str
-    process: subprocess.Popen[str]
-    log: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-
-    def read(self, key: str) -> Any:
-        """The value of `key` in the worker's next line."""
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            tail = "\n".join(self.log.read_text().splitlines()[-15:])
-            raise SystemExit(f"{self.name} failed:\n{tail}")
-        self.facts |= (said := json.loads(line))
-        return said[key]
-
-    def round(self) -> float:
-        """Seconds of one round. The worker is waiting again when this returns."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        seconds = self.read("seconds")
-        self.read("ready")
-        return seconds
-
-
-def pythae_python(folder: Path) -> Path:
-    """The interpreter of an environment with pythae in `folder`, which is built if it is not there."""
-    python = folder / "bin" / "python"
-    ask = f"from importlib.metadata import version as v; print(v('pythae') == '{PYTHAE}', v('torch').split('+')[0])"
-    if python.exists():
-        found = subprocess.run([python, "-c", ask], capture_output=True, text=True)
-        if found.stdout.split() == ["True", TORCH]:
-            return python
-    print(f"building an environment with pythae {PYTHAE} in {folder} (once; a few minutes)", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    # In one command: pythae alone would take the newest torch there is.
-    install = [python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", f"pythae=={PYTHAE}"]
-    done = subprocess.run(install, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}{done.stderr}\npythae {PYTHAE} could not be installed into {folder}")
-    return python
-
-
 def images(num: int, data: Path | None) -> np.ndarray:
     """[num, 1, 28, 28] uint8: MNIST's training images, or noise of that shape."""
     if data is None:
         return np.random.default_rng(0).integers(256, size=(num, 1, 28, 28), dtype=np.uint8)
     return Idx(str(data)).load().train.batch(torch.arange(num)).numpy()
-
-
-def start(name: str, command: list[str | Path], options: argparse.Namespace, scratch: Path) -> Side:
-    """A worker that has loaded everything and waits for its first round."""
-    same = {name: value for name, value in os.environ.items() if name not in SPINNING}
-    same |= {"OMP_NUM_THREADS": str(options.threads), "PYTHONWARNINGS": "ignore"}
-    if not options.spin:
-        same["OMP_WAIT_POLICY"] = "PASSIVE"
-    log = scratch / f"{name}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            cwd=scratch,
-            env=same,
-        )
-    side = Side(name, process, log)
-    side.read("torch")
-    side.read("ready")
-    return side
 
 
 def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) -> list[Side]:
@@ -183,26 +111,8 @@ def report(net: str, sides: list[Side], batch_size: int) -> bool:
     return all(ratios[name] >= target for name, target in verdicts.items())
 
 
-def described(facts: dict[str, Any]) -> str:
-    return f"{facts['name']} (torch {facts['torch']}, Python {facts['python']}, {facts['threads']} threads)"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
-    parser.add_argument("--env", type=Path, default=Path("runs/bench/pythae"), help="where pythae's environment is")
-    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--spin",
-        action="store_true",
-        help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
-        "many times slower on a busy one; without it OMP_WAIT_POLICY=PASSIVE, as the pipeline sets it",
-    )
-    options = parser.parse_args()
-    python = pythae_python(options.env.absolute())
+def training(python: Path, options: argparse.Namespace) -> list[bool]:
+    """Measure and print the nets; whether each reached its targets."""
     reached = []
     for net in options.nets:
         with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
@@ -217,6 +127,39 @@ def main() -> int:
                 f"{'MNIST' if options.data else 'random images'}"
             )
         reached.append(report(net, sides, options.batch_size))
+    return reached
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
+    parser.add_argument("--env", type=Path, default=Path("runs/bench/pythae"), help="where pythae's environment is")
+    parser.add_argument("--parts", nargs="+", choices=("training", "codes"), default=["training", "codes"])
+    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--grids", nargs="+", type=int, choices=CHANNELS, default=[7, 4], help="rows of code maps")
+    parser.add_argument("--samples", type=int, default=1000, help="images a round")
+    parser.add_argument("--epochs", type=int, default=3, help="of pythae's PixelCNN")
+    parser.add_argument("--codes-root", type=Path, default=Path("runs/bench/codes"), help="where our runs are kept")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--spin",
+        action="store_true",
+        help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
+        "many times slower on a busy one; without it OMP_WAIT_POLICY=PASSIVE, as the pipeline sets it",
+    )
+    options = parser.parse_args()
+    if "codes" in options.parts and options.data is None:
+        parser.error("the part about codes needs MNIST: give --data DIR, or --parts training")
+    python = pythae_python(options.env.absolute())
+    reached = []
+    if "training" in options.parts:
+        reached += training(python, options)
+    if "codes" in options.parts:
+        for side in options.grids:
+            with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
+                reached.append(compare_codes(side, python, options, Path(scratch)))
     return 0 if all(reached) else 1
 
 

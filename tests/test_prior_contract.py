@@ -282,6 +282,18 @@ def frequencies(z: Tensor, sequences: Tensor) -> Tensor:
 
 
 @life
+def test_its_layout_is_known_without_memory(name: str, kind: str) -> None:
+    """Where an exported model is loaded, it is made on `meta` first, to compare it with its files."""
+    with torch.device("meta"):
+        empty = build(name, SPECS[kind])
+    state = build(name, SPECS[kind]).state_dict()
+    assert {key: (at.shape, at.dtype) for key, at in empty.state_dict().items()} == {
+        key: (at.shape, at.dtype) for key, at in state.items()
+    }
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+
+
+@life
 def test_state_survives_safetensors(name: str, kind: str) -> None:
     prior, other = fitted(name, kind), build(name, SPECS[kind])
     z = data(kind, 50, 4).draw(torch.arange(50))

@@ -65,7 +65,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def generate(runs: Path, out: Path) -> str:
-    assert results.main(["--runs", str(runs), "--out", str(out)]) == 0
+    assert results.main(["--runs", str(runs), "--measured", str(runs / "none"), "--out", str(out)]) == 0
     return out.read_text()
 
 
@@ -95,6 +95,20 @@ def test_a_bound_by_fewer_samples_stands_beside_no_published_one(runs: Path, tmp
     (line,) = (line for line in page.splitlines() if line.startswith("| [mnist_dynamic_iwae50]"))
     assert "| 84.78 | not run | - | - |" in line
     assert "published 84.78; not run with 5,000 importance samples." in page and "64 samples an image" in page
+
+
+def test_what_benchmarks_measured_stands_after_the_recipes(runs: Path, tmp_path: Path) -> None:
+    measured = tmp_path / "measured"
+    measured.mkdir()
+    for name in ("b", "a"):
+        (measured / f"{name}.md").write_text(f"## Table {name}\n\n| x |\n|---|\n| {name} |\n")
+    (measured / "notes.txt").write_text("no section")
+    out = tmp_path / "R.md"
+    assert results.main(["--runs", str(runs), "--measured", str(measured), "--out", str(out)]) == 0
+    text = out.read_text()
+    heads = ("## mnist_resnet_flow", "## Table a", "## Table b", "## Published figures")
+    places = [text.index(words) for words in heads]
+    assert places == sorted(places) and "| b |\n\n## Published" in text and "no section" not in text
 
 
 def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:

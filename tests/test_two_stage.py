@@ -70,6 +70,22 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
             model.log_prob_bound(torch.zeros(2, *model.image_shape))
 
 
+def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
+    net = ("vae=vq2", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
+    words = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
+    model = TwoStage.load(exported(tmp_path, *words))
+    theirs, run = stages_of(tmp_path, *words)
+    torch.manual_seed(3)
+    z = theirs.draw(theirs.prior, 700)
+    torch.manual_seed(3)
+    assert torch.equal(model.sample_latents(700), z) and z.unique().numel() > 8
+    assert torch.equal(model.decode(z), torch.cat(list(theirs.decoded(z))))
+    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32, run)))
+    codes = model.encode(x).sample()
+    assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
+    assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
+
+
 def test_the_first_block_of_stage_sample(made: tuple[str, Path, Path]) -> None:
     name, folder, out = made
     theirs, _ = stages_of(folder, *KINDS[name])
