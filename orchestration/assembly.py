@@ -194,8 +194,8 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
 def constructor_node(node: Node) -> Node:
     """What of a prior's section its constructor takes."""
     cls = target_class(node)
-    others = ["wrap"] + ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
-    return without(node, tuple(others))
+    others = ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
+    return without(node, ("wrap", "otherwise", *others))
 
 
 def takes_labels(cls: type) -> bool:
