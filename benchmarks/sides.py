@@ -57,7 +57,7 @@ def pythae_python(folder: Path) -> Path:
     print(f"building an environment with pythae {PYTHAE} in {folder} (once; a few minutes)", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     # In one command: pythae alone would take the newest torch there is.
-    install = [python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", f"pythae=={PYTHAE}"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", f"pythae=={PYTHAE}"]
     done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{done.stdout}{done.stderr}\npythae {PYTHAE} could not be installed into {folder}")
