@@ -150,7 +150,7 @@ class TwoStage:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:
-        """q(z|x): batch [B], event [*latent]; `.mean` is one code an image, `.rsample()` a fresh draw.
+        """q(z|x): batch [B], event [*latent]; `.rsample()` is a fresh draw. Codes have no `.mean`, all else has.
 
         Raises:
             ValueError: x is not what the model was trained on.
