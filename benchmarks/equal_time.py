@@ -52,7 +52,8 @@ def fitted(name: str, codes: dict[str, LatentDataset], num_looks: int) -> tuple[
         seed=0,
         log=lambda figures, epoch: looks.append(time.perf_counter()),
         lightning_fit=lightning_fit(trainer, loggers=(), overrides={"limit_train_batches": STEPS}),
-        settings=settings | {"batch_size": BATCH_SIZE, "max_epochs": num_looks, "val_draws": HELD_OUT},
+        settings=settings
+        | {"batch_size": BATCH_SIZE, "max_epochs": num_looks, "max_steps": None, "val_draws": HELD_OUT},
     )
     return prior, prior.fit(codes["train"], codes["val"], run), looks
 

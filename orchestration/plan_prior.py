@@ -22,7 +22,7 @@ from orchestration.store import Artifact
 from orchestration.tracking import Tracker
 from stage1_vae import block_shuffle, latents
 from stage2_prior import gaussian_em
-from stage2_prior.fit import FitSettings
+from stage2_prior.fit_settings import FitSettings
 from stage2_prior.prior import FitRun, GradientPrior
 from stage2_prior.priors import mixture
 
@@ -77,13 +77,14 @@ def by_gradient(probing: Probing) -> Facts:
     fit, num = FitSettings(**(node.get("fit") or {})), len(probing.parts.data.train)
     watch = Watch(probing.enough)
     made, seconds = fitted(probing, node, watch)
-    steps = max(1, num // min(fit.batch_size, max(32, num // 16), num))
+    steps = max(1, num // fit.batch_of(num))
+    epochs = fit.epochs_of(steps)
     return told(made) | {
         "unit": "step",
-        "num": fit.max_epochs * steps,
+        "num": epochs * steps,
         "seconds_a_unit": watch.seconds_a_step,
         "seconds_once": watch.once(seconds),
-        "epochs": fit.max_epochs,
+        "epochs": epochs,
         "seconds_an_epoch": watch.seconds_an_item * watch.val_items,
     }
 

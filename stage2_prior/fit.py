@@ -10,8 +10,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -19,6 +18,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
+from stage2_prior.fit_settings import FitSettings
 from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
 from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.stopwatch import Stopwatch
@@ -30,64 +30,6 @@ DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 HELD_OUT_BYTES = 2**26
 """Draws of the validation set that are kept in memory."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """The `fit:` section of a gradient prior's config.
-
-    Attributes:
-        max_epochs: at most; the learning rate reaches zero there.
-        batch_size: latents a step, at most a sixteenth of the training set (but at least 32).
-        learning_rate: its peak.
-        weight_decay: of AdamW, on matrices.
-        warmup: share of all steps over which the learning rate rises.
-        clip: largest norm of the gradient.
-        average: decay a step of the running average of the weights; 0: no average.
-        patience: epochs without a better held-out figure before the fit stops.
-        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly.
-        max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
-        precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
-
-    Raises:
-        PriorError: for a number out of range.
-    """
-
-    max_epochs: int = 20
-    batch_size: int = 512
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    clip: float = 1.0
-    average: float = 0.998
-    patience: int = 8
-    val_draws: int = 4096
-    max_seconds: float | None = None
-    precision: Literal["auto", "32-true", "bf16-mixed"] | None = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size", "learning_rate", "clip", "patience", "val_draws", "max_seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise PriorError(f"prior.fit.{name}={value}: give a number above 0")
-        for name in ("warmup", "average"):
-            if not 0 <= (share := getattr(self, name)) < 1:
-                raise PriorError(f"prior.fit.{name}={share}: give a share from 0 to below 1")
-        if self.weight_decay < 0:
-            raise PriorError(f"prior.fit.weight_decay={self.weight_decay}: give 0 or more")
-
-    @classmethod
-    def of(cls, run: FitRun) -> "FitSettings":
-        """Settings from the `fit:` section of the config.
-
-        Raises:
-            PriorError: for a key that does not exist.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in run.settings:
-            if name not in known:
-                raise PriorError(f"prior.fit.{name} is unknown; the keys are {', '.join(known)}")
-        return cls(**run.settings)
 
 
 class FreshBatches:
@@ -266,13 +208,12 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         torch.manual_seed(run.seed)
         held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks)
         prior.prepare(train)
-        size = min(settings.batch_size, max(32, len(train) // 16), len(train))
-        batches = FreshBatches(train, run.ranks.divisible(size), run.ranks)
+        batches = FreshBatches(train, run.ranks.divisible(settings.batch_of(len(train))), run.ranks)
         module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0, watch=watch)
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
-            run.lightning_fit(module, batches, held_out, max_epochs=settings.max_epochs, **options)
+            run.lightning_fit(module, batches, held_out, max_epochs=settings.epochs_of(len(batches)), **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
         seconds = watch.seconds

@@ -10,7 +10,8 @@ from training_run import settings as trainer_settings
 
 from orchestration.hardware import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.fit import FitSettings, FixedDraws, FreshBatches
+from stage2_prior.fit import FixedDraws, FreshBatches
+from stage2_prior.fit_settings import FitSettings
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import FitRun, PriorError
 from stage2_prior.priors.autoregressive import Autoregressive
