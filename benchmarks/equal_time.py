@@ -30,7 +30,8 @@ from orchestration.entry import CONF
 from orchestration.hardware import lightning_fit
 from orchestration.schema import Trainer
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.prior import FitReport, FitRun, Prior, mean_nll_nats
+from stage2_prior.held_out import mean_nll_nats
+from stage2_prior.prior import FitReport, FitRun, Prior
 
 SIDE, NUM_CODES = 7, 256
 SPEC = LatentSpec((SIDE**2,), Support.CODES, ((SIDE, SIDE),), (NUM_CODES,))

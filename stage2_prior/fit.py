@@ -19,7 +19,8 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError, check_finite, mean_nll_nats, spread_rows
+from stage2_prior.held_out import check_finite, mean_nll_nats, spread_rows
+from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError
 from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.stopwatch import Stopwatch
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage2_prior.held_out import measured_nll_nats
 from stage2_prior.kept_classes import KeptClasses, mean_curve
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError, measured_nll_nats
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError
 from stage2_prior.sampling import Sampling
 
 

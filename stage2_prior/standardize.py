@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
 from stage2_prior.sampling import Sampling
 
 

@@ -18,8 +18,9 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import COVARIANCES
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.gaussian_em import Components, EMSettings, Points
+from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import FitRun, PriorError, check_finite
+from stage2_prior.prior import FitRun, PriorError
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 

@@ -25,7 +25,8 @@ from stage2_prior.counts import (
     smoothed_log_probs,
     unfitted_log_probs,
 )
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, mean_nll_nats, measured_nll_nats
+from stage2_prior.held_out import check_finite, mean_nll_nats, measured_nll_nats
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes, draw_categorical
 
 MOST_CODES = 4096

@@ -36,19 +36,10 @@ from stage2_prior.gaussian_em import (
     expectation_maximisation,
     m_step,
 )
+from stage2_prior.held_out import check_finite, mean_nll_nats, spread_rows
 from stage2_prior.kmeans import kmeans
 from stage2_prior.latent_points import Scaling, in_memory, on_disk
-from stage2_prior.prior import (
-    Exactness,
-    FitReport,
-    FitRun,
-    Prior,
-    PriorError,
-    check_finite,
-    check_real_vector,
-    mean_nll_nats,
-    spread_rows,
-)
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError, check_real_vector
 from stage2_prior.ranks import Ranks
 from stage2_prior.restarts import Search, best_of
 from stage2_prior.sampling import Sampling

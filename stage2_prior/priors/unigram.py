@@ -13,7 +13,8 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counts import check_discrete, place_counts, places, smoothed_log_probs, unfitted_log_probs
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_finite, measured_nll_nats
+from stage2_prior.held_out import check_finite, measured_nll_nats
+from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
 from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical
 
 
