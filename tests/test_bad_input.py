@@ -178,7 +178,7 @@ CONFIGURATION = {
     "vae.bottleneck._target_=test_bad_input.MapBottleneck": [
         "mixture models vectors",
         "(2, 2, 2)",
-        "priors that do: standard_normal",
+        "priors that do: autoregressive, standard_normal",
     ],
     # outputs
     "stage=sample sample.out=/nonexistent/x.npz": ["/nonexistent", "does not exist"],

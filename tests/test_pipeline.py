@@ -20,13 +20,23 @@ from orchestration.errors import UserError
 from orchestration.measure import PICTURES as OF_ALL_KINDS
 from orchestration.store import MANIFEST
 
-PICTURES = OF_ALL_KINDS.keys() - {"codes"}
+PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}
 ROWS = ("standard_normal", "mixture", "aggregate_draws", "reconstructions", "train_against_test")
 BOUNDS = ("distortion_nats", "rate_nats", "elbo_nats", "iwae_nats", "bits_per_dim", "latent_nll_nats")
 DISTANCES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "num_samples")
 FIT = ("fit_seconds", "num_parameters")
 LATENTS = ("marginal_kl_nats", "two_sample_accuracy", "latent_mmd")
-ALL = (*BOUNDS, *DISTANCES, *LATENTS, "ais_nats", "memorisation", "gap_closed", "samples_per_second", *FIT)
+ALL = (
+    *BOUNDS,
+    *DISTANCES,
+    *LATENTS,
+    "ais_nats",
+    "memorisation",
+    "gap_closed",
+    "samples_per_second",
+    *FIT,
+    "class_accuracy",
+)
 
 
 FEATURES: dict[str, Path] = {}
