@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from child import Measured, machine, pipeline
-from reference import Line
+from reference import Line, told
 
 MINUTES = 15.0
 
@@ -68,11 +68,7 @@ def main() -> int:
         experiment, report = run(root, data, "experiment=mnist_vq")
         _, reference = run(root, data, "experiment=mnist_reference", "prior=standard_normal")
         table = lines(experiment, report, reference)
-    print(f"{machine()} at the end\n{'':48}{'measured':>10}{'target':>12}")
-    for line in table:
-        bound = f"{line.relation} {line.target:.4g}"
-        print(f"{line.name:48}{line.value:10.2f}{bound:>12}  {'reached' if line.reached else 'MISSED'}")
-    return 0 if all(line.reached for line in table) else 1
+    return told(table)
 
 
 if __name__ == "__main__":
