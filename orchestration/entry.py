@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orchestration import scratch
 from orchestration.errors import UserError, nearest
+from orchestration.heap import keep_freed_memory
 from orchestration.housekeeping import keep_house
 from orchestration.launch import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
 from orchestration.launchers import JoblibLauncher, register
@@ -94,6 +95,7 @@ def one_job(composed: DictConfig) -> Measured:
     """One job, alone or in a sweep: what `sweep.metric` names. A failure is written down and told at the end: one that
     passed through Hydra would end the sweep, or come back with Hydra's own words before it."""
     be_quiet()  # a sweep's worker starts here
+    keep_freed_memory()
     root = OmegaConf.select(composed, "paths.root", default="runs")
     launch = Launch.of(HydraConfig.get())
     try:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from orchestration.heap import keep_freed_memory
 from orchestration.rank_order import Ending, Order
 
 WAIT = timedelta(days=1)
@@ -39,6 +40,7 @@ def main() -> None:
     channel = Channel(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     order = Order.of_line(sys.stdin.buffer.readline())
+    keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     users: tuple[type[BaseException], ...] = ()
     try:
