@@ -16,6 +16,7 @@ from evaluation.comparison_figure import draw
 from evaluation.comparison_source import Source, beside, read
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
+from orchestration.console import new_console
 from orchestration.errors import UserError, nearest
 from orchestration.launch import Launch, timestamp
 from orchestration.outcomes import FAILURE, read_failure
@@ -54,7 +55,7 @@ def run_comparison(config: Config, launch: Launch) -> Path:
         tracker.table("comparison", columns, rows)
         tracker.pictures({"comparison_figure": folder / "comparison.png"})
         tracker.summarise({"num_runs": len(found.runs), "num_priors": sum(line.is_learned for line in found.lines)})
-    console = Console(highlight=False)
+    console = new_console()
     width = min(max(console.width, NARROW), WIDE)
     Console(highlight=False, width=width).print(views.terminal(found, width))
     print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from evaluation.oracle import Compared, terminal_table
 from orchestration.assembly import PREPROCESSING, build_prior, without
 from orchestration.build import build
+from orchestration.console import new_console
 from orchestration.errors import UserError
 from orchestration.judging import Judged, PriorRecovered, judge, recover
 from orchestration.schema import Oracle
@@ -66,7 +66,7 @@ def run_oracle(run: Run) -> None:
         "seconds": time.perf_counter() - started,
     }
     write(run, facts)
-    console = Console(highlight=False)
+    console = new_console()
     console.print()
     console.print(
         terminal_table(f"{data.name}: the judge against the known truth", *shown(judged, recovered, settings))

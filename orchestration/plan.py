@@ -12,9 +12,8 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from orchestration import scratch
+from orchestration.console import new_console
 from orchestration.errors import UserError
 from orchestration.plan_costs import Cost, costs_of
 from orchestration.plan_fork import Facts
@@ -34,7 +33,7 @@ def run_plan(run: Run) -> None:
     facts = probe(run)
     costs = costs_of(run.config, facts)
     notes = notes_of(run.config, costs, facts)
-    console = Console(highlight=False)
+    console = new_console()
     console.print()
     console.print(terminal_plan(costs, facts, notes))
     console.print()

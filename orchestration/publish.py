@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import yaml
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluation import page, report
+from orchestration.console import new_console
 from orchestration.errors import UserError
 from orchestration.launch import agent
 from orchestration.pictures import PICTURES
@@ -55,7 +55,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
         _tell_agent(run, content, identity)
     if run.launch.is_sweep:
         return run.say("report", str(run.folder / "report.html"))
-    console = Console(highlight=False)
+    console = new_console()
     console.print()
     console.print(report.terminal_table(content, console.width))
     console.print()
