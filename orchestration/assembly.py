@@ -28,6 +28,7 @@ from stage1_vae.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
 from stage2_prior.fit import FIT_VERSION
 from stage2_prior.fit_settings import FitSettings
+from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.per_class import PerClass
 from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.standardize import Standardized
@@ -275,6 +276,8 @@ def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any
         node = without(node, ("conditional", "label_dropout"))
     elif not takes_labels(target_class(node)):
         wrappers["per_class"] = PerClass.version
+    else:
+        wrappers["labels"] = LABELS_VERSION
     return {
         "latents": latents_key,
         "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),

@@ -66,7 +66,7 @@ def test_each_class_is_learned_and_all_together(name: str, kind: str) -> None:
     z, y = val.draw(torch.arange(1000)), val.labels
     assert y is not None
     worth = (prior.log_prob(z, y) - prior.log_prob(z)).mean().item()
-    assert worth == pytest.approx(0.56, abs=0.2 if learns else 0.05)
+    assert worth == pytest.approx(0.56, abs=0.1 if learns else 0.05)
     assert (prior.log_prob(z, 1 - y) < prior.log_prob(z, y)).float().mean() > 0.95
     middle = 1.5 if kind == "vector" else 2.0
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_each_class_is_learned_and_all_together(name: str, kind: str) -> None:
         drawn = prior.sample(500, torch.full((500,), label)).float().mean(1)
         assert ((drawn > middle) == label).float().mean() > (0.8 if learns else 0.97)
     share = (prior.sample(2000).float().mean(1) > middle).float().mean().item()
-    assert share == pytest.approx(0.25, abs=0.15 if learns else 0.04)
+    assert share == pytest.approx(0.25, abs=0.08 if learns else 0.04)
     mixed = prior.sample(60, torch.arange(60) % 2).float().mean(1) > middle
     assert (mixed == (torch.arange(60) % 2 == 1)).float().mean() > 0.75, "each sample has its own label"
 
@@ -143,7 +143,6 @@ REFUSED = [
     (("sample.temperature=0.5",), "this prior cannot follow sample.temperature"),
     (("prior.conditional=true", "sample.prior=base", "sample.label=3"), "sample.label is for the learned prior"),
     (("sample.temperature=-1",), "sample.temperature=-1"),
-    (("prior.conditional=true", "prior.label_dropout=0"), "prior.label_dropout=0 leaves p(z) unlearned"),
     (("sample.top_p=0",), "sample.top_p=0"),
     (
         ("prior.conditional=true", "data=mixture_rings"),
@@ -165,6 +164,10 @@ def test_what_cannot_be_drawn_is_refused_before_any_work(words: tuple[str, ...],
         (("sample.top_k=17", "vae.bottleneck.num_codes=16"), "sample.top_k=17 is more than the 16 codes"),
         (("prior.max_tokens=3",), "more than prior.max_tokens=3"),
         (("prior.conditional=true", "sample.guidance=1"), "give sample.label too"),
+        (
+            ("prior.conditional=true", "prior.label_dropout=0", "sample.label=1", "sample.guidance=1"),
+            "this prior cannot follow sample.guidance",
+        ),
     ],
 )
 def test_knobs_of_codes_are_refused_before_any_work(words: tuple[str, ...], message: str, tmp_path: Path) -> None:

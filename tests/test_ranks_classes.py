@@ -17,7 +17,7 @@ from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import FitRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*litlogger")]
-NETWORK = ("prior=autoregressive", "prior.hidden=[16]", "prior.dropout=0", "prior.label_dropout=0.01")
+NETWORK = ("prior=autoregressive", "prior.hidden=[16]", "prior.dropout=0")
 SHORT = ("prior.fit.max_epochs=2", "prior.fit.precision=32-true")
 PRIORS = {
     "per_class": (*SMALL, "prior=mixture", "prior.num_components=3"),
@@ -27,7 +27,7 @@ PRIORS = {
 
 @pytest.mark.parametrize("kind", PRIORS)
 def test_two_ranks_fit_what_one_process_fits(kind: str, tmp_path: Path) -> None:
-    """The same bits for one prior a class, which one process fits; a network but for which labels were dropped."""
+    """The same bits for one prior a class, which one process fits; a network but for the order of sums."""
     words = (*PRIORS[kind], "trainer=ddp", "prior.conditional=true")
     done = run_here(tmp_path, *words, "stage=sample", "sample.label=1", "sample.num=30", "sample.out=ones.npz")
     assert (done.code, done.err) == (0, "")
@@ -47,5 +47,5 @@ def test_two_ranks_fit_what_one_process_fits(kind: str, tmp_path: Path) -> None:
         assert equal(load_file(folder / "prior.safetensors"), prior.state_dict())
         assert (found["val_nll_nats"], found["curve"]) == (report.val_nll_nats, report.curve)
     else:
-        assert found["val_nll_nats"] == pytest.approx(report.val_nll_nats, rel=1e-2)
+        assert found["val_nll_nats"] == pytest.approx(report.val_nll_nats, rel=1e-3)
         assert prior.num_classes == 10

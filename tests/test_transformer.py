@@ -1,13 +1,14 @@
 """The transformer: exact, causal, and the same from the cache as without it, for every kind of latent."""
 
-import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentSpec, Support
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import PriorError
 from stage2_prior.priors.transformer import Transformer
 from stage2_prior.sampling import PLAIN, Sampling, draw_categorical
@@ -197,7 +198,7 @@ def test_dropped_labels_are_no_label() -> None:
     prior = make(SPECS["vector"], conditional=True, dropout=0.0, label_dropout=0.4)
     z, labels = latents(prior.spec, 400), torch.arange(400) % 3
     with torch.no_grad():
-        with_label, without = prior.loss(z, labels), prior.loss(z)
+        with_label, without = prior.loss(z, labels), -prior._log_prob_given(z, torch.full((400,), prior.no_class))
         prior.train()
         seen = prior.loss(z, labels)
     dropped = torch.isclose(seen, without, atol=1e-4)
@@ -250,11 +251,12 @@ def test_knobs_narrow_the_draws() -> None:
 
 
 def test_guidance_leads_towards_the_class() -> None:
-    """Draws at weight w follow p(z|y)^(1+w) / p(z)^w where that can be computed: one code."""
+    """Draws at weight w follow p(z|y)^(1+w) / p(z without a label)^w where that can be computed: one code."""
     prior = make(LatentSpec((1,), Support.CODES, ((1, 1),), (6,), num_classes=2), conditional=True)
     codes, label = torch.arange(6)[:, None], torch.ones(6, dtype=torch.int64)
     with torch.no_grad():
-        wanted = (3 * prior.log_prob(codes, label) - 2 * prior.log_prob(codes)).softmax(0)
+        without = prior._log_prob_given(codes, torch.full_like(label, prior.no_class))
+        wanted = (3 * prior.log_prob(codes, label) - 2 * without).softmax(0)
     torch.manual_seed(4)
     z = prior.sample(20_000, torch.ones(20_000, dtype=torch.int64), Sampling(guidance=2.0))
     torch.testing.assert_close(torch.bincount(z[:, 0], minlength=6) / 20_000, wanted, atol=0.015, rtol=0)
@@ -265,7 +267,8 @@ def test_guidance_of_real_numbers_leads_the_same_way() -> None:
     label = torch.ones(4000, dtype=torch.int64)
     axis = torch.linspace(-12, 12, 4000)[:, None]
     with torch.no_grad():
-        wanted = (2 * prior.log_prob(axis, label) - prior.log_prob(axis)).softmax(0)
+        without = prior._log_prob_given(axis, torch.full_like(label, prior.no_class))
+        wanted = (2 * prior.log_prob(axis, label) - without).softmax(0)
         torch.manual_seed(5)
         z = prior.sample(4000, label, Sampling(guidance=1.0))
     assert z.mean().item() == pytest.approx((wanted @ axis).item(), abs=0.15)
@@ -318,13 +321,22 @@ def test_bad_labels_and_knobs_are_refused() -> None:
             Sampling(**bad)  # type: ignore[arg-type]
 
 
-def test_conditional_on_nothing_is_the_density_over_all_classes() -> None:
-    """Without a label the prefix is that of no class, which training with dropped labels makes p(z)."""
-    prior = make(SMALL["one map"], conditional=True)
+def test_without_a_label_the_density_is_the_mixture_over_the_classes_that_there_are() -> None:
+    """Of three classes one has no image: it has no part in the density, and is never drawn."""
+    prior = make(replace(SMALL["one map"], num_classes=3), conditional=True)
     sequences = all_sequences(prior.spec)
+    labels = torch.tensor([0] * 30 + [2] * 10)
+    codes = np.zeros((40, prior.spec.num_dims), np.uint8)
+    prior.prepare(LatentDataset(prior.spec, "codes", {"codes": codes}, labels.numpy()))
     with torch.no_grad():
-        none = prior.log_prob(sequences)
-        one, two = (prior.log_prob(sequences, torch.full((len(sequences),), y)) for y in (0, 1))
-    for first, second in itertools.combinations((none, one, two), 2):
-        assert not torch.allclose(first, second)
-    assert none.double().exp().sum().item() == pytest.approx(1, abs=1e-5)
+        none = prior.log_prob(sequences).double().exp()
+        one, other = (prior.log_prob(sequences, torch.full((len(sequences),), y)).double().exp() for y in (0, 2))
+    torch.testing.assert_close(none, 0.75 * one + 0.25 * other, atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(one, other)
+    assert none.sum().item() == pytest.approx(1, abs=1e-5)
+    seen: list[torch.Tensor] = []
+    given = prior._sample_given
+    prior._sample_given = lambda labels, how: (seen.append(labels), given(labels, how))[1]  # type: ignore[method-assign]
+    prior.sample(400)
+    assert torch.bincount(seen[0], minlength=3).tolist()[1] == 0
+    assert 0.68 < (seen[0] == 0).float().mean() < 0.82

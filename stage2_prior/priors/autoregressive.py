@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
+from stage2_prior.labels import LabelledPrior
 from stage2_prior.moments import moments
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Exactness, GradientPrior, PriorError, check_real_vector
+from stage2_prior.prior import Exactness, PriorError, check_real_vector
 from stage2_prior.sampling import Sampling
 
 LOG_WIDEST = math.log(2.0)
@@ -38,7 +38,7 @@ SAMPLE_ROWS = 8192
 """Samples are drawn in blocks of this many, so that memory does not grow with their number."""
 
 
-class Autoregressive(GradientPrior):
+class Autoregressive(LabelledPrior):
     """Masked autoregressive network with mixture-of-Gaussians conditionals; the density itself is in float32.
 
     Args:
@@ -48,7 +48,6 @@ class Autoregressive(GradientPrior):
         dropout: share of hidden activations set to zero in training.
         min_std: smallest standard deviation of a component.
         conditional: whether labels are given.
-        label_dropout: share of a conditional training that sees no label, and so learns p(z).
 
     Raises:
         PriorError: for a number out of range, or labels that are not there.
@@ -67,9 +66,8 @@ class Autoregressive(GradientPrior):
         dropout: float = 0.2,
         min_std: float = 1e-3,
         conditional: bool = False,
-        label_dropout: float = 0.1,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, conditional)
         if num_components < 1:
             raise PriorError(f"prior.num_components={num_components}: give at least 1")
         if not hidden or min(hidden) < 1:
@@ -78,11 +76,9 @@ class Autoregressive(GradientPrior):
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if min_std <= 0:
             raise PriorError(f"prior.min_std={min_std}: give a number above 0")
-        check_label_dropout(label_dropout, conditional)
-        self.num_classes, self.label_dropout = num_classes(spec, conditional), label_dropout
         self.num_components, self.min_log_std = num_components, math.log(min_std)
         self.net = MADE(
-            spec.num_dims, tuple(hidden), 3 * num_components, dropout, self.num_classes + 1 if conditional else 0
+            spec.num_dims, tuple(hidden), 3 * num_components, dropout, self.num_labels if conditional else 0
         )
         self.register_buffer("order", torch.arange(spec.num_dims))  # [D] order[i]: the dimension that comes i-th
         self.register_buffer("max_log_std", torch.full((spec.num_dims,), LOG_WIDEST))  # [D], in that order
@@ -108,6 +104,7 @@ class Autoregressive(GradientPrior):
 
     def prepare(self, train: LatentDataset) -> None:
         """Order the dimensions by information; point masses, which tell nothing of it, keep the encoder's order."""
+        super().prepare(train)
         of_all = moments(train)
         if of_all.log_std is not None:
             information = 0.5 * of_all.total.log() - of_all.log_std  # [D] nats, of Gaussians with these widths
@@ -122,9 +119,9 @@ class Autoregressive(GradientPrior):
         log_stds = ceiling - F.softplus(ceiling - log_stds)  # smooth, so that no gradient is lost at the ceiling
         return torch.log_softmax(logits, dim=-1), means, log_stds.clamp_min(self.min_log_std)
 
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+    def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
         z = z[:, self.order]  # [B, D]
-        outputs = self.net(z, self._labels(len(z), context))  # [B, D, 3 K]
+        outputs = self.net(z, labels if self.num_classes else None)  # [B, D, 3 K]
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             log_weights, means, log_stds = self._conditionals(outputs, self.max_log_std)  # [B, D, K]
             scaled = (z[..., None].float() - means) * torch.exp(-log_stds)
@@ -132,21 +129,10 @@ class Autoregressive(GradientPrior):
             per_dim = torch.logsumexp(joint, dim=-1) - 0.5 * math.log(2 * math.pi)  # [B, D]
             return per_dim.sum(1)
 
-    def _labels(self, n: int, context: Tensor | None) -> Tensor | None:
-        return with_nobody(context, n, self.num_classes, self.anchor.device) if self.num_classes else None
-
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
-        return -self._log_prob(z, labels)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        labels = self._labels(n, context)
-        blocks = []
-        for i in range(0, n, SAMPLE_ROWS) or [0]:
-            some = None if labels is None else labels[i : i + SAMPLE_ROWS]
-            blocks.append(self.net.generate(min(SAMPLE_ROWS, n - i), self._draw, some))
-        ordered = torch.cat(blocks)  # [n, D]
-        return ordered[:, self.order.argsort()]
+    def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
+        blocks = labels.split(SAMPLE_ROWS)  # one, if empty, of none
+        drawn = [self.net.generate(len(some), self._draw, some if self.num_classes else None) for some in blocks]
+        return torch.cat(drawn)[:, self.order.argsort()]  # [n, D]
 
     def _draw(self, outputs: Tensor, d: int) -> Tensor:
         """One value from each row's mixture for the dimension that comes d-th, [n, 3 K] -> [n]."""

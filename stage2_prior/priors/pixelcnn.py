@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.gated_pixelcnn import GatedPixelCNN
-from stage2_prior.prior import Exactness, GradientPrior, PriorError
+from stage2_prior.prior import Exactness, PriorError
 from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guided
 
 SAMPLE_ROWS = 512
@@ -18,14 +18,14 @@ DENSITY_PLACES = 2**14
 """Places whose density is computed at once where no gradient is wanted: bounded memory for any batch."""
 
 
-class PixelCNN(GradientPrior):
+class PixelCNN(LabelledPrior):
     """Args:
         spec: of one map of codes.
         width: channels of the stacks.
         depth: layers.
         kernel_size: of the convolutions, odd.
         conditional: whether labels are given.
-        label_dropout: share of a conditional training that sees no label, and so learns p(z).
+        label_dropout: share of a conditional training that sees no label, and is what guidance leads away from.
 
     Raises:
         PriorError: for numbers out of range, or labels that are not there.
@@ -43,14 +43,11 @@ class PixelCNN(GradientPrior):
         conditional: bool = False,
         label_dropout: float = 0.1,
     ) -> None:
-        super().__init__(spec)
-        check_label_dropout(label_dropout, conditional)
-        self.num_classes = num_classes(spec, conditional)
-        self.label_dropout = label_dropout
-        self.knobs = CODE_KNOBS | ({"guidance"} if conditional else set())
+        super().__init__(spec, conditional, label_dropout)
+        self.knobs = CODE_KNOBS | ({"guidance"} if self.can_guide else set())
         (self.grid,) = spec.grids
         try:
-            self.net = GatedPixelCNN(spec.num_codes[0], width, depth, kernel_size, self.num_classes + 1)
+            self.net = GatedPixelCNN(spec.num_codes[0], width, depth, kernel_size, self.num_labels)
         except ValueError as error:
             raise PriorError(str(error)) from error
 
@@ -66,11 +63,7 @@ class PixelCNN(GradientPrior):
             return f"pixelcnn models one map of codes; these latents are codes of {len(spec.grids)} maps"
         return None
 
-    def prepare(self, train: LatentDataset) -> None:
-        """Nothing is taken from the data before the first step."""
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        labels = with_nobody(context, len(z), self.num_classes, self.anchor.device)
+    def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
         rows = len(z) if torch.is_grad_enabled() else max(1, DENSITY_PLACES // self.spec.num_dims)
         blocks = zip(z.long().split(max(1, rows)), labels.split(max(1, rows)), strict=True)
         return torch.cat([self._block_log_prob(*block) for block in blocks])
@@ -80,12 +73,7 @@ class PixelCNN(GradientPrior):
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             return -torch.nn.functional.cross_entropy(logits.float(), z, reduction="none").sum(1)
 
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
-        return -self._log_prob(z, labels)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        labels = with_nobody(context, n, self.num_classes, self.anchor.device)
+    def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
         return torch.cat([self._generate(block, how) for block in labels.split(SAMPLE_ROWS)])
 
     def _generate(self, labels: Tensor, how: Sampling) -> Tensor:
@@ -98,5 +86,5 @@ class PixelCNN(GradientPrior):
             given, without = logits.log_softmax(-1).chunk(2)
             return draw_categorical(guided(given, without, how), how).repeat(2)
 
-        twins = torch.cat([labels, torch.full_like(labels, self.num_classes)])
+        twins = torch.cat([labels, torch.full_like(labels, self.no_class)])
         return self.net.generate(self.grid, twins, draw)[:n].flatten(1)

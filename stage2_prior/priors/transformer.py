@@ -2,9 +2,8 @@
 
 Codes are what made the two-stage recipe famous (van den Oord et al., "Neural Discrete Representation Learning", 2017;
 Esser, Rombach & Ommer, "Taming Transformers for High-Resolution Image Synthesis", 2021); maps and vectors of real
-numbers go the way of GIVT (Tschannen et al., 2023). The first input is a prefix: what class, or none. A conditional
-prior drops the class in a share of its training, and so knows p(z) as well as p(z|y): the first is its density where no
-class is given, and what guidance leads away from (Ho & Salimans, 2022).
+numbers go the way of GIVT (Tschannen et al., 2023). The first input is a prefix: what class, or none
+(`stage2_prior.labels`).
 """
 
 from typing import ClassVar
@@ -12,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.labels import check_label_dropout, dropped, num_classes, with_nobody
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.tokens import tokens_for
 from stage2_prior.nets.transformer import Transformer as Net
-from stage2_prior.prior import Exactness, GradientPrior, PriorError
+from stage2_prior.prior import Exactness, PriorError
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
 SAMPLE_ROWS, CACHE_BYTES = 512, 2**28
@@ -25,7 +24,7 @@ DENSITY_TOKENS = 2**14
 """Tokens whose density is computed at once where no gradient is wanted: bounded memory for any batch."""
 
 
-class Transformer(GradientPrior):
+class Transformer(LabelledPrior):
     """Args:
         spec: what one latent is.
         width: of a token inside.
@@ -35,7 +34,7 @@ class Transformer(GradientPrior):
         positions: learned, or rotary in two dimensions.
         num_components: Gaussians a conditional; of no use to codes.
         conditional: whether labels are given.
-        label_dropout: share of a conditional training that sees no label, and so learns p(z).
+        label_dropout: share of a conditional training that sees no label, and is what guidance leads away from.
         max_tokens: longest sequence that is accepted: attention costs its square.
 
     Raises:
@@ -58,9 +57,7 @@ class Transformer(GradientPrior):
         label_dropout: float = 0.1,
         max_tokens: int = 4096,
     ) -> None:
-        super().__init__(spec)
-        self.num_classes = num_classes(spec, conditional)
-        check_label_dropout(label_dropout, conditional)
+        super().__init__(spec, conditional, label_dropout)
         if not 0 <= dropout < 1:
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if num_components < 1:
@@ -76,9 +73,8 @@ class Transformer(GradientPrior):
         except ValueError as error:
             raise PriorError(f"prior: {error}") from error
         self.knobs = CODE_KNOBS if code_sizes(spec) else frozenset({"temperature"})
-        self.knobs |= {"guidance"} if conditional else set()
-        self.label_dropout = label_dropout
-        self.prefix = nn.Embedding(self.num_classes + 1, width)  # the last: no class
+        self.knobs |= {"guidance"} if self.can_guide else set()
+        self.prefix = nn.Embedding(self.num_labels, width)
         nn.init.normal_(self.prefix.weight, std=0.02)
 
     @property
@@ -93,11 +89,7 @@ class Transformer(GradientPrior):
             return f"transformer models vectors (D,) and maps (C, h, w); these latents are {spec.shape}"
         return None
 
-    def prepare(self, train: LatentDataset) -> None:
-        """Nothing is taken from the data before the first step."""
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        labels = with_nobody(context, len(z), self.num_classes, self.anchor.device)
+    def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
         rows = max(1, len(z) if torch.is_grad_enabled() else DENSITY_TOKENS // self.tokens.layout.num_tokens)
         return torch.cat(
             [self._block_log_prob(*block) for block in zip(z.split(rows), labels.split(rows), strict=True)]
@@ -110,12 +102,7 @@ class Transformer(GradientPrior):
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        labels = dropped(context, self.num_classes, self.label_dropout) if self.training else context
-        return -self._log_prob(z, labels)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        labels = with_nobody(context, n, self.num_classes, self.anchor.device)
+    def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
         rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // self.net.new_cache(1).num_bytes))
         return torch.cat([self._generate(block, how) for block in labels.split(rows)])
 
@@ -124,7 +111,7 @@ class Transformer(GradientPrior):
         n = len(labels)
         h = self.prefix(labels)  # [n, W]
         if how.guidance:
-            h = torch.cat([h, self.prefix(torch.full_like(labels, self.num_classes))])
+            h = torch.cat([h, self.prefix(torch.full_like(labels, self.no_class))])
         cache = self.net.new_cache(len(h))
         drawn: list[Tensor] = []
         for t in range(self.tokens.layout.num_tokens):
