@@ -1,6 +1,7 @@
 """Annealing where chains or images have no weight, where memory ends, and where the settings are wrong."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -83,9 +84,9 @@ def test_schedules_lead_from_the_start_to_the_joint() -> None:
         ({"target_acceptance": 1.0}, "give a share between 0 and 1"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, object], words: str) -> None:
+def test_wrong_settings_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(EvaluationError, match=words):
-        Annealing(**wrong)  # type: ignore[arg-type]
+        Annealing(**wrong)
 
 
 def test_no_images_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The autoregressive prior: its masks, its sampler, what it learns, and the one training loop."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,9 +206,9 @@ def test_unknown_settings_and_latents_that_are_not_finite_are_refused() -> None:
         ({"min_std": 0.0}, "min_std=0.0"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, object], words: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        Autoregressive(LatentSpec((4,)), **arguments)  # type: ignore[arg-type]
+        Autoregressive(LatentSpec((4,)), **arguments)
 
 
 def test_every_epoch_draws_anew_and_held_out_draws_stay() -> None:

@@ -38,10 +38,11 @@ def some_codes(num: int, seed: int) -> np.ndarray:
 def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
     """`orchestration.dissect` on latents alone under uniform codes; what it returns must be strict JSON."""
     uniform = Uniform(train.spec)
-    trained = Trained(None, uniform, uniform, train, test, None, torch.device("cpu"))  # type: ignore[arg-type]
+    nothing: Any = None
+    trained = Trained(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
-    run = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
-    found = dissect(trained, run, "uniform")  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
+    found = dissect(trained, run, "uniform")
     json.dumps(found, allow_nan=False)
     return found
 

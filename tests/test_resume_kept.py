@@ -121,7 +121,8 @@ def test_seconds_of_a_stage_are_those_of_the_attempts_that_led_there(
         now += 20
         kept.keep("epoch", attempt, 9, "ckpt", lambda path: path.write_text("state") and None)
         now += 7  # lost
-    assert keeper(tmp_path).find("ckpt", lambda path: None).seconds == 60  # type: ignore[union-attr]
+    found = keeper(tmp_path).find("ckpt", lambda path: None)
+    assert found is not None and found.seconds == 60
     kept = keeper(tmp_path)
     assert kept.find("ckpt", lambda path: "is foreign") is None and kept.earlier_seconds == 0
 

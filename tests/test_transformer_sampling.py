@@ -1,6 +1,7 @@
 """How draws of the transformer are led, by knobs and by classes, and what it refuses."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -88,9 +89,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "spec", "words"), REFUSED)
-def test_bad_arguments_are_refused(arguments: dict[str, object], spec: LatentSpec, words: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], spec: LatentSpec, words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        make(spec, **arguments)  # type: ignore[arg-type]
+        make(spec, **arguments)
 
 
 def test_bad_labels_and_knobs_are_refused() -> None:
@@ -109,7 +110,7 @@ def test_bad_labels_and_knobs_are_refused() -> None:
         make(SPECS["vector"]).sample(2, how=Sampling(top_p=0.5))
     for bad in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"guidance": -1.0}):
         with pytest.raises(ValueError, match=f"sample.{next(iter(bad))}="):
-            Sampling(**bad)  # type: ignore[arg-type]
+            Sampling(**bad)
 
 
 def test_conditional_on_nothing_is_the_density_over_all_classes() -> None:

@@ -1,6 +1,7 @@
 """Transformers that have learned nothing, and latents for them, for tests."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ SPECS = {
 }
 
 
-def make(spec: LatentSpec, positions: str = "learned", conditional: bool = False, **more: object) -> Transformer:
+def make(spec: LatentSpec, positions: str = "learned", conditional: bool = False, **more: Any) -> Transformer:
     """A network that has learned nothing but has opinions: its weights are far larger than at the start."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "depth": 2, "num_heads": 4, "num_components": 4, **more}
-    prior = Transformer(spec, positions=positions, conditional=conditional, **sizes).eval()  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"width": 32, "depth": 2, "num_heads": 4, "num_components": 4, **more}
+    prior = Transformer(spec, positions=positions, conditional=conditional, **sizes).eval()
     with torch.no_grad():
         for parameter in prior.parameters():
             if parameter.ndim > 1:
