@@ -55,7 +55,7 @@ def test_weights_are_unbiased_however_few_the_steps(steps: int, schedule: str) -
     settings = Annealing(num_chains=4, num_steps=steps, leapfrog_steps=2, schedule=schedule)
     pairs = [(model.x.repeat(copies, 1), exact)]
     both = bidirectional(pairs, model.start, model.log_likelihood, model.log_prior, settings)
-    for log_ratio in (-both.upper_nats - model.log_p.repeat(copies), both.lower_nats + model.log_p.repeat(copies)):
+    for log_ratio in (-both.upper.nll_nats - model.log_p.repeat(copies), both.lower_nats + model.log_p.repeat(copies)):
         ratio = log_ratio.view(copies, 4).exp()
         error = ratio.std(0) / math.sqrt(copies)
         assert ((ratio.mean(0) - 1).abs() < 4 * error).all(), (ratio.mean(0), error)
@@ -92,8 +92,8 @@ def test_bidirectional_encloses_the_truth_and_closes_with_steps() -> None:
             Annealing(num_chains=4, num_steps=steps, leapfrog_steps=4),
         )
         noise = 2 * both.gap_nats.std() / math.sqrt(len(x))
-        assert both.lower_nats.mean() - noise <= -model.log_p.mean() <= both.upper_nats.mean() + noise
-        assert both.mean_gap_nats() == pytest.approx((both.upper_nats - both.lower_nats).mean().item())
+        assert both.lower_nats.mean() - noise <= -model.log_p.mean() <= both.upper.nll_nats.mean() + noise
+        assert both.mean_gap_nats() == pytest.approx((both.upper.nll_nats - both.lower_nats).mean().item())
         gaps.append(both.mean_gap_nats())
     assert gaps[0] > 8 and gaps[1] < 3
 
