@@ -151,9 +151,9 @@ def test_a_known_density_is_learned() -> None:
     assert report.curve[-1]["val_nll_nats"] < report.curve[0]["val_nll_nats"]
 
 
-def little(num: int = 96, dims: int = 4) -> LatentDataset:
-    loc = np.float32(np.random.default_rng(0).normal(size=(num, dims)))
-    return LatentDataset(LatentSpec((dims,)), "diagonal_normal", {"loc": loc, "log_std": np.full_like(loc, -3)})
+def little(num: int = 96) -> LatentDataset:
+    loc = np.float32(np.random.default_rng(0).normal(size=(num, 4)))
+    return LatentDataset(LatentSpec((4,)), "diagonal_normal", {"loc": loc, "log_std": np.full_like(loc, -3)})
 
 
 def test_overfitting_stops_early_and_the_best_weights_return() -> None:

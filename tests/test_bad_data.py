@@ -12,9 +12,9 @@ from PIL import Image
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def idx_folder(folder: Path, num: int = 60) -> Path:
+def idx_folder(folder: Path) -> Path:
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (num, 5, 7), np.uint8), np.arange(num, dtype=np.uint8) % 3
+    images, labels = rng.integers(0, 256, (60, 5, 7), np.uint8), np.arange(60, dtype=np.uint8) % 3
     folder.mkdir()
     for name, values in zip(IDX_FILES, (images, labels, images[:20], labels[:20]), strict=True):
         (folder / name).write_bytes(idx(values.shape, values.tobytes()))

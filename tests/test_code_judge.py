@@ -25,8 +25,8 @@ from stage2_prior.priors.uniform import Uniform
 FAST = ("net.channels=[8,16]", "prior.width=16", "prior.depth=1", "prior.fit.max_epochs=2", "debug=fast", "logger=csv")
 
 
-def coded(values: np.ndarray, sizes: tuple[int, ...] = (8, 5)) -> LatentDataset:
-    spec = LatentSpec((5,), Support.CODES, ((1, 1), (2, 2)), sizes)
+def coded(values: np.ndarray) -> LatentDataset:
+    spec = LatentSpec((5,), Support.CODES, ((1, 1), (2, 2)), (8, 5))
     return LatentDataset(spec, "codes", {"codes": values.astype(np.uint8)})
 
 

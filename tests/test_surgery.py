@@ -41,9 +41,9 @@ def dissect(data: LatentDataset, priors, rows: Tensor | None = None) -> tuple[Te
     return z, surgery(z, posterior.log_prob(exact), data.log_aggregate(exact), len(data), priors)
 
 
-def near(estimate: Estimate | None, truth: float, errors: float = 4.0) -> None:
+def near(estimate: Estimate | None, truth: float) -> None:
     assert estimate is not None and estimate.standard_error is not None
-    assert abs(estimate.value - truth) < errors * estimate.standard_error + 1e-6, (estimate, truth)
+    assert abs(estimate.value - truth) < 4 * estimate.standard_error + 1e-6, (estimate, truth)
 
 
 def loop(data: LatentDataset, z: Tensor) -> Tensor:
