@@ -70,7 +70,7 @@ def run(config: Config, launch: Launch) -> None:
                 perform(job)
             print("check      everything was built and ran on two batches; nothing was kept")
         elif config.stage == "compare":
-            run_comparison(config, launch)
+            run_comparison(config)
         elif config.stage == "plan":
             run_plan(Run(config, launch, Store(config.paths.root / "store")))
         elif config.stage == "oracle":

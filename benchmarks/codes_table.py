@@ -58,16 +58,20 @@ def run(root: Path, data: Path, codes: str, seed: int) -> Report:
 
 def lines() -> Iterator[tuple[str, int, Callable[[Report], float]]]:
     """What the table says: a name, decimals, and where a report has the figure."""
-    yield "-log p(x given codes), nats", 2, lambda r: r["rows"]["uniform"]["distortion_nats"]
-    yield "Frechet distance of reconstructions", 2, lambda r: r["rows"]["reconstructions"]["frechet_distance"]
+    yield "-log p(x given codes), nats", 2, of_row("uniform", "distortion_nats")
+    yield "Frechet distance of reconstructions", 2, of_row("reconstructions", "frechet_distance")
     yield "codes used, %", 1, lambda r: 100 * book(r)["used_share"]
     yield "perplexity, codes", 1, lambda r: book(r)["perplexity"]
     for prior in PRIORS:
-        yield f"-log P(codes), {prior}, nats", 2, lambda r, p=prior: r["rows"][p]["latent_nll_nats"]  # type: ignore[misc]
+        yield f"-log P(codes), {prior}, nats", 2, of_row(prior, "latent_nll_nats")
     for prior in PRIORS:
-        yield f"bits per dimension, {prior}", 4, lambda r, p=prior: r["rows"][p]["bits_per_dim"]  # type: ignore[misc]
+        yield f"bits per dimension, {prior}", 4, of_row(prior, "bits_per_dim")
     for prior in PRIORS:
-        yield f"Frechet distance, {prior}", 2, lambda r, p=prior: r["rows"][p]["frechet_distance"]  # type: ignore[misc]
+        yield f"Frechet distance, {prior}", 2, of_row(prior, "frechet_distance")
+
+
+def of_row(row: str, figure: str) -> Callable[[Report], float]:
+    return lambda report: report["rows"][row][figure]
 
 
 def book(report: Report) -> Report:

@@ -50,7 +50,7 @@ def synthetic(num: int, dims: int, seed: int) -> np.ndarray:
 def ours(train: np.ndarray, held_out: np.ndarray, num_components: int, seed: int) -> Outcome:
     latents = LatentDataset(LatentSpec(train.shape[1:]), "delta", {"loc": train})
     mixture = Mixture(latents.spec, num_components=num_components, max_iter=ITERATIONS)
-    run = FitRun(torch.device("cpu"), seed, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
+    run = FitRun(torch.device("cpu"), seed, lambda figures, step: None, lightning_fit=None)
     report = mixture.fit(latents, latents, run)
     score = mixture.log_prob(torch.from_numpy(held_out)).mean().item()
     return Outcome(report.seconds, len(report.curve) - 1, score)

@@ -90,10 +90,6 @@ class Bidirectional:
     lower_nats: Tensor
 
     @property
-    def upper_nats(self) -> Tensor:
-        return self.upper.nll_nats
-
-    @property
     def gap_nats(self) -> Tensor:
         """upper - lower, [N]: above the error of either, in expectation; chance may make a single one negative."""
         return self.upper.nll_nats - self.lower_nats

@@ -15,6 +15,8 @@ from evaluation.figures import FONT_SIZE, GAP_PIXELS, INK, LEARNED, MUTED, PAPER
 LETTER, LONGEST_NAME = 9, 18
 """Width of a letter beside a row, in pixels, and letters of a class's name that are shown."""
 MARGIN, BAND = 20, 40
+COLUMNS = 10, 4
+"""Samples and test images side by side."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,15 @@ class ClassRow:
     images: Tensor
 
 
-def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path, columns: tuple[int, int] = (10, 4)) -> None:
+def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
     """Samples of each class, one row a class, and test images of the same class on their right.
 
     Args:
-        rows: of one or three channels; one with fewer images than `columns` ends early.
+        rows: of one or three channels; one with fewer images than `COLUMNS` ends early.
         learned_name: of the prior.
         path: the PNG file.
-        columns: samples and test images side by side.
     """
-    samples, images = (tile(torch.cat(found), num) for found, num in zip(_filled(rows, columns), columns, strict=True))
+    samples, images = (tile(torch.cat(found), num) for found, num in zip(_filled(rows), COLUMNS, strict=True))
     names = [row.name if len(row.name) <= LONGEST_NAME else f"{row.name[: LONGEST_NAME - 1]}…" for row in rows]
     left = MARGIN + LETTER * (max(map(len, names)) + len("  100%")) + 8
     heads = [f"learned prior: {learned_name}", "test images"]
@@ -67,11 +68,11 @@ def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path, columns:
     save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
 
 
-def _filled(rows: Sequence[ClassRow], columns: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
+def _filled(rows: Sequence[ClassRow]) -> tuple[list[Tensor], list[Tensor]]:
     """Samples and images of each row, as many as there are columns: white ones behind them where there are fewer."""
 
     def filled(images: Tensor, num: int) -> Tensor:
         like = rows[0].samples
         return torch.cat([images[:num].to(like), like.new_ones(max(0, num - len(images)), *like.shape[1:])])
 
-    return [filled(row.samples, columns[0]) for row in rows], [filled(row.images, columns[1]) for row in rows]
+    return [filled(row.samples, COLUMNS[0]) for row in rows], [filled(row.images, COLUMNS[1]) for row in rows]

@@ -103,7 +103,7 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
         columns=columns,
         blocks=blocks,
         conditions=" ".join([conditions(first), *_bound_conditions(first, columns)]),
-        notes=tuple(_notes(lines, blocks, sort)),
+        notes=tuple(_notes(lines)),
         runs=tuple(source.name for source in sources),
     )
 
@@ -230,7 +230,7 @@ def _bound_conditions(report: Mapping[str, Any], columns: Sequence[str]) -> list
     return [f"Bounds: {images:,} test images, {samples:,} samples an image."]
 
 
-def _notes(lines: Sequence[Line], blocks: Mapping[str, tuple[Line, ...]], sort: str) -> Iterator[str]:
+def _notes(lines: Sequence[Line]) -> Iterator[str]:
     numbers = {value.num > 1 for line in lines for value in line.values.values()}
     if True in numbers:
         yield "± is the standard deviation over n seeds."

@@ -185,14 +185,9 @@ def frechet_distances(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subse
     return torch.stack(values)
 
 
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared MMD between a [N, D] and b [M, D] under the cubic kernel, over all pairs."""
-    whole = (Subsets.of(len(x), 0, x.device) for x in (a, b))
-    return kernel_distances(a.double(), b.double(), *whole)[0].item()
-
-
 def kernel_distances(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subsets) -> Tensor:
-    """Kernel distance of the whole sets and of their halves, [H] on the CPU, all from sums over pairs of blocks."""
+    """Unbiased squared MMD between a [N, D] and b [M, D] (float64) under the cubic kernel, of the whole sets and of
+    their halves: [H] on the CPU, all from sums over pairs of blocks."""
     sums = _block_sums_by_moments if a.shape[1] <= MOMENT_DIMS else _block_sums_by_pairs
     within_a, within_b, between = sums(a, b, subsets_a, subsets_b)  # [16, 16] each
     holds_a, holds_b = subsets_a.holds.double(), subsets_b.holds.double()  # [H, 16]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from evaluation.errors import EvaluationError
 
+BATCH_SIZE = 50
 VERSION = 1
 """Part of the key of what is computed with a file; raised whenever its results change."""
 
@@ -81,13 +82,13 @@ class FeatureFile:
         return f"{dims}features of {self.name} (SHA-256 {self.sha256})"
 
     @torch.no_grad()
-    def extract(self, images: Tensor, batch_size: int = 50) -> Tensor:
+    def extract(self, images: Tensor) -> Tensor:
         """Features of many images [N, 1 or 3, H, W] in [0, 1], in batches: [N, D] float32 on the CPU.
 
         Raises:
             EvaluationError: the net fails on the images, or what it returns is not [B, D].
         """
-        return torch.cat([self._of_batch(x) for x in images.split(batch_size)])
+        return torch.cat([self._of_batch(x) for x in images.split(BATCH_SIZE)])
 
     def _of_batch(self, x: Tensor) -> Tensor:
         if x.shape[1] not in (1, 3):

@@ -26,6 +26,7 @@ NUM_FEATURES = 64
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 5000
 MAX_BATCH_SIZE = 256
+EXTRACTED_AT_ONCE = 500
 MAX_CALIBRATION = 10_000
 IMAGES_SEEN = 200_000
 """Training length in images: four epochs of MNIST; small sets get more epochs, up to `MAX_EPOCHS`."""
@@ -112,7 +113,7 @@ class FeatureNet(nn.Module):
         return self.classifier(self.activations(x))  # [B, num_classes]
 
     @torch.no_grad()
-    def extract(self, images: Tensor, batch_size: int = 500) -> Tensor:
+    def extract(self, images: Tensor) -> Tensor:
         """Features of many images [N, C, H, W], in batches: [N, 64] float32 on the CPU.
 
         Raises:
@@ -122,7 +123,7 @@ class FeatureNet(nn.Module):
             raise ValueError(f"images are {tuple(images.shape[1:])}; this feature net reads {self.config.shape}")
         device = self.feature_mean.device
         self.eval()
-        return torch.cat([self(x.to(device, torch.float32)).cpu() for x in images.split(batch_size)])
+        return torch.cat([self(x.to(device, torch.float32)).cpu() for x in images.split(EXTRACTED_AT_ONCE)])
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for JSON; the weights are `state_dict()`."""

@@ -29,15 +29,6 @@ MOST_EXACT_DIMS = 1024
 """All principal axes of more, of which two are drawn, would take many seconds."""
 
 
-def image_grid(images: Tensor, columns: int, path: Path) -> None:
-    """Tile images [N, C, H, W] in [0, 1], row by row; small ones are enlarged without smoothing.
-
-    Raises:
-        ValueError: when there is no image, or its channels are neither 1 nor 3.
-    """
-    save_pixels(tile(images, columns), path)
-
-
 def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 12) -> None:
     """Each original [N, C, H, W] directly above its reconstruction, in bands of `columns`."""
     bands = []
@@ -213,7 +204,12 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
 
 
 def tile(images: Tensor, columns: int) -> np.ndarray:
-    """Images [N, C, H, W] in [0, 1] as one RGB picture, uint8 [rows, width, 3], on white."""
+    """Images [N, C, H, W] in [0, 1], row by row, as one RGB picture, uint8 [rows, width, 3], on white; small ones are
+    enlarged without smoothing.
+
+    Raises:
+        ValueError: when there is no image, or its channels are neither 1 nor 3.
+    """
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"a picture needs images [N, 1 or 3, H, W], got {tuple(images.shape)}")
     columns = min(columns, len(images))

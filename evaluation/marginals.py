@@ -87,8 +87,8 @@ def wasserstein_1(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def wasserstein_1_floor(a: Tensor, b: Tensor, seed: int = 0) -> Tensor:
+def wasserstein_1_floor(a: Tensor, b: Tensor) -> Tensor:
     """The distance of two samples of one density as large as these, [D]: between random halves of both together."""
     together = torch.cat([a.flatten(1), b.flatten(1)])
-    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).to(together.device)
+    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(0)).to(together.device)
     return wasserstein_1(together[order[: len(a)]], together[order[len(a) :]])

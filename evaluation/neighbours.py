@@ -23,6 +23,7 @@ from evaluation.errors import EvaluationError
 from evaluation.halves import Subsets
 
 PAIRS_AT_ONCE = 2**17
+ROWS_AT_ONCE = 512
 LISTED = 8
 """Neighbours that are listed for each vector, in multiples of k."""
 
@@ -44,7 +45,7 @@ class Balls:
     k: int
 
     @classmethod
-    def around(cls, centres: Tensor, subsets: Subsets, k: int, chunk: int = 512) -> "Balls":
+    def around(cls, centres: Tensor, subsets: Subsets, k: int) -> "Balls":
         """Balls around `centres` [N, D].
 
         Raises:
@@ -56,7 +57,7 @@ class Balls:
                 f"{k} nearest neighbours need more than {k} vectors in each set (evaluation.num_samples)"
             )
         listed = min(LISTED * k, num - 1)
-        parts = [_nearest_others(centres, start, chunk, listed) for start in range(0, num, chunk)]
+        parts = [_nearest_others(centres, start, listed) for start in range(0, num, ROWS_AT_ONCE)]
         squared, index = (torch.cat(part) for part in zip(*parts, strict=True))  # [N, listed] each
         radius = [_kth_within(squared, index, member, k) for member in subsets.members]
         return cls(centres, subsets, torch.stack(radius), k)
@@ -72,7 +73,7 @@ class Shares:
     coverage: Tensor
 
 
-def shares(reference: Balls, samples: Balls, chunk: int = 512) -> Shares:
+def shares(reference: Balls, samples: Balls) -> Shares:
     """Precision, recall, density and coverage of `samples` against `reference`, from one pass over their distances."""
     num = len(reference.subsets)
     device = reference.centres.device
@@ -82,14 +83,14 @@ def shares(reference: Balls, samples: Balls, chunk: int = 512) -> Shares:
     reach_of_reference = reference.radius.amax(0)  # [N] the largest radius in any subset
     reach_of_samples = samples.radius.amax(0)  # [M]
     members = samples.subsets.members
-    for start in range(0, len(samples.centres), chunk):
-        squared = squared_distances(samples.centres[start : start + chunk], reference.centres)  # [m, N]
+    for start in range(0, len(samples.centres), ROWS_AT_ONCE):
+        squared = squared_distances(samples.centres[start : start + ROWS_AT_ONCE], reference.centres)  # [m, N]
         for i, j, distance in _pairs(squared, squared <= reach_of_reference):
             inside = (distance <= reference.radius[:, j]) & members[:, start + i]  # [H, pairs]
             hits += inside.sum(1)
             _mark(precise, start + i, inside)
             _mark(covered, j, inside)
-        for i, j, distance in _pairs(squared, squared <= reach_of_samples[start : start + chunk, None]):
+        for i, j, distance in _pairs(squared, squared <= reach_of_samples[start : start + ROWS_AT_ONCE, None]):
             _mark(recalled, j, distance <= samples.radius[:, start + i])
     recalled &= reference.subsets.members
     num_samples, num_reference = samples.subsets.sizes, reference.subsets.sizes
@@ -108,9 +109,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return (left @ right.T).clamp_(min=0)
 
 
-def _nearest_others(centres: Tensor, start: int, chunk: int, listed: int) -> tuple[Tensor, Tensor]:
+def _nearest_others(centres: Tensor, start: int, listed: int) -> tuple[Tensor, Tensor]:
     """Squared distances and indices of the nearest other vectors, ascending, [n, listed] each."""
-    squared = squared_distances(centres[start : start + chunk], centres)
+    squared = squared_distances(centres[start : start + ROWS_AT_ONCE], centres)
     rows = torch.arange(len(squared), device=centres.device)
     squared[rows, start + rows] = math.inf  # a vector is not its own neighbour
     nearest = squared.topk(listed, dim=1, largest=False)

@@ -34,7 +34,7 @@ STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
 NEUTRAL_DATA = ("root", "download", "name")
 
 
-def run_comparison(config: Config, launch: Launch) -> Path:
+def run_comparison(config: Config) -> Path:
     """Compare what `config.compare` asks for; the folder that was written.
 
     Raises:

@@ -110,7 +110,7 @@ def one_job(composed: DictConfig) -> Measured:
         else:  # of what is written beside the store: logs, the run's own folder
             where = error.filename or launch.sweep_dir or root
             record_failure(launch, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
-    except Exception as error:
+    except Exception as error:  # a mistake of the program: the other jobs of a sweep go on
         record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
     return None
 

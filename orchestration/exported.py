@@ -227,7 +227,7 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except UnsafeError:
         raise
-    except Exception as error:
+    except Exception as error:  # torch's complaints and Python's own share no base class
         raise UnsafeError(f"{what}: {error}") from error
 
 

@@ -6,11 +6,12 @@ from orchestration.stages import Run
 from orchestration.tracking import Tracker
 from orchestration.trained import Floor
 from stage1_vae.latents import LatentDataset
+from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import FitRun, Prior
 from stage2_prior.priors.bigram import Bigram
 from stage2_prior.priors.unigram import Unigram
 
-COUNTED: dict[str, type[Unigram] | type[Bigram]] = {"unigram": Unigram, "bigram": Bigram}
+COUNTED: dict[str, type[CountingPrior]] = {"unigram": Unigram, "bigram": Bigram}
 """Row -> prior."""
 
 

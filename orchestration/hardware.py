@@ -53,7 +53,8 @@ def resolved_precision(settings: Trainer) -> str:
 def placement(settings: Trainer, ranks: Ranks, can_shard: bool) -> dict[str, Any]:
     """What Lightning is told of ranks, whatever it would guess from the environment."""
     if ranks.world == 1:
-        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # a launcher's variables may have called this process another one
+        # A launcher's variables may have called this process another one; Lightning keeps its answer on the function.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
         return {"devices": 1, "plugins": [LightningEnvironment(), InPlace()]}
     strategy: Strategy = DDPStrategy(broadcast_buffers=False)  # the modules agree on theirs
     if can_shard and settings.strategy == "fsdp":

@@ -227,7 +227,7 @@ def _remove(store: Store, artifact: Artifact) -> None:
     """First out of sight in one step, then gone: nobody sees half of it."""
     with store.key_lock(artifact.stage, artifact.key).held_if_free() as owner:
         if owner is None:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # a job has moved it aside meanwhile
                 os.replace(artifact.path, artifact.path.with_name(f".{artifact.key}.{REMOVED}"))
             store.sweep(artifact.stage, artifact.key)
 

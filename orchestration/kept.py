@@ -11,7 +11,6 @@ long as the last one took. So a stage that is killed loses at most one epoch, or
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -184,8 +183,3 @@ class Keeper:
         """How far the stage is kept, for the user; None: nothing is."""
         found = states(self.folder)
         return found[0].words if found else None
-
-
-def forget(folder: Path) -> None:
-    """Remove all that was kept in `folder`."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -186,7 +186,7 @@ class KeyLock:
             with suppress(OSError):  # a vanished mount
                 if self._is_mine():
                     self.owner_file.unlink(missing_ok=True)
-            with suppress(OSError):
+            with suppress(OSError):  # as above
                 self._flock.release()
 
     def _beat(self, ended: threading.Event) -> None:

@@ -160,6 +160,6 @@ def folder_bytes(folder: Path) -> int:
     """Bytes of all files in `folder`."""
     total = 0
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # somebody has removed it meanwhile
             total += path.lstat().st_size if path.is_file() else 0
     return total

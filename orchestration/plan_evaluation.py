@@ -44,7 +44,7 @@ SETS = 5
 """Sets of images beside the reference; and as many are searched for copies."""
 
 
-class Enough(Exception):  # noqa: N818
+class Enough(Exception):  # noqa: N818  # no error
     """Ends a training that has been watched for long enough."""
 
 
@@ -68,7 +68,7 @@ def probe_features(probing: Probing) -> Facts:
             if epoch + 1 == EPOCHS_TIMED:
                 raise Enough
 
-        with suppress(Enough):
+        with suppress(Enough):  # it ends so, unless it ends by itself
             features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log=log)
         return (ends[-1] if len(ends) > 1 else time.perf_counter()) - ends[0]
 

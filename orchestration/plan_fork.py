@@ -141,7 +141,7 @@ def _tell(write_end: int, work: Callable[[], Facts], threads: int, mistakes: tup
         told |= {"facts": work(), "peak_bytes": peak_bytes()}
     except mistakes as error:
         told = {"mistake": str(error)}
-    except BaseException:
+    except BaseException:  # whatever it is: the parent waits to be told
         told = {"traceback": traceback.format_exc()}
     with os.fdopen(write_end, "wb") as pipe:
         pipe.write(json.dumps(told).encode())

@@ -5,6 +5,7 @@
 A process of its own, because memory is counted from its start, and because what forks may not compute with threads.
 """
 
+import importlib
 import json
 import math
 import sys
@@ -68,7 +69,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     config = Config.model_validate(told["config"])
     launch = Launch(choices=told["choices"], overrides=tuple(told["overrides"]))
     if config.logger.wandb:
-        import wandb  # noqa: F401  # takes memory in every stage
+        importlib.import_module("wandb")  # takes memory in every stage
     whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:

@@ -47,7 +47,7 @@ class RankError(RuntimeError):
     """A rank ended in a way that is no mistake of the user's; its traceback is the cause."""
 
 
-class Told(Exception):  # noqa: N818  no error of this process
+class Told(Exception):  # noqa: N818  # no error of this process
     """The traceback of another process, printed where this one's cause stands."""
 
     def __str__(self) -> str:
@@ -264,7 +264,7 @@ def _end(children: list[Child]) -> None:
         if child.figures is None:
             child.process.kill()
         if child.process.stdin is not None:
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError):  # it died before it had read its order
                 child.process.stdin.close()
     for child in children:
         try:

@@ -116,7 +116,8 @@ class LoopStates:
         if found is None:
             return None
         with safe_open(found.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+            names = file.keys()  # the file itself cannot be walked through
+            return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["facts"])
 
 
 def _foreign(path: Path, name: str) -> str | None:

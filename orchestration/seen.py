@@ -6,6 +6,7 @@ Every set has equally many images: the reference is the test split, and every ro
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -84,18 +85,18 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     data, parts = trained.parts.data, trained.parts
     num = num_compared(data, limit)
     counted = {
-        row: look_at_draws(net, trained, lambda prior=floor.prior: trained.draw(prior, num))  # type: ignore[misc]
+        row: look_at_draws(net, trained, partial(trained.draw, floor.prior, num))
         for row, floor in trained.floors.items()
     }
     return {
         **counted,
         "reference": look(net, cleaned(parts, spread(data.test, num))),
-        "baseline": look_at_draws(net, trained, lambda: trained.draw(trained.baseline, num)),
-        report.AGGREGATE: look_at_draws(net, trained, lambda: trained.draw_aggregate(num)),
+        "baseline": look_at_draws(net, trained, partial(trained.draw, trained.baseline, num)),
+        report.AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
         report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
         report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
         # Last: what it draws must not change the draws of rows that other priors on this VAE share.
-        "learned": look_at_draws(net, trained, lambda: trained.draw(trained.prior, num)),
+        "learned": look_at_draws(net, trained, partial(trained.draw, trained.prior, num)),
     }
 
 

@@ -114,7 +114,7 @@ class Store:
             _commit(scratch, place, facts, earlier())
         except UserError:
             raise
-        except Exception as error:
+        except Exception as error:  # not every library says with an OSError that the disk is full
             if (reason := _disk_trouble(error, scratch)) is None:
                 raise
             raise UserError(f"writing {place} failed: {reason}") from error
@@ -163,6 +163,7 @@ class Store:
         """Remove what a writer left that died between finishing this artifact and letting go of its lock."""
         left = (self.root / ".locks" / f"{stage}-{key}.owner", self.resume_folder(stage, key))
         if any(path.exists() for path in left):
+            # A store that can only be read is left as it is.
             with suppress(OSError), self.key_lock(stage, key).held_if_free() as owner:
                 if owner is None:
                     self.sweep(stage, key)

@@ -30,10 +30,15 @@ class _SmallReads(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.seek, self.tell = file.seek, file.tell  # type: ignore[method-assign]
 
     def seekable(self) -> bool:
         return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:

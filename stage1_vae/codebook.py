@@ -1,4 +1,4 @@
-"""A codebook that learns by moving averages and keeps all of its codes alive.
+"""A codebook that learns by moving averages, keeps all of its codes alive and counts how they are used.
 
 Each vector h is replaced by the nearest of K code vectors e_k; the code vectors follow the averages of what is assigned
 to them (van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017, appendix A.1, eq. 6-8):
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.across_ranks import of_first_rank, sum_over_ranks
+from stage1_vae.code_usage import CodeUsage
 from stage1_vae.epoch_figures import EpochFigures
 
 LLOYD_ITERATIONS = 10
@@ -71,6 +72,7 @@ class Codebook(nn.Module, EpochFigures):
         self.register_buffer("counts", torch.zeros(num_codes))  # [K] N; all zero before the first batch
         self.register_buffer("sums", torch.zeros(num_codes, dim))  # [K, D] m
         self.register_buffer("revived", torch.zeros(()), persistent=False)  # since it was read last
+        self.usage = CodeUsage(num_codes, name)
         self.has_started = False  # in Python: a compiled step cannot ask a tensor which way to go
         self.register_load_state_dict_post_hook(_see_whether_started)
 
@@ -82,6 +84,7 @@ class Codebook(nn.Module, EpochFigures):
             self.has_started = True
         codes = self.nearest(h.detach())
         chosen = self.vectors[codes]
+        self.usage.add(codes)
         if self.training:
             self._update(h.detach(), codes)
         return codes, rotated(h, chosen) if self.rotation else h + (chosen - h).detach()

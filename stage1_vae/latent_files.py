@@ -129,7 +129,7 @@ class _RowFile:
             found = np.lib.format.read_array_header_1_0(self.file)
             if found != (shape, False, dtype):
                 raise ValueError(f"{path} holds {found[2]} {found[0]}, not {dtype} {shape}")
-        except BaseException:
+        except BaseException:  # whatever it is: nobody else could close the file
             self.file.close()
             raise
         self.start = self.file.tell()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Literal
 from zipfile import ZipFile
 
 import numpy as np
@@ -51,11 +51,11 @@ def mapped(path: Path) -> np.memmap:
         size = os.fstat(file.fileno()).st_size
         if header.offset + header.num_bytes > size:
             raise ValueError(f"its header promises {header.num_bytes:,} bytes, and {size - header.offset:,} are there")
-        order = "F" if header.is_fortran else "C"
-        return np.memmap(file, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
+        order: Literal["F", "C"] = "F" if header.is_fortran else "C"
+        return np.memmap(file, header.dtype, "r", header.offset, header.shape, order)
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: IO[bytes]) -> Header:
     """The header at the start of an `.npy` file; numbers follow.
 
     Raises:
@@ -107,7 +107,7 @@ class NumpyArchive:
         member = self._members[name]
         check_unpacked(member.filename, member.file_size, member.compress_size)
         with self._archive.open(member) as file:
-            header = read_header(file)  # type: ignore[arg-type]
+            header = read_header(file)
         if header.offset + header.num_bytes != member.file_size:
             raise ValueError(
                 f"{member.filename}: its header promises {header.num_bytes:,} bytes, "

@@ -6,6 +6,8 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import Prior, PriorError
 
+ROWS_AT_ONCE = 4096
+
 
 def check_finite(latents: LatentDataset, split: str) -> None:
     """Refuse parameters that are NaN or infinite, before any fit.
@@ -30,12 +32,12 @@ def check_finite(latents: LatentDataset, split: str) -> None:
 
 
 @torch.no_grad()
-def mean_nll_nats(prior: Prior, latents: LatentDataset, batch_size: int = 4096, max_rows: int | None = None) -> float:
+def mean_nll_nats(prior: Prior, latents: LatentDataset, max_rows: int | None = None) -> float:
     """Mean -log p(z) in nats over one fresh z ~ q(z|x) an image, or of `max_rows` images spread over the set."""
     device = prior.anchor.device
     rows = spread_rows(len(latents), max_rows or len(latents))
     total = 0.0
-    for index in rows.split(batch_size):
+    for index in rows.split(ROWS_AT_ONCE):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
     return total / len(rows)
 

@@ -7,6 +7,8 @@ with a probability proportional to its squared distance from the nearest centre 
 import torch
 from torch import Tensor
 
+POINTS_AT_ONCE = 8192
+
 
 def seed_centres(points: Tensor, num: int, generator: torch.Generator) -> Tensor:
     """k-means++ centres [num, D] among `points` [N, D]; where fewer than `num` points differ, some centres repeat."""
@@ -22,10 +24,10 @@ def seed_centres(points: Tensor, num: int, generator: torch.Generator) -> Tensor
     return centres
 
 
-def assign(points: Tensor, centres: Tensor, block: int = 8192) -> Tensor:
+def assign(points: Tensor, centres: Tensor) -> Tensor:
     """Index of the nearest centre of each point, [N]."""
     half_norm = 0.5 * centres.square().sum(1)
-    return torch.cat([(half_norm - rows @ centres.T).argmin(1) for rows in points.split(block)])
+    return torch.cat([(half_norm - rows @ centres.T).argmin(1) for rows in points.split(POINTS_AT_ONCE)])
 
 
 def kmeans(points: Tensor, num: int, iterations: int, generator: torch.Generator) -> Tensor:

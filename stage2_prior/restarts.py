@@ -128,7 +128,7 @@ def unpack(kind: Any, packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     kind = next((each for each in get_args(kind) if is_dataclass(each)), kind)
     if kind is Tensor:
         return tensors[packed]
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: unpack(hints[name], part, tensors) for name, part in packed.items()})  # type: ignore[operator]
+        return kind(**{name: unpack(hints[name], part, tensors) for name, part in packed.items()})
     return tuple(packed) if isinstance(packed, list) else packed

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def run_outside(folder: Path, *words: str, **environment: str) -> Result:
         timeout=240,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(result: Result, folder: Path, *told: str, before: Sequence[Path] = ()) -> None:
+    """One line on stderr that tells all of `told`, exit code 2, and nothing in `folder` but what was there before."""
+    assert result.code == 2, result
+    assert len(result.lines) == 1 and result.lines[0].startswith("error: "), result.err
+    assert "Traceback" not in result.err + result.out
+    assert result.out == ""
+    for words in told:
+        assert words in result.err, result.err
+    assert sorted(folder.rglob("*")) == sorted(before)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

@@ -2,91 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
 
 import pytest
 import torch
+from linear_gaussian import QUICK, LinearGaussian, from_a_normal
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from evaluation.annealed import Annealed
 from evaluation.annealing import Annealing, Start, annealed_bounds, bidirectional
-from evaluation.bounds import Bounds, importance_bounds
-from evaluation.errors import EvaluationError
+from evaluation.bounds import importance_bounds
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import DiscretizedLogistic
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
-
-QUICK = Annealing(num_chains=8, num_steps=60, leapfrog_steps=4)
-
-
-@dataclass(frozen=True)
-class LinearGaussian:
-    """p(z) = N(0, I), p(x|z) = N(Wz, s^2 I), with proposals 1.5 times as wide as the posterior and moved."""
-
-    latent: int = 8
-    pixels: int = 24
-    num: int = 20
-    scale: float = 0.5
-    widen: float = 1.5
-    shift: float = 0.4
-    seed: int = 0
-
-    @cached_property
-    def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
-        g = torch.Generator().manual_seed(self.seed)
-        weights = torch.randn(self.pixels, self.latent, generator=g) / math.sqrt(self.latent)
-        z = torch.randn(self.num, self.latent, generator=g)
-        x = z @ weights.T + self.scale * torch.randn(self.num, self.pixels, generator=g)
-        return weights, z, x
-
-    @property
-    def x(self) -> Tensor:
-        return self.drawn[2]
-
-    @property
-    def log_p(self) -> Tensor:
-        """Exact log p(x), [N] nats."""
-        weights = self.drawn[0].double()
-        covariance = weights @ weights.T + self.scale**2 * torch.eye(self.pixels).double()
-        return MultivariateNormal(torch.zeros(self.pixels).double(), covariance).log_prob(self.x.double())
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, D] and covariance [D, D]."""
-        weights = self.drawn[0]
-        covariance = torch.linalg.inv(torch.eye(self.latent) + weights.T @ weights / self.scale**2)
-        return x @ weights @ covariance / self.scale**2, covariance
-
-    def start(self, x: Tensor) -> Start:
-        mean, covariance = self.posterior(x)
-        std = covariance.diagonal().sqrt()
-        q = Normal(mean + self.shift * std, self.widen * std.expand_as(mean))
-        return Start(lambda n: q.sample(torch.Size([n])), lambda z: q.log_prob(z).sum(-1), q.stddev)
-
-    def from_the_prior(self, x: Tensor) -> Start:
-        return Start(lambda n: torch.randn(n, len(x), self.latent), self.log_prior)
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        return Normal(z @ self.drawn[0].T, self.scale).log_prob(x).sum(-1)
-
-    def log_prior(self, z: Tensor) -> Tensor:
-        return Normal(0.0, 1.0).log_prob(z).sum(-1)
-
-    def anneal(self, settings: Annealing, x: Tensor | None = None) -> Annealed:
-        images = self.x if x is None else x
-        return annealed_bounds([images], self.start, self.log_likelihood, self.log_prior, settings)
-
-    def importance(self, num_samples: int, x: Tensor | None = None) -> Bounds:
-        def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-            q = self.start(x)
-            z = q.sample(n)
-            return z, q.log_prob(z)
-
-        images = self.x if x is None else x
-        priors = {"p": self.log_prior}
-        return importance_bounds([images], propose, self.log_likelihood, priors, num_samples, max_rows=2**15)["p"]
 
 
 def test_both_bounds_climb_back_from_a_wrong_posterior() -> None:
@@ -127,7 +55,7 @@ def test_weights_are_unbiased_however_few_the_steps(steps: int, schedule: str) -
     settings = Annealing(num_chains=4, num_steps=steps, leapfrog_steps=2, schedule=schedule)
     pairs = [(model.x.repeat(copies, 1), exact)]
     both = bidirectional(pairs, model.start, model.log_likelihood, model.log_prior, settings)
-    for log_ratio in (-both.upper_nats - model.log_p.repeat(copies), both.lower_nats + model.log_p.repeat(copies)):
+    for log_ratio in (-both.upper.nll_nats - model.log_p.repeat(copies), both.lower_nats + model.log_p.repeat(copies)):
         ratio = log_ratio.view(copies, 4).exp()
         error = ratio.std(0) / math.sqrt(copies)
         assert ((ratio.mean(0) - 1).abs() < 4 * error).all(), (ratio.mean(0), error)
@@ -164,8 +92,8 @@ def test_bidirectional_encloses_the_truth_and_closes_with_steps() -> None:
             Annealing(num_chains=4, num_steps=steps, leapfrog_steps=4),
         )
         noise = 2 * both.gap_nats.std() / math.sqrt(len(x))
-        assert both.lower_nats.mean() - noise <= -model.log_p.mean() <= both.upper_nats.mean() + noise
-        assert both.mean_gap_nats() == pytest.approx((both.upper_nats - both.lower_nats).mean().item())
+        assert both.lower_nats.mean() - noise <= -model.log_p.mean() <= both.upper.nll_nats.mean() + noise
+        assert both.mean_gap_nats() == pytest.approx((both.upper.nll_nats - both.lower_nats).mean().item())
         gaps.append(both.mean_gap_nats())
     assert gaps[0] > 8 and gaps[1] < 3
 
@@ -206,14 +134,6 @@ def grid(limit: float, points: int) -> tuple[Tensor, float]:
     return torch.cartesian_prod(line, line), 2 * math.log(2 * limit / (points - 1))
 
 
-def from_a_normal(dims: int) -> Callable[[Tensor], Start]:
-    def start(x: Tensor) -> Start:
-        q = Normal(torch.zeros(len(x), dims), 1.5)
-        return Start(lambda n: q.sample(torch.Size([n])), lambda z: q.log_prob(z).sum(-1), q.stddev)
-
-    return start
-
-
 @pytest.mark.parametrize("kind", ["mixture", "autoregressive"])
 def test_learned_priors_on_a_discretised_likelihood(kind: str) -> None:
     """log p(x) by summing over a grid of z; through the density and the masses that the pipeline uses."""
@@ -244,85 +164,3 @@ def test_learned_priors_on_a_discretised_likelihood(kind: str) -> None:
     assert ((annealed.nll_nats - truth).abs() < 5 * annealed.std_error_nats).all()
     assert (annealed.std_error_nats < 0.15).all()
     assert all(parameter.grad is None for parameter in prior.parameters())
-
-
-def test_chains_that_fall_where_there_is_no_density_count_as_zero_and_are_named() -> None:
-    """A likelihood of 1 for z_0 < 1 and no number beyond: p(x) is the normal's mass there."""
-    torch.manual_seed(0)
-
-    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
-        return torch.where(z[..., 0] < 1, 0.0 * z[..., 0], torch.nan)
-
-    def standard_normal(z: Tensor) -> Tensor:
-        return Normal(0.0, 1.0).log_prob(z).sum(-1)
-
-    settings = Annealing(num_chains=2000, num_steps=10, leapfrog_steps=2)
-    annealed = annealed_bounds([torch.zeros(3, 1)], from_a_normal(2), log_likelihood, standard_normal, settings)
-    truth = -Normal(0.0, 1.0).cdf(torch.tensor(1.0)).log().item()
-    torch.testing.assert_close(annealed.nll_nats, torch.full((3,), truth).double(), atol=0.1, rtol=0)
-    assert (annealed.diverged > 0.1).all() and not annealed.trusted.any()
-    assert annealed.mean_nats() is None
-    assert any("diverged on 3 of 3" in note for note in annealed.notes())
-    assert any("3 of 3 images are not trusted" in note for note in annealed.notes())
-
-
-@pytest.mark.parametrize("start_is_broken", [False, True])
-def test_images_without_any_weight_are_no_number_in_the_summary(start_is_broken: bool) -> None:
-    def nowhere(x: Tensor, z: Tensor) -> Tensor:
-        return z.sum(-1) * torch.nan
-
-    model = LinearGaussian(num=3)
-
-    def start(x: Tensor) -> Start:
-        begin = model.start(x)
-        return replace(begin, log_prob=lambda z: nowhere(x, z)) if start_is_broken else begin
-
-    settings = Annealing(num_chains=4, num_steps=5, leapfrog_steps=1)
-    annealed = annealed_bounds([model.x], start, nowhere, model.log_prior, settings)
-    assert not torch.isnan(annealed.nll_nats).any() and annealed.mean_nats() is None
-    assert annealed.notes()[0] == "no chain of 3 of 3 images has a weight: no figure"
-    both = bidirectional([(model.x, model.drawn[1])], start, nowhere, model.log_prior, settings)
-    assert both.mean_gap_nats() is None and (both.lower_nats == -torch.inf).all()
-
-
-def test_rows_at_once_stay_within_the_limit_and_every_image_is_bounded() -> None:
-    model, seen = LinearGaussian(num=13), []
-
-    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
-        seen.append(z.shape[0] * z.shape[1])
-        return model.log_likelihood(x, z)
-
-    settings = Annealing(num_chains=8, num_steps=12, leapfrog_steps=1)
-    annealed = annealed_bounds(
-        model.x.split(7), model.start, log_likelihood, model.log_prior, settings, max_rows=4 * settings.num_chains
-    )
-    assert len(annealed.nll_nats) == 13 and max(seen) == 4 * settings.num_chains
-    assert (annealed.nll_nats + model.log_p).abs().max() < 3
-
-
-def test_schedules_lead_from_the_start_to_the_joint() -> None:
-    for schedule in ("sigmoidal", "linear"):
-        betas = torch.tensor(Annealing(num_steps=10, schedule=schedule).betas())
-        assert betas[0] == 0 and betas[-1] == 1 and len(betas) == 11 and (betas.diff() > 0).all()
-        torch.testing.assert_close(betas + betas.flip(0), torch.ones(11))
-    steps = torch.tensor(Annealing(num_steps=10).betas()).diff()
-    assert steps[0] < 0.3 * steps[5]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"num_chains": 0}, "num_chains=0: give at least 1"),
-        ({"schedule": "cubic"}, "cubic is unknown; choose sigmoidal or linear"),
-        ({"target_acceptance": 1.0}, "give a share between 0 and 1"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, object], words: str) -> None:
-    with pytest.raises(EvaluationError, match=words):
-        Annealing(**wrong)  # type: ignore[arg-type]
-
-
-def test_no_images_are_refused() -> None:
-    model = LinearGaussian()
-    with pytest.raises(ValueError, match="no images"):
-        annealed_bounds([], model.start, model.log_likelihood, model.log_prior, QUICK)

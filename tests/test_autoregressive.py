@@ -1,6 +1,7 @@
 """The autoregressive prior: its masks, its sampler, what it learns, and the one training loop."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,9 +151,9 @@ def test_a_known_density_is_learned() -> None:
     assert report.curve[-1]["val_nll_nats"] < report.curve[0]["val_nll_nats"]
 
 
-def little(num: int = 96, dims: int = 4) -> LatentDataset:
-    loc = np.float32(np.random.default_rng(0).normal(size=(num, dims)))
-    return LatentDataset(LatentSpec((dims,)), "diagonal_normal", {"loc": loc, "log_std": np.full_like(loc, -3)})
+def little(num: int = 96) -> LatentDataset:
+    loc = np.float32(np.random.default_rng(0).normal(size=(num, 4)))
+    return LatentDataset(LatentSpec((4,)), "diagonal_normal", {"loc": loc, "log_std": np.full_like(loc, -3)})
 
 
 def test_overfitting_stops_early_and_the_best_weights_return() -> None:
@@ -205,9 +206,9 @@ def test_unknown_settings_and_latents_that_are_not_finite_are_refused() -> None:
         ({"min_std": 0.0}, "min_std=0.0"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, object], words: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        Autoregressive(LatentSpec((4,)), **arguments)  # type: ignore[arg-type]
+        Autoregressive(LatentSpec((4,)), **arguments)
 
 
 def test_every_epoch_draws_anew_and_held_out_draws_stay() -> None:

@@ -4,6 +4,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pytest
 import torch
@@ -56,14 +57,14 @@ class LinearGaussian:
         prior = MultivariateNormal(torch.zeros(LATENT, dtype=torch.float64), torch.eye(LATENT, dtype=torch.float64))
         return torch.distributions.kl_divergence(self.proposal(x), prior)
 
-    def bounds(self, num_samples: int, **options: object) -> Bounds:
+    def bounds(self, num_samples: int, **options: Any) -> Bounds:
         return self.all_bounds({"p": log_normal(1.0)}, num_samples, **options)["p"]
 
     def all_bounds(
-        self, priors: dict[str, Callable[[Tensor], Tensor] | None], num_samples: int, batch: int = 16, **options: object
+        self, priors: dict[str, Callable[[Tensor], Tensor] | None], num_samples: int, batch: int = 16, **options: Any
     ) -> dict[str, Bounds]:
         batches = self.x.split(batch)
-        return importance_bounds(batches, self.propose, self.log_likelihood, priors, num_samples, **options)  # type: ignore[arg-type]
+        return importance_bounds(batches, self.propose, self.log_likelihood, priors, num_samples, **options)
 
 
 def log_normal(scale: float) -> Callable[[Tensor], Tensor]:
@@ -134,26 +135,33 @@ def test_chunks_and_batches_do_not_change_the_result() -> None:
             torch.testing.assert_close(getattr(results[0], field.name), getattr(other, field.name))
 
 
+class Watched:
+    """Notes of each pass how large it is, and how many of those before it are still in memory."""
+
+    def __init__(self, model: LinearGaussian) -> None:
+        self.model = model
+        self.chunks: list[weakref.ref[Tensor]] = []
+        self.rows: list[int] = []
+        self.alive: list[int] = []
+
+    def propose(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        self.alive.append(sum(chunk() is not None for chunk in self.chunks))
+        z, log_q = self.model.propose(x, n)
+        self.chunks.append(weakref.ref(z))
+        self.rows.append(z.shape[0] * z.shape[1])
+        return z, log_q
+
+
 def test_neither_a_pass_nor_what_is_kept_grows_with_the_samples() -> None:
     model = LinearGaussian.make(proposal_scale=1.3)
     largest, kept = {}, {}
     for num_samples in (50, 5000):
-        chunks: list[weakref.ref[Tensor]] = []
-        rows: list[int] = []
-        alive: list[int] = []
-
-        def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-            alive.append(sum(chunk() is not None for chunk in chunks))  # noqa: B023
-            z, log_q = model.propose(x, n)
-            chunks.append(weakref.ref(z))  # noqa: B023
-            rows.append(z.shape[0] * z.shape[1])  # noqa: B023
-            return z, log_q
-
+        watched = Watched(model)
         bounds = importance_bounds(
-            [model.x], propose, model.log_likelihood, {"p": log_normal(1.0)}, num_samples, None, 400
+            [model.x], watched.propose, model.log_likelihood, {"p": log_normal(1.0)}, num_samples, None, 400
         )
-        assert sum(rows) == num_samples * NUM and bounds["p"].iwae_nats.shape == (NUM,)
-        largest[num_samples], kept[num_samples] = max(rows), max(alive)
+        assert sum(watched.rows) == num_samples * NUM and bounds["p"].iwae_nats.shape == (NUM,)
+        largest[num_samples], kept[num_samples] = max(watched.rows), max(watched.alive)
     assert largest == {50: 400, 5000: 400}
     assert kept == {50: 1, 5000: 1}
 

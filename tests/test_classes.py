@@ -13,6 +13,7 @@ from test_feature_file import script
 
 from evaluation.class_accuracy import class_accuracy, classes_followed
 from evaluation.class_figures import ClassRow, class_rows
+from evaluation.features import FeatureNet
 from orchestration.classes import judged_classes
 from orchestration.feature_nets import load_own_net, own_net
 from orchestration.trained import Trained
@@ -46,7 +47,7 @@ def test_only_the_asked_classes_count_and_few_that_are_all_right_are_not_certain
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, torch.nn.Module]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, FeatureNet]:
     folder = tmp_path_factory.mktemp("trained")
     words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
@@ -54,11 +55,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, torch.nn
     return model, load_own_net(own_net(run, model.parts), run)
 
 
-def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, torch.nn.Module]) -> None:
+def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, FeatureNet]) -> None:
     """The same densities under other labels: no distance would notice."""
     model, judge = trained
     torch.manual_seed(0)
-    right, notes = judged_classes(model, judge, 300, []), list[str]()  # type: ignore[arg-type]
+    right, notes = judged_classes(model, judge, 300, []), list[str]()
     assert right is not None and isinstance(model.prior, PerClass)
     facts = right.facts
     assert facts["samples"]["num"] == 300 and facts["num_a_class"] == 30 and facts["chance"] == 0.1
@@ -70,7 +71,7 @@ def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, torch.
     priors = list(model.prior.priors)
     model.prior.priors = torch.nn.ModuleList(priors[1:] + priors[:1])
     torch.manual_seed(0)
-    wrong = judged_classes(model, judge, 300, notes)  # type: ignore[arg-type]
+    wrong = judged_classes(model, judge, 300, notes)
     model.prior.priors = torch.nn.ModuleList(priors)
     assert wrong is not None and not notes
     assert wrong.facts["samples"]["value"] < facts["chance"] + 0.05
@@ -79,13 +80,14 @@ def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, torch.
     assert said is not None and said.startswith("FAILED: samples of mixture do not follow their label")
 
 
-def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Trained, torch.nn.Module]) -> None:
+def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Trained, FeatureNet]) -> None:
     model, judge = trained
-    broken = model.prior.priors[3]  # type: ignore[index]
+    assert isinstance(model.prior, PerClass)
+    broken = model.prior.priors[3]
     means = broken.means.clone()
     broken.means.fill_(math.nan)
     notes: list[str] = []
-    assert judged_classes(model, judge, 300, notes) is None  # type: ignore[arg-type]
+    assert judged_classes(model, judge, 300, notes) is None
     broken.means.copy_(means)
     assert notes == ["some conditional samples are NaN or infinite, so no class was judged"]
 

@@ -25,8 +25,8 @@ from stage2_prior.priors.uniform import Uniform
 FAST = ("net.channels=[8,16]", "prior.width=16", "prior.depth=1", "prior.fit.max_epochs=2", "debug=fast", "logger=csv")
 
 
-def coded(values: np.ndarray, sizes: tuple[int, ...] = (8, 5)) -> LatentDataset:
-    spec = LatentSpec((5,), Support.CODES, ((1, 1), (2, 2)), sizes)
+def coded(values: np.ndarray) -> LatentDataset:
+    spec = LatentSpec((5,), Support.CODES, ((1, 1), (2, 2)), (8, 5))
     return LatentDataset(spec, "codes", {"codes": values.astype(np.uint8)})
 
 
@@ -38,10 +38,11 @@ def some_codes(num: int, seed: int) -> np.ndarray:
 def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
     """`orchestration.dissect` on latents alone under uniform codes; what it returns must be strict JSON."""
     uniform = Uniform(train.spec)
-    trained = Trained(None, uniform, uniform, train, test, None, torch.device("cpu"))  # type: ignore[arg-type]
+    nothing: Any = None
+    trained = Trained(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
-    run = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
-    found = dissect(trained, run, "uniform")  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
+    found = dissect(trained, run, "uniform")
     json.dumps(found, allow_nan=False)
     return found
 

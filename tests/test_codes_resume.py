@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import Dies, KilledError, keeper
+from stopped_run import Dies, KilledError, keeper
 from training_run import equal, run, weights
 
 from stage1_vae.bottleneck import Bottleneck

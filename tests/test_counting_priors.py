@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counts import STRENGTHS, pair_counts, place_counts
-from stage2_prior.prior import FitRun, Prior, PriorError
+from stage2_prior.prior import Prior, PriorError
 from stage2_prior.priors.bigram import Bigram
 from stage2_prior.priors.unigram import Unigram
 
@@ -16,10 +17,6 @@ CHAIN = LatentSpec((12,), Support.CODES, ((3, 4),), (5,))
 START = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
 NEXT = np.array([np.roll([0.6, 0.2, 0.1, 0.06, 0.04], i) for i in range(5)])
 """Row b: probabilities of what follows b. Doubly stochastic."""
-
-
-def run() -> FitRun:
-    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 
 
 def chain(num: int, seed: int) -> LatentDataset:
@@ -46,7 +43,7 @@ def test_a_markov_chain_costs_its_entropy_and_its_places_alone_cost_theirs() -> 
     bigram, unigram = Bigram(CHAIN), Unigram(CHAIN)
     costs = []
     for prior in (bigram, unigram):
-        report = prior.fit(train, val, run())
+        report = prior.fit(train, val, RUN)
         assert report.train_nll_nats is not None and report.val_nll_nats is not None
         costs.append(-prior.log_prob(test.draw(torch.arange(len(test)))).double().mean().item())
     assert costs[0] == pytest.approx(together, abs=0.04) and costs[1] == pytest.approx(alone, abs=0.04)
@@ -68,8 +65,8 @@ def test_few_counts_of_pairs_fall_back_on_single_codes() -> None:
         for num in (100, 200, 2000)
     )
     unigram, bigram = Unigram(spec), Bigram(spec)
-    unigram.fit(train, val, run())
-    bigram.fit(train, val, run())
+    unigram.fit(train, val, RUN)
+    bigram.fit(train, val, RUN)
     z = test.draw(torch.arange(2000))
     uniform = 8 * math.log(300)
     alone, pairs = (-prior.log_prob(z).mean().item() for prior in (unigram, bigram))
@@ -86,7 +83,7 @@ def test_smoothing_is_what_held_out_latents_like_best() -> None:
     """Against a search by hand over the same strengths."""
     train, val = chain(60, 0), chain(500, 1)
     prior = Unigram(CHAIN)
-    report = prior.fit(train, val, run())
+    report = prior.fit(train, val, RUN)
     counts, held_out = place_counts(train), place_counts(val)
     costs = [-(held_out * ((counts + a) / (60 + 5 * a)).log()).sum().item() / 500 for a in STRENGTHS]
     assert report.val_nll_nats == pytest.approx(min(costs), abs=1e-4)
@@ -112,7 +109,7 @@ def test_the_first_code_of_a_map_does_not_depend_on_the_map_before() -> None:
     z = np.stack([top, top + 1, rng.integers(6, size=500)], 1).astype(np.uint8)  # the second follows from the first
     latents = LatentDataset(spec, "codes", {"codes": z})
     prior = Bigram(spec)
-    prior.fit(latents, latents, run())
+    prior.fit(latents, latents, RUN)
     cost = [prior.log_prob(torch.tensor([[a, 2, 3]])).item() for a in range(4)]
     alone = [math.log((top == a).mean()) for a in range(4)]
     assert np.allclose(np.subtract(cost, alone), cost[0] - alone[0], atol=0.02)
@@ -129,4 +126,4 @@ def test_bits_that_are_not_finite_are_refused() -> None:
     latents = LatentDataset(LatentSpec((3,), Support.BITS), "bits", {"logits": logits})
     for prior in (Unigram(latents.spec), Bigram(latents.spec)):
         with pytest.raises(PriorError, match=r"logits of the training latents .*first: 4"):
-            prior.fit(latents, latents, run())
+            prior.fit(latents, latents, RUN)

@@ -13,7 +13,7 @@ from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 
 RNG = np.random.default_rng(2)
-GREY, RGB, RGBA = (), (3,), (4,)
+GREY, RGB = (), (3,)
 
 
 def refusal(call, *words: str) -> None:

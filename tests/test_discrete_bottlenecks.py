@@ -41,7 +41,7 @@ def features(num: int = 8, seed: int = 0) -> Tensor:
 
 def given(bottleneck: FSQ, numbers: Tensor) -> Any:
     """What `bottleneck` makes of projected numbers [places, d]."""
-    bottleneck.project = Given(numbers)  # type: ignore[assignment]
+    bottleneck.add_module("project", Given(numbers))
     return bottleneck(torch.zeros(len(numbers) // PLACES, *FEATURES))
 
 
@@ -204,9 +204,9 @@ def test_codes_go_to_the_decoder_as_they_did_in_training(kind: type[Bottleneck])
 def test_one_vector_alone_is_projected_with_what_was_learned() -> None:
     projection = Projection(6, 4).train()
     projection(features())
-    before = projection.norm.running_mean.clone()  # type: ignore[union-attr]
+    before = projection.norm.get_buffer("running_mean").clone()
     assert torch.isfinite(projection(features(1)[:, :, :1, :1])).all()
-    assert torch.equal(projection.norm.running_mean, before)  # type: ignore[arg-type]
+    assert torch.equal(projection.norm.get_buffer("running_mean"), before)
 
 
 def test_usage_is_of_the_whole_epoch() -> None:

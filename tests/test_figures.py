@@ -18,7 +18,7 @@ def _read(path: Path) -> np.ndarray:
 
 def test_grid_places_each_image_and_enlarges_without_smoothing(tmp_path: Path) -> None:
     shades = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8])
-    figures.image_grid(shades.view(5, 1, 1, 1).expand(5, 1, 8, 4), 3, tmp_path / "grid.png")
+    figures.save_pixels(figures.tile(shades.view(5, 1, 1, 1).expand(5, 1, 8, 4), 3), tmp_path / "grid.png")
     pixels = _read(tmp_path / "grid.png")
     height, width = 40, 20  # 8 x 4, enlarged five times
     assert pixels.shape == (2 * height + 2, 3 * width + 4, 3)
@@ -30,15 +30,15 @@ def test_grid_places_each_image_and_enlarges_without_smoothing(tmp_path: Path) -
 
 def test_grid_keeps_colour_and_clamps(tmp_path: Path) -> None:
     image = torch.tensor([2.0, -1.0, 0.5]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
-    figures.image_grid(image, 1, tmp_path / "grid.png")
+    figures.save_pixels(figures.tile(image, 1), tmp_path / "grid.png")
     assert (_read(tmp_path / "grid.png") == [255, 0, 128]).all()
 
 
-def test_grid_refuses_what_is_no_image(tmp_path: Path) -> None:
+def test_grid_refuses_what_is_no_image() -> None:
     with pytest.raises(ValueError, match="a picture needs images"):
-        figures.image_grid(torch.zeros(0, 1, 8, 8), 3, tmp_path / "grid.png")
+        figures.tile(torch.zeros(0, 1, 8, 8), 3)
     with pytest.raises(ValueError, match="a picture needs images"):
-        figures.image_grid(torch.zeros(2, 2, 8, 8), 3, tmp_path / "grid.png")
+        figures.tile(torch.zeros(2, 2, 8, 8), 3)
 
 
 def test_the_nearest_training_image_stands_right_of_its_sample(tmp_path: Path) -> None:

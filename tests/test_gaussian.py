@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
+from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.prior import PriorError
 from stage2_prior.priors.gaussian import Gaussian
 
 SPEC = LatentSpec((3,))
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 
 
 def correlated(num: int) -> LatentDataset:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from without_lightning import RUN
 
 from stage1_vae import block_shuffle
 from stage1_vae import latents as door
@@ -20,12 +21,11 @@ from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.gaussian_em import Components, EMSettings, Points
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.prior import PriorError
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 
 ROOT = Path(__file__).parents[1]
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 ROW_BYTES, BLOCK = 16, 10  # of latents of two dimensions; rows a block
 
 

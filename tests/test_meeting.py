@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -34,13 +34,13 @@ def order(node: Node) -> Order:
 
 
 @contextmanager
-def after(seconds: float, *acts: object) -> Iterator[None]:
+def after(seconds: float, *acts: Callable[[], object]) -> Iterator[None]:
     """Do `acts`, one each `seconds`, beside the block."""
 
     def do() -> None:
         for act in acts:
             time.sleep(seconds)
-            act()  # type: ignore[operator]
+            act()
 
     thread = threading.Thread(target=do)
     thread.start()

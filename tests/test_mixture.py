@@ -1,21 +1,23 @@
 """The mixture: EM against scikit-learn, monotone ascent, recovery of a known truth, refusals."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
+from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.covariances import COVARIANCES, cholesky
 from stage2_prior.gaussian_em import Components, EMSettings, EMState, Points, e_step, expectation_maximisation
 from stage2_prior.gaussian_em import Statistics as PointStatistics
 from stage2_prior.kmeans import kmeans
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.prior import PriorError
 from stage2_prior.priors.mixture import Mixture
 
 KINDS = sorted(COVARIANCES)
 SKLEARN = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)  # type: ignore[arg-type]
 MEANS = np.array([[0.0, 0, 0], [3, 0, 1], [0, 3, -1], [-2, -2, 2]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 
@@ -243,9 +245,9 @@ def test_kmeans_finds_separate_clusters() -> None:
         ({"tol": -1.0}, "tol=-1.0"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, object], words: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        Mixture(LatentSpec((3,)), **arguments)  # type: ignore[arg-type]
+        Mixture(LatentSpec((3,)), **arguments)
 
 
 def test_bad_latents_are_refused() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import yaml
 from command_line import SMALL, Result, keys, report_of, run_here
 from PIL import Image
 from safetensors.numpy import load_file
-from sklearn.datasets import load_digits
+from whole_run import ALL, BOUNDS, DISTANCES, FIT, LATENTS, ROWS, finite, null, run
 
 import pipeline
 from orchestration.errors import UserError
@@ -21,55 +19,13 @@ from orchestration.measure import PICTURES as OF_ALL_KINDS
 from orchestration.store import MANIFEST
 
 PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}
-ROWS = ("standard_normal", "mixture", "aggregate_draws", "reconstructions", "train_against_test")
-BOUNDS = ("distortion_nats", "rate_nats", "elbo_nats", "iwae_nats", "bits_per_dim", "latent_nll_nats")
-DISTANCES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "num_samples")
-FIT = ("fit_seconds", "num_parameters")
-LATENTS = ("marginal_kl_nats", "two_sample_accuracy", "latent_mmd")
-ALL = (
-    *BOUNDS,
-    *DISTANCES,
-    *LATENTS,
-    "ais_nats",
-    "memorisation",
-    "gap_closed",
-    "samples_per_second",
-    *FIT,
-    "class_accuracy",
-)
-
-
-FEATURES: dict[str, Path] = {}
-"""The store's folder of feature nets that the first whole run filled: most of a small run's time goes into it."""
-
-
-def run(folder: Path, *words: str) -> Result:
-    """A small run that must succeed without a word on stderr."""
-    place = folder / "runs/store/features"
-    if FEATURES and not place.exists():
-        shutil.copytree(FEATURES["digits"], place)
-    result = run_here(folder, *SMALL, *words)
-    assert (result.code, result.err) == (0, ""), result
-    return result
-
-
-def finite(row: dict[str, Any], names: Sequence[str]) -> None:
-    for name in names:
-        assert isinstance(row[name], int | float) and math.isfinite(row[name]), (name, row)
-
-
-def null(row: dict[str, Any], names: Sequence[str]) -> None:
-    for name in names:
-        assert row[name] is None, (name, row)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """One whole run that the tests below only look at or build on."""
     folder = tmp_path_factory.mktemp("made")
-    result = run(folder)
-    FEATURES["digits"] = folder / "runs/store/features"
-    return folder, result
+    return folder, run(folder)
 
 
 def test_report_has_the_promised_structure(made: tuple[Path, Result]) -> None:
@@ -265,80 +221,6 @@ def test_a_damaged_vae_is_noticed_moved_aside_and_made_again(tmp_path: Path) -> 
     assert file.read_bytes() == whole  # the same seed, the same bytes
     (aside,) = (tmp_path / "runs/store/quarantine").iterdir()
     assert aside.name.startswith(f"vae-{file.parent.name}") and (aside / file.name).read_bytes() != whole
-
-
-def test_a_plain_autoencoder_has_no_rate_and_no_bound(tmp_path: Path) -> None:
-    run(tmp_path, "vae=delta")
-    for name in ("standard_normal", "mixture"):
-        row = report_of(tmp_path)["rows"][name]
-        null(row, ("rate_nats", "elbo_nats", "iwae_nats", "bits_per_dim"))
-        finite(row, ("distortion_nats", "latent_nll_nats", *DISTANCES))
-
-
-def test_bernoulli_on_intensities_is_called_a_cross_entropy(tmp_path: Path) -> None:
-    run(tmp_path, "likelihood=bernoulli")
-    for name in ("standard_normal", "mixture"):
-        row = report_of(tmp_path)["rows"][name]
-        null(row, ("iwae_nats", "bits_per_dim"))
-        finite(row, ("distortion_nats", "rate_nats", "elbo_nats"))
-        assert any("cross-entropy" in note for note in row["notes"])
-    assert "cross-entropy" in (tmp_path / "runs/latest/report.html").read_text()
-
-
-def test_dynamic_binarisation_makes_it_a_mass(tmp_path: Path) -> None:
-    run(tmp_path, "likelihood=bernoulli", "data.binarize=dynamic")
-    for name in ("standard_normal", "mixture"):
-        row = report_of(tmp_path)["rows"][name]
-        finite(row, BOUNDS)
-        assert row["iwae_nats"] <= row["elbo_nats"]
-        assert row["bits_per_dim"] == pytest.approx(row["iwae_nats"] / 64 / math.log(2))
-        assert not row["notes"]
-
-
-@pytest.mark.parametrize("likelihood", ["continuous_bernoulli", "gaussian"])
-def test_densities_of_dequantised_digits(likelihood: str, tmp_path: Path) -> None:
-    run(tmp_path, f"likelihood={likelihood}")
-    row = report_of(tmp_path)["rows"]["mixture"]
-    finite(row, BOUNDS)
-    assert row["bits_per_dim"] == pytest.approx(row["iwae_nats"] / 64 / math.log(2) + math.log2(17))
-
-
-def digits(num: int, width: int = 8) -> np.ndarray:
-    return load_digits().images[:num, :, :width] / 16
-
-
-def test_float_arrays_that_are_not_square(tmp_path: Path) -> None:
-    np.save(tmp_path / "mine.npy", digits(700, width=5).astype(np.float32))
-    run(tmp_path, "data=arrays", "data.root=mine.npy")
-    report = report_of(tmp_path)
-    assert report["data"] == "mine" and "40 values of the pixels" in report["features"]
-    finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
-
-
-def test_real_numbers_in_arrays(tmp_path: Path) -> None:
-    images = 10 * digits(700) - 4
-    labels = load_digits().target[:700]
-    np.savez(tmp_path / "mine.npz", x=images, label=labels)
-    words = ("data=arrays", "data.root=mine.npz", "data.domain=real", "likelihood=gaussian", "likelihood.scale=1")
-    run(tmp_path, *words)
-    report = report_of(tmp_path)
-    assert "classifier" in report["features"]
-    finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
-    run(tmp_path, *words, "stage=sample", "sample.out=drawn.npz")
-    with np.load(tmp_path / "drawn.npz", allow_pickle=False) as drawn:
-        assert 20 < drawn["x"].mean() < 235 and drawn["x"].std() > 5
-
-
-def test_folder_of_images_without_labels(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    for i, image in enumerate(digits(700)):
-        Image.fromarray((255 * image).astype(np.uint8)).save(tmp_path / f"pictures/{i:03d}.png")
-    run(tmp_path, "data=image_folder", "data.root=pictures")
-    report = report_of(tmp_path)
-    assert report["data"] == "pictures" and "random convolutions" in report["features"]
-    finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
-    (latents,) = tmp_path.glob("runs/store/latents/*/test/latents.json")
-    assert json.loads(latents.read_text())["labels"] is False
 
 
 def test_autoregressive_prior_from_end_to_end(made: tuple[Path, Result]) -> None:

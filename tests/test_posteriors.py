@@ -14,10 +14,10 @@ from stage1_vae.rate import CLOSED_FORM_KL, rate_nats, rate_per_dim_nats
 EVENTS = [(5,), (2, 3, 4)]
 
 
-def posterior(event: tuple[int, ...], batch: int = 6) -> DiagonalNormal:
+def posterior(event: tuple[int, ...]) -> DiagonalNormal:
     generator = torch.Generator().manual_seed(0)
-    loc = 2 * torch.randn(batch, *event, generator=generator, dtype=torch.float64)
-    return DiagonalNormal(loc, torch.randn(batch, *event, generator=generator, dtype=torch.float64) - 1)
+    loc = 2 * torch.randn(6, *event, generator=generator, dtype=torch.float64)
+    return DiagonalNormal(loc, torch.randn(6, *event, generator=generator, dtype=torch.float64) - 1)
 
 
 class Unregistered(StandardNormal):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from command_line import PROJECT, SMALL, Result, keys, run_here
 from hydra import compose, initialize_config_dir
 from rank_processes import gone, ranks_alive
 from safetensors.torch import load_file
+from without_lightning import RUN
 
 from orchestration.assembly import Parts, assemble
 from orchestration.encoding import encode_split
@@ -93,7 +95,7 @@ def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) 
 def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     prior = ddp.parts.prior
-    prior.fit(train, val, FitRun(CPU, 0, lambda figures, step: None, lightning_fit=None))  # type: ignore[arg-type]
+    prior.fit(train, val, RUN)
     found = load_file(ddp.artifact("prior").path / "prior.safetensors")
     for name, value in prior.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
@@ -172,12 +174,12 @@ def test_two_machines_make_each_stage_together(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     words = [*SMALL, "trainer.num_nodes=2", "trainer.accelerator=cpu"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     machines = []
     for number in ("0", "1"):
         own = {"NODE_RANK": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, str(PROJECT / "pipeline.py"), *words]
-        machines.append(subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **own}, **pipes))  # type: ignore[call-overload]
+        machines.append(subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **own}, **pipes))
     said = [machine.communicate(timeout=200) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said
     first, second = (Result(0, *words).stages("done in") for words in said)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import PROJECT, SMALL, keys, run_here
@@ -61,8 +62,8 @@ def test_ranks_end_with_their_parent(tmp_path: Path, endless: subprocess.Popen[s
 def test_ctrl_c_reaches_all_and_is_told_once(tmp_path: Path) -> None:
     """A terminal sends it to every process of the group."""
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
     try:
         wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
         os.killpg(process.pid, signal.SIGINT)

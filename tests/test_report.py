@@ -15,7 +15,7 @@ from rich.console import Console
 
 from evaluation import report as r
 from evaluation.distances import Distances
-from evaluation.figures import image_grid
+from evaluation.figures import save_pixels, tile
 from evaluation.page import render_html
 from evaluation.verdict import verdict
 
@@ -173,7 +173,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    image_grid(torch.rand(40, 1, 28, 28), 40, tmp_path / "wide.png")
+    save_pixels(tile(torch.rand(40, 1, 28, 28), 40), tmp_path / "wide.png")
     report = _report("a<script>alert(1)</script>")
     return render_html(report, {"Samples <b>": tmp_path / "wide.png"}, "data: {root: '<x>'}\n")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume import NAME, Dies, KilledError, keeper
+from stopped_run import NAME, Dies, KilledError, keeper
 from torch import Tensor
 from training_run import equal, settings
 

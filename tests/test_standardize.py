@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from without_lightning import no_loop
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import FitRun, PriorError
@@ -12,7 +13,7 @@ from stage2_prior.standardize import Standardized
 
 SPEC = LatentSpec((3,), num_classes=2)
 LOGGED: list[tuple[dict[str, float], int]] = []
-RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: LOGGED.append((dict(figures), step)), None)  # type: ignore[arg-type]
+RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: LOGGED.append((dict(figures), step)), no_loop)
 
 
 def latents(num: int = 4000, family: str = "diagonal_normal") -> LatentDataset:

@@ -37,7 +37,7 @@ def told(place: Path) -> str:
 
 def trainer(place: Path, key: str) -> int | None:
     """The process that trains the VAE `key`."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # it has let go meanwhile, or is writing its name
         return int(json.loads((place / f"runs/store/.locks/vae-{key}.owner").read_text())["process"])
     return None
 

@@ -144,8 +144,8 @@ def test_constant_schedule_with_warmup() -> None:
     assert watch.seen == pytest.approx([0.005, 0.0075] + [0.01] * (STEPS - 2))
 
 
-def few(n: int = 64) -> InMemory:
-    return InMemory(digits().train.batch(torch.arange(n)))
+def few() -> InMemory:
+    return InMemory(digits().train.batch(torch.arange(64)))
 
 
 def test_weight_decay_shrinks_the_weights() -> None:

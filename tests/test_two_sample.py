@@ -10,8 +10,8 @@ from evaluation.errors import EvaluationError
 from evaluation.two_sample import classifier_of_known, classifier_two_sample, maximum_mean_discrepancy
 
 
-def peaks(num: int, images: Tensor, std: float = 0.05) -> Tensor:
-    return images[torch.arange(num) % len(images)] + std * torch.randn(num, images.shape[1])
+def peaks(num: int, images: Tensor) -> Tensor:
+    return images[torch.arange(num) % len(images)] + 0.05 * torch.randn(num, images.shape[1])
 
 
 @pytest.mark.parametrize("seed", [0, 1])

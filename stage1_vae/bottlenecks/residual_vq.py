@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
+from stage1_vae.commitment import checked_weight, squared_distance
 from stage1_vae.posteriors import Codes
 
 
@@ -44,37 +44,32 @@ class ResidualVQ(Bottleneck):
         super().__init__()
         if num_quantizers < 1:
             raise ValueError(f"vae.bottleneck.num_quantizers must be at least 1, got {num_quantizers}")
-        if commitment < 0:
-            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        self.commitment = checked_weight(commitment)
         channels, *grid = map_shape(features_shape)
-        self.grid, self.commitment = (grid[0], grid[1]), commitment
+        self.grid = (grid[0], grid[1])
         self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)
         self.project = Projection(channels, code_dim)
-        names = [f"level{n}" for n in range(num_quantizers)]
-        self.codebooks = nn.ModuleList(Codebook(num_codes, code_dim, decay, revive_below, name=name) for name in names)
-        self.usages = nn.ModuleList(CodeUsage(num_codes, name) for name in names)
+        self.codebooks = nn.ModuleList(
+            Codebook(num_codes, code_dim, decay, revive_below, name=f"level{n}") for n in range(num_quantizers)
+        )
 
     def forward(self, features: Tensor) -> Encoding:
         h = self.project(features)  # [B h w, D]
         left, total = h, torch.zeros_like(h)
         distance = h.new_zeros(len(features))
         codes = []
-        for codebook, usage in zip(self.books(), self.counters(), strict=True):
+        for codebook in self.books():
             code, chosen = codebook(left)
-            usage.add(code)
             codes.append(code.view(len(features), -1))
-            distance = distance + (left - chosen.detach()).square().sum(1).view(len(features), -1).sum(1)
+            distance = distance + squared_distance(left, chosen, len(features))
             left, total = left - chosen.detach(), total + chosen
         through = h + (total - h).detach()  # one gradient, however many codebooks
         return Encoding(Codes(torch.cat(codes, 1)), self.commitment * distance, to_map(through, self.grid))
 
     def books(self) -> list[Codebook]:
         return [book for book in self.codebooks if isinstance(book, Codebook)]
-
-    def counters(self) -> list[CodeUsage]:
-        return [usage for usage in self.usages if isinstance(usage, CodeUsage)]
 
     def embed(self, z: Tensor) -> Tensor:
         levels = z.reshape(len(z), len(self.codebooks), -1).unbind(1)  # [B, h w] each

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
+from stage1_vae.commitment import checked_weight, squared_distance
 from stage1_vae.posteriors import Codes
 
 
@@ -45,23 +45,20 @@ class VQ(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if commitment < 0:
-            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        self.commitment = checked_weight(commitment)
         channels, *grid = map_shape(features_shape)
-        self.grid, self.commitment = (grid[0], grid[1]), commitment
+        self.grid = (grid[0], grid[1])
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)
         self.project = Projection(channels, code_dim)
         self.codebook = Codebook(num_codes, code_dim, decay, revive_below, rotation)
-        self.usage = CodeUsage(num_codes)
 
     def forward(self, features: Tensor) -> Encoding:
         h = self.project(features)  # [B h w, D]
         codes, chosen = self.codebook(h)
-        self.usage.add(codes)
-        distance = (h - chosen.detach()).square().sum(1).view(len(features), -1).sum(1)  # [B]
-        return Encoding(Codes(codes.view(len(features), -1)), self.commitment * distance, to_map(chosen, self.grid))
+        penalty = self.commitment * squared_distance(h, chosen, len(features))  # [B]
+        return Encoding(Codes(codes.view(len(features), -1)), penalty, to_map(chosen, self.grid))
 
     def embed(self, z: Tensor) -> Tensor:
         return to_map(self.codebook.vectors[z.flatten()], self.grid)

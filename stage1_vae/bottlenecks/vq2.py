@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook
+from stage1_vae.commitment import checked_weight, squared_distance
 from stage1_vae.posteriors import Codes
 
 
@@ -45,11 +45,9 @@ class VQ2(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if commitment < 0:
-            raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+        self.commitment = checked_weight(commitment)
         channels, height, width = map_shape(features_shape)
         self.bottom, self.top = (height, width), (-(-height // 2), -(-width // 2))
-        self.commitment = commitment
         self.spec = code_spec((self.top, self.bottom), (num_codes, num_codes), num_classes)
         self.decoder_shape = (2 * code_dim, height, width)
         self.base_prior = uniform_codes(self.spec)
@@ -60,9 +58,9 @@ class VQ2(Bottleneck):
         )
         self.refine = nn.Conv2d(code_dim, code_dim, kernel_size=3, padding=1)
         self.project = Projection(channels + code_dim, code_dim)
-        self.top_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "top")
-        self.bottom_book = Codebook(num_codes, code_dim, decay, revive_below, rotation, "bottom")
-        self.top_usage, self.bottom_usage = CodeUsage(num_codes, "top"), CodeUsage(num_codes, "bottom")
+        self.top_book, self.bottom_book = (
+            Codebook(num_codes, code_dim, decay, revive_below, rotation, name) for name in ("top", "bottom")
+        )
 
     def forward(self, features: Tensor) -> Encoding:
         h_top = self.halve(features)  # [B h' w', D]
@@ -70,13 +68,8 @@ class VQ2(Bottleneck):
         up = self._up(to_map(chosen_top, self.top))  # [B, D, h, w]
         h_bottom = self.project(torch.cat([features, up.to(features.dtype)], 1))  # [B h w, D]
         bottom, chosen_bottom = self.bottom_book(h_bottom)
-        self.top_usage.add(top)
-        self.bottom_usage.add(bottom)
         num = len(features)
-        distance = sum(
-            (h - chosen.detach()).square().sum(1).view(num, -1).sum(1)
-            for h, chosen in ((h_top, chosen_top), (h_bottom, chosen_bottom))
-        )
+        distance = squared_distance(h_top, chosen_top, num) + squared_distance(h_bottom, chosen_bottom, num)  # [B]
         codes = torch.cat([top.view(num, -1), bottom.view(num, -1)], 1)
         embedded = torch.cat([up, to_map(chosen_bottom, self.bottom)], 1)
         return Encoding(Codes(codes), self.commitment * distance, embedded)

@@ -116,9 +116,8 @@ def decode(path: Path, target: Target) -> np.ndarray:
         DataError: it is damaged.
     """
     try:
-        with Image.open(
-            io.BytesIO(_content(path)), formats=FORMATS
-        ) as opened:  # many small reads are cheaper in memory
+        content = io.BytesIO(_content(path))  # many small reads are cheaper in memory
+        with Image.open(content, formats=FORMATS) as opened:
             image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
             if image.mode != target.kind:
                 image = _converted(image, target.kind)
@@ -147,7 +146,7 @@ def _header(path: Path) -> Header:
             if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
                 width, height = height, width
             return Header(image.mode, (height, width), hashlib.sha256(content).digest())
-    except Exception as error:  # as above
+    except Exception as error:  # as in `decode`
         raise _unreadable(path, error) from error
 
 

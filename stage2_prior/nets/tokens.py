@@ -127,7 +127,7 @@ class RealTokens(Tokens):
         super().__init__()
         self.shape, self.num_components = spec.shape, num_components
         is_map = len(spec.shape) == 3
-        self.layout = Layout((spec.shape[1:],) if is_map else ((1, spec.num_dims),))  # type: ignore[arg-type]
+        self.layout = Layout(((spec.shape[1], spec.shape[2]) if is_map else (1, spec.num_dims),))
         self.channels = spec.shape[0] if is_map else 1
         self.input = nn.Linear(self.channels, width)
         self.head = nn.Linear(width, num_components * (1 + 2 * self.channels))

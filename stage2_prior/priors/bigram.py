@@ -9,13 +9,13 @@ Dirichlet Language Model", 1995, equation 22), with n counts of pairs and u_t th
 m by held-out likelihood. Bits, whose pairs have four cells and no common meaning, have a table a place.
 """
 
-import time
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.counting import CountingPrior
 from stage2_prior.counts import (
     best_strength,
     check_discrete,
@@ -23,17 +23,15 @@ from stage2_prior.counts import (
     place_counts,
     places,
     smoothed_log_probs,
-    unfitted_log_probs,
 )
-from stage2_prior.held_out import check_finite, mean_nll_nats, measured_nll_nats
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
-from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes, draw_categorical
+from stage2_prior.held_out import mean_nll_nats
+from stage2_prior.sampling import Sampling, code_sizes, draw_categorical
 
 MOST_CODES = 4096
 """The table of pairs holds the square of it."""
 
 
-class Bigram(Prior):
+class Bigram(CountingPrior):
     """Pairs of neighbours, for codes and bits.
 
     Args:
@@ -41,15 +39,10 @@ class Bigram(Prior):
     """
 
     version: ClassVar[int] = 1
-    log_prob_is = Exactness.EXACT
-    fits_in_ranks = False
-    knobs = CODE_KNOBS
-    log_probs: Tensor
     strength: Tensor
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        self.register_buffer("log_probs", unfitted_log_probs(spec))  # [T, K] of each by itself
         self.register_buffer("strength", torch.ones((), dtype=torch.float64))  # m
         for i, (where, size) in enumerate(places(spec)):
             tables = where.stop - where.start if spec.support is Support.BITS else 1
@@ -57,8 +50,7 @@ class Bigram(Prior):
 
     @property
     def num_parameters(self) -> int:
-        alone = sum((where.stop - where.start) * (size - 1) for where, size in places(self.spec))
-        return alone + sum(table.numel() - table[..., 0].numel() for table in self._tables())
+        return self.num_place_parameters + sum(table.numel() - table[..., 0].numel() for table in self._tables())
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -83,7 +75,7 @@ class Bigram(Prior):
             total += unigram[:, 0] + pairs.log().sum(1)
         return total.float()
 
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+    def _draw(self, n: int, how: Sampling) -> list[Tensor]:
         drawn: list[Tensor] = []
         for (where, size), table in zip(places(self.spec), self._tables(), strict=True):
             for t in range(where.start, where.stop):
@@ -93,25 +85,14 @@ class Bigram(Prior):
                 else:
                     weights = table[(t - where.start) % len(table)][drawn[-1]] + self.strength * alone  # [n, K]
                 drawn.append(draw_categorical(weights.log(), how))
-        z = torch.stack(drawn, dim=1)
-        return z.to(self.anchor.dtype) if self.spec.support is Support.BITS else z
+        return drawn
 
-    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Count `train`; `val` chooses the smoothing.
-
-        Raises:
-            PriorError: for latents that are not finite.
-        """
-        started = time.perf_counter()
-        check_finite(train, "training")
+    def _count(self, train: LatentDataset, val: LatentDataset, seed: int) -> str:
         self.log_probs.copy_(smoothed_log_probs(place_counts(train), place_counts(val), self.spec)[0])
         for table, counted in zip(self._tables(), pair_counts(train), strict=True):
             table.copy_(counted)
-        self.strength.fill_(best_strength(lambda strength: self._cost(val, strength, run.seed)))
-        seconds = time.perf_counter() - started
-        figures = measured_nll_nats(self, train, val, run.seed)
-        note = f"pairs fall back on single codes as if {self.strength.item():g} had been seen"
-        return FitReport(seconds, *figures, notes=[note])
+        self.strength.fill_(best_strength(lambda strength: self._cost(val, strength, seed)))
+        return f"pairs fall back on single codes as if {self.strength.item():g} had been seen"
 
     def _cost(self, latents: LatentDataset, strength: float, seed: int) -> float:
         """Mean -log p(z) in nats under that smoothing, of the same draws each time."""

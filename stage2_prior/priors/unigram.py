@@ -5,39 +5,25 @@ Frequencies are counted in one pass and smoothed by adding a constant to each co
 held-out likelihood), so that no code has probability zero.
 """
 
-import time
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.counts import check_discrete, place_counts, places, smoothed_log_probs, unfitted_log_probs
-from stage2_prior.held_out import check_finite, measured_nll_nats
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
-from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.counting import CountingPrior
+from stage2_prior.counts import check_discrete, place_counts, smoothed_log_probs
+from stage2_prior.sampling import Sampling, draw_categorical
 
 
-class Unigram(Prior):
-    """Independent places, for codes and bits.
-
-    Args:
-        spec: what one latent is.
-    """
+class Unigram(CountingPrior):
+    """Independent places, for codes and bits."""
 
     version: ClassVar[int] = 1
-    log_prob_is = Exactness.EXACT
-    fits_in_ranks = False
-    knobs = CODE_KNOBS
-    log_probs: Tensor
-
-    def __init__(self, spec: LatentSpec) -> None:
-        super().__init__(spec)
-        self.register_buffer("log_probs", unfitted_log_probs(spec))  # [T, K], uniform until fitted
 
     @property
     def num_parameters(self) -> int:
-        return sum((where.stop - where.start) * (size - 1) for where, size in places(self.spec))
+        return self.num_place_parameters
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -47,21 +33,10 @@ class Unigram(Prior):
         place = torch.arange(self.spec.num_dims, device=z.device)
         return self.log_probs[place, z.long()].sum(1).float()
 
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        drawn = [draw_categorical(log_probs.expand(n, -1), how) for log_probs in self.log_probs]
-        z = torch.stack(drawn, dim=1)  # [n, T]
-        return z.to(self.anchor.dtype) if self.spec.support is Support.BITS else z
+    def _draw(self, n: int, how: Sampling) -> list[Tensor]:
+        return [draw_categorical(log_probs.expand(n, -1), how) for log_probs in self.log_probs]
 
-    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Count `train`; `val` chooses the smoothing.
-
-        Raises:
-            PriorError: for latents that are not finite.
-        """
-        started = time.perf_counter()
-        check_finite(train, "training")
+    def _count(self, train: LatentDataset, val: LatentDataset, seed: int) -> str:
         log_probs, alpha = smoothed_log_probs(place_counts(train), place_counts(val), self.spec)
         self.log_probs.copy_(log_probs)
-        seconds = time.perf_counter() - started
-        figures = measured_nll_nats(self, train, val, run.seed)
-        return FitReport(seconds, *figures, notes=[f"every count was raised by {alpha:g}"])
+        return f"every count was raised by {alpha:g}"

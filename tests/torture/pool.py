@@ -5,6 +5,7 @@ and computed nothing: real processes that run the real command line. A share of 
 instruction, so that start-up is hit too.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -63,8 +64,8 @@ class Tally:
 
 def preload() -> None:
     """Import everything that a run needs; compute nothing."""
-    import pipeline  # noqa: F401
-    import stage2_prior.fit  # noqa: F401
+    for name in ("pipeline", "stage2_prior.fit"):
+        importlib.import_module(name)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Attempt:
             from orchestration.entry import main
 
             code = main()
-        except BaseException:
+        except BaseException:  # a fork must not run on in its parent's code
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -204,7 +205,7 @@ def _fill(
             continue
         try:
             said = fault()
-        except BaseException:
+        except BaseException:  # as above
             said = traceback.format_exc()
         answer.write_text(json.dumps(said))
         os._exit(0)
