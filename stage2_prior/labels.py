@@ -33,8 +33,8 @@ def check_label_dropout(share: float, conditional: bool) -> None:
 
 
 def with_nobody(labels: Tensor | None, n: int, classes: int, device: torch.device) -> Tensor:
-    """The labels, or that of no class, `classes`, for each of `n` latents: [n] on `device`."""
-    return torch.full((n,), classes, device=device) if labels is None else labels.to(device)
+    """The labels, or that of no class, `classes`, for each of `n` latents: int64 [n] on `device`."""
+    return torch.full((n,), classes, device=device) if labels is None else labels.to(device, torch.int64)
 
 
 def dropped(labels: Tensor | None, classes: int, share: float) -> Tensor | None:
