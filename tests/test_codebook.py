@@ -164,13 +164,15 @@ def test_numbers_out_of_range_are_refused(options: dict[str, float]) -> None:
 STEPS = 30
 
 
-def train_in_rank(rank: int, world: int, port: int, folder: Path) -> None:
+def train_in_rank(rank: int, world: int, port: int, folder: Path, compiled: bool) -> None:
     """One rank's part of training a codebook that needs revival, and what it ends with, into `folder`."""
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.manual_seed(rank)
     book = Codebook(32, 3, decay=0.8).train()
     for step in range(STEPS):
         book(all_vectors(step)[rank::world])
+        if compiled and step == 0:  # the first batch, on which it starts, goes the eager way
+            book.compile(dynamic=False)
     state = {name: value.numpy() for name, value in book.state_dict().items()}
     np.savez(folder / f"{rank}.npz", **state, revived=book.revived.numpy())
     dist.destroy_process_group()
@@ -182,11 +184,12 @@ def all_vectors(step: int) -> Tensor:
     return torch.randn(120, 3, generator=generator) + 20 * (step >= 10)
 
 
-def test_two_ranks_end_with_equal_codebooks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_end_with_equal_codebooks(compiled: bool, tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    mp.spawn(train_in_rank, (2, port, tmp_path), nprocs=2)  # type: ignore[attr-defined]
+    mp.spawn(train_in_rank, (2, port, tmp_path, compiled), nprocs=2)  # type: ignore[attr-defined]
     first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in (0, 1))
     for name in first:
         assert np.array_equal(first[name], second[name]), name
