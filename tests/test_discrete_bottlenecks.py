@@ -20,7 +20,7 @@ from stage1_vae.bottlenecks.gumbel import Gumbel
 from stage1_vae.bottlenecks.residual_vq import ResidualVQ
 from stage1_vae.bottlenecks.vq import VQ
 from stage1_vae.bottlenecks.vq2 import VQ2
-from stage1_vae.code_maps import Projection, to_map, to_vectors
+from stage1_vae.code_maps import Projection, code_spec, to_map, to_vectors, uniform_codes
 from stage1_vae.code_usage import CodeUsage, collapse
 from stage1_vae.codebook import Codebook
 from stage1_vae.epoch_figures import EpochFigures
@@ -255,6 +255,11 @@ def test_places_come_row_by_row_and_go_back_where_they_were() -> None:
     vectors = to_vectors(x)
     assert torch.equal(vectors[PLACES + 1 * 5 + 2], x[1, :, 1, 2])
     assert torch.equal(to_map(vectors, (3, 5)), x)
+
+
+def test_uniform_codes_of_two_maps_cost_the_logarithms_of_their_codebooks() -> None:
+    prior = uniform_codes(code_spec(((1, 1), (2, 2)), (8, 5), 0))
+    assert prior.log_prob(prior.sample(3)).tolist() == pytest.approx([-math.log(8) - 4 * math.log(5)] * 3)
 
 
 def test_one_vector_alone_is_projected_with_what_was_learned() -> None:
