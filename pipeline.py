@@ -89,7 +89,7 @@ def perform(job: Run) -> None:
     check_parts(job, parts)
     if job.node.rank > 0:
         return help_along(job, parts)
-    if stage == "sample":
+    if stage in ("sample", "all", "check"):
         check_draws(job, parts)
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from orchestration.build import build, construct, target_class, versions
+from orchestration.build import build, construct, refusing, target_class, versions
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.launch import Launch
@@ -149,11 +149,8 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     def bottleneck(**injected: Any) -> Any:
         return build("vae.bottleneck", config.vae.bottleneck, **injected, num_classes=data.num_classes)
 
-    with run.seeded(config.seeds.vae):
-        try:
-            vae = VAE(data.shape, net, bottleneck, likelihood)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    with run.seeded(config.seeds.vae), refusing("net"):
+        vae = VAE(data.shape, net, bottleneck, likelihood)
     if objective.needs_prior and vae.bottleneck.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
@@ -209,10 +206,12 @@ def wrappers_of(node: Node, spec: LatentSpec) -> list[type[Standardized] | type[
     """What stands around a prior of latents of `spec`, the innermost first.
 
     Raises:
-        UserError: no such wrapper, or one that needs labels where there are none.
+        UserError: no such wrapper, one that needs labels where there are none, or no answer to whether labels count.
     """
     wrappers: list[type[Standardized] | type[PerClass]] = []
-    if node.get("conditional") and not takes_labels(target_class(node)):
+    if not isinstance(conditional := node.get("conditional", False), bool):
+        raise UserError(f"prior.conditional={conditional}: give true or false")
+    if conditional and not takes_labels(target_class(node)):
         if (reason := PerClass.check(spec)) is not None:
             raise UserError(reason)
         wrappers.append(PerClass)

@@ -1,6 +1,9 @@
 """From a configuration node with a `_target_` to an object, checked before anything is made."""
 
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_type_hints
 
 import hydra
@@ -9,6 +12,9 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from orchestration.errors import UserError, nearest
 from orchestration.schema import Node
+
+NO_MEMORY = re.compile(r"tried to allocate (\d+) bytes")
+"""Of torch, where it allocates on a CPU."""
 
 
 def target_class(node: Node) -> Any:
@@ -49,10 +55,26 @@ def construct(group: str, cls: Any, given: Node, **injected: Any) -> Any:
             raise UserError(f"{group}.{key} is missing")
     hints = get_type_hints(cls.__init__)
     checked = {key: _checked(f"{group}.{key}", value, hints.get(key)) for key, value in given.items()}
-    try:
+    with refusing(group):
         return cls(**checked, **injected)
+
+
+@contextmanager
+def refusing(group: str) -> Iterator[None]:
+    """What constructors say of a mistake, and torch of a size that no memory holds, becomes the one line.
+
+    Raises:
+        UserError: in place of it.
+    """
+    try:
+        yield
     except ValueError as error:
         raise UserError(str(error).splitlines()[0]) from error
+    except RuntimeError as error:
+        if not (found := NO_MEMORY.search(str(error))):
+            raise
+        size = int(found.group(1)) / 2**30
+        raise UserError(f"{group}: no memory for a tensor of {size:,.0f} GiB; make it smaller") from error
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:

@@ -63,7 +63,14 @@ def check_destination(out: Path | None) -> None:
 
 
 def how_to_sample(settings: Sample) -> Sampling:
-    return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.guidance)
+    """
+    Raises:
+        UserError: a number out of range.
+    """
+    try:
+        return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.guidance)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def knobs(settings: Sample) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Strict,
     ValidationError,
 )
 
@@ -63,9 +64,9 @@ class Sample(Section):
     out: Path | None
     noise: bool
     prior: Literal["learned", "base"]
-    label: NonNegativeInt | None
+    label: Annotated[NonNegativeInt, Strict()] | None  # true is no class
     temperature: float = Field(ge=0)
-    top_k: PositiveInt | None
+    top_k: Annotated[PositiveInt, Strict()] | None
     top_p: float = Field(gt=0, le=1)
     guidance: float = Field(ge=0)
 

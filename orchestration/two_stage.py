@@ -22,8 +22,10 @@ from evaluation.bounds import importance_bounds
 from orchestration.exported import load_stages, preprocess_of, read_config
 from orchestration.hub import SCHEME, downloaded
 from orchestration.safe import UnsafeError
+from stage1_vae.code_maps import uniform_codes
 from stage1_vae.data.images import Domain
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.latents import Support
 from stage1_vae.likelihoods import figure_kind
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
@@ -142,7 +144,10 @@ class TwoStage:
         Raises:
             ValueError: they are not, or not of this prior's classes.
         """
-        given = torch.as_tensor(label)
+        try:
+            given = torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"label={label!r}: give one class, or one for each: [{n}]") from error
         if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
             raise ValueError(f"label is {tuple(given.shape)}; give one class, or one for each: [{n}]")
         self.prior.check_labels(given.reshape(-1))
@@ -162,14 +167,32 @@ class TwoStage:
         """Images [B, C, H, W] in [0, 1]: means of p(x|z) for latents [B, *latent].
 
         Raises:
-            ValueError: latents of another shape.
+            ValueError: latents of another shape, or codes that are none of the codebook.
+        """
+        z = self._latents(z)
+        low, high = self.pixel_range
+        size = max(1, min(MAX_IMAGES, DECODED_PIXELS // math.prod(self.image_shape)))
+        means = [self.vae.decode(block).mean for block in z.split(size)]
+        return ((torch.cat(means) - low) / (high - low)).clamp(0, 1)
+
+    def _latents(self, z: Tensor) -> Tensor:
+        """z on this model's device: codes int64, all else float32.
+
+        Raises:
+            ValueError: another shape, or codes that are none of the codebook.
         """
         if z.shape[1:] != self.latent_shape:
             raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.latent_shape))}]")
-        low, high = self.pixel_range
-        size = max(1, min(MAX_IMAGES, DECODED_PIXELS // math.prod(self.image_shape)))
-        means = [self.vae.decode(block.to(self.device)).mean for block in z.split(size)]
-        return ((torch.cat(means) - low) / (high - low)).clamp(0, 1)
+        if self.vae.spec.support is not Support.CODES:
+            return z.to(self.device, torch.float32)
+        if z.is_floating_point() or z.dtype == torch.bool:
+            raise ValueError(f"z is {z.dtype}; expected codes, which are whole numbers")
+        z = z.to(self.device, torch.int64)  # a byte would be taken for a mask
+        wrong = z[(z < 0) | (z >= uniform_codes(self.vae.spec).sizes.to(self.device))]
+        if len(wrong):
+            sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(self.vae.spec.num_codes))
+            raise ValueError(f"z has the code {wrong[0]:,}; the codebook has {sizes} codes, counted from 0")
+        return z
 
     @torch.no_grad()
     def log_prob_bound(self, x: Tensor, num_samples: int = 100) -> Tensor:

@@ -77,7 +77,7 @@ class LabelledPrior(GradientPrior, ABC):
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         if context is not None:
-            return self._log_prob_given(z, context.to(z.device))
+            return self._log_prob_given(z, context.to(z.device, torch.int64))
         if not self.num_classes:
             return self._log_prob_given(z, self._all(len(z), self.no_class))
         present = self.log_shares.isfinite().nonzero().squeeze(1).tolist()
@@ -88,12 +88,12 @@ class LabelledPrior(GradientPrior, ABC):
         if context is None or not self.training:
             return -self._log_prob(z, context)
         left_out = torch.rand(len(z), device=z.device) < self.label_dropout
-        return -self._log_prob_given(z, torch.where(left_out, self.no_class, context.to(z.device)))
+        return -self._log_prob_given(z, torch.where(left_out, self.no_class, context.to(z.device, torch.int64)))
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         if context is None and self.num_classes and n:
             context = torch.multinomial(self.log_shares.exp(), n, replacement=True)
-        labels = self._all(n, self.no_class) if context is None else context.to(self.anchor.device)
+        labels = self._all(n, self.no_class) if context is None else context.to(self.anchor.device, torch.int64)
         return self._sample_given(labels, how)
 
     def _all(self, n: int, label: int) -> Tensor:

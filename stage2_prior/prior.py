@@ -230,6 +230,7 @@ class Prior(nn.Module, ABC):
             raise PriorError("this prior knows no classes; fit one with prior.conditional=true, or give no label")
         if context.is_floating_point() or context.dtype == torch.bool:
             raise PriorError(f"labels are {context.dtype}; give whole numbers from 0 to {self.num_classes - 1}")
+        context = context.long()  # of a byte, a number of classes may be out of range
         wrong = context[(context < 0) | (context >= self.num_classes)]
         if len(wrong):
             raise PriorError(f"label {wrong[0].item()} is out of range; the classes are 0 to {self.num_classes - 1}")

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentSpec, Support
 
+MOST = 1000
+"""Temperature and guidance: beyond it nothing changes but that numbers overflow."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -37,14 +40,13 @@ class Sampling:
         for knob in ("temperature", "top_p", "guidance"):
             if not _is_number(value := getattr(self, knob)):
                 raise ValueError(f"sample.{knob}={value!r}: give a number")
-        if self.temperature < 0:
-            raise ValueError(f"sample.temperature={self.temperature}: give 0 or more")
+        for knob in ("temperature", "guidance"):
+            if not 0 <= (value := getattr(self, knob)) <= MOST:
+                raise ValueError(f"sample.{knob}={value}: give 0 or more, at most {MOST}")
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ValueError(f"sample.top_k={self.top_k!r}: give a whole number, at least 1")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"sample.top_p={self.top_p}: give a share above 0, at most 1")
-        if self.guidance < 0:
-            raise ValueError(f"sample.guidance={self.guidance}: give 0 or more")
 
     @property
     def knobs(self) -> list[str]:
@@ -69,7 +71,9 @@ def draw_categorical(logits: Tensor, how: Sampling) -> Tensor:
     """One code a row of `logits` [B, K]: int64 [B]."""
     if how.temperature == 0:
         return logits.argmax(-1)
-    total = cut(logits.float() / how.temperature, how).softmax(-1).cumsum(-1)  # [B, K]
+    logits = logits.float()
+    scaled = (logits - logits.amax(-1, keepdim=True)) / how.temperature  # at most 0, which no temperature overflows
+    total = cut(scaled, how).softmax(-1).cumsum(-1)  # [B, K]
     level = torch.rand_like(total[:, :1]) * total[:, -1:]  # below the last, so what has no mass is never drawn
     return torch.searchsorted(total, level, right=True).squeeze(1)
 

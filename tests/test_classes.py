@@ -80,6 +80,15 @@ def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, Featur
     assert said is not None and said.startswith("FAILED: samples of mixture do not follow their label")
 
 
+@pytest.mark.parametrize(("errors", "failed"), [(0.5, True), (1.9, True), (2.1, False)])
+def test_what_may_be_chance_has_failed(errors: float, failed: bool) -> None:
+    samples = {"value": 0.1 + errors * 0.02, "standard_error": 0.02, "num": 200}
+    said = classes_followed(
+        {"samples": samples, "chance": 0.1, "reconstructions": None, "test_images": None}, "mixture"
+    )
+    assert said is not None and said.startswith("FAILED") == failed
+
+
 def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Trained, FeatureNet]) -> None:
     model, judge = trained
     assert isinstance(model.prior, PerClass)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from stage1_vae.code_usage import CodeUsage
 from stage1_vae.codebook import Codebook, rotated
 
 
@@ -61,6 +62,15 @@ def test_starts_on_the_first_batch_by_k_means() -> None:
     before = book.vectors.clone()
     book(h)
     assert (book.vectors - before).abs().max() < 1, "it started again"
+
+
+def test_codes_that_k_means_leaves_empty_start_elsewhere() -> None:
+    """Half of the batch is one vector over and over, and so are half of the codes at first."""
+    torch.manual_seed(0)
+    h = torch.cat([torch.zeros(400, 5), 5 * torch.randn(400, 5)])
+    book = Codebook(64, 5)
+    book._start(h)
+    assert len(book.nearest(h).unique()) >= 56
 
 
 def distortion(book: Codebook, h: Tensor) -> Tensor:
@@ -164,15 +174,21 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
 STEPS = 30
 
 
-def train_in_rank(rank: int, world: int, port: int, folder: Path) -> None:
+def train_in_rank(rank: int, world: int, port: int, folder: Path, compiled: bool) -> None:
     """One rank's part of training a codebook that needs revival, and what it ends with, into `folder`."""
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.manual_seed(rank)
     book = Codebook(32, 3, decay=0.8).train()
+    usage = CodeUsage(32).train()
+    start = 0.0
     for step in range(STEPS):
-        book(all_vectors(step)[rank::world])
+        codes, _ = book(all_vectors(step)[rank::world])
+        usage.add(codes)
+        start = start or book.counts.sum().item()
+        if compiled and step == 0:  # the first batch, on which it starts, goes the eager way
+            book.compile(dynamic=False)
     state = {name: value.numpy() for name, value in book.state_dict().items()}
-    np.savez(folder / f"{rank}.npz", **state, revived=book.revived.numpy())
+    np.savez(folder / f"{rank}.npz", **state, revived=book.revived.numpy(), start=start, **usage.read())
     dist.destroy_process_group()
 
 
@@ -182,15 +198,17 @@ def all_vectors(step: int) -> Tensor:
     return torch.randn(120, 3, generator=generator) + 20 * (step >= 10)
 
 
-def test_two_ranks_end_with_equal_codebooks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_end_with_equal_codebooks(compiled: bool, tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    mp.spawn(train_in_rank, (2, port, tmp_path), nprocs=2)
+    mp.spawn(train_in_rank, (2, port, tmp_path, compiled), nprocs=2)
     first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in (0, 1))
     for name in first:
         assert np.array_equal(first[name], second[name]), name
     assert first["revived"] > 0
+    assert first["start"] == pytest.approx(120), "a batch is what all ranks have of it"
     assert first["counts"].sum() == pytest.approx(120, rel=0.5), "both shares of every batch were counted"
     last = all_vectors(STEPS - 1)
     distance = torch.cdist(last, torch.from_numpy(first["vectors"])).amin(1)

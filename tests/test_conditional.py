@@ -143,6 +143,7 @@ REFUSED = [
     (("sample.temperature=0.5",), "this prior cannot follow sample.temperature"),
     (("prior.conditional=true", "sample.prior=base", "sample.label=3"), "sample.label is for the learned prior"),
     (("sample.temperature=-1",), "sample.temperature=-1"),
+    (("sample.temperature=1e30",), "give 0 or more, at most 1000"),
     (("sample.top_p=0",), "sample.top_p=0"),
     (
         ("prior.conditional=true", "data=mixture_rings"),

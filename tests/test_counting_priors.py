@@ -115,6 +115,19 @@ def test_the_first_code_of_a_map_does_not_depend_on_the_map_before() -> None:
     assert np.allclose(np.subtract(cost, alone), cost[0] - alone[0], atol=0.02)
 
 
+@pytest.mark.parametrize("kind", [Unigram, Bigram])
+def test_codes_beyond_the_codebook_of_a_map_have_no_mass(kind: type[Unigram] | type[Bigram]) -> None:
+    spec = LatentSpec((3,), Support.CODES, ((1, 1), (1, 2)), (4, 6))
+    z = np.random.default_rng(0).integers(4, size=(20, 3)).astype(np.uint8)
+    latents = LatentDataset(spec, "codes", {"codes": z})
+    prior = kind(spec)
+    for _ in range(2):  # before and after the fit
+        assert prior.log_probs[0, 4:].isneginf().all() and prior.log_probs[1:].isfinite().all()
+        every = torch.cartesian_prod(torch.arange(4), torch.arange(6), torch.arange(6))
+        assert prior.log_prob(every).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
+        prior.fit(latents, latents, RUN)
+
+
 def test_codebooks_whose_pairs_would_fill_memory_are_refused() -> None:
     spec = LatentSpec((4,), Support.CODES, ((2, 2),), (8192,))
     assert "8192 are too many (at most 4096)" in str(Bigram.check(spec)) and Unigram.check(spec) is None

@@ -14,13 +14,15 @@ from training_run import run
 
 from stage1_vae.base_priors import FairBits
 from stage1_vae.bottleneck import Bottleneck
+from stage1_vae.bottlenecks.bernoulli import Bernoulli
 from stage1_vae.bottlenecks.fsq import FSQ
 from stage1_vae.bottlenecks.gumbel import Gumbel
 from stage1_vae.bottlenecks.residual_vq import ResidualVQ
 from stage1_vae.bottlenecks.vq import VQ
 from stage1_vae.bottlenecks.vq2 import VQ2
-from stage1_vae.code_maps import Projection
+from stage1_vae.code_maps import Projection, code_spec, to_map, to_vectors, uniform_codes
 from stage1_vae.code_usage import CodeUsage, collapse
+from stage1_vae.codebook import Codebook
 from stage1_vae.epoch_figures import EpochFigures
 from stage1_vae.latent_spec import LatentSpec, Support
 from stage1_vae.likelihoods import BernoulliLikelihood
@@ -126,6 +128,16 @@ def test_residual_codebooks_each_take_something_away() -> None:
     torch.testing.assert_close(h - total, left, rtol=1e-4, atol=1e-4)
 
 
+def test_the_gradient_passes_residual_codebooks_once() -> None:
+    torch.manual_seed(0)
+    model = ResidualVQ(FEATURES, num_quantizers=3, num_codes=8, code_dim=6).train()
+    seen: list[Tensor] = []
+    model.books()[0].register_forward_hook(lambda book, given, out: seen.append(given[0]))
+    embedded = model(features(64)).embedded
+    (found,) = torch.autograd.grad(embedded.sum(), seen[0])
+    assert torch.equal(found, torch.ones_like(found))
+
+
 def test_the_temperature_falls_and_mixtures_become_codes() -> None:
     torch.manual_seed(0)
     model = Gumbel(
@@ -144,6 +156,17 @@ def test_the_temperature_falls_and_mixtures_become_codes() -> None:
     model.eval()
     encoding = model(features())
     assert isinstance(encoding.posterior, Codes) and encoding.embedded is None and model.steps == 15
+
+
+def test_relaxed_codes_are_drawn_as_often_as_they_are_likely() -> None:
+    torch.manual_seed(0)
+    model = Gumbel(FEATURES, num_codes=4, code_dim=8, start_temperature=0.01, end_temperature=0.01).train()
+    encoding = model(features(1).expand(4000, *FEATURES))
+    assert isinstance(encoding.posterior, CategoricalCodes) and encoding.embedded is not None
+    vectors = encoding.embedded.movedim(1, -1).reshape(4000 * PLACES, 8)
+    drawn = torch.cdist(vectors, model.vectors.weight).argmin(1).view(4000, PLACES)
+    shares = torch.nn.functional.one_hot(drawn, 4).double().mean(0)
+    torch.testing.assert_close(shares, encoding.posterior.log_probs[0].exp().double(), atol=0.03, rtol=0)
 
 
 def test_the_rate_of_relaxed_codes_is_their_divergence_from_uniform_ones() -> None:
@@ -169,6 +192,12 @@ def test_bits_are_hard_and_their_gradient_is_that_of_the_probability() -> None:
     torch.testing.assert_close(found, towards * probability * (1 - probability))
 
 
+def test_no_bit_is_ever_certain() -> None:
+    """However loud the features: certain bits would have no gradient and, where they differ, an infinite cost."""
+    mean = Bernoulli(FEATURES, 9)(1e6 * features()).posterior.mean
+    assert ((mean > 0) & (mean < 1)).all()
+
+
 def test_bits_sum_to_one_and_their_rate_is_that_of_monte_carlo() -> None:
     torch.manual_seed(0)
     posterior, prior = Bits(2 * torch.randn(6, 5, dtype=torch.float64)), FairBits(5)
@@ -186,6 +215,26 @@ def test_bits_sum_to_one_and_their_rate_is_that_of_monte_carlo() -> None:
     assert ((estimates.mean(0) - exact).abs() < 4 * estimates.std(0) / math.sqrt(20_000)).all()
 
 
+@pytest.mark.parametrize("kind", [VQ, VQ2, ResidualVQ])
+def test_the_commitment_is_the_squared_distance_to_the_codes_and_draws_the_features_there(
+    kind: type[Bottleneck],
+) -> None:
+    torch.manual_seed(0)
+    model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()  # type: ignore[call-arg]
+    model(features(64))
+    model.eval()
+    seen: list[tuple[Tensor, Tensor]] = []
+    for book in (part for part in model.modules() if isinstance(part, Codebook)):
+        book.register_forward_hook(lambda book, given, out: seen.append((given[0], book.vectors[out[0]])))
+    penalty = model(features(8, 1)).penalty
+    distances = [(h - chosen).square().sum(1).view(8, -1).sum(1) for h, chosen in seen]
+    assert len(distances) == {VQ: 1, VQ2: 2, ResidualVQ: 4}[kind]
+    torch.testing.assert_close(penalty, 0.7 * torch.stack(distances).sum(0))
+    h, chosen = seen[-1]
+    (pull,) = torch.autograd.grad(penalty.sum(), h)
+    torch.testing.assert_close(pull, 2 * 0.7 * (h - chosen).detach())
+
+
 @pytest.mark.parametrize("kind", CODES)
 def test_codes_go_to_the_decoder_as_they_did_in_training(kind: type[Bottleneck]) -> None:
     """What the decoder is given of codes alone is what it was given of the image."""
@@ -199,6 +248,18 @@ def test_codes_go_to_the_decoder_as_they_did_in_training(kind: type[Bottleneck])
     if encoding.embedded is not None:
         torch.testing.assert_close(model.embed(z), encoding.embedded, rtol=1e-4, atol=1e-5)
     assert model.embed(z).shape == (8, *model.decoder_shape)
+
+
+def test_places_come_row_by_row_and_go_back_where_they_were() -> None:
+    x = features(2)
+    vectors = to_vectors(x)
+    assert torch.equal(vectors[PLACES + 1 * 5 + 2], x[1, :, 1, 2])
+    assert torch.equal(to_map(vectors, (3, 5)), x)
+
+
+def test_uniform_codes_of_two_maps_cost_the_logarithms_of_their_codebooks() -> None:
+    prior = uniform_codes(code_spec(((1, 1), (2, 2)), (8, 5), 0))
+    assert prior.log_prob(prior.sample(3)).tolist() == pytest.approx([-math.log(8) - 4 * math.log(5)] * 3)
 
 
 def test_one_vector_alone_is_projected_with_what_was_learned() -> None:

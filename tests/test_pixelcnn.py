@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.nets.gated_pixelcnn import gated
 from stage2_prior.prior import PriorError
 from stage2_prior.priors.pixelcnn import PixelCNN
 from stage2_prior.sampling import Sampling
@@ -29,6 +30,22 @@ def make(spec: LatentSpec = MAP, conditional: bool = False, kernel_size: int = 3
 
 def labels(prior: PixelCNN, n: int) -> Tensor | None:
     return torch.arange(n) % prior.num_classes if prior.num_classes else None
+
+
+def test_a_layer_is_gated() -> None:
+    signal, gate = torch.randn(2, 1, 3, 2, 2).unbind(0)
+    torch.testing.assert_close(gated(torch.cat([signal, gate], 1)), torch.tanh(signal) * torch.sigmoid(gate))
+
+
+def test_the_label_reaches_both_stacks_of_every_layer() -> None:
+    """But for the vertical one of the last layer, from which nothing is read."""
+    prior = make(conditional=True)
+    prior.log_prob((torch.rand(6, 20) * 7).long(), labels(prior, 6)).sum().backward()
+    layers = prior.net._layers()
+    for layer in layers:
+        assert layer.bias.weight.grad is not None
+        vertical, horizontal = layer.bias.weight.grad[:3].chunk(2, dim=1)  # of the three classes
+        assert (horizontal.abs().sum(1) > 0).all() and (layer is layers[-1] or (vertical.abs().sum(1) > 0).all())
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])

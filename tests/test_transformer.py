@@ -117,19 +117,6 @@ def test_the_density_of_a_token_sees_only_those_before(kind: str, positions: str
     assert torch.allclose(prior.log_prob(prior.tokens.join(tokens)), log_prob.sum(1), atol=1e-4)
 
 
-def test_rotary_positions_know_rows_from_columns_and_distances() -> None:
-    """Attention of one token to another depends on where they lie to each other, along both axes."""
-    prior = make(LatentSpec((16,), Support.CODES, ((4, 4),), (5,)), "rotary")
-    rotation = next(iter(prior.net.layers())).rotation
-    assert rotation is not None
-    q, k = torch.randn(2, 1, 1, 1, 8).unbind(0)
-    q, k = (rotation(x.expand(1, 1, 16, 8), slice(None))[0, 0] for x in (q, k))
-    score = (q @ k.T).view(4, 4, 4, 4)  # [row, column, row, column]
-    torch.testing.assert_close(score[1, 1, 0, 0], score[3, 2, 2, 1])
-    assert not torch.allclose(score[1, 1, 0, 1], score[1, 1, 1, 0])
-    assert not torch.allclose(score[2, 1, 0, 1], score[1, 1, 0, 1])
-
-
 def test_dropout_is_in_training_alone_and_never_in_sampling() -> None:
     prior = make(SPECS["two maps"], dropout=0.5, label_dropout=0.9, conditional=True)
     z, labels = latents(prior.spec, 64), torch.arange(64) % 3

@@ -73,7 +73,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
 def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     net = ("vae=vq2", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
     words = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
-    words += ("prior.fit.max_epochs=1",)
+    words += ("prior.fit.max_epochs=1", "prior.positions=rotary")
     model = TwoStage.load(exported(tmp_path, *words))
     theirs, run = stages_of(tmp_path, *words)
     torch.manual_seed(3)
@@ -85,6 +85,10 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     codes = model.encode(x).sample()
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
     assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
+    assert torch.equal(model.decode(codes.to(torch.uint8)), model.decode(codes)), "in the type that they are stored in"
+    for wrong, told in ((codes - 16, "has the code -"), (codes + 16, "the codebook has 16"), (codes / 2, "float32")):
+        with pytest.raises(ValueError, match=told):
+            model.decode(wrong)
 
 
 def test_the_first_block_of_stage_sample(made: tuple[str, Path, Path]) -> None:

@@ -14,6 +14,9 @@ from stage1_vae.codebook import Codebook
 from stage1_vae.commitment import checked_weight, squared_distance
 from stage1_vae.posteriors import Codes
 
+MOST_QUANTIZERS = 256
+"""Each adds a map to the sequence; no published model has more than 80, and a slip of the key is no memory."""
+
 
 class ResidualVQ(Bottleneck):
     """Args:
@@ -42,8 +45,11 @@ class ResidualVQ(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if num_quantizers < 1:
-            raise ValueError(f"vae.bottleneck.num_quantizers must be at least 1, got {num_quantizers}")
+        if not 1 <= num_quantizers <= MOST_QUANTIZERS:
+            raise ValueError(
+                f"vae.bottleneck.num_quantizers={num_quantizers}: each is a codebook of its own; give 1 to "
+                f"{MOST_QUANTIZERS}"
+            )
         self.commitment = checked_weight(commitment)
         channels, *grid = map_shape(features_shape)
         self.grid = (grid[0], grid[1])
