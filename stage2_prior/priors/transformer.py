@@ -42,7 +42,7 @@ class Transformer(LabelledPrior):
         PriorError: for numbers out of range or that do not fit together, or labels that are not there.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     log_prob_is = Exactness.EXACT
 
     def __init__(
