@@ -8,6 +8,7 @@ from torch import Tensor
 from untrained_transformer import GREEDY, SMALL, SPECS, all_sequences, latents, make
 
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.nets.transformer import drop
 from stage2_prior.priors.transformer import Transformer
 from stage2_prior.sampling import PLAIN, Sampling
 
@@ -127,6 +128,22 @@ def test_dropout_is_in_training_alone_and_never_in_sampling() -> None:
     assert not torch.equal(prior.loss(z, labels), prior.loss(z, labels))
     prior.eval()
     assert torch.equal(prior.loss(z, labels), still)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-7, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped_shares_are_those_asked_for_and_the_rest_makes_up_for_them(share: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    h = torch.ones(301, 111, 3, dtype=dtype, requires_grad=True)  # no multiple of four
+    kept = drop(h, share)
+    assert kept.dtype == dtype and kept.shape == h.shape
+    assert (kept == 0).float().mean().item() == pytest.approx(share, abs=4 * 0.5 / h.numel() ** 0.5)
+    torch.testing.assert_close(kept[kept != 0].float().unique(), torch.tensor([1 / (1 - share)]).to(dtype).float())
+    (gradient,) = torch.autograd.grad(kept.sum(), h)
+    assert torch.equal(gradient, kept)
+    flat = (kept == 0).flatten().float() - share
+    assert (flat[:-1] * flat[1:]).mean().abs().item() < 0.01, "neighbours that share a draw are independent"
+    assert share == 0 or not torch.equal(drop(h, max(share, 0.1)), drop(h, max(share, 0.1)))
 
 
 def test_the_cache_has_the_dtype_of_the_weights_and_bf16_draws_nearly_the_same() -> None:
