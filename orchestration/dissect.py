@@ -22,15 +22,15 @@ from orchestration.progress import clock
 from orchestration.stages import Run
 from orchestration.trained import Trained
 from stage1_vae.latents import LatentDataset, Support
-from stage2_prior.held_out import spread_rows
+from stage2_prior.held_out import affordable, spread_rows
 from stage2_prior.prior import Exactness, Prior
 
 MAX_DRAWS = 10_000
 MAX_KNOWN, MAX_KERNEL = 5_000, 5_000
 """Images whose very mixture the classifier is asked about, and samples of each set in the kernel discrepancy."""
 MAX_LISTED_DIMS = 512
-BLOCK_ROWS = 4096
 """Latents of more dimensions get their counts and extremes, and no figure a dimension."""
+BLOCK_ROWS = 4096
 
 
 def dissect(trained: Trained, run: Run, name: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def dissect(trained: Trained, run: Run, name: str) -> dict[str, Any]:
     are_codes = trained.train.spec.support is Support.CODES
     with run.seeded(run.config.seeds.sample), clock("surgery", run.shows_progress):
         limit = min(MAX_DRAWS, run.config.evaluation.num_samples)
-        _take_rates_apart(trained, priors, limit, found)
+        _take_rates_apart(trained, priors, affordable(limit, trained.prior), found)
         if are_codes:  # numbers of codes have no distances: neither moments nor a classifier mean anything
             found["codes"] = code_figures(trained)
         else:

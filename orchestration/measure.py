@@ -39,7 +39,7 @@ from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "nets_of", "try_feature_file"]
-VERSION = 6
+VERSION = 7
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.held_out import check_finite, mean_nll_nats, spread_rows
+from stage2_prior.held_out import affordable, check_finite, mean_nll_nats, spread_rows
 from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError
 from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.stopwatch import Stopwatch
@@ -219,7 +219,8 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
         prior.eval()
         seconds = watch.seconds
         torch.manual_seed(run.seed)
-        train_nll, val_nll = mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
+        train_nll = mean_nll_nats(prior, train, max_rows=affordable(10_000, prior))
+        val_nll = mean_nll_nats(prior, val, max_rows=affordable(len(val), prior))
     return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
 
 

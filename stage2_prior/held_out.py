@@ -7,6 +7,7 @@ from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import Prior, PriorError
 
 ROWS_AT_ONCE = 4096
+LEAST_ROWS = 1000
 
 
 def check_finite(latents: LatentDataset, split: str) -> None:
@@ -40,6 +41,11 @@ def mean_nll_nats(prior: Prior, latents: LatentDataset, max_rows: int | None = N
     for index in rows.split(ROWS_AT_ONCE):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
     return total / len(rows)
+
+
+def affordable(rows: int, prior: Prior) -> int:
+    """Fewer than `rows` latents where each takes a pass of the network a class; a thousand still give a mean."""
+    return min(rows, max(LEAST_ROWS, rows // prior.passes))
 
 
 def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:

@@ -43,6 +43,7 @@ class LabelledPrior(GradientPrior, ABC):
             raise PriorError(f"prior.label_dropout={label_dropout}: give a share from 0 to below 1")
         self.label_dropout = label_dropout
         self.num_classes = spec.num_classes if conditional else 0
+        self.passes = max(1, self.num_classes)
         if conditional:
             uniform = torch.full((self.num_classes,), -math.log(self.num_classes))
             self.register_buffer("log_shares", uniform)  # [classes] log p(y)

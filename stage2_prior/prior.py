@@ -115,6 +115,8 @@ class Prior(nn.Module, ABC):
     """Fewest training images that it can be fitted to."""
     num_classes: int = 0
     """Classes whose labels it takes as context; 0: it takes none."""
+    passes: int = 1
+    """Passes of a network that a density without a label takes."""
     knobs: frozenset[str] = frozenset()
     """Fields of `Sampling` that its samples can follow."""
 

@@ -34,7 +34,7 @@ class Standardized(Prior):
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior.spec)
         self.prior = prior
-        self.num_classes, self.knobs = prior.num_classes, prior.knobs
+        self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
         self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
 
