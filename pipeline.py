@@ -256,7 +256,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
         "num": settings.num,
         "noise": settings.noise,
         "seed": job.config.seeds.sample,
-        "version": 1,
+        "version": 2,
         **knobs(settings),
     }
     samples = run_stage(job, "samples", ingredients, make)
