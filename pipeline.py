@@ -29,8 +29,7 @@ from orchestration.errors import UserError
 from orchestration.export import export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
-from orchestration.measure import VERSION as MEASURE_VERSION
-from orchestration.measure import feature_net, measure, nets_of
+from orchestration.measure import feature_net, measure, measure_ingredients, nets_of
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
 from orchestration.plan import run_plan
@@ -236,7 +235,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         "name": name,
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
-        "version": MEASURE_VERSION,
+        **measure_ingredients(parts),
     }
     return run_stage(job, "evaluation", ingredients, make)
 
@@ -257,7 +256,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
         "num": settings.num,
         "noise": settings.noise,
         "seed": job.config.seeds.sample,
-        "version": 1,
+        "version": 2,
         **knobs(settings),
     }
     samples = run_stage(job, "samples", ingredients, make)

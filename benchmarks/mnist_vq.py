@@ -46,7 +46,7 @@ def lines(experiment: Measured, report: dict[str, Any], reference: dict[str, Any
     limit = reference["rows"]["reconstructions"]["frechet_distance"]
     return [
         Line("whole run, minutes", experiment.seconds / 60, "<=", MINUTES),
-        Line("codes used, % (test images)", 100 * used, ">=", 90),
+        Line("codes used, % (training images)", 100 * used, ">=", 90),
         Line("transformer below unigram, % of its nats", nats_below("unigram"), ">=", 15),
         Line("gap closed against uniform codes, %", closed("uniform"), ">=", 97),
         Line("gap closed against unigram codes, %", closed("unigram"), ">=", 93),

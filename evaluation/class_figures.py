@@ -56,11 +56,14 @@ def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
     for pixels, at, head, colour in zip((samples, images), (left, second), heads, (LEARNED, POSTERIOR), strict=True):
         figure.figimage(pixels, xo=at, yo=MARGIN, origin="upper")
         y = 1 - 0.5 * BAND / height
-        figure.text(at / width, y, head, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center")
+        figure.text(
+            at / width, y, head, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center", parse_math=False
+        )
     step = (samples.shape[0] + GAP_PIXELS) / len(rows)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
         y = 1 - (BAND + (i + 0.5) * step - 0.5 * GAP_PIXELS) / height
-        figure.text(MARGIN / width, y, name, fontsize=FONT_SIZE + 1, color=INK, va="center")
+        # a name is no formula, even where a folder is called $_$
+        figure.text(MARGIN / width, y, name, fontsize=FONT_SIZE + 1, color=INK, va="center", parse_math=False)
         figure.text(
             (left - 10) / width, y, f"{row.share:.0%}", fontsize=FONT_SIZE, color=MUTED, va="center", ha="right"
         )

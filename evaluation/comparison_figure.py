@@ -43,12 +43,15 @@ def draw(comparison: Comparison, path: Path) -> None:
             _panel(axis, lines, key)
             if key in OF_IMAGES and axis is not axes[0][column]:
                 axis.sharex(axes[0][column])  # comparable across blocks
-            axis.set_yticks(range(len(lines)), [_label(comparison, line) if column == 0 else "" for line in lines])
+            labels = [_label(comparison, line) if column == 0 else "" for line in lines]
+            axis.set_yticks(range(len(lines)), labels, parse_math=False)
         if len(blocks) > 1:
-            band[0].set_title(name, fontsize=FONT_SIZE - 1, color=INK, loc="left", fontweight="bold")
+            band[0].set_title(name, loc="left", fontsize=FONT_SIZE - 1, color=INK, fontweight="bold", parse_math=False)
     for axis, key in zip(axes[-1], keys, strict=True):
         axis.set_xlabel(title(key), fontsize=FONT_SIZE, color=INK)
-    chart.suptitle(headline(comparison), fontsize=FONT_SIZE + 2, color=INK, fontweight="bold", x=0.01, ha="left")
+    chart.suptitle(
+        headline(comparison), x=0.01, ha="left", fontsize=FONT_SIZE + 2, color=INK, fontweight="bold", parse_math=False
+    )
     chart.legend(handles=_legend(comparison), loc="outside lower left", ncols=4, frameon=False, fontsize=FONT_SIZE - 1)
     chart.savefig(path, dpi=DPI, facecolor=PAPER, metadata={"Software": None})
 

@@ -103,9 +103,19 @@ def latent_scatter(
             axis.scatter([], [], s=36, color=shade, label=label)
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
         axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
-        axis.set_title(f"q(z) against {name}", color=colour, fontsize=FONT_SIZE + 1, fontweight="bold", loc="left")
+        axis.set_title(
+            f"q(z) against {name}",
+            color=colour,
+            fontsize=FONT_SIZE + 1,
+            fontweight="bold",
+            loc="left",
+            parse_math=False,
+        )
         axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
-        axis.legend(loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2)
+        for told in axis.legend(
+            loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2
+        ).get_texts():
+            told.set_parse_math(False)
     panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
     save_chart(figure, path)
 
@@ -244,7 +254,16 @@ def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequ
     for pixels, title, colour, room in zip(pictures, titles, colours, widths, strict=True):
         figure.figimage(pixels, xo=left, yo=height - band - pixels.shape[0], origin="upper")
         y = 1 - 0.5 * band / height
-        figure.text(left / width, y, title, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center")
+        figure.text(
+            left / width,
+            y,
+            title,
+            fontsize=FONT_SIZE + 2,
+            color=colour,
+            fontweight="bold",
+            va="center",
+            parse_math=False,
+        )
         left += room + gap
     canvas.draw()
     save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)

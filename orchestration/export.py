@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from orchestration.assembly import Parts, constructor_node, wrappers_of
 from orchestration.build import target_class, versions
 from orchestration.errors import UserError
-from orchestration.exported import CONFIG, FORMAT, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
+from orchestration.exported import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
 from orchestration.hub import SCHEME, check_upload, upload
 from orchestration.model_card import model_card
 from orchestration.sampling import pixel_range
@@ -29,6 +29,7 @@ from orchestration.store import Artifact
 from orchestration.two_stage import TwoStage
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
 from stage1_vae.vae import VAE
+from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import Prior
 
 CARD = "README.md"
@@ -131,6 +132,7 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
         likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS
     prior, wrappers = constructor_node(config.prior), wrappers_of(config.prior, parts.vae.spec)
     wrap = {f"{cls.__module__}.{cls.__qualname__}": cls.version for cls in wrappers}
+    labels = {LABELS: LABELS_VERSION} if prior.get("conditional") else {}
     low, high = pixel_range(parts.data)
     return {
         "format": FORMAT,
@@ -148,7 +150,7 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
             "dequantize": preprocess.dequantize,
         },
         "pixel_range": [float(low), float(high)],
-        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap,
+        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap | labels,
         "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
     }
 

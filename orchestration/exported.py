@@ -28,6 +28,7 @@ from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 from stage1_vae.vae import VAE
+from stage2_prior.labels import LABELS_VERSION, LabelledPrior
 from stage2_prior.per_class import PerClass
 from stage2_prior.prior import Prior
 
@@ -35,6 +36,8 @@ CONFIG = "config.json"
 VAE_FILE, PRIOR_FILE = "vae.safetensors", "prior.safetensors"
 FORMAT = "expost two-stage model, 1"
 PREPROCESS = {"_target_": "stage1_vae.data.preprocess.Preprocess"}
+LABELS = "stage2_prior.labels"
+"""Among the versions, of a network that takes labels."""
 MAX_PIXELS = 2**26
 """Numbers of one image or one latent: a model without weights could ask for any."""
 
@@ -70,7 +73,7 @@ class Exported(Strict):
         latent: of `LatentSpec.to_json`.
         preprocess: how raw images become x.
         pixel_range: which x are black and white.
-        versions: class -> its `version`; `expost`, `torch` and `data` in words are for the reader.
+        versions: class (or module) -> its version; `expost`, `torch` and `data` in words are for the reader.
         files: the weights.
         sha256: of all the rest, against damage; whoever means harm can write another.
     """
@@ -132,7 +135,7 @@ def preprocess_of(config: Exported) -> Preprocess:
     Raises:
         UnsafeError: the facts contradict each other.
     """
-    check_version(config, PREPROCESS["_target_"], Preprocess)
+    check_version(config, PREPROCESS["_target_"], Preprocess.version)
     facts = config.preprocess
     try:
         return Preprocess(facts.levels, Domain(facts.domain), facts.binarize, facts.dequantize)
@@ -181,11 +184,13 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     prior = made(config, "prior", Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
+    if isinstance(prior, LabelledPrior) and prior.num_classes:
+        check_version(config, LABELS, LABELS_VERSION)
     if len(config.wrap) > 8:
         raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
     for target in config.wrap:
         cls: Any = resolve_class(target, Prior)
-        check_version(config, target, cls)
+        check_version(config, target, cls.version)
         if (reason := cls.check(spec)) is not None:
             raise UnsafeError(f"{CONFIG}: {reason}")
         if issubclass(cls, PerClass) and spec.num_classes > num_tensors:
@@ -198,15 +203,15 @@ def made(config: Exported, part: str, base: type, **injected: Any) -> Any:
     """The object that one part of the configuration names."""
     node: Node = getattr(config, part)
     cls: Any = resolve_class(node.get("_target_"), base)
-    check_version(config, node["_target_"], cls)
+    check_version(config, node["_target_"], cls.version)
     return construct(part, cls, {key: value for key, value in node.items() if key != "_target_"}, **injected)
 
 
-def check_version(config: Exported, target: str, cls: Any) -> None:
+def check_version(config: Exported, target: str, now: int) -> None:
     """Raises:
-    UnsafeError: the class has changed since, so that its weights may mean something else.
+    UnsafeError: what is called `target` has changed since, so that its weights may mean something else.
     """
-    written, now = config.versions.get(target), cls.version
+    written = config.versions.get(target)
     if written != now:
         release = config.made_with.get("expost", "another release")
         raise UnsafeError(f"{target} was exported as version {written} and is version {now} here; install {release}")

@@ -1,11 +1,12 @@
 """Priors by counting, fitted when discrete latents are judged: floors that a learned prior of codes must beat."""
 
 import time
+from typing import Any
 
 from orchestration.stages import Run
 from orchestration.tracking import Tracker
 from orchestration.trained import Floor
-from stage1_vae.latents import LatentDataset
+from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import FitRun, Prior
 from stage2_prior.priors.bigram import Bigram
@@ -13,6 +14,12 @@ from stage2_prior.priors.unigram import Unigram
 
 COUNTED: dict[str, type[CountingPrior]] = {"unigram": Unigram, "bigram": Bigram}
 """Row -> prior."""
+
+
+def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
+    """What of the floors can change an evaluation: `floors`, row -> version; nothing for latents that have none."""
+    found = {row: cls.version for row, cls in COUNTED.items() if cls.check(spec) is None}
+    return {"floors": found} if found else {}
 
 
 def counted_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:

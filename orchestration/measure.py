@@ -23,7 +23,7 @@ from orchestration.feature_nets import (
     nets_of,
     try_feature_file,
 )
-from orchestration.floors import counted_floors
+from orchestration.floors import counted_floors, floor_ingredients
 from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
@@ -41,6 +41,11 @@ from stage2_prior.prior import Prior
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "nets_of", "try_feature_file"]
 VERSION = 7
 """Part of the key of what `measure` makes; raised whenever its results change."""
+
+
+def measure_ingredients(parts: Parts) -> dict[str, Any]:
+    """The versions of everything that `measure` fits and computes by itself."""
+    return {"version": VERSION, **floor_ingredients(parts.vae.spec)}
 
 
 @contextmanager

@@ -84,18 +84,18 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     """The reference, and one set of as many images for each row of the table."""
     data, parts = trained.parts.data, trained.parts
     num = num_compared(data, limit)
-    counted = {
-        row: look_at_draws(net, trained, partial(trained.draw, floor.prior, num))
-        for row, floor in trained.floors.items()
-    }
     return {
-        **counted,
         "reference": look(net, cleaned(parts, spread(data.test, num))),
         "baseline": look_at_draws(net, trained, partial(trained.draw, trained.baseline, num)),
         report.AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
         report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
         report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
-        # Last: what it draws must not change the draws of rows that other priors on this VAE share.
+        # Last: what they draw must not change the draws of rows that other priors on this VAE share. A prior that is
+        # one of the floors itself has one floor fewer.
+        **{
+            row: look_at_draws(net, trained, partial(trained.draw, floor.prior, num))
+            for row, floor in trained.floors.items()
+        },
         "learned": look_at_draws(net, trained, partial(trained.draw, trained.prior, num)),
     }
 

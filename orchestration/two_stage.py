@@ -203,7 +203,7 @@ class TwoStage:
 
         Args:
             x: [B, C, H, W].
-            num_samples: z drawn for each image.
+            num_samples: z drawn for each image; of codes, all of whose draws are the same, one is.
 
         Raises:
             ValueError: the model has no such bound (no density of images, or none of latents), x is not what it was
@@ -228,7 +228,8 @@ class TwoStage:
 
         rows = max(1, min(MAX_BOUND_ROWS, BOUND_PIXELS // math.prod(self.image_shape)))
         densities = {"learned": self.prior.log_prob}
-        found = importance_bounds(x.split(rows), propose, log_likelihood, densities, num_samples, max_rows=rows)
+        num = min(num_samples, 1) if self.vae.bottleneck.family == "codes" else num_samples  # all draws are the same
+        found = importance_bounds(x.split(rows), propose, log_likelihood, densities, num, max_rows=rows)
         upper = found["learned"].iwae_nats  # on -log p(x)
         assert upper is not None
         return -upper

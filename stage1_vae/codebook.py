@@ -30,6 +30,8 @@ from stage1_vae.code_usage import CodeUsage
 from stage1_vae.epoch_figures import EpochFigures
 
 LLOYD_ITERATIONS = 10
+FORGOTTEN = 1e-12
+"""Counts up to here have decayed away: they say nothing about where the code belongs, and it stays."""
 
 
 class Codebook(nn.Module, EpochFigures):
@@ -128,7 +130,8 @@ class Codebook(nn.Module, EpochFigures):
         fresh = of_first_rank(self._some_of(h))  # [K, D]
         self.counts.copy_(torch.where(dead, average, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
-        self.vectors.copy_(self.sums / self.counts.clamp_min(1e-12)[:, None])
+        averages = self.sums / self.counts.clamp_min(FORGOTTEN)[:, None]
+        self.vectors.copy_(torch.where(self.counts[:, None] > FORGOTTEN, averages, self.vectors))
         self.revived += dead.sum()
 
     def read(self) -> dict[str, float]:

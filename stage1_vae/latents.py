@@ -4,7 +4,8 @@ A `LatentDataset` holds the parameters of every q(z|x_i), memory-mapped from pla
 each epoch of stage 2 draws fresh z ~ q(z|x_i), so what it fits is the aggregate posterior
 q(z) = 1/N sum_i q(z|x_i) (Makhzani et al., "Adversarial Autoencoders", 2016) and not a noisy copy of the means.
 
-On disk: `latents.json` (spec, family, provenance, count) beside one float32 `.npy` file a parameter, and `labels.npy`.
+On disk: `latents.json` (spec, family, provenance, count) beside one `.npy` file a parameter, and `labels.npy`.
+Parameters are float32, but for codes: those are the smallest unsigned integers that hold them.
 """
 
 import json
@@ -61,7 +62,8 @@ class LatentDataset:
     Args:
         spec: what one event is.
         family: a key of `FAMILIES`.
-        params: parameter name -> float32 array [N, *spec.shape], in memory, memory-mapped, or made when it is read.
+        params: parameter name -> array [N, *spec.shape] of `spec.dtype`, in memory, memory-mapped, or made when it
+            is read.
         labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
     """

@@ -78,7 +78,7 @@ class LabelledPrior(GradientPrior, ABC):
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         if context is not None:
-            return self._log_prob_given(z, context.to(z.device, torch.int64))
+            return self._log_prob_given(z, self._learned(context))
         if not self.num_classes:
             return self._log_prob_given(z, self._all(len(z), self.no_class))
         present = self.log_shares.isfinite().nonzero().squeeze(1).tolist()
@@ -86,16 +86,34 @@ class LabelledPrior(GradientPrior, ABC):
         return torch.logsumexp(self.log_shares[present][:, None] + each, dim=0)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        if context is None or not self.training:
-            return -self._log_prob(z, context)
-        left_out = torch.rand(len(z), device=z.device) < self.label_dropout
-        return -self._log_prob_given(z, torch.where(left_out, self.no_class, context.to(z.device, torch.int64)))
+        if context is None:
+            return -self._log_prob(z, None)
+        labels = context.to(z.device, torch.int64)  # held-out images may be of a class that no training image is of
+        if self.training:
+            left_out = torch.rand(len(z), device=z.device) < self.label_dropout
+            labels = torch.where(left_out, self.no_class, labels)
+        return -self._log_prob_given(z, labels)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         if context is None and self.num_classes and n:
             context = torch.multinomial(self.log_shares.exp(), n, replacement=True)
-        labels = self._all(n, self.no_class) if context is None else context.to(self.anchor.device, torch.int64)
+        labels = self._all(n, self.no_class) if context is None else self._learned(context)
         return self._sample_given(labels, how)
+
+    def _learned(self, context: Tensor) -> Tensor:
+        """Labels [B] of classes, as the network takes them.
+
+        Raises:
+            PriorError: the network has never seen one of them, so that it stands for nothing.
+        """
+        labels = context.to(self.anchor.device, torch.int64)
+        unseen = labels[self.log_shares[labels].isneginf()]
+        if len(unseen):
+            raise PriorError(
+                f"no training image is of class {unseen[0].item()}, so it was not learned; give another label, "
+                "or train on images of it"
+            )
+        return labels
 
     def _all(self, n: int, label: int) -> Tensor:
         return torch.full((n,), label, device=self.anchor.device)

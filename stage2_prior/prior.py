@@ -87,9 +87,11 @@ class FitReport:
 
     Attributes:
         seconds: wall time of the fit alone; of one that was continued, over all attempts, without what was done twice.
-        train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density.
+        train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density. Of a prior of
+            classes too, it is that of all classes together.
         val_nll_nats: the same on held-out images.
-        curve: held-out figures over the fit, one mapping an iteration or epoch.
+        curve: held-out figures over the fit, one mapping an iteration or epoch. Of a prior of classes, `val_nll_nats`
+            in it is the mean -log p(z|y), and so not the figure of that name above.
         notes: what the user should know, in words (a component re-seeded, stopped at the time limit, ...).
     """
 

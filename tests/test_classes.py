@@ -120,6 +120,14 @@ def test_the_picture_has_one_row_a_class(tmp_path: Path) -> None:
         assert wide and ((line == round(255 * (1 - shade))).sum() >= 2 * tile), f"two images of class {i}"
 
 
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    """Classes are called what the user's folders are called, and priors what his files are."""
+    row = ClassRow("$_$", 0.5, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+    class_rows([row], "$^$", tmp_path / "rows.png")
+    with Image.open(tmp_path / "rows.png") as opened:
+        assert opened.size[1] > 40
+
+
 @pytest.mark.slow
 def test_a_conditional_run_reports_its_classes(tmp_path: Path) -> None:
     done = run_here(tmp_path, *CONDITIONAL)

@@ -83,3 +83,11 @@ def test_figure_has_a_band_a_likelihood_and_is_the_same_each_time(comparison: Co
         assert one.width > 1000 and other.height > one.height
         colours = {colour for _, colour in one.convert("RGB").getcolors(2**24) or []}
     assert {(0x2A, 0x9D, 0x6F), (0xD1, 0x60, 0x3D)} <= colours, "a learned prior and the baseline are drawn"
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    grey = {"likelihood": "$_$"}
+    both = [run("a", "$_$", row(3.0), data="$^$"), run("c", "m", row(4.0), vae="w", provenance=grey, data="$^$")]
+    draw(compare(both), tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as opened:
+        assert opened.width > 500

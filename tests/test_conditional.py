@@ -119,20 +119,25 @@ NETWORKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_draw_a_class_alone(name: str, tmp_path: Path) -> None:
-    """The same bytes for the same class; what the prior cannot follow is refused, and what it can is drawn."""
+    """The same bytes for the same class when it is drawn once more, others for another class or with a knob; what the
+    prior cannot follow is refused."""
     asked = (*FEW, *NETWORKS[name], "stage=sample", "sample.num=20")
     files = {"three": ["3"], "again": ["3"], "four": ["4"], "cold": ["3", "sample.temperature=0.1"]}
     if name != "autoregressive":  # of codes alone is there a likeliest few
         files["few"] = ["3", "sample.top_k=2"]
     found = {}
     for file, (label, *knob) in files.items():
+        for stored in (tmp_path / "runs/store").glob("samples/*"):
+            stored.rename(tmp_path / f"{stored.name} before {file}")  # away: the same command draws once more
         result = run_here(tmp_path, *asked, f"sample.label={label}", f"sample.out={file}.npz", *knob)
         if file == "cold" and name == "autoregressive":
             assert result.code == 2 and "cannot follow sample.temperature" in result.err
             continue
         assert (result.code, result.err) == (0, ""), result
+        assert result.stages("done in")[-1] == "samples"
         found[file] = (tmp_path / f"{file}.npz").read_bytes()
-    assert found["three"] == found["again"]
+    assert found.pop("again") == found["three"]
+    assert len(set(found.values())) == len(found) == (2 if name == "autoregressive" else 4)
 
 
 REFUSED = [

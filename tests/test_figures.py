@@ -124,3 +124,11 @@ def test_curves_draw_what_is_there_and_only_that(tmp_path: Path) -> None:
 def test_no_pyplot_state() -> None:
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    """A prior is called what the user calls its file."""
+    z, images = torch.randn(20, 3), torch.rand(4, 1, 8, 8)
+    figures.latent_scatter(z, z, z, tmp_path / "z.png", "$_$", "$^$")
+    figures.nearest_neighbours([("$_$", figures.LEARNED, images, images)], tmp_path / "n.png", pairs=2)
+    assert _read(tmp_path / "z.png").shape[1] > _read(tmp_path / "n.png").shape[1] > 100

@@ -10,7 +10,9 @@ from torch import Tensor
 from untrained_transformer import GREEDY, SMALL, SPECS, all_sequences, latents, make
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.nets.transformer import Cache
 from stage2_prior.prior import PriorError
+from stage2_prior.priors import transformer
 from stage2_prior.sampling import PLAIN, Sampling, draw_categorical
 
 
@@ -134,4 +136,37 @@ def test_without_a_label_the_density_is_the_mixture_over_the_classes_that_there_
     monkeypatch.setattr(prior, "_sample_given", lambda labels, how: labels)
     drawn = prior.sample(400)
     assert set(drawn.tolist()) == {0, 2}
+    assert prior.sample(2, torch.tensor([0, 2])).tolist() == [0, 2]
     assert 0.68 < (drawn == 0).float().mean() < 0.82
+
+
+def test_a_class_that_was_never_seen_is_refused_and_no_held_out_image_of_it_ends_a_fit() -> None:
+    prior = make(replace(SMALL["one map"], num_classes=3), conditional=True)
+    z, labels = latents(prior.spec, 3), torch.tensor([0, 1, 2])
+    codes = np.zeros((40, prior.spec.num_dims), np.uint8)
+    prior.prepare(LatentDataset(prior.spec, "codes", {"codes": codes}, np.repeat([0, 2], 20)))
+    told = "no training image is of class 1, so it was not learned; give another label"
+    with pytest.raises(PriorError, match=told):
+        prior.sample(3, labels)
+    with pytest.raises(PriorError, match=told):
+        prior.log_prob(z, labels)
+    assert prior.loss(z, labels).isfinite().all()
+
+
+@pytest.mark.parametrize("how", [PLAIN, Sampling(guidance=1.0)])
+def test_a_block_of_draws_keeps_within_its_cache(how: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guided sequences have a twin each."""
+    prior = make(SMALL["one map"], conditional=True)
+    limit = 10 * prior.net.new_cache(1).num_bytes
+    taken: list[int] = []
+    new_cache = prior.net.new_cache
+
+    def noted(rows: int) -> Cache:
+        cache = new_cache(rows)
+        taken.append(cache.num_bytes)
+        return cache
+
+    monkeypatch.setattr(prior.net, "new_cache", noted)
+    monkeypatch.setattr(transformer, "CACHE_BYTES", limit)
+    assert len(prior.sample(25, torch.ones(25, dtype=torch.int64), how)) == 25
+    assert max(taken) == limit

@@ -12,6 +12,7 @@ import pytest
 import torch
 from command_line import PROJECT, run_here
 from exported_model import TINY, exported, job, rewrite, stages_of
+from torch.distributions import Distribution
 
 import pipeline
 from orchestration.bounded import measured_bounds
@@ -86,9 +87,30 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
     assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
     assert torch.equal(model.decode(codes.to(torch.uint8)), model.decode(codes)), "in the type that they are stored in"
+    assert_one_draw_of_codes_is_decoded(model, x[:20])
     for wrong, told in ((codes - 16, "has the code -"), (codes + 16, "the codebook has 16"), (codes / 2, "float32")):
         with pytest.raises(ValueError, match=told):
             model.decode(wrong)
+
+
+def assert_one_draw_of_codes_is_decoded(model: TwoStage, x: torch.Tensor) -> None:
+    """The codes of an image are always the same: more of them are the same bound for more work."""
+    decoded: list[int] = []
+    decode = model.vae.decode
+
+    def counted(z: torch.Tensor) -> Distribution:
+        decoded.append(len(z))
+        return decode(z)
+
+    model.vae.decode = counted  # type: ignore[method-assign]
+    bound = model.log_prob_bound(x, num_samples=50)
+    model.vae.decode = decode  # type: ignore[method-assign]
+    assert sum(decoded) == len(x)
+    codes = model.encode(x).sample()
+    exact = model.vae.decode(codes).log_prob(x).double() + model.prior.log_prob(codes).double()
+    torch.testing.assert_close(bound, exact, rtol=1e-5, atol=1e-3)
+    with pytest.raises(ValueError, match="num_samples"):
+        model.log_prob_bound(x, num_samples=0)
 
 
 def test_the_first_block_of_stage_sample(made: tuple[str, Path, Path]) -> None:

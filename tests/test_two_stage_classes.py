@@ -48,6 +48,14 @@ def test_labels_and_knobs_are_those_of_the_pipelines_own_prior(kind: str, tmp_pa
         assert torch.equal(one, model.sample(4, label=5, temperature=0.0)), "the likeliest, whatever the seed"
 
 
+def test_another_meaning_of_labels_is_named(tmp_path: Path) -> None:
+    """It changes what the weights of every network of classes are worth."""
+    out = exported(tmp_path, *KINDS["autoregressive"])
+    rewrite(out, lambda content: content["versions"].update({"stage2_prior.labels": 99}))
+    with pytest.raises(UnsafeError, match=r"stage2_prior\.labels was exported as version 99"):
+        TwoStage.load(out)
+
+
 def test_what_it_cannot_draw_is_one_line(tmp_path: Path) -> None:
     model = TwoStage.load(exported(tmp_path, *KINDS["mixture"]))
     refused: list[tuple[dict[str, Any], str]] = [

@@ -30,7 +30,7 @@ class VQ(Bottleneck):
         ValueError: for features that are no map, or a number out of range.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     family = "codes"
 
     def __init__(

@@ -104,7 +104,8 @@ class Transformer(LabelledPrior):
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
-        rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // self.net.new_cache(1).num_bytes))
+        cached = self.net.new_cache(2 if how.guidance else 1).num_bytes  # a guided one has its twin beside it
+        rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // cached))
         return torch.cat([self._generate(block, how) for block in labels.split(rows)])
 
     def _generate(self, labels: Tensor, how: Sampling) -> Tensor:
