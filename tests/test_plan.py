@@ -17,8 +17,9 @@ from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_se
 from orchestration.plan_data import imagined
 from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
 from orchestration.plan_prior import scaled
+from orchestration.plan_stages import imagined_params
 from orchestration.plan_watch import at, grown
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -212,6 +213,40 @@ def test_annealing_grows_with_its_images() -> None:
     assert annealing_share(None) == 1.0
     assert annealing_share({"num_images": 100, "bdmc_images": 0}) == 50.0
     assert annealing_share({"num_images": 100, "bdmc_images": 40}) == pytest.approx(180 / 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vae", ["vq", "bernoulli"])
+def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> None:
+    words = (f"vae={vae}", "debug=fast", "logger=csv", "prior=bigram", "evaluation.num_samples=64")
+    result = run_here(tmp_path, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
+    assert (result.code, result.err) == (0, ""), result
+    told = json.loads((tmp_path / "plan.json").read_text())["stages"]["encode"]["files"]
+    assert run_here(tmp_path, *words, "stage=encode").code == 0
+    real = {name: size for name, size in sizes(tmp_path, "encode").items() if name.endswith(".npy")}
+    assert len(real) == 6 and {name: told[name] for name in told if name.endswith(".npy")} == real
+
+
+@pytest.mark.parametrize(
+    ("spec", "family"),
+    [
+        (LatentSpec((5,), Support.CODES, ((2, 2), (1, 1)), (3, 700)), "codes"),
+        (LatentSpec((6,), Support.BITS), "bits"),
+        (LatentSpec((2, 3, 3)), "diagonal_normal"),
+        (LatentSpec((4,)), "delta"),
+    ],
+)
+def test_latents_are_made_up_as_a_vae_would_store_them(spec: LatentSpec, family: str) -> None:
+    params = imagined_params(spec, family)
+    latents = LatentDataset(spec, family, params)
+    assert {name: values.dtype for name, values in params.items()} == {name: spec.dtype(name) for name in params}
+    z = latents.draw(torch.arange(len(latents)))
+    assert z.shape == (len(latents), *spec.shape)
+    if family == "codes":  # all of each book and none beyond
+        assert [len(z[:, place].unique()) for place in range(5)] == [3, 3, 3, 3, pytest.approx(699, abs=3)]
+        assert z.max() == 699
+    else:
+        assert z.double().std() == pytest.approx(0.5 if family == "bits" else 1.0, abs=0.05)
 
 
 def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
