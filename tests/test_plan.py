@@ -12,12 +12,13 @@ import torch
 from command_line import SMALL, Result, run_here
 from exported_model import job
 
+from orchestration.assembly import assemble
 from orchestration.errors import UserError
 from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_seconds
 from orchestration.plan_data import imagined
 from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
-from orchestration.plan_prior import scaled
-from orchestration.plan_stages import imagined_params
+from orchestration.plan_prior import Iterations, few_latents, iterations, probe_prior, scaled
+from orchestration.plan_stages import Probing, imagine_inputs, imagined_params
 from orchestration.plan_watch import at, grown
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 
@@ -247,6 +248,32 @@ def test_latents_are_made_up_as_a_vae_would_store_them(spec: LatentSpec, family:
         assert z.max() == 699
     else:
         assert z.double().std() == pytest.approx(0.5 if family == "bits" else 1.0, abs=0.05)
+
+
+def test_passes_of_all_classes_are_counted_together() -> None:
+    fit = Iterations(10, 9.0, {"0": [1.0, 2.0, 4.0], "1": [5.0, 6.0, 6.5]})
+    assert (fit.seconds_a_pass, fit.num_passes, fit.once) == (2.5, 3, 1.5)
+
+
+@pytest.mark.slow
+def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path) -> None:
+    """25 classes, of which the last is rare."""
+    labels = np.repeat(np.arange(25), [120] * 24 + [40])
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, label=labels)
+    words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "plan.probe_seconds=0.001")
+    words += ("prior=mixture", "prior.conditional=true", "prior.num_components=20", "prior.max_iter=7")
+    run = job(tmp_path, *words, "prior.lloyd_iterations=1")
+    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    imagine_inputs(probing)
+    facts = probe_prior(probing)
+    assert facts["num"] == 7 and facts["more"] in (0, 1)
+    assert all(1024 < num < 1100 for num, _ in facts["passes"])  # some more of the last class
+    fit = iterations(probing, few_latents(probing, 1024), 0.5, 2)
+    assert set(fit.ends) == {str(y) for y in range(25)}
+    one_fit = job(tmp_path, *words, "prior.conditional=false")
+    alone = Probing(one_fit, assemble(one_fit), probing.scratch, 8)
+    assert len(iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
 
 
 def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
