@@ -276,6 +276,16 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     assert len(iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
 
 
+def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:
+    words = ("net.hidden=[8]", "prior=autoregressive", "prior.hidden=[8]", "plan.probe_seconds=0.001")
+    run = job(tmp_path, *words)
+    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    imagine_inputs(probing)
+    facts = probe_prior(probing)
+    assert facts["epochs"] == 20
+    assert facts["bytes_of_curve"] == facts["bytes_a_row"]  # one epoch was begun
+
+
 def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
     """One rank's probe has its share of a batch: as many steps, each so much shorter."""
     plan = planned[1]
