@@ -5,7 +5,7 @@ latents, more components than there are points.
 """
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from omegaconf import OmegaConf
@@ -16,9 +16,10 @@ from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.launch import Launch
 from orchestration.otherwise import suited
 from orchestration.progress import clock
+from orchestration.reduced import truncated
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, spread
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
@@ -89,7 +90,6 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     config = run.config
     try:
         data = given or read_images(run)
-        data = data if run.max_images is None else truncated(data, run.max_images)
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":
@@ -102,6 +102,7 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     likelihood = build_likelihood(config, data, preprocess)
     vae, objective = build_vae(run, data, likelihood)
     prior = build_prior(run, vae.spec, len(data.train))
+    data = data if run.max_images is None else truncated(data, run.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
     return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
 
@@ -119,11 +120,6 @@ def read_images(run: Run) -> ImageData:
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:
     return {key: value for key, value in node.items() if key not in keys}
-
-
-def truncated(data: ImageData, limit: int) -> ImageData:
-    """`data` with at most `limit` images a split, for stage=check."""
-    return replace(data, train=spread(data.train, limit), val=spread(data.val, limit), test=spread(data.test, limit))
 
 
 def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:

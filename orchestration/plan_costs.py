@@ -14,7 +14,7 @@ from orchestration.plan_fork import Facts
 from orchestration.plan_watch import at, straight
 from orchestration.schema import Config
 
-NPY_HEADER, FLOAT, LABEL = 128, 4, 8
+NPY_HEADER, LABEL = 128, 8
 """Bytes."""
 
 
@@ -88,8 +88,8 @@ def encode_cost(config: Config, facts: Facts) -> Cost:
     event = math.prod(models["latent_shape"])
     files = dict(probe["files"])
     for split, rows in num.items():
-        for name in models["latent_params"]:
-            files[f"{split}/{name}.npy"] = NPY_HEADER + rows * event * FLOAT
+        for name, itemsize in models["latent_params"].items():
+            files[f"{split}/{name}.npy"] = NPY_HEADER + rows * event * itemsize
         if facts["images"]["labelled"]:
             files[f"{split}/labels.npy"] = NPY_HEADER + rows * LABEL
     total = sum(num.values())
@@ -142,6 +142,8 @@ def evaluate_cost(facts: Facts) -> Cost:
         "annealing": probe["annealing"] * annealing_share(facts["evaluation"]["annealing"]),
         "pictures": probe["pictures"],
     }
+    if probe["floors"]:
+        seconds["priors by counting"] = at(probe["floors"], train)
     work = f"{num:,} samples, bounds of {num_bounds:,} images, {train:,} searched for copies"
     peak, cached = peak_of(facts, "evaluate"), "evaluate" in facts["cached"]
     return Cost("evaluate", probe["files"], peak, sum(seconds.values()), work, seconds, cached)

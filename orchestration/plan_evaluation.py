@@ -20,6 +20,7 @@ from orchestration.bounded import MAX_BOUND_PIXELS, measured_bounds
 from orchestration.classes import judged_classes
 from orchestration.dissect import MAX_DRAWS, dissect
 from orchestration.feature_nets import Nets, feature_net, filled, load_feature_net, load_own_net, num_feature_images
+from orchestration.floors import counted_floors
 from orchestration.measure import measure
 from orchestration.plan_fork import Facts, at_most
 from orchestration.plan_stages import Probing, files_of, some_latents
@@ -29,7 +30,7 @@ from orchestration.seen import look, seen_images
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
-from orchestration.trained import Trained, baseline_prior, cleaned
+from orchestration.trained import Floor, Trained, baseline_prior, cleaned
 from stage1_vae.data.images import spread
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
@@ -41,7 +42,7 @@ NUM_FEW, NUM_DRAWS, NUM_VECTORS = 160, 500, 500
 NUM_LATENTS = 4096
 FEW_DRAWN, MANY_DRAWN = 256, 1024
 SETS = 5
-"""Sets of images beside the reference; and as many are searched for copies."""
+"""Sets of images beside the reference, but for those of priors by counting; and as many are searched for copies."""
 
 
 class Enough(Exception):  # noqa: N818  # no error
@@ -127,6 +128,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     num = min(settings.num_samples, len(data.test), len(data.train))
     vectors = torch.rand(num, len(net.extract(torch.zeros(2, *data.shape))[0]))
     trained = small_trained(probing)
+    sets = SETS + len(trained.floors)
     judge = load_own_net(untrained(probing), probing.job) if trained.prior.num_classes else None
 
     def samples(num: int) -> float:
@@ -139,6 +141,9 @@ def probe_evaluation(probing: Probing) -> Facts:
     def read(num: int) -> float:
         return seconds_of(lambda: look(net, cleaned(probing.parts, spread(data.train, num))))
 
+    def counted(num: int) -> float:
+        return seconds_of(lambda: floors_of(probing, num))
+
     def dissected(num: int) -> float:
         return seconds_of(lambda: dissect(trained, asked(probing, num_samples=num), "learned"))
 
@@ -150,8 +155,9 @@ def probe_evaluation(probing: Probing) -> Facts:
         "surgery": grown(dissected, NUM_DRAWS, min(MAX_DRAWS, len(trained.train), len(trained.test), num), enough),
         "few_latents": {"train": len(trained.train), "test": len(trained.test)},
         **aggregate(probing),
-        "distances": grown(partial(distances_of, vectors, settings.neighbours), NUM_VECTORS, num, enough),
-        "seconds_of_search": search(vectors, len(data.train), enough),
+        "floors": grown(counted, NUM_LATENTS, len(data.train), enough) if trained.floors else [],
+        "distances": grown(partial(distances_of, vectors, settings.neighbours, sets), NUM_VECTORS, num, enough),
+        "seconds_of_search": sets * search(vectors, len(data.train), enough),
     }
 
 
@@ -168,7 +174,14 @@ def small_trained(probing: Probing) -> Trained:
     baseline = baseline_prior(parts.vae.spec).to(job.device)
     data = replace(parts.data, test=spread(parts.data.test, len(test)))
     few = replace(parts, data=data)
-    return Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, few, job.device)
+    floors = floors_of(probing, NUM_LATENTS)
+    return Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, few, job.device, floors)
+
+
+def floors_of(probing: Probing, num: int) -> dict[str, Floor]:
+    """Of codes and bits: priors by counting of so many latents."""
+    train, val = (some_latents(probing, split, num) for split in ("train", "val"))
+    return counted_floors(train, val, probing.job, probing.job.launch.choices.get("prior", "learned"))
 
 
 def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:
@@ -217,18 +230,18 @@ def aggregate(probing: Probing) -> Facts:
     return {"seconds_a_pair": a_pair, "seconds_a_latent": a_latent}
 
 
-def distances_of(vectors: Tensor, neighbours: int, num: int) -> float:
-    """Seconds of all distances between sets as large as the first `num` of `vectors`; 0 where there are too few."""
+def distances_of(vectors: Tensor, neighbours: int, sets: int, num: int) -> float:
+    """Seconds of all distances of `sets` as large as the first `num` of `vectors`; 0 where there are too few."""
     some = vectors[:num]
     if len(some) < max(2 * some.shape[1], neighbours + 1):
         return 0.0
     references: list[distances.Reference] = []
     once = seconds_of(lambda: references.append(distances.Reference.of(some, neighbours)))
-    return once + SETS * seconds_of(lambda: distances.distances(references[0], torch.rand_like(some)))
+    return once + sets * seconds_of(lambda: distances.distances(references[0], torch.rand_like(some)))
 
 
 def search(vectors: Tensor, num_training: int, enough: float) -> float:
-    """Seconds in which all sets as large as `vectors` [M, D] are searched for copies of so many training images."""
+    """Seconds in which one set as large as `vectors` [M, D] is searched for copies of so many training images."""
     training = torch.rand(num_training, vectors.shape[1])
 
     def nearest(num: int) -> float:
@@ -236,6 +249,4 @@ def search(vectors: Tensor, num_training: int, enough: float) -> float:
 
     once = nearest(1)
     chunk = min(len(vectors), max(1, memorisation.SCORES_AT_ONCE // num_training))
-    return SETS * (
-        once + at(grown(lambda num: max(1e-9, nearest(num) - once), chunk, len(vectors), enough), len(vectors))
-    )
+    return once + at(grown(lambda num: max(1e-9, nearest(num) - once), chunk, len(vectors), enough), len(vectors))

@@ -43,7 +43,7 @@ def facts_of(run: Run, parts: Parts, threads: int) -> Facts:
         "models": {
             "vae_parameters": sum(p.numel() for p in parts.vae.parameters()),
             "latent_shape": list(spec.shape),
-            "latent_params": list(PARAMETERS[parts.vae.bottleneck.family]),
+            "latent_params": {name: spec.dtype(name).itemsize for name in PARAMETERS[parts.vae.bottleneck.family]},
             "prior_in_ranks": parts.prior.fits_in_ranks,
             "block": block_size(data.shape),
         },

@@ -7,7 +7,7 @@ that of all of them, in a fit that is interrupted when it has taken it.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,8 +21,11 @@ from orchestration.schema import Node
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
 from stage1_vae import block_shuffle, latents
+from stage1_vae.data.images import spread_rows
+from stage1_vae.latents import LatentDataset
 from stage2_prior import gaussian_em
 from stage2_prior.fit_settings import FitSettings
+from stage2_prior.per_class import Chosen, needed_of_each
 from stage2_prior.prior import FitRun, GradientPrior
 from stage2_prior.priors import mixture
 
@@ -43,21 +46,29 @@ class Iterations:
     """One fit.
 
     Attributes:
+        rows: latents.
         seconds: of all of it.
-        ends: when each pass over the latents ended.
+        ends: when each pass ended, over the latents of one class where each has a prior of its own, by class.
     """
 
+    rows: int
     seconds: float
-    ends: list[float]
+    ends: Mapping[str, Sequence[float]]
 
     @property
     def seconds_a_pass(self) -> float:
-        """Of the last one: the first pays for caches."""
-        return self.ends[-1] - self.ends[-2]
+        """Over all latents, the last of each class: the first pays for caches."""
+        return sum(ends[-1] - ends[-2] for ends in self.ends.values())
+
+    @property
+    def num_passes(self) -> int:
+        """Of the class that has the most."""
+        return max(len(ends) for ends in self.ends.values())
 
     @property
     def once(self) -> float:
-        return max(0.0, self.seconds - len(self.ends) * self.seconds_a_pass)
+        passes = sum(len(ends) * (ends[-1] - ends[-2]) for ends in self.ends.values())
+        return max(0.0, self.seconds - passes)
 
 
 def probe_prior(probing: Probing) -> Facts:
@@ -92,50 +103,67 @@ def by_gradient(probing: Probing) -> Facts:
 def by_iteration(probing: Probing, node: Node) -> Facts:
     """Some passes over few latents for the time, and over all of them for the memory."""
     num = len(probing.parts.data.train)
-    rows = len(some_latents(probing, "train", num))
+    whole = some_latents(probing, "train", num)
+    rows, prior, components = len(whole), probing.parts.prior, int(node.get("num_components") or 0)
     fits: dict[int, Iterations] = {}
 
     def run(few: int) -> float:
-        fits[few] = iterations(probing, few, few / num, PASSES)
+        train = few_latents(probing, few)
+        fits[few] = iterations(probing, train, len(train) / num, PASSES)
         return fits[few].seconds_a_pass
 
-    first = min(rows, max(MIN_LATENTS, 2 * int(node.get("num_components") or 0)))
+    first = min(rows, max(MIN_LATENTS, 2 * components, 2 * needed_of_each(prior) * prior.num_classes))
     run(first)  # pays for what is there once in a process
-    a_pass = grown(run, first, rows, probing.enough)
-    once: Times = [(few, fits[few].once) for few, _ in a_pass]
+    lengths = [few for few, _ in grown(run, first, rows, probing.enough)]
+    a_pass: Times = [(fits[few].rows, fits[few].seconds_a_pass) for few in lengths]
+    once: Times = [(fits[few].rows, fits[few].once) for few in lengths]
     made, _ = fitted(probing, node | {"max_iter": 1}, num=first)
     with at_most(6 * probing.enough + 2):
-        iterations(probing, rows, 1.0, 1)
+        iterations(probing, whole, 1.0, 1)
     return told(made) | {
         "unit": "iteration",
         "num": int(node["max_iter"]),
         "restarts": int(node.get("num_restarts") or 1),
-        "more": len(fits[first].ends) - PASSES,
+        "more": fits[first].num_passes - PASSES,
         "passes": a_pass,
         "once": once,
         "epochs": 0,
     }
 
 
-def iterations(probing: Probing, rows: int, share: float, num: int) -> Iterations:
-    """The prior's own fit on the first `rows` latents, `num` iterations of it, with limits of `share` of their size."""
+def few_latents(probing: Probing, num: int) -> LatentDataset:
+    """The first `num` of the imagined latents; where each class has a prior of its own, enough of each for that."""
+    of_each, whole = needed_of_each(probing.parts.prior), some_latents(probing, "train", len(probing.parts.data.train))
+    if of_each == 0 or whole.labels is None or num >= len(whole):
+        return some_latents(probing, "train", num)
+    rows = spread_rows(len(whole), num, whole.labels, of_each)
+    params = {name: Chosen(values, rows.numpy()) for name, values in whole.params.items()}
+    return LatentDataset(whole.spec, whole.family, params, whole.labels[rows])
+
+
+def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
+    """The prior's own fit on `train`, `num` iterations of it, with limits of `share` of their size."""
     job = probing.job
     changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
     job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
-    train = some_latents(probing, "train", rows)
     val = some_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
-    prior = build_prior(job, train.spec, rows)
-    ends: list[float] = []
+    prior = build_prior(job, train.spec, len(train))
+    ends: dict[str, list[float]] = {}
+
+    def log(figures: Mapping[str, float], step: int) -> None:
+        of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
+        ends.setdefault(of_class, []).append(time.perf_counter())
+
     lent = FitRun(
         device=job.device,
         seed=job.config.seeds.prior,
-        log=lambda figures, step: ends.append(time.perf_counter()),
+        log=log,
         lightning_fit=job.lightning_fit(Tracker()),
         settings=resolved_fit(job),
     )
     with scaled(share):
         seconds = seconds_of(lambda: prior.fit(train, val, lent))
-    return Iterations(seconds, ends)
+    return Iterations(len(train), seconds, ends)
 
 
 @contextmanager
@@ -164,9 +192,9 @@ def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = Non
 
 def few_on_disk(probing: Probing, num: int) -> Artifact:
     folder = probing.scratch / "few"
-    for split in ("train", "val"):
+    for split, some in {"train": few_latents(probing, num), "val": some_latents(probing, "val", num)}.items():
         (folder / split).mkdir(parents=True)
-        some_latents(probing, split, num).save(folder / split)
+        some.save(folder / split)
     return Artifact("latents", "1" * 20, folder)
 
 

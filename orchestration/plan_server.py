@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from orchestration.heap import keep_freed_memory
 from orchestration.plan_fork import Facts, Probed, available_bytes, forked, peak_bytes
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
@@ -37,6 +38,7 @@ def main() -> int:
     from stage2_prior.prior import PriorError
 
     be_quiet()
+    keep_freed_memory()  # as the process that does the stages
     mistakes = (UserError, DataError, PriorError, EvaluationError, TrainingError)
     try:
         scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it

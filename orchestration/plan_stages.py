@@ -15,9 +15,9 @@ from orchestration.plan_watch import Watch, grown, seconds_of
 from orchestration.sampling import block_size
 from orchestration.stages import Run
 from orchestration.store import Artifact, Store
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import spread, spread_rows
 from stage1_vae.latent_files import LatentWriter
-from stage1_vae.latents import IN_MEMORY_BYTES, PARAMETERS, LatentDataset
+from stage1_vae.latents import IN_MEMORY_BYTES, PARAMETERS, LatentDataset, LatentSpec
 
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
@@ -109,27 +109,38 @@ def probe_encode(probing: Probing) -> Facts:
 
 
 def imagine_inputs(probing: Probing) -> Facts:
-    """What later stages read: an untrained VAE, and latents in full number, N(0, I) with posteriors a tenth as wide."""
+    """What later stages read: an untrained VAE, and latents in full number."""
     hardly_trained(probing)
     spec, family = probing.parts.vae.spec, probing.parts.vae.bottleneck.family
-    generator = np.random.default_rng(0)
-    row_bytes = spec.num_dims * 4 * len(PARAMETERS[family])
+    params = imagined_params(spec, family)
+    row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
     rows = {}
     for split in pipeline.SPLITS:
         images = getattr(probing.parts.data, split)
         rows[split] = num = min(len(images), max(1000, MAX_LATENT_BYTES // row_bytes))
-        params = {"loc": generator.standard_normal((NOISE_ROWS, *spec.shape), dtype=np.float32)}
-        if "log_std" in PARAMETERS[family]:
-            params["log_std"] = np.full_like(params["loc"], math.log(0.1))
+        all_labels = images.labels
+        if all_labels is not None and num < len(images):
+            all_labels = all_labels[spread_rows(len(images), num)]  # files often come sorted by class
         folder = probing.scratch / "latents" / split
         folder.mkdir(parents=True)
         with LatentWriter.create(folder, spec, family, num, images.labels is not None) as writer:
             for start in range(0, num, NOISE_ROWS):
                 some = slice(start, min(start + NOISE_ROWS, num))
-                labels = None if images.labels is None else images.labels[some]
+                labels = None if all_labels is None else all_labels[some]
                 writer.write(start, {name: values[: some.stop - start] for name, values in params.items()}, labels)
             writer.finish({})
     return {"rows": rows}
+
+
+def imagined_params(spec: LatentSpec, family: str) -> dict[str, np.ndarray]:
+    """Parameters of `NOISE_ROWS` posteriors: N(0, I) a tenth as wide, bits whose logits are N(0, 1), uniform codes."""
+    generator, shape = np.random.default_rng(0), (NOISE_ROWS, *spec.shape)
+    if family == "codes":
+        sizes = np.repeat(spec.num_codes, [height * width for height, width in spec.grids])  # [T]
+        return {"codes": generator.integers(sizes, size=shape).astype(spec.dtype("codes"))}
+    first, *widths = PARAMETERS[family]
+    params = {first: generator.standard_normal(shape, dtype=np.float32)}
+    return params | {name: np.full(shape, math.log(0.1), dtype=np.float32) for name in widths}
 
 
 def latents_of(probing: Probing) -> Artifact:

@@ -12,9 +12,9 @@ from orchestration.launch import Launch
 from orchestration.schema import Config
 from orchestration.stages import Run
 from orchestration.store import Store
-
-MANY_CLASSES = 20
-"""So many may share the few images, and each have enough for a prior of its own."""
+from stage1_vae.data.images import ImageData, spread
+from stage2_prior.per_class import needed_of_each
+from stage2_prior.prior import Prior
 
 
 @contextmanager
@@ -36,7 +36,13 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         small = config.model_copy(update=changes)
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
-        enough = int(config.prior.get("num_components") or 0)  # a large mixture is no mistake, nor is one a class
-        enough *= MANY_CLASSES if config.prior.get("conditional") else 1
-        job.max_images = max(512, 2 * config.trainer.batch_size, enough)
+        job.max_images = max(512, 2 * config.trainer.batch_size)
         yield job
+
+
+def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
+    """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
+    mixture is no mistake, nor is one a class."""
+    most = max(limit, *(each.min_images for each in prior.modules() if isinstance(each, Prior)))
+    train = spread(data.train, most, needed_of_each(prior))
+    return replace(data, train=train, val=spread(data.val, limit), test=spread(data.test, limit))

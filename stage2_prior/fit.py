@@ -189,7 +189,7 @@ class PriorTraining(LightningModule):
             )
         elif limit is not None and seconds > limit:
             self.stopped = f"stopped after epoch {self.current_epoch + 1} at the limit of {limit:g} seconds"
-        self.trainer.should_stop = bool(self.stopped)
+        self.trainer.should_stop |= bool(self.stopped)  # a watcher may have asked for it too
 
 
 def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:

@@ -126,6 +126,11 @@ class PerClass(Prior):
         return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), curve, notes)
 
 
+def needed_of_each(prior: Prior) -> int:
+    """Training images of each class that `prior` cannot do without; 0 where no class has a prior of its own."""
+    return max((each.min_images for each in prior.modules() if isinstance(each, PerClass)), default=0)
+
+
 def of_class(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:

@@ -1,5 +1,6 @@
 """Freed memory is kept: the next step takes it without asking the kernel for pages again."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,41 @@ def page_faults(how: str) -> int:
     """Of five steps that take and free 64 MiB each, behind three more."""
     done = subprocess.run([sys.executable, "-c", STEPS, how], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stdout)
+
+
+PROBES = """
+import resource
+from orchestration import plan_server
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work(*_):
+    def step():
+        return [bytearray(b"x") * 2**20 for _ in range(64)]
+    for _ in range(3):
+        step()
+    before = faults()
+    for _ in range(5):
+        step()
+    return {"faults": faults() - before}
+
+def probed(told, scratch, threads, fork):
+    return fork(work).facts
+
+plan_server.probed = probed
+raise SystemExit(plan_server.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
+def test_so_do_probes_of_a_plan(tmp_path: Path) -> None:
+    """What they take is what the stages will take, which keep it."""
+    job, result = tmp_path / "job.json", tmp_path / "result.json"
+    job.write_text("{}")
+    subprocess.run([sys.executable, "-c", PROBES, job, result], cwd=ROOT, check=True)
+    assert json.loads(result.read_text())["faults"] < 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")

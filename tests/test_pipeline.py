@@ -200,6 +200,29 @@ def test_check_reads_few_images_but_as_many_as_a_mixture_needs(tmp_path: Path, m
     assert [len(parts.data.train) for parts in seen] == [512, 700]
 
 
+def test_check_keeps_enough_images_of_each_class_for_a_prior_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 classes, of which the last is rare and some images of it are held out."""
+    labels = np.repeat(np.arange(25), [120] * 24 + [40])
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, label=labels)
+    seen = []
+
+    def stop(job: Any, parts: Any) -> None:
+        seen.append(parts)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(pipeline, "train_vae", stop)
+    words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "prior=mixture")
+    result = run_here(tmp_path, "stage=check", *words, "prior.conditional=true", "prior.num_components=20")
+    assert "seen enough" in result.err, result
+    (parts,) = seen
+    assert parts.data.train.labels.bincount().min() >= 20 and len(parts.data.train) < 700
+    refused = run_here(tmp_path, "stage=check", *words, "prior.conditional=true", "prior.num_components=41")
+    assert "class 24 has" in refused.err, refused
+
+
 def test_check_of_the_oracle_and_of_the_rings(tmp_path: Path) -> None:
     for words in (["experiment=oracle"], ["data=mixture_rings", "prior=gaussian"]):
         result = run_here(tmp_path, "stage=check", "net.hidden=[8]", *words)

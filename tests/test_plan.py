@@ -12,13 +12,15 @@ import torch
 from command_line import SMALL, Result, run_here
 from exported_model import job
 
+from orchestration.assembly import assemble
 from orchestration.errors import UserError
 from orchestration.plan_costs import annealing_share, bent, costs_of, surgery_seconds
 from orchestration.plan_data import imagined
 from orchestration.plan_fork import Probed, at_most, forked, resident_bytes
-from orchestration.plan_prior import scaled
+from orchestration.plan_prior import Iterations, few_latents, iterations, probe_prior, scaled
+from orchestration.plan_stages import Probing, imagine_inputs, imagined_params
 from orchestration.plan_watch import at, grown
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -212,6 +214,76 @@ def test_annealing_grows_with_its_images() -> None:
     assert annealing_share(None) == 1.0
     assert annealing_share({"num_images": 100, "bdmc_images": 0}) == 50.0
     assert annealing_share({"num_images": 100, "bdmc_images": 40}) == pytest.approx(180 / 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vae", ["vq", "bernoulli"])
+def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> None:
+    words = (f"vae={vae}", "debug=fast", "logger=csv", "prior=bigram", "evaluation.num_samples=64")
+    result = run_here(tmp_path, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
+    assert (result.code, result.err) == (0, ""), result
+    told = json.loads((tmp_path / "plan.json").read_text())["stages"]["encode"]["files"]
+    assert run_here(tmp_path, *words, "stage=encode").code == 0
+    real = {name: size for name, size in sizes(tmp_path, "encode").items() if name.endswith(".npy")}
+    assert len(real) == 6 and {name: told[name] for name in told if name.endswith(".npy")} == real
+
+
+@pytest.mark.parametrize(
+    ("spec", "family"),
+    [
+        (LatentSpec((5,), Support.CODES, ((2, 2), (1, 1)), (3, 700)), "codes"),
+        (LatentSpec((6,), Support.BITS), "bits"),
+        (LatentSpec((2, 3, 3)), "diagonal_normal"),
+        (LatentSpec((4,)), "delta"),
+    ],
+)
+def test_latents_are_made_up_as_a_vae_would_store_them(spec: LatentSpec, family: str) -> None:
+    params = imagined_params(spec, family)
+    latents = LatentDataset(spec, family, params)
+    assert {name: values.dtype for name, values in params.items()} == {name: spec.dtype(name) for name in params}
+    z = latents.draw(torch.arange(len(latents)))
+    assert z.shape == (len(latents), *spec.shape)
+    if family == "codes":  # all of each book and none beyond
+        assert [len(z[:, place].unique()) for place in range(5)] == [3, 3, 3, 3, pytest.approx(699, abs=3)]
+        assert z.max() == 699
+    else:
+        assert z.double().std() == pytest.approx(0.5 if family == "bits" else 1.0, abs=0.05)
+
+
+def test_passes_of_all_classes_are_counted_together() -> None:
+    fit = Iterations(10, 9.0, {"0": [1.0, 2.0, 4.0], "1": [5.0, 6.0, 6.5]})
+    assert (fit.seconds_a_pass, fit.num_passes, fit.once) == (2.5, 3, 1.5)
+
+
+@pytest.mark.slow
+def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path) -> None:
+    """25 classes, of which the last is rare."""
+    labels = np.repeat(np.arange(25), [120] * 24 + [40])
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, label=labels)
+    words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "plan.probe_seconds=0.001")
+    words += ("prior=mixture", "prior.conditional=true", "prior.num_components=20", "prior.max_iter=7")
+    run = job(tmp_path, *words, "prior.lloyd_iterations=1")
+    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    imagine_inputs(probing)
+    facts = probe_prior(probing)
+    assert facts["num"] == 7 and facts["more"] in (0, 1)
+    assert all(1024 < num < 1100 for num, _ in facts["passes"])  # some more of the last class
+    fit = iterations(probing, few_latents(probing, 1024), 0.5, 2)
+    assert set(fit.ends) == {str(y) for y in range(25)}
+    one_fit = job(tmp_path, *words, "prior.conditional=false")
+    alone = Probing(one_fit, assemble(one_fit), probing.scratch, 8)
+    assert len(iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
+
+
+def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:
+    words = ("net.hidden=[8]", "prior=autoregressive", "prior.hidden=[8]", "plan.probe_seconds=0.001")
+    run = job(tmp_path, *words)
+    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    imagine_inputs(probing)
+    facts = probe_prior(probing)
+    assert facts["epochs"] == 20
+    assert facts["bytes_of_curve"] == facts["bytes_a_row"]  # one epoch was begun
 
 
 def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:

@@ -87,11 +87,27 @@ class Rows(ImageSet):
         return self.images.batch(self.index[index.cpu()])
 
 
-def spread(images: ImageSet, num: int) -> ImageSet:
-    """At most `num` images, evenly spread over the split: files often come sorted by class."""
+def spread_rows(total: int, num: int, labels: Tensor | None = None, of_each: int = 0) -> Tensor:
+    """`num` of `total` rows, evenly spread, and more of a class that has fewer than `of_each` among them, as far as
+    there are any; int64, in their order."""
+    index = torch.linspace(0, total - 1, num).round().long()
+    if labels is None or of_each == 0:
+        return index
+    labels, chosen = labels.cpu(), torch.zeros(total, dtype=torch.bool)
+    chosen[index] = True
+    for y in labels.unique():
+        mine = labels == y
+        lacking = max(0, of_each - int((mine & chosen).sum()))
+        chosen[(mine & ~chosen).nonzero().squeeze(1)[:lacking]] = True
+    return chosen.nonzero().squeeze(1)
+
+
+def spread(images: ImageSet, num: int, of_each: int = 0) -> ImageSet:
+    """At most `num` images, evenly spread over the split, for files often come sorted by class; and as many more as
+    `of_each` of every class take."""
     if num >= len(images):
         return images
-    index = torch.linspace(0, len(images) - 1, num).round().long()
+    index = spread_rows(len(images), num, images.labels, of_each)
     if not isinstance(images, InMemory):
         return Rows(images, index)
     labels = None if images.labels is None else images.labels[index.to(images.labels.device)]
