@@ -7,6 +7,7 @@ page anew: a tenth to a fifth of a small transformer's step.
 import ctypes
 import sys
 
+MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BYTES = 2**28
 """Free memory that a process holds on to at most, at the end of its heap."""
@@ -16,9 +17,6 @@ OWN_PAGES_BYTES = 2**25
 
 def keep_freed_memory() -> None:
     """Let this process keep up to 256 MiB that it has freed. Elsewhere than with glibc nothing happens."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    if MALLOPT is not None:
+        MALLOPT(M_MMAP_THRESHOLD, OWN_PAGES_BYTES)
+        MALLOPT(M_TRIM_THRESHOLD, KEPT_BYTES)

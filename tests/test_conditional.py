@@ -18,7 +18,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import FitRun, GradientPrior, Prior
 
 GROUP = Path(__file__).parent.parent / "conf" / "prior"
-NAMES = sorted(path.stem for path in GROUP.glob("*.yaml") if "conditional" in OmegaConf.load(path))
+NAMES = sorted({path.stem for path in GROUP.glob("*.yaml")} - {"uniform", "standard_normal"})  # which learn nothing
 SPECS = {
     "vector": LatentSpec((3,), num_classes=2),
     "codes": LatentSpec((6,), Support.CODES, ((2, 3),), (5,), num_classes=2),
