@@ -136,6 +136,9 @@ class ImageData:
         class_names: one a class; empty without labels.
         fingerprint: sha256 of content, labels and split assignment.
         density: what the images were drawn from; None where nobody knows.
+        value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
+        guesses: what a source made of files that can be read in several ways, each with the key that changes it.
+        left_out: what it did not take, with its number and the key or the step that changes it.
     """
 
     name: str
@@ -149,6 +152,9 @@ class ImageData:
     class_names: tuple[str, ...]
     fingerprint: str
     density: KnownDensity | None = None
+    value_range: tuple[float, float] | None = None
+    guesses: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
