@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(root / f"{name}.npy", values)
     np.save(root / "objects.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     np.savez(root / "objects.npz", x=np.array([{}, 1], dtype=object))
-    np.savez(root / "noname.npz", images=images)
+    np.savez(root / "noname.npz", pictures=images)
     np.savez(root / "whole.npz", x=images)
     (root / "corrupt.npz").write_bytes((root / "whole.npz").read_bytes()[:2000])
     (root / "empty.npy").write_bytes(b"")
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("truncated", "magic", "gzip_truncated"):
         idx_folder(root / name)
     (root / "truncated" / IDX_FILES[0]).write_bytes(content[:-9])
-    (root / "magic" / IDX_FILES[0]).write_bytes(b"\x00\x00\x0b\x03" + content[4:])
+    (root / "magic" / IDX_FILES[0]).write_bytes(b"\x00\x00\x07\x03" + content[4:])
     (root / "gzip_truncated" / IDX_FILES[0]).unlink()
     (root / "gzip_truncated" / f"{IDX_FILES[0]}.gz").write_bytes(gzip.compress(content)[:-40])
     return root

@@ -15,7 +15,7 @@ import yaml
 from stage1_vae.data import idx
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.idx import FILES, MIRRORS, Idx, Mirror
-from stage1_vae.data.images import DataError, Domain, InMemory, fingerprint
+from stage1_vae.data.images import DataError, Domain, ImageSet, InMemory, fingerprint
 from stage1_vae.data.splits import existing, hold_out, split_rows
 
 NUM_TRAIN, NUM_TEST, HEIGHT, WIDTH = 40, 12, 5, 7
@@ -33,6 +33,10 @@ def refusal(call, *words: str) -> str:
 
 def idx_bytes(values: np.ndarray) -> bytes:
     return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def everything(images: ImageSet) -> torch.Tensor:
+    return images.batch(torch.arange(len(images)))
 
 
 @pytest.fixture
@@ -271,3 +275,62 @@ def test_config_mirrors_the_constructor(path: Path):
     assert source.version >= 1
     if "root" in config:
         refusal(lambda: source(**config).load(), "data.root")
+
+
+def test_idx_labels_have_the_names_that_are_written(folder: Path, arrays: list[np.ndarray]):
+    for place in (1, 3):
+        (folder / FILES[place]).write_bytes(idx_bytes(arrays[place] * 5 + 1))
+    data = Idx(str(folder), num_val=6).load()
+    assert data.class_names == ("1", "6", "11") and data.num_classes == 3
+    assert [data.class_names[y] for y in data.test.labels] == [str(y * 5 + 1) for y in arrays[3]]
+
+
+@pytest.mark.parametrize("code", [9, 11, 12, 13, 14])
+def test_idx_labels_of_any_type_and_in_columns(folder: Path, arrays: list[np.ndarray], code: int):
+    def typed(values: np.ndarray) -> bytes:
+        kind = {9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}[code]
+        return (
+            bytes((0, 0, code, values.ndim)) + np.array(values.shape, ">u4").tobytes() + values.astype(kind).tobytes()
+        )
+
+    for place in (1, 3):
+        (folder / FILES[place]).write_bytes(typed(np.stack([arrays[place], arrays[place] + 3], 1)))
+    data = Idx(str(folder), num_val=6).load()
+    assert data.class_names == ("0", "1", "2") and "the first of 2 columns" in data.guesses[0]
+    assert Idx(str(folder), num_val=6, label_column=1).load().class_names == ("3", "4", "5")
+    for place in (0, 2):
+        (folder / FILES[place]).write_bytes(typed(arrays[place] // 2))
+    if code < 13:
+        data = Idx(str(folder), num_val=6).load()
+        assert data.levels == 256 and torch.equal(everything(data.test)[:, 0], torch.from_numpy(arrays[2] // 2))
+    else:
+        refusal(lambda: Idx(str(folder), num_val=6).load(), "divide by 255", "data.range=[0,255]")
+
+
+@pytest.mark.parametrize("names", ["emnist-letters-{}", "qmnist-{}", "MNIST/raw/{}"])
+def test_idx_files_of_mnists_relatives_and_below_the_root(tmp_path: Path, arrays: list[np.ndarray], names: str):
+    files = [name.replace("t10k", "test") for name in FILES] if "-" in names else FILES
+    for file, values in zip(files, arrays, strict=True):
+        path = tmp_path / names.format(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(idx_bytes(values))
+    data = Idx(str(tmp_path), num_val=6).load()
+    assert torch.equal(everything(data.test)[:, 0], torch.from_numpy(arrays[2]))
+    if names.startswith("emnist"):
+        assert data.name == "emnist-letters" and "data.transpose=true" in data.guesses[-1]
+        turned = Idx(str(tmp_path), num_val=6, transpose=True).load()
+        assert torch.equal(everything(turned.test), everything(data.test).transpose(2, 3)) and not turned.guesses
+    if "/" in names:
+        assert "MNIST/raw/" in data.guesses[0]
+
+
+def test_idx_files_of_several_sets_are_asked_for(tmp_path: Path, arrays: list[np.ndarray]):
+    for prefix in ("emnist-letters", "emnist-digits"):
+        for file, values in zip(FILES, arrays, strict=True):
+            (tmp_path / f"{prefix}-{file}").write_bytes(idx_bytes(values))
+    refusal(lambda: Idx(str(tmp_path)).load(), "2 sets", "data.prefix=emnist-digits", "emnist-letters")
+    assert Idx(str(tmp_path), prefix="emnist-letters", num_val=6).load().name == "emnist-letters"
+    (tmp_path / f"emnist-digits-{FILES[1]}").unlink()
+    told = refusal(lambda: Idx(str(tmp_path), prefix="emnist-digits").load(), f"emnist-digits-{FILES[1]}")
+    assert "download" not in told, "it would put MNIST beside them"
+    refusal(lambda: Idx(str(tmp_path / f"emnist-digits-{FILES[0]}")).load(), "is a file", "data.root=DIR")

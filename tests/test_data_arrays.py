@@ -9,6 +9,7 @@ import torch
 
 from stage1_vae.data.arrays import Arrays, Mapped
 from stage1_vae.data.images import DataError, Domain, ImageSet
+from stage1_vae.data.preprocess import Preprocess
 
 RNG = np.random.default_rng(1)
 
@@ -113,7 +114,7 @@ def test_fingerprint(tmp_path: Path):
 def test_real_domain_takes_any_numbers(tmp_path: Path):
     images = RNG.normal(size=(30, 4, 4)).astype(np.float32) * 100
     root = saved(tmp_path, images)
-    refusal(lambda: Arrays(root).load(), "outside [0, 1]", "divide by 255", "data.domain=real")
+    refusal(lambda: Arrays(root).load(), "outside [0, 1]", "data.range=[LOW,HIGH]", "data.domain=real")
     data = Arrays(root, domain="real").load()
     assert data.domain is Domain.REAL and data.levels is None
     assert float(everything(data.train).abs().max()) > 50
@@ -174,14 +175,137 @@ def test_damaged_files(tmp_path: Path, kind: str):
 
 
 def test_other_types(tmp_path: Path):
-    for dtype in (np.int64, np.uint16, bool, np.complex64):
+    for dtype in (np.int64, np.uint16, np.complex64):
         root = saved(tmp_path, np.zeros((30, 4, 4), dtype))
         refusal(lambda root=root: Arrays(root).load(), str(np.dtype(dtype)), "uint8", "float32 in [0, 1]")
+    root = saved(tmp_path, RNG.integers(0, 3000, (30, 4, 4)))
+    refusal(lambda: Arrays(root).load(), "int64", "data.range=[0,4095]")
+    refusal(lambda: Arrays(root, domain="real").load(), "int64", "float32")
 
 
-def test_uint8_of_zeros_and_ones_is_a_mistake(tmp_path: Path):
-    root = saved(tmp_path, RNG.integers(0, 2, (30, 4, 4), dtype=np.uint8))
-    refusal(lambda: Arrays(root).load(), "only 0 and 1", "multiply by 255")
+@pytest.mark.parametrize(("high", "levels"), [(1, 2), (16, 17), (31, 32)])
+def test_bytes_of_few_levels_are_taken_by_their_own_range(tmp_path: Path, high: int, levels: int):
+    images = RNG.integers(0, high + 1, (30, 4, 4), dtype=np.uint8)
+    images[0, 0, 0] = high
+    data = Arrays(saved(tmp_path, images)).load()
+    assert data.levels == levels and data.value_range == (0, high)
+    assert any(f"data.levels={256}" in guess for guess in data.guesses)
+    assert Preprocess(data.levels).clean(everything(data.train)).max() == 1
+    as_asked = Arrays(saved(tmp_path, images), levels=256).load()
+    assert as_asked.levels == 256 and as_asked.guesses == () and as_asked.fingerprint != data.fingerprint
+    refusal(lambda: Arrays(saved(tmp_path, images), levels=high).load(), f"data.levels={high}")
+
+
+def test_bytes_of_half_the_range_are_taken_as_they_are_and_said(tmp_path: Path):
+    data = Arrays(saved(tmp_path, RNG.integers(0, 64, (30, 4, 4), dtype=np.uint8))).load()
+    assert data.levels == 256 and "data.levels=64" in data.guesses[0]
+
+
+def test_truth_values_are_two_levels(tmp_path: Path):
+    images = RNG.integers(0, 2, (30, 4, 4)).astype(bool)
+    data = Arrays(saved(tmp_path, images)).load()
+    assert data.levels == 2 and everything(data.train).dtype == torch.uint8 and everything(data.train).max() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_black_images_are_refused(tmp_path: Path, dtype: type):
+    refusal(lambda: Arrays(saved(tmp_path, np.zeros((30, 4, 4), dtype))).load(), "nothing but 0", "black")
+
+
+UNIT = RNG.random((30, 4, 4), dtype=np.float32)
+UNIT[0, 0, :2] = 0, 1
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (2 * UNIT - 1, ["(x + 1) / 2", "data.range=[-1,1]"]),
+        (UNIT - 0.5, ["x + 0.5", "data.range=[-0.5,0.5]"]),
+        (UNIT * 255, ["divide by 255", "data.range=[0,255]"]),
+        (UNIT * 65535, ["divide by 65535", "data.range=[0,65535]"]),
+        (UNIT * 4000, ["divide by 4095", "data.range=[0,4095]"]),
+        (UNIT * 1.1, ["numpy.clip(x, 0, 1)"]),
+        (UNIT * 1.2 - 0.1, ["numpy.clip(x, 0, 1)"]),
+        (UNIT / 255, ["divided by 255 twice", "multiply by 255"]),
+        (UNIT * 6 - 3, ["standardisation", "data.range=[LOW,HIGH]"]),
+    ],
+)
+def test_advice_for_floats_is_what_mends_them(tmp_path: Path, images: np.ndarray, words: list[str]):
+    refusal(lambda: Arrays(saved(tmp_path, images)).load(), *words)
+
+
+@pytest.mark.parametrize("images", [UNIT * np.float32(1 + 2e-7), UNIT - np.float32(1e-8), (UNIT * 1.0005).astype("f2")])
+def test_what_rounding_puts_outside_is_cut_and_said(tmp_path: Path, images: np.ndarray):
+    data = Arrays(saved(tmp_path, images)).load()
+    found = everything(data.train)
+    assert found.min() >= 0 and found.max() <= 1 and "cut to [0, 1]" in data.guesses[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "ends"),
+    [
+        (2 * UNIT - 1, [-1, 1]),
+        ((UNIT * 4095).astype(np.uint16), [0, 4095]),
+        ((UNIT * 255).round().astype(np.int64), [0, 255]),
+        (UNIT, [0, 1]),
+    ],
+)
+def test_a_range_is_mapped_to_black_and_white(tmp_path: Path, images: np.ndarray, ends: list[float]):
+    root = saved(tmp_path, images)
+    whole, mapped = Arrays(root, range=ends).load(), Arrays(root, range=ends, memory_limit_gib=0).load()
+    truth = (images.astype(np.float64) - ends[0]) / (ends[1] - ends[0])
+    found = torch.cat([everything(part) for part in (whole.train, whole.val, whole.test)])
+    assert whole.levels is None and torch.equal(everything(whole.train), everything(mapped.train))
+    assert np.allclose(np.sort(found.numpy().ravel()), np.sort(truth.ravel()), atol=1e-6)
+    assert whole.value_range == (images.min(), images.max())
+
+
+def test_bad_ranges(tmp_path: Path):
+    root = saved(tmp_path, 2 * UNIT - 1)
+    for bad in ([1], [1, 0], "01", [0, np.inf], [True, 3]):
+        refusal(lambda bad=bad: Arrays(root, range=bad).load(), "data.range=[-1,1]")
+    refusal(lambda: Arrays(root, range=[0, 1]).load(), "outside data.range=[0,1]")
+    refusal(lambda: Arrays(root, range=[-1, 1], domain="real").load(), "leave one out")
+
+
+@pytest.mark.parametrize(
+    ("shape", "domain", "expected"),
+    [
+        ((30, 8, 4, 4), "real", (8, 4, 4)),
+        ((30, 4, 4, 8), "real", (8, 4, 4)),
+        ((30, 16, 8, 8), "real", (16, 8, 8)),
+        ((30, 8, 8, 16), "real", (16, 8, 8)),
+        ((30, 4, 32, 32), "real", (4, 32, 32)),
+        ((30, 28, 28, 1), "real", (1, 28, 28)),
+        ((30, 48, 64, 3), "real", (3, 48, 64)),
+        ((30, 8, 8, 4), "unit", (4, 8, 8)),
+    ],
+)
+def test_maps_of_real_numbers_have_any_number_of_channels(
+    tmp_path: Path, shape: tuple[int, ...], domain: str, expected: tuple[int, ...]
+):
+    root = saved(tmp_path, RNG.random(shape, dtype=np.float32))
+    assert Arrays(root, domain=domain).load().shape == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "domain"),
+    [((30, 8, 4, 4), "unit"), ((30, 8, 6, 4), "real"), ((30, 7, 8, 9), "real"), ((30, 8, 8, 8), "real")],
+)
+def test_what_has_two_readings_is_asked_for(tmp_path: Path, shape: tuple[int, ...], domain: str):
+    root = saved(tmp_path, RNG.random(shape, dtype=np.float32))
+    refusal(lambda: Arrays(root, domain=domain).load(), str(shape), "data.layout=NCHW", "data.layout=NHWC")
+    assert Arrays(root, domain=domain, layout="NCHW").load().shape == shape[1:]
+    assert Arrays(root, domain=domain, layout="NHWC").load().shape == (shape[3], shape[1], shape[2])
+
+
+def test_any_order_of_axes_can_be_named(tmp_path: Path):
+    images = RNG.integers(0, 256, (5, 6, 3, 30), dtype=np.uint8)  # as street view house numbers come
+    data = Arrays(saved(tmp_path, images), layout="HWCN").load()
+    found = torch.cat([everything(part) for part in (data.train, data.val, data.test)])
+    assert rows_of(found) == rows_of(torch.tensor(np.ascontiguousarray(images.transpose(3, 2, 0, 1))))
+    refusal(lambda: Arrays(saved(tmp_path, images), layout="HWC").load(), "data.layout=HWC", "NHWC")
+    refusal(lambda: Arrays(saved(tmp_path, images), layout="NHW").load(), "names 3 axes")
 
 
 def test_uint8_is_not_real(tmp_path: Path):
@@ -189,27 +313,99 @@ def test_uint8_is_not_real(tmp_path: Path):
     refusal(lambda: Arrays(root, domain="real").load(), "data.domain=unit")
 
 
-@pytest.mark.parametrize("label", [np.arange(30) - 1, np.arange(30) * 2, np.zeros(30), np.array(["a"] * 30)])
-def test_labels_that_are_no_class_numbers(tmp_path: Path, label: np.ndarray):
-    root = saved(tmp_path, np.full((30, 4, 4), 200, np.uint8), label=label)
-    refusal(lambda: Arrays(root).load(), "0..K-1", "numpy.unique(label, return_inverse=True)[1]")
+@pytest.mark.parametrize(
+    ("label", "names"),
+    [
+        (np.arange(30) % 3 + 1, ("1", "2", "3")),
+        (np.where(np.arange(30) % 2, 3, 8), ("3", "8")),
+        ((np.arange(30) % 3).astype(float), ("0", "1", "2")),
+        (np.arange(30)[:, None] % 3, ("0", "1", "2")),
+        (np.arange(30) % 12, tuple(map(str, range(12)))),
+        (np.array(["cat", "ape", "dog"])[np.arange(30) % 3], ("ape", "cat", "dog")),
+        (np.array([b"b", b"a"])[np.arange(30) % 2], ("a", "b")),
+        (np.eye(3)[np.arange(30) % 3], ("0", "1", "2")),
+        (np.arange(30) % 2 == 0, ("0", "1")),
+    ],
+)
+def test_labels_as_they_come_have_their_own_names(tmp_path: Path, label: np.ndarray, names: tuple[str, ...]):
+    shade = np.arange(30) * 8 + 7  # which image is which
+    images = np.broadcast_to(shade[:, None, None], (30, 4, 4)).astype(np.uint8)
+    data = Arrays(saved(tmp_path, images, label=label)).load()
+    assert data.class_names == names and data.num_classes == len(names)
+    flat = label.argmax(1) if label.shape == (30, 3) else label.reshape(-1)
+    words = [each.decode() if isinstance(each, bytes) else str(each) for each in flat.tolist()]
+    words = [{"True": "1", "False": "0"}.get(word, word.removesuffix(".0")) for word in words]
+    for part in (data.train, data.val, data.test):
+        rows = (everything(part)[:, 0, 0, 0].long() - 7) // 8
+        assert [names[y] for y in part.labels] == [words[row] for row in rows]
 
 
-def test_labels_of_another_length(tmp_path: Path):
-    for label in (np.zeros(29, int), np.zeros((30, 1), int)):
-        root = saved(tmp_path, np.full((30, 4, 4), 200, np.uint8), label=label)
-        refusal(lambda root=root: Arrays(root).load(), "30 images", str(label.shape), "one label an image")
+def test_labels_that_are_no_classes(tmp_path: Path):
+    images = np.full((30, 4, 4), 200, np.uint8)
+    for label, words in (
+        (np.arange(30) / 7, ["whole numbers or words", "data.label=false"]),
+        (np.full(30, np.nan), ["label holds nan", "data.label=false"]),
+        (np.zeros((30, 14), int), ["14 columns", "data.label_column=0 to 13", "data.label=false"]),
+        (np.zeros(29, int), ["30 images", "(29,)", "one label an image"]),
+    ):
+        root = saved(tmp_path, images, label=label)
+        refusal(lambda root=root: Arrays(root).load(), *words)
+        assert Arrays(root, label=False).load().num_classes == 0
+    root = saved(tmp_path, images, label=np.stack([np.zeros(30, int), np.arange(30) % 2 + 5], 1))
+    assert Arrays(root, label_column=1).load().class_names == ("5", "6")
+    refusal(lambda: Arrays(root, label_column=2).load(), "data.label_column=2", "0 to 1")
+
+
+def test_numbers_of_images_are_no_classes(tmp_path: Path):
+    root = saved(tmp_path, np.full((200, 4, 4), 200, np.uint8), y=np.arange(200))
+    data = Arrays(root).load()
+    assert data.num_classes == 0 and "200 values for 200 images" in data.left_out[0]
+    assert Arrays(root, label="y").load().num_classes == 200
 
 
 def test_npz_keys(tmp_path: Path):
     path = tmp_path / "set.npz"
-    np.savez(path, images=np.zeros((30, 4, 4), np.uint8))
-    refusal(lambda: Arrays(str(path)).load(), "holds images", "must be called x")
-    np.savez(path, x=np.full((30, 4, 4), 9, np.uint8), y=np.zeros(30, int))
-    refusal(lambda: Arrays(str(path)).load(), "holds y", "must be called label")
+    images, labels = RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8), np.arange(30) % 3
+    for x, y in (("images", "labels"), ("X", "y"), ("imgs", "target"), ("arr_0", None)):
+        np.savez(path, **{x: images} | ({} if y is None else {y: labels}), more=labels)
+        data = Arrays(str(path)).load()
+        assert data.num_classes == (0 if y is None else 3) and f"images from {x}" in data.guesses[0]
+        assert "more" in data.left_out[0] and "data.label=NAME" in data.left_out[0]
+    np.savez(path, pictures=images, kinds=labels)
+    refusal(lambda: Arrays(str(path)).load(), "holds pictures, kinds", "called x", "data.x=NAME")
+    assert Arrays(str(path), x="pictures", label="kinds").load().num_classes == 3
+    refusal(lambda: Arrays(str(path), x="picture").load(), "data.x=picture", "holds pictures, kinds")
     with zipfile.ZipFile(path, "w"):
         pass
     refusal(lambda: Arrays(str(path)).load(), "holds nothing", "must be called x")
+
+
+def test_official_splits_are_kept(tmp_path: Path):
+    path = tmp_path / "set.npz"
+    images, labels = RNG.integers(0, 256, (60, 4, 4), dtype=np.uint8), np.arange(60, dtype=np.uint8) % 3
+    np.savez(path, x_train=images[:40], y_train=labels[:40], x_test=images[40:], y_test=labels[40:])
+    data = Arrays(str(path)).load()
+    assert torch.equal(everything(data.test)[:, 0], torch.from_numpy(images[40:])) and len(data.val) == 4
+    assert torch.equal(data.test.labels, torch.from_numpy(labels[40:].astype(np.int64)))
+    assert rows_of(torch.cat([everything(data.train), everything(data.val)])) == rows_of(
+        torch.from_numpy(images[:40, None])
+    )
+    assert any("val cut from train (data.val_fraction)" in guess for guess in data.guesses)
+    ends = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
+    named = {
+        f"{split}_{what}": values[rows]
+        for split, rows in ends.items()
+        for what, values in (("images", images), ("labels", labels[:, None] + 1))
+    }
+    np.savez(path, **named)
+    data = Arrays(str(path)).load()
+    for split, rows in ends.items():
+        part = getattr(data, split)
+        assert torch.equal(everything(part)[:, 0], torch.from_numpy(images[rows]))
+        assert [data.class_names[y] for y in part.labels] == [str(y + 1) for y in labels[rows]]
+    np.savez(path, **{name: values for name, values in named.items() if name != "test_labels"})
+    data = Arrays(str(path)).load()
+    assert data.num_classes == 0 and "all labels, for test has none" in data.left_out[0]
 
 
 def test_too_few(tmp_path: Path):

@@ -1,13 +1,17 @@
-"""Images in one NumPy file: `.npy`, or `.npz` with `x` and optional `label`.
+"""Images in one NumPy file: `.npy`, or `.npz` with images and, if there are any, labels.
 
-Layouts: (N, H, W), (N, C, H, W) and (N, H, W, C). The channel axis of a rank-4 array is the one of size 1, 3 or 4;
-where both ends qualify, an axis of size 1 wins (an image one pixel high is no image), else channels-first does.
+Of an `.npz` the array called `x` is taken, or the one that goes by another common name, and `label` or its like; with
+several that could be meant, `data.x` and `data.label` name them. Official splits are kept: `x_train`, `y_train`,
+`x_test`, `y_test` as Keras has them, `train_images`, `train_labels`, `val_images`, ... as MedMNIST does; a split that
+is not there is cut from the training images at random. Axes, values and labels: see `stage1_vae.data.layout`,
+`stage1_vae.data.pixels` and `stage1_vae.data.labels`.
 
 A `.npy` file is memory-mapped: one that exceeds the memory limit is never read as a whole.
 """
 
-import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,11 +21,25 @@ import torch
 from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
-from stage1_vae.data.splits import existing, fits_in_memory, split_rows
-from stage1_vae.numpy_files import mapped, opened_npz
+from stage1_vae.data.labels import Labels, are_identities, read_labels
+from stage1_vae.data.layout import arranged
+from stage1_vae.data.pixels import Pixels, read_pixels
+from stage1_vae.data.splits import (
+    MIN_PER_SPLIT,
+    SPLIT_NAMES,
+    SPLITS,
+    check_fraction,
+    check_total,
+    existing,
+    fits_in_memory,
+    hold_out,
+    split_rows,
+)
+from stage1_vae.numpy_files import NumpyArchive, mapped, opened_npz
 
-CHANNELS = (1, 3, 4)
-CHUNK_BYTES = 64 * 2**20
+IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
+LABELS = ("label", "labels", "y", "target", "targets")
+"""What the arrays of an .npz file are called, in lower case; the first of them that is there is meant."""
 MOST_NAMED = 5
 
 
@@ -32,16 +50,33 @@ class Mapped(ImageSet):
         array: [M, C, H, W], a view of the file.
         rows: the rows of this split, int64 [N].
         labels: int64 [N], or None.
+        pixels: what its numbers mean.
     """
 
-    def __init__(self, array: np.ndarray, rows: np.ndarray, labels: Tensor | None) -> None:
-        self.array, self.rows, self.labels = array, rows, labels
+    def __init__(self, array: np.ndarray, rows: np.ndarray, labels: Tensor | None, pixels: Pixels) -> None:
+        self.array, self.rows, self.labels, self.pixels = array, rows, labels, pixels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, index: Tensor) -> Tensor:
-        return _tensor(self.array[self.rows[index.cpu().numpy()]])
+        return self.pixels.tensor(self.array[self.rows[index.cpu().numpy()]])
+
+
+@dataclass(frozen=True)
+class Content:
+    """What lies in a file: images as they lie there, of each split or (called "all") of none, and their labels.
+
+    Attributes:
+        images: split -> array.
+        labels: split -> array; of some splits, or of none.
+        guesses, left_out: see `ImageData`.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    guesses: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,12 +85,23 @@ class Arrays:
 
     Args:
         root: the file.
-        val_fraction, test_fraction: what the fixed random split holds out.
+        x, label: which arrays of an .npz hold images and labels; None: those with a common name; `label` False: none.
+        label_column: of labels in several columns, the one to take.
+        layout: the axes in the order of the file, such as NHWC; None: to be found out.
+        levels: how many values unsigned bytes take; None: 256, or fewer where the images are next to black.
+        range: the numbers that are black and white, where they are not 0 and 1 (floats) or 0 and 255 (bytes).
+        val_fraction, test_fraction: what the fixed random split holds out, where the file has none.
         domain: "unit" for values in [0, 1] or uint8, "real" for any numbers.
         memory_limit_gib: files with more than this stay on disk (`.npy` only).
     """
 
     root: str | None
+    x: str | None = None
+    label: str | bool | None = None
+    label_column: int | None = None
+    layout: str | None = None
+    levels: int | None = None
+    range: Sequence[float] | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     domain: str = "unit"
@@ -71,44 +117,118 @@ class Arrays:
         """
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
-        domain = Domain(self.domain)
-        path = existing(self.root, "a .npy or .npz file of images")
-        images, labels = _open(path)
-        images = _channels_first(path, images)
-        _check_type(path, images, domain)
-        digest = _check_values(path, images, domain)
-        num_classes = 0 if labels is None else _check_labels(path, labels, len(images))
-        split = split_rows(len(images), self.val_fraction, self.test_fraction)
+        path, domain = existing(self.root, "a .npy or .npz file of images"), Domain(self.domain)
+        content = self._content(path)
+        images, ends, axes = self._images(path, content, domain)
+        pixels = read_pixels(str(path), images, domain, self.levels, self.range)
+        labels, unread = self._labels(path, content, len(images))
+        rows, cut = self._rows(ends)
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
-        train, val, test = (_image_set(images, rows, labels, keep) for rows in (split.train, split.val, split.test))
-        assignment = (torch.from_numpy(rows) for rows in (split.train, split.val, split.test))
+        sets: dict[str, ImageSet] = {}
+        for name in SPLITS:
+            kept = None if labels is None else torch.from_numpy(labels.numbers[rows[name]])
+            whole = InMemory(pixels.tensor(images[rows[name]]), kept) if keep else None
+            sets[name] = whole or Mapped(images, rows[name], kept, pixels)
+        names = () if labels is None else labels.names
+        numbers = None if labels is None else torch.from_numpy(labels.numbers)
+        assignment = (torch.from_numpy(rows[name]) for name in SPLITS)
+        further = [fact for fact in (pixels.facts, None if labels is None or labels.are_plain else repr(names)) if fact]
         return ImageData(
             name=path.stem,
-            train=train,
-            val=val,
-            test=test,
+            train=sets["train"],
+            val=sets["val"],
+            test=sets["test"],
             shape=tuple(images.shape[1:]),
-            levels=256 if images.dtype == np.uint8 else None,
+            levels=pixels.levels,
             domain=domain,
-            num_classes=num_classes,
-            class_names=tuple(map(str, range(num_classes))),
-            fingerprint=fingerprint(
-                (
-                    "arrays",
-                    self.domain,
-                    digest,
-                    None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-                    *assignment,
-                )
-            ),
+            num_classes=len(names),
+            class_names=names,
+            fingerprint=fingerprint(("arrays", self.domain, pixels.digest, numbers, *assignment, *further)),
+            value_range=pixels.value_range,
+            guesses=(*content.guesses, *axes, *pixels.guesses, *(() if labels is None else labels.guesses), *cut),
+            left_out=(*content.left_out, *unread),
         )
 
+    def _content(self, path: Path) -> Content:
+        with _opened(path) as file:
+            if isinstance(file, NumpyArchive):
+                return _chosen(path, file, self.x, self.label)
+            if self.x is not None or isinstance(self.label, str):
+                raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
+            return Content({"all": file}, {})
 
-def _open(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images and labels as they lie in the file."""
+    def _images(
+        self, path: Path, content: Content, domain: Domain
+    ) -> tuple[np.ndarray, dict[str, int], tuple[str, ...]]:
+        """All images [N, C, H, W], one split behind the other; how many each has; what was guessed of their axes."""
+        arrays: dict[str, np.ndarray] = {}
+        guesses: tuple[str, ...] = ()
+        for split, images in content.images.items():
+            what = str(path) if split == "all" else f"{path} ({split})"
+            arrays[split], guesses = arranged(what, images, self.layout, domain)
+        first, *others = arrays
+        for split in others:
+            one, other = arrays[first], arrays[split]
+            if (one.shape[1:], one.dtype) != (other.shape[1:], other.dtype):
+                raise DataError(
+                    f"{path}: {first} holds {one.dtype} {one.shape[1:]} and {split} {other.dtype} {other.shape[1:]}: "
+                    "save all splits alike"
+                )
+        whole = np.concatenate(list(arrays.values())) if others else arrays[first]
+        return whole, {split: len(array) for split, array in arrays.items()}, guesses
+
+    def _labels(self, path: Path, content: Content, num: int) -> tuple[Labels | None, tuple[str, ...]]:
+        """Labels of all images, and what was left out."""
+        if not content.labels:
+            if self.label_column is not None:
+                raise DataError(f"data.label_column={self.label_column}: {path} has no labels; leave the key out")
+            return None, ()
+        if without := [split for split in content.images if split not in content.labels]:
+            return None, (f"all labels, for {' and '.join(without)} has none",)
+        for split, labels in content.labels.items():
+            if len(labels) != len(content.images[split]) and split != "all":
+                raise DataError(f"{path}: {split} has {len(content.images[split])} images and {len(labels)} labels")
+        parts = [content.labels[split] for split in content.images]
+        whole = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
+        found = read_labels(str(path), whole, num, self.label_column)
+        if are_identities(found) and self.label is None:
+            return None, (f"labels of {len(found.names):,} values for {num:,} images (data.label=NAME keeps them)",)
+        return found, ()
+
+    def _rows(self, sizes: dict[str, int]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Rows of each split, and what was cut from the training images because the file has none of it."""
+        if "all" in sizes:
+            split = split_rows(sizes["all"], self.val_fraction, self.test_fraction)
+            return {name: getattr(split, name) for name in SPLITS}, ()
+        check_total(sum(sizes.values()))
+        ends = np.cumsum([0, *sizes.values()])
+        rows = {name: np.arange(start, end) for name, start, end in zip(sizes, ends, ends[1:], strict=False)}
+        cut: tuple[str, ...] = ()
+        for name in ("test", "val"):
+            if name not in rows:
+                key = f"{name}_fraction"
+                check_fraction(key, getattr(self, key))
+                train = rows["train"]
+                rest, held = hold_out(
+                    len(train), max(MIN_PER_SPLIT, round(len(train) * getattr(self, key))), f"data.{key}"
+                )
+                rows[name], rows["train"] = train[held], train[rest]
+                cut += (f"{name} cut from train (data.{key})",)
+        return rows, cut
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
+    """The array in the file, or its arrays.
+
+    Raises:
+        DataError: it is no file of arrays.
+    """
     if path.is_dir():
+        inside = sorted(each.name for each in path.iterdir() if each.suffix in (".npy", ".npz"))[:MOST_NAMED]
+        found = f" (it holds {', '.join(inside)})" if inside else ""
         raise DataError(
-            f"{path} is a folder: name a .npy or .npz file with data.root=FILE, or choose data=image_folder"
+            f"{path} is a folder{found}: name a .npy or .npz file with data.root=FILE, or choose data=image_folder"
         )
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
@@ -116,10 +236,10 @@ def _open(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
     try:
         if path.suffix == ".npy":
-            return mapped(path), None
-        with opened_npz(path) as archive:
-            _check_names(path, archive.names)
-            return archive.read("x"), archive.read("label") if "label" in archive.names else None
+            yield mapped(path)
+        else:
+            with opened_npz(path) as archive:
+                yield archive
     except DataError:
         raise
     except Exception as error:  # numpy's and zip's readers raise many kinds on a damaged file
@@ -131,82 +251,60 @@ def _open(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
 
 
-def _check_names(path: Path, names: list[str]) -> None:
-    if "x" not in names:
-        found = " ".join(", ".join(names[:MOST_NAMED]).split()) + ", ..." * (len(names) > MOST_NAMED)
-        raise DataError(f"{path} holds {found or 'nothing'}; the images must be called x, labels label")
-    stray = {"labels", "y", "target", "targets"} & set(names)
-    if stray and "label" not in names:
-        raise DataError(f"{path} holds {', '.join(sorted(stray))}; labels must be called label: rename the key")
-
-
-def _channels_first(path: Path, images: np.ndarray) -> np.ndarray:
-    """A view [N, C, H, W]."""
-    shape = images.shape
-    if images.ndim not in (3, 4) or 0 in shape[1:]:
-        raise DataError(f"{path} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C)")
-    if images.ndim == 3:
-        return images[:, None]
-    if shape[1] not in CHANNELS and shape[3] not in CHANNELS:
-        raise DataError(f"{path} has shape {shape}: no channel axis of size 1, 3 or 4 in (N, C, H, W) or (N, H, W, C)")
-    last = shape[3] in CHANNELS and (shape[1] not in CHANNELS or (shape[3] == 1 and shape[1] != 1))
-    return images.transpose(0, 3, 1, 2) if last else images
-
-
-def _check_type(path: Path, images: np.ndarray, domain: Domain) -> None:
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise DataError(f"{path} is {images.dtype}: save it as uint8 (0 to 255) or as float32 in [0, 1]")
-    if images.dtype == np.uint8 and domain is Domain.REAL:
-        raise DataError(f"{path} is uint8, level numbers and no real numbers: set data.domain=unit")
-
-
-def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        yield start, np.ascontiguousarray(images[start : start + rows])
-
-
-def _check_values(path: Path, images: np.ndarray, domain: Domain) -> str:
-    """Look at each value once, in chunks; the sha256 of all, in hexadecimal."""
-    digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
-    low, high = np.inf, -np.inf
-    for start, chunk in _chunks(images):
-        digest.update(chunk.tobytes())
-        chunk_low, chunk_high = float(chunk.min()), float(chunk.max())  # NaN travels through both
-        if not (np.isfinite(chunk_low) and np.isfinite(chunk_high)):
-            bad = int(np.argmin(np.isfinite(chunk).all(axis=(1, 2, 3))))
-            raise DataError(
-                f"{path} holds NaN or infinite values (first in image {start + bad}): remove or replace them"
-            )
-        low, high = min(low, chunk_low), max(high, chunk_high)
-    if images.dtype == np.uint8 and len(images) and high <= 1:
-        raise DataError(f"{path} is uint8 but holds only 0 and 1: multiply by 255, or save it as float32")
-    if images.dtype != np.uint8 and domain is Domain.UNIT and (low < 0 or high > 1):
+def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool | None) -> Content:
+    """The arrays of an .npz file that are meant."""
+    for key, name in (("x", x), ("label", label)):
+        if isinstance(name, str) and name not in archive.names:
+            raise DataError(f"data.{key}={name}: {path} holds {_few(archive.names)}")
+    in_splits = {} if x is not None else _split_names(archive.names, IMAGES)
+    plain = x or _first(archive.names, IMAGES)
+    if "train" in in_splits and plain not in ("x", "images"):
+        named = _split_names(archive.names, LABELS) if not isinstance(label, str) else {}
+        images, labels = in_splits, {} if label is False else {name: named[name] for name in in_splits if name in named}
+    elif plain is not None:
+        chosen = None if label is False else label if isinstance(label, str) else _first(archive.names, LABELS)
+        images, labels = {"all": plain}, {} if chosen is None or chosen == plain else {"all": chosen}
+    else:
         raise DataError(
-            f"{path} holds values from {low:g} to {high:g}, outside [0, 1]: divide by 255, or set data.domain=real"
+            f"{path} holds {_few(archive.names)}; the images must be called x, labels label, or be named with "
+            "data.x=NAME data.label=NAME"
         )
-    if images.dtype == np.float64 and max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
-        raise DataError(f"{path} holds values up to {max(abs(low), abs(high)):g}, beyond float32: rescale them")
-    return digest.hexdigest()
+    used = {*images.values(), *labels.values()}
+    others = [name for name in archive.names if name not in used]
+    usual = used <= {"x", "label"}
+    return Content(
+        {split: archive.read(name) for split, name in images.items()},
+        {split: archive.read(name) for split, name in labels.items()},
+        ()
+        if usual
+        else (
+            f"images from {_few(list(images.values()))}"
+            + (f", labels from {_few(list(labels.values()))}" if labels else "")
+            + " (data.x, data.label)",
+        ),
+        (f"arrays {_few(others)} (data.x=NAME, data.label=NAME)",) if others else (),
+    )
 
 
-def _check_labels(path: Path, labels: np.ndarray, num_images: int) -> int:
-    """The number of classes."""
-    if labels.shape != (num_images,):
-        raise DataError(f"{path} holds {num_images} images but label has shape {labels.shape}: give one label an image")
-    present = np.unique(labels) if labels.dtype.kind in "iu" else None
-    if present is None or not np.array_equal(present, np.arange(len(present))):
-        raise DataError(
-            f"{path}: label must hold integers 0..K-1, each at least once: "
-            "numpy.unique(label, return_inverse=True)[1] renumbers them"
-        )
-    return len(present)
+def _first(names: Sequence[str], common: Sequence[str]) -> str | None:
+    """The array with the first of the common names."""
+    known = {name.lower(): name for name in reversed(names)}
+    known = known | {name: name for name in names}
+    return next((known[name] for name in common if name in known), None)
 
 
-def _tensor(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.uint8 if images.dtype == np.uint8 else np.float32))
+def _split_names(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
+    """Split -> the array of its images (or labels), as train_images or x_train."""
+    found: dict[str, str] = {}
+    for name in names:
+        words = [word for word in re.split(r"[_\-./ ]+", name.lower()) if word]
+        if len(words) == 2:
+            for split, what in (words, words[::-1]):
+                if split in SPLIT_NAMES and what in common:
+                    found.setdefault(SPLIT_NAMES[split], name)
+    return found
 
 
-def _image_set(images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None, keep: bool) -> ImageSet:
-    kept = None if labels is None else torch.from_numpy(labels[rows].astype(np.int64))
-    return InMemory(_tensor(images[rows]), kept) if keep else Mapped(images, rows, kept)
+def _few(names: Sequence[str]) -> str:
+    listed = " ".join(", ".join(names[:MOST_NAMED]).split())
+    return listed + ", ..." * (len(names) > MOST_NAMED) if names else "nothing"

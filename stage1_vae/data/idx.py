@@ -2,12 +2,18 @@
 
 An IDX file is two zero bytes, a byte for the type (8: unsigned byte), a byte for the number of dimensions, one
 big-endian uint32 a dimension, then the values. It may be gzipped; the content decides, not the suffix.
+
+Four files make a set: images and labels, for training and for the test. MNIST's names are looked for first, then those
+of its relatives, which put a word before them and may say test for t10k: emnist-letters-train-images-idx3-ubyte. Labels
+of several columns are QMNIST's, whose first is the class.
 """
 
 import gzip
 import math
 import os
+import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
@@ -17,6 +23,9 @@ import torch
 
 from stage1_vae.archives import check_unpacked
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
+from stage1_vae.data.labels import Labels, read_labels
+from stage1_vae.data.layout import arranged
+from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import check_total, existing, hold_out
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -66,6 +75,22 @@ CLASS_NAMES = {
 }
 
 
+NAME = re.compile(r"(?:(.+)-)?(train|training|t10k|test|testing)-(images|labels?)[-.]idx\d-\w+(?:\.gz)?", re.IGNORECASE)
+"""Of a file: the word before, the split, and what it holds."""
+TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+"""Byte of the header -> type of the values."""
+UPRIGHT = "images that lie on their side are turned by data.transpose=true, as EMNIST's are"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The four files in the order of `FILES`, the word before their names, and what was guessed to find them."""
+
+    paths: tuple[Path, ...]
+    prefix: str = ""
+    guesses: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Idx:
     """Four IDX files in one folder: images and labels, for training and (t10k) for the test.
@@ -73,12 +98,21 @@ class Idx:
     Args:
         root: the folder.
         name: of the data set; decides what `download` fetches.
+        prefix: of several sets in one folder, the word before the file names of the one that is meant.
+        transpose: exchange rows and columns of each image.
+        label_column: of labels in several columns, the one to take; None: the first.
+        levels, range: see `stage1_vae.data.arrays.Arrays`.
         num_val: random training images held out for validation.
         download: fetch the files that are missing, with checksums.
     """
 
     root: str | None
     name: str = "mnist"
+    prefix: str | None = None
+    transpose: bool = False
+    label_column: int | None = None
+    levels: int | None = None
+    range: Sequence[float] | None = None
     num_val: int = 5000
     download: bool = False
 
@@ -90,41 +124,89 @@ class Idx:
         Raises:
             DataError: a file is missing, truncated, not IDX, or does not fit the others; a download fails.
         """
-        paths = self._paths()
-        images, labels = read_idx(paths[0], num_dims=3), read_idx(paths[1], num_dims=1)
-        test_images, test_labels = read_idx(paths[2], num_dims=3), read_idx(paths[3], num_dims=1)
-        _check_pair(paths[0], images, paths[1], labels)
-        _check_pair(paths[2], test_images, paths[3], test_labels)
-        if images.shape[1:] != test_images.shape[1:]:
-            raise DataError(
-                f"{paths[0].name} holds {_size(images)} images and {paths[2].name} {_size(test_images)} ones: "
-                "put files of one data set into data.root"
-            )
+        if not isinstance(self.transpose, bool):
+            raise DataError(f"data.transpose={self.transpose}: give true or false")
+        files = self._files()
+        prefix = files.prefix
+        pixels, images, test_images = self._images(files.paths[0], files.paths[2])
+        labels = self._labels(files.paths, (len(images), len(test_images)))
         check_total(len(images) + len(test_images))
-        train_rows, val_rows = hold_out(len(images), self.num_val, "data.num_val")
-        train = _in_memory(images[train_rows], labels[train_rows])
-        val = _in_memory(images[val_rows], labels[val_rows])
-        test = _in_memory(test_images, test_labels)
-        num_classes = int(max(labels.max(), test_labels.max())) + 1
-        names = CLASS_NAMES.get(self.name, ())
+        rows, test_rows = hold_out(len(images), self.num_val, "data.num_val"), np.arange(len(test_images))
+        of_train, of_test = labels.numbers[: len(images)], labels.numbers[len(images) :]
+        train, val, test = (
+            InMemory(pixels.tensor(values[chosen]), torch.from_numpy(numbers[chosen]))
+            for values, numbers, chosen in (
+                (images, of_train, rows[0]),
+                (images, of_train, rows[1]),
+                (test_images, of_test, test_rows),
+            )
+        )
+        names = labels.names
+        if labels.are_plain and len(known := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
+            names = known
+        further = [fact for fact in (pixels.facts, None if labels.are_plain else repr(labels.names)) if fact]
+        on_side = (UPRIGHT,) if prefix.lower().startswith("emnist") and not self.transpose else ()
         return ImageData(
-            name=self.name,
+            name=prefix or self.name,
             train=train,
             val=val,
             test=test,
-            shape=(1, *images.shape[1:]),
-            levels=256,
+            shape=tuple(images.shape[1:]),
+            levels=pixels.levels,
             domain=Domain.UNIT,
-            num_classes=num_classes,
-            class_names=names if len(names) == num_classes else tuple(map(str, range(num_classes))),
-            fingerprint=fingerprint(("idx", train, val, test)),
+            num_classes=len(names),
+            class_names=names,
+            fingerprint=fingerprint(("idx", train, val, test, *further)),
+            value_range=pixels.value_range,
+            guesses=(*files.guesses, *pixels.guesses, *labels.guesses, *on_side),
         )
 
-    def _paths(self) -> list[Path]:
+    def _images(self, path: Path, test_path: Path) -> tuple[Pixels, np.ndarray, np.ndarray]:
+        """What the pixels mean, and the images of both files [N, C, H, W]."""
+        found = []
+        for each in (path, test_path):
+            images = read_idx(each, (3, 4))
+            found.append(arranged(str(each), images, None, Domain.UNIT)[0])
+        if self.transpose:
+            found = [images.swapaxes(2, 3) for images in found]
+        if found[0].shape[1:] != found[1].shape[1:] or found[0].dtype != found[1].dtype:
+            raise DataError(
+                f"{path.name} holds {_size(found[0])} images and {test_path.name} {_size(found[1])} ones: "
+                "put files of one data set into data.root"
+            )
+        found = [_bytes_if_whole(images) for images in found]
+        pixels = read_pixels(str(path), np.concatenate(found), Domain.UNIT, self.levels, self.range)
+        return pixels, found[0], found[1]
+
+    def _labels(self, paths: tuple[Path, ...], nums: tuple[int, int]) -> Labels:
+        """Labels of the training images, and behind them those of the test images."""
+        path, test_path = paths[1], paths[3]
+        parts = []
+        for images_path, num, labels_path in zip(paths[::2], nums, paths[1::2], strict=True):
+            part = read_idx(labels_path, (1, 2))
+            if len(part) != num:
+                raise DataError(
+                    f"{images_path} holds {num} images but {labels_path.name} {len(part)} labels: "
+                    "put files of one data set into data.root"
+                )
+            parts.append(part.reshape(len(part), -1))
+        if parts[0].shape[1] != parts[1].shape[1]:
+            raise DataError(
+                f"{path.name} has {parts[0].shape[1]} columns of labels and {test_path.name} "
+                f"{parts[1].shape[1]}: put files of one data set into data.root"
+            )
+        columns = parts[0].shape[1]
+        column = 0 if self.label_column is None else self.label_column
+        found = read_labels(str(path), np.concatenate(parts), sum(nums), column)
+        if columns > 1 and self.label_column is None:
+            guess = f"the first of {columns} columns of labels (data.label_column)"
+            return Labels(found.numbers, found.names, (*found.guesses, guess))
+        return found
+
+    def _files(self) -> Files:
         if not self.download:
             hint = ", or fetch them with data.root=DIR data.download=true" if self.name in MIRRORS else ""
-            folder = existing(self.root, "the folder of the four IDX files", hint)
-            return [_find(folder, file, self.name) for file in FILES]
+            return _find(existing(self.root, "the folder of the four IDX files", hint), self.name, self.prefix)
         if not self.root:
             raise DataError("data.download=true needs data.root=DIR: the folder to put the files into")
         if self.name not in MIRRORS:
@@ -133,14 +215,16 @@ class Idx:
             )
         folder = Path(str(self.root)).expanduser().absolute()
         mirror = MIRRORS[self.name]
-        return [
-            _present(folder, file) or _fetch(mirror.url, f"{file}.gz", md5, folder)
-            for file, md5 in zip(FILES, mirror.md5, strict=True)
-        ]
+        return Files(
+            tuple(
+                _present(folder, file) or _fetch(mirror.url, f"{file}.gz", md5, folder)
+                for file, md5 in zip(FILES, mirror.md5, strict=True)
+            )
+        )
 
 
-def read_idx(path: Path, num_dims: int) -> np.ndarray:
-    """The values of one IDX file of unsigned bytes, with `num_dims` dimensions.
+def read_idx(path: Path, num_dims: tuple[int, ...]) -> np.ndarray:
+    """The values of one IDX file, which has one of the numbers of dimensions `num_dims`; read only.
 
     Raises:
         DataError: not such a file, or cut short.
@@ -156,18 +240,20 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 
 
-def _values(path: Path, file: BinaryIO, packed_bytes: int, gzipped: bool, num_dims: int) -> np.ndarray:
+def _values(path: Path, file: BinaryIO, packed_bytes: int, gzipped: bool, num_dims: tuple[int, ...]) -> np.ndarray:
     """The header decides how much is read, and the size of the file how much the header may say."""
-    magic = bytes((0, 0, 8, num_dims))
-    start = 4 + 4 * num_dims
-    header = file.read(start)
-    if header[:4] != magic:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES:
+        raise DataError(f"{path} is not an IDX file: it starts with {magic.hex(' ') or 'nothing'}; fetch it again")
+    if magic[3] not in num_dims:
         raise DataError(
-            f"{path} is not an IDX file of unsigned bytes in {num_dims} dimensions: it starts with "
-            f"{header[:4].hex(' ') or 'nothing'}, not {magic.hex(' ')}; fetch it again"
+            f"{path} is an IDX file of {magic[3]} dimensions; images have 3 dimensions, or 4 with channels, and "
+            "labels 1: see which files were put under these names"
         )
-    shape = tuple(int(n) for n in np.frombuffer(header[4:].ljust(4 * num_dims, b"\0"), dtype=">u4"))
-    needed = start + math.prod(shape)
+    dtype, start = np.dtype(TYPES[magic[2]]), 4 + 4 * magic[3]
+    shape = tuple(int(n) for n in np.frombuffer(file.read(4 * magic[3]).ljust(4 * magic[3], b"\0"), dtype=">u4"))
+    num_bytes = dtype.itemsize * math.prod(shape)
+    needed = start + num_bytes
     if 0 in shape or (not gzipped and needed > packed_bytes):
         state = "empty" if 0 in shape else "truncated"
         raise DataError(f"{path} is {state}: {packed_bytes} bytes where {shape} needs {needed}; fetch it again")
@@ -175,12 +261,22 @@ def _values(path: Path, file: BinaryIO, packed_bytes: int, gzipped: bool, num_di
         check_unpacked(path.name, needed, packed_bytes)
     except ValueError as error:
         raise DataError(f"{path} is refused: {error}; fetch it again, or take a machine with more memory") from error
-    content = header + file.read(needed - start)
-    if len(content) < needed:
-        raise DataError(f"{path} is truncated: {len(content)} bytes where {shape} needs {needed}; fetch it again")
+    content = file.read(num_bytes)
+    if len(content) < num_bytes:
+        raise DataError(
+            f"{path} is truncated: {start + len(content)} bytes where {shape} needs {needed}; fetch it again"
+        )
     if file.read(1):  # of a gzipped file this also compares the checksum
         raise DataError(f"{path} is too long: more than the {needed} bytes that {shape} needs; fetch it again")
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+    values = np.frombuffer(content, dtype=dtype).reshape(shape)
+    return values if dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
+
+
+def _bytes_if_whole(images: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255 are bytes, whatever type they were written in."""
+    if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
+        return images
+    return images.astype(np.uint8)
 
 
 def _present(folder: Path, file: str) -> Path | None:
@@ -189,14 +285,60 @@ def _present(folder: Path, file: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _find(folder: Path, file: str, name: str) -> Path:
-    path = _present(folder, file)
-    if path is None:
-        remedy = "add data.download=true, or " if name in MIRRORS else ""
-        raise DataError(
-            f"{folder} has no {file} or {file}.gz: {remedy}name the folder of the IDX files with data.root=DIR"
+def _find(root: Path, name: str, prefix: str | None) -> Files:
+    """The four files of one set.
+
+    Raises:
+        DataError: they are not there, or those of several sets are.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is a file: name the folder of the four IDX files with data.root=DIR")
+    folder, guesses = root, ()
+    sets = _sets(folder)
+    if not sets and len(below := [inner for inner in _folders_below(root) if _sets(inner)]) == 1:
+        folder, sets, guesses = (
+            below[0],
+            _sets(below[0]),
+            (f"files from {below[0].relative_to(root)}/ below data.root",),
         )
-    return path
+    if prefix is None and len(sets) > 1 and "" not in sets:
+        raise DataError(
+            f"{folder} holds the files of {len(sets)} sets: choose one with data.prefix={min(sets)} "
+            f"(there are {', '.join(sorted(sets))})"
+        )
+    chosen = prefix if prefix is not None else "" if "" in sets or not sets else min(sets)
+    found = sets.get(chosen, {})
+    missing = next((i for i in range(len(FILES)) if i not in found), None)
+    if missing is not None:
+        raise DataError(_absent(folder, f"{chosen}-{FILES[missing]}" if chosen else FILES[missing], name, sets))
+    return Files(tuple(found[i] for i in range(len(FILES))), chosen, guesses)
+
+
+def _absent(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]) -> str:
+    """What to say where `file` is missing: what is there, and, in a folder that holds nothing, how to fetch it."""
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    there = f" (it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)})" if others else ""
+    prefixes = [prefix for prefix in sets if prefix]
+    fetch = "add data.download=true, or " if name in MIRRORS and not prefixes else ""
+    chosen = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
+    remedy = f"{fetch}{chosen}name the folder of the IDX files with data.root=DIR"
+    return f"{folder} has no {file} or {file}.gz{there}: {remedy}"
+
+
+def _folders_below(root: Path) -> list[Path]:
+    """Folders one and two below `root`, as MNIST/raw is."""
+    return [path for depth in ("*", "*/*") for path in sorted(root.glob(depth)) if path.is_dir()]
+
+
+def _sets(folder: Path) -> dict[str, dict[int, Path]]:
+    """The word before the file names -> place in `FILES` -> the file; an unpacked one before its gzipped copy."""
+    sets: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (named := NAME.fullmatch(path.name)) and path.is_file():
+            prefix, split, what = named.group(1) or "", named.group(2).lower(), named.group(3).lower()
+            place = 2 * (not split.startswith("train")) + (what != "images")
+            sets.setdefault(prefix, {}).setdefault(place, path)
+    return sets
 
 
 def _fetch(url: str, file: str, md5: str, folder: Path) -> Path:
@@ -211,17 +353,5 @@ def _fetch(url: str, file: str, md5: str, folder: Path) -> Path:
         raise DataError(f"cannot download {url}{file} to {folder} ({reason}): put the files there by hand") from error
 
 
-def _check_pair(images_path: Path, images: np.ndarray, labels_path: Path, labels: np.ndarray) -> None:
-    if len(images) != len(labels):
-        raise DataError(
-            f"{images_path} holds {len(images)} images but {labels_path.name} {len(labels)} labels: "
-            "put files of one data set into data.root"
-        )
-
-
 def _size(images: np.ndarray) -> str:
-    return "x".join(map(str, images.shape[1:]))
-
-
-def _in_memory(images: np.ndarray, labels: np.ndarray) -> InMemory:
-    return InMemory(torch.tensor(images).unsqueeze(1), torch.tensor(labels, dtype=torch.int64))
+    return "x".join(map(str, images.shape[2:]))

@@ -29,7 +29,9 @@ def levels_of(what: str, high: int, asked: int | None, complete: bool = True) ->
         if isinstance(asked, bool) or not isinstance(asked, int) or not 2 <= asked <= BYTE:
             raise DataError(f"data.levels={asked}: give a whole number from 2 to {BYTE}, or null")
         if high >= asked:
-            raise DataError(f"{what} holds {high}, and data.levels={asked} ends at {asked - 1}: give at least {high + 1}")
+            raise DataError(
+                f"{what} holds {high}, and data.levels={asked} ends at {asked - 1}: give at least {high + 1}"
+            )
         return asked, ()
     if high == 0 and complete:
         raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")

@@ -15,6 +15,19 @@ from stage1_vae.data.images import DataError
 SPLIT_SEED = 20240229
 MIN_IMAGES = 10
 MIN_PER_SPLIT = 2
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+} | {
+    "test": "test",
+    "testing": "test",
+}
+"""What people call a split, in lower case -> its name here."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Labels as they come, and the names that users give them.
+
+Inside, classes are numbered 0..K-1; a user knows them by name: the folder's, the word in the file, the number that is
+written there (1 to 26, or 3 and 8). Numbers are in their own order, words in the alphabet's. A name that is a number is
+a name: `sample.label=2` means the class called 2, whichever row it has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from stage1_vae.data.images import DataError
+
+MOST_NAMED = 5
+MANY = 100
+"""From so many images on, labels of which most are different are numbers of images and no classes."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One label an image.
+
+    Attributes:
+        numbers: int64 [N], from 0.
+        names: one a class.
+        guesses: what was made of labels that can be read in several ways.
+    """
+
+    numbers: np.ndarray
+    names: tuple[str, ...]
+    guesses: tuple[str, ...] = ()
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether the names are the numbers."""
+        return self.names == tuple(map(str, range(len(self.names))))
+
+
+def in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes in the order of their numbers, if all are whole numbers, else in that of the alphabet."""
+    if all(_whole(name) is not None for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _whole(name: str) -> int | None:
+    try:
+        return int(name) if name.strip() == name and "_" not in name else None
+    except ValueError:
+        return None
+
+
+def class_number(label: int | str, names: Sequence[str]) -> int:
+    """The number of the class that a user calls `label`.
+
+    Args:
+        label: a name, or, where no name is a whole number, a number from 0.
+        names: one a class.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    words = str(label)
+    if words in names:
+        return names.index(words)
+    number = _whole(words)
+    values = [_whole(name) for name in names]
+    if number is not None and values.count(number) == 1:  # 01 is 1
+        return values.index(number)
+    if number is not None and not any(value is not None for value in values) and 0 <= number < len(names):
+        return number
+    if values == list(range(len(names))):
+        raise DataError(f"label {words} is out of range; the classes are 0 to {len(names) - 1}")
+    nearest = get_close_matches(words, names, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise DataError(f"there is no class {words}; {hint}the classes are {listed(names)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    few = ", ".join(" ".join(name.split())[:40] for name in names[:MOST_NAMED])
+    return few + (", ..." if len(names) > MOST_NAMED else "")
+
+
+def read_labels(what: str, labels: np.ndarray, num_images: int, column: int | None = None) -> Labels:
+    """Labels as a file holds them: whole numbers of any type, words, one-hot rows, or a column of several.
+
+    Args:
+        what: the file and the array, to name them.
+        labels: [N], [N, 1], or [N, columns].
+        num_images: N.
+        column: of `data.label_column`.
+
+    Raises:
+        DataError: there are more or fewer than images; they are no classes; several columns, and none was chosen.
+    """
+    guesses: tuple[str, ...] = ()
+    if labels.ndim not in (1, 2) or len(labels) != num_images or 0 in labels.shape[1:]:
+        raise DataError(f"{what}: {num_images} images but label has shape {labels.shape}: give one label an image")
+    if labels.ndim == 2:
+        if column is None and labels.shape[1] > 1 and _is_one_hot(labels):
+            labels, guesses = labels.argmax(1), (f"labels read as one-hot rows of {labels.shape[1]} classes",)
+        else:
+            labels = labels[:, _column(what, labels, column)]
+    elif column:
+        raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
+    return _named(what, labels, guesses)
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "biuf" and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+
+
+def _column(what: str, labels: np.ndarray, column: int | None) -> int:
+    num = labels.shape[1]
+    if column is None and num == 1:
+        return 0
+    if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
+        chosen = "" if column is None else f"data.label_column={column}: "
+        raise DataError(
+            f"{chosen}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}, or "
+            "data.label=false for none"
+        )
+    return column
+
+
+def _named(what: str, labels: np.ndarray, guesses: tuple[str, ...]) -> Labels:
+    if labels.dtype.kind == "f":
+        if not np.array_equal(labels, np.round(labels)):  # NaN is no number, and not equal to itself either
+            odd = labels[labels != np.round(labels)][0]
+            raise DataError(
+                f"{what}: label holds {odd:g}, and classes are whole numbers or words: give such, or set "
+                "data.label=false"
+            )
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "biuUS":
+        raise DataError(f"{what}: label is {labels.dtype}, and classes are whole numbers or words; or data.label=false")
+    values, numbers = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind == "b":
+        values = values.astype(np.int64)
+    words = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    names = in_order(words)
+    place = np.array([names.index(word) for word in words], dtype=np.int64)
+    return Labels(place[numbers.reshape(-1)], names, guesses)
+
+
+def are_identities(labels: Labels) -> bool:
+    """Whether most images have a label of their own, as file numbers have and classes have not."""
+    return len(labels.numbers) >= MANY and 2 * len(labels.names) > len(labels.numbers)

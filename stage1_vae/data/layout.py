@@ -1,0 +1,90 @@
+"""Which axis of an array of images is which.
+
+Files say nothing of it. Three axes are images without channels, (N, H, W); of four, the first counts the images and one
+of the ends the channels, of which images have 1, 3 or 4. Where both ends qualify an axis of size 1 wins (an image one
+pixel high is no image), else channels-first does, and that is said. Real numbers may be feature maps of any number of
+channels: of these, what is square is height and width. What still has two readings is asked for: `data.layout` names
+the axes in the order of the file, such as NCHW, NHWC or HWCN.
+"""
+
+from itertools import permutations
+from math import isqrt
+
+import numpy as np
+
+from stage1_vae.data.images import DataError, Domain
+
+CHANNELS = (1, 3, 4)
+LAYOUTS = tuple("".join(axes) for names in ("NHW", "NCHW") for axes in permutations(names))
+
+
+def arranged(what: str, images: np.ndarray, layout: str | None, domain: Domain) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A view [N, C, H, W] of `images`, and what was guessed to make it.
+
+    Args:
+        what: the file, to name it.
+        images: as they lie in the file.
+        layout: of `data.layout`; None: to be found out.
+        domain: where a pixel lives.
+
+    Raises:
+        DataError: they are no images, or can be read in two ways.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise DataError(f"data.layout={layout}: name each axis of the file once, such as NHW, NCHW, NHWC or HWCN")
+    shape = images.shape
+    if images.ndim not in (3, 4) or 0 in shape[1:]:
+        raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C){_remedy(shape)}")
+    guesses: tuple[str, ...] = ()
+    if layout is None:
+        layout, guesses = _found(what, shape, domain)
+    elif len(layout) != images.ndim:
+        raise DataError(
+            f"{what} has shape {shape}, and data.layout={layout} names {len(layout)} axes; name all of them"
+        )
+    if "C" not in layout:
+        return images.transpose([layout.index(axis) for axis in "NHW"])[:, None], guesses
+    return images.transpose([layout.index(axis) for axis in "NCHW"]), guesses
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    if len(shape) != 2:
+        return ""
+    side = isqrt(shape[1])
+    sides = f"{side}, {side}" if side * side == shape[1] > 1 else "height, width"
+    return f"; rows of pixels become images by x.reshape(-1, {sides})"
+
+
+def _found(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tuple[str, ...]]:
+    """The layout of an array of this shape, and what was guessed."""
+    if len(shape) == 3:
+        if shape[2] in CHANNELS[1:] and shape[0] == shape[1]:
+            raise DataError(
+                f"{what} has shape {shape}, one picture in colour or {shape[0]} narrow ones: stack pictures to "
+                "(N, H, W, C), or set data.layout=NHW"
+            )
+        return "NHW", ()
+    _, one, two, three = shape
+    first, last = one in CHANNELS, three in CHANNELS
+    if (one == 1) != (three == 1):
+        return ("NCHW" if one == 1 else "NHWC"), ()
+    if first and last:
+        return "NCHW", ("axes read as NCHW (data.layout=NHWC otherwise)",)
+    square_first, square_last = two == three != one, one == two != three
+    if not (square_last if first else square_first) and first != last:
+        if first or square_last or max(two, three) >= 2 * min(two, three):  # no map is so narrow
+            return ("NCHW" if first else "NHWC"), ()
+    elif domain is Domain.REAL and square_first != square_last:
+        read, other = ("NCHW", "NHWC") if square_first else ("NHWC", "NCHW")
+        return read, (
+            f"{one if square_first else three} channels: axes read as {read} (data.layout={other} otherwise)",
+        )
+    if first or last or domain is Domain.REAL:
+        raise DataError(
+            f"{what} has shape {shape}, which is {one} channels of {two}x{three} or {three} channels of {one}x{two}: "
+            "set data.layout=NCHW or data.layout=NHWC"
+        )
+    raise DataError(
+        f"{what} has shape {shape}: no channel axis of size 1, 3 or 4 in (N, C, H, W) or (N, H, W, C); name the axes, "
+        "such as data.layout=NCHW, NHWC or HWCN"
+    )

@@ -1,0 +1,212 @@
+"""What the numbers of an array of images mean.
+
+Unsigned bytes are level numbers (see `stage1_vae.data.levels`), floats in [0, 1] intensities. `data.range=[low,high]`
+says which numbers are black and white where they are others, such as [-1,1] or [0,65535]: x = (v - low) / (high - low).
+With `data.domain=real` they are numbers, and stay what they are. Nothing is scaled unasked: what lies outside [0, 1] is
+refused with the range that it seems to have, but for what rounding alone puts there, which is cut.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_vae.data.images import DataError, Domain
+from stage1_vae.data.levels import levels_of
+
+CHUNK_BYTES = 64 * 2**20
+ROUNDING = 1e-5
+"""How far beyond [0, 1] a float32 is for rounding's sake; a float16 a hundred times as far."""
+TWICE_DIVIDED = 1.001 / 255
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How raw numbers become the raw images of a split.
+
+    Attributes:
+        levels: of unsigned bytes; None: float32.
+        domain: where a pixel lives.
+        scale: the numbers that become 0 and 1; None: they are taken as they are.
+        value_range: the smallest and the largest number there is.
+        digest: sha256 of all numbers with their type and shape, in hexadecimal.
+        guesses: see `ImageData`.
+    """
+
+    levels: int | None
+    domain: Domain
+    scale: tuple[float, float] | None
+    value_range: tuple[float, float]
+    digest: str
+    guesses: tuple[str, ...] = ()
+
+    def tensor(self, images: np.ndarray) -> Tensor:
+        """Raw images of the same shape, uint8 or float32."""
+        if self.levels is not None:
+            return torch.from_numpy(np.ascontiguousarray(images, dtype=np.uint8))
+        values = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        if self.domain is Domain.REAL:
+            return values
+        if self.scale is not None:
+            low, high = self.scale
+            values = (values - low) / (high - low)
+        elif self.value_range[0] >= 0 and self.value_range[1] <= 1:
+            return values
+        return values.clamp(0, 1)
+
+    @property
+    def facts(self) -> str | None:
+        """What a fingerprint must know beside the numbers; None where they are taken as they are."""
+        if self.scale is None and self.levels in (None, 256):
+            return None
+        return f"levels {self.levels} scale {self.scale}"
+
+
+def read_pixels(
+    what: str,
+    images: np.ndarray,
+    domain: Domain,
+    levels: int | None = None,
+    scale: Sequence[float] | None = None,
+) -> Pixels:
+    """Look at each number of `images` [N, C, H, W] once, in chunks.
+
+    Args:
+        what: the file, to name it.
+        images: of any numeric type, in memory or mapped.
+        domain: of `data.domain`.
+        levels: of `data.levels`.
+        scale: of `data.range`.
+
+    Raises:
+        DataError: they are not what images are made of, with what to do about it.
+    """
+    ends = _ends(scale, domain)
+    _check_type(what, images, domain, ends)
+    if levels is not None and (images.dtype.kind not in "bu" or images.itemsize != 1 or ends is not None):
+        raise DataError(
+            f"data.levels={levels} is for images in unsigned bytes that are taken as they are; {what} is "
+            f"{images.dtype}: leave it out" + (", or data.range" if ends is not None else "")
+        )
+    low, high, digest = _looked_at(what, images)
+    if not len(images):
+        return Pixels(256 if images.dtype.kind in "bu" and ends is None else None, domain, ends, (0.0, 0.0), digest)
+    if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
+        raise DataError(f"{what} holds values up to {max(abs(low), abs(high)):g}, beyond float32: rescale them")
+    if ends is not None:
+        slack = ROUNDING * (ends[1] - ends[0])
+        if low < ends[0] - slack or high > ends[1] + slack:
+            raise DataError(
+                f"{what} holds values from {low:g} to {high:g}, outside data.range=[{ends[0]:g},{ends[1]:g}]"
+            )
+        return Pixels(None, domain, ends, (low, high), digest)
+    if images.dtype.kind in "bu":
+        num, guesses = levels_of(what, int(high), levels)
+        return Pixels(num, domain, None, (low, high), digest, guesses)
+    guesses = () if domain is Domain.REAL else _check_intensities(what, images.dtype, low, high)
+    return Pixels(None, domain, None, (low, high), digest, guesses)
+
+
+def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] | None:
+    """What `data.range` says."""
+    if scale is None:
+        return None
+    numbers = [each for each in scale if isinstance(each, (int, float)) and not isinstance(each, bool)]
+    if isinstance(scale, str) or len(scale) != 2 or len(numbers) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
+        raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
+    if domain is Domain.REAL:
+        raise DataError("data.range maps to [0, 1], and data.domain=real takes numbers as they are; leave one out")
+    return float(scale[0]), float(scale[1])
+
+
+def _check_type(what: str, images: np.ndarray, domain: Domain, ends: tuple[float, float] | None) -> None:
+    kind, is_byte = images.dtype.kind, images.dtype == np.uint8 or images.dtype.kind == "b"
+    if is_byte and domain is Domain.REAL:
+        raise DataError(f"{what} is {images.dtype}, level numbers and no real numbers: set data.domain=unit")
+    if kind == "f" or is_byte or (ends is not None and kind in "iu"):
+        return
+    if kind not in "iu" or not images.size:
+        raise DataError(f"{what} is {images.dtype}: save it as uint8 (0 to 255) or as float32 in [0, 1]")
+    if domain is Domain.REAL:
+        raise DataError(f"{what} is {images.dtype}: save it as float32")
+    low, high = int(images.min()), int(images.max())
+    key = f"set data.range=[{min(low, 0)},{_white(high)}]"
+    if low >= 0 and high <= 255:
+        raise DataError(
+            f"{what} is {images.dtype} and holds {low} to {high}: save it as uint8, x.astype(numpy.uint8), or as "
+            f"float32 in [0, 1], or {key}"
+        )
+    raise DataError(
+        f"{what} is {images.dtype} and holds {low} to {high}, which is no uint8: save it as float32 in [0, 1], or {key}"
+    )
+
+
+def _white(high: float) -> int:
+    """The end of the range of the smallest common depth that holds `high`: 8, 10, 12, 14 or 16 bits."""
+    return next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), math.ceil(high))
+
+
+def _looked_at(what: str, images: np.ndarray) -> tuple[float, float, str]:
+    """Smallest and largest value, and the sha256 of all."""
+    digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
+    low, high = math.inf, -math.inf
+    for start, chunk in _chunks(images):
+        digest.update(chunk.tobytes())
+        chunk_low, chunk_high = float(chunk.min()), float(chunk.max())  # NaN travels through both
+        if not (math.isfinite(chunk_low) and math.isfinite(chunk_high)):
+            bad = int(np.argmin(np.isfinite(chunk).all(axis=(1, 2, 3))))
+            raise DataError(
+                f"{what} holds NaN or infinite values (first in image {start + bad}): remove or replace them"
+            )
+        low, high = min(low, chunk_low), max(high, chunk_high)
+    return low, high, digest.hexdigest()
+
+
+def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        yield start, np.ascontiguousarray(images[start : start + rows])
+
+
+def _check_intensities(what: str, dtype: np.dtype, low: float, high: float) -> tuple[str, ...]:
+    """What was guessed of floats that should lie in [0, 1].
+
+    Raises:
+        DataError: they do not, or they are next to black.
+    """
+    slack = ROUNDING if dtype.itemsize > 2 else 100 * ROUNDING
+    if -slack <= low and high <= 1 + slack:
+        if high <= 0:
+            raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")
+        if high <= TWICE_DIVIDED:
+            raise DataError(
+                f"{what} holds values from {low:g} to {high:.3g}, as if they had been divided by 255 twice: multiply "
+                f"by 255, or set data.range=[0,{high:.4g}], or data.range=[0,1] if the images are that dark"
+            )
+        if low < 0 or high > 1:
+            return (f"values from {low:.8g} to {high:.8g} are cut to [0, 1]",)
+        return ()
+    told = f"{what} holds values from {low:g} to {high:g}, outside [0, 1]"
+    real = "or data.domain=real for numbers that are no intensities"
+    if low < -slack:
+        if low >= -1 - slack and high <= 1 + slack and low < -0.5:
+            raise DataError(f"{told}: they look like [-1, 1]; save (x + 1) / 2, or set data.range=[-1,1], {real}")
+        if low >= -0.5 - slack and high <= 0.5 + slack:
+            raise DataError(f"{told}: they look like [-0.5, 0.5]; save x + 0.5, or set data.range=[-0.5,0.5], {real}")
+        if low >= -0.25 and high <= 1.25:
+            raise DataError(f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, {real}")
+        raise DataError(
+            f"{told}: undo what made them so (a standardisation, say), or set data.range=[LOW,HIGH] to what is black "
+            f"and white, {real}"
+        )
+    if high <= 1.25:
+        raise DataError(
+            f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}], {real}"
+        )
+    white = _white(high) if high > 100 else math.ceil(high)
+    divided = f"divide by {white}" if high > 100 else "divide by what is white"
+    raise DataError(f"{told}: {divided}, or set data.range=[0,{white}], {real}")
