@@ -22,8 +22,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from evaluation.errors import EvaluationError
-from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_fit, vae_ingredients
+from orchestration.assembly import Parts, assemble, prior_ingredients, read_images, resolved_fit, vae_ingredients
 from orchestration.compare import identity, run_comparison
+from orchestration.dataset import dataset_facts, dataset_line
 from orchestration.encoding import encode_split
 from orchestration.errors import UserError
 from orchestration.export import export
@@ -32,6 +33,7 @@ from orchestration.launch import Launch
 from orchestration.measure import feature_net, measure, measure_ingredients, nets_of
 from orchestration.models import fitted_prior, histories, trained_vae, weights
 from orchestration.oracle import run_oracle
+from orchestration.pictures import draw_sheet
 from orchestration.plan import run_plan
 from orchestration.preflight import check_draws, check_evaluation, check_parts, check_request
 from orchestration.progress import counting
@@ -39,7 +41,7 @@ from orchestration.publish import CIRCUMSTANCES, circumstances, publish
 from orchestration.ranks import check_ranks
 from orchestration.reduced import reduced
 from orchestration.resume import LoopStates
-from orchestration.sampling import block_size, deliver, drawing, knobs, write_samples
+from orchestration.sampling import asked_class, block_size, deliver, drawing, knobs, write_samples
 from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
@@ -65,9 +67,7 @@ def run(config: Config, launch: Launch) -> None:
     try:
         check_ranks(config.trainer)
         if config.stage == "check":
-            with reduced(config, launch) as job:
-                perform(job)
-            print("check      everything was built and ran on two batches; nothing was kept")
+            check(config, launch)
         elif config.stage == "compare":
             run_comparison(config)
         elif config.stage == "plan":
@@ -80,11 +80,33 @@ def run(config: Config, launch: Launch) -> None:
         raise UserError(str(error)) from error
 
 
+def check(config: Config, launch: Launch) -> None:
+    """All stages on two batches each, and a sheet of training images to look at."""
+    with reduced(config, launch) as job:
+        check_request(job)
+        data = read_images(job)
+        print(f"{'data':<11}{dataset_line(data)}", flush=True)
+        parts = assemble(job, given=data)
+        try:
+            print(
+                f"{'pictures':<11}{draw_sheet(parts, config.paths.root)}: are they upright, whole and called so?",
+                flush=True,
+            )
+        except OSError as error:
+            raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
+        carry_out(job, parts)
+    print("check      everything was built and ran on two batches; nothing else was kept")
+
+
 def perform(job: Run) -> None:
     """The asked stage, and before it whatever it needs."""
-    stage = job.config.stage
     check_request(job)
-    parts = assemble(job)
+    carry_out(job, assemble(job))
+
+
+def carry_out(job: Run, parts: Parts) -> None:
+    """What `perform` does with what was built."""
+    stage = job.config.stage
     check_parts(job, parts)
     if job.node.rank > 0:
         return help_along(job, parts)
@@ -246,7 +268,8 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(job, parts, vae)
-        draw = model.base_prior.sample if prior is None else drawing(settings, fitted_prior(job, parts, prior))
+        label = asked_class(settings, parts.data.class_names)
+        draw = model.base_prior.sample if prior is None else drawing(settings, label, fitted_prior(job, parts, prior))
         write_samples(folder / "samples.npz", model, draw, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 
@@ -257,7 +280,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
         "noise": settings.noise,
         "seed": job.config.seeds.sample,
         "version": 2,
-        **knobs(settings),
+        **knobs(settings, asked_class(settings, parts.data.class_names)),
     }
     samples = run_stage(job, "samples", ingredients, make)
     deliver(job, samples.path / "samples.npz", settings.out)
@@ -296,4 +319,4 @@ def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures
     """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
     keys = {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint}
     keys["features"] = feature_net(replace(job, plans=True), parts).key  # its net may be gone: the figures are stored
-    publish(job, figures, {**keys, **identity(job, parts)})
+    publish(job, figures, {**keys, **identity(job, parts)}, dataset_facts(parts.data))

@@ -294,4 +294,4 @@ def save_chart(figure: Figure, path: Path) -> None:
 def save_pixels(pixels: np.ndarray, path: Path) -> None:
     grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
     picture = Image.fromarray(pixels)
-    (picture.convert("L") if grey else picture).save(path, optimize=True)
+    (picture.convert("L") if grey else picture).save(path, format="PNG", optimize=True)  # whatever the name ends in

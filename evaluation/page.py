@@ -34,13 +34,16 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     return list(report.get("verdict_lines") or [report["verdict"]])
 
 
-def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_yaml: str) -> str:
+def render_html(
+    report: Mapping[str, Any], pictures: Mapping[str, Path], config_yaml: str, dataset: Mapping[str, str] | None = None
+) -> str:
     """One self-contained page: no file beside it, no network, no script.
 
     Args:
         report: of `build_report`.
         pictures: caption -> PNG file, in the order of the page.
         config_yaml: the resolved config.
+        dataset: what was taken of the user's files: what is said -> how.
     """
     titles, lines = cells(report)
     names = list(report["rows"])
@@ -65,6 +68,7 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Path], config_
         classes=of_classes(report.get("classes") or {}),
         pictures=embedded,
         config_yaml=config_yaml,
+        dataset=dataset or {},
         provenance=flat(report.get("provenance") or {}),
     )
 
@@ -156,8 +160,7 @@ def of_classes(classes: Mapping[str, Any]) -> Cells:
     ]
     lines = [("mean of the classes", overall)]
     for found in classes["by_class"]:
-        told = found["name"] if found["name"] == str(found["label"]) else f"{found['label']}: {found['name']}"
-        lines.append((told, [_spread(found[key], None, ".1%") for key in columns]))
+        lines.append((found["name"], [_spread(found[key], None, ".1%") for key in columns]))
     caption = f"Taken for their own class by {classes['judge']}; {classes['num_a_class']:,} samples a class"
     return Cells(caption, list(columns.values()), lines)
 

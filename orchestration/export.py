@@ -117,7 +117,7 @@ def _write(
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
     (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
     measured = None if figures is None else json.loads((figures.path / "figures.json").read_text())
-    model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data))
+    model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
     card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
@@ -150,6 +150,7 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
             "dequantize": preprocess.dequantize,
         },
         "pixel_range": [float(low), float(high)],
+        "class_names": list(parts.data.class_names),
         "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap | labels,
         "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
     }

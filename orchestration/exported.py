@@ -73,6 +73,7 @@ class Exported(Strict):
         latent: of `LatentSpec.to_json`.
         preprocess: how raw images become x.
         pixel_range: which x are black and white.
+        class_names: of the labels, one a class; empty: they are numbers from 0.
         versions: class (or module) -> its version; `expost`, `torch` and `data` in words are for the reader.
         files: the weights.
         sha256: of all the rest, against damage; whoever means harm can write another.
@@ -88,6 +89,7 @@ class Exported(Strict):
     latent: Node
     preprocess: Preprocessing
     pixel_range: list[float]
+    class_names: list[str] = []
     versions: dict[str, int]
     made_with: dict[str, str]
     files: dict[str, WeightFile]

@@ -6,7 +6,9 @@ from typing import Any
 from evaluation import report
 from evaluation.page import verdict_lines
 from orchestration.assembly import Parts
+from orchestration.dataset import dataset_facts, described
 from orchestration.two_stage import TwoStage
+from stage1_vae.data.labels import listed
 
 FRONT = """---
 library_name: expost
@@ -88,7 +90,11 @@ def model_card(
 def _knobs(model: TwoStage) -> str:
     """What `sample` takes beside a number, if anything."""
     classes = model.prior.num_classes
-    taken = [f"label={min(3, classes - 1)}` (one class of 0 to {classes - 1})"] * bool(classes)
+    names = model.class_names
+    if classes and names == tuple(map(str, range(classes))):
+        taken = [f"label={min(3, classes - 1)}` (one class of 0 to {classes - 1})"]
+    else:
+        taken = [f"label={names[0]!r}` (one class of {listed(names)})"] if classes else []
     taken += [f"{knob}=...`" for knob in sorted(model.prior.knobs)]
     return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
 
@@ -102,6 +108,7 @@ def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> list[st
     counts = f"{sum(p.numel() for p in model.vae.parameters()):,} and {model.prior.num_parameters:,}"
     rows |= {
         "trained on": f"{parts.data.name}, {len(parts.data.train):,} images",
+        **{what: words for what, words in described(dataset_facts(parts.data)).items() if what != "images"},
         "image": f"{' x '.join(map(str, model.image_shape))}, {levels}{said}",
         "latent": f"{' x '.join(map(str, model.latent_shape))}, {model.vae.spec.support.value}",
         "parameters": f"{counts} (VAE and prior)",

@@ -17,14 +17,13 @@ import torch
 import yaml
 
 from evaluation.oracle import Compared, terminal_table
-from orchestration.assembly import PREPROCESSING, build_prior, without
-from orchestration.build import build
+from orchestration.assembly import build_prior, read_images
 from orchestration.console import new_console
+from orchestration.dataset import dataset_line
 from orchestration.errors import UserError
 from orchestration.judging import Judged, PriorRecovered, judge, recover
 from orchestration.schema import Oracle
 from orchestration.stages import Run, point_latest
-from stage1_vae.data.images import ImageData
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentSpec
 
@@ -39,7 +38,8 @@ def run_oracle(run: Run) -> None:
     """
     started = time.perf_counter()
     settings = run.config.oracle
-    data: ImageData = build("data", without(run.config.data, PREPROCESSING)).load()
+    data = read_images(run)
+    run.say("data", dataset_line(data))
     density = data.density
     if not isinstance(density, LinearGaussianDensity):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The PNG files of an evaluation, from trained stages and the images that were measured."""
+"""The PNG files of an evaluation, from trained stages and the images that were measured, and of stage=check."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,12 +11,17 @@ from torch import Tensor
 from evaluation import figures, report
 from evaluation.class_figures import class_rows
 from evaluation.code_figures import codebook_usage
+from evaluation.image_sheet import image_sheet
 from evaluation.row_names import BASELINES
+from orchestration.assembly import Parts
 from orchestration.classes import Classes
 from orchestration.seen import Copied, Seen
-from orchestration.trained import Trained
+from orchestration.trained import Trained, cleaned
+from stage1_vae.data.images import spread
 
 SCATTERED = 4000
+SHEET, SHOWN = "check-images.png", 40
+"""What stage=check leaves in `paths.root`, and how many images are on it."""
 
 PICTURES = {
     "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
@@ -88,3 +93,27 @@ def picture(x: Tensor) -> Tensor:
     """Images of any number of channels as grey or RGB: [N, 1 or 3, H, W]."""
     channels = x.shape[1]
     return x if channels in (1, 3) else x[:, :3] if channels == 4 else x[:, :1]
+
+
+def draw_sheet(parts: Parts, root: Path) -> Path:
+    """A sheet of training images below `root`, by class with its name where there are labels; its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    train, names = parts.data.train, parts.data.class_names
+    shown = spread(train, SHOWN) if train.labels is None else spread(train, 1, max(1, SHOWN // max(1, len(names))))
+    images, captions = torch.cat(list(cleaned(parts, shown))), [""] * len(shown)
+    if shown.labels is not None:
+        order = shown.labels.cpu().argsort(stable=True)
+        order = order[:: -(-len(order) // SHOWN)]
+        images, captions = images[order], [names[y] for y in shown.labels.cpu()[order].tolist()]
+    root.mkdir(parents=True, exist_ok=True)
+    path, scratch = root / SHEET, root / f".{SHEET}.part"
+    title = f"{parts.data.name}: training images" + (" and their labels" if names else "")
+    try:
+        image_sheet(picture(images), captions, title, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path

@@ -47,11 +47,10 @@ def check_classes(parts: Parts) -> None:
             counts = torch.bincount(labels.cpu(), minlength=prior.num_classes)
             y = int(counts.argmin())
             if counts[y] < prior.min_images:
-                name = parts.data.class_names[y]
-                told = str(y) if name == str(y) else f"{y} ({name})"
                 raise UserError(
-                    f"class {told} has {counts[y]} training images and needs at least {prior.min_images} for a prior "
-                    "of its own; set prior.conditional=false, lower prior.num_components, or give more images"
+                    f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
+                    f"{prior.min_images} for a prior of its own; set prior.conditional=false, lower "
+                    "prior.num_components, or give more images"
                 )
 
 
@@ -77,7 +76,7 @@ def check_draws(job: Run, parts: Parts) -> None:
     """
     if job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
-    check_knobs(job.config.sample, parts.prior)
+    check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
 
 def check_evaluation(job: Run, parts: Parts) -> None:

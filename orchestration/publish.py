@@ -18,6 +18,7 @@ from rich.text import Text
 
 from evaluation import page, report
 from orchestration.console import new_console
+from orchestration.dataset import described
 from orchestration.errors import UserError
 from orchestration.launch import agent
 from orchestration.pictures import PICTURES
@@ -28,25 +29,27 @@ from orchestration.tracking import tracking, with_one_name
 CIRCUMSTANCES = "circumstances.json"
 
 
-def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
+def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mapping[str, Any]) -> None:
     """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
         run: whose folder is written.
         figures: the evaluation's artifact.
         keys: keys of what the figures were measured on, for the provenance.
+        dataset: of `dataset_facts`.
 
     Raises:
         UserError: the folder cannot be written.
     """
     content = json.loads((figures.path / "figures.json").read_text())
+    content["dataset"] = dict(dataset)
     content["provenance"] = provenance(run, figures, keys)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
         drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
         pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
         _write_whole(run.folder / "config.yaml", config_yaml)
-        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml))
+        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, described(dataset)))
         _write_whole(run.folder / "report.json", report.to_json(content))
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
     except OSError as error:

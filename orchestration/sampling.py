@@ -7,7 +7,7 @@ the same images as a run of a hundred.
 import math
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from orchestration.progress import bar
 from orchestration.schema import Sample
 from orchestration.stages import Run
 from stage1_vae.data.images import Domain, ImageData
+from stage1_vae.data.labels import class_number
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior, PriorError
 from stage2_prior.sampling import Sampling
@@ -73,33 +74,43 @@ def how_to_sample(settings: Sample) -> Sampling:
         raise UserError(str(error)) from error
 
 
-def knobs(settings: Sample) -> dict[str, Any]:
-    """What is asked for beside plain samples of all classes."""
+def asked_class(settings: Sample, names: Sequence[str]) -> int | None:
+    """The number of the class that `sample.label` names, which is one of `names`; None: all classes.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    return None if settings.label is None else class_number(settings.label, names)
+
+
+def knobs(settings: Sample, label: int | None) -> dict[str, Any]:
+    """What is asked for beside plain samples of all classes; `label`: of `asked_class`."""
     how = how_to_sample(settings)
     asked = {knob: asdict(how)[knob] for knob in how.knobs}
-    return asked if settings.label is None else {"label": settings.label, **asked}
+    return asked if label is None else {"label": label, **asked}
 
 
-def check_knobs(settings: Sample, prior: Prior) -> None:
+def check_knobs(settings: Sample, prior: Prior, names: Sequence[str]) -> None:
     """Refuse what `prior` could not draw, before any work.
 
     Raises:
-        UserError: naming the knob or the label.
+        UserError, DataError: naming the knob or the label.
     """
-    asked = knobs(settings)
+    label = None if settings.label is None else asked_class(settings, names) if prior.num_classes else 0
+    asked = knobs(settings, label)
     if settings.prior == "base" and asked:
         raise UserError(f"sample.{next(iter(asked))} is for the learned prior; leave it out, or sample.prior=base")
     try:
-        prior.check_sampling(how_to_sample(settings), settings.label is not None)
-        if settings.label is not None:
-            prior.check_labels(torch.tensor([settings.label]))
+        prior.check_sampling(how_to_sample(settings), label is not None)
+        if label is not None:
+            prior.check_labels(torch.tensor([label]))
     except PriorError as error:
         raise UserError(str(error)) from error
 
 
-def drawing(settings: Sample, prior: Prior) -> Callable[[int], Tensor]:
-    """Draws n latents as `settings` ask."""
-    how, label = how_to_sample(settings), settings.label
+def drawing(settings: Sample, label: int | None, prior: Prior) -> Callable[[int], Tensor]:
+    """Draws n latents as `settings` ask, of class number `label` alone if there is one."""
+    how = how_to_sample(settings)
     if label is None:
         return partial(prior.sample, how=how)
     return lambda n: prior.sample(n, torch.full((n,), label), how)

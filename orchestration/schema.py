@@ -64,7 +64,7 @@ class Sample(Section):
     out: Path | None
     noise: bool
     prior: Literal["learned", "base"]
-    label: Annotated[NonNegativeInt, Strict()] | None  # true is no class
+    label: Annotated[int, Strict()] | Annotated[str, Field(min_length=1)] | None  # true is no class
     temperature: float = Field(ge=0)
     top_k: Annotated[PositiveInt, Strict()] | None
     top_p: float = Field(gt=0, le=1)

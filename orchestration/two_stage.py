@@ -12,6 +12,7 @@ that it cannot account for: see `orchestration.safe`.
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from orchestration.hub import SCHEME, downloaded
 from orchestration.safe import UnsafeError
 from stage1_vae.code_maps import uniform_codes
 from stage1_vae.data.images import Domain
+from stage1_vae.data.labels import class_number
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import Support
 from stage1_vae.likelihoods import figure_kind
@@ -49,11 +51,20 @@ class TwoStage:
         vae, prior: trained, on one device.
         preprocess: how raw images become x.
         pixel_range: which values of x are black and white: (0, 1), but for images of real numbers.
+        class_names: what the classes of the training images are called; empty: they are numbers from 0.
     """
 
-    def __init__(self, vae: VAE, prior: Prior, preprocess: Preprocess, pixel_range: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        prior: Prior,
+        preprocess: Preprocess,
+        pixel_range: tuple[float, float],
+        class_names: Sequence[str] = (),
+    ) -> None:
         self.vae, self.prior = vae.eval(), prior.eval()
         self.preprocess, self.pixel_range = preprocess, pixel_range
+        self.class_names = tuple(class_names) or tuple(map(str, range(self.prior.num_classes)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TwoStage":
@@ -77,7 +88,7 @@ class TwoStage:
         preprocess = preprocess_of(config)
         vae, prior = load_stages(folder, config)
         low, high = config.pixel_range
-        return cls(vae, prior, preprocess, (low, high))
+        return cls(vae, prior, preprocess, (low, high), config.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,7 +111,7 @@ class TwoStage:
     def sample(
         self,
         n: int,
-        label: int | Tensor | None = None,
+        label: int | str | Sequence[str] | Tensor | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
@@ -110,7 +121,8 @@ class TwoStage:
 
         Args:
             n: how many.
-            label: a class for all, or one for each, int64 [n]; of a model whose prior was fitted with
+            label: a class for all, by its name (of `class_names`; where these are words, its number will do), or one
+                for each, as a list of names or int64 [n]; of a model whose prior was fitted with
                 `prior.conditional=true`. None: all classes, as often as among the training images.
             temperature, top_k, top_p, guidance: of `stage2_prior.sampling.Sampling`; what the prior can follow of
                 these is `prior.knobs`.
@@ -125,7 +137,7 @@ class TwoStage:
     def sample_latents(
         self,
         n: int,
-        label: int | Tensor | None = None,
+        label: int | str | Sequence[str] | Tensor | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
@@ -138,12 +150,18 @@ class TwoStage:
         context = [None] * len(sizes) if labels is None else labels.split(MAX_DRAWS)
         return torch.cat([self.prior.sample(size, y, how) for size, y in zip(sizes, context, strict=True)])
 
-    def _labels(self, n: int, label: int | Tensor) -> Tensor:
-        """One label a sample, [n].
+    def _labels(self, n: int, label: int | str | Sequence[str] | Tensor) -> Tensor:
+        """The number of the class of each sample, [n].
 
         Raises:
             ValueError: they are not, or not of this prior's classes.
         """
+        if isinstance(label, str) and self.prior.num_classes:
+            label = class_number(label, self.class_names)
+        elif isinstance(label, (list, tuple)) and label and all(isinstance(name, str) for name in label):
+            label = torch.tensor([class_number(name, self.class_names) for name in label])
+        elif not self._are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
+            label = self._named(torch.as_tensor(label))
         try:
             given = torch.as_tensor(label)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -152,6 +170,18 @@ class TwoStage:
             raise ValueError(f"label is {tuple(given.shape)}; give one class, or one for each: [{n}]")
         self.prior.check_labels(given.reshape(-1))
         return given.expand(max(n, 0)) if given.ndim == 0 else given
+
+    @property
+    def _are_numbered(self) -> bool:
+        """Whether a class's number is what it is called by."""
+        return self.class_names == tuple(map(str, range(len(self.class_names))))
+
+    def _named(self, labels: Tensor) -> Tensor:
+        """Class numbers of whole numbers that name classes."""
+        if labels.is_floating_point() or labels.dtype == torch.bool or not self.prior.num_classes:
+            return labels
+        names, place = labels.unique(return_inverse=True)
+        return torch.tensor([class_number(name, self.class_names) for name in names.tolist()])[place]
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:

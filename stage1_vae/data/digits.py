@@ -37,5 +37,6 @@ class Digits:
             domain=Domain.UNIT,
             num_classes=10,
             class_names=tuple(str(digit) for digit in range(10)),
+            value_range=(0, 16),
             fingerprint=fingerprint(("digits", train, val, test)),
         )

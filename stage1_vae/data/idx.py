@@ -293,7 +293,8 @@ def _find(root: Path, name: str, prefix: str | None) -> Files:
     """
     if not root.is_dir():
         raise DataError(f"{root} is a file: name the folder of the four IDX files with data.root=DIR")
-    folder, guesses = root, ()
+    folder = root
+    guesses: tuple[str, ...] = ()
     sets = _sets(folder)
     if not sets and len(below := [inner for inner in _folders_below(root) if _sets(inner)]) == 1:
         folder, sets, guesses = (
