@@ -112,9 +112,12 @@ def carry_out(job: Run, parts: Parts) -> None:
         return help_along(job, parts)
     if stage in ("sample", "all", "check"):
         check_draws(job, parts)
+    if stage in ("all", "evaluate", "check"):
+        check_evaluation(job, parts)
+    job.say("data", dataset_line(parts.data))
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)
-    if stage in ("all", "evaluate", "report", "check"):
+    if stage == "report":
         check_evaluation(job, parts)
     vae = train_vae(job, parts)
     if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):

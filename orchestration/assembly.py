@@ -11,7 +11,6 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from orchestration.build import build, construct, refusing, target_class, versions
-from orchestration.dataset import dataset_line
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.launch import Launch
@@ -91,8 +90,6 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     config = run.config
     try:
         data = given or read_images(run)
-        if given is None and run.share is None and run.node.rank == 0:
-            run.say("data", dataset_line(data))
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":

@@ -72,12 +72,18 @@ def run_outside(folder: Path, *words: str, **environment: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def assert_refused(result: Result, folder: Path, *told: str, before: Sequence[Path] = ()) -> None:
-    """One line on stderr that tells all of `told`, exit code 2, and nothing in `folder` but what was there before."""
+def assert_refused(
+    result: Result, folder: Path, *told: str, before: Sequence[Path] = (), data_was_read: bool = False
+) -> None:
+    """One line on stderr that tells all of `told`, exit code 2, and nothing in `folder` but what was there before.
+
+    Where the mistake is found after the images were read, the line that says what was taken of them stands alone.
+    """
     assert result.code == 2, result
     assert len(result.lines) == 1 and result.lines[0].startswith("error: "), result.err
     assert "Traceback" not in result.err + result.out
-    assert result.out == ""
+    lines = result.out.splitlines()
+    assert not lines if not data_was_read else len(lines) == 1 and lines[0].startswith("data ")
     for words in told:
         assert words in result.err, result.err
     assert sorted(folder.rglob("*")) == sorted(before)

@@ -122,16 +122,23 @@ CONFIGURATION = {
     "stage=sample sample.out=": ["sample.out", "FILE.npz"],
     "stage=sample sample.out=/": ["sample.out", "FILE.npz"],
     "stage=sample sample.out=samples.png": ["sample.out=samples.png", "FILE.npz"],
+}
+STORE = {
     "paths.root=/proc/runs": ["/proc/runs", "paths.root=DIR"],
     "paths.root=/dev/null/runs": ["/dev/null/runs", "paths.root=DIR"],
-    # upstream
     "stage=prior upstream=require": ["python pipeline.py stage=vae"],
 }
+"""Found when the store is looked at, and what was taken of the data has been said."""
 
 
 @pytest.mark.parametrize("words", CONFIGURATION)
 def test_mistake_in_the_command(words: str, tmp_path: Path) -> None:
     assert_refused(run_here(tmp_path, *words.split(" ")), tmp_path, *CONFIGURATION[words])
+
+
+@pytest.mark.parametrize("words", STORE)
+def test_mistake_about_the_store(words: str, tmp_path: Path) -> None:
+    assert_refused(run_here(tmp_path, *words.split(" ")), tmp_path, *STORE[words], data_was_read=True)
 
 
 def test_a_file_is_no_folder_for_pictures_and_stays_as_it_was(tmp_path: Path) -> None:

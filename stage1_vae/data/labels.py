@@ -73,7 +73,7 @@ def class_number(label: int | str, names: Sequence[str]) -> int:
         return number
     if values == list(range(len(names))):
         raise DataError(f"label {words} is out of range; the classes are 0 to {len(names) - 1}")
-    nearest = get_close_matches(words, names, n=1)
+    nearest = get_close_matches(words, names, n=1) if number is None else []
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise DataError(f"there is no class {words}; {hint}the classes are {listed(names)}")
 
