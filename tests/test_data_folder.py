@@ -70,13 +70,19 @@ def test_class_folders_with_any_names(tmp_path: Path):
         assert torch.equal(torch.tensor([90, 200, 10])[part.labels], everything(part)[:, 0, 0, 0].long())
 
 
-def test_one_folder_or_loose_images_are_no_classes(tmp_path: Path):
+def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path):
     fill(tmp_path / "images", 12)
     assert ImageFolder(str(tmp_path)).load().num_classes == 0
     fill(tmp_path / "more", 12)
     assert ImageFolder(str(tmp_path)).load().num_classes == 2
     write(tmp_path / "loose.png")
-    assert ImageFolder(str(tmp_path)).load().num_classes == 0
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.num_classes == 2 and sum(sizes(data)) == 24 and "loose.png" in " ".join(data.left_out)
+    data = ImageFolder(str(tmp_path), classes="none").load()
+    assert data.num_classes == 0 and sum(sizes(data)) == 25
+    for i in range(8):
+        write(tmp_path / f"{i}.png")
+    refusal(lambda: ImageFolder(str(tmp_path)).load(), "0.png and 8 other images", "data.classes=none")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

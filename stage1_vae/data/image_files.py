@@ -3,9 +3,10 @@
 Modes become channels as they are (grey 1, colour 3, colour with transparency 4); palette and CMYK images become colour.
 With `mode` "rgb" or "grey" every image is converted, transparent ones on a white ground. An image of another size is
 scaled with an antialiasing filter until it covers the target, and cut to it about the centre. The camera's orientation
-tag is obeyed; of an animation the first frame counts.
+tag is obeyed. A file of several images, a TIFF stack or an animation, is read at a `Page`.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,30 +24,59 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from stage1_vae.data.image_pages import Page, frames_of, opened_at, pages_of
 from stage1_vae.data.images import DataError, ImageSet
+from stage1_vae.data.sample_depth import beyond_bytes, tiff_in_words
+from stage1_vae.data.suffixes import BY_SUFFIX, FORMATS
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
 KIND = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBA": "RGBA"}
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 CONVERT = {"grey": "L", "rgb": "RGB"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-"""What a file may be, whatever its name says: Pillow would hand PostScript to Ghostscript, which runs it."""
 MAX_FILE_BYTES = 2**30
 ORIENTATION = 0x0112  # the EXIF tag; values above 4 swap height and width
 FILES_A_TASK = 64
 # Below these, threads only wait for the interpreter's lock: 32x32 files decode 1.6 times faster in one.
 LARGE_BYTES = 2**17
 LARGE_PIXELS = 96 * 96
+TO_BYTES = (
+    "save it with 8 bits a channel, grey or RGB, or all images as one array of floats (data=arrays, where data.range= "
+    "tells what is black and white)"
+)
+MARKS = {
+    b"ftypheic": ("HEIC", "convert it to .png or .jpg"),
+    b"ftypheix": ("HEIC", "convert it to .png or .jpg"),
+    b"ftypmif1": ("HEIF", "convert it to .png or .jpg"),
+    b"JXL \r\n\x87\n": ("JPEG XL", "convert it to .png or .jpg"),
+    b"\xff\x0a": ("JPEG XL", "convert it to .png or .jpg"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the images with git lfs pull"),
+    b"<!DOCTYPE": ("a web page", "fetch it again"),
+    b"<html": ("a web page", "fetch it again"),
+}
+"""How other files begin, what they are and what to do."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What one pass over a file tells: Pillow's mode, (height, width) as displayed, sha256 of the bytes."""
+    """What one pass over a file tells.
+
+    Attributes:
+        mode: Pillow's.
+        size: (height, width) as displayed.
+        digest: sha256 of the bytes, and of the page.
+        page: where in a file of several images; None for the first, or the only one.
+        further: images of the file that are passed over, of its first header.
+        kind: TIFF, GIF and so on, of a file of several images; else empty.
+        deep: the samples in words if they are no unsigned numbers of at most 8 bits, else empty.
+    """
 
     mode: str
     size: tuple[int, int]
     digest: bytes
+    page: Page | None = None
+    further: int = 0
+    kind: str = ""
+    deep: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +98,20 @@ class Files(ImageSet):
         paths: one file an image.
         target: what they become.
         labels: int64 [N], or None.
+        pages: where each image lies in its file; empty: all are the first of theirs.
+        levels: all values are below it.
     """
 
-    def __init__(self, paths: Sequence[Path], target: Target, labels: Tensor | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        target: Target,
+        labels: Tensor | None,
+        pages: Sequence[Page | None] = (),
+        levels: int = 256,
+    ) -> None:
         self.paths, self.target, self.labels = tuple(paths), target, labels
+        self.pages, self.levels = tuple(pages) if any(pages) else (), levels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,20 +120,28 @@ class Files(ImageSet):
         images = torch.empty((len(index), *self.target.shape), dtype=torch.uint8)
         with _quiet_pillow():
             for row, i in zip(images.numpy(), index.tolist(), strict=True):
-                row[...] = decode(self.paths[i], self.target)
+                row[...] = decode(self.paths[i], self.target, self.pages[i] if self.pages else None)
+                if self.levels < 256 and row.max() >= self.levels:
+                    raise DataError(f"{self.paths[i]} holds {row.max()}: set data.levels={row.max() + 1} or more")
         return images
 
 
-def scan(paths: Sequence[Path]) -> list[Header]:
-    """Read all files once.
+def scan(paths: Sequence[Path], pages: str | None = None) -> list[list[Header]]:
+    """Read all files once: the headers of the images of each file.
+
+    Args:
+        paths: of the files.
+        pages: "all" for every image of a file, "first" for one a file, None for every page of a TIFF and the first
+            frame of an animation.
 
     Raises:
         DataError: one of them is not an image.
     """
-    return _for_each(_header, paths, threads=paths[0].stat().st_size >= LARGE_BYTES)
+    work = functools.partial(_headers, pages=pages)
+    return _for_each(work, paths, threads=paths[0].stat().st_size >= LARGE_BYTES)
 
 
-def decode_all(paths: Sequence[Path], target: Target) -> Tensor:
+def decode_all(paths: Sequence[Path], target: Target, pages: Sequence[Page | None] = ()) -> Tensor:
     """All images, uint8 [N, C, H, W].
 
     Raises:
@@ -103,30 +151,39 @@ def decode_all(paths: Sequence[Path], target: Target) -> Tensor:
     rows = images.numpy()
 
     def place(i: int) -> None:
-        rows[i] = decode(paths[i], target)
+        rows[i] = decode(paths[i], target, pages[i] if pages else None)
 
     _for_each(place, range(len(paths)), threads=target.size[0] * target.size[1] >= LARGE_PIXELS)
     return images
 
 
-def decode(path: Path, target: Target) -> np.ndarray:
+def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
     """One image, uint8 [C, H, W].
 
     Raises:
         DataError: it is damaged.
     """
     try:
-        content = io.BytesIO(_content(path))  # many small reads are cheaper in memory
-        with Image.open(content, formats=FORMATS) as opened:
-            image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
-            if image.mode != target.kind:
-                image = _converted(image, target.kind)
-            if image.size != target.size[::-1]:
-                image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
-            values = np.asarray(image)  # [H, W] or [H, W, C]
+        if page is None:
+            content = io.BytesIO(_content(path))  # many small reads are cheaper in memory
+            with Image.open(content, formats=_formats(path)) as opened:
+                values = _values(opened, target)
+        else:
+            with opened_at(path, page, FORMATS) as opened:
+                values = _values(opened, target)
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise _unreadable(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
+
+
+def _values(opened: Image.Image, target: Target) -> np.ndarray:
+    """[H, W] or [H, W, C]."""
+    image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
+    if image.mode != target.kind:
+        image = _converted(image, target.kind)
+    if image.size != target.size[::-1]:
+        image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _converted(image: Image.Image, kind: str) -> Image.Image:
@@ -138,16 +195,36 @@ def _converted(image: Image.Image, kind: str) -> Image.Image:
     return image.convert(kind)
 
 
-def _header(path: Path) -> Header:
+def _headers(path: Path, pages: str | None) -> list[Header]:
     try:
         content = _content(path)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
-                width, height = height, width
-            return Header(image.mode, (height, width), hashlib.sha256(content).digest())
+        digest = hashlib.sha256(content).digest()
+        with Image.open(io.BytesIO(content), formats=_formats(path)) as image:
+            num = frames_of(image)
+            first = _header(image, content, digest)
+            if num == 1:
+                return [first]
+            kind = image.format or ""
+            if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
+                return [replace(first, further=num - 1, kind=kind)]
+            found = [
+                replace(_header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest()), page=page)
+                for page in pages_of(image, content)
+            ]
+            return [replace(found[0], further=num - len(found), kind=kind), *found[1:]]
     except Exception as error:  # as in `decode`
         raise _unreadable(path, error) from error
+
+
+def _header(image: Image.Image, content: bytes, digest: bytes) -> Header:
+    width, height = image.size
+    if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
+        width, height = height, width
+    return Header(image.mode, (height, width), digest, deep=beyond_bytes(image, content))
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    return BY_SUFFIX.get(os.fspath(path)[-4:].lower(), FORMATS)  # pathlib takes its time over a suffix
 
 
 def _content(path: Path) -> bytes:
@@ -160,7 +237,15 @@ def _content(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return DataError(f"{path} cannot be read as an image ({' '.join(str(error).split())}): repair or remove it")
+    content = path.read_bytes()
+    for mark, (words, remedy) in MARKS.items():
+        if content[:64].lstrip().startswith(mark) or content[4:12] == mark:
+            return DataError(f"{path} cannot be read as an image ({words}): {remedy}")
+    if content[:2] in (b"II", b"MM") and (words := tiff_in_words(content)):
+        return DataError(f"{path} cannot be read as an image ({words}): {TO_BYTES}")
+    reason = "not an image" if content else "not an image: it is empty"
     return DataError(f"{path} cannot be read as an image ({reason}): repair or remove it")
 
 

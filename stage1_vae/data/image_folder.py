@@ -1,26 +1,26 @@
 """Any folder of images, with or without class folders.
 
-Splits: if the folder holds `train/` and `test/`, these are the splits, and `val/`, `valid/` or `validation/` the third;
-`train/` and a validation folder without any other likewise. A split that has no folder is cut from the training images
-at random. Anything else is one heap of images, cut three ways.
-
-Classes: if every image of the set lies below a first-level folder, and there are at least two of these, they are the
-classes, in alphabetical order. Hidden files and folders are passed over.
+`stage1_vae.data.folder_layout` tells splits and classes from folders. A split that has no folder is cut from the
+training images at random, and a folder without splits is cut three ways. Every page of a TIFF stack is an image; the
+pages of a stack are near repeats, so a stack goes to one split as a whole wherever there are enough files.
 """
 
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from stage1_vae.data.image_files import CONVERT, KIND, SUFFIXES, Files, Header, Target, decode_all, scan
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
+from stage1_vae.data.folder_layout import HEAP, SPLITS, Found, Layout, laid_out, walked
+from stage1_vae.data.image_files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint, spread_rows
+from stage1_vae.data.levels import BYTE, levels_of
 from stage1_vae.data.splits import (
+    MIN_IMAGES,
     MIN_PER_SPLIT,
     check_fraction,
     check_total,
@@ -29,17 +29,21 @@ from stage1_vae.data.splits import (
     shuffled,
     split_rows,
 )
+from stage1_vae.data.suffixes import unread
 
-VAL_FOLDERS = ("val", "valid", "validation")
-SPLITS = ("train", "val", "test")
+LOOKED_AT = 64
+"""Images of each split on the disk whose values are looked at."""
+RARE, SMALL = 0.1, 0.25
+"""The most common size is asked for where less than so many have it, and its area is less than so much of the
+median."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image file: where it is, and its path below the folder that holds its split."""
+class Picture:
+    """One image: the file it was found in, and what is known of it."""
 
-    path: Path
-    inside: tuple[str, ...]
+    found: Found
+    header: Header
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class ImageFolder:
         mode: None to take the images as they are, "rgb" or "grey" to convert them.
         val_fraction, test_fraction: what random splits hold out, where there are no folders for them.
         memory_limit_gib: a set that is larger when decoded is read from disk batch by batch.
+        splits: "auto", or "none" where folders called train, test and so on are no splits.
+        classes: "auto", or "none" to take all images without labels.
+        pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
+        levels: how many levels the values have; None to find it out (see `stage1_vae.data.levels`).
     """
 
     root: str | None
@@ -60,6 +68,10 @@ class ImageFolder:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     memory_limit_gib: float = 2.0
+    splits: str = "auto"
+    classes: str = "auto"
+    pages: str | None = None
+    levels: int | None = None
 
     version: ClassVar[int] = 1
 
@@ -67,44 +79,69 @@ class ImageFolder:
         """Find, check and, where they fit in memory, decode the images.
 
         Raises:
-            DataError: the folder is missing, empty, too small, or holds damaged images or images of differing modes.
+            DataError: the folder is missing, empty, too small, can be read in two ways, or holds damaged images or
+                images of differing modes or of more than 8 bits a channel.
         """
         self._check_keys()
         root = existing(self.root, "a folder of images")
-        splits = _split(root, self.val_fraction, self.test_fraction)
-        classes = _class_names(splits)
-        files = {name: [found.path for found in splits[name]] for name in SPLITS}
-        paths = [path for name in SPLITS for path in files[name]]
-        headers = scan(paths)
-        target = Target(self._kind(paths, headers), self._size(headers))
-        labels = {name: _labels(splits[name], classes) for name in SPLITS}
-        keep = fits_in_memory(len(paths) * math.prod(target.shape), self.memory_limit_gib)
-        sets: dict[str, ImageSet] = {
-            name: InMemory(decode_all(files[name], target), labels[name])
-            if keep
-            else Files(files[name], target, labels[name])
-            for name in SPLITS
-        }
-        content = b"".join(header.digest for header in headers)  # in the order of the splits
-        facts = f"image_folder {target} {[len(files[name]) for name in SPLITS]} {classes}"
+        layout = self._layout(root)
+        splits = self._split(root, layout)
+        pictures = [picture for name in SPLITS for picture in splits[name]]
+        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses))
+        labels = {name: _labels(splits[name], layout, name) for name in SPLITS}
+        keep = fits_in_memory(len(pictures) * math.prod(target.shape), self.memory_limit_gib)
+        sets: dict[str, ImageSet] = {name: _image_set(splits[name], target, labels[name], keep) for name in SPLITS}
+        low, high = _value_range(sets)
+        complete = keep or max(map(len, splits.values())) <= LOOKED_AT
+        levels, guesses = levels_of(str(root), high, self.levels, complete)
+        for images in sets.values():
+            if isinstance(images, Files):
+                images.levels = levels
+        content = b"".join(picture.header.digest for picture in pictures)  # in the order of the splits
+        facts = f"image_folder {target} {[len(splits[name]) for name in SPLITS]} {layout.classes}"
+        facts += f" {levels} levels" * (levels != BYTE)
         return ImageData(
             name=root.resolve().name,
             train=sets["train"],
             val=sets["val"],
             test=sets["test"],
             shape=target.shape,
-            levels=256,
+            levels=levels,
             domain=Domain.UNIT,
-            num_classes=len(classes),
-            class_names=classes,
+            num_classes=len(layout.classes),
+            class_names=layout.classes,
             fingerprint=fingerprint((facts, content, *labels.values())),
+            value_range=(low, high),
+            guesses=(*layout.guesses, *guesses),
+            left_out=tuple(layout.left_out),
         )
+
+    def _layout(self, root: Path) -> Layout:
+        if not root.is_dir():
+            raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
+        found, others = walked(root)
+        words = unread(others)
+        if not found:
+            hint = f"there are {'; '.join(words)}" if words else "there is no .png, .jpg, .tif or other image file"
+            state = "holds no image that is read" if words else "is empty"
+            raise DataError(f"{root} {state}: {hint} below data.root")
+        layout = laid_out(root, found, self.splits != "none", self.classes != "none")
+        layout.left_out.extend(words)
+        return layout
 
     def _check_keys(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
         check_fraction("test_fraction", self.test_fraction)
         if self.mode is not None and self.mode not in CONVERT:
             raise DataError(f"data.mode={self.mode} is unknown: choose rgb, grey or null")
+        for key, choices in (
+            ("splits", ("auto", "none")),
+            ("classes", ("auto", "none")),
+            ("pages", (None, "all", "first")),
+        ):
+            if (value := getattr(self, key)) not in choices:
+                words = [choice or "null" for choice in choices]
+                raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
         if self.size is None:
             return
         sides = (
@@ -113,22 +150,62 @@ class ImageFolder:
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
 
-    def _size(self, headers: list[Header]) -> tuple[int, int]:
-        if self.size is None:
-            counts = Counter(header.size for header in headers)
-            return min(counts, key=lambda size: (-counts[size], size))  # the smaller one of equally common sizes
-        return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+    def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
+        """The images of each split, in random order."""
+        files = {name: _pictures(found, self.pages) for name, found in layout.images.items()}
+        _tell_pages([of_file for of_files in files.values() for of_file in of_files], layout)
+        total = sum(len(of_file) for of_files in files.values() for of_file in of_files)
+        check_total(total)
+        if HEAP in files:
+            heap = _units(files[HEAP], layout)
+            rows = split_rows(len(heap), self.val_fraction, self.test_fraction)
+            return {name: _mixed([heap[i] for i in getattr(rows, name)]) for name in SPLITS}
+        units = {name: [of_files[i] for i in shuffled(len(of_files))] for name, of_files in files.items()}
+        for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+            if name not in units:
+                train = _units(units["train"], layout)
+                num = max(MIN_PER_SPLIT, round(len(train) * fraction))
+                units[name], units["train"] = train[:num], train[num:]
+        splits = {name: _mixed(units[name]) for name in SPLITS}
+        for name in SPLITS:
+            if len(splits[name]) < MIN_PER_SPLIT:
+                raise DataError(
+                    f"{root} has {len(splits[name])} images for the {name} split; at least {MIN_PER_SPLIT} are "
+                    f"needed: add images to {layout.folders.get(name, layout.folders['train'])}/"
+                )
+        return splits
 
-    def _kind(self, paths: list[Path], headers: list[Header]) -> str:
-        first = {header.mode: path for path, header in zip(reversed(paths), reversed(headers), strict=True)}
-        odd = next((mode for mode in first if mode not in KIND), None)
-        if odd is not None and (self.mode is None or odd.startswith(("I", "F"))):
-            remedy = (
-                "convert it to 8 bits a channel"
-                if odd.startswith(("I", "F"))
-                else "set data.mode=rgb or data.mode=grey"
+    def _size(self, root: Path, pictures: list[Picture], guesses: list[str]) -> tuple[int, int]:
+        if self.size is not None:
+            return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+        counts = Counter(picture.header.size for picture in pictures)
+        common = min(counts, key=lambda size: (-counts[size], size))  # the smaller one of equally common sizes
+        if len(counts) == 1:
+            return common
+        num, total = counts[common], len(pictures)
+        by_area = sorted(counts.elements(), key=math.prod)
+        middle = by_area[total // 2]
+        words = f"{common[0]}x{common[1]}, the size of {num:,} of {total:,} images"
+        if num < RARE * total and math.prod(common) < SMALL * math.prod(middle):
+            first, last = by_area[0], by_area[-1]
+            raise DataError(
+                f"{root} holds images of {len(counts):,} sizes, {first[0]}x{first[1]} to {last[0]}x{last[1]} (height x "
+                f"width), and the most common is {words}: say what to scale them to with data.size=[height,width], "
+                f"such as data.size={min(middle)}"
             )
-            raise DataError(f"{first[odd]} has the unsupported mode {odd}: {remedy}")
+        guesses.append(f"scaled to {words}, and cut about the centre (data.size=[height,width])")
+        return common
+
+    def _kind(self, pictures: list[Picture]) -> str:
+        for picture in pictures:
+            if picture.header.deep:
+                raise DataError(
+                    f"{_place(picture)} holds {picture.header.deep} (mode {picture.header.mode}): {TO_BYTES}"
+                )
+        first = {picture.header.mode: _place(picture) for picture in reversed(pictures)}
+        odd = next((mode for mode in first if mode not in KIND), None)
+        if odd is not None and self.mode is None:
+            raise DataError(f"{first[odd]} has the unsupported mode {odd}: set data.mode=rgb or data.mode=grey")
         if self.mode is not None:
             return CONVERT[self.mode]
         if len(first) > 1:
@@ -140,75 +217,72 @@ class ImageFolder:
         return KIND[next(iter(first))]
 
 
-def _split(root: Path, val_fraction: float, test_fraction: float) -> dict[str, list[Found]]:
-    """The images of each split, in random order."""
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
-    heap = [Found(path, path.relative_to(root).parts) for path in _images(root)]
-    if not heap:
-        raise DataError(f"{root} is empty: there is no {', '.join(sorted(SUFFIXES))} file below data.root")
-    check_total(len(heap))
-    tops = {found.inside[0] for found in heap if len(found.inside) > 1}
-    val_folders = [name for name in VAL_FOLDERS if name in tops]
-    has_test = "test" in tops
-    if "train" not in tops or not (has_test or (val_folders and len(tops) == 2)):
-        rows = split_rows(len(heap), val_fraction, test_fraction)
-        return {name: [heap[i] for i in getattr(rows, name)] for name in SPLITS}
-    given = {"train": "train", "test": "test" if has_test else None, "val": val_folders[0] if val_folders else None}
-    splits = {name: _below(heap, folder) for name, folder in given.items() if folder is not None}
-    for name, fraction in (("test", test_fraction), ("val", val_fraction)):
-        if name not in splits:
-            num = max(MIN_PER_SPLIT, round(len(splits["train"]) * fraction))
-            splits[name], splits["train"] = splits["train"][:num], splits["train"][num:]
-    for name in SPLITS:
-        if len(splits[name]) < MIN_PER_SPLIT:
-            raise DataError(
-                f"{root} has {len(splits[name])} images for the {name} split; "
-                f"at least {MIN_PER_SPLIT} are needed: add images to {given[name] or 'train'}/"
-            )
-    return splits
+def _pictures(found: list[Found], pages: str | None) -> list[list[Picture]]:
+    """The images of each file."""
+    if not found:
+        return []
+    headers = scan([each.path for each in found], pages)
+    return [[Picture(each, header) for header in of_file] for each, of_file in zip(found, headers, strict=True)]
 
 
-def _images(root: Path) -> Iterator[Path]:
-    """Image files below `root` in alphabetical order; links are followed, but no folder is entered twice."""
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        for file in sorted(files):
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield Path(folder, file)
-
-
-def _below(heap: list[Found], folder: str) -> list[Found]:
-    inside = [
-        Found(found.path, found.inside[1:]) for found in heap if found.inside[0] == folder and len(found.inside) > 1
-    ]
-    return [inside[i] for i in shuffled(len(inside))]
-
-
-def _class_names(splits: Mapping[str, list[Found]]) -> tuple[str, ...]:
-    """Names of the class folders in alphabetical order; none unless every image lies in one."""
-    if any(len(found.inside) < 2 for images in splits.values() for found in images):
-        return ()
-    names = {split: {found.inside[0] for found in images} for split, images in splits.items()}
-    known = set().union(*names.values())
-    if len(known) < 2:
-        return ()
-    unseen = sorted(known - names["train"])
-    if unseen:
-        raise DataError(
-            f"class folder {unseen[0]} has no training images: add some, or use the name of a training class"
+def _tell_pages(files: list[list[Picture]], layout: Layout) -> None:
+    """Say how many files hold several images, and what is left of them."""
+    stacks = [len(of_file) for of_file in files if len(of_file) > 1]
+    if stacks:
+        layout.guesses.append(
+            f"{sum(stacks):,} images are the pages or frames of {len(stacks):,} files (data.pages=first: one a file)"
         )
-    return tuple(sorted(known))
+    short = [of_file[0].header for of_file in files if of_file[0].header.further]
+    for words, chosen in (
+        ("smaller copies and masks inside {} TIFF files", lambda h: h.kind == "TIFF" and h.page is not None),
+        ("further pages of {} TIFF stacks (data.pages=all)", lambda h: h.kind == "TIFF" and h.page is None),
+        ("further pictures inside {} JPEG files", lambda h: h.kind == "MPO"),
+        ("further frames of {} animations (data.pages=all)", lambda h: h.kind not in ("TIFF", "MPO")),
+    ):
+        some = [header.further for header in short if chosen(header)]
+        if some:
+            layout.left_out.append(f"{sum(some):,} {words.format(f'{len(some):,}')}")
 
 
-def _labels(images: list[Found], classes: tuple[str, ...]) -> torch.Tensor | None:
-    if not classes:
+def _units(files: list[list[Picture]], layout: Layout) -> list[list[Picture]]:
+    """What goes to one split as a whole: a file, or a page where there are too few files."""
+    if len(files) >= MIN_IMAGES or all(len(of_file) == 1 for of_file in files):
+        return files
+    layout.guesses.append(f"pages of one stack lie in several splits, for there are fewer than {MIN_IMAGES} files")
+    return [[picture] for of_file in files for picture in of_file]
+
+
+def _mixed(files: list[list[Picture]]) -> list[Picture]:
+    """The images of files that are in random order, in random order."""
+    images = [picture for of_file in files for picture in of_file]
+    return images if len(images) == len(files) else [images[i] for i in shuffled(len(images))]
+
+
+def _place(picture: Picture) -> str:
+    page = picture.header.page
+    return f"{picture.found.path}" + (f", page {page.number + 1}," if page and page.number else "")
+
+
+def _labels(images: list[Picture], layout: Layout, split: str) -> torch.Tensor | None:
+    if not layout.classes or (split in layout.unlabelled and split in layout.images):
         return None
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[found.inside[0]] for found in images], dtype=torch.int64)
+    number = {name: i for i, name in enumerate(layout.classes)}
+    return torch.tensor([number[picture.found.inside[0]] for picture in images], dtype=torch.int64)
+
+
+def _image_set(images: list[Picture], target: Target, labels: torch.Tensor | None, keep: bool) -> ImageSet:
+    paths, pages = [picture.found.path for picture in images], [picture.header.page for picture in images]
+    return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
+
+
+def _value_range(sets: dict[str, ImageSet]) -> tuple[int, int]:
+    """The smallest and the largest value, of all images in memory, of some of those on the disk."""
+    ends: list[torch.Tensor] = []
+    for images in sets.values():
+        if isinstance(images, InMemory):
+            ends.extend(images.images.aminmax())
+            continue
+        for row in spread_rows(len(images), min(len(images), LOOKED_AT)):
+            with suppress(DataError):  # a damaged file is named when it is read
+                ends.extend(images.batch(row[None]).aminmax())
+    return (int(min(ends)), int(max(ends))) if ends else (0, BYTE - 1)

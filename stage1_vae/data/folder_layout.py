@@ -1,0 +1,303 @@
+"""How the images of a folder lie: their splits, their classes, and what is none of them.
+
+Splits: folders whose names say so (`stage1_vae.data.split_names`), at the top or inside each class folder. Classes:
+first-level folders, if there are at least two. A root that lies too high is walked down while one folder holds all
+images. What can be read in two ways is refused, with the key that decides; what is passed over is said.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stage1_vae.data.images import DataError
+from stage1_vae.data.split_names import splits_of, words_of
+from stage1_vae.data.suffixes import SUFFIXES, suffix_of
+
+HEAP = "all"
+SPLITS = ("train", "val", "test")
+SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information", "__macosx")
+"""Folders of a desktop or a NAS, in lower case: some hold small copies of the images."""
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos")
+BESIDE = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "ground_truth", "segmentationclass")
+FEW, SHARE = 3, 100
+"""So many images beside class folders are strays, or one in so many of those inside."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image file: where it is, and its path below the folder that holds its split."""
+
+    path: Path
+    inside: tuple[str, ...]
+
+
+@dataclass
+class Layout:
+    """Images by split, or all under `HEAP`.
+
+    Attributes:
+        images: split -> images; the first part of `inside` is the class where there are classes.
+        folders: split -> name of its folder.
+        classes: their names, in order.
+        unlabelled: splits whose images lie in no class folder.
+        guesses, left_out: see `stage1_vae.data.images.ImageData`.
+    """
+
+    images: dict[str, list[Found]]
+    folders: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    guesses: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def walked(root: Path) -> tuple[list[Found], Counter[str]]:
+    """Image files below `root` in alphabetical order, and how many other files there are of each suffix.
+
+    Links are followed, but no folder is entered twice; hidden files and folders, and those of the system, are passed
+    over.
+    """
+    images: list[Found] = []
+    others: Counter[str] = Counter()
+    entered: set[str] = set()
+    base = len(root.parts)
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name.lower() not in SYSTEM)
+        parts = Path(folder).parts[base:]
+        for file in sorted(files):
+            if file.startswith("."):
+                continue
+            if os.path.splitext(file)[1].lower() in SUFFIXES:
+                images.append(Found(Path(folder, file), (*parts, file)))
+            elif file.lower() not in SYSTEM_FILES:
+                others[suffix_of(file)] += 1
+    return images, others
+
+
+def laid_out(root: Path, images: list[Found], use_splits: bool, use_classes: bool) -> Layout:
+    """What the folders of `images` mean.
+
+    Raises:
+        DataError: they can be read in two ways.
+    """
+    images, path, left_out = _descended(images)
+    where = root.joinpath(*path)
+    layout = (_split(where, images) if use_splits else None) or Layout({HEAP: images})
+    layout.left_out[:0] = left_out
+    if use_classes:
+        find_classes(where, layout)
+    if path and (layout.classes or HEAP not in layout.images or left_out):
+        layout.guesses.insert(0, f"{'/'.join(path)}/ is taken as the root")
+    return layout
+
+
+def _tops(images: Sequence[Found]) -> dict[str, int]:
+    """First-level folders, with their numbers of images, in order."""
+    return Counter(found.inside[0] for found in images if len(found.inside) > 1)
+
+
+def _below(images: Sequence[Found], folder: str) -> list[Found]:
+    return [
+        Found(found.path, found.inside[1:]) for found in images if found.inside[0] == folder and len(found.inside) > 1
+    ]
+
+
+def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[str]]:
+    """The images as seen from the deepest folder that holds all of them, its path, and what lies beside it.
+
+    Masks in a folder beside that of the images lie beside it, and so do a few loose images above splits or classes.
+    """
+    tops, loose = _tops(images), _loose(images)
+    if len(tops) > 1 and not loose:
+        within = [name for name in tops if name.lower() in IMAGE_FOLDERS]
+        if len(within) != 1 or any(name.lower() not in BESIDE for name in tops if name not in within):
+            return images, (), []
+        beside = [f"{tops[name]:,} images in {name}/, beside {within[0]}/" for name in tops if name not in within]
+    elif len(tops) == 1 and len(loose) <= max(FEW, len(images) // SHARE):
+        within, beside = list(tops), [_strays(loose, f"beside {next(iter(tops))}/")] if loose else []
+    else:
+        return images, (), []
+    inner, path, left_out = _descended(_below(images, within[0]))
+    if loose and len(_tops(inner)) < 2:
+        return images, (), []  # nothing is lost by taking all of them
+    return inner, (within[0], *path), beside + left_out
+
+
+def _loose(images: Sequence[Found]) -> list[Found]:
+    return [found for found in images if len(found.inside) == 1]
+
+
+def _strays(loose: Sequence[Found], where: str) -> str:
+    more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
+    return f"{loose[0].inside[-1]}{more} {where} (data.classes=none takes all images, without labels)"
+
+
+def _split(where: Path, images: list[Found]) -> Layout | None:
+    """The images of each split, in the order in which they were found; None where folders are no splits."""
+    tops = _tops(images)
+    if given := splits_of(tops, str(where)):
+        return _split_at_top(images, given)
+    inner = {
+        top: splits_of({found.inside[1] for found in images if found.inside[0] == top and len(found.inside) > 2}, top)
+        for top in tops
+    }
+    holding = [top for top, splits in inner.items() if splits]
+    if holding and len(holding) == len(tops) and not _loose(images):
+        return _split_in_classes(images, inner)
+    if holding:
+        other = next((top for top in tops if top not in holding), "loose images")
+        raise DataError(
+            f"{where / holding[0]} holds splits ({', '.join(sorted(inner[holding[0]]))}) and {other} beside it does "
+            f"not: set data.root={where / holding[0]}, or data.splits=none if these folders are no splits"
+        )
+    _refuse_half_a_split(where, images, tops)
+    return None
+
+
+def _refuse_half_a_split(where: Path, images: list[Found], tops: Mapping[str, int]) -> None:
+    said = {top: words_of(top) for top in tops}
+    if len(tops) > 1 and all(words and words[0] != "train" and not words[1] for words in said.values()):
+        raise DataError(
+            f"{where} has {', '.join(f'{top}/' for top in tops)} and no train/: name the folder of the training images "
+            "train, or set data.splits=none if these are classes"
+        )
+    for train in (top for top, words in said.items() if words == ("train", "") and len(tops) > 1):
+        classes = {found.inside[1] for found in images if found.inside[0] == train and len(found.inside) > 2}
+        flat = [top for top in tops if all(len(found.inside) == 2 for found in images if found.inside[0] == top)]
+        if len(classes) > 1 and flat:
+            raise DataError(
+                f"{where / train} holds class folders and {flat[0]}/ beside it does not: set data.root={where / train} "
+                "to read it alone, or data.splits=none if these are classes"
+            )
+
+
+def _split_at_top(images: list[Found], given: Mapping[str, tuple[str, str]]) -> Layout:
+    layout = Layout({})
+    for folder, (split, domain) in given.items():
+        inside = _below(images, folder)
+        if domain:
+            inside = [Found(found.path, (domain, *found.inside)) for found in inside]
+        layout.images.setdefault(split, []).extend(inside)
+        layout.folders[split] = f"{layout.folders[split]}, {folder}" if split in layout.folders else folder
+    for top, num in _tops(images).items():
+        if top not in given:
+            layout.left_out.append(f"{num:,} images in {top}/, beside the splits (data.root={top} below it reads them)")
+    if loose := _loose(images):
+        more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
+        layout.left_out.append(f"{loose[0].inside[0]}{more}, beside the splits")
+    _strip(layout.images)
+    if any(folder not in (*SPLITS, "valid", "validation") for folder in layout.folders.values()):
+        layout.guesses.append(_as_splits(layout.folders))
+    return layout
+
+
+def _split_in_classes(images: list[Found], inner: Mapping[str, Mapping[str, tuple[str, str]]]) -> Layout:
+    layout, beside = Layout({}), 0
+    for found in images:
+        top, folder = found.inside[:2]
+        if len(found.inside) > 2 and folder in inner[top]:
+            split = inner[top][folder][0]
+            layout.images.setdefault(split, []).append(Found(found.path, (top, *found.inside[2:])))
+            layout.folders[split] = folder
+        else:
+            beside += 1
+    if beside:
+        layout.left_out.append(f"{beside:,} images beside the splits inside the class folders")
+    layout.guesses.append(f"{_as_splits(layout.folders)} inside each class folder")
+    return layout
+
+
+def _as_splits(folders: Mapping[str, str]) -> str:
+    named = [f"{folders[split]}/ as {split}" for split in SPLITS if split in folders]
+    return f"{', '.join(named)} (data.splits=none if they are classes)"
+
+
+def _strip(splits: dict[str, list[Found]]) -> None:
+    """Take away a folder that holds all images of a split, such as train/images/, unless it is a class of another."""
+    while True:
+        tops = {split: set(_tops(images)) for split, images in splits.items()}
+        single = {split for split, names in tops.items() if len(names) == 1 and not _loose(splits[split])}
+        done = True
+        for split in single:
+            elsewhere = set().union(*(names for other, names in tops.items() if other != split))
+            if len(single) == len(splits) or not tops[split] & elsewhere:
+                splits[split], done = _below(splits[split], next(iter(tops[split]))), False
+        if done:
+            return
+
+
+def find_classes(where: Path, layout: Layout) -> None:
+    """Fill in the classes, and take away the images that lie in none.
+
+    Raises:
+        DataError: it is not clear whether the folders are classes, or a class has no training images.
+    """
+    main = HEAP if HEAP in layout.images else "train"
+    known = {split: set(_tops(images)) for split, images in layout.images.items()}
+    if len(set().union(*known.values())) < 2:
+        return
+    if not known[main] or 2 * len(_loose(layout.images[main])) > len(layout.images[main]):
+        which = next(f"{sorted(names)[0]}/" for names in known.values() if names)
+        layout.left_out.append(f"labels: most images lie beside {which} and the other folders, not in them")
+        return
+    for split in [name for name in layout.images if name != main]:
+        if known[split] & known[main]:
+            continue
+        if known[split] and len(known[split]) > 1:
+            break  # refused below
+        layout.unlabelled += (split,)
+        known[split] = set()
+    for split in layout.images:
+        if split not in layout.unlabelled:
+            layout.images[split] = _in_folders(where, layout, split)
+    unseen = sorted(set().union(*known.values()) - known[main])
+    if unseen:
+        raise DataError(
+            f"class folder {unseen[0]} has no training images: add some, or use the name of a training class"
+        )
+    if len(known[main]) < 2:
+        return
+    layout.classes = _ordered(known[main])
+    _tell_unlabelled(layout)
+
+
+def _in_folders(where: Path, layout: Layout, split: str) -> list[Found]:
+    images = layout.images[split]
+    if not (loose := _loose(images)):
+        return images
+    if len(loose) > max(FEW, len(images) // SHARE):
+        raise DataError(
+            f"{loose[0].path} and {len(loose) - 1:,} other images lie beside class folders below {where}: move them "
+            "into one, or set data.classes=none to take all images without labels"
+        )
+    inside = "" if split == HEAP else f" of {layout.folders[split]}/"
+    layout.left_out.append(_strays(loose, f"beside the class folders{inside}"))
+    return [found for found in images if len(found.inside) > 1]
+
+
+def _ordered(names: set[str]) -> tuple[str, ...]:
+    """Class names in alphabetical order; those that are all whole numbers in that of the numbers."""
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _tell_unlabelled(layout: Layout) -> None:
+    for split in layout.unlabelled:
+        num, folder = len(layout.images[split]), layout.folders[split]
+        if split == "val":
+            del layout.images["val"]
+            layout.left_out.append(
+                f"{num:,} images of {folder}/, which lie in no class folder; validation is cut from the training "
+                "images (data.classes=none takes them, without labels)"
+            )
+        else:
+            layout.left_out.append(f"labels of {folder}/, whose {num:,} images lie in no class folder")

@@ -1,0 +1,85 @@
+"""Names of folders that are splits, as people write them.
+
+A name is taken apart into words; one of them names the split and the rest is what it is the split of: `train`,
+`Training`, `test_set`, `val2017`, `trainA` and `testB` (domains A and B), `seg_train`. Words that say nothing (`set`,
+`images`) and numbers are passed over. Names are splits only together: `train` beside `bus` and `car` is a vehicle.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from stage1_vae.data.images import DataError
+
+WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainset", "traindata"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "testset", "testdata", "holdout"), "test"),
+}
+EMPTY = frozenset(
+    (
+        "set",
+        "sets",
+        "data",
+        "dataset",
+        "split",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "photos",
+        "pictures",
+        "samples",
+        "png",
+    )
+)
+PARTS = re.compile(r"[A-Z]?[a-zäöüé]+|[A-Z]+(?![a-z])|\d+")
+
+
+def words_of(name: str) -> tuple[str, str] | None:
+    """(split, rest) that a folder's name says, the rest in lower case; None where it names no split, or several."""
+    words = [word.lower() for word in PARTS.findall(name)]
+    splits = [word for word in words if word in WORDS]
+    if len(splits) != 1:
+        return None
+    rest = [word for word in words if word not in WORDS and word not in EMPTY and not word.isdecimal()]
+    return WORDS[splits[0]], "_".join(rest)
+
+
+def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
+    """Folder -> (split, domain) for those of `names` that are splits; empty where none are.
+
+    The domain is empty unless there are several, each with its own splits.
+
+    Raises:
+        DataError: two folders are the same split.
+    """
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in sorted(names):
+        if said := words_of(name):
+            found[said[1]][said[0]].append(name)
+    whole = sorted(rest for rest, splits in found.items() if "train" in splits and len(splits) > 1)
+    if "" in whole:
+        whole = [""]
+    elif not whole and len(found) > 1 and all(len(rest) == 1 and set(found[rest]) == {"train"} for rest in found):
+        whole = sorted(found)  # trainA and trainB by themselves
+    for rest in whole:
+        for split, folders in found[rest].items():
+            if len({re.sub(r"\d+", "", folder) for folder in folders}) > 1:
+                raise DataError(
+                    f"{where} has {folders[0]}/ and {folders[1]}/ for the {split} split: keep one, or set "
+                    "data.splits=none if they are classes"
+                )
+    several = len(whole) > 1
+    return {
+        folder: (split, _as_written(folder) if several else "")
+        for rest in whole
+        for split, folders in found[rest].items()
+        for folder in folders
+    }
+
+
+def _as_written(name: str) -> str:
+    """The rest of a name, in its own letters."""
+    words = [word for word in PARTS.findall(name) if word.lower() not in WORDS and word.lower() not in EMPTY]
+    return "_".join(word for word in words if not word.isdecimal())
