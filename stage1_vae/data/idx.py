@@ -175,7 +175,7 @@ class Idx:
                 "put files of one data set into data.root"
             )
         found = [_bytes_if_whole(images) for images in found]
-        pixels = read_pixels(str(path), np.concatenate(found), Domain.UNIT, self.levels, self.range)
+        pixels = read_pixels(str(path), np.concatenate(found), Domain.UNIT, self.levels, self.range, may_be_real=False)
         return pixels, found[0], found[1]
 
     def _labels(self, paths: tuple[Path, ...], nums: tuple[int, int]) -> Labels:

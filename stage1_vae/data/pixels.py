@@ -72,6 +72,7 @@ def read_pixels(
     domain: Domain,
     levels: int | None = None,
     scale: Sequence[float] | None = None,
+    may_be_real: bool = True,
 ) -> Pixels:
     """Look at each number of `images` [N, C, H, W] once, in chunks.
 
@@ -81,6 +82,7 @@ def read_pixels(
         domain: of `data.domain`.
         levels: of `data.levels`.
         scale: of `data.range`.
+        may_be_real: whether the source has a key for the domain, which a remedy may name.
 
     Raises:
         DataError: they are not what images are made of, with what to do about it.
@@ -107,7 +109,7 @@ def read_pixels(
     if images.dtype.kind in "bu":
         num, guesses = levels_of(what, int(high), levels)
         return Pixels(num, domain, None, (low, high), digest, guesses)
-    guesses = () if domain is Domain.REAL else _check_intensities(what, images.dtype, low, high)
+    guesses = () if domain is Domain.REAL else _check_intensities(what, images.dtype, low, high, may_be_real)
     return Pixels(None, domain, None, (low, high), digest, guesses)
 
 
@@ -172,7 +174,7 @@ def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, np.ascontiguousarray(images[start : start + rows])
 
 
-def _check_intensities(what: str, dtype: np.dtype, low: float, high: float) -> tuple[str, ...]:
+def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_be_real: bool) -> tuple[str, ...]:
     """What was guessed of floats that should lie in [0, 1].
 
     Raises:
@@ -191,22 +193,22 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float) -> t
             return (f"values from {low:.8g} to {high:.8g} are cut to [0, 1]",)
         return ()
     told = f"{what} holds values from {low:g} to {high:g}, outside [0, 1]"
-    real = "or data.domain=real for numbers that are no intensities"
+    real = ", or data.domain=real for numbers that are no intensities" if may_be_real else ""
     if low < -slack:
         if low >= -1 - slack and high <= 1 + slack and low < -0.5:
-            raise DataError(f"{told}: they look like [-1, 1]; save (x + 1) / 2, or set data.range=[-1,1], {real}")
+            raise DataError(f"{told}: they look like [-1, 1]; save (x + 1) / 2, or set data.range=[-1,1]{real}")
         if low >= -0.5 - slack and high <= 0.5 + slack:
-            raise DataError(f"{told}: they look like [-0.5, 0.5]; save x + 0.5, or set data.range=[-0.5,0.5], {real}")
+            raise DataError(f"{told}: they look like [-0.5, 0.5]; save x + 0.5, or set data.range=[-0.5,0.5]{real}")
         if low >= -0.25 and high <= 1.25:
-            raise DataError(f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, {real}")
+            raise DataError(f"{told}: save numpy.clip(x, 0, 1) if a filter overshot{real}")
         raise DataError(
             f"{told}: undo what made them so (a standardisation, say), or set data.range=[LOW,HIGH] to what is black "
-            f"and white, {real}"
+            f"and white{real}"
         )
     if high <= 1.25:
         raise DataError(
-            f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}], {real}"
+            f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}]{real}"
         )
     white = _white(high) if high > 100 else math.ceil(high)
     divided = f"divide by {white}" if high > 100 else "divide by what is white"
-    raise DataError(f"{told}: {divided}, or set data.range=[0,{white}], {real}")
+    raise DataError(f"{told}: {divided}, or set data.range=[0,{white}]{real}")
