@@ -117,8 +117,8 @@ LAYOUTS = [
     taken(
         "the same without test_labels",
         npz({name: array for name, array in MEDMNIST.items() if name != "test_labels"}),
-        classes=(),
-        says=("all labels, for test has none",),
+        classes=("0", "1", "2", "3"),
+        says=("test images, which have no labels",),
     ),
     taken("labels from 1", npz({"x": IMAGES, "label": LABELS + 1}), classes=("1", "2", "3", "4")),
     taken("labels 3 and 8", npz({"x": IMAGES, "label": np.where(LABELS % 2, 3, 8)}), classes=("3", "8")),

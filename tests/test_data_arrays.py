@@ -405,7 +405,17 @@ def test_official_splits_are_kept(tmp_path: Path):
         assert [data.class_names[y] for y in part.labels] == [str(y + 1) for y in labels[rows]]
     np.savez(path, **{name: values for name, values in named.items() if name != "test_labels"})
     data = Arrays(str(path)).load()
-    assert data.num_classes == 0 and "all labels, for test has none" in data.left_out[0]
+    assert (
+        data.num_classes == 3 and data.test.labels is None and "test images, which have no labels" in data.left_out[0]
+    )
+    assert [data.class_names[y] for y in data.val.labels] == [str(y + 1) for y in labels[40:50]]
+    np.savez(path, **{name: values for name, values in named.items() if name != "val_labels"})
+    data = Arrays(str(path)).load()
+    assert len(data.val) == 4 and len(data.train) == 36 and "10 validation images" in data.left_out[0]
+    assert [data.class_names[y] for y in data.test.labels] == [str(y + 1) for y in labels[50:]]
+    np.savez(path, **{name: values for name, values in named.items() if name != "train_labels"})
+    data = Arrays(str(path)).load()
+    assert data.num_classes == 0 and "labels of val and test" in data.left_out[0]
 
 
 def test_too_few(tmp_path: Path):

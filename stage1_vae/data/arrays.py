@@ -12,7 +12,7 @@ A `.npy` file is memory-mapped: one that exceeds the memory limit is never read 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -78,6 +78,11 @@ class Content:
     guesses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
+    @property
+    def unlabelled(self) -> list[str]:
+        """Splits without labels, where others have some."""
+        return [split for split in self.images if split not in self.labels] if self.labels else []
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -118,7 +123,7 @@ class Arrays:
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
         path, domain = existing(self.root, "a .npy or .npz file of images"), Domain(self.domain)
-        content = self._content(path)
+        content = _labelled(self._content(path))
         images, ends, axes = self._images(path, content, domain)
         pixels = read_pixels(str(path), images, domain, self.levels, self.range)
         labels, unread = self._labels(path, content, len(images))
@@ -126,7 +131,9 @@ class Arrays:
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
         sets: dict[str, ImageSet] = {}
         for name in SPLITS:
-            kept = None if labels is None else torch.from_numpy(labels.numbers[rows[name]])
+            kept = (
+                None if labels is None or name in content.unlabelled else torch.from_numpy(labels.numbers[rows[name]])
+            )
             whole = InMemory(pixels.tensor(images[rows[name]]), kept) if keep else None
             sets[name] = whole or Mapped(images, rows[name], kept, pixels)
         names = () if labels is None else labels.names
@@ -183,14 +190,12 @@ class Arrays:
             if self.label_column is not None:
                 raise DataError(f"data.label_column={self.label_column}: {path} has no labels; leave the key out")
             return None, ()
-        if without := [split for split in content.images if split not in content.labels]:
-            return None, (f"all labels, for {' and '.join(without)} has none",)
         for split, labels in content.labels.items():
             if len(labels) != len(content.images[split]) and split != "all":
                 raise DataError(f"{path}: {split} has {len(content.images[split])} images and {len(labels)} labels")
-        parts = [content.labels[split] for split in content.images]
+        parts = [content.labels[split] for split in content.images if split in content.labels]
         whole = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
-        found = read_labels(str(path), whole, num, self.label_column)
+        found = read_labels(str(path), whole, num if len(content.images) == 1 else len(whole), self.label_column)
         if are_identities(found) and self.label is None:
             return None, (f"labels of {len(found.names):,} values for {num:,} images (data.label=NAME keeps them)",)
         return found, ()
@@ -260,6 +265,7 @@ def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
     plain = x or _first(archive.names, IMAGES)
     if "train" in in_splits and plain not in ("x", "images"):
         named = _split_names(archive.names, LABELS) if not isinstance(label, str) else {}
+        in_splits = {name: in_splits[name] for name in SPLITS if name in in_splits}  # test, which may lack labels, last
         images, labels = in_splits, {} if label is False else {name: named[name] for name in in_splits if name in named}
     elif plain is not None:
         chosen = None if label is False else label if isinstance(label, str) else _first(archive.names, LABELS)
@@ -284,6 +290,20 @@ def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
         ),
         (f"arrays {_few(others)} (data.x=NAME, data.label=NAME)",) if others else (),
     )
+
+
+def _labelled(content: Content) -> Content:
+    """What can be used of labels that not every split has: test images may lack them, others are left out."""
+    images, labels, left_out = dict(content.images), dict(content.labels), content.left_out
+    if labels and "train" in content.unlabelled:
+        labels, left_out = {}, (*left_out, f"labels of {' and '.join(labels)}, for the training images have none")
+    if "val" in content.unlabelled and labels:
+        left_out += (
+            f"{len(images.pop('val')):,} validation images, which have no labels (data.label=false takes them)",
+        )
+    if "test" in content.unlabelled and labels:
+        left_out += ("figures of classes on test images, which have no labels",)
+    return replace(content, images=images, labels=labels, left_out=left_out)
 
 
 def _first(names: Sequence[str], common: Sequence[str]) -> str | None:
