@@ -33,7 +33,7 @@ def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 130
     said = re.fullmatch(r"stopped; vae is kept up to epoch (\d+) of 1000000; continue with: (.*)\n", err)
     assert said is not None, err
-    assert shlex.split(said[2]) == ["python", *command[1:]]
+    assert shlex.split(said[2]) == command, "as it was typed, interpreter and all"
     (kept,) = tmp_path.glob("runs/store/.resume/vae-*/*")
     assert kept.name.startswith(f"epoch-{said[1]}-of-1000000-")
     assert not list(tmp_path.glob("runs/store/vae/*"))
