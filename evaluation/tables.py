@@ -4,6 +4,7 @@ What does not fit beside the first columns follows below them, under the same la
 each row becomes a few lines. Texts are shown as they are: no bracket in them is markup, no character moves the cursor.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,24 @@ GAP = 2
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Categories of characters that end a line, move the cursor or cannot be encoded."""
 
+PARTS = re.compile(r"[^,;:=/|]*[,;:=/|]|[^,;:=/|]+")
+
 
 def printable(words: str) -> str:
     """`words` with escapes for characters that a terminal would obey instead of showing."""
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in words)
+
+
+def broken(word: str, width: int) -> str:
+    """A word that is too long for one line, in lines that end behind a sign: [1024,2048] between its numbers."""
+    if Text(word).cell_len <= width:
+        return word
+    lines = [""]
+    for part in PARTS.findall(word):
+        if lines[-1] and Text(lines[-1] + part).cell_len > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,9 @@ class Column:
     def shown(self) -> list[str]:
         return [printable(cell) for cell in self.cells]
 
-    def cell(self, row: int) -> Text:
-        return Text(printable(self.cells[row]), "bold" if row in self.bold else "")
+    def cell(self, row: int, width: int) -> Text:
+        words = " ".join(broken(word, width) for word in printable(self.cells[row]).split(" "))
+        return Text(words, "bold" if row in self.bold else "")
 
 
 def laid_out(columns: Sequence[Column], width: int, row_styles: Sequence[str] = ()) -> list[RenderableType]:
@@ -79,7 +95,7 @@ def laid_out(columns: Sequence[Column], width: int, row_styles: Sequence[str] = 
         if used + max(value.needed for value in values) <= width:
             packed = _packed(values, width - used)
             return [_table(labels, sizes, group, width - used, row_styles) for group in packed]
-    return [Group(*_lines(labels, values, row_styles))]
+    return [Group(*_lines(labels, values, width, row_styles))]
 
 
 def _packed(values: Sequence[Column], width: int) -> list[list[Column]]:
@@ -112,7 +128,7 @@ def _table(
             overflow="fold",
         )
     for row in range(len(labels[0].cells)):
-        table.add_row(*(column.cell(row) for column in [*labels, *values]))
+        table.add_row(*(column.cell(row, size) for column, size in zip([*labels, *values], widths, strict=True)))
     return table
 
 
@@ -127,11 +143,11 @@ def _shared_out(values: Sequence[Column], width: int) -> list[int]:
     return widths
 
 
-def _lines(labels: Sequence[Column], values: Sequence[Column], row_styles: Sequence[str]) -> Iterator[Text]:
+def _lines(labels: Sequence[Column], values: Sequence[Column], width: int, row_styles: Sequence[str]) -> Iterator[Text]:
     """A row after the other: its labels, and each value under its title."""
     for row in range(len(labels[0].cells)):
         style = row_styles[row] if row_styles else ""
-        yield Text(" ".join(label.cell(row).plain for label in labels), style)
+        yield Text(" ".join(label.cell(row, width).plain for label in labels), style)
         for value in values:
             title = value.title.replace("-\n", "").replace("\n", " ")
-            yield Text.assemble(f"  {title} ", value.cell(row), style=value.style or style)
+            yield Text.assemble(f"  {title} ", value.cell(row, width), style=value.style or style)

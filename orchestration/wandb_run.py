@@ -8,6 +8,7 @@ import netrc
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -54,7 +55,7 @@ def wandb_mode(settings: LoggerSettings) -> str:
 
 
 class WandbRun:
-    """An open run that raises nothing: where W&B fails it is given up, with one line.
+    """An open run that raises nothing: where W&B fails it is given up, with one line, until the next stage.
 
     Args:
         run: W&B's own.
@@ -71,8 +72,9 @@ class WandbRun:
         try:
             words(self._run)
         except Exception as error:  # of its process, its socket, its files: they share no base class
+            _give_up(self._run)
             self._run = None
-            self._say(f"W&B failed and hears no more ({_reason(error)}); the figures are in the CSV files")
+            self._say(f"W&B failed ({_reason(error)}); what it misses of this stage is in the CSV files")
 
     def log(self, figures: Mapping[str, Any]) -> None:
         self.tell(lambda run: run.log(dict(figures)))
@@ -126,6 +128,16 @@ def open_run(
             return opened("offline")
     except (wandb.Error, ValueError) as error:  # pydantic's complaints of a variable are ValueErrors
         raise UserError(f"W&B: {_reason(error)}; mend that, or set {MODE}=offline or logger=csv") from error
+
+
+def _give_up(run: Any) -> None:
+    """Keep what W&B has, and end its process, whose hook at the end of this one would raise what is told already."""
+    import wandb
+
+    with suppress(Exception):
+        run.finish(exit_code=1)
+    with suppress(Exception, SystemExit):
+        wandb.teardown(1)
 
 
 def _seconds(wandb: Any) -> dict[str, Any]:
