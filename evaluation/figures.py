@@ -289,10 +289,10 @@ def save_chart(figure: Figure, path: Path) -> None:
     canvas.draw()  # once, where savefig would draw for the layout first, and write a file to be read again
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     picture = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)  # a chart in a third of the bytes
-    picture.save(path, optimize=True)
+    picture.save(path)
 
 
 def save_pixels(pixels: np.ndarray, path: Path) -> None:
     grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
     picture = Image.fromarray(pixels)
-    (picture.convert("L") if grey else picture).save(path, optimize=True)
+    (picture.convert("L") if grey else picture).save(path)
