@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("words", ["--help", "--cfg job", " ".join(STORE), "-m seed=0,1 " + " ".join(STORE)])
+@pytest.mark.parametrize("words", ["--help", "-m seed=0,1 " + " ".join(STORE)])
 def test_a_closed_pipe_ends_without_a_word(folder: Path, words: str) -> None:
     code, out, err = shell(f'"$@" {words} | true', folder)
     assert (code, out, err) in [(141, "", ""), (0, "", "")]  # 0: it had said all before `true` was gone
@@ -74,7 +74,7 @@ def test_the_reader_that_leaves_for_certain_gives_141(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_what_was_closed_from_the_beginning_does_not_end_it(folder: Path, closed: str) -> None:
     code, _, err = shell(f'"$@" {" ".join(STORE)} {closed}', folder)
     assert (code, err) == (0, "")
