@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from evaluation.comparison import OF_IMAGES, Comparison
 from evaluation.comparison_lines import Line, Value, figure
+from evaluation.tables import Column, laid_out, printable
 from evaluation.templates import render
 
 LABEL_WIDTH = 24
 """Widest label on a terminal; longer ones go on in the next line."""
-GAP = 3
-"""Blanks that a column of the terminal takes beside its text."""
 
 
 def title(key: str) -> str:
@@ -68,57 +65,35 @@ def columns_of(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 def terminal(comparison: Comparison, width: int = 80) -> Group:
     """The table for `width` columns: figures that do not fit beside the first ones follow below them."""
-    parts: list[Any] = [Text(headline(comparison), style="italic")]
+    parts: list[Any] = [Text(printable(headline(comparison)), style="italic")]
     for name, lines in comparison.blocks.items():
         if len(comparison.blocks) > 1:
-            parts.append(Text(f"\n{name}", style="bold"))
-        for keys in _packed(comparison, lines, width):
-            parts += [Text(""), _table(comparison, lines, keys)]
-    told = "\n".join([comparison.conditions, *comparison.notes])
+            parts.append(Text(f"\n{printable(name)}", style="bold"))
+        styles = ["green" if line.is_learned else "" if line.is_prior else "dim" for line in lines]
+        for table in laid_out(_columns(comparison, lines), width, styles):
+            parts += [Text(""), table]
+    told = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
     return Group(*parts, Text(f"\n{told}", style="dim"))
 
 
-def _packed(comparison: Comparison, lines: Sequence[Line], width: int) -> list[list[str]]:
-    """The columns in as few tables as fit into `width`."""
-    used = sum(size + GAP for size in _label_widths(comparison, lines))
-    tables: list[list[str]] = []
-    left = 0
+def _columns(comparison: Comparison, lines: Sequence[Line]) -> list[Column]:
+    """What the lines are called, and their figures."""
+    named = zip(*(labels(comparison, line) for line in lines), strict=True)
+    shown = [
+        Column(name, words, is_label=True, limit=LABEL_WIDTH)
+        for name, words in zip(label_titles(comparison), named, strict=True)
+    ]
     for key in columns_of(comparison, lines):
-        words = max(len(word) for word in _header(key).split("\n"))
-        needed = max([words, *(len(text(line.values.get(key), key)) for line in lines)]) + GAP
-        if not tables or needed > left:
-            tables.append([])
-            left = width - used
-        tables[-1].append(key)
-        left -= needed
-    return tables
-
-
-def _label_widths(comparison: Comparison, lines: Sequence[Line]) -> list[int]:
-    named = [label_titles(comparison), *(labels(comparison, line) for line in lines)]
-    return [min(LABEL_WIDTH, max(map(len, column))) for column in zip(*named, strict=True)]
+        values = [line.values.get(key) for line in lines]
+        leading = frozenset(row for row, value in enumerate(values) if value is not None and value.leads)
+        shown.append(Column(_header(key), [text(value, key) for value in values], bold=leading, is_whole=True))
+    return shown
 
 
 def _header(key: str) -> str:
     """The column title in two lines where it has two parts."""
     first, _, rest = title(key).rpartition(" ") if "," not in title(key) else title(key).partition(", ")
     return f"{first}\n{rest}" if len(first) > 3 else title(key)
-
-
-def _table(comparison: Comparison, lines: Sequence[Line], keys: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for name, size in zip(label_titles(comparison), _label_widths(comparison, lines), strict=True):
-        table.add_column(name, width=size, vertical="bottom")
-    for key in keys:
-        table.add_column(_header(key), justify="right", no_wrap=True, vertical="bottom")
-    for line in lines:
-        cells = []
-        for key in keys:
-            value = line.values.get(key)
-            cells.append(Text(text(value, key), style="bold" if value is not None and value.leads else ""))
-        style = "green" if line.is_learned else "" if line.is_prior else "dim"
-        table.add_row(*labels(comparison, line), *cells, style=style)
-    return table
 
 
 def to_csv(comparison: Comparison) -> str:

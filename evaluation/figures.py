@@ -285,13 +285,14 @@ def chart(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple
 
 def save_chart(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG file of few colours."""
-    figure.savefig(path, dpi=DPI, facecolor=PAPER)
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a chart in a third of the bytes
-    picture.save(path, optimize=True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once, where savefig would draw for the layout first, and write a file to be read again
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    picture = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)  # a chart in a third of the bytes
+    picture.save(path)
 
 
 def save_pixels(pixels: np.ndarray, path: Path) -> None:
     grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
     picture = Image.fromarray(pixels)
-    (picture.convert("L") if grey else picture).save(path, format="PNG", optimize=True)  # whatever the name ends in
+    (picture.convert("L") if grey else picture).save(path, format="PNG")  # whatever the name ends in

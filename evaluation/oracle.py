@@ -13,10 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 from torch import Tensor
+
+from evaluation.tables import Column, laid_out, printable
+
+LABEL_WIDTH = 44
+"""Widest label on a terminal; longer ones go on in the next line."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +60,19 @@ class Compared:
         return math.isfinite(self.error_nats)
 
 
-def terminal_table(title: str, rows: Sequence[Compared], caption: str) -> Table:
+def terminal_table(title: str, rows: Sequence[Compared], caption: str, width: int = 80) -> Group:
     """True value, estimate, error and its standard error, one estimate a line."""
-    table = Table(
-        title=title,
-        caption=Text(caption, style="dim", justify="left"),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        padding=(0, 1),
-        pad_edge=False,
-    )
-    table.add_column("nats an image", overflow="fold")
-    for name in ("true value", "estimate", "error", "std. error"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        spread = "-" if row.standard_error_nats is None else f"{row.standard_error_nats:.4f}"
-        estimate, error = "none", "diverged"
-        if row.is_finite:
-            estimate, error = f"{row.estimate_nats:.4f}", f"{round(row.error_nats, 4) + 0.0:+.4f}"  # no negative zero
-        table.add_row(row.label, f"{row.true_nats:.4f}", estimate, error, spread if row.is_finite else "-")
-    return table
+    shown = [_cells(row) for row in rows]
+    columns = [Column("nats an image", [row.label for row in rows], is_label=True, limit=LABEL_WIDTH)]
+    for n, name in enumerate(("true value", "estimate", "error", "std. error")):
+        columns.append(Column(name, [cells[n] for cells in shown], is_whole=True))
+    parts = [part for table in laid_out(columns, width) for part in (Text(""), table)]
+    return Group(Text(printable(title), "italic"), *parts, Text(""), Text(printable(caption), "dim"))
+
+
+def _cells(row: Compared) -> list[str]:
+    spread = "-" if row.standard_error_nats is None else f"{row.standard_error_nats:.4f}"
+    if not row.is_finite:
+        return [f"{row.true_nats:.4f}", "none", "diverged", "-"]
+    error = f"{round(row.error_nats, 4) + 0.0:+.4f}"  # no negative zero
+    return [f"{row.true_nats:.4f}", f"{row.estimate_nats:.4f}", error, spread]

@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from evaluation.distances import Distances, gap_closed
 from evaluation.halves import differ
 from evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST, learned_rows
+from evaluation.tables import Column, laid_out, printable
 from evaluation.verdict import verdict_lines
 
 TITLES = {
@@ -256,30 +256,25 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return [*report.get("notes", []), *(f"{', '.join(names)}: {note}" for note, names in told.items())]
 
 
-def terminal_table(report: Mapping[str, Any], width: int = 80) -> Table:
-    """The closing table, figures down, rows across; on a narrow terminal only the baseline and the learned prior have
-    their spreads."""
-    own = [report["baseline"], *learned_priors(report)]
-    titles, lines = cells(report, None if width >= WIDE else own)
-    caption = "\n".join([legend(report), *notes(report)])
+def terminal_table(report: Mapping[str, Any], width: int = 80) -> Group:
+    """The closing table, figures down, rows across, in as many tables as `width` asks for; on a narrow terminal only
+    the baseline and the learned prior have their spreads."""
+    learned = learned_priors(report)
     alone = f"{TITLES[report['baseline']]} alone"
-    table = Table(
-        title=f"{report['data']}: {'what the learned prior bought' if learned_priors(report) else alone}",
-        caption=Text(caption, style="dim", justify="left"),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for title, name in zip(titles, report["rows"], strict=True):
-        style = "green" if name in learned_priors(report) else "dim" if name in FLOORS else ""
-        table.add_column(title, justify="right", style=style, vertical="bottom", overflow="fold")
+    title = f"{report['data']}: {'what the learned prior bought' if learned else alone}"
+    tables = laid_out(columns(report, None if width >= WIDE else [report["baseline"], *learned]), width)
+    caption = [printable(line) for line in (legend(report), *notes(report))]
+    parts = [part for table in tables for part in (Text(""), table)]
+    return Group(Text(printable(title), "italic"), *parts, Text(""), Text("\n".join(caption), "dim"))
+
+
+def columns(report: Mapping[str, Any], only: Collection[str] | None = None) -> list[Column]:
+    """The labels of the figures, and a column for each row of the report; arguments as of `cells`."""
+    titles, lines = cells(report, only)
     best = winners(report)
-    for label, texts in lines:
-        bold = [name == best.get(label) for name in report["rows"]]
-        table.add_row(
-            label, *(Text(text, "bold") if is_best else text for text, is_best in zip(texts, bold, strict=True))
-        )
-    return table
+    shown = [Column("", [label for label, _ in lines], is_label=True)]
+    for n, (title, name) in enumerate(zip(titles, report["rows"], strict=True)):
+        style = "green" if name in learned_priors(report) else "dim" if name in FLOORS else ""
+        bold = frozenset(row for row, (label, _) in enumerate(lines) if best.get(label) == name)
+        shown.append(Column(title, [texts[n] for _, texts in lines], style, bold))
+    return shown

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from evaluation import comparison_views as views
 from evaluation.comparison import Comparison, available, compare
 from evaluation.comparison_figure import draw
@@ -25,11 +23,12 @@ from orchestration.schema import Config, Trainer
 from orchestration.stages import Run, new_folder
 from orchestration.store import digest
 from orchestration.tracking import tracking
+from orchestration.typed import typed_program
 
 REPORT = "report.json"
 MAX_REPORT_BYTES = 2**24
 LATEST = "latest"
-NARROW, WIDE = 80, 120
+WIDE = 120
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
 NEUTRAL_DATA = ("root", "download", "name")
 
@@ -49,17 +48,21 @@ def run_comparison(config: Config) -> Path:
         raise UserError(str(error)) from error
     folder = new_folder(config.paths.root / f"{timestamp()}-{config.name or 'compare'}")
     write(found, folder)
+    console = new_console()
+    console.print(views.terminal(found, min(console.width, WIDE)))
+    print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)
     group = config.compare.group or config.name or "compare"
-    with tracking(config.logger, folder / "logs", "compare", group, config.model_dump(mode="json")) as tracker:
+    plain = config.model_dump(mode="json")
+    with tracking(config.logger, folder / "logs", "compare", group, plain, _say_of_wandb) as tracker:
         columns, rows = views.records(found)
         tracker.table("comparison", columns, rows)
         tracker.pictures({"comparison_figure": folder / "comparison.png"})
         tracker.summarise({"num_runs": len(found.runs), "num_priors": sum(line.is_learned for line in found.lines)})
-    console = new_console()
-    width = min(max(console.width, NARROW), WIDE)
-    Console(highlight=False, width=width).print(views.terminal(found, width))
-    print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)
     return folder
+
+
+def _say_of_wandb(words: str) -> None:
+    print(f"wandb      {words}", flush=True)
 
 
 def write(found: Comparison, folder: Path) -> None:
@@ -91,7 +94,7 @@ def chosen(config: Config) -> list[Source]:
         return [load(root, folder) for folder in dict.fromkeys(folders)]
     folders = everything(root)
     if not folders:
-        raise UserError(f"there is no run in {root}; make one with python pipeline.py, or set paths.root=DIR")
+        raise UserError(f"there is no run in {root}; make one with {typed_program()}, or set paths.root=DIR")
     if asked.group is not None:
         return of_group(root, folders, asked.group)
     return beside_newest(root, folders)

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestration import scratch
+from orchestration import scratch, streams
 from orchestration.errors import UserError, nearest
 from orchestration.heap import keep_freed_memory
 from orchestration.housekeeping import keep_house
@@ -32,6 +32,8 @@ from orchestration.schema import Config, validate
 from orchestration.stopped import stop_message
 from orchestration.study import OptunaSweeper
 from orchestration.submitit_launcher import SubmititLauncher
+from orchestration.typed import remember_program, typed_program
+from orchestration.wandb_run import wandb_mode
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERROR = 2
@@ -44,13 +46,25 @@ register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
 
 def main() -> int:
     """Run what the command line says; the exit code."""
+    streams.open_streams()
+    try:
+        code = do_as_typed()
+        sys.stdout.flush()
+        return code
+    except streams.Unheard as lost:
+        return streams.end(lost)
+
+
+def do_as_typed() -> int:
+    """The same, where somebody hears what is said."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
     set_agent_aside()
-    typed = list(sys.argv)
+    remember_program()
+    typed = sys.argv[1:]
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
     be_quiet()
@@ -88,7 +102,8 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
     for name in ("pytorch_lightning", "lightning_fabric", "torch", "wandb", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what it then raises
+    for name in ("hydra", "opentelemetry"):  # the one logs what it then raises, the other that W&B's server is away
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def one_job(composed: DictConfig) -> Measured:
@@ -138,6 +153,8 @@ def run(config: Config, launch: Launch) -> Measured:
     if config.stage == "store":
         keep_house(config)
         return None
+    if config.logger.wandb:
+        wandb_mode(config.logger)
     import pipeline
     from orchestration.objective import check, measured
 
@@ -192,11 +209,11 @@ def unknown_key(key: str) -> str:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             node: Any = compose("config", overrides=chosen)
     except HydraException:
-        return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
+        return f"{key}: unknown key; `{typed_program()} --cfg job` prints those that there are"
     for part in key.split("."):
         if not isinstance(node, DictConfig):
             return f"{key}: unknown key; its parent is no section but a value"
         if part not in node:
             return f"{key}: unknown key; {nearest(part, (str(name) for name in node))}"
         node = node[part]
-    return f"{key}: cannot be set here; `python pipeline.py --cfg job` prints the configuration"
+    return f"{key}: cannot be set here; `{typed_program()} --cfg job` prints the configuration"

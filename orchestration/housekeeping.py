@@ -19,6 +19,7 @@ from orchestration.errors import UserError
 from orchestration.needs import Entry, Unfinished, folder_bytes, listed, needed_by, references_in, unfinished
 from orchestration.schema import Config
 from orchestration.store import Artifact, Store
+from orchestration.typed import typed_program
 
 REMOVED = "removed"
 SHOWN = 2  # names of runs in a row
@@ -63,7 +64,7 @@ def keep_house(config: Config) -> None:
     store = Store(root / "store")
     try:
         if not store.root.is_dir():
-            raise UserError(f"there is no store in {root}; make one with python pipeline.py, or set paths.root=DIR")
+            raise UserError(f"there is no store in {root}; make one with {typed_program()}, or set paths.root=DIR")
         complaint = verify(store) if config.store.verify else None
         inventory = Inventory.of(store, root)
         show(inventory)

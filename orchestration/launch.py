@@ -5,7 +5,6 @@ job (see `orchestration.launchers`): a worker may be another process, on another
 """
 
 import os
-import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from orchestration.typed import command_line
 
 LAUNCH = "EXPOST_LAUNCH"
 """Names this command, in the environment."""
@@ -66,8 +67,8 @@ class Launch:
             "launcher=",
             *(change.split("=")[0] + "=" for change in changes),
         )
-        kept = [word for word in self.overrides if not word.startswith(dropped)]
-        return shlex.join(["python", "pipeline.py", f"stage={stage}", *kept, *changes])
+        kept = [word for word in self.overrides if not word.lstrip("+").startswith(dropped)]
+        return command_line(f"stage={stage}", *kept, *changes)
 
 
 def set_agent_aside() -> None:

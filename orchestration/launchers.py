@@ -27,11 +27,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from orchestration.errors import UserError
-from orchestration.launch import Launch, sweep_dir
+from orchestration.launch import LAUNCH, SWEEP, Launch, sweep_dir
 from orchestration.outcomes import record_failure
+from orchestration.streams import open_streams
+from orchestration.typed import PROGRAM
 
 PROJECT = Path(__file__).resolve().parent.parent
-TRAVELS = ("EXPOST_LAUNCH", "EXPOST_SWEEP", "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
+TRAVELS = (LAUNCH, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
 """Environment variables that every job needs and not every worker inherits."""
 
 
@@ -57,6 +59,7 @@ class Job:
     def __call__(self) -> JobReturn:
         os.chdir(self.folder)
         os.environ.update(self.environment)
+        open_streams()
         setup_globals()
         Singleton.set_state(dict(self.singletons))
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))

@@ -68,9 +68,8 @@ def run_oracle(run: Run) -> None:
     write(run, facts)
     console = new_console()
     console.print()
-    console.print(
-        terminal_table(f"{data.name}: the judge against the known truth", *shown(judged, recovered, settings))
-    )
+    title = f"{data.name}: the judge against the known truth"
+    console.print(terminal_table(title, *shown(judged, recovered, settings), console.width))
     for note in facts["notes"]:
         run.say("oracle", note)
     run.say("oracle", str(run.folder / "oracle.json"))

@@ -5,15 +5,16 @@ and outside a sweep, into a temporary folder of the command.
 """
 
 import json
-import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from evaluation.tables import printable
 from orchestration import scratch
 from orchestration.launch import Launch, sweep_dir
+from orchestration.typed import command_line
 
 FAILURE = "failure.json"
 HYDRAS = ".sweep"
@@ -40,7 +41,7 @@ class Failure:
     def line(self) -> str:
         """What is printed: one line for the user's mistakes, everything for ours."""
         where = f"{self.job}: " if self.job else ""
-        return f"{self.traceback or ''}error: {where}{self.message}"
+        return f"{self.traceback or ''}error: {printable(where + self.message)}"
 
 
 def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
@@ -80,7 +81,7 @@ def next_command(words: Sequence[str]) -> str | None:
     if sweep is None or not any(sweep.glob("*/report.json")):
         return None
     kept = [word for word in words if word.startswith("paths.root=")]
-    return shlex.join(["python", "pipeline.py", "stage=compare", *kept])
+    return command_line("stage=compare", *kept)
 
 
 def tidy() -> None:

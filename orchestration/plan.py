@@ -35,7 +35,7 @@ def run_plan(run: Run) -> None:
     notes = notes_of(run.config, costs, facts)
     console = new_console()
     console.print()
-    console.print(terminal_plan(costs, facts, notes))
+    console.print(terminal_plan(costs, facts, notes, console.width))
     console.print()
     target = run.config.plan.out or run.folder / "plan.json"
     try:

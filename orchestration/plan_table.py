@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from evaluation.tables import Column, laid_out, printable
 from orchestration.plan_costs import Cost
 from orchestration.plan_fork import Facts
 from orchestration.schema import Config
@@ -15,28 +14,28 @@ from orchestration.schema import Config
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> Group:
+def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str], width: int = 80) -> Group:
     """Disk, memory, time and work of each stage, the total, and notes."""
     images = facts["images"]
     shape = " x ".join(str(side) for side in images["shape"])
     counts = " + ".join(f"{count:,}" for count in images["num"].values())
-    title = f"{images['name']}: {counts} images of {shape}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    for heading in ("disk", "memory", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for cost in costs:
-        work = f"{cost.work}; stored already: costs nothing now" if cost.cached else cost.work
-        disk = in_bytes(cost.disk_bytes) if cost.files else "-"
-        table.add_row(cost.stage, disk, in_bytes(cost.memory_bytes), in_time(cost.seconds), work)
-    table.add_section()
-    all_disk, most_memory = sum(cost.disk_bytes for cost in costs), max(cost.memory_bytes for cost in costs)
-    all_seconds = sum(cost.seconds for cost in costs)
-    table.add_row(
-        "all", in_bytes(all_disk), in_bytes(most_memory), in_time(all_seconds), "memory: the largest of the stages"
-    )
-    return Group(table, *(Text(f"- {note}") for note in notes))
+    title = Text(printable(f"{images['name']}: {counts} images of {shape}"), "italic")
+    parts = [part for table in laid_out(_columns(costs), width) for part in (Text(""), table)]
+    return Group(title, *parts, Text(""), *(Text(f"- {printable(note)}") for note in notes))
+
+
+def _columns(costs: Sequence[Cost]) -> list[Column]:
+    """A row a stage, and one for all of them."""
+    work = [f"{cost.work}; stored already: costs nothing now" if cost.cached else cost.work for cost in costs]
+    disk = [in_bytes(cost.disk_bytes) if cost.files else "-" for cost in costs]
+    memory, seconds = [cost.memory_bytes for cost in costs], [cost.seconds for cost in costs]
+    return [
+        Column("stage", [*(cost.stage for cost in costs), "all"], is_label=True),
+        Column("disk", [*disk, in_bytes(sum(cost.disk_bytes for cost in costs))], is_whole=True),
+        Column("memory", [*map(in_bytes, memory), in_bytes(max(memory))], is_whole=True),
+        Column("time", [*map(in_time, seconds), in_time(sum(seconds))], is_whole=True),
+        Column("what", [*work, "memory: the largest of the stages"], is_text=True),
+    ]
 
 
 def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation import page, report
+from evaluation.tables import printable
 from orchestration.console import new_console
 from orchestration.dataset import described
 from orchestration.errors import UserError
@@ -64,7 +65,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
     console.print()
     bullets = Table.grid(padding=(0, 1, 0, 0))
     for sentence in page.verdict_lines(content):
-        bullets.add_row("-", Text(sentence))
+        bullets.add_row("-", Text(printable(sentence)))
     console.print(bullets)
     console.print()
     run.say("report", str(run.folder / "report.html"))
@@ -79,7 +80,8 @@ def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str
     chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
     plain = OmegaConf.create(config)
     config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
-    with tracking(run.config.logger, run.folder / "logs", "report", run.name, config, identity) as tracker:
+    logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
+    with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
         tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
 
 

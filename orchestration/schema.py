@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from orchestration.errors import UserError, nearest
+from orchestration.typed import typed_program
 
 Node = dict[str, Any]
 Stage = Literal[
@@ -257,9 +258,9 @@ def _one_line(error: ValidationError) -> str:
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"
     if first["type"] == "missing":
-        return f"{key} is missing; give {key}=VALUE (`python pipeline.py --help` lists the choices of each group)"
+        return f"{key} is missing; give {key}=VALUE (`{typed_program()} --help` lists the choices of each group)"
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; `python pipeline.py --cfg job` prints those that there are"
+        return f"{key}: unknown key; `{typed_program()} --cfg job` prints those that there are"
     if first["type"] == "string_pattern_mismatch":
         return f"{key}={first['input']}: it names a folder; use letters, digits and . _ - only"
     message = first["msg"][0].lower() + first["msg"][1:]

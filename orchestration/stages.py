@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evaluation.tables import printable
 from orchestration.errors import UserError
 from orchestration.hardware import device_of, lightning_fit
 from orchestration.kept import Keeper
@@ -123,7 +124,8 @@ class Run:
             self.share.tell({"say": [what, words]})
         else:
             who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
-            print(f"{who}{what:<11}{words}\n", end="", flush=True)  # one write: lines of two processes stay apart
+            line = f"{who}{what:<11}{printable(words)}"
+            print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
     @property
     def shows_progress(self) -> bool:
@@ -281,8 +283,9 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
     if run.quiet:
         yield Tracker()
         return
+    config = run.config.model_dump(mode="json")
     with tracking(
-        run.config.logger, run.folder / "logs", stage, run.name, run.config.model_dump(mode="json")
+        run.config.logger, run.folder / "logs", stage, run.name, config, lambda words: run.say("wandb", words)
     ) as tracker:
         yield tracker
 

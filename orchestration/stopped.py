@@ -1,10 +1,9 @@
 """What Ctrl-C is answered with: how much is kept, and the command that continues."""
 
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from orchestration import scratch
+from orchestration.typed import joined, typed_program
 
 STOPPED = "stopped.txt"
 
@@ -16,8 +15,7 @@ def record_stop(words: str) -> None:
 
 
 def stop_message(typed: Sequence[str]) -> str:
-    """What is said after Ctrl-C: what is kept, and the command, as it was `typed`, that continues."""
+    """What is said after Ctrl-C: what is kept, and the command, with the words that were `typed`, that continues."""
     folder = scratch.folder()
     kept = (folder / STOPPED).read_text() if folder and (folder / STOPPED).is_file() else "finished stages are kept"
-    program = ["python", typed[0]] if typed[0].endswith(".py") else [Path(typed[0]).name]
-    return f"stopped; {kept}; continue with: {shlex.join([*program, *typed[1:]])}"
+    return f"stopped; {kept}; continue with: {typed_program()} {joined(typed)}".rstrip()

@@ -69,10 +69,10 @@ class OptunaSweeper(Sweeper):
         name = config.sweep.study or f"optuna-{mine}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, name):
+        with alone(folder, name), database((folder / name).resolve()) as storage:
             study = optuna.create_study(
                 study_name=name,
-                storage=f"sqlite:///{(folder / name).resolve()}.db",
+                storage=storage,
                 directions=list(map(direction, config.sweep.metric)),
                 load_if_exists=True,
             )
@@ -193,6 +193,20 @@ def tell(study: Any, metrics: Sequence[str]) -> None:
 
 def _count(study: Any, state: str) -> int:
     return sum(trial.state.name == state for trial in study.trials)
+
+
+@contextmanager
+def database(stem: Path) -> Iterator[Any]:
+    """Optuna's storage in the SQLite file `stem`.db, none of whose connections outlives its use."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.pool import NullPool
+
+    storage = RDBStorage(f"sqlite:///{stem}.db", engine_kwargs={"poolclass": NullPool})
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextmanager

@@ -6,13 +6,11 @@ over the data, which an iteration of EM is too; of what is measured on held-out 
 value beside the last.
 """
 
-import netrc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -20,29 +18,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from evaluation.row_names import BASELINES
 from orchestration.kept import Keeper
 from orchestration.schema import Logger as LoggerSettings
+from orchestration.wandb_run import Say, WandbRun, open_run, wandb_mode
 
 STEP = "epoch"
 FINAL = "final/"
 """Before the names of figures that a stage has one of, when it is done."""
-
-
-def logged_in() -> bool:
-    """Whether the user has a W&B key on this machine."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def wandb_mode(settings: LoggerSettings) -> str:
-    """`WANDB_MODE` wins, then `logger.mode`; `auto` is online exactly where the user is logged in."""
-    if chosen := os.environ.get("WANDB_MODE"):
-        return chosen
-    if settings.mode == "auto":
-        return "online" if logged_in() else "offline"
-    return settings.mode
 
 
 def wandb_name(stage: str, name: str) -> str:
@@ -71,12 +51,15 @@ class WandbFigures(Logger):
         stage: before every name.
     """
 
-    def __init__(self, run: Any, stage: str) -> None:
+    def __init__(self, run: WandbRun, stage: str) -> None:
         super().__init__()
         self.run, self.stage = run, stage
+        run.tell(self._define)
+
+    def _define(self, run: Any) -> None:
         run.define_metric(STEP, hidden=True)
         for pattern, summary in (("train_*", "last"), ("val_*", "last,min")):
-            run.define_metric(wandb_name(stage, pattern), step_metric=STEP, summary=summary)
+            run.define_metric(wandb_name(self.stage, pattern), step_metric=STEP, summary=summary)
 
     @property
     def name(self) -> str:
@@ -84,7 +67,7 @@ class WandbFigures(Logger):
 
     @property
     def version(self) -> str:
-        return str(self.run.id)
+        return self.run.id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -104,7 +87,7 @@ class Tracker:
     """
 
     loggers: list[Logger] = field(default_factory=list)
-    wandb_run: Any = None
+    wandb_run: WandbRun | None = None
     stage: str = ""
     keeper: Keeper | None = None
 
@@ -130,15 +113,15 @@ class Tracker:
         if self.wandb_run is not None:
             import wandb
 
-            table = wandb.Table(columns=list(columns), data=rows)
-            self.wandb_run.log({wandb_name(self.stage, name): table})
+            shown = wandb_name(self.stage, name)
+            self.wandb_run.tell(lambda run: run.log({shown: wandb.Table(columns=list(columns), data=rows)}))
 
     def pictures(self, pictures: Mapping[str, Path]) -> None:
         if self.wandb_run is not None:
             import wandb
 
-            shown = {wandb_name(self.stage, name): wandb.Image(str(path)) for name, path in pictures.items()}
-            self.wandb_run.log(shown)
+            shown = {wandb_name(self.stage, name): str(path) for name, path in pictures.items()}
+            self.wandb_run.tell(lambda run: run.log({name: wandb.Image(path) for name, path in shown.items()}))
 
     def lineage(self, made: tuple[str, str], used: Mapping[str, str], path: Path) -> None:
         """Say in W&B what this stage made (kind, key) and from what: references by path, nothing is uploaded.
@@ -149,10 +132,13 @@ class Tracker:
             return
         import wandb
 
-        kind, key = made
-        artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(used)})
-        artifact.add_reference(path.resolve().as_uri(), checksum=False)
-        self.wandb_run.log_artifact(artifact)
+        def refer(run: Any) -> None:
+            kind, key = made
+            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(used)})
+            artifact.add_reference(path.resolve().as_uri(), checksum=False)
+            run.log_artifact(artifact)
+
+        self.wandb_run.tell(refer)
 
 
 @contextmanager
@@ -162,6 +148,7 @@ def tracking(
     stage: str,
     group: str,
     config: Mapping[str, Any],
+    say: Say,
     identity: Mapping[str, str] | None = None,
 ) -> Iterator[Tracker]:
     """Open the loggers of one stage in `folder` and close them whatever happens, with the exit code.
@@ -170,12 +157,16 @@ def tracking(
         settings: which loggers.
         folder: of the run.
         stage, group, config: what W&B calls the run, and what it shows of it.
+        say: takes a line where W&B fails.
         identity: W&B settings that make it a run that somebody else has announced.
+
+    Raises:
+        UserError: W&B cannot be used as it is set up.
     """
     loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
-    run = None
+    run: WandbRun | None = None
     if settings.wandb and wandb_mode(settings) != "disabled":
-        run = _open_wandb(settings, folder, stage, group, config, identity or {})
+        run = open_run(settings, folder, stage, group, config, identity or {}, say)
         loggers.append(WandbFigures(run, stage))
     exit_code = 1
     try:
@@ -184,30 +175,4 @@ def tracking(
     finally:
         loggers[0].finalize("success" if exit_code == 0 else "failed")
         if run is not None:
-            run.finish(exit_code=exit_code)
-
-
-def _open_wandb(
-    settings: LoggerSettings,
-    folder: Path,
-    stage: str,
-    group: str,
-    config: Mapping[str, Any],
-    identity: Mapping[str, str],
-) -> Any:
-    for name, sub in {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}.items():
-        os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
-    import wandb
-
-    folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        project=settings.project,
-        group=group,
-        job_type=stage,
-        name=f"{stage}-{group}",
-        config=dict(config),
-        dir=str(folder),
-        mode=cast("Literal['online', 'offline']", wandb_mode(settings)),
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off", **cast("dict[str, Any]", identity)),
-    )
+            run.tell(lambda run: run.finish(exit_code=exit_code))

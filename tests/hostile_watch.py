@@ -34,6 +34,8 @@ FORBIDDEN = (
 )
 UNEXPECTED = {"pickle5", "pty", "ftplib", "telnetlib", "smtplib", "antigravity", "this", "evil"}
 """Modules that nobody here needs; hostile files name them."""
+GPUS = "libnvidia-ml.so.1"
+"""The library by which torch with CUDA counts GPUs, on a machine without one as well."""
 CANARY = "canary"
 MAX_GROWTH_KIB = 200 * 1024
 MAX_SECONDS = 5.0
@@ -45,7 +47,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     strange = event == "import" and arguments[0] in UNEXPECTED
     written = event == "open" and CANARY in str(arguments[0]) and str(arguments[1]) not in ("r", "rb", "None")
-    if event in FORBIDDEN or strange or written:
+    counts_gpus = event == "ctypes.dlopen" and arguments == (GPUS,)
+    if (event in FORBIDDEN and not counts_gpus) or strange or written:
         _seen.append(f"{event} {arguments}")
 
 

@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DATA = {
     "data=mnist": ["data.root is not set", "data.download=true"],
-    "data=mnist data.root=/nonexistent": ["data.root=/nonexistent does not exist"],
+    "data=mnist data.root={data}/absent": ["data.root={data}/absent does not exist"],
     "data=mnist data.root={data}/empty": ["{data}/empty", IDX_FILES[0]],
     "data=mnist data.root={data}/truncated data.num_val=10": [IDX_FILES[0], "truncated"],
     "data=mnist data.root={data}/gzip_truncated data.num_val=10": [IDX_FILES[0], "truncated"],

@@ -117,7 +117,7 @@ CONFIGURATION = {
         "priors that do: autoregressive, standard_normal",
     ],
     # outputs
-    "stage=sample sample.out=/nonexistent/x.npz": ["/nonexistent", "does not exist"],
+    "stage=sample sample.out={folder}/absent/x.npz": ["{folder}/absent", "does not exist"],
     "stage=sample sample.out=/proc/x.npz": ["sample.out=/proc/x.npz", "cannot write"],
     "stage=sample sample.out=": ["sample.out", "FILE.npz"],
     "stage=sample sample.out=/": ["sample.out", "FILE.npz"],
@@ -133,7 +133,9 @@ STORE = {
 
 @pytest.mark.parametrize("words", CONFIGURATION)
 def test_mistake_in_the_command(words: str, tmp_path: Path) -> None:
-    assert_refused(run_here(tmp_path, *words.split(" ")), tmp_path, *CONFIGURATION[words])
+    typed = words.replace("{folder}", str(tmp_path)).split(" ")
+    told = [part.replace("{folder}", str(tmp_path)) for part in CONFIGURATION[words]]
+    assert_refused(run_here(tmp_path, *typed), tmp_path, *told)
 
 
 @pytest.mark.parametrize("words", STORE)

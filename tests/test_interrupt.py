@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from command_line import PROJECT, SMALL
+from command_line import PROJECT, SMALL, ctrl_c_is_heard
 
 ENDLESS = ("stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null", "net.hidden=[8]")
 
@@ -23,18 +24,21 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer.keep_share=1e9"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_for(tmp_path, "runs/store/.resume/vae-*/epoch-*", process)  # the fit is under way
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ctrl_c_is_heard():
+        process = subprocess.Popen(command, cwd=tmp_path, **pipes)
+    with process:
+        try:
+            wait_for(tmp_path, "runs/store/.resume/vae-*/epoch-*", process)  # the fit is under way
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     said = re.fullmatch(r"stopped; vae is kept up to epoch (\d+) of 1000000; continue with: (.*)\n", err)
     assert said is not None, err
-    assert shlex.split(said[2]) == ["python", *command[1:]]
-    (kept,) = tmp_path.glob("runs/store/.resume/vae-*/*")
-    assert kept.name.startswith(f"epoch-{said[1]}-of-1000000-")
+    assert shlex.split(said[2]) == command, "as it was typed, interpreter and all"
+    kept = {path.name for path in tmp_path.glob("runs/store/.resume/vae-*/*")}  # two, if it came between two steps
+    assert any(name.startswith(f"epoch-{said[1]}-of-1000000-") for name in kept) and len(kept) <= 2, kept
     assert not list(tmp_path.glob("runs/store/vae/*"))
     assert not list(tmp_path.glob("runs/store/vae/.*.*")), "the scratch folder stayed"

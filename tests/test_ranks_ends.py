@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import PROJECT, SMALL, keys, run_here
+from command_line import PROJECT, SMALL, ctrl_c_is_heard, keys, run_here
 from rank_processes import gone, ranks_alive
 from test_interrupt import ENDLESS, wait_for
 
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Two ranks in the middle of a training run that has no end."""
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ctrl_c_is_heard():
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
         yield process
@@ -63,7 +64,8 @@ def test_ctrl_c_reaches_all_and_is_told_once(tmp_path: Path) -> None:
     """A terminal sends it to every process of the group."""
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+    with ctrl_c_is_heard():
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
     try:
         wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
         os.killpg(process.pid, signal.SIGINT)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from evaluation import report as r
 from evaluation.distances import Distances
@@ -137,7 +138,8 @@ def test_bold_only_beyond_the_noise() -> None:
     assert r.winners(_report(frechet=10.5))["Frechet distance ↓"] == "standard_normal"
 
     def bold(report: dict[str, Any]) -> list[bool]:
-        columns = r.terminal_table(report).columns
+        (table,) = (part for part in r.terminal_table(report).renderables if isinstance(part, Table))
+        columns = table.columns
         row = next(i for i, cell in enumerate(columns[0].cells) if str(cell).startswith("Frechet"))
         return ["bold" in str(getattr(list(column.cells)[row], "style", "")) for column in columns[1:]]
 
@@ -240,5 +242,5 @@ def test_paired_gains_decide_where_images_differ_more_than_priors() -> None:
 
 def test_the_title_speaks_of_a_learned_prior_only_where_there_is_one() -> None:
     alone = r.build_report("digits", "f", {"standard_normal": r.build_row()})
-    assert r.terminal_table(alone).title == "digits: N(0, I) alone"
-    assert r.terminal_table(_report()).title == "mnist: what the learned prior bought"
+    assert str(r.terminal_table(alone).renderables[0]) == "digits: N(0, I) alone"
+    assert str(r.terminal_table(_report()).renderables[0]) == "mnist: what the learned prior bought"

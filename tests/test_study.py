@@ -12,6 +12,7 @@ import pytest
 from command_line import Result, run_here
 from hydra import compose, initialize_config_dir
 from sklearn.datasets import load_digits
+from sqlalchemy.pool import NullPool
 
 from orchestration.entry import CONF
 from orchestration.schema import Config, validate
@@ -34,7 +35,9 @@ def images(place: Path, num: int = 300) -> None:
 
 def study_of(place: Path) -> Any:
     (file,) = place.glob("runs/sweeps/*.db")
-    return optuna.load_study(study_name=None, storage=f"sqlite:///{file}")
+    # Without a pool no connection outlives its use, of which Python 3.13 would complain.
+    storage = optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"poolclass": NullPool})
+    return optuna.load_study(study_name=None, storage=storage)
 
 
 def states(place: Path) -> list[str]:
