@@ -137,7 +137,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         if next(parts.vae.parameters(), None) is None:
             job.say("vae", "has no parameters: there is nothing to train")
             save_file(weights(parts.vae), folder / "model.safetensors")
-            (folder / "history.json").write_text("[]")
+            (folder / "history.json").write_text("[]", encoding="utf-8")
             return {}
         chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
         settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
@@ -153,7 +153,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         job.ranks.check_equal(trained)
         if job.ranks.rank == 0:
             save_file(trained, folder / "model.safetensors")
-            (folder / "history.json").write_text(json.dumps(history))
+            (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
             for note in collapse(history[-1]):
                 job.say("vae", note)
         return history[-1]
@@ -198,7 +198,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
         facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
         if job.ranks.rank == 0:
             save_file(fitted, folder / "prior.safetensors")
-            (folder / "fit.json").write_text(json.dumps(facts))
+            (folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
         return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
     ingredients = prior_ingredients(job, parts.prior, latents.key)
@@ -212,7 +212,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
-        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
+        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
         with job.seeded(job.config.seeds.sample):
             figures = measure(
                 job,

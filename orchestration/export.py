@@ -115,8 +115,8 @@ def _write(
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
-    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
-    measured = None if figures is None else json.loads((figures.path / "figures.json").read_text())
+    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    measured = None if figures is None else json.loads((figures.path / "figures.json").read_text(encoding="utf-8"))
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data))
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}

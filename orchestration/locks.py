@@ -55,7 +55,7 @@ class Owner:
     def read(cls, path: Path) -> "Owner | None":
         """None where there is none; one of nobody for a file that is being written or is damaged."""
         try:
-            with path.open() as file:  # opened, not only looked at: NFS then asks its server
+            with path.open(encoding="utf-8") as file:  # opened, not only looked at: NFS then asks its server
                 facts, touched_ns = file.read(), os.fstat(file.fileno()).st_mtime_ns
             said = json.loads(facts)
             return cls(int(said["process"]), str(said["host"]), float(said["taken"]), touched_ns)
@@ -81,7 +81,7 @@ class Owner:
             FileExistsError: somebody was quicker.
         """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with open(descriptor, "w") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             json.dump({"process": self.process, "host": self.host, "taken": self.taken}, file)
 
 

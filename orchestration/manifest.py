@@ -44,7 +44,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     }
     sealed = {**facts, "files": listing}
     sealed["checksum"] = checksum(sealed)
-    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2))
+    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2), encoding="utf-8")
     for path in [*files, folder / MANIFEST, *(path for path in paths if path.is_dir()), folder]:
         flush(path)
 

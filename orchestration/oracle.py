@@ -156,7 +156,9 @@ def write(run: Run, facts: dict[str, Any]) -> None:
     """
     try:
         (run.folder / "oracle.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (run.folder / "config.yaml").write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+        (run.folder / "config.yaml").write_text(
+            yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )
         point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error

@@ -58,7 +58,7 @@ def kib_of(file: Path, name: str) -> int:
         UserError: there is no /proc here.
     """
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError("stage=plan reads memory from /proc, which this system has not; run it on Linux") from error
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

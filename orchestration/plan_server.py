@@ -27,7 +27,7 @@ FEW = 8
 
 
 def main() -> int:
-    told, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    told, result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     from evaluation.errors import EvaluationError
@@ -46,7 +46,7 @@ def main() -> int:
         facts = probed(told, scratch, threads, lambda work: forked(work, threads, mistakes))
     except mistakes as error:
         facts = {"mistake": str(error)}
-    result.write_text(json.dumps(facts))
+    result.write_text(json.dumps(facts), encoding="utf-8")
     return 0
 
 

@@ -39,7 +39,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    content = json.loads((figures.path / "figures.json").read_text())
+    content = json.loads((figures.path / "figures.json").read_text(encoding="utf-8"))
     content["provenance"] = provenance(run, figures, keys)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
@@ -101,7 +101,7 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
         "run": run.folder.name,
         "seeds": run.config.seeds.model_dump(),
-        **json.loads((figures.path / CIRCUMSTANCES).read_text()),
+        **json.loads((figures.path / CIRCUMSTANCES).read_text(encoding="utf-8")),
         **keys,
         "evaluation": figures.key,
     }
@@ -125,7 +125,11 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         )
     except (OSError, subprocess.CalledProcessError):
         return None

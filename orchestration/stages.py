@@ -229,7 +229,7 @@ def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> K
 
     def begin() -> None:
         facts = {"stage": stage, "key": key, "inputs": _inputs(ingredients)}
-        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts))
+        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts), encoding="utf-8")
 
     return Keeper(
         run.store.resume_folder(stage, key),

@@ -49,7 +49,7 @@ class Artifact:
     path: Path
 
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self.path / MANIFEST).read_text())
+        return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
 
 
 class Store:

@@ -68,6 +68,7 @@ def run_outside(folder: Path, *words: str, **environment: str) -> Result:
         capture_output=True,
         text=True,
         timeout=240,
+        encoding="utf-8",
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -84,7 +85,7 @@ def assert_refused(result: Result, folder: Path, *told: str, before: Sequence[Pa
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "runs/latest/report.json").read_text())
+    return json.loads((folder / "runs/latest/report.json").read_text(encoding="utf-8"))
 
 
 def keys(folder: Path, stage: str) -> set[str]:

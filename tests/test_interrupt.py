@@ -23,7 +23,9 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer.keep_share=1e9"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     try:
         wait_for(tmp_path, "runs/store/.resume/vae-*/epoch-*", process)  # the fit is under way
         process.send_signal(signal.SIGINT)

@@ -57,7 +57,7 @@ def seconds_to_get(folder: Path) -> tuple[float, list[str]]:
 def test_the_owner_is_written_down_touched_and_removed(tmp_path: Path, hurried: None) -> None:
     path = tmp_path / f"{NAME}.owner"
     with KeyLock(tmp_path, NAME).held():
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
         assert (facts["process"], facts["host"]) == (os.getpid(), socket.gethostname())
         first = path.stat().st_mtime_ns
         time.sleep(0.5)
@@ -122,7 +122,7 @@ def test_who_does_not_wait_hears_who_has_it(tmp_path: Path) -> None:
 
 
 def test_a_damaged_owner_file_holds_nobody_up(tmp_path: Path) -> None:
-    (tmp_path / f"{NAME}.owner").write_text("[")
+    (tmp_path / f"{NAME}.owner").write_text("[", encoding="utf-8")
     assert seconds_to_get(tmp_path)[0] < 0.5
 
 
@@ -157,14 +157,14 @@ def test_a_lock_does_not_outlive_its_process_in_a_forked_worker(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), NAME],
         cwd=Path(__file__).parents[1],
-        stdout=(out := (tmp_path / "out").open("w")),
+        stdout=(out := (tmp_path / "out").open("w", encoding="utf-8")),
     )
     out.close()
     assert done.returncode == -9
     try:
         assert seconds_to_get(tmp_path)[0] < 5
     finally:
-        os.kill(int((tmp_path / "out").read_text()), 9)
+        os.kill(int((tmp_path / "out").read_text(encoding="utf-8")), 9)
 
 
 def test_a_spawned_process_reads_the_same_host() -> None:
