@@ -44,6 +44,7 @@ from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
 from orchestration.tracking import Tracker, with_one_name
+from orchestration.trouble import blaming_the_disk
 from stage1_vae.code_usage import collapse
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION
@@ -63,21 +64,27 @@ def run(config: Config, launch: Launch) -> None:
         UserError: for everything that is the user's to mend.
     """
     try:
-        check_ranks(config.trainer)
-        if config.stage == "check":
-            with reduced(config, launch) as job:
-                perform(job)
-            print("check      everything was built and ran on two batches; nothing was kept")
-        elif config.stage == "compare":
-            run_comparison(config)
-        elif config.stage == "plan":
-            run_plan(Run(config, launch, Store(config.paths.root / "store")))
-        elif config.stage == "oracle":
-            run_oracle(Run(config, launch, Store(config.paths.root / "store")))
-        else:
-            perform(Run(config, launch, Store(config.paths.root / "store")))
+        with blaming_the_disk(config.paths.root):
+            do(config, launch)
     except USER_ERRORS as error:
         raise UserError(str(error)) from error
+
+
+def do(config: Config, launch: Launch) -> None:
+    """The same, with the errors of the rooms as they are."""
+    check_ranks(config.trainer)
+    if config.stage == "check":
+        with reduced(config, launch) as job:
+            perform(job)
+        print("check      everything was built and ran on two batches; nothing was kept")
+    elif config.stage == "compare":
+        run_comparison(config)
+    elif config.stage == "plan":
+        run_plan(Run(config, launch, Store(config.paths.root / "store")))
+    elif config.stage == "oracle":
+        run_oracle(Run(config, launch, Store(config.paths.root / "store")))
+    else:
+        perform(Run(config, launch, Store(config.paths.root / "store")))
 
 
 def perform(job: Run) -> None:
@@ -268,7 +275,7 @@ def export_model(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior
     key = evaluate_priors(replace(job, plans=True), parts, vae, latents, prior).key
     models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
     keys = {"vae": vae.key, "prior": prior.key, "fingerprint of the images": parts.data.fingerprint}
-    export(job, parts, *models, keys, job.store.find("evaluation", key))
+    export(job, parts, *models, keys, job.stored("evaluation", key))
 
 
 def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artifact] | None:
@@ -284,7 +291,7 @@ def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artif
     latents = encode_images(plan, parts, vae)
     prior = fit_prior(plan, parts, latents)
     key = evaluate_priors(plan, parts, vae, latents, prior).key
-    if found := job.store.find("evaluation", key):
+    if found := job.stored("evaluation", key):
         job.say("evaluation", f"unchanged, skipped: {found.path}")
         return vae, prior, found
     if job.config.upstream == "require":

@@ -6,8 +6,8 @@ The folder is written beside its place, flushed, loaded once the way its user wi
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,13 @@ def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str],
     settings = run.config.export
     place = _checked_folder(settings.out)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        scratch = place.parent / f".{place.name}.{secrets.token_hex(8)}"
+        scratch.mkdir()
         try:
             _write(scratch, run, parts, vae, prior, keys, figures)
             TwoStage.load(scratch)
-            scratch.chmod(0o755)  # private folders and files until now
             for path in scratch.iterdir():
-                path.chmod(0o644)
+                path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
                 _flush(path)
             _flush(scratch)
             os.replace(scratch, place)  # an empty folder gives way, any other refuses

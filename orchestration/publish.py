@@ -1,5 +1,6 @@
 """A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
 
+import errno
 import json
 import os
 import platform
@@ -21,11 +22,12 @@ from orchestration.console import new_console
 from orchestration.errors import UserError
 from orchestration.launch import agent
 from orchestration.pictures import PICTURES
-from orchestration.stages import Run, point_latest
+from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import tracking, with_one_name
 
 CIRCUMSTANCES = "circumstances.json"
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
@@ -48,7 +50,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
         _write_whole(run.folder / "config.yaml", config_yaml)
         _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml))
         _write_whole(run.folder / "report.json", report.to_json(content))
-        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
+        point_latest(run)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
@@ -67,6 +69,32 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
     run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def point_latest(run: Run) -> None:
+    """Make `latest` lead to the folder of `run`, in one step: a reader sees the old one or the new one.
+
+    The link is made in that folder: a run that is killed leaves nothing elsewhere. What stands in its place and is no
+    link of ours (runs were copied, a disk knows no links) stays, and the user is told.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    latest, link = run.config.paths.root / "latest", run.folder / ".latest"
+    remedy = f"the results are in {run.folder}"
+    if os.path.lexists(latest) and not latest.is_symlink():
+        run.say("latest", f"{latest} is no link but a file or folder, and stays as it is: move it away; {remedy}")
+        return
+    link.unlink(missing_ok=True)
+    try:
+        target = os.path.relpath(run.launch.sweep_dir or run.folder, run.config.paths.root)
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        run.say("latest", f"this disk knows no links ({error.strerror}); {remedy}")
+        return
+    os.replace(link, latest)
 
 
 def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:

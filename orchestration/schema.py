@@ -62,6 +62,7 @@ class Paths(Section):
 class Sample(Section):
     num: PositiveInt
     out: Path | None
+    overwrite: bool
     noise: bool
     prior: Literal["learned", "base"]
     label: Annotated[NonNegativeInt, Strict()] | None  # true is no class

@@ -125,6 +125,10 @@ class Run:
             who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
             print(f"{who}{what:<11}{words}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
+    def stored(self, stage: str, key: str) -> Artifact | None:
+        """What is in the store, intact, under that name; of damage that is found there the user is told."""
+        return self.store.find(stage, key, lambda words: self.say(stage, words))
+
     @property
     def shows_progress(self) -> bool:
         return not self.quiet and show_progress(self.config.trainer)
@@ -188,7 +192,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
     if run.plans or run.share is not None:
         return Artifact(stage, key, run.store.root / stage / key)
     in_ranks = in_ranks and run.config.trainer.num_ranks > 1
-    if found := run.store.find(stage, key):
+    if found := run.stored(stage, key):
         run.store.tidy(stage, key)
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
@@ -202,7 +206,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
             run.say(stage, f"waiting for {key}, made by {owner}")
 
     with hosting(run.node, key, in_ranks) as host, run.store.lock(stage, key, waiting):
-        if found := run.store.find(stage, key):
+        if found := run.stored(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
         started = time.perf_counter()
@@ -261,7 +265,7 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
     place = run.store.root / stage / key
     spread(run, stage, key, Tracker(), arrived=place.is_dir)
     with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
-        if found := run.store.find(stage, key):
+        if found := run.stored(stage, key):
             return found
     raise UserError(f"machine 0 did not finish the {stage} {key}; see what it said, and see that all share {place}")
 
@@ -285,14 +289,3 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
         run.config.logger, run.folder / "logs", stage, run.name, run.config.model_dump(mode="json")
     ) as tracker:
         yield tracker
-
-
-def point_latest(root: Path, folder: Path, scratch: Path) -> None:
-    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one.
-
-    The link is made in `scratch`, a folder of this job alone: one that is killed leaves nothing elsewhere.
-    """
-    link = scratch / ".latest"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(folder, root), target_is_directory=True)
-    os.replace(link, root / "latest")
