@@ -90,6 +90,7 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     config = run.config
     try:
         data = given or read_images(run)
+        run.check_images = data.check_unchanged
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":

@@ -58,7 +58,7 @@ def probe(run: Run) -> Facts:
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
         told = {"choices": run.launch.choices, "overrides": run.launch.overrides}
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}), encoding="utf-8")
-        command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]
+        command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, encoding="utf-8"

@@ -110,7 +110,7 @@ def is_ours(path: Path) -> bool:
         if not path.is_file():
             return False
         with zipfile.ZipFile(path) as archive:
-            return archive.comment == MARK and archive.namelist() == ["x.npy"]
+            return archive.comment == MARK and set(archive.namelist()) <= {"x.npy", "label.npy"}
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return False
 

@@ -41,6 +41,8 @@ Make = Callable[[Path, Tracker], Mapping[str, Any] | None]
 MADE_BY = {"vae": "vae", "latents": "encode", "prior": "prior", "evaluation": "evaluate", "samples": "sample"}
 """Folder of the store -> the stage that a user types to fill it."""
 
+READ_IMAGES = {"vae", "latents", "features", "evaluation"}
+
 GOALS = {
     "all": {"vae", "latents", "prior", "features", "evaluation"},
     "check": {"vae", "latents", "prior", "features", "evaluation"},
@@ -71,6 +73,7 @@ class Run:
         quiet: says nothing.
         max_images: to which each split is cut (stage=check).
         plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
+        check_images: raises a DataError where the images are no longer those that the keys speak of.
         share: of a process that is one of several ranks, its part of one stage.
     """
 
@@ -82,6 +85,7 @@ class Run:
     quiet: bool = False
     max_images: int | None = None
     plans: bool = False
+    check_images: Callable[[], None] = lambda: None
     share: "Share | None" = None
 
     @cached_property
@@ -220,6 +224,8 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
                 with _stopping(stage, keeper):
                     figures = spread(run, stage, key, tracker, host) if in_ranks else make(folder, tracker)
                     tracker.summarise(figures or {})
+                    if stage in READ_IMAGES:
+                        run.check_images()
             run.store.sweep(stage, key)
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
@@ -241,6 +247,7 @@ def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> K
         run.config.trainer.keep_share,
         lambda words: run.say(stage, words),
         begin if run.share is None else lambda: None,
+        run.check_images if stage in READ_IMAGES else lambda: None,
     )
 
 

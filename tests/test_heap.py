@@ -1,6 +1,7 @@
 """Freed memory is kept: the next step takes it without asking the kernel for pages again."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_so_do_probes_of_a_plan(tmp_path: Path) -> None:
     """What they take is what the stages will take, which keep it."""
     job, result = tmp_path / "job.json", tmp_path / "result.json"
     job.write_text("{}", encoding="utf-8")
-    subprocess.run([sys.executable, "-c", PROBES, job, result], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", PROBES, job, result, str(os.getpid())], cwd=ROOT, check=True)
     assert json.loads(result.read_text(encoding="utf-8"))["faults"] < 50
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
 from stage1_vae.data.splits import existing, fits_in_memory, split_rows
+from stage1_vae.data.watched import Watched
 from stage1_vae.numpy_files import mapped, opened_npz
 
 CHANNELS = (1, 3, 4)
@@ -73,6 +74,7 @@ class Arrays:
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
         domain = Domain(self.domain)
         path = existing(self.root, "a .npy or .npz file of images")
+        watched = Watched([path])
         images, labels = _open(path)
         images = _channels_first(path, images)
         _check_type(path, images, domain)
@@ -92,6 +94,7 @@ class Arrays:
             domain=domain,
             num_classes=num_classes,
             class_names=tuple(map(str, range(num_classes))),
+            check_unchanged=(lambda: None) if keep else watched.check,
             fingerprint=fingerprint(
                 (
                     "arrays",

@@ -29,6 +29,7 @@ from stage1_vae.data.splits import (
     shuffled,
     split_rows,
 )
+from stage1_vae.data.watched import Watched
 
 VAL_FOLDERS = ("val", "valid", "validation")
 SPLITS = ("train", "val", "test")
@@ -75,6 +76,7 @@ class ImageFolder:
         classes = _class_names(splits)
         files = {name: [found.path for found in splits[name]] for name in SPLITS}
         paths = [path for name in SPLITS for path in files[name]]
+        watched = Watched(paths)
         headers = scan(paths)
         target = Target(self._kind(paths, headers), self._size(headers))
         labels = {name: _labels(splits[name], classes) for name in SPLITS}
@@ -97,6 +99,7 @@ class ImageFolder:
             domain=Domain.UNIT,
             num_classes=len(classes),
             class_names=classes,
+            check_unchanged=(lambda: None) if keep else watched.check,
             fingerprint=fingerprint((facts, content, *labels.values())),
         )
 

@@ -6,7 +6,7 @@ the images. The fingerprint names the content: the same images, labels and split
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -136,6 +136,7 @@ class ImageData:
         class_names: one a class; empty without labels.
         fingerprint: sha256 of content, labels and split assignment.
         density: what the images were drawn from; None where nobody knows.
+        check_unchanged: raises a DataError where images that stay on disk are no longer those of the fingerprint.
     """
 
     name: str
@@ -149,6 +150,7 @@ class ImageData:
     class_names: tuple[str, ...]
     fingerprint: str
     density: KnownDensity | None = None
+    check_unchanged: Callable[[], None] = lambda: None
 
 
 def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
@@ -162,6 +164,6 @@ def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
             elif piece is None:
                 digest.update(b"none")
             else:
-                content = piece.encode() if isinstance(piece, str) else piece
+                content = piece.encode(errors="surrogateescape") if isinstance(piece, str) else piece
                 digest.update(f"{type(piece).__name__}{len(content)}:".encode() + content)
     return digest.hexdigest()
