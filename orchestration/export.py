@@ -22,6 +22,7 @@ from orchestration.errors import UserError
 from orchestration.exported import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
 from orchestration.hub import SCHEME, check_upload, upload
 from orchestration.model_card import model_card
+from orchestration.publish import LONE_BYTES, stored_json
 from orchestration.sampling import pixel_range
 from orchestration.schema import Export
 from orchestration.stages import Run
@@ -116,12 +117,12 @@ def _write(
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
     (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    measured = None if figures is None else json.loads((figures.path / "figures.json").read_text(encoding="utf-8"))
+    measured = None if figures is None else stored_json(figures, "figures.json")
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data))
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
     card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
 
 
 def described(run: Run, parts: Parts) -> dict[str, Any]:

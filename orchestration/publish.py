@@ -1,7 +1,6 @@
 """A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
 
 import errno
-import json
 import os
 import platform
 import shutil
@@ -22,11 +21,14 @@ from orchestration.console import new_console
 from orchestration.errors import UserError
 from orchestration.launch import agent
 from orchestration.pictures import PICTURES
+from orchestration.safe import UnsafeError, read_json
 from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import tracking, with_one_name
 
 CIRCUMSTANCES = "circumstances.json"
+LONE_BYTES = "backslashreplace"
+"""How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -41,7 +43,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    content = json.loads((figures.path / "figures.json").read_text(encoding="utf-8"))
+    content = stored_json(figures, "figures.json")
     content["provenance"] = provenance(run, figures, keys)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
@@ -69,6 +71,18 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str]) -> None:
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
     run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    """The object in a JSON file of an artifact.
+
+    Raises:
+        UserError: it cannot be read, as that of an early version that wrote it in the locale's encoding.
+    """
+    try:
+        return read_json(artifact.path, name)
+    except UnsafeError as error:
+        raise UserError(f"{error}; move {artifact.path} away, and the same command makes it again") from error
 
 
 def point_latest(run: Run) -> None:
@@ -112,7 +126,7 @@ def _write_whole(path: Path, text: str) -> None:
     """All of `text` or nothing: a full disk leaves no half page behind."""
     scratch = path.with_name(f".{path.name}.part")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors=LONE_BYTES)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -129,7 +143,7 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
         "run": run.folder.name,
         "seeds": run.config.seeds.model_dump(),
-        **json.loads((figures.path / CIRCUMSTANCES).read_text(encoding="utf-8")),
+        **stored_json(figures, CIRCUMSTANCES),
         **keys,
         "evaluation": figures.key,
     }
