@@ -20,6 +20,7 @@ from orchestration.store import Store, digest
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, fingerprint
+from stage1_vae.data.watched import Watched
 
 KEY = digest({"a": 1})
 LATER = ("latents", "prior", "features", "evaluation")
@@ -207,6 +208,14 @@ def test_images_that_change_on_disk_are_noticed(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="put it back"):
         data.check_unchanged()
+
+
+def test_a_change_between_the_first_look_and_the_last_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"x")
+    now = (tmp_path / "x.npy").stat().st_mtime_ns
+    Watched([tmp_path / "x.npy"], now).check()
+    with pytest.raises(DataError, match="has changed while it was read"):
+        Watched([tmp_path / "x.npy"], now - 1)
 
 
 def test_images_that_are_in_memory_may_change(tmp_path: Path) -> None:

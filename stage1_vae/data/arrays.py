@@ -7,6 +7,7 @@ A `.npy` file is memory-mapped: one that exceeds the memory limit is never read 
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class Arrays:
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
         domain = Domain(self.domain)
         path = existing(self.root, "a .npy or .npz file of images")
-        watched = Watched([path])
+        began_ns = time.time_ns()
         images, labels = _open(path)
         images = _channels_first(path, images)
         _check_type(path, images, domain)
@@ -94,7 +95,7 @@ class Arrays:
             domain=domain,
             num_classes=num_classes,
             class_names=tuple(map(str, range(num_classes))),
-            check_unchanged=(lambda: None) if keep else watched.check,
+            check_unchanged=(lambda: None) if keep else Watched([path], began_ns).check,
             fingerprint=fingerprint(
                 (
                     "arrays",

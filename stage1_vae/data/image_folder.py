@@ -10,6 +10,7 @@ classes, in alphabetical order. Hidden files and folders are passed over.
 
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class ImageFolder:
         classes = _class_names(splits)
         files = {name: [found.path for found in splits[name]] for name in SPLITS}
         paths = [path for name in SPLITS for path in files[name]]
-        watched = Watched(paths)
+        began_ns = time.time_ns()
         headers = scan(paths)
         target = Target(self._kind(paths, headers), self._size(headers))
         labels = {name: _labels(splits[name], classes) for name in SPLITS}
@@ -99,7 +100,7 @@ class ImageFolder:
             domain=Domain.UNIT,
             num_classes=len(classes),
             class_names=classes,
-            check_unchanged=(lambda: None) if keep else watched.check,
+            check_unchanged=(lambda: None) if keep else Watched(paths, began_ns).check,
             fingerprint=fingerprint((facts, content, *labels.values())),
         )
 

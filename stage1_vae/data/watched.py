@@ -7,29 +7,37 @@ import numpy as np
 
 from stage1_vae.data.images import DataError
 
+MODIFIED = 1
+
 
 class Watched:
-    """Size, time of the last change and identity of files, from before they were first read.
+    """Size, time of the last change and identity of files.
 
     Writing through a memory map counts as a change too: the kernel writes down its time.
 
     Args:
         paths: the files.
+        since_ns: when they were first read, nanoseconds since 1970; a change after that counts, too.
 
     Raises:
-        DataError: one is not there.
+        DataError: one is not there, or has changed since.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], since_ns: int) -> None:
         self.paths = tuple(paths)
         self._facts = self._look()
+        self._refuse(self._facts[:, MODIFIED] > since_ns)
 
     def check(self) -> None:
         """
         Raises:
             DataError: a file has changed, or is gone.
         """
-        if (changed := (self._look() != self._facts).any(axis=1)).any():
+        self._refuse((self._look() != self._facts).any(axis=1))
+
+    def _refuse(self, changed: np.ndarray) -> None:
+        """`changed`: which of the files have, bool [N]."""
+        if changed.any():
             path = self.paths[int(changed.argmax())]
             raise DataError(
                 f"{path} has changed while it was read: nothing is kept that may come from other images; "
