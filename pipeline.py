@@ -46,6 +46,7 @@ from orchestration.schema import Config
 from orchestration.stages import Run, missing, run_stage
 from orchestration.store import Artifact, Store
 from orchestration.tracking import Tracker, with_one_name
+from orchestration.trouble import blaming_the_disk
 from stage1_vae.code_usage import collapse
 from stage1_vae.data.images import DataError
 from stage1_vae.encode import ENCODE_VERSION
@@ -65,19 +66,25 @@ def run(config: Config, launch: Launch) -> None:
         UserError: for everything that is the user's to mend.
     """
     try:
-        check_ranks(config.trainer)
-        if config.stage == "check":
-            check(config, launch)
-        elif config.stage == "compare":
-            run_comparison(config)
-        elif config.stage == "plan":
-            run_plan(Run(config, launch, Store(config.paths.root / "store")))
-        elif config.stage == "oracle":
-            run_oracle(Run(config, launch, Store(config.paths.root / "store")))
-        else:
-            perform(Run(config, launch, Store(config.paths.root / "store")))
+        with blaming_the_disk(config.paths.root):
+            do(config, launch)
     except USER_ERRORS as error:
         raise UserError(str(error)) from error
+
+
+def do(config: Config, launch: Launch) -> None:
+    """The same, with the errors of the rooms as they are."""
+    check_ranks(config.trainer)
+    if config.stage == "check":
+        check(config, launch)
+    elif config.stage == "compare":
+        run_comparison(config)
+    elif config.stage == "plan":
+        run_plan(Run(config, launch, Store(config.paths.root / "store")))
+    elif config.stage == "oracle":
+        run_oracle(Run(config, launch, Store(config.paths.root / "store")))
+    else:
+        perform(Run(config, launch, Store(config.paths.root / "store")))
 
 
 def check(config: Config, launch: Launch) -> None:
@@ -162,7 +169,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         if next(parts.vae.parameters(), None) is None:
             job.say("vae", "has no parameters: there is nothing to train")
             save_file(weights(parts.vae), folder / "model.safetensors")
-            (folder / "history.json").write_text("[]")
+            (folder / "history.json").write_text("[]", encoding="utf-8")
             return {}
         chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
         settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
@@ -178,7 +185,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         job.ranks.check_equal(trained)
         if job.ranks.rank == 0:
             save_file(trained, folder / "model.safetensors")
-            (folder / "history.json").write_text(json.dumps(history))
+            (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
             for note in collapse(history[-1]):
                 job.say("vae", note)
         return history[-1]
@@ -223,7 +230,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
         facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
         if job.ranks.rank == 0:
             save_file(fitted, folder / "prior.safetensors")
-            (folder / "fit.json").write_text(json.dumps(facts))
+            (folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
         return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
     ingredients = prior_ingredients(job, parts.prior, latents.key)
@@ -237,7 +244,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
-        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
+        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
         with job.seeded(job.config.seeds.sample):
             figures = measure(
                 job,
@@ -294,7 +301,7 @@ def export_model(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior
     key = evaluate_priors(replace(job, plans=True), parts, vae, latents, prior).key
     models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
     keys = {"vae": vae.key, "prior": prior.key, "fingerprint of the images": parts.data.fingerprint}
-    export(job, parts, *models, keys, job.store.find("evaluation", key))
+    export(job, parts, *models, keys, job.stored("evaluation", key))
 
 
 def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artifact] | None:
@@ -310,7 +317,7 @@ def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artif
     latents = encode_images(plan, parts, vae)
     prior = fit_prior(plan, parts, latents)
     key = evaluate_priors(plan, parts, vae, latents, prior).key
-    if found := job.store.find("evaluation", key):
+    if found := job.stored("evaluation", key):
         job.say("evaluation", f"unchanged, skipped: {found.path}")
         return vae, prior, found
     if job.config.upstream == "require":

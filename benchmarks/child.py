@@ -37,7 +37,7 @@ def pipeline(*words: str) -> Measured:
         SystemExit: the command failed; with what it said.
     """
     command = [sys.executable, str(PIPELINE), *words]
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"WANDB_MODE": "offline"}

@@ -53,7 +53,7 @@ def run(root: Path, data: Path, codes: str, seed: int) -> Report:
     words = (f"data.root={data}", f"paths.root={root}", f"name=codes_table_{codes.lower()}", f"seed={seed}")
     taken = pipeline(*CODES[codes], *RECIPE, *words)
     print(f"{codes}, seed {seed}: {taken.seconds:.0f} s, {machine()}", file=sys.stderr, flush=True)
-    return json.loads((root / "latest" / "report.json").read_text())
+    return json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
 
 
 def lines() -> Iterator[tuple[str, int, Callable[[Report], float]]]:

@@ -43,10 +43,12 @@ PROBE_LOOKS = 3
 
 def fitted(name: str, codes: dict[str, LatentDataset], num_looks: int) -> tuple[Prior, FitReport, list[float]]:
     """The prior NAME after STEPS * num_looks steps, and when each look was taken, in seconds."""
-    node = yaml.safe_load((CONF / "prior" / f"{name}.yaml").read_text())
+    node = yaml.safe_load((CONF / "prior" / f"{name}.yaml").read_text(encoding="utf-8"))
     settings, _ = node.pop("fit"), node.pop("wrap", None)
     prior: Prior = build("prior", node | PRIORS[name], spec=SPEC)
-    trainer = Trainer(**yaml.safe_load((CONF / "trainer" / "default.yaml").read_text()) | {"accelerator": "cpu"})
+    trainer = Trainer(
+        **yaml.safe_load((CONF / "trainer" / "default.yaml").read_text(encoding="utf-8")) | {"accelerator": "cpu"}
+    )
     looks: list[float] = []
     run = FitRun(
         device=prior.anchor.device,
@@ -86,7 +88,13 @@ def together(seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
     command = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--work"]
     sides = {
         name: subprocess.Popen(
-            [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=same
+            [*command, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=same,
+            encoding="utf-8",
         )
         for name in PRIORS
     }

@@ -38,7 +38,7 @@ def main() -> int:
         pipeline(*words, *LITTLE)  # makes the VAE, the prior and the feature net, or finds them
         loaded = pipeline(*words, "stage=prior")
         evaluated = pipeline(*words, "stage=evaluate", f"seeds.sample={int(time.time())}")  # never in the store
-        report = json.loads((root / "latest" / "report.json").read_text())
+        report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
     seconds = report["seconds"]
     print(f"{machine()}; {report['num_samples']:,} samples, IWAE-{report['importance_samples']}, {report['features']}")
     print(f"{'part':32}{'seconds':>10}")

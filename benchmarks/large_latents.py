@@ -113,7 +113,7 @@ def watched() -> Iterator[dict[str, float]]:
 
 def status(name: str) -> float:
     """MiB of a line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
@@ -144,7 +144,7 @@ def fit(kind: str, folder: Path, components: int, steps: int) -> dict[str, Any]:
             "autoregressive": lambda: Standardized(Autoregressive(spec)),
             "floor": lambda: StandardNormal(spec),
         }[kind]()
-        defaults = yaml.safe_load((ROOT / "conf/trainer/default.yaml").read_text())
+        defaults = yaml.safe_load((ROOT / "conf/trainer/default.yaml").read_text(encoding="utf-8"))
         lent = lightning_fit(
             Trainer(**(defaults | {"accelerator": "cpu"})), [], overrides={"limit_train_batches": steps}
         )
@@ -171,7 +171,9 @@ def measured(kind: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     """
     words = ["--only", kind, "--folder", str(folder)]
     words += ["--components", str(options.components), "--steps", str(options.steps)]
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8"
+    )
     if done.returncode:
         raise SystemExit(f"the fit {kind} ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

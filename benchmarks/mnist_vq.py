@@ -25,7 +25,7 @@ MINUTES = 15.0
 def run(root: Path, data: Path, *words: str) -> tuple[Measured, dict[str, Any]]:
     """One run and its report."""
     measured = pipeline(f"data.root={data}", f"paths.root={root}", *words)
-    return measured, json.loads((root / "latest" / "report.json").read_text())
+    return measured, json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
 
 
 def lines(experiment: Measured, report: dict[str, Any], reference: dict[str, Any]) -> list[Line]:

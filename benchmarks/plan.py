@@ -45,7 +45,7 @@ def planned(words: list[str], root: Path) -> dict[str, Any]:
     out = root / "plan.json"
     said = pipeline("stage=plan", f"plan.out={out}", f"paths.root={root / 'planned'}", *words)
     print(said.output)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def stage_seconds(run: Measured, folder: str) -> float:
@@ -63,7 +63,7 @@ def parts_of(told: dict[str, Any], folder: Path) -> dict[str, tuple[float, float
     """Part of a stage -> seconds planned and real, where it writes them down and they matter."""
     if not told["parts"]:
         return {}
-    real = json.loads(next(folder.glob("*/figures.json")).read_text())["seconds"]
+    real = json.loads(next(folder.glob("*/figures.json")).read_text(encoding="utf-8"))["seconds"]
     return {part: (seconds, real[part]) for part, seconds in told["parts"].items() if max(seconds, real[part]) > 1}
 
 

@@ -56,13 +56,15 @@ class Fitted:
 
 def run(root: Path, data: Path, *words: str) -> Fitted:
     measured = pipeline("experiment=mnist_reference", f"data.root={data}", f"paths.root={root}", *words)
-    report = json.loads((root / "latest" / "report.json").read_text())
+    report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
     return Fitted(measured, report["rows"])
 
 
 def vae_seconds(root: Path) -> float:
     """What training cost, by the manifests of the store's VAEs."""
-    manifests = [json.loads(path.read_text()) for path in (root / "store" / "vae").glob("*/manifest.json")]
+    manifests = [
+        json.loads(path.read_text(encoding="utf-8")) for path in (root / "store" / "vae").glob("*/manifest.json")
+    ]
     return sum(manifest["seconds"] for manifest in manifests)
 
 

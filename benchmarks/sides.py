@@ -31,7 +31,7 @@ class Side:
         """The value of `key` in the worker's next line."""
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
-            tail = "\n".join(self.log.read_text().splitlines()[-15:])
+            tail = "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-15:])
             raise SystemExit(f"{self.name} failed:\n{tail}")
         self.facts |= (said := json.loads(line))
         return said[key]
@@ -51,14 +51,14 @@ def pythae_python(folder: Path) -> Path:
     python = folder / "bin" / "python"
     ask = f"from importlib.metadata import version as v; print(v('pythae') == '{PYTHAE}', v('torch').split('+')[0])"
     if python.exists():
-        found = subprocess.run([python, "-c", ask], capture_output=True, text=True)
+        found = subprocess.run([python, "-c", ask], capture_output=True, text=True, encoding="utf-8")
         if found.stdout.split() == ["True", TORCH]:
             return python
     print(f"building an environment with pythae {PYTHAE} in {folder} (once; a few minutes)", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     # In one command: pythae alone would take the newest torch there is.
     install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", f"pythae=={PYTHAE}"]
-    done = subprocess.run(install, capture_output=True, text=True)
+    done = subprocess.run(install, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{done.stdout}{done.stderr}\npythae {PYTHAE} could not be installed into {folder}")
     return python
@@ -71,7 +71,7 @@ def start(name: str, command: list[str | Path], options: argparse.Namespace, scr
     if not options.spin:
         same["OMP_WAIT_POLICY"] = "PASSIVE"
     log = scratch / f"{name}.log"
-    with log.open("w") as errors:
+    with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -80,6 +80,7 @@ def start(name: str, command: list[str | Path], options: argparse.Namespace, scr
             text=True,
             cwd=scratch,
             env=same,
+            encoding="utf-8",
         )
     side = Side(name, process, log)
     side.read("torch")

@@ -24,7 +24,7 @@ def run(root: Path, data: Path, prior: str) -> dict[str, Any]:
     """The report of one prior on the VAE that is in `root`, or is trained now."""
     words = ("experiment=mnist_reference", f"prior={prior}", f"prior.fit.max_epochs={EPOCHS[prior]}")
     pipeline(*words, f"data.root={data}", f"paths.root={root}")
-    return json.loads((root / "latest" / "report.json").read_text())
+    return json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
 
 
 def section(reports: dict[str, dict[str, Any]], where: str) -> str:

@@ -98,7 +98,7 @@ def fit(network: PixelCNN, epochs: int) -> None:
     trainer.train()
     best = PixelCNN.load_from_folder(str(Path(trainer.training_dir) / "final_model"))
     best.save(str(KEPT))
-    FACTS.write_text(json.dumps({"nats": nats(best.eval(), codes("test"))}))
+    FACTS.write_text(json.dumps({"nats": nats(best.eval(), codes("test"))}), encoding="utf-8")
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def main(how: str, num_samples: str, epochs: str) -> None:
     if how == "load":
         drawing.pixelcnn_model.eval()
     facts = {"name": f"pythae {version('pythae')}", "torch": torch.__version__, "python": platform.python_version()}
-    rounds = Rounds(facts | json.loads(FACTS.read_text()) | {"threads": torch.get_num_threads()})
+    rounds = Rounds(facts | json.loads(FACTS.read_text(encoding="utf-8")) | {"threads": torch.get_num_threads()})
     decoder = drawing.model.decoder
     while True:
         rounds.begin()

@@ -106,7 +106,7 @@ class Timed(pl.Callback):
 def main(net: str, images: str, batch_size: str, precision: str, compiled: str, memory_format: str) -> None:
     facts = {"name": "expost", "torch": torch.__version__, "python": platform.python_version()}
     rounds = Rounds(facts | {"threads": torch.get_num_threads()})
-    defaults = Trainer(**yaml.safe_load((CONF / "trainer" / "default.yaml").read_text()))
+    defaults = Trainer(**yaml.safe_load((CONF / "trainer" / "default.yaml").read_text(encoding="utf-8")))
     settings = defaults.model_copy(
         update={
             "max_epochs": ENDLESS,

@@ -14,7 +14,8 @@ blow up units that hardly ever fire.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -171,11 +172,23 @@ def make_feature_net(
         device: where to train, and where the net stays.
         log: takes the training figures of each epoch.
     """
-    if labels is None or len(torch.unique(labels)) < 2:
-        _, channels, height, width = images.shape
-        net = random_feature_net((channels, height, width), seed).to(device)
-        return _calibrate(net, images)
-    return train_feature_net(images, labels, num_classes, seed, device, log)
+    with _one_thread():
+        if labels is None or len(torch.unique(labels)) < 2:
+            _, channels, height, width = images.shape
+            net = random_feature_net((channels, height, width), seed).to(device)
+            return _calibrate(net, images)
+        return train_feature_net(images, labels, num_classes, seed, device, log)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over a batch are rounded as the number of threads divides them: distances would be those of a machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_feature_net(shape: tuple[int, int, int], seed: int) -> FeatureNet:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from orchestration.build import build, construct, refusing, target_class, versions
+from orchestration.build import build, construct, origins, refusing, target_class
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.launch import Launch
@@ -90,6 +90,7 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     config = run.config
     try:
         data = given or read_images(run)
+        run.check_images = data.check_unchanged
         levels = data.levels
         binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
         if dequantize == "auto":
@@ -257,7 +258,7 @@ def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
-        "versions": versions(nodes) | {"train": TRAIN_VERSION},
+        "versions": origins(nodes) | {"train": TRAIN_VERSION},
         "limits": run.trainer_overrides,
     }
 
@@ -277,7 +278,7 @@ def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any
         "latents": latents_key,
         "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),
         "seed": run.config.seeds.prior,
-        "versions": {**versions([node]), **wrappers, "fit": FIT_VERSION},
+        "versions": {**origins([node]), **wrappers, "fit": FIT_VERSION},
     } | ({"ranks": ranks} if ranks > 1 else {})
 
 

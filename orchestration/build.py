@@ -12,6 +12,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from orchestration.errors import UserError, nearest
 from orchestration.schema import Node
+from orchestration.sources import own_sources
 
 NO_MEMORY = re.compile(r"tried to allocate (\d+) bytes")
 """Of torch, where it allocates on a CPU."""
@@ -99,3 +100,9 @@ def version(node: Node) -> int:
 
 def versions(nodes: list[Node]) -> dict[str, int]:
     return {node["_target_"]: version(node) for node in nodes}
+
+
+def origins(nodes: list[Node]) -> dict[str, Any]:
+    """The same for keys in the store: with the source of every class that is not as it was shipped."""
+    sources = {f"source of {node['_target_']}": own_sources(target_class(node)) for node in nodes}
+    return versions(nodes) | {name: sha256 for name, sha256 in sources.items() if sha256 is not None}

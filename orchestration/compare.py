@@ -73,9 +73,13 @@ def write(found: Comparison, folder: Path) -> None:
     """
     try:
         draw(found, folder / "comparison.png")
-        (folder / "comparison.csv").write_text(views.to_csv(found), encoding="utf-8")
-        (folder / "comparison.md").write_text(views.to_markdown(found, "comparison.png"), encoding="utf-8")
-        (folder / "comparison.html").write_text(views.to_html(found, folder / "comparison.png"), encoding="utf-8")
+        texts = {
+            "comparison.csv": views.to_csv(found),
+            "comparison.md": views.to_markdown(found, "comparison.png"),
+            "comparison.html": views.to_html(found, folder / "comparison.png"),
+        }
+        for name, text in texts.items():  # names may hold bytes that are no UTF-8
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; set paths.root=DIR") from error
 

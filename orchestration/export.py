@@ -6,8 +6,8 @@ The folder is written beside its place, flushed, loaded once the way its user wi
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from orchestration.errors import UserError
 from orchestration.exported import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
 from orchestration.hub import SCHEME, check_upload, upload
 from orchestration.model_card import model_card
+from orchestration.publish import LONE_BYTES, stored_json
 from orchestration.sampling import pixel_range
 from orchestration.schema import Export
 from orchestration.stages import Run
@@ -78,13 +79,13 @@ def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str],
     settings = run.config.export
     place = _checked_folder(settings.out)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        scratch = place.parent / f".{place.name}.{secrets.token_hex(8)}"
+        scratch.mkdir()
         try:
             _write(scratch, run, parts, vae, prior, keys, figures)
             TwoStage.load(scratch)
-            scratch.chmod(0o755)  # private folders and files until now
             for path in scratch.iterdir():
-                path.chmod(0o644)
+                path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
                 _flush(path)
             _flush(scratch)
             os.replace(scratch, place)  # an empty folder gives way, any other refuses
@@ -115,13 +116,13 @@ def _write(
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
-    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
-    measured = None if figures is None else json.loads((figures.path / "figures.json").read_text())
+    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    measured = None if figures is None else stored_json(figures, "figures.json")
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
     card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
 
 
 def described(run: Run, parts: Parts) -> dict[str, Any]:

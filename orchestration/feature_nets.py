@@ -104,7 +104,7 @@ def own_net(run: Run, parts: Parts) -> Artifact:
         with counting("features", run.shows_progress, tracker.log) as log:
             net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
         save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
-        (folder / "features.json").write_text(json.dumps(net.to_config()))
+        (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
         return {"held_out_accuracy": net.config.held_out_accuracy}
 
     ingredients = {
@@ -139,7 +139,7 @@ def _noted_file(run: Run) -> Artifact:
         run.say("features", f"{path}, SHA-256 {sha256}")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        (folder / "features.json").write_text(json.dumps({"name": path.name, "sha256": sha256}))
+        (folder / "features.json").write_text(json.dumps({"name": path.name, "sha256": sha256}), encoding="utf-8")
         return {}
 
     return run_stage(run, "features", {"sha256": sha256, "version": feature_file.VERSION}, make)

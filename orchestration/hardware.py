@@ -40,7 +40,7 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def resolved_precision(settings: Trainer) -> str:

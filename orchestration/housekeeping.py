@@ -83,11 +83,11 @@ def verify(store: Store) -> str | None:
     for artifact in artifacts:
         try:
             inode = artifact.path.stat().st_ino
-            names = list(manifest.damaged(artifact.path))
+            names, strange = list(manifest.altered(artifact.path)), list(manifest.strays(artifact.path))
         except FileNotFoundError:  # moved aside by a job meanwhile
             continue
         except OSError as error:
-            names, inode = [f"{error.filename or ''} ({error.strerror})"], -1
+            names, strange, inode = [f"{error.filename or ''} ({error.strerror})"], [], -1
         num_bytes += folder_bytes(artifact.path)
         for name in names:
             print(f"{'damaged':<11}{artifact.stage}/{artifact.key}/{name}", flush=True)
@@ -95,6 +95,8 @@ def verify(store: Store) -> str | None:
             broken.append(f"{artifact.stage}/{artifact.key}")
             if inode >= 0:
                 _move_aside(store, artifact.path, names[0], inode)
+        for name in strange:
+            print(f"{'stray':<11}{artifact.stage}/{artifact.key}/{name}: no part of it", flush=True)
     for stage, key, folder in store.resumable():
         with _idle(store, stage, key) as idle:
             num_bytes += folder_bytes(folder)

@@ -86,6 +86,7 @@ class Keeper:
         share: how much of the time may go into keeping; 0: nothing is kept.
         say: tells the user.
         begin: called before the first state is kept.
+        check: called before each; raises where what was trained so far is not to be kept.
 
     Attributes:
         earlier_seconds: what earlier attempts took to the state from which the stage continues.
@@ -98,8 +99,10 @@ class Keeper:
         share: float,
         say: Callable[[str], None] = lambda words: None,
         begin: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.quarantine, self.share, self.say, self.begin = folder, quarantine, share, say, begin
+        self.folder, self.quarantine, self.share, self.say = folder, quarantine, share, say
+        self.begin, self.check = begin, check
         self.cost_seconds = FIRST_COST_SECONDS
         self.num_kept, self.seconds = 0, 0.0
         self._begun = self._since = time.perf_counter()
@@ -131,6 +134,7 @@ class Keeper:
         started = time.perf_counter()
         scratch = self.folder / SCRATCH
         if seal:
+            self.check()
             if self.num_kept == 0:
                 self.begin()
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ Two signs say that a lock is held. What holds where:
   kernel's `flock` on `NAME.lock`. It ends with its process, whatever killed it; the next in line has it at once.
 - Network file systems where `flock` is local to a host or missing: `NAME.owner`, made exclusively, says who holds the
   lock; a thread of the holder touches it every `BEAT_SECONDS`. On the holder's host a process that is gone holds
-  nothing. On another host the holder is dead when a waiting process has seen no touch for `STALE_SECONDS` of its own
-  clock: clocks of two hosts are never compared. A holder that slept that long and wakes up finds its scratch removed.
+  nothing, nor does another one that was given its number since: its birth tells them apart. On another host the holder
+  is dead when a waiting process has seen no touch for `STALE_SECONDS` of its own clock: clocks of two hosts are never
+  compared. A holder that slept that long and wakes up finds its scratch removed.
 
 The first sign is exact. The second can, where two waiting hosts judge the same dead owner in the same moment, let both
 in: then the same thing is made twice. It is never made wrong, because an artifact appears by one rename (see
@@ -20,11 +21,12 @@ import errno
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,34 +37,52 @@ POLL_SECONDS = 0.2
 ABSENT_SECONDS = 3600.0
 """Who does not wait, and so cannot watch, takes a holder on another host for dead only after this long."""
 
+CLOCK_SECONDS = 2.0
+"""By which the time of a birth may seem later than it was."""
+MAX_OWNER_BYTES = 2**12
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 NO_FLOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What an owner file says, and when it was touched last (nanoseconds of the file server's clock)."""
+    """What an owner file says, and when it was touched last (nanoseconds of the file server's clock).
+
+    `birth` names the start of the process, so that no later one of its number is taken for it; empty: nobody wrote it.
+    """
 
     process: int
     host: str
     taken: float
     touched_ns: int = 0
+    birth: str = ""
 
     @classmethod
     def me(cls) -> "Owner":
-        return cls(os.getpid(), socket.gethostname(), time.time())
+        return cls(os.getpid(), socket.gethostname(), time.time(), birth=_birth(os.getpid()))
 
     @classmethod
     def read(cls, path: Path) -> "Owner | None":
         """None where there is none; one of nobody for a file that is being written or is damaged."""
+        touched_ns = 0
         try:
-            with path.open() as file:  # opened, not only looked at: NFS then asks its server
-                facts, touched_ns = file.read(), os.fstat(file.fileno()).st_mtime_ns
-            said = json.loads(facts)
-            return cls(int(said["process"]), str(said["host"]), float(said["taken"]), touched_ns)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(descriptor, "rb") as file:  # opened, not only looked at: NFS then asks its server
+                facts = os.fstat(descriptor)
+                touched_ns = facts.st_mtime_ns
+                said = json.loads(file.read(MAX_OWNER_BYTES) if stat.S_ISREG(facts.st_mode) else b"")
+            return cls(
+                int(said["process"]), str(said["host"]), float(said["taken"]), touched_ns, str(said.get("birth", ""))
+            )
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            return cls(0, "", 0.0, touched_ns)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+                raise
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            pass
+        return cls(0, "", 0.0, touched_ns)
 
     @property
     def words(self) -> str:
@@ -73,7 +93,16 @@ class Owner:
         return self.host == socket.gethostname()
 
     def same(self, other: "Owner | None") -> bool:
-        return other is not None and (self.process, self.host, self.taken) == (other.process, other.host, other.taken)
+        return other is not None and replace(self, touched_ns=0) == replace(other, touched_ns=0)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process, of this host, has ended; another one may have its number since."""
+        if not _exists(self.process):
+            return True
+        if self.birth:
+            return self.birth != _birth(self.process)
+        return (born := _born(self.process)) is not None and born > self.taken + CLOCK_SECONDS
 
     def write(self, path: Path) -> None:
         """
@@ -81,8 +110,9 @@ class Owner:
             FileExistsError: somebody was quicker.
         """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with open(descriptor, "w") as file:
-            json.dump({"process": self.process, "host": self.host, "taken": self.taken}, file)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            facts = {"process": self.process, "host": self.host, "taken": self.taken, "birth": self.birth}
+            json.dump(facts, file)
 
 
 class KeyLock:
@@ -152,14 +182,11 @@ class KeyLock:
         """Become the owner unless another one is alive."""
         owner = Owner.read(self.owner_file)
         if owner is not None:
-            if owner.is_here or not owner.host:  # of one that died while it wrote its name nobody knows the host
-                dead = self._has_flock or not _exists(owner.process)
-            else:
-                dead = is_silent(owner)
-            if not dead:
+            is_here = owner.is_here or not owner.host  # of one that died while it wrote its name nobody knows the host
+            if not (self._has_flock or owner.is_gone if is_here else is_silent(owner)):
                 return False
             if owner.same(Owner.read(self.owner_file)):
-                self.owner_file.unlink(missing_ok=True)
+                _remove(self.owner_file)
         self._me = Owner.me()
         try:
             self._me.write(self.owner_file)
@@ -199,13 +226,46 @@ class KeyLock:
         return self._me.same(Owner.read(self.owner_file))
 
 
+def _remove(path: Path) -> None:
+    """Take away what stands in an owner file's place; a folder, which nobody here has made, is only moved."""
+    if path.is_dir() and not path.is_symlink():
+        os.replace(path, path.with_name(f"{path.name}-was-a-folder-{time.time_ns()}"))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _exists(process: int) -> bool:
     if process <= 0:
         return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
+
+
+def _birth(process: int) -> str:
+    """When a process of this host started, exactly: the boot, and ticks since; empty where there is no /proc."""
+    ticks = _start_ticks(process)
+    try:
+        return "" if ticks is None else f"{BOOT.read_text(encoding='utf-8').strip()}-{ticks}"
+    except OSError:
+        return ""
+
+
+def _born(process: int) -> float | None:
+    """The same by the clock, seconds since 1970; None where there is no /proc."""
+    ticks = _start_ticks(process)
+    if ticks is None:
+        return None
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _start_ticks(process: int) -> int | None:
+    try:
+        facts = Path(f"/proc/{process}/stat").read_bytes()
+        return int(facts.rpartition(b")")[2].split()[19])  # field 22; the second, a name, may hold blanks
+    except (OSError, ValueError, IndexError):
+        return None

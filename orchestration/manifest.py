@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 OLD = {"stage", "key", "ingredients", "started", "finished", "files"}
 NEW = {*OLD, "run", "seconds", "checksum"}
 FORMS = (OLD, NEW - {"seconds"}, NEW)
+READ = {".json", ".npy", ".npz", ".safetensors", ".png"}
+"""Endings of the files that stages write and read."""
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 MAX_BYTES = 2**26  # of a manifest: a listing of half a million files
 
 
@@ -37,14 +40,16 @@ def file_sha256(path: Path) -> str:
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest of `folder` and force everything in it to the disk."""
     paths = sorted(folder.rglob("*"))
-    files = [path for path in paths if path.is_file()]
+    files = [path for path in paths if path.is_file() and not is_litter(PurePosixPath(path.relative_to(folder)))]
     listing = {
         path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         for path in files
     }
     sealed = {**facts, "files": listing}
     sealed["checksum"] = checksum(sealed)
-    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2))
+    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2), encoding="utf-8")
+    for path in files:
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes private files, whatever the umask says
     for path in [*files, folder / MANIFEST, *(path for path in paths if path.is_dir()), folder]:
         flush(path)
 
@@ -95,9 +100,17 @@ def seconds(facts: Mapping[str, Any]) -> float:
 
 
 def damaged(folder: Path) -> Iterator[str]:
-    """Names of the files in `folder` that are not what its manifest says: changed, missing, or not in it at all.
+    """Names of the files in `folder` that are not what its manifest says: changed, missing, or strangers in it.
 
-    Files whose names begin with a dot are nobody's: desktops and network file systems leave them.
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
+    yield from altered(folder)
+    yield from (f"{name} (not in the manifest)" for name in strays(folder))
+
+
+def altered(folder: Path) -> Iterator[str]:
+    """Names of the files that the manifest lists and that are not as it says; the manifest's own if it is not.
 
     Raises:
         OSError: a file is there and cannot be read.
@@ -109,11 +122,27 @@ def damaged(folder: Path) -> Iterator[str]:
     for name, said in facts["files"].items():
         if not _is_intact(folder, name, said):
             yield name
+
+
+def strays(folder: Path) -> Iterator[str]:
+    """Names of files that no manifest lists, where a stage might take them for its own.
+
+    What desktops, network file systems and people leave beside them (Thumbs.db, @eaDir, a note) is nobody's.
+    """
+    if (facts := read(folder)) is None:
+        return
+    listed = set(facts["files"])
+    places = {PurePosixPath(name).parent for name in listed} | {PurePosixPath(".")}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        known = name == MANIFEST or name in facts["files"] or path.name.startswith(".")
-        if not known and (path.is_symlink() or not path.is_dir()):
-            yield f"{name} (not in the manifest)"
+        name = PurePosixPath(path.relative_to(folder).as_posix())
+        may_be_read = name.suffix in READ and name.parent in places and not is_litter(name)
+        if may_be_read and str(name) not in listed | {MANIFEST} and (path.is_symlink() or not path.is_dir()):
+            yield str(name)
+
+
+def is_litter(name: PurePosixPath) -> bool:
+    """Whether desktops and network file systems leave files of this name, relative to an artifact, behind."""
+    return any(part.startswith((".", "@")) for part in name.parts) or name.name.lower() in LITTER
 
 
 def _is_intact(folder: Path, name: str, said: Mapping[str, Any]) -> bool:

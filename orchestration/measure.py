@@ -140,7 +140,7 @@ def measure(
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=seconds,
     )
-    (folder / "figures.json").write_text(report.to_json(result))
+    (folder / "figures.json").write_text(report.to_json(result), encoding="utf-8", errors="backslashreplace")
     tracker.pictures({stem: path for stem in PICTURES if (path := folder / f"{stem}.png").is_file()})
     columns = ["row", *report.FIGURES]
     table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]

@@ -22,8 +22,9 @@ from orchestration.console import new_console
 from orchestration.dataset import dataset_line
 from orchestration.errors import UserError
 from orchestration.judging import Judged, PriorRecovered, judge, recover
+from orchestration.publish import point_latest
 from orchestration.schema import Oracle
-from orchestration.stages import Run, point_latest
+from orchestration.stages import Run
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentSpec
 
@@ -155,7 +156,9 @@ def write(run: Run, facts: dict[str, Any]) -> None:
     """
     try:
         (run.folder / "oracle.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (run.folder / "config.yaml").write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
-        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
+        (run.folder / "config.yaml").write_text(
+            yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )
+        point_latest(run)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error

@@ -39,7 +39,7 @@ def run_plan(run: Run) -> None:
     console.print()
     target = run.config.plan.out or run.folder / "plan.json"
     try:
-        target.write_text(json.dumps(as_json(costs, facts, notes), indent=2))
+        target.write_text(json.dumps(as_json(costs, facts, notes), indent=2), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
     run.say("plan", str(target))
@@ -57,13 +57,15 @@ def probe(run: Run) -> Facts:
     with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
         told = {"choices": run.launch.choices, "overrides": run.launch.overrides}
-        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}))
-        command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result)]
+        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}), encoding="utf-8")
+        command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, encoding="utf-8"
+        )
         if done.returncode or not result.is_file():
             raise RuntimeError(f"the probing process ended with {done.returncode}:\n{done.stderr}")
-        facts: Facts = json.loads(result.read_text())
+        facts: Facts = json.loads(result.read_text(encoding="utf-8"))
     if "mistake" in facts:
         raise UserError(facts["mistake"])
     return facts

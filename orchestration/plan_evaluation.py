@@ -111,7 +111,7 @@ def untrained(probing: Probing) -> Artifact:
     folder.mkdir(exist_ok=True)
     net = untrained_net(probing)
     save_file(net.state_dict(), folder / "features.safetensors")
-    (folder / "features.json").write_text(json.dumps(net.to_config()))
+    (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
     return Artifact("features", "0" * 20, folder)
 
 
@@ -204,7 +204,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         nets = Nets(net, untrained(probing) if parts.prior.num_classes else None)
         models = trained.vae, trained.prior
         measure(quiet, parts, *models, nets, latents, histories, folder, Tracker())
-    seconds = json.loads((folder / "figures.json").read_text())["seconds"]
+    seconds = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
     return {
         "annealing": seconds["annealing"],
         "pictures": seconds["pictures"],

@@ -5,6 +5,7 @@ it ends. A fork has no pages of the libraries' code mapped until it touches them
 not its size. No fork may find a pool of threads half alive: whoever forks computes with one thread.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ import torch
 
 from orchestration.errors import UserError
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STATUS, FREE = Path("/proc/self/status"), Path("/proc/meminfo")
 Facts = dict[str, Any]
 """What a probe measured, as JSON."""
@@ -58,7 +60,7 @@ def kib_of(file: Path, name: str) -> int:
         UserError: there is no /proc here.
     """
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError("stage=plan reads memory from /proc, which this system has not; run it on Linux") from error
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
@@ -98,6 +100,14 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def end_with(parent: int) -> None:
+    """End this process when `parent`, which started it, ends in whatever way; at once where it has already."""
+    with suppress(AttributeError, OSError):  # of a system without prctl
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Probed:
     """Do `work` in a fork that computes with so many `threads`.
 
@@ -109,12 +119,13 @@ def forked(work: Callable[[], Facts], threads: int, mistakes: tuple[type[Excepti
     Raises:
         UserError: the work raised one of `mistakes`, or took more memory than there is.
     """
-    size, started = resident_bytes(), time.perf_counter()
+    size, started, parent = resident_bytes(), time.perf_counter(), os.getpid()
     read_end, write_end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork: those of libraries, all idle
         pid = os.fork()
     if pid == 0:
+        end_with(parent)
         os.close(read_end)
         _tell(write_end, work, threads, mistakes)
     os.close(write_end)

@@ -200,7 +200,7 @@ def few_on_disk(probing: Probing, num: int) -> Artifact:
 
 def told(made: Artifact) -> Facts:
     """What every prior's artifact tells."""
-    facts = json.loads((made.path / "fit.json").read_text())
+    facts = json.loads((made.path / "fit.json").read_text(encoding="utf-8"))
     curve = facts["curve"]
     return {
         "seconds_an_epoch": 0.0,

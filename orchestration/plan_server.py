@@ -1,6 +1,8 @@
 """The process that probes: it reads the images, or imagines them, and measures each stage in a fork of itself.
 
-    python -m orchestration.plan_server JOB.json RESULT.json
+    python -m orchestration.plan_server JOB.json RESULT.json PROCESS
+
+It ends with PROCESS, which waits for it, however that one ends.
 
 A process of its own, because memory is counted from its start, and because what forks may not compute with threads.
 """
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from orchestration.heap import keep_freed_memory
-from orchestration.plan_fork import Facts, Probed, available_bytes, forked, peak_bytes
+from orchestration.plan_fork import Facts, Probed, available_bytes, end_with, forked, peak_bytes
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
@@ -27,7 +29,8 @@ FEW = 8
 
 
 def main() -> int:
-    told, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    end_with(int(sys.argv[3]))
+    told, result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     from evaluation.errors import EvaluationError
@@ -46,7 +49,7 @@ def main() -> int:
         facts = probed(told, scratch, threads, lambda work: forked(work, threads, mistakes))
     except mistakes as error:
         facts = {"mistake": str(error)}
-    result.write_text(json.dumps(facts))
+    result.write_text(json.dumps(facts), encoding="utf-8")
     return 0
 
 

@@ -72,7 +72,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     share = batch_size / probing.rank_batch
     parts = probing.with_few(train=max(4 * batch_size, round(share * len(probing.parts.data.train))))
     seconds = seconds_of(lambda: made.append(pipeline.train_vae(job, parts)))
-    history = json.loads((made[0].path / "history.json").read_text())
+    history = json.loads((made[0].path / "history.json").read_text(encoding="utf-8"))
     return {
         "batch_size": batch_size,
         "step_size": batch_size,

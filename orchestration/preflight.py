@@ -1,5 +1,7 @@
 """What is refused before any work is done."""
 
+from pathlib import Path
+
 import torch
 
 from orchestration.assembly import Parts
@@ -20,7 +22,8 @@ def check_request(job: Run) -> None:
         UserError: outputs that could not be written, a feature net that is not there.
     """
     if job.config.stage == "sample":
-        check_destination(job.config.sample.out)
+        root = job.config.data.get("root")
+        check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None)
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job)

@@ -1,6 +1,6 @@
 """A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
 
-import json
+import errno
 import os
 import platform
 import shutil
@@ -23,11 +23,15 @@ from orchestration.dataset import described
 from orchestration.errors import UserError
 from orchestration.launch import agent
 from orchestration.pictures import PICTURES
-from orchestration.stages import Run, point_latest
+from orchestration.safe import UnsafeError, read_json
+from orchestration.stages import Run
 from orchestration.store import Artifact
 from orchestration.tracking import tracking, with_one_name
 
 CIRCUMSTANCES = "circumstances.json"
+LONE_BYTES = "backslashreplace"
+"""How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mapping[str, Any]) -> None:
@@ -42,7 +46,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
     Raises:
         UserError: the folder cannot be written.
     """
-    content = json.loads((figures.path / "figures.json").read_text())
+    content = stored_json(figures, "figures.json")
     content["dataset"] = dict(dataset)
     content["provenance"] = provenance(run, figures, keys)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
@@ -52,7 +56,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
         _write_whole(run.folder / "config.yaml", config_yaml)
         _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, described(dataset)))
         _write_whole(run.folder / "report.json", report.to_json(content))
-        point_latest(run.config.paths.root, run.launch.sweep_dir or run.folder, run.folder)
+        point_latest(run)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
@@ -73,6 +77,44 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
     run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 
+def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    """The object in a JSON file of an artifact.
+
+    Raises:
+        UserError: it cannot be read, as that of an early version that wrote it in the locale's encoding.
+    """
+    try:
+        return read_json(artifact.path, name)
+    except UnsafeError as error:
+        raise UserError(f"{error}; move {artifact.path} away, and the same command makes it again") from error
+
+
+def point_latest(run: Run) -> None:
+    """Make `latest` lead to the folder of `run`, in one step: a reader sees the old one or the new one.
+
+    The link is made in that folder: a run that is killed leaves nothing elsewhere. What stands in its place and is no
+    link of ours (runs were copied, a disk knows no links) stays, and the user is told.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    latest, link = run.config.paths.root / "latest", run.folder / ".latest"
+    remedy = f"the results are in {run.folder}"
+    if os.path.lexists(latest) and not latest.is_symlink():
+        run.say("latest", f"{latest} is no link but a file or folder, and stays as it is: move it away; {remedy}")
+        return
+    link.unlink(missing_ok=True)
+    try:
+        target = os.path.relpath(run.launch.sweep_dir or run.folder, run.config.paths.root)
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        run.say("latest", f"this disk knows no links ({error.strerror}); {remedy}")
+        return
+    os.replace(link, latest)
+
+
 def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:
     """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
     figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
@@ -89,7 +131,7 @@ def _write_whole(path: Path, text: str) -> None:
     """All of `text` or nothing: a full disk leaves no half page behind."""
     scratch = path.with_name(f".{path.name}.part")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors=LONE_BYTES)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -106,7 +148,7 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
         "run": run.folder.name,
         "seeds": run.config.seeds.model_dump(),
-        **json.loads((figures.path / CIRCUMSTANCES).read_text()),
+        **stored_json(figures, CIRCUMSTANCES),
         **keys,
         "evaluation": figures.key,
     }
@@ -130,7 +172,11 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         )
     except (OSError, subprocess.CalledProcessError):
         return None

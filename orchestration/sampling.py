@@ -5,12 +5,13 @@ the same images as a run of a hundred.
 """
 
 import math
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestration.errors import UserError
+from orchestration.manifest import is_litter
 from orchestration.progress import bar
 from orchestration.schema import Sample
 from orchestration.stages import Run
@@ -32,26 +34,32 @@ MAX_BLOCK = 500
 BLOCK_PIXELS = 2**22
 FILE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".zip", ".pt")
 """Endings that name a file, and none that is written here."""
+MARK = b"samples written by expost"
+"""The comment of a delivered archive: such a file may be replaced by other samples."""
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
-def check_destination(out: Path | None) -> None:
-    """Refuse an output that could not be written, before any work.
+def check_destination(settings: Sample, data_root: Path | None) -> None:
+    """Refuse an output that could not be written or that would replace what others made, before any work.
+
+    Args:
+        settings: of the samples.
+        data_root: the file or folder that images are read from, if any.
 
     Raises:
         UserError: it has no name, is something else already, or its folder does not exist or cannot be written.
     """
-    if out is None:
+    if (out := settings.out) is None:
         return
     place = out.expanduser().absolute()
     if not out.name:
         raise UserError(f"sample.out={out} has no name; give FILE.npz, or a folder for PNG files")
-    if place.suffix == ".npz" and place.is_dir():
-        raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
-    if place.suffix != ".npz" and (place.is_file() or place.suffix in FILE_SUFFIXES):
-        raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
-    if place.is_dir() and any(place.glob("*.png")):
-        raise UserError(f"sample.out={out} holds pictures already; empty it or give another folder")
+    if data_root is not None and _endangers(place, data_root.expanduser().absolute()):
+        raise UserError(f"sample.out={out} lies where data.root={data_root} is read from; give another place")
+    if place.suffix == ".npz":
+        _check_file(out, place, settings.overwrite)
+    else:
+        _check_folder(out, place, settings.overwrite)
     parent = place.parent
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
@@ -61,6 +69,51 @@ def check_destination(out: Path | None) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
+
+
+def _endangers(place: Path, data_root: Path) -> bool:
+    """Whether writing to `place` changes the images in `data_root`: those files, or pictures among them."""
+    if not data_root.exists():
+        return False
+    place, data_root = place.resolve(), data_root.resolve()
+    if place.exists() and place.samefile(data_root):
+        return True
+    return data_root.is_dir() and place.is_relative_to(data_root) and (place.suffix != ".npz" or place.exists())
+
+
+def _check_file(out: Path, place: Path, overwrite: bool) -> None:
+    if place.is_dir():
+        raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
+    if os.path.lexists(place) and not (overwrite or is_ours(place)):
+        raise UserError(
+            f"sample.out={out} is there already and holds no samples of this project; give another name, "
+            "or sample.overwrite=true to replace it"
+        )
+
+
+def _check_folder(out: Path, place: Path, overwrite: bool) -> None:
+    if place.suffix in FILE_SUFFIXES or (os.path.lexists(place) and not place.is_dir()):
+        raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
+    if not place.is_dir() or overwrite:
+        return
+    found = [path for path in place.iterdir() if not is_litter(PurePosixPath(path.name))]
+    if found:
+        what = "pictures" if any(path.suffix.lower() == ".png" for path in found) else "files"
+        raise UserError(
+            f"sample.out={out} holds {what} already; empty it, give another folder, "
+            "or sample.overwrite=true to write among them"
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `deliver` wrote the file: samples alone, and its mark on them."""
+    try:
+        if not path.is_file():
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == MARK and set(archive.namelist()) <= {"x.npy", "label.npy"}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
 
 
 def how_to_sample(settings: Sample) -> Sampling:
@@ -185,6 +238,8 @@ def deliver(run: Run, samples: Path, out: Path | None) -> None:
             scratch = target.with_name(f".{target.name}.part")
             try:
                 shutil.copyfile(samples, scratch)
+                with zipfile.ZipFile(scratch, "a") as archive:
+                    archive.comment = MARK
                 scratch.replace(target)
             finally:
                 scratch.unlink(missing_ok=True)

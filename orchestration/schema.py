@@ -63,6 +63,7 @@ class Paths(Section):
 class Sample(Section):
     num: PositiveInt
     out: Path | None
+    overwrite: bool
     noise: bool
     prior: Literal["learned", "base"]
     label: Annotated[int, Strict()] | Annotated[str, Field(min_length=1)] | None  # true is no class

@@ -42,6 +42,8 @@ Make = Callable[[Path, Tracker], Mapping[str, Any] | None]
 MADE_BY = {"vae": "vae", "latents": "encode", "prior": "prior", "evaluation": "evaluate", "samples": "sample"}
 """Folder of the store -> the stage that a user types to fill it."""
 
+READ_IMAGES = {"vae", "latents", "features", "evaluation"}
+
 GOALS = {
     "all": {"vae", "latents", "prior", "features", "evaluation"},
     "check": {"vae", "latents", "prior", "features", "evaluation"},
@@ -72,6 +74,7 @@ class Run:
         quiet: says nothing.
         max_images: to which each split is cut (stage=check).
         plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
+        check_images: raises a DataError where the images are no longer those that the keys speak of.
         share: of a process that is one of several ranks, its part of one stage.
     """
 
@@ -83,6 +86,7 @@ class Run:
     quiet: bool = False
     max_images: int | None = None
     plans: bool = False
+    check_images: Callable[[], None] = lambda: None
     share: "Share | None" = None
 
     @cached_property
@@ -126,6 +130,10 @@ class Run:
             who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
             line = f"{who}{what:<11}{printable(words)}"
             print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart
+
+    def stored(self, stage: str, key: str) -> Artifact | None:
+        """What is in the store, intact, under that name; of damage that is found there the user is told."""
+        return self.store.find(stage, key, lambda words: self.say(stage, words))
 
     @property
     def shows_progress(self) -> bool:
@@ -190,7 +198,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
     if run.plans or run.share is not None:
         return Artifact(stage, key, run.store.root / stage / key)
     in_ranks = in_ranks and run.config.trainer.num_ranks > 1
-    if found := run.store.find(stage, key):
+    if found := run.stored(stage, key):
         run.store.tidy(stage, key)
         run.say(stage, f"unchanged, skipped: {found.path}")
         return found
@@ -204,7 +212,7 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
             run.say(stage, f"waiting for {key}, made by {owner}")
 
     with hosting(run.node, key, in_ranks) as host, run.store.lock(stage, key, waiting):
-        if found := run.store.find(stage, key):
+        if found := run.stored(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
         started = time.perf_counter()
@@ -218,6 +226,8 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
                 with _stopping(stage, keeper):
                     figures = spread(run, stage, key, tracker, host) if in_ranks else make(folder, tracker)
                     tracker.summarise(figures or {})
+                    if stage in READ_IMAGES:
+                        run.check_images()
             run.store.sweep(stage, key)
             tracker.lineage((stage, key), _inputs(ingredients), run.store.root / stage / key)
     run.say(stage, f"done in {time.perf_counter() - started:.1f} s: {run.store.root / stage / key}")
@@ -231,7 +241,7 @@ def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> K
 
     def begin() -> None:
         facts = {"stage": stage, "key": key, "inputs": _inputs(ingredients)}
-        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts))
+        (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts), encoding="utf-8")
 
     return Keeper(
         run.store.resume_folder(stage, key),
@@ -239,6 +249,7 @@ def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> K
         run.config.trainer.keep_share,
         lambda words: run.say(stage, words),
         begin if run.share is None else lambda: None,
+        run.check_images if stage in READ_IMAGES else lambda: None,
     )
 
 
@@ -263,7 +274,7 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
     place = run.store.root / stage / key
     spread(run, stage, key, Tracker(), arrived=place.is_dir)
     with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
-        if found := run.store.find(stage, key):
+        if found := run.stored(stage, key):
             return found
     raise UserError(f"machine 0 did not finish the {stage} {key}; see what it said, and see that all share {place}")
 
@@ -288,14 +299,3 @@ def _tracker(run: Run, stage: str) -> Iterator[Tracker]:
         run.config.logger, run.folder / "logs", stage, run.name, config, lambda words: run.say("wandb", words)
     ) as tracker:
         yield tracker
-
-
-def point_latest(root: Path, folder: Path, scratch: Path) -> None:
-    """Make `root/latest` lead to `folder`, in one step: a reader sees the old one or the new one.
-
-    The link is made in `scratch`, a folder of this job alone: one that is killed leaves nothing elsewhere.
-    """
-    link = scratch / ".latest"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(folder, root), target_is_directory=True)
-    os.replace(link, root / "latest")

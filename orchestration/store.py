@@ -14,8 +14,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,12 +25,9 @@ from typing import Any
 
 from orchestration.errors import UserError
 from orchestration.locks import KeyLock
-from orchestration.manifest import MANIFEST, canonical, damaged, flush, seal
+from orchestration.manifest import MANIFEST, altered, canonical, flush, seal, strays
+from orchestration.trouble import disk_trouble
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
-VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
-FULL_BYTES = 2**20
-"""A write that failed without a reason, with less than this left, failed for want of room."""
 KEY = re.compile(r"[0-9a-f]{20}")
 RESUME = ".resume"
 
@@ -49,7 +46,7 @@ class Artifact:
     path: Path
 
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self.path / MANIFEST).read_text())
+        return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
 
 
 class Store:
@@ -60,26 +57,32 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, stage: str, key: str) -> Artifact | None:
+    def find(self, stage: str, key: str, say: Callable[[str], None] = lambda words: None) -> Artifact | None:
         """The artifact if it is there and intact; a damaged one is moved aside and counts as missing.
 
+        Files in it that are none of its own and could be taken for one are moved aside alone. `say` hears of both.
+
         Raises:
-            UserError: when it is there and cannot be read, or is damaged and cannot be moved.
+            UserError: when it is there and cannot be read, or something is to be moved and cannot be.
         """
         folder = self.root / stage / key
         try:
             if not folder.is_dir():
                 return None
             inode = folder.stat().st_ino
-            damage = next(damaged(folder), None)
+            damage = next(altered(folder), None)
+            strange = [] if damage else list(strays(folder))
         except FileNotFoundError:  # another process has just moved it aside
             return None
         except OSError as error:
             place = error.filename or folder
             raise UserError(f"cannot read {place}: {error.strerror}; mend the disk or set paths.root=DIR") from error
         if damage is None:
+            for name in strange:
+                say(f"{name} is no part of {folder}: moved to {self.put_aside(folder, name)}")
             return Artifact(stage, key, folder)
-        self.quarantine(folder, damage, inode)
+        if aside := self.quarantine(folder, damage, inode):
+            say(f"{folder / damage} is damaged: its folder is moved to {aside}, and made again")
         return None
 
     @contextmanager
@@ -105,7 +108,8 @@ class Store:
         place = self.root / stage / key
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=place.parent))
+            scratch = place.parent / f".{key}.{secrets.token_hex(8)}"
+            scratch.mkdir()  # as the umask wants it; tempfile makes folders that nobody else may read
         except OSError as error:
             raise UserError(f"cannot write to {place.parent}: {error.strerror}; set paths.root=DIR") from error
         facts = {"stage": stage, "key": key, "ingredients": ingredients, "started": time.time(), "run": run}
@@ -115,7 +119,7 @@ class Store:
         except UserError:
             raise
         except Exception as error:  # not every library says with an OSError that the disk is full
-            if (reason := _disk_trouble(error, scratch)) is None:
+            if (reason := disk_trouble(error, scratch)) is None:
                 raise
             raise UserError(f"writing {place} failed: {reason}") from error
         finally:
@@ -199,6 +203,24 @@ class Store:
         """Folders that were moved aside, by stage, key and time."""
         return _folders(self.root / "quarantine")
 
+    def put_aside(self, folder: Path, name: str) -> Path:
+        """Move the file `name` out of the artifact in `folder`, which is intact but for it; where it is then.
+
+        Raises:
+            UserError: it cannot be moved; it is where it was.
+        """
+        aside = self.root / "quarantine" / f"stray-{folder.parent.name}-{folder.name}-{time.time_ns()}" / name
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process did
+                os.replace(folder / name, aside)
+            return aside
+        except OSError as error:
+            raise UserError(
+                f"{folder / name} is no part of that artifact and cannot be moved aside: {error.strerror}; "
+                "remove it or set paths.root=DIR"
+            ) from error
+
     def quarantine(self, folder: Path, damage: str, inode: int) -> Path | None:
         """Move the damaged `folder` aside; None where another process did, or has already made a new one.
 
@@ -229,39 +251,9 @@ def _folders(place: Path) -> list[Path]:
 def _commit(scratch: Path, place: Path, facts: Mapping[str, Any], earlier_seconds: float) -> None:
     finished = time.time()
     seal(scratch, {**facts, "finished": finished, "seconds": earlier_seconds + finished - facts["started"]})
-    scratch.chmod(0o755)  # mkdtemp makes private folders
     try:
         os.replace(scratch, place)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise  # else one that was taken for dead has made the same meanwhile
     flush(place.parent)
-
-
-def _disk_trouble(error: BaseException, scratch: Path) -> str | None:
-    """Why the disk is to blame for `error`, with the remedy; None where it is not.
-
-    Not every library says so with an errno: safetensors puts it into words, NumPy says how many bytes it wrote.
-    """
-    chain: BaseException | None = error
-    while chain is not None:
-        for code in (errno.ENOSPC, errno.EDQUOT):
-            if getattr(chain, "errno", None) == code or os.strerror(code) in str(chain):
-                return f"{os.strerror(code)}; make room or set paths.root=DIR, then repeat the command"
-        chain = chain.__cause__ or chain.__context__
-    if isinstance(error, OSError) and error.errno in UNWRITABLE | VANISHED:
-        return f"{error.strerror}{_culprit(error, scratch)}; mend that or set paths.root=DIR, then repeat the command"
-    try:
-        if isinstance(error, OSError) and error.errno is None and shutil.disk_usage(scratch).free < FULL_BYTES:
-            return f"{os.strerror(errno.ENOSPC)}; make room or set paths.root=DIR, then repeat the command"
-        scratch.stat()
-    except FileNotFoundError:
-        return "its folder has vanished; see that the disk is mounted, then repeat the command"
-    except OSError as gone:
-        return f"{gone.strerror}; see that the disk is mounted, then repeat the command"
-    return None
-
-
-def _culprit(error: OSError, scratch: Path) -> str:
-    name = str(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
-    return "" if not name or name.startswith(str(scratch)) else f" ({name})"

@@ -7,7 +7,7 @@ value beside the last.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,8 @@ def tracking(
         yield Tracker(loggers, run, stage)
         exit_code = 0
     finally:
-        loggers[0].finalize("success" if exit_code == 0 else "failed")
+        # Of a stage that failed, its own error is told, and not that its figures could not be written either.
+        with nullcontext() if exit_code == 0 else suppress(OSError):
+            loggers[0].finalize("success" if exit_code == 0 else "failed")
         if run is not None:
             run.tell(lambda run: run.finish(exit_code=exit_code))

@@ -96,7 +96,7 @@ class LatentWriter:
             "labels": self.labelled,
             "provenance": dict(provenance),
         }
-        (self.folder / HEADER).write_text(json.dumps(header, indent=2))
+        (self.folder / HEADER).write_text(json.dumps(header, indent=2), encoding="utf-8")
 
 
 def _columns(spec: LatentSpec, family: str, num: int, labelled: bool) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -124,7 +124,7 @@ def chromium(binary: str, home: Path) -> Iterator[Page]:
     try:
         yield Page(read, write)
     except (AssertionError, BrokenPipeError) as error:
-        raise AssertionError(f"{error}\n{(home / 'stderr').read_text()[-2000:]}") from error
+        raise AssertionError(f"{error}\n{(home / 'stderr').read_text(encoding='utf-8')[-2000:]}") from error
     finally:
         os.close(write)  # at the end of its input Chromium leaves
         try:

@@ -69,6 +69,7 @@ def run_outside(folder: Path, *words: str, **environment: str) -> Result:
         capture_output=True,
         text=True,
         timeout=240,
+        encoding="utf-8",
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -102,7 +103,7 @@ def assert_refused(
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "runs/latest/report.json").read_text())
+    return json.loads((folder / "runs/latest/report.json").read_text(encoding="utf-8"))
 
 
 def keys(folder: Path, stage: str) -> set[str]:

@@ -52,9 +52,9 @@ def stages_of(folder: Path, *words: str) -> tuple[Trained, Run]:
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the content of `config.json` and seal it again, as whoever means harm would."""
-    content = json.loads((folder / CONFIG).read_text())
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     change(content)
-    (folder / CONFIG).write_text(json.dumps(sealed(content)))
+    (folder / CONFIG).write_text(json.dumps(sealed(content)), encoding="utf-8")
 
 
 def reseal(folder: Path) -> None:

@@ -144,10 +144,10 @@ def test_mistake_about_the_store(words: str, tmp_path: Path) -> None:
 
 
 def test_a_file_is_no_folder_for_pictures_and_stays_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "letters").write_text("dear")
+    (tmp_path / "letters").write_text("dear", encoding="utf-8")
     result = run_here(tmp_path, "stage=sample", "sample.out=letters")
     assert_refused(result, tmp_path, "sample.out=letters", before=[tmp_path / "letters"])
-    assert (tmp_path / "letters").read_text() == "dear"
+    assert (tmp_path / "letters").read_text(encoding="utf-8") == "dear"
 
 
 def test_latents_that_no_prior_supports(tmp_path: Path) -> None:

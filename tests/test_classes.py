@@ -141,7 +141,7 @@ def test_a_conditional_run_reports_its_classes(tmp_path: Path) -> None:
     assert rows["standard_normal"]["class_accuracy"] is None and rows["aggregate_draws"]["class_accuracy"] is None
     assert "class accuracy" in done.out and "equally many a class" in done.out
     latest = tmp_path / "runs/latest"
-    page = (latest / "report.html").read_text()
+    page = (latest / "report.html").read_text(encoding="utf-8")
     assert "one row a class" in page and "mean of the classes" in page and (latest / "classes.png").is_file()
     again = run_here(tmp_path, *CONDITIONAL, "stage=report")
     assert again.stages("skipped") == ["evaluation"] and report_of(tmp_path)["classes"] == classes
@@ -151,7 +151,7 @@ def test_a_conditional_run_reports_its_classes(tmp_path: Path) -> None:
     compared = run_here(tmp_path, *SMALL, "stage=compare")
     assert compared.code == 0
     (table,) = (tmp_path / "runs").glob("*-compare/comparison.csv")
-    assert "class_accuracy" in table.read_text().splitlines()[0]
+    assert "class_accuracy" in table.read_text(encoding="utf-8").splitlines()[0]
     for stored in (tmp_path / "runs/store/evaluation").glob("*/figures.json"):
         stored.parent.rename(tmp_path / stored.parent.name)  # away: the same command measures once more
     assert run_here(tmp_path, *CONDITIONAL).code == 0

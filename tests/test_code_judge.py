@@ -145,7 +145,7 @@ def test_one_switch_makes_a_whole_run(vae: str, tmp_path: Path) -> None:
     assert told["rows"]["unigram"]["latent_nll_nats"] < told["rows"]["uniform"]["latent_nll_nats"]
     assert any("counting codes" in line or "fewer nats" in line for line in told["verdict_lines"])
     assert (tmp_path / "runs/latest/codes.png").is_file() == (vae == "vq2")
-    history = json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text())
+    history = json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text(encoding="utf-8"))
     assert ("top_codes_used" in history[-1]) == (vae == "vq2")
     assert SimpleNamespace(**told["surgery"]).codes is None or len(told["surgery"]["codes"]["books"]) == 2
     assert torch.isfinite(torch.tensor(told["rows"]["transformer"]["gain"]["rate_nats"]["value"]))

@@ -42,7 +42,7 @@ def written(place: Path) -> Path:
 
 
 def table(place: Path) -> dict[str, dict[str, str]]:
-    with (written(place) / "comparison.csv").open() as file:
+    with (written(place) / "comparison.csv").open(encoding="utf-8") as file:
         return {line["prior"]: line for line in csv.DictReader(file)}
 
 
@@ -61,7 +61,7 @@ def test_a_sweep_stands_for_its_jobs_and_seeds_are_averaged(place: Path) -> None
     result = compare(place, f"compare.runs=[{sweep_of(place).name}]", "data=mnist")  # has no data.root: needs none
     assert (result.code, result.err) == (0, "")
     gaussian = table(place)["gaussian"]
-    reports = [json.loads((sweep_of(place) / f"{job}/report.json").read_text()) for job in range(2)]
+    reports = [json.loads((sweep_of(place) / f"{job}/report.json").read_text(encoding="utf-8")) for job in range(2)]
     own = [report["rows"]["gaussian"]["rate_nats"] for report in reports]
     assert gaussian["num_seeds"] == "2" and float(gaussian["rate_nats"]) == pytest.approx(sum(own) / 2)
     assert float(gaussian["rate_nats_seed_std"]) == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
@@ -77,7 +77,7 @@ def test_a_sweep_stands_for_its_jobs_and_seeds_are_averaged(place: Path) -> None
 
 def test_a_report_names_its_feature_net_without_making_it(stored: Path, tmp_path: Path) -> None:
     shutil.copytree(stored / "runs/store", tmp_path / "runs/store")
-    told = json.loads((run_of(stored) / "report.json").read_text())
+    told = json.loads((run_of(stored) / "report.json").read_text(encoding="utf-8"))
     (net,) = (tmp_path / "runs/store/features").iterdir()
     assert told["provenance"]["features"] == net.name
     assert told["neighbours"] == 5 and told["annealing_settings"] is None
@@ -85,7 +85,7 @@ def test_a_report_names_its_feature_net_without_making_it(stored: Path, tmp_path
     result = run_here(tmp_path, *SMALL, "name=again", "stage=report", "upstream=require")
     assert (result.code, result.err) == (0, "")
     (again,) = (tmp_path / "runs").glob("*-again")
-    assert json.loads((again / "report.json").read_text())["provenance"]["features"] == net.name
+    assert json.loads((again / "report.json").read_text(encoding="utf-8"))["provenance"]["features"] == net.name
     assert not net.parent.exists(), "a feature net was trained for a stored report"
 
 
@@ -146,11 +146,11 @@ def test_wandb_gets_the_table_and_the_figure(place: Path, monkeypatch: pytest.Mo
 
 def edited(folder: Path, **changes: Any) -> None:
     path = folder / "report.json"
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         target = report["provenance"] if key in report["provenance"] and key != "data" else report
         target[key] = value
-    path.write_text(json.dumps(report))
+    path.write_text(json.dumps(report), encoding="utf-8")
 
 
 def refused(result: Result, *words: str) -> None:
@@ -176,9 +176,9 @@ def test_runs_that_cannot_be_compared_get_one_line(place: Path) -> None:
     edited(run_of(place), features="2048 features of another net")
     refused(compare(place, both), "different feature nets", "choose with compare.runs=")
     assert compare(place).code == 0, "without a word, only what is comparable is taken"
-    (run_of(place) / "report.json").write_text('{"rows": ')
+    (run_of(place) / "report.json").write_text('{"rows": ', encoding="utf-8")
     refused(compare(place, both), run_of(place).name, "damaged")
     (run_of(place) / "report.json").write_bytes(b"\xff\xfe")
     refused(compare(place, both), "cannot be read")
-    (run_of(place) / "report.json").write_text('{"name": "of another project"}')
+    (run_of(place) / "report.json").write_text('{"name": "of another project"}', encoding="utf-8")
     refused(compare(place, both), "not a report of this project")

@@ -121,6 +121,7 @@ def test_help_lists_stages_and_choices_quickly_and_without_torch(tmp_path: Path)
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     )
     seconds = time.perf_counter() - started
     for stage in STAGES:

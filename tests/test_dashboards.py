@@ -84,7 +84,7 @@ def test_every_name_in_it_is_logged_by_some_stage(
     assert {name.rsplit("/", 1)[1] for name in absent} <= set(FIGURES)
     for file in tmp_path.glob("runs/*/logs/*/metrics.csv"):
         stage = file.parent.name
-        with file.open() as lines:
+        with file.open(encoding="utf-8") as lines:
             columns = set(next(csv.reader(lines))) - {"step"}
         assert {name if name.startswith(f"{stage}/") else f"{stage}/{name}" for name in columns} <= said
 
@@ -133,12 +133,13 @@ def test_push_saves_what_was_built(
 
 
 def test_without_the_extra_it_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "wandb_workspaces.py").write_text("raise ImportError('not here')\n")
+    (tmp_path / "wandb_workspaces.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, runpy; sys.path.insert(0, '.'); runpy.run_path('{SCRIPT}')"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "pip install" in done.stderr

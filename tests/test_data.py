@@ -261,7 +261,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "data").glob("*.yaml"))
 def test_config_mirrors_the_constructor(path: Path):
     import dataclasses
 
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     config = yaml.safe_load(text)
     config.pop("defaults", None)  # a likelihood that fits

@@ -124,7 +124,7 @@ def test_not_a_file_of_images(tmp_path: Path):
     refusal(lambda: Arrays(None).load(), "data.root is not set", "data.root=PATH")
     refusal(lambda: Arrays(str(tmp_path / "gone.npy")).load(), "does not exist", ".npy or .npz")
     refusal(lambda: Arrays(str(tmp_path)).load(), "is a folder", "data.root=FILE", "data=image_folder")
-    (tmp_path / "x.csv").write_text("1,2")
+    (tmp_path / "x.csv").write_text("1,2", encoding="utf-8")
     refusal(lambda: Arrays(str(tmp_path / "x.csv")).load(), "neither .npy nor .npz", "numpy.save")
     refusal(lambda: Arrays(str(tmp_path), domain="complex").load(), "data.domain=complex", "unit or real")
 

@@ -49,7 +49,7 @@ def sizes(data: ImageData) -> tuple[int, int, int]:
 
 def test_flat_folder_is_read_as_it_is(tmp_path: Path):
     fill(tmp_path, 20)
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     (tmp_path / ".hidden.png").write_bytes(b"no image either")
     data = ImageFolder(str(tmp_path)).load()
     assert sizes(data) == (14, 2, 4)

@@ -81,7 +81,7 @@ def test_nothing_but_torchscript_is_loaded(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(_Evil()))
     torch.save({"weight": torch.zeros(2), "evil": _Evil()}, tmp_path / "saved.pt")
-    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
     for name in ("pickle.pt", "saved.pt", "text.pt"):
         with pytest.raises(EvaluationError, match=r"holds no TorchScript net; write one: torch\.jit\.trace"):
             FeatureFile(tmp_path / name, None, "cpu")
@@ -119,14 +119,14 @@ def test_a_run_measures_with_the_file_and_says_which(tmp_path: Path, means: Path
     script(nn.Sequential(Means(), nn.Linear(12, 5)), moved)
     other = run_here(tmp_path, *SMALL, f"evaluation.features={moved}")
     assert other.code == 0 and "evaluation" in other.stages("done in")
-    assert json.loads((tmp_path / "runs/latest/report.json").read_text())["features"].startswith(
+    assert json.loads((tmp_path / "runs/latest/report.json").read_text(encoding="utf-8"))["features"].startswith(
         "5 features of moved.pt"
     )
 
 
 @pytest.mark.parametrize("stage", ["all", "evaluate", "check"])
 def test_a_net_that_cannot_be_used_is_refused_before_any_work(tmp_path: Path, stage: str) -> None:
-    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
     script(Flat(), tmp_path / "flat.pt")
     script(Demanding(), tmp_path / "demanding.pt")
     told = {"text": "holds no TorchScript net", "flat": "returned (2, 3, 8, 8)", "demanding": "images (3, 8, 8)"}

@@ -1,6 +1,7 @@
 """Freed memory is kept: the next step takes it without asking the kernel for pages again."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ print(faults() - before)
 
 def page_faults(how: str) -> int:
     """Of five steps that take and free 64 MiB each, behind three more."""
-    done = subprocess.run([sys.executable, "-c", STEPS, how], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, how], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     return int(done.stdout)
 
 
@@ -65,9 +68,9 @@ raise SystemExit(plan_server.main())
 def test_so_do_probes_of_a_plan(tmp_path: Path) -> None:
     """What they take is what the stages will take, which keep it."""
     job, result = tmp_path / "job.json", tmp_path / "result.json"
-    job.write_text("{}")
-    subprocess.run([sys.executable, "-c", PROBES, job, result], cwd=ROOT, check=True)
-    assert json.loads(result.read_text())["faults"] < 50
+    job.write_text("{}", encoding="utf-8")
+    subprocess.run([sys.executable, "-c", PROBES, job, result, str(os.getpid())], cwd=ROOT, check=True)
+    assert json.loads(result.read_text(encoding="utf-8"))["faults"] < 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")

@@ -90,10 +90,10 @@ def test_places(copy: Path, name: str) -> None:
 def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "folder"
     (folder / "a").mkdir(parents=True)
-    (tmp_path / "x").write_text("secret")
+    (tmp_path / "x").write_text("secret", encoding="utf-8")
     (folder / "link").symlink_to(tmp_path)
     (folder / "a/link").symlink_to(tmp_path / "x")
-    (folder / "a/b").write_text("mine")
+    (folder / "a/b").write_text("mine", encoding="utf-8")
     assert read_bytes(folder, "a/b", 100) == b"mine"
     with pytest.raises(UnsafeError), opened(folder, name):
         pass

@@ -59,7 +59,7 @@ LATENT_HEADERS: dict[str, Callable[[dict], bytes]] = {
 
 @pytest.mark.parametrize("name", LATENT_HEADERS)
 def test_headers_of_latents(latents: Path, name: str) -> None:
-    header = json.loads((latents / HEADER).read_text())
+    header = json.loads((latents / HEADER).read_text(encoding="utf-8"))
     (latents / HEADER).write_bytes(LATENT_HEADERS[name](header))
     with refused("holds no latents that can be read", latents, kind=ValueError):
         LatentDataset.load(latents)
@@ -72,9 +72,8 @@ REPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "terabyte": (lambda place: (place.touch(), os.truncate(place, 2**40)), "at most"),
     "long number": (lambda place: place.write_bytes(b'{"a": ' + b"9" * 10**6 + b"}"), "damaged"),
     "pickle": (lambda place: place.write_bytes(pickle.dumps(Bomb())), "cannot be read|damaged"),
-    "YAML": (lambda place: place.write_text("!!python/object/apply:os.system ['touch canary']"), "damaged"),
-    "YAML that laughs": (
-        lambda place: place.write_text("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n"), "damaged"),
+    "YAML": (lambda place: place.write_bytes(b"!!python/object/apply:os.system ['touch canary']"), "damaged"),
+    "YAML that laughs": (lambda place: place.write_bytes(b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n"), "damaged"),
     "no text": (lambda place: place.write_bytes(b"\xff\xfe"), "cannot be read"),
     "device": (lambda place: place.symlink_to("/dev/zero"), "no plain file"),
     "pipe": (os.mkfifo, "no plain file"),
@@ -94,11 +93,11 @@ def test_reports(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _sealed_again(folder: Path) -> None:
     """The manifest of an artifact, as whoever means harm would write it."""
-    facts = json.loads((folder / MANIFEST).read_text())
+    facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name in facts["files"]:
         facts["files"][name] = {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size}
     facts["checksum"] = checksum(facts)
-    (folder / MANIFEST).write_text(json.dumps(facts, indent=2))
+    (folder / MANIFEST).write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 
 def test_weights_in_a_store_that_was_sealed_again(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def make(root: Path, stage: str, name: str, run: str | None, **upstream: str) ->
 
 def report(root: Path, run: str, *names: str) -> None:
     (root / run).mkdir(parents=True)
-    (root / run / "report.json").write_text(json.dumps({"provenance": {name: KEYS[name] for name in names}}))
+    (root / run / "report.json").write_text(
+        json.dumps({"provenance": {name: KEYS[name] for name in names}}), encoding="utf-8"
+    )
 
 
 @pytest.fixture
@@ -178,6 +180,7 @@ def test_it_needs_no_torch(root: Path) -> None:
         cwd=root.parent,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert done.returncode == 0 and "7 artifacts" in done.stdout

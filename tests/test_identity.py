@@ -70,7 +70,7 @@ def test_the_report_stands_beside_the_known_density(tmp_path: Path) -> None:
     assert report["rows"]["standard_normal"]["latent_nll_nats"] > truth + 0.8
     assert row["distortion_nats"] is None and row["rate_nats"] is None and row["iwae_nats"] is None
     assert "2 values of the pixels themselves" in report["features"]
-    assert json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text()) == []
+    assert json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text(encoding="utf-8")) == []
     again = run_here(tmp_path, *FAST)
     assert "vae" in again.stages("skipped") and again.code == 0
 

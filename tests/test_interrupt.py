@@ -24,7 +24,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer.keep_share=1e9"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     with ctrl_c_is_heard():
         process = subprocess.Popen(command, cwd=tmp_path, **pipes)
     with process:

@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
         ).save(tmp_path / split)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     grown_mib = json.loads(done.stdout)
     assert grown_mib < 0.5 * num * 64 * 8 / 2**20, f"{grown_mib:.0f} MiB of anonymous memory"

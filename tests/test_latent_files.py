@@ -54,7 +54,10 @@ def test_two_processes_write_what_one_array_is(tmp_path: Path) -> None:
         np.save(whole / f"{name}.npy", values)
         assert (whole / f"{name}.npy").read_bytes() == (tmp_path / f"{name}.npy").read_bytes()
     loaded = LatentDataset.load(tmp_path)
-    assert loaded.provenance == {"vae": "abc"} and json.loads((tmp_path / HEADER).read_text())["num"] == NUM
+    assert (
+        loaded.provenance == {"vae": "abc"}
+        and json.loads((tmp_path / HEADER).read_text(encoding="utf-8"))["num"] == NUM
+    )
 
 
 def test_a_disk_without_room_says_so_at_once(tmp_path: Path) -> None:

@@ -221,5 +221,5 @@ def test_spec_survives_json(spec: LatentSpec) -> None:
 
 def test_header_is_plain_json(tmp_path: Path) -> None:
     dataset().save(tmp_path)
-    header = json.loads((tmp_path / HEADER).read_text())
+    header = json.loads((tmp_path / HEADER).read_text(encoding="utf-8"))
     assert header["num"] == N and header["provenance"] == {"vae": "abc", "data": "def"}

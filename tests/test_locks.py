@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -18,9 +20,9 @@ from orchestration.locks import KeyLock, Owner
 NAME = "vae-0123"
 
 
-def owned_by(folder: Path, host: str, process: int) -> Path:
+def owned_by(folder: Path, host: str, process: int, taken: float = 1.0, birth: str = "") -> Path:
     path = folder / f"{NAME}.owner"
-    Owner(process, host, 1.0).write(path)
+    Owner(process, host, taken, birth=birth).write(path)
     return path
 
 
@@ -57,7 +59,7 @@ def seconds_to_get(folder: Path) -> tuple[float, list[str]]:
 def test_the_owner_is_written_down_touched_and_removed(tmp_path: Path, hurried: None) -> None:
     path = tmp_path / f"{NAME}.owner"
     with KeyLock(tmp_path, NAME).held():
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
         assert (facts["process"], facts["host"]) == (os.getpid(), socket.gethostname())
         first = path.stat().st_mtime_ns
         time.sleep(0.5)
@@ -74,7 +76,7 @@ def test_a_dead_owner_on_this_host_is_replaced_at_once(tmp_path: Path) -> None:
 def test_without_flock_the_process_decides_on_its_host(tmp_path: Path, no_flock: None, hurried: None) -> None:
     path = owned_by(tmp_path, socket.gethostname(), dead_process())
     assert seconds_to_get(tmp_path)[0] < 0.5
-    path = owned_by(tmp_path, socket.gethostname(), os.getppid())
+    path = owned_by(tmp_path, socket.gethostname(), os.getppid(), time.time())
     threading.Timer(1.0, path.unlink).start()
     seconds, told = seconds_to_get(tmp_path)
     assert seconds > 0.9, "its process lives: no silence ends that"
@@ -122,8 +124,66 @@ def test_who_does_not_wait_hears_who_has_it(tmp_path: Path) -> None:
 
 
 def test_a_damaged_owner_file_holds_nobody_up(tmp_path: Path) -> None:
-    (tmp_path / f"{NAME}.owner").write_text("[")
+    (tmp_path / f"{NAME}.owner").write_text("[", encoding="utf-8")
     assert seconds_to_get(tmp_path)[0] < 0.5
+
+
+@pytest.mark.parametrize("process", [1, os.getpid()])
+@pytest.mark.parametrize("birth", ["", "another-boot-12", "\n"])
+def test_without_flock_a_process_that_got_the_number_later_holds_nothing(
+    tmp_path: Path, no_flock: None, process: int, birth: str
+) -> None:
+    owned_by(tmp_path, socket.gethostname(), process, 1.0, birth)
+    seconds, told = seconds_to_get(tmp_path)
+    assert seconds < 0.5 and told == []
+
+
+def test_without_flock_a_live_holder_is_known_by_its_birth(tmp_path: Path, no_flock: None, hurried: None) -> None:
+    path = tmp_path / f"{NAME}.owner"
+    Owner.me().write(path)  # of another thread of this process, say; its clock may say what it likes
+    assert Owner.read(path) == replace(Owner.me(), taken=ANY, touched_ns=ANY) and Owner.me().birth
+    threading.Timer(1.0, path.unlink).start()
+    assert seconds_to_get(tmp_path)[0] > 0.9
+
+
+DAMAGED = {
+    "empty": b"",
+    "no UTF-8": b'{"process": 1, "host": "\xf6m"}',
+    "a list": b"[1, 2]",
+    "a number": b"3",
+    "null": b"null",
+    "a negative number": b'{"process": -1, "host": "", "taken": 0}',
+    "no such number": b'{"process": 1e999, "host": "h", "taken": 0}',
+    "deep": b"[" * 10**5,
+    "half": b'{"process": 12, "ho',
+    "a lone surrogate": rb'{"process": "\ud800", "host": "h", "taken": 1}',
+    "large": b" " * 10**7,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+def test_no_damage_of_an_owner_file_holds_anybody_up(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / f"{NAME}.owner").write_bytes(content)
+    assert seconds_to_get(tmp_path) == (pytest.approx(0, abs=0.5), [])
+
+
+@pytest.mark.parametrize("process", [-1, 0, 10**9, 10**30])
+def test_numbers_that_no_process_has(tmp_path: Path, no_flock: None, process: int) -> None:
+    owned_by(tmp_path, socket.gethostname(), process)
+    assert seconds_to_get(tmp_path) == (pytest.approx(0, abs=0.5), [])
+
+
+def test_what_is_no_file_in_an_owners_place_holds_nobody_up_and_is_not_lost(tmp_path: Path) -> None:
+    path, outside = tmp_path / f"{NAME}.owner", tmp_path / "outside"
+    outside.write_text("mine", encoding="utf-8")
+    for put in (lambda: os.mkfifo(path), lambda: path.symlink_to(outside), lambda: path.symlink_to("nowhere")):
+        put()
+        assert seconds_to_get(tmp_path) == (pytest.approx(0, abs=0.5), [])
+    path.mkdir()
+    (path / "thesis.txt").write_text("years", encoding="utf-8")
+    assert seconds_to_get(tmp_path) == (pytest.approx(0, abs=0.5), [])
+    assert outside.read_text(encoding="utf-8") == "mine"
+    assert [found.read_text(encoding="utf-8") for found in tmp_path.rglob("thesis.txt")] == ["years"]
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path, hurried: None) -> None:
@@ -157,14 +217,14 @@ def test_a_lock_does_not_outlive_its_process_in_a_forked_worker(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), NAME],
         cwd=Path(__file__).parents[1],
-        stdout=(out := (tmp_path / "out").open("w")),
+        stdout=(out := (tmp_path / "out").open("w", encoding="utf-8")),
     )
     out.close()
     assert done.returncode == -9
     try:
         assert seconds_to_get(tmp_path)[0] < 5
     finally:
-        os.kill(int((tmp_path / "out").read_text()), 9)
+        os.kill(int((tmp_path / "out").read_text(encoding="utf-8")), 9)
 
 
 def test_a_spawned_process_reads_the_same_host() -> None:

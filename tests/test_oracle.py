@@ -97,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("oracle")
     result = run_here(folder, *RUN)
     assert result.code == 0, result.err
-    return result, json.loads((folder / "runs/latest/oracle.json").read_text())
+    return result, json.loads((folder / "runs/latest/oracle.json").read_text(encoding="utf-8"))
 
 
 def test_the_experiment_writes_what_it_prints(run: tuple[Any, dict[str, Any]]) -> None:

@@ -63,4 +63,4 @@ def test_the_report_and_the_key_are_those_of_the_prior_that_was_fitted(tmp_path:
     assert "transformer, for these latents are codes of shape (4)" in first.out
     again = run_here(tmp_path, *small, "prior=transformer", "stage=prior")
     assert again.stages("skipped") == ["vae", "latents", "prior"]
-    assert "autoregressive" in json.loads((tmp_path / "runs/latest/report.json").read_text())["rows"]
+    assert "autoregressive" in json.loads((tmp_path / "runs/latest/report.json").read_text(encoding="utf-8"))["rows"]

@@ -79,9 +79,9 @@ def test_latest_leads_to_everything_that_was_written(made: tuple[Path, Result]) 
     for stem in PICTURES:
         with Image.open(latest / f"{stem}.png") as picture:
             assert np.asarray(picture).std() > 0
-    page = (latest / "report.html").read_text()
+    page = (latest / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(PICTURES) and "http" not in page.split("<pre", 1)[0]
-    config = yaml.safe_load((latest / "config.yaml").read_text())
+    config = yaml.safe_load((latest / "config.yaml").read_text(encoding="utf-8"))
     assert config["trainer"]["max_epochs"] == 2 and config["prior"]["num_components"] == 5
 
 
@@ -252,5 +252,5 @@ def test_autoregressive_prior_from_end_to_end(made: tuple[Path, Result]) -> None
     assert run(folder, *words).stages("done in") == ["prior", "evaluation"]
     row = report_of(folder)["rows"]["autoregressive"]
     finite(row, (*BOUNDS, *DISTANCES, *FIT))
-    curve = json.loads(next(folder.glob("runs/store/prior/*/fit.json")).read_text())
+    curve = json.loads(next(folder.glob("runs/store/prior/*/fit.json")).read_text(encoding="utf-8"))
     assert curve["num_parameters"] > 0

@@ -27,7 +27,7 @@ def test_bernoulli_on_intensities_is_called_a_cross_entropy(tmp_path: Path) -> N
         null(row, ("iwae_nats", "bits_per_dim"))
         finite(row, ("distortion_nats", "rate_nats", "elbo_nats"))
         assert any("cross-entropy" in note for note in row["notes"])
-    assert "cross-entropy" in (tmp_path / "runs/latest/report.html").read_text()
+    assert "cross-entropy" in (tmp_path / "runs/latest/report.html").read_text(encoding="utf-8")
 
 
 def test_dynamic_binarisation_makes_it_a_mass(tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ def test_folder_of_images_without_labels(tmp_path: Path) -> None:
     assert report["data"] == "pictures" and "random convolutions" in report["features"]
     finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
     (latents,) = tmp_path.glob("runs/store/latents/*/test/latents.json")
-    assert json.loads(latents.read_text())["labels"] is False
+    assert json.loads(latents.read_text(encoding="utf-8"))["labels"] is False

@@ -37,7 +37,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     result = run_here(folder, *WORDS, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
     assert (result.code, result.err) == (0, ""), result
     assert run_here(folder, *WORDS, "stage=prior").code == 0
-    return folder, json.loads((folder / "plan.json").read_text()), result
+    return folder, json.loads((folder / "plan.json").read_text(encoding="utf-8")), result
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,16 @@ def test_so_is_the_time_of_an_evaluation(
     """By probes long enough for what else the machine does."""
     shutil.copytree(planned[0] / "runs/store/vae", tmp_path / "runs/store/vae")
     assert run_here(tmp_path, *WORDS, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.5").code == 0
-    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
     for stage in ("features", "evaluate"):
         seconds = real_seconds(planned[0], stage)
         assert seconds / 5 < plan["stages"][stage]["seconds"] < seconds * 5, stage
 
 
 def real_seconds(folder: Path, stage: str) -> float:
-    manifest = json.loads(next((folder / "runs/store" / STORED[stage]).glob("[!.]*/manifest.json")).read_text())
+    manifest = json.loads(
+        next((folder / "runs/store" / STORED[stage]).glob("[!.]*/manifest.json")).read_text(encoding="utf-8")
+    )
     return float(manifest["finished"] - manifest["started"])
 
 
@@ -222,7 +224,7 @@ def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> N
     words = (f"vae={vae}", "debug=fast", "logger=csv", "prior=bigram", "evaluation.num_samples=64")
     result = run_here(tmp_path, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
     assert (result.code, result.err) == (0, ""), result
-    told = json.loads((tmp_path / "plan.json").read_text())["stages"]["encode"]["files"]
+    told = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["stages"]["encode"]["files"]
     assert run_here(tmp_path, *words, "stage=encode").code == 0
     real = {name: size for name, size in sizes(tmp_path, "encode").items() if name.endswith(".npy")}
     assert len(real) == 6 and {name: told[name] for name in told if name.endswith(".npy")} == real

@@ -74,8 +74,8 @@ def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
 
 def test_figures_of_the_ranks_reach_the_run(ddp: Ddp) -> None:
     (log,) = ddp.folder.glob("runs/*/logs/vae/metrics.csv")
-    history = json.loads((ddp.artifact("vae").path / "history.json").read_text())
-    rows = [line.split(",") for line in log.read_text().splitlines()]
+    history = json.loads((ddp.artifact("vae").path / "history.json").read_text(encoding="utf-8"))
+    rows = [line.split(",") for line in log.read_text(encoding="utf-8").splitlines()]
     column = rows[0].index("train_loss")
     logged = [float(row[column]) for row in rows[1:] if row[column]]
     assert logged == pytest.approx([epoch["train_loss"] for epoch in history]) and logged
@@ -99,7 +99,7 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     found = load_file(ddp.artifact("prior").path / "prior.safetensors")
     for name, value in prior.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
-    fit = json.loads((ddp.artifact("prior").path / "fit.json").read_text())
+    fit = json.loads((ddp.artifact("prior").path / "fit.json").read_text(encoding="utf-8"))
     assert len(fit["curve"]) > 1, "no M-step to compare"
 
 
@@ -122,7 +122,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) 
         assert run_here(folder, choice, *words).code == 0
         (file,) = folder.glob("runs/store/vae/*/model.safetensors")
         weights.append(load_file(file))
-        histories.append(json.loads((file.parent / "history.json").read_text()))
+        histories.append(json.loads((file.parent / "history.json").read_text(encoding="utf-8")))
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
     for one, two in zip(*histories, strict=True):
@@ -160,7 +160,7 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
     alone = prior.fit(train, val, lent).curve
-    found = json.loads((made / "fit.json").read_text())["curve"]
+    found = json.loads((made / "fit.json").read_text(encoding="utf-8"))["curve"]
     assert [epoch["epoch"] for epoch in found] == [epoch["epoch"] for epoch in alone] == [0, 1, 2]
     assert found[0]["train_nll_nats"] == pytest.approx(alone[0]["train_nll_nats"], rel=2e-4)
     for one, two in zip(alone, found, strict=True):

@@ -42,7 +42,7 @@ def test_two_ranks_fit_what_one_process_fits(kind: str, tmp_path: Path) -> None:
     lent = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit(one, []), settings)
     report = prior.fit(train, val, lent)
     folder = tmp_path / "runs/store/prior" / made
-    found = json.loads((folder / "fit.json").read_text())
+    found = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     if kind == "per_class":
         assert equal(load_file(folder / "prior.safetensors"), prior.state_dict())
         assert (found["val_nll_nats"], found["curve"]) == (report.val_nll_nats, report.curve)

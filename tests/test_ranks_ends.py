@@ -23,7 +23,9 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Two ranks in the middle of a training run that has no end."""
     command = [sys.executable, str(PROJECT / "pipeline.py"), *SMALL, *ENDLESS, "trainer=ddp", "trainer.val_every=1"]
     with ctrl_c_is_heard():
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
     try:
         wait_for(tmp_path, "runs/*/logs/vae/*.csv", process)
         yield process
@@ -88,7 +90,9 @@ def spoil_rank_1(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> 
     """Let rank 1 alone run `lines` before anything else."""
     (folder / "broken").mkdir()
     body = "\n".join(f"    {line}" for line in lines)
-    (folder / "broken/sitecustomize.py").write_text(f"import os\nif os.environ.get('RANK') == '1':\n{body}\n")
+    (folder / "broken/sitecustomize.py").write_text(
+        f"import os\nif os.environ.get('RANK') == '1':\n{body}\n", encoding="utf-8"
+    )
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
 
 

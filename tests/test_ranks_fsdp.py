@@ -17,7 +17,9 @@ def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     assert run_here(whole, *words).code == 0
-    process = subprocess.Popen([sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=killed, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=killed, text=True, encoding="utf-8"
+    )
     try:
         wait_for(killed, "runs/store/.resume/*/epoch-*.ckpt", process)
         assert process.poll() is None

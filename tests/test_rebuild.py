@@ -38,7 +38,7 @@ def test_the_report_is_rebuilt_from_the_evaluation_alone(made: tuple[Path, Resul
     folder, first = made
     before, stored = figures_of(folder), sorted(folder.glob("runs/store/**/*"))
     old = (folder / "runs/latest").resolve()
-    old_page = (old / "report.html").read_text()
+    old_page = (old / "report.html").read_text(encoding="utf-8")
     shutil.rmtree(old)
     again = run_here(folder, *SMALL, "stage=report", "upstream=require")
     assert (again.code, again.err) == (0, "")
@@ -48,7 +48,7 @@ def test_the_report_is_rebuilt_from_the_evaluation_alone(made: tuple[Path, Resul
     assert table_of(again) == table_of(first)
     new = (folder / "runs/latest").resolve()
     assert all((new / name).stat().st_size for name in WRITTEN)
-    page = (new / "report.html").read_text().replace(new.name, old.name)
+    page = (new / "report.html").read_text(encoding="utf-8").replace(new.name, old.name)
     assert page.replace("stage: report", "stage: all").replace("upstream: require", "upstream: run") == old_page
 
 
@@ -61,7 +61,9 @@ def test_where_it_was_measured_is_told_wherever_it_is_written(
     monkeypatch.setattr("orchestration.publish._commit", lambda: "another commit")
     assert run_here(folder, *SMALL, "stage=report").code == 0
     told = report_of(folder)["provenance"]
-    assert {key: told[key] for key in json.loads(stored.read_text())} == json.loads(stored.read_text())
+    assert {key: told[key] for key in json.loads(stored.read_text(encoding="utf-8"))} == json.loads(
+        stored.read_text(encoding="utf-8")
+    )
     assert "another" not in json.dumps(told)
 
 
@@ -84,5 +86,5 @@ def test_without_figures_it_is_one_line_or_they_are_made(made: tuple[Path, Resul
 def test_damaged_figures_are_not_reported(made: tuple[Path, Result]) -> None:
     folder, _ = made
     for figures in folder.glob("runs/store/evaluation/*/figures.json"):
-        figures.write_text(figures.read_text().replace("1", "2", 1))
+        figures.write_text(figures.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
     assert run_here(folder, *SMALL, "stage=report", "upstream=require").code == 2

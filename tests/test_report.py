@@ -207,12 +207,12 @@ def test_page_loads_its_picture_and_does_not_overflow_a_phone(page: str, tmp_pat
     onload = () => { const d = f.contentDocument, e = d.documentElement;
       document.title = [e.scrollWidth, e.clientWidth, ...Array.from(d.images, i => i.naturalWidth)].join(" "); }
     </script>"""
-    (tmp_path / "report.html").write_text(page)
-    (tmp_path / "probe.html").write_text(probe)
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
     command = [str(CHROMIUM), *flags.split(), "--disable-component-update", "--allow-file-access-from-files"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "probe.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, encoding="utf-8").stdout
     found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dom)
     assert found, dom[:500]
     content, window, picture = map(int, found.groups())

@@ -50,7 +50,7 @@ def store(
     }
     folder = root / name
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def runs(tmp_path: Path) -> Path:
 
 def generate(runs: Path, out: Path) -> str:
     assert results.main(["--runs", str(runs), "--measured", str(runs / "none"), "--out", str(out)]) == 0
-    return out.read_text()
+    return out.read_text(encoding="utf-8")
 
 
 def test_page_shows_ours_beside_the_published_and_where_it_falls_short(runs: Path, tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_what_benchmarks_measured_stands_after_the_recipes(runs: Path, tmp_path:
     measured = tmp_path / "measured"
     measured.mkdir()
     for name in ("b", "a"):
-        (measured / f"{name}.md").write_text(f"## Table {name}\n\n| x |\n|---|\n| {name} |\n")
-    (measured / "notes.txt").write_text("no section")
+        (measured / f"{name}.md").write_text(f"## Table {name}\n\n| x |\n|---|\n| {name} |\n", encoding="utf-8")
+    (measured / "notes.txt").write_text("no section", encoding="utf-8")
     out = tmp_path / "R.md"
     assert results.main(["--runs", str(runs), "--measured", str(measured), "--out", str(out)]) == 0
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     heads = ("## mnist_resnet_flow", "## Table a", "## Table b", "## Published figures")
     places = [text.index(words) for words in heads]
     assert places == sorted(places) and "| b |\n\n## Published" in text and "no section" not in text
@@ -114,7 +114,7 @@ def test_what_benchmarks_measured_stands_after_the_recipes(runs: Path, tmp_path:
 def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:
     first = results.page([results.load(runs, folder) for folder in results.everything(runs)])
     for folder in sorted(runs.iterdir(), reverse=True):  # other times of writing, the same content
-        (folder / "report.json").write_text((folder / "report.json").read_text())
+        (folder / "report.json").write_text((folder / "report.json").read_text(encoding="utf-8"), encoding="utf-8")
     assert results.page([results.load(runs, folder) for folder in results.everything(runs)]) == first
 
 
@@ -130,7 +130,7 @@ def test_a_figure_that_beats_the_published_one_and_changed_settings_are_told(run
 
 def test_every_recipe_is_an_experiment_of_that_name() -> None:
     for recipe in RECIPES:
-        text = (PROJECT / f"conf/experiment/{recipe.experiment}.yaml").read_text()
+        text = (PROJECT / f"conf/experiment/{recipe.experiment}.yaml").read_text(encoding="utf-8")
         assert yaml.safe_load(text)["name"] == recipe.experiment
         assert "prior" not in yaml.safe_load(text), "an experiment that sets a prior leaks into every other"
         for claim in recipe.claims:

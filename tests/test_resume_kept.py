@@ -119,7 +119,7 @@ def test_seconds_of_a_stage_are_those_of_the_attempts_that_led_there(
         kept = keeper(tmp_path)
         assert kept.earlier_seconds == 20 * attempt
         now += 20
-        kept.keep("epoch", attempt, 9, "ckpt", lambda path: path.write_text("state") and None)
+        kept.keep("epoch", attempt, 9, "ckpt", lambda path: path.write_text("state", encoding="utf-8") and None)
         now += 7  # lost
     found = keeper(tmp_path).find("ckpt", lambda path: None)
     assert found is not None and found.seconds == 60
@@ -141,10 +141,10 @@ def test_a_half_written_state_is_nobody_s(stopped: Path, tmp_path: Path) -> None
 
 def test_a_disk_that_is_full_leaves_what_was_kept_before(tmp_path: Path) -> None:
     kept = keeper(tmp_path)
-    kept.keep("epoch", 1, 9, "ckpt", lambda path: path.write_text("one") and None)
+    kept.keep("epoch", 1, 9, "ckpt", lambda path: path.write_text("one", encoding="utf-8") and None)
 
     def full(path: Path) -> None:
-        path.write_text("tw")
+        path.write_text("tw", encoding="utf-8")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -168,7 +168,7 @@ def test_keeping_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytes
     def write(path: Path) -> None:
         nonlocal now
         now += 0.2
-        path.write_text("state")
+        path.write_text("state", encoding="utf-8")
 
     for done in range(1, 2001):
         now += 0.01  # an epoch

@@ -33,7 +33,11 @@ PRIOR = (*WORDS, "stage=prior")
 def kill_when(folder: Path, pattern: str, *words: str) -> str:
     """Run the command in `folder` and kill it as soon as there is a file that matches `pattern`; what it said."""
     process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "pipeline.py"), *words], cwd=folder, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(PROJECT / "pipeline.py"), *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     try:
         deadline = time.monotonic() + 250
@@ -90,7 +94,10 @@ def test_killed_in_a_stage_or_in_both(last: str, tmp_path: Path) -> None:
     assert store.resumable() == store.unfinished() == store.quarantined() == []
     assert not list((store.root / ".locks").glob("*.owner"))
     curves = [next(reversed(sorted(folder.glob("runs/*/logs/prior/metrics.csv")))) for folder in (whole, killed)]
-    assert curves[0].read_text().splitlines()[:-1] == curves[1].read_text().splitlines()[:-1], "but for the seconds"
+    assert (
+        curves[0].read_text(encoding="utf-8").splitlines()[:-1]
+        == curves[1].read_text(encoding="utf-8").splitlines()[:-1]
+    ), "but for the seconds"
 
 
 @pytest.mark.slow
@@ -119,7 +126,7 @@ def test_what_a_process_left_that_died_after_its_work_was_done_is_tidied(tmp_pat
     left.mkdir(parents=True)
     (left / f"epoch-1-of-2.{'0' * 64}.ckpt").write_bytes(b"kept")
     owner = store.root / ".locks" / f"vae-{vae.key}.owner"
-    owner.write_text(json.dumps({"process": 2**22 + 1, "host": socket.gethostname(), "taken": 1.0}))
+    owner.write_text(json.dumps({"process": 2**22 + 1, "host": socket.gethostname(), "taken": 1.0}), encoding="utf-8")
     again = run_here(tmp_path, *words)
     assert again.code == 0 and again.stages("skipped") == ["vae"]
     assert not left.exists() and not owner.exists() and store.quarantined() == []
@@ -135,7 +142,9 @@ def test_gc_keeps_what_was_kept_as_long_as_the_run_that_began_it_is_there(tmp_pa
     path.rename(folder / f"epoch-12-of-300.{manifest.file_sha256(path)}.ckpt")
     if run_is_there:
         (tmp_path / "runs/mine").mkdir()
-        (tmp_path / "runs/mine/begun-vae.json").write_text(json.dumps({"stage": "vae", "key": key, "inputs": {}}))
+        (tmp_path / "runs/mine/begun-vae.json").write_text(
+            json.dumps({"stage": "vae", "key": key, "inputs": {}}), encoding="utf-8"
+        )
     listing = run_here(tmp_path, "stage=store", "store.verify=true", "store.gc=true")
     assert (listing.code, listing.err) == (0, "")
     assert f"kept up to epoch 12 of 300; {'mine' if run_is_there else 'no run'}" in listing.out

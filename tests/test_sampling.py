@@ -107,6 +107,7 @@ def test_without_a_name_they_lie_in_the_run(trained: Path) -> None:
 def test_an_existing_file_is_replaced_in_one_step(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = trained / "kept.npz"
     target.write_bytes(b"precious")
+    over = ("sample.out=kept.npz", "sample.overwrite=true")
     with monkeypatch.context() as patched:
 
         def full(source: Path, copy: Path) -> None:
@@ -114,12 +115,12 @@ def test_an_existing_file_is_replaced_in_one_step(trained: Path, monkeypatch: py
             raise OSError(28, "No space left on device")
 
         patched.setattr(sampling.shutil, "copyfile", full)
-        failed = run_here(trained, *SMALL, "stage=sample", "sample.num=6", "sample.out=kept.npz")
+        failed = run_here(trained, *SMALL, "stage=sample", "sample.num=6", *over)
         assert failed.code == 2 and "No space left" in failed.err
         assert target.read_bytes() == b"precious"
         assert not list(trained.glob(".kept*"))
     before = target.stat().st_ino
-    draw(trained, "sample.num=6", "sample.out=kept.npz")
+    draw(trained, "sample.num=6", *over)
     assert len(images(target)) == 6 and target.stat().st_ino != before
     assert not list(trained.glob(".kept*")) and not list(trained.glob(".expost*"))
 

@@ -31,6 +31,7 @@ def start(root: Path) -> tuple[subprocess.Popen[str], Path]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
@@ -48,7 +49,7 @@ def test_a_folder_lives_as_long_as_its_process(root: Path) -> None:
     killed, left = start(root)
     try:
         assert its.is_dir() and left.is_dir() and {its.parent, left.parent} == {root}
-        (left / "000000.json").write_text("{}")
+        (left / "000000.json").write_text("{}", encoding="utf-8")
         elsewhere = root / f"{scratch.PREFIX}another-host-x1"  # its lock may not reach here
         elsewhere.mkdir()
         killed.send_signal(signal.SIGKILL)

@@ -23,7 +23,7 @@ def write(store: Store, key: str = KEY) -> Artifact:
     with store.writing("vae", key, {"a": 1}) as folder:
         (folder / "model.safetensors").write_bytes(bytes(range(256)))
         (folder / "deep" / "er").mkdir(parents=True)
-        (folder / "deep" / "er" / "notes.txt").write_text("x")
+        (folder / "deep" / "er" / "notes.txt").write_text("x", encoding="utf-8")
     found = store.find("vae", key)
     assert found is not None
     return found
@@ -116,16 +116,16 @@ def remove_manifest(artifact: Artifact) -> None:
 
 
 def empty_manifest(artifact: Artifact) -> None:
-    (artifact.path / MANIFEST).write_text("")
+    (artifact.path / MANIFEST).write_text("", encoding="utf-8")
 
 
 def foreign_manifest(artifact: Artifact) -> None:
-    (artifact.path / MANIFEST).write_text("[]")
+    (artifact.path / MANIFEST).write_text("[]", encoding="utf-8")
 
 
 def misspell_manifest(artifact: Artifact) -> None:
     path = artifact.path / MANIFEST
-    path.write_text(path.read_text().replace('"bytes"', '"cytes"'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"bytes"', '"cytes"'), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +210,7 @@ def test_of_processes_with_one_key_one_makes_it(store: Store) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         for name in ("one", "two", "three")
     ]
@@ -246,7 +247,7 @@ def test_locks_of_other_keys_are_other_locks(store: Store) -> None:
 def test_an_unwritable_store_is_the_users_to_mend(tmp_path: Path) -> None:
     """A file stands where the folder should be: that stops root too."""
     blocked = tmp_path / "file"
-    blocked.write_text("")
+    blocked.write_text("", encoding="utf-8")
     for root in (blocked, blocked / "store"):
         store = Store(root)
         assert store.find("vae", KEY) is None
@@ -264,8 +265,8 @@ def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert leftovers(store) == []
     with pytest.raises(FileNotFoundError), store.writing("vae", KEY, {}):
-        (store.root / "missing").read_text()
+        (store.root / "missing").read_text(encoding="utf-8")
 
 
 def test_manifest_is_json_for_other_programs(store: Store) -> None:
-    assert json.loads((write(store).path / MANIFEST).read_text())["stage"] == "vae"
+    assert json.loads((write(store).path / MANIFEST).read_text(encoding="utf-8"))["stage"] == "vae"

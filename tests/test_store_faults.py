@@ -50,6 +50,7 @@ def start(store: Store, log: Path, seconds: float) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
 
 
@@ -57,8 +58,8 @@ def write(store: Store, stage: str = "vae", key: str = KEY) -> Path:
     with store.writing(stage, key, {"a": 1, "note": "gr\u00fc\u00df"}, run="a run") as folder:
         (folder / "model.bin").write_bytes(bytes(range(256)))
         (folder / "deep").mkdir()
-        (folder / "deep" / "notes.txt").write_text("some words")
-        (folder / "empty").write_text("")
+        (folder / "deep" / "notes.txt").write_text("some words", encoding="utf-8")
+        (folder / "empty").write_text("", encoding="utf-8")
     return store.root / stage / key
 
 
@@ -97,14 +98,14 @@ def test_while_the_trainer_lives_its_scratch_stays_and_when_it_is_killed_a_waite
     waiter.communicate(timeout=30)
     assert waiter.returncode == 0 and time.monotonic() - killed < 10
     assert store.find("vae", KEY) is not None and store.unfinished() == []
-    assert log.read_text().split() == [str(trainer.pid), str(waiter.pid)]
+    assert log.read_text(encoding="utf-8").split() == [str(trainer.pid), str(waiter.pid)]
 
 
 def test_four_processes_make_one_key_once(store: Store, tmp_path: Path) -> None:
     workers = [start(store, tmp_path / "log", 0.4) for _ in range(4)]
     outputs = [worker.communicate(timeout=60) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, outputs
-    maker = (tmp_path / "log").read_text().split()
+    maker = (tmp_path / "log").read_text(encoding="utf-8").split()
     assert len(maker) == 1 and store.find("vae", KEY) is not None
     assert all("waiting" not in out for w, (out, _) in zip(workers, outputs, strict=True) if str(w.pid) in maker)
 
@@ -141,9 +142,9 @@ def test_every_byte_of_a_manifest_counts(store: Store) -> None:
 
 def test_what_is_added_moved_or_linked_is_damage(store: Store, tmp_path: Path) -> None:
     folder = write(store)
-    (folder / ".nfs0001").write_text("left by a network file system")
+    (folder / ".nfs0001").write_text("left by a network file system", encoding="utf-8")
     assert not list(manifest.damaged(folder))
-    (folder / "labels.npy").write_text("planted")
+    (folder / "labels.npy").write_text("planted", encoding="utf-8")
     assert list(manifest.damaged(folder)) == ["labels.npy (not in the manifest)"]
     (folder / "labels.npy").unlink()
     outside = tmp_path / "outside"
@@ -158,14 +159,14 @@ def test_what_is_added_moved_or_linked_is_damage(store: Store, tmp_path: Path) -
 
 def test_a_listing_cannot_lead_out_of_its_folder(store: Store, tmp_path: Path) -> None:
     folder = write(store)
-    (tmp_path / "secret").write_text("s")
+    (tmp_path / "secret").write_text("s", encoding="utf-8")
     facts = manifest.read(folder)
     assert facts is not None
     for name in ("../../../secret", str(tmp_path / "secret")):
         said = {"sha256": manifest.file_sha256(tmp_path / "secret"), "bytes": 1}
         forged = {k: v for k, v in facts.items() if k != "checksum"} | {"files": {**facts["files"], name: said}}
         forged["checksum"] = manifest.checksum(forged)
-        (folder / MANIFEST).write_text(json.dumps(forged, indent=2))
+        (folder / MANIFEST).write_text(json.dumps(forged, indent=2), encoding="utf-8")
         assert list(manifest.damaged(folder)) == [name]
 
 
@@ -174,10 +175,10 @@ def test_an_artifact_from_before_there_were_checksums_stays_readable(store: Stor
     facts = manifest.read(folder)
     assert facts is not None
     old = {name: facts[name] for name in ("stage", "key", "ingredients", "started", "finished", "files")}
-    (folder / MANIFEST).write_text(json.dumps(old, indent=2))
+    (folder / MANIFEST).write_text(json.dumps(old, indent=2), encoding="utf-8")
     found = store.find("vae", KEY)
     assert found is not None and found.manifest() == old
-    (folder / MANIFEST).write_text(json.dumps(facts | {"checksun": "x"}, indent=2))
+    (folder / MANIFEST).write_text(json.dumps(facts | {"checksun": "x"}, indent=2), encoding="utf-8")
     assert list(manifest.damaged(folder)) == [MANIFEST]
 
 
@@ -280,7 +281,7 @@ def test_a_vanished_mount_is_no_damage(store: Store, code: int, monkeypatch: pyt
 def test_a_scratch_folder_that_vanishes_is_one_line(store: Store) -> None:
     with pytest.raises(UserError, match="vanished"), store.writing("vae", KEY, {}) as folder:
         shutil.rmtree(folder)
-        (folder / "x").write_text("x")
+        (folder / "x").write_text("x", encoding="utf-8")
 
 
 def test_a_mistake_of_the_stage_keeps_its_own_words(store: Store) -> None:
@@ -292,7 +293,7 @@ def test_a_mistake_of_the_stage_keeps_its_own_words(store: Store) -> None:
 
 def test_of_two_writers_that_both_believe_in_their_lock_one_result_stays(store: Store) -> None:
     with store.writing("vae", KEY, {}) as slow:
-        (slow / "a").write_text("a")
+        (slow / "a").write_text("a", encoding="utf-8")
         with store.writing("vae", KEY, {}) as quick:
-            (quick / "a").write_text("a")
+            (quick / "a").write_text("a", encoding="utf-8")
     assert store.find("vae", KEY) is not None and store.unfinished() == []

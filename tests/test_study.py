@@ -80,10 +80,14 @@ def test_two_metrics_are_those_of_the_report_and_the_best_are_told(searched: tup
     study = study_of(place)
     assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE"]
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        report = json.loads((place / trial.user_attrs["run"] / "report.json").read_text())
+        report = json.loads((place / trial.user_attrs["run"] / "report.json").read_text(encoding="utf-8"))
         assert trial.values[0] == report["rows"]["gaussian"]["iwae_nats"]
         vae, prior = (
-            json.loads((place / "runs/store" / stage / report["provenance"][stage] / "manifest.json").read_text())
+            json.loads(
+                (place / "runs/store" / stage / report["provenance"][stage] / "manifest.json").read_text(
+                    encoding="utf-8"
+                )
+            )
             for stage in ("vae", "prior")
         )
         took = sum(facts["finished"] - facts["started"] for facts in (vae, prior))

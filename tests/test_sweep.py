@@ -33,9 +33,9 @@ def test_latest_leads_to_the_sweep_with_a_report_a_job(swept: Path) -> None:
     assert latest.is_symlink() and latest.resolve().parent == (swept / "runs/sweeps").resolve()
     assert sorted(path.name for path in latest.glob("[!.]*")) == ["0", "1", "2", "3"]
     for job, (prior, seed) in enumerate([("mixture", 0), ("mixture", 1), ("gaussian", 0), ("gaussian", 1)]):
-        report = json.loads((latest / f"{job}/report.json").read_text())
+        report = json.loads((latest / f"{job}/report.json").read_text(encoding="utf-8"))
         assert prior in report["rows"]
-        config = yaml.safe_load((latest / f"{job}/config.yaml").read_text())
+        config = yaml.safe_load((latest / f"{job}/config.yaml").read_text(encoding="utf-8"))
         assert config["seeds"] == {"vae": seed, "prior": seed, "sample": seed}
         assert (latest / f"{job}/report.html").is_file() and (latest / f"{job}/samples.png").is_file()
     assert {path.name for path in swept.iterdir()} == {"runs"}

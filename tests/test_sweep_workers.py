@@ -32,13 +32,15 @@ JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
 
 def told(place: Path) -> str:
     """What the command and its workers have said so far."""
-    return "".join(file.read_text() for file in [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")])
+    return "".join(
+        file.read_text(encoding="utf-8") for file in [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")]
+    )
 
 
 def trainer(place: Path, key: str) -> int | None:
     """The process that trains the VAE `key`."""
     with suppress(OSError, ValueError):  # it has let go meanwhile, or is writing its name
-        return int(json.loads((place / f"runs/store/.locks/vae-{key}.owner").read_text())["process"])
+        return int(json.loads((place / f"runs/store/.locks/vae-{key}.owner").read_text(encoding="utf-8"))["process"])
     return None
 
 
@@ -47,11 +49,13 @@ def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int
     command = [sys.executable, str(PROJECT / "pipeline.py"), "-m", *words, *JOBS]
     killed: set[int] = set()
     deadline = time.monotonic() + 200
-    with (place / "out").open("w") as out, (place / "err").open("w") as err:
+    with (place / "out").open("w", encoding="utf-8") as out, (place / "err").open("w", encoding="utf-8") as err:
         process = subprocess.Popen(command, cwd=place, env={**os.environ, **environment}, stdout=out, stderr=err)
         try:
             while process.poll() is None:
-                assert time.monotonic() < deadline, (place / "err").read_text() + (place / "out").read_text()
+                assert time.monotonic() < deadline, (place / "err").read_text(encoding="utf-8") + (
+                    place / "out"
+                ).read_text(encoding="utf-8")
                 trained = len(list(place.glob("runs/sweeps/*/[01]/logs/vae/metrics.csv")))
                 waiting = re.search(r"\[[01]\] vae +waiting for (\w+),", told(place))
                 owner = trainer(place, waiting[1]) if waiting and len(killed) < min(kills, trained) else None
@@ -62,7 +66,7 @@ def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int
         finally:
             process.kill()
             process.wait()
-    return process.returncode, told(place), (place / "err").read_text().splitlines()
+    return process.returncode, told(place), (place / "err").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -130,13 +134,15 @@ def test_a_slurm_array(tmp_path: Path) -> None:
     place.mkdir()
     programs.mkdir()
     for name, body in SLURM.items():
-        (programs / name).write_text(f"#!/bin/bash\n{body}")
+        (programs / name).write_text(f"#!/bin/bash\n{body}", encoding="utf-8")
         (programs / name).chmod(stat.S_IRWXU)
     own = {"PATH": f"{programs}:{os.environ['PATH']}", "SUBMITIT_LOGS": str(place / "runs/sweeps")}
     code, said, lines = swept(place, "launcher=slurm", "hydra.launcher.mem_gb=4", kills=2, **own)
     check_sweep(place, code, said, lines)
     (script,) = place.glob("runs/sweeps/*/.sweep/submitit/77_submission.sh")
-    assert "#SBATCH --mem=4GB" in script.read_text() and "--array=0-3%4" in script.read_text()
+    assert "#SBATCH --mem=4GB" in script.read_text(encoding="utf-8") and "--array=0-3%4" in script.read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("submitit_has_it", [True, False])

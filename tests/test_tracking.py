@@ -78,11 +78,11 @@ def test_a_failed_stage_is_finished_with_its_exit_code(tmp_path: Path, runs: lis
 def test_csv_is_written_beside_it(tmp_path: Path) -> None:
     assert run_here(tmp_path, *SMALL, "stage=prior").code == 0
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "store")
-    with (run / "logs/vae/metrics.csv").open() as file:
+    with (run / "logs/vae/metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train_loss"]) for row in rows if row.get("train_loss")]
     assert len(losses) == 2 and losses[1] < losses[0]
-    with (run / "logs/prior/metrics.csv").open() as file:
+    with (run / "logs/prior/metrics.csv").open(encoding="utf-8") as file:
         assert list(csv.DictReader(file))
 
 

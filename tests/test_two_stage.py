@@ -164,7 +164,9 @@ def test_three_lines_in_another_place_without_the_store(tmp_path: Path) -> None:
         "torch.manual_seed(1); print(model.sample(64).double().sum().item(), 'pytorch_lightning' in sys.modules)"
     )
     surroundings = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=surroundings)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=surroundings, encoding="utf-8"
+    )
     torch.manual_seed(1)
     assert done.stdout.split() == [str(TwoStage.load(moved).sample(64).double().sum().item()), "False"], done.stderr
 
@@ -184,7 +186,9 @@ def test_the_command_and_what_it_refuses(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "vae.safetensors", "prior.safetensors", "config.json", "README.md",
     }  # fmt: skip
-    assert "not evaluated" not in result.out and "before it was evaluated" in (tmp_path / "model/README.md").read_text()
+    assert "not evaluated" not in result.out and "before it was evaluated" in (tmp_path / "model/README.md").read_text(
+        encoding="utf-8"
+    )
     before = sorted(tmp_path.iterdir())
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -207,9 +211,9 @@ def test_the_command_and_what_it_refuses(tmp_path: Path) -> None:
 def test_the_card_tells_the_figures_of_the_evaluation(tmp_path: Path) -> None:
     words = KINDS["mixture"]
     pipeline.perform(job(tmp_path, *words, "stage=evaluate"))
-    card = (exported(tmp_path, *words) / "README.md").read_text()
+    card = (exported(tmp_path, *words) / "README.md").read_text(encoding="utf-8")
     (stored,) = tmp_path.glob("store/evaluation/*/figures.json")
-    row = json.loads(stored.read_text())["rows"]["learned"]
+    row = json.loads(stored.read_text(encoding="utf-8"))["rows"]["learned"]
     (line,) = [line for line in card.splitlines() if line.startswith("| -IWAE, nats")]
     assert f"{row['iwae_nats']:.2f}" in line
     assert 'TwoStage.load("' in card and "before it was evaluated" not in card

@@ -35,7 +35,7 @@ def test_labels_and_knobs_are_those_of_the_pipelines_own_prior(kind: str, tmp_pa
         torch.manual_seed(3)
         return mine, theirs.draw(theirs.prior, 1203, context)
 
-    assert "`label=3` (one class of 0 to 9)" in (out / "README.md").read_text()
+    assert "`label=3` (one class of 0 to 9)" in (out / "README.md").read_text(encoding="utf-8")
     for label, context in ((None, None), (3, torch.full((1203,), 3)), (labels, labels)):
         mine, expected = both(label, context)
         assert torch.equal(mine, expected)

@@ -20,7 +20,8 @@ def installed(folder: Path, name: str) -> Path:
     script = folder / name
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
-        "from orchestration.entry import main\nsys.exit(main())\n"
+        "from orchestration.entry import main\nsys.exit(main())\n",
+        encoding="utf-8",
     )
     script.chmod(0o755)
     return script
@@ -63,14 +64,18 @@ def test_a_printed_command_works_where_it_was_printed(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def said(line: str) -> str:
-        done = subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True, encoding="utf-8"
+        )
         assert done.returncode in (0, 2), done
         return done.stdout + done.stderr
 
     assert "make one with expost, or set paths.root=DIR" in said("expost stage=store")
     help = said("expost --help")
     assert help.splitlines()[2].startswith("expost [stage=STAGE]") and "`expost --cfg job`" in help
-    (place / "copy").write_text((tmp_path / "expost").read_text())  # which no shell can start by its name
+    (place / "copy").write_text(
+        (tmp_path / "expost").read_text(encoding="utf-8"), encoding="utf-8"
+    )  # which no shell can start by its name
     assert f"make one with {sys.executable} copy, or" in said(f"{sys.executable} copy stage=store")
 
 

@@ -58,7 +58,7 @@ def test_modes_are_those_of_wandb_and_an_unused_one_is_not_looked_at(
 
 def test_a_login_is_found_where_wandb_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not logged_in()
-    (tmp_path / ".netrc").write_text(f"machine wandb.example login user password {KEY}\n")
+    (tmp_path / ".netrc").write_text(f"machine wandb.example login user password {KEY}\n", encoding="utf-8")
     (tmp_path / ".netrc").chmod(0o600)
     assert not logged_in(), "a key of another server"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example:8080/")
@@ -138,7 +138,9 @@ def test_without_a_network_it_goes_on_offline_and_a_process_that_dies_is_told_on
         "WANDB_SILENT": "true",
     }
     words = [sys.executable, "-c", BAD_DAY]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=100
+    )
     assert (done.returncode, done.stderr) == (0, ""), done
     no_key, no_good_key, away, dead = done.stdout.splitlines()
     for line, told in ((no_key, "wandb login"), (no_good_key, "40")):

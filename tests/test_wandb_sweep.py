@@ -27,7 +27,7 @@ def first_value(parameter: dict[str, Any]) -> Any:
 def test_the_agents_run_is_the_report_and_has_the_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = yaml.safe_load((PROJECT / "dashboards/sweep.yaml").read_text())
+    sweep = yaml.safe_load((PROJECT / "dashboards/sweep.yaml").read_text(encoding="utf-8"))
     chosen = {name: first_value(parameter) for name, parameter in sweep["parameters"].items()}
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "put back afterwards: the agent sets them itself")

@@ -10,6 +10,7 @@ A `.npy` file is memory-mapped: one that exceeds the memory limit is never read 
 """
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from stage1_vae.data.splits import (
     hold_out,
     split_rows,
 )
+from stage1_vae.data.watched import Watched
 from stage1_vae.numpy_files import NumpyArchive, mapped, opened_npz
 
 IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
@@ -123,6 +125,7 @@ class Arrays:
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
         path, domain = existing(self.root, "a .npy or .npz file of images"), Domain(self.domain)
+        began_ns = time.time_ns()
         content = _labelled(self._content(path))
         images, ends, axes = self._images(path, content, domain)
         pixels = read_pixels(str(path), images, domain, self.levels, self.range)
@@ -150,6 +153,7 @@ class Arrays:
             domain=domain,
             num_classes=len(names),
             class_names=names,
+            check_unchanged=(lambda: None) if keep else Watched([path], began_ns).check,
             fingerprint=fingerprint(("arrays", self.domain, pixels.digest, numbers, *assignment, *further)),
             value_range=pixels.value_range,
             guesses=(*content.guesses, *axes, *pixels.guesses, *(() if labels is None else labels.guesses), *cut),

@@ -6,6 +6,7 @@ pages of a stack are near repeats, so a stack goes to one split as a whole where
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from stage1_vae.data.splits import (
     split_rows,
 )
 from stage1_vae.data.suffixes import unread
+from stage1_vae.data.watched import Watched
 
 LOOKED_AT = 64
 """Images of each split on the disk whose values are looked at."""
@@ -84,6 +86,7 @@ class ImageFolder:
         """
         self._check_keys()
         root = existing(self.root, "a folder of images")
+        began_ns = time.time_ns()
         layout = self._layout(root)
         splits = self._split(root, layout)
         pictures = [picture for name in SPLITS for picture in splits[name]]
@@ -110,6 +113,9 @@ class ImageFolder:
             domain=Domain.UNIT,
             num_classes=len(layout.classes),
             class_names=layout.classes,
+            check_unchanged=(lambda: None)
+            if keep
+            else Watched({picture.found.path for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *labels.values())),
             value_range=(low, high),
             guesses=(*layout.guesses, *guesses),

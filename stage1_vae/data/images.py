@@ -6,7 +6,7 @@ the images. The fingerprint names the content: the same images, labels and split
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -139,6 +139,7 @@ class ImageData:
         value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
         guesses: what a source made of files that can be read in several ways, each with the key that changes it.
         left_out: what it did not take, with its number and the key or the step that changes it.
+        check_unchanged: raises a DataError where images that stay on disk are no longer those of the fingerprint.
     """
 
     name: str
@@ -155,6 +156,7 @@ class ImageData:
     value_range: tuple[float, float] | None = None
     guesses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    check_unchanged: Callable[[], None] = lambda: None
 
 
 def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
@@ -168,6 +170,6 @@ def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:
             elif piece is None:
                 digest.update(b"none")
             else:
-                content = piece.encode() if isinstance(piece, str) else piece
+                content = piece.encode(errors="surrogateescape") if isinstance(piece, str) else piece
                 digest.update(f"{type(piece).__name__}{len(content)}:".encode() + content)
     return digest.hexdigest()

@@ -66,7 +66,7 @@ def _trainer(folder: Path, crowd: list[Attempt]) -> Attempt | None:
     while time.monotonic() - started < LONGEST_SECONDS and any(attempt.poll() is None for attempt in crowd):
         for path in folder.glob("runs/store/.locks/vae-*.owner"):
             try:
-                process = json.loads(path.read_text())["process"]
+                process = json.loads(path.read_text(encoding="utf-8"))["process"]
             except (OSError, ValueError):
                 continue
             if found := [attempt for attempt in crowd if attempt.process == process]:

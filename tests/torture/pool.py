@@ -152,7 +152,7 @@ class Attempt:
         return self.ended
 
     def _reap(self, status: int) -> None:
-        out, err = (path.read_text() for path in self.streams)
+        out, err = (path.read_text(encoding="utf-8") for path in self.streams)
         for path in self.streams:
             path.unlink()
         self.ended = Ended(os.waitstatus_to_exitcode(status), out, err, time.monotonic() - self.started)
@@ -181,7 +181,7 @@ def side_by_side(plan: Plan, faults: Iterable[tuple[str, Callable[[], str | None
     while _fill(plan, running, waiting):
         process, _ = os.waitpid(-1, 0)
         name, answer = running.pop(process)
-        said = json.loads(answer.read_text() or '"the process that tried it died"')
+        said = json.loads(answer.read_text(encoding="utf-8") or '"the process that tried it died"')
         answer.unlink()
         tally.tried += 1
         tally.held += said is None
@@ -207,6 +207,6 @@ def _fill(
             said = fault()
         except BaseException:  # as above
             said = traceback.format_exc()
-        answer.write_text(json.dumps(said))
+        answer.write_text(json.dumps(said), encoding="utf-8")
         os._exit(0)
     return bool(running)

@@ -96,7 +96,7 @@ def _comparable(path: Path) -> bytes:
         return b""
     if path.suffix != ".json":
         return path.read_bytes()
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     if path.name == manifest.MANIFEST:
         facts = {k: v for k, v in facts.items() if k not in PROVENANCE} | {"files": sorted(facts["files"])}
     return json.dumps(_without_times(facts), sort_keys=True).encode()
