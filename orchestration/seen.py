@@ -16,6 +16,7 @@ from evaluation.errors import EvaluationError
 from orchestration.feature_nets import Extractor
 from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
+from stage1_vae.rows import spread_rows
 
 PICTURED = 64
 NEIGHBOURED = 24
@@ -107,7 +108,7 @@ def num_compared(data: ImageData, limit: int) -> int:
 
 def test_rows(data: ImageData, num: int) -> Tensor:
     """The test images of the reference, [num]: those of `spread`."""
-    return torch.linspace(0, len(data.test) - 1, num).round().long()
+    return spread_rows(len(data.test), num)
 
 
 def measured_distances(
