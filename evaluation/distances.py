@@ -34,6 +34,7 @@ class Distances:
     Attributes:
         halves: figure -> its values on the whole sets and on pairs of their halves, float64 [H]; see
             `evaluation.halves`.
+        num_repeats: samples that are the same as an earlier one.
     """
 
     frechet_distance: float
@@ -45,6 +46,7 @@ class Distances:
     num_samples: int
     num_reference: int
     halves: Mapping[str, Tensor] = field(default_factory=dict)
+    num_repeats: int = 0
 
     @property
     def spread(self) -> dict[str, float]:
@@ -63,6 +65,11 @@ class Reference:
     def features(self) -> Tensor:
         """[N, D] float64."""
         return self.balls.centres
+
+    @property
+    def num_repeats(self) -> int:
+        """Vectors that are the same as an earlier one."""
+        return self.balls.distinct.num_repeats
 
     @classmethod
     def of(cls, features: Tensor, k: int = 5) -> "Reference":
@@ -105,16 +112,14 @@ def distances(reference: Reference, features: Tensor) -> Distances:
         num_samples=len(features),
         num_reference=len(reference.features),
         halves=on_halves,
+        num_repeats=samples.distinct.num_repeats,
     )
 
 
 def _equally_halved(a: Balls, b: Balls) -> tuple[Balls, Balls]:
     """Both with as many subsets as the set that has fewer."""
     num = min(len(a.subsets), len(b.subsets))
-    cut_a, cut_b = (
-        Balls(x.centres, Subsets(x.subsets.block, x.subsets.holds[:num]), x.radius[:num], x.k) for x in (a, b)
-    )
-    return cut_a, cut_b
+    return a.first(num), b.first(num)
 
 
 def check_enough(features: Tensor, what: str) -> None:
