@@ -60,7 +60,8 @@ class Balls:
         """
         if len(centres) <= k:
             raise EvaluationError(
-                f"{k} nearest neighbours need more than {k} vectors in each set (evaluation.num_samples)"
+                f"{k} nearest neighbours need more than {k} images in each set: lower evaluation.neighbours, or raise "
+                "evaluation.num_samples if there are more test and training images"
             )
         distinct = Distinct.of(centres, subsets)
         targets = Targets(distinct.vectors)
