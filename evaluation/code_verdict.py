@@ -9,14 +9,23 @@ from evaluation.row_names import RECONSTRUCTIONS
 Row = Mapping[str, Any]
 NOISE = 2.0
 """A difference of fewer standard errors than this is no win."""
+LITTLE_NATS = 0.1
+"""Where counting leaves less than this to be won, a prior that wins nothing has not failed."""
 
 
-def over_counting(name: str, rows: Row) -> str:
-    """Whether the prior `name` beats the priors by counting in held-out nats, which it must.
+def over_counting(name: str, rows: Row, fitting: Mapping[str, Any] | None = None) -> str:
+    """Whether the prior `name` beats the priors by counting in held-out nats, which it must unless it counts itself.
 
     Differences are paired: the same latents of the same images.
+
+    Args:
+        name: of the prior.
+        rows: of the report.
+        fitting: of `orchestration.remedies`.
     """
+    fitting = fitting or {"by": "steps", "remedy": "train it longer"}
     failed, won = [], []
+    least: float | None = None
     for floor, gains in rows[name]["over"].items():
         paired, before = gains.get("latent_nll_nats"), (rows.get(floor) or {}).get("latent_nll_nats")
         if paired is None or before is None:
@@ -24,10 +33,22 @@ def over_counting(name: str, rows: Row) -> str:
         after = before + paired["value"]
         if paired["value"] < -NOISE * paired["standard_error"]:
             won.append(f"{1 - after / before:.1%} fewer nats than {floor} ({before:.2f} to {after:.2f})")
-        else:
-            failed.append(f"{floor} ({before:.2f} nats a held-out latent, {after:.2f} with {name})")
+            continue
+        least = before if least is None else min(least, before)
+        inside = abs(paired["value"]) <= NOISE * paired["standard_error"]
+        noise = ", a difference inside the noise" if inside else ""
+        failed.append(f"{floor} ({before:.2f} nats a held-out latent, {after:.2f} with {name}{noise})")
+    if failed and least is not None and least < LITTLE_NATS:
+        return (
+            f"There is nothing to win for the prior {name}: counting leaves {least:.2f} nats a held-out latent, so the "
+            "codes hardly differ from image to image; that is the doing of stage 1."
+        )
+    if failed and fitting.get("num_places") == 1:
+        return f"The prior {name} costs no fewer nats than {' and '.join(failed)}: of latents of one code none can."
+    if failed and fitting["by"] == "counting":
+        return f"The prior {name} costs no fewer nats than {' and '.join(failed)}; {fitting['remedy']}."
     if failed:
-        return f"FAILED: the prior {name} does not beat counting codes: {' and '.join(failed)}; train it longer."
+        return f"FAILED: the prior {name} does not beat counting codes: {' and '.join(failed)}; {fitting['remedy']}."
     if not won:
         return f"The prior {name} has no density to compare with that of counted codes."
     closed = _gap_closed(name, rows)

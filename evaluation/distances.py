@@ -34,6 +34,7 @@ class Distances:
     Attributes:
         halves: figure -> its values on the whole sets and on pairs of their halves, float64 [H]; see
             `evaluation.halves`.
+        num_repeats, num_reference_repeats: vectors that are the same as an earlier one of their set.
     """
 
     frechet_distance: float
@@ -45,6 +46,8 @@ class Distances:
     num_samples: int
     num_reference: int
     halves: Mapping[str, Tensor] = field(default_factory=dict)
+    num_repeats: int = 0
+    num_reference_repeats: int = 0
 
     @property
     def spread(self) -> dict[str, float]:
@@ -63,6 +66,11 @@ class Reference:
     def features(self) -> Tensor:
         """[N, D] float64."""
         return self.balls.centres
+
+    @property
+    def num_repeats(self) -> int:
+        """Vectors that are the same as an earlier one."""
+        return self.balls.distinct.num_repeats
 
     @classmethod
     def of(cls, features: Tensor, k: int = 5) -> "Reference":
@@ -105,16 +113,15 @@ def distances(reference: Reference, features: Tensor) -> Distances:
         num_samples=len(features),
         num_reference=len(reference.features),
         halves=on_halves,
+        num_repeats=samples.distinct.num_repeats,
+        num_reference_repeats=reference.num_repeats,
     )
 
 
 def _equally_halved(a: Balls, b: Balls) -> tuple[Balls, Balls]:
     """Both with as many subsets as the set that has fewer."""
     num = min(len(a.subsets), len(b.subsets))
-    cut_a, cut_b = (
-        Balls(x.centres, Subsets(x.subsets.block, x.subsets.holds[:num]), x.radius[:num], x.k) for x in (a, b)
-    )
-    return cut_a, cut_b
+    return a.first(num), b.first(num)
 
 
 def check_enough(features: Tensor, what: str) -> None:
@@ -126,8 +133,8 @@ def check_enough(features: Tensor, what: str) -> None:
     num, dims = features.shape
     if num < 2 * dims:
         raise EvaluationError(
-            f"{num} {what} are too few for a distance on {dims}-dimensional features: "
-            f"use at least {2 * dims} (evaluation.num_samples, or more test images)"
+            f"{num} {what} are too few for a distance on {dims}-dimensional features: use at least {2 * dims} "
+            "(evaluation.num_samples, and as many test and training images)"
         )
     if not torch.isfinite(features).all():
         raise EvaluationError(
@@ -147,7 +154,8 @@ def check_varied(features: Tensor, what: str) -> None:
     if (ranges <= 8 * torch.finfo(torch.float32).eps * features.abs().amax(0)).all():
         raise EvaluationError(
             f"the features of the {what} do not vary: the net returns the same for every image, so there is nothing "
-            "to measure; check that it gets the range of pixels that it expects, [0, 1]"
+            "to measure; either the images are all alike, or the net is blind to them: a file of yours "
+            "(evaluation.features) may expect another range of pixels than [0, 1]"
         )
 
 

@@ -25,8 +25,11 @@ from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from evaluation.halves import Subsets, spread
+from evaluation.squared import TIE, Targets
 
 SCORES_AT_ONCE = 2**24
+UNSURE = 4096
+"""Squared distances below so many roundings of float32 are looked up again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def nearest(features: Tensor, training: Tensor) -> Nearest:
     """The nearest of `training` [T, D] for each of `features` [M, D], by brute force in chunks, on their device.
 
     The search is a float32 matrix product on vectors centred on the training mean; the distance of the one found is
-    then computed again from the difference, so that a copy is at distance 0.
+    then computed again from the difference. Where that is so near that the rounding of the product may have hidden a
+    nearer one, the search is repeated by differences, so that a copy is at distance 0 whatever else is near.
 
     Raises:
         EvaluationError: NaN or infinity among the vectors, or no training vector.
@@ -63,7 +67,36 @@ def nearest(features: Tensor, training: Tensor) -> Nearest:
     chunk = max(1, SCORES_AT_ONCE // len(keys))
     index = torch.cat([torch.addmm(penalty, rows.float() - centre, keys.T).argmax(1) for rows in features.split(chunk)])
     distance = torch.linalg.vector_norm(features.double() - training[index].double(), dim=1)
+    norms = (features.float() - centre).square().sum(1) - 2 * penalty[index]  # |x|^2 + |t|^2
+    unsure = (distance.square() < UNSURE * torch.finfo(torch.float32).eps * norms).nonzero().squeeze(1)
+    if len(unsure):
+        rows, which = torch.unique(features[unsure].double(), dim=0, return_inverse=True)
+        squared = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
+        squared.scatter_reduce_(0, which, distance[unsure].square(), "amin")
+        row, found = _by_differences(rows, squared, training.double())
+        index[unsure], distance[unsure] = row[which], found.sqrt()[which]
     return Nearest(index.cpu(), distance.cpu())
+
+
+def _by_differences(rows: Tensor, most: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest training vector of each of `rows` [M, D], the first of several, and the squared distance to it.
+
+    Args:
+        rows: float64.
+        most: [M] squared distances that are no smaller than those.
+        training: [T, D] float64.
+    """
+    targets, size = Targets(training), max(1, SCORES_AT_ONCE // len(training))
+    found = []
+    for some, bound in zip(rows.split(size), most.split(size), strict=True):
+        i, j = (targets.from_below(some) <= bound[:, None] * (1 + TIE)).nonzero().unbind(1)
+        squared = targets.of_pairs(some, i, j)
+        least = torch.full_like(bound, torch.inf).scatter_reduce_(0, i, squared, "amin")
+        first = torch.full_like(i[:1], len(training)).repeat(len(some))
+        first.scatter_reduce_(0, i, j.where(squared == least[i], len(training)), "amin")
+        found.append((first, least))
+    index, squared = (torch.cat(part) for part in zip(*found, strict=True))
+    return index, squared
 
 
 def memorisation(sample_distance: Tensor, test_distance: Tensor) -> Memorisation:

@@ -7,13 +7,16 @@
 
 Higher is better; density may exceed 1.
 
+Every vector counts, also one that repeats another: of six identical ones each is a neighbour of the others at distance
+0, and all of them are in one another's balls. But they are looked at once, and weighed by how often they occur.
+
 Halves cost no distances of their own. The k-th neighbour within a half is found among the 8 k nearest of the whole set
 (that fewer than k of 40 are in it has probability 1e-7; the radius is then the last one known). And only pairs no
 further apart than the largest of a ball's radii can matter to any half: they are few, found once in chunks of the
 distance matrix, and then counted for every half.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +24,8 @@ from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from evaluation.halves import Subsets
+from evaluation.repeats import Distinct
+from evaluation.squared import TIE, Targets
 
 PAIRS_AT_ONCE = 2**17
 ROWS_AT_ONCE = 512
@@ -35,12 +40,14 @@ class Balls:
     Attributes:
         centres: [N, D] float64.
         subsets: of the centres, [H, N].
-        radius: [H, N] squared; -1 for centres outside the subset, whose balls hold nothing.
+        distinct: the centres without repeats, [U, D].
+        radius: [H, U] squared, of the distinct ones; -1 for those that the subset lacks, whose balls hold nothing.
         k: number of neighbours.
     """
 
     centres: Tensor
     subsets: Subsets
+    distinct: Distinct
     radius: Tensor
     k: int
 
@@ -51,16 +58,26 @@ class Balls:
         Raises:
             EvaluationError: when a vector has no k-th neighbour.
         """
-        num = len(centres)
-        if num <= k:
+        if len(centres) <= k:
             raise EvaluationError(
-                f"{k} nearest neighbours need more than {k} vectors in each set (evaluation.num_samples)"
+                f"{k} nearest neighbours need more than {k} images in each set: lower evaluation.neighbours, or raise "
+                "evaluation.num_samples if there are more test and training images"
             )
-        listed = min(LISTED * k, num - 1)
-        parts = [_nearest_others(centres, start, listed) for start in range(0, num, ROWS_AT_ONCE)]
-        squared, index = (torch.cat(part) for part in zip(*parts, strict=True))  # [N, listed] each
-        radius = [_kth_within(squared, index, member, k) for member in subsets.members]
-        return cls(centres, subsets, torch.stack(radius), k)
+        distinct = Distinct.of(centres, subsets)
+        targets = Targets(distinct.vectors)
+        starts = range(0, len(distinct.vectors), ROWS_AT_ONCE)
+        radius = torch.cat([_radii(targets, distinct.times, start, k) for start in starts], dim=1)
+        return cls(centres, subsets, distinct, radius, k)
+
+    @property
+    def reach(self) -> Tensor:
+        """[H, U]: vectors so near, squared, are in the ball."""
+        return self.radius * (1 + TIE)
+
+    def first(self, num: int) -> "Balls":
+        """The same with the first `num` subsets."""
+        subsets = Subsets(self.subsets.block, self.subsets.holds[:num])
+        return Balls(self.centres, subsets, self.distinct.first(num), self.radius[:num], self.k)
 
 
 @dataclass(frozen=True)
@@ -75,64 +92,66 @@ class Shares:
 
 def shares(reference: Balls, samples: Balls) -> Shares:
     """Precision, recall, density and coverage of `samples` against `reference`, from one pass over their distances."""
-    num = len(reference.subsets)
-    device = reference.centres.device
-    precise = torch.zeros(num, len(samples.centres), dtype=torch.bool, device=device)
-    covered, recalled = torch.zeros(2, num, len(reference.centres), dtype=torch.bool, device=device)
-    hits = torch.zeros(num, dtype=torch.float64, device=device)
-    reach_of_reference = reference.radius.amax(0)  # [N] the largest radius in any subset
-    reach_of_samples = samples.radius.amax(0)  # [M]
-    members = samples.subsets.members
-    for start in range(0, len(samples.centres), ROWS_AT_ONCE):
-        squared = squared_distances(samples.centres[start : start + ROWS_AT_ONCE], reference.centres)  # [m, N]
-        for i, j, distance in _pairs(squared, squared <= reach_of_reference):
-            inside = (distance <= reference.radius[:, j]) & members[:, start + i]  # [H, pairs]
-            hits += inside.sum(1)
-            _mark(precise, start + i, inside)
-            _mark(covered, j, inside)
-        for i, j, distance in _pairs(squared, squared <= reach_of_samples[start : start + ROWS_AT_ONCE, None]):
-            _mark(recalled, j, distance <= samples.radius[:, start + i])
-    recalled &= reference.subsets.members
+    targets, vectors = Targets(reference.distinct.vectors), samples.distinct.vectors
+    of_samples, of_reference = samples.distinct.times.double(), reference.distinct.times.double()  # [H, M], [H, N]
+    within, precise, recalled = (torch.zeros_like(times) for times in (of_reference, of_samples, of_reference))
+    reach, reach_of_samples = reference.reach, samples.reach
+    furthest, furthest_of_samples = reach.amax(0), reach_of_samples.amax(0)  # [N], [M] in any subset
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        rows = vectors[start : start + ROWS_AT_ONCE]
+        below = targets.from_below(rows)  # [m, N]
+        for i, j, squared in _pairs(targets, rows, below <= furthest):
+            inside = (squared <= reach[:, j]).double()  # [H, pairs]
+            precise.index_add_(1, start + i, inside)
+            within.index_add_(1, j, inside.mul_(of_samples[:, start + i]))
+        for i, j, squared in _pairs(targets, rows, below <= furthest_of_samples[start : start + ROWS_AT_ONCE, None]):
+            recalled.index_add_(1, j, (squared <= reach_of_samples[:, start + i]).double())
     num_samples, num_reference = samples.subsets.sizes, reference.subsets.sizes
     return Shares(
-        precision=(precise.sum(1) / num_samples).cpu(),
-        recall=(recalled.sum(1) / num_reference).cpu(),
-        density=(hits / (reference.k * num_samples)).cpu(),
-        coverage=(covered.sum(1) / num_reference).cpu(),
+        precision=((precise > 0) * of_samples).sum(1).div(num_samples).cpu(),
+        recall=((recalled > 0) * of_reference).sum(1).div(num_reference).cpu(),
+        density=(within * of_reference).sum(1).div(reference.k * num_samples).cpu(),
+        coverage=((within > 0) * of_reference).sum(1).div(num_reference).cpu(),
     )
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, [n, m], as one matrix product of augmented vectors; float64 absorbs the cancellation."""
-    left = torch.cat([-2 * a, a.square().sum(1, keepdim=True), torch.ones_like(a[:, :1])], dim=1)  # [n, D + 2]
-    right = torch.cat([b, torch.ones_like(b[:, :1]), b.square().sum(1, keepdim=True)], dim=1)  # [m, D + 2]
-    return (left @ right.T).clamp_(min=0)
+def _radii(targets: Targets, times: Tensor, start: int, k: int) -> Tensor:
+    """Squared distance to the k-th nearest other vector within each subset, [H, n], for the rows from `start` on.
+
+    Args:
+        targets: all vectors, U.
+        times: [H, U] how often each occurs within each subset.
+    """
+    rows = targets.vectors[start : start + ROWS_AT_ONCE]
+    own = torch.arange(len(rows), device=rows.device)
+    listed = min(LISTED * k + 1, len(targets.vectors))
+    below = targets.from_below(rows)
+    below[own, start + own] = -torch.inf  # itself comes first
+    nearest = below.topk(listed, dim=1, largest=False)
+    squared, order = targets.of_listed(rows, nearest.indices).sort(dim=1)
+    radius = _kth_within(squared, times[:, nearest.indices.gather(1, order)], k)
+    # What is not listed is no nearer than the last bound. Where that leaves a radius open, all distances are computed.
+    open_ones = (radius * (1 - TIE) > nearest.values[:, -1]).any(0).nonzero().squeeze(1)
+    if listed < len(targets.vectors) and len(open_ones):
+        exact = targets.exactly(rows[open_ones]).topk(listed, dim=1, largest=False)
+        radius[:, open_ones] = _kth_within(exact.values, times[:, exact.indices], k)
+    return torch.where(times[:, start + own] > 0, radius, -1.0)
 
 
-def _nearest_others(centres: Tensor, start: int, listed: int) -> tuple[Tensor, Tensor]:
-    """Squared distances and indices of the nearest other vectors, ascending, [n, listed] each."""
-    squared = squared_distances(centres[start : start + ROWS_AT_ONCE], centres)
-    rows = torch.arange(len(squared), device=centres.device)
-    squared[rows, start + rows] = math.inf  # a vector is not its own neighbour
-    nearest = squared.topk(listed, dim=1, largest=False)
-    return nearest.values, nearest.indices
+def _kth_within(squared: Tensor, times: Tensor, k: int) -> Tensor:
+    """Squared distance to the k-th other vector within each subset, [H, n].
+
+    Args:
+        squared: [n, listed] ascending, the vector itself among them.
+        times: [H, n, listed] how often each of them occurs.
+    """
+    counted = times.cumsum(2, dtype=torch.int32)
+    at = (counted <= k).sum(2).clamp_(max=squared.shape[1] - 1)  # [H, n]
+    return squared.gather(1, at.T).T
 
 
-def _kth_within(squared: Tensor, index: Tensor, member: Tensor, k: int) -> Tensor:
-    """Squared distance to the k-th of the listed neighbours that is in the subset `member` [N], [N]."""
-    counted = member[index].cumsum(1, dtype=torch.int32)  # [N, listed]
-    at = (counted < k).sum(1, keepdim=True).clamp(max=index.shape[1] - 1)
-    radius = squared.gather(1, at).squeeze(1)
-    return torch.where(member, radius, radius.new_full((), -1.0))
-
-
-def _pairs(squared: Tensor, near: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _pairs(targets: Targets, rows: Tensor, near: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Row, column and squared distance of the pairs that are `near`, in pieces of bounded size."""
-    pieces = near.nonzero().split(PAIRS_AT_ONCE)
-    return [(piece[:, 0], piece[:, 1], squared[piece[:, 0], piece[:, 1]]) for piece in pieces]
-
-
-def _mark(flags: Tensor, index: Tensor, inside: Tensor) -> None:
-    """Set `flags` [H, N] wherever a pair with this `index` [pairs] is `inside` [H, pairs]."""
-    counted = torch.zeros(flags.shape, dtype=torch.float32, device=flags.device)
-    flags |= counted.index_add_(1, index, inside.float()) > 0
+    for piece in near.nonzero().split(PAIRS_AT_ONCE):
+        i, j = piece.unbind(1)
+        yield i, j, targets.of_pairs(rows, i, j)

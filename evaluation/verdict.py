@@ -42,8 +42,9 @@ def verdict_lines(report: Row) -> list[str]:
 
     Args:
         report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row), `surgery` (of
-            `orchestration.dissect`), `classes` (of `orchestration.classes`), `carries_unchanged` (z is x, nothing
-            decodes). Anything may be missing or None.
+            `orchestration.dissect`), `classes` (of `orchestration.classes`), `fitting` (name -> what
+            `orchestration.remedies` says of it), `carries_unchanged` (z is x, nothing decodes). Anything may be
+            missing or None.
     """
     rows: Row = report.get("rows") or {}
     baseline = report.get("baseline") or "standard_normal"
@@ -52,8 +53,10 @@ def verdict_lines(report: Row) -> list[str]:
     surgery: Row = report.get("surgery") or {}
     base = rows.get(baseline) or {}
     lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}, title) for name in learned]
-    lines += [over_counting(name, rows) for name in learned if (rows[name] or {}).get("over")]
-    lines += [told for name in learned if (told := classes_followed(report.get("classes"), name))]
+    fitting: Row = report.get("fitting") or {}
+    lines += [over_counting(name, rows, fitting.get(name)) for name in learned if (rows[name] or {}).get("over")]
+    followed = (classes_followed(report.get("classes"), name, fitting.get(name)) for name in learned)
+    lines += [sentence for sentence in followed if sentence]
     if not learned:
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]

@@ -19,6 +19,7 @@ from orchestration.rows import put
 from orchestration.seen import num_compared, test_rows
 from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import spread
+from stage1_vae.rows import spread_rows
 
 MOST_PICTURED, SAMPLES_PICTURED, IMAGES_PICTURED = 20, 10, 4
 """Classes, and of each of them samples and test images."""
@@ -59,7 +60,7 @@ def judged_classes(trained: Trained, judge: FeatureNet, limit: int, notes: list[
     if z.is_floating_point() and not torch.isfinite(z).all():
         notes.append("some conditional samples are NaN or infinite, so no class was judged")
         return None
-    pictured = present[torch.linspace(0, len(present) - 1, min(len(present), MOST_PICTURED)).round().long()]
+    pictured = present[spread_rows(len(present), MOST_PICTURED)]
     taken_for, drawn = looked_at(judge, trained.decoded(z), labels, pictured, SAMPLES_PICTURED)
     samples = class_accuracy(taken_for, labels, present)
     assert samples is not None

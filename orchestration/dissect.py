@@ -22,7 +22,8 @@ from orchestration.progress import clock
 from orchestration.stages import Run
 from orchestration.trained import Trained
 from stage1_vae.latents import LatentDataset, Support
-from stage2_prior.held_out import affordable, spread_rows
+from stage1_vae.rows import spread_rows
+from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
 
 MAX_DRAWS = 10_000

@@ -27,6 +27,7 @@ from orchestration.floors import counted_floors, floor_ingredients
 from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
+from orchestration.remedies import told_of_fit
 from orchestration.rows import add_surgery, add_tight_bounds, assembled_rows
 from orchestration.seen import measured_distances, measured_memorisation, seen_images
 from orchestration.stages import Run
@@ -39,7 +40,7 @@ from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
 __all__ = ["PICTURES", "VERSION", "check_feature_file", "feature_net", "measure", "nets_of", "try_feature_file"]
-VERSION = 7
+VERSION = 8
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
@@ -129,6 +130,7 @@ def measure(
         importance_samples=settings.importance_samples,
         neighbours=settings.neighbours,
         annealing_settings=settings.annealing and settings.annealing.model_dump(),
+        num_reference_repeats=next((found.num_reference_repeats for found in measured.values()), None),
         num_training_images=len(parts.data.train),
         notes=notes,
         true_nll_nats=None if truth is None else truth.nll_nats,
@@ -136,6 +138,7 @@ def measure(
         counted=list(floors),
         surgery=surgery,
         classes=classes and classes.facts,
+        fitting={name: told_of_fit(run, trained, name, histories["fit"])},
         annealing=tight or None,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=seconds,

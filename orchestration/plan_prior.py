@@ -21,7 +21,7 @@ from orchestration.schema import Node
 from orchestration.store import Artifact
 from orchestration.tracking import Tracker
 from stage1_vae import block_shuffle, latents
-from stage1_vae.data.images import spread_rows
+from stage1_vae.data.images import spread_classes
 from stage1_vae.latents import LatentDataset
 from stage2_prior import gaussian_em
 from stage2_prior.fit_settings import FitSettings
@@ -136,7 +136,7 @@ def few_latents(probing: Probing, num: int) -> LatentDataset:
     of_each, whole = needed_of_each(probing.parts.prior), some_latents(probing, "train", len(probing.parts.data.train))
     if of_each == 0 or whole.labels is None or num >= len(whole):
         return some_latents(probing, "train", num)
-    rows = spread_rows(len(whole), num, whole.labels, of_each)
+    rows = spread_classes(len(whole), num, whole.labels, of_each)
     params = {name: Chosen(values, rows.numpy()) for name, values in whole.params.items()}
     return LatentDataset(whole.spec, whole.family, params, whole.labels[rows])
 

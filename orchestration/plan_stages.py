@@ -15,9 +15,10 @@ from orchestration.plan_watch import Watch, grown, seconds_of
 from orchestration.sampling import block_size
 from orchestration.stages import Run
 from orchestration.store import Artifact, Store
-from stage1_vae.data.images import spread, spread_rows
+from stage1_vae.data.images import spread
 from stage1_vae.latent_files import LatentWriter
 from stage1_vae.latents import IN_MEMORY_BYTES, PARAMETERS, LatentDataset, LatentSpec
+from stage1_vae.rows import spread_rows
 
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evaluation import bounds, distances, halves, memorisation, report
 from evaluation.row_names import TRAINING_AGGREGATE
-from orchestration.seen import Seen
+from orchestration.seen import Seen, repeated
 from orchestration.trained import Trained
 
 OF_AGGREGATE = {
@@ -52,6 +52,7 @@ def assembled_rows(
             memorisation=copied,
             samples_per_second=_rate_of(seen[key]),
         )
+        add_repeats(table[row], measured.get(key))
     if name != trained.baseline_name:
         table[name]["gain"] = gains(bounded["learned"], bounded["baseline"], trained)
         if trained.floors:
@@ -62,8 +63,18 @@ def assembled_rows(
         table[row] = report.build_row(
             distances=measured.get(row), spread=noise, memorisation=copied, samples_per_second=speed
         )
+        add_repeats(table[row], measured.get(row))
     table[report.RECONSTRUCTIONS]["distortion_nats"] = bounded["baseline"].means()["distortion_nats"]
     return table
+
+
+def add_repeats(row: dict[str, Any], found: distances.Distances | None) -> None:
+    """How many samples repeat an earlier one: a number in the row, and a note where there are any."""
+    if found is None:
+        return
+    row["num_repeats"] = found.num_repeats
+    if found.num_repeats:
+        row["notes"].append(repeated(found.num_repeats, found.num_samples, "images"))
 
 
 def of_samples(

@@ -16,6 +16,7 @@ from evaluation.errors import EvaluationError
 from orchestration.feature_nets import Extractor
 from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
+from stage1_vae.rows import spread_rows
 
 PICTURED = 64
 NEIGHBOURED = 24
@@ -107,19 +108,21 @@ def num_compared(data: ImageData, limit: int) -> int:
 
 def test_rows(data: ImageData, num: int) -> Tensor:
     """The test images of the reference, [num]: those of `spread`."""
-    return torch.linspace(0, len(data.test) - 1, num).round().long()
+    return spread_rows(len(data.test), num)
 
 
 def measured_distances(
     trained: Trained, seen: Mapping[str, Seen], neighbours: int, notes: list[str]
 ) -> dict[str, distances.Distances]:
-    """Distances of every set against the reference; a note instead where that is not possible."""
+    """Distances of every set against the reference; a note instead where that is not possible, and one of repeats."""
     features = {name: _placed(s.features, trained) for name, s in seen.items()}
     try:
         reference = distances.Reference.of(features.pop("reference"), neighbours)
     except EvaluationError as error:
         notes.append(str(error))
         return {}
+    if reference.num_repeats:
+        notes.append(f"{repeated(reference.num_repeats, len(reference.features), 'test images')}; every one counts")
     found = {}
     for name, each in features.items():
         try:
@@ -127,6 +130,11 @@ def measured_distances(
         except EvaluationError as error:  # of this row alone
             notes.append(f"{name}: {error}")
     return found
+
+
+def repeated(repeats: int, num: int, what: str) -> str:
+    """How many images of a set are repeats, in words."""
+    return f"{repeats:,} of {num:,} {what} are repeats: to the feature net the same as an earlier one"
 
 
 def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:

@@ -17,9 +17,10 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset
+from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.rows import spread_rows
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.held_out import affordable, check_finite, mean_nll_nats, spread_rows
+from stage2_prior.held_out import affordable, check_finite, mean_nll_nats
 from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError
 from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.stopwatch import Stopwatch
@@ -151,9 +152,11 @@ class PriorTraining(LightningModule):
         z, labels = batch
         loss = self.prior.loss(z, labels if self.labelled else None).mean()
         if not torch.isfinite(loss):
+            scaled = self.prior.spec.support is Support.REAL  # codes and bits have no scale
             raise PriorError(
                 f"the loss of the prior is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}): "
-                "lower prior.fit.learning_rate, or standardise the latents with wrap: [standardize]"
+                "lower prior.fit.learning_rate"
+                + (", or standardise the latents with prior.wrap=[standardize]" if scaled else "")
             )
         self.train_losses.append(loss.detach())
         return loss

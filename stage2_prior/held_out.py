@@ -1,9 +1,9 @@
 """Latents looked at by every fit, whatever its family: whether they are finite, and what held-out ones cost."""
 
 import torch
-from torch import Tensor
 
 from stage1_vae.latents import LatentDataset
+from stage1_vae.rows import spread_rows
 from stage2_prior.prior import Prior, PriorError
 
 ROWS_AT_ONCE = 4096
@@ -53,9 +53,3 @@ def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
-
-
-def spread_rows(num: int, limit: int) -> Tensor:
-    """At most `limit` of `num` row numbers, evenly spread: latents often come sorted by class."""
-    dtype = torch.float32 if num <= 2**24 else torch.float64  # beyond, float32 skips whole numbers
-    return torch.linspace(0, num - 1, min(num, limit), dtype=dtype).round().long()

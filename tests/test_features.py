@@ -120,3 +120,13 @@ def test_training_reports_each_epoch(digits: tuple[Tensor, Tensor]) -> None:
     train_feature_net(images, labels, 10, 0, "cpu", lambda f, e: told.append((f["features/train_nll_nats"], e)))
     assert [epoch for _, epoch in told] == list(range(len(told)))
     assert told[-1][0] < 0.2 * told[0][0]
+
+
+def test_an_image_has_the_same_features_however_many_come_with_it() -> None:
+    """Else repeats of one image at the end of a set would not be repeats."""
+    net = random_feature_net((1, 12, 12), seed=0)
+    images = torch.rand(1, 1, 12, 12).expand(600, -1, -1, -1)
+    whole = net.extract(images)
+    assert len(torch.unique(whole, dim=0)) == 1
+    for num in (1, 2, 3, 5, 17, 501, 502):
+        assert torch.equal(net.extract(images[:num]), whole[:num]), num

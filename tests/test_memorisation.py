@@ -58,3 +58,28 @@ def test_broken_features_are_refused() -> None:
         m.nearest(torch.full((2, 3), torch.nan), torch.zeros(4, 3))
     with pytest.raises(EvaluationError, match="training images"):
         m.nearest(torch.zeros(2, 3), torch.zeros(0, 3))
+
+
+def test_a_copy_is_found_among_vectors_that_are_nearly_the_same() -> None:
+    """float32 cannot tell which of them it is."""
+    training = torch.randn(600, 64)
+    training = torch.cat([training + 1e-5 * torch.randn(600, 64), training])
+    found = m.nearest(training[650:700], training)
+    assert found.distance.max() == 0 and torch.equal(found.index, torch.arange(650, 700))
+
+
+def test_distances_within_a_narrow_cluster_are_those_of_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    training, features = (torch.randn(num, 64, generator=generator) for num in (800, 300))
+    training[:400], features[:150] = 5 + 1e-4 * training[:400], 5 + 1e-4 * features[:150]
+    features[7] = features[3]
+    exact = torch.cdist(features.double(), training.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    found = m.nearest(features, training)
+    torch.testing.assert_close(found.distance, exact.values, rtol=1e-9, atol=0.0)
+    assert torch.equal(found.index, exact.indices)
+
+
+def test_of_identical_training_images_the_first_is_nearest() -> None:
+    training = torch.ones(50, 8)
+    training[0] = 0
+    assert m.nearest(torch.ones(3, 8), training).index.tolist() == [1, 1, 1]

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stage1_vae.rows import spread_rows
+
 
 class DataError(ValueError):
     """A mistake in the data or its configuration: one line that says what is wrong and what to do."""
@@ -87,10 +89,10 @@ class Rows(ImageSet):
         return self.images.batch(self.index[index.cpu()])
 
 
-def spread_rows(total: int, num: int, labels: Tensor | None = None, of_each: int = 0) -> Tensor:
+def spread_classes(total: int, num: int, labels: Tensor | None, of_each: int) -> Tensor:
     """`num` of `total` rows, evenly spread, and more of a class that has fewer than `of_each` among them, as far as
     there are any; int64, in their order."""
-    index = torch.linspace(0, total - 1, num).round().long()
+    index = spread_rows(total, num)
     if labels is None or of_each == 0:
         return index
     labels, chosen = labels.cpu(), torch.zeros(total, dtype=torch.bool)
@@ -107,7 +109,7 @@ def spread(images: ImageSet, num: int, of_each: int = 0) -> ImageSet:
     `of_each` of every class take."""
     if num >= len(images):
         return images
-    index = spread_rows(len(images), num, images.labels, of_each)
+    index = spread_classes(len(images), num, images.labels, of_each)
     if not isinstance(images, InMemory):
         return Rows(images, index)
     labels = None if images.labels is None else images.labels[index.to(images.labels.device)]

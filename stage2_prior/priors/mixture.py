@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.rows import spread_rows
 from stage2_prior.covariances import COVARIANCES
 from stage2_prior.gaussian_em import (
     Components,
@@ -36,7 +37,7 @@ from stage2_prior.gaussian_em import (
     expectation_maximisation,
     m_step,
 )
-from stage2_prior.held_out import check_finite, mean_nll_nats, spread_rows
+from stage2_prior.held_out import check_finite, mean_nll_nats
 from stage2_prior.kmeans import kmeans
 from stage2_prior.latent_points import Scaling, in_memory, on_disk
 from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError, check_real_vector
