@@ -131,6 +131,41 @@ def test_sixteen_bits_are_refused(tmp_path: Path):
     refusal(lambda: ImageFolder(str(tmp_path)).load(), "LA", "data.mode=rgb or data.mode=grey")
 
 
+ONE_DIRECTORY = {
+    "ImageJ": "ImageJ=1.54f\nimages=7\nslices=7\n",
+    "tifffile": '{"shape": [7, 6, 8, 3], "truncated": true}',
+}
+
+
+@pytest.mark.parametrize("writer", ONE_DIRECTORY)
+def test_stack_with_one_directory_is_refused_or_its_first_image_taken(tmp_path: Path, writer: str):
+    for i in range(10):
+        page = Image.new("RGB", (8, 6), (i, i, i))
+        page.save(tmp_path / f"{i}.tif", tiffinfo={270: ONE_DIRECTORY[writer]})
+        with (tmp_path / f"{i}.tif").open("ab") as file:
+            file.write(6 * page.tobytes())
+    for pages in (None, "all"):
+        refusal(
+            lambda pages=pages: ImageFolder(str(tmp_path), pages=pages).load(),
+            *("a stack of 7 images with one TIFF directory", "data=arrays", "data.pages=first"),
+        )
+    data = ImageFolder(str(tmp_path), pages="first").load()
+    assert sum(sizes(data)) == 10
+    assert data.left_out == ("60 further pages of 10 TIFF stacks (data.pages=all)",)
+    found = torch.cat([everything(part) for part in (data.train, data.val, data.test)])
+    assert found[:, 0, 0, 0].sort().values.tolist() == list(range(10))
+
+
+def test_description_of_a_stack_beside_one_image_or_all_directories_refuses_nothing(tmp_path: Path):
+    words = {270: ONE_DIRECTORY["ImageJ"]}
+    pages = [Image.new("RGB", (8, 6), (20 * i, 255, 0)) for i in range(7)]
+    for name, further in (("one", []), ("all", pages[1:])):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            pages[0].save(tmp_path / name / f"{i}.tif", tiffinfo=words, save_all=True, append_images=further)
+        assert sum(sizes(ImageFolder(str(tmp_path / name)).load())) == 10 * (1 + len(further))
+
+
 def test_orientation_tag_is_obeyed(tmp_path: Path):
     pixels = np.zeros((6, 8), np.uint8)
     pixels[:, :4] = 255  # left half white

@@ -24,7 +24,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from stage1_vae.data.image_pages import Page, frames_of, opened_at, pages_of
+from stage1_vae.data.image_pages import Page, frames_of, images_without_directory, opened_at, pages_of
 from stage1_vae.data.images import DataError, ImageSet
 from stage1_vae.data.sample_depth import beyond_bytes, tiff_in_words
 from stage1_vae.data.suffixes import BY_SUFFIX, FORMATS
@@ -202,9 +202,17 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
         with Image.open(io.BytesIO(content), formats=_formats(path)) as image:
             num = frames_of(image)
             first = _header(image, content, digest)
+            kind = image.format or ""
+            if further := images_without_directory(image, content):
+                if pages != "first":
+                    raise DataError(
+                        f"{path} is a stack of {further + 1:,} images with one TIFF directory, that of the first: save "
+                        "it with a directory an image, or as one array (data=arrays), or take the first of each file "
+                        "by data.pages=first"
+                    )
+                return [replace(first, further=further, kind=kind)]
             if num == 1:
                 return [first]
-            kind = image.format or ""
             if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
                 return [replace(first, further=num - 1, kind=kind)]
             found = [
@@ -212,6 +220,8 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
                 for page in pages_of(image, content)
             ]
             return [replace(found[0], further=num - len(found), kind=kind), *found[1:]]
+    except DataError:
+        raise
     except Exception as error:  # as in `decode`
         raise _unreadable(path, error) from error
 

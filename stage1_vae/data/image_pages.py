@@ -2,9 +2,14 @@
 
 The pages of a TIFF are a chain of directories. A page is read as though its directory were the first, so that the last
 of a thousand costs no more than the first, and no more of the file is read than that page.
+
+Some stacks have one directory for all their images, which only the description counts: ImageJ's beyond 4 GiB, and those
+that tifffile writes with `truncate`.
 """
 
 import io
+import math
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +21,10 @@ from PIL import Image
 
 SUBFILE = 254
 """TIFF tag: of a page that is a smaller copy of another (1), or a mask (4), a bit is set."""
+DESCRIPTION, COMPRESSION, STRIP_BYTES = 270, 259, 279
+IMAGEJ = re.compile(r"ImageJ=.*?^images=(\d{1,9})$", re.MULTILINE | re.DOTALL)
+TIFFFILE = re.compile(r'\{"shape": \[((?:\d{1,9}, ){1,15}\d{1,9})\], .*"truncated": true')
+"""Descriptions of stacks: the number of images, the shape of them all."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,23 @@ def frames_of(image: Image.Image) -> int:
     if image.format == "TIFF" and not image.tag_v2.next:  # type: ignore[attr-defined]
         return 1  # what Pillow would find out by reading the directory again
     return int(getattr(image, "n_frames", 1))
+
+
+def images_without_directory(image: Image.Image, content: bytes) -> int:
+    """Images of a TIFF behind the only one that has a directory, as its description tells and the file can hold."""
+    if image.format != "TIFF" or image.tag_v2.next:  # type: ignore[attr-defined]
+        return 0
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    words = str(tags.get(DESCRIPTION, ""))
+    if match := IMAGEJ.match(words):
+        num = int(match[1])
+    elif match := TIFFFILE.match(words):
+        samples = len(image.getbands()) * math.prod(image.size)
+        num = math.prod(int(size) for size in match[1].split(", ")) // samples
+    else:
+        return 0
+    one = sum(tags.get(STRIP_BYTES, ()))
+    return num - 1 if tags.get(COMPRESSION, 1) == 1 and 0 < num * one <= len(content) else 0
 
 
 def pages_of(image: Image.Image, content: bytes) -> Iterator[Page]:
