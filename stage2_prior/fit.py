@@ -64,15 +64,15 @@ class FixedDraws:
 
     Args:
         latents: the validation set.
-        num: draws, at least; a smaller set is drawn repeatedly. Of one whose draws pass 64 MiB, as many rows as fit
-            there are drawn, evenly spread.
+        num: draws, at least; a smaller set is drawn repeatedly, unless all draws of a latent are the same. Of one whose
+            draws pass 64 MiB, as many rows as fit there are drawn, evenly spread.
         size: of a block.
         ranks: of whom each keeps its share of every block.
     """
 
     def __init__(self, latents: LatentDataset, num: int, size: int, ranks: Ranks = ALONE) -> None:
         most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims))
-        repeats = max(1, math.ceil(num / len(latents)))
+        repeats = 1 if latents.is_certain else max(1, math.ceil(num / len(latents)))
         rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
         blocks = zip(latents.draw(rows).split(size), labels.split(size), strict=True)

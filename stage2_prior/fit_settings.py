@@ -21,7 +21,8 @@ class FitSettings:
         clip: largest norm of the gradient.
         average: decay a step of the running average of the weights; 0: no average.
         patience: epochs without a better held-out figure before the fit stops.
-        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly.
+        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly, but for
+            those all of whose draws are the same (codes, and vectors without noise).
         max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
         precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
 
