@@ -235,7 +235,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         "name": name,
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
-        **measure_ingredients(parts),
+        **measure_ingredients(parts, job.config.evaluation.num_samples),
     }
     return run_stage(job, "evaluation", ingredients, make)
 

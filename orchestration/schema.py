@@ -114,6 +114,11 @@ class Plan(Section):
     out: Path | None
 
 
+class Limits(Section):
+    steps: PositiveInt | None
+    tokens: PositiveInt | None
+
+
 class VAEParts(Section):
     bottleneck: Node
     objective: Node
@@ -221,6 +226,7 @@ class Config(Section):
     prior: Node
     trainer: Trainer
     evaluation: Evaluation
+    limits: Limits
     oracle: Oracle
     logger: Logger
 

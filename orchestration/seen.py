@@ -5,7 +5,7 @@ Every set has equally many images: the reference is the test split, and every ro
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from orchestration.feature_nets import Extractor
 from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
 
-PICTURED = 64
+PICTURED, SCATTERED = 64, 4000
 NEIGHBOURED = 24
 """Samples that are shown with their nearest training images."""
 
@@ -29,11 +29,13 @@ class Seen:
     Attributes:
         features: [N, D].
         few: the first images, [n, C, H, W].
+        latents: of decoded draws the first, [n, *latent]; empty for images that were only read.
         seconds: wall time of drawing and decoding all of them; 0 for images that were only read.
     """
 
     features: Tensor
     few: Tensor
+    latents: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
 
 
@@ -67,7 +69,7 @@ def look_at_draws(net: Extractor, trained: Trained, draw: Callable[[], Tensor]) 
     z = draw()
     spent = [time.perf_counter() - started]
     seen = look(net, _timed(trained.decoded(z), spent))
-    return Seen(seen.features, seen.few, sum(spent))
+    return Seen(seen.features, seen.few, z[:SCATTERED].clone(), sum(spent))
 
 
 def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
