@@ -28,15 +28,17 @@ def limited_prior(node: Node, spec: LatentSpec, num_images: int, limits: Limits,
         num_images: for training.
         limits: what the whole fit may take.
         a_class: one prior is fitted to each class.
+
+    A `max_tokens` of null is left out: what was made before there was that key has the same key in the store.
     """
     steps, tokens = limits.steps, limits.tokens
     if issubclass(target_class(node), GradientPrior):
         share = spec.num_classes if a_class else 1
-        fit = dict(node.get("fit") or {})
+        fit = {key: value for key, value in (node.get("fit") or {}).items() if (key, value) != ("max_tokens", None)}
         if steps is not None:
             fit["max_steps"] = min(fit.get("max_steps") or steps, max(1, steps // share))
         if tokens is not None:
-            fit["max_tokens"] = max(1, tokens // share)
+            fit["max_tokens"] = min(fit.get("max_tokens") or tokens, max(1, tokens // share))
         return node | {"fit": fit} if fit else node
     if "max_iter" not in node:  # in closed form
         return node
