@@ -26,6 +26,8 @@ from orchestration.assembly import Parts, assemble, prior_ingredients, resolved_
 from orchestration.compare import identity, run_comparison
 from orchestration.encoding import encode_split
 from orchestration.errors import UserError
+from orchestration.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
+from orchestration.foresight_evaluation import evaluation_parts
 from orchestration.export import export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
@@ -147,6 +149,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
             parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
         )
         fit = job.lightning_fit(tracker, "vae", tracker.keeper)
+        foretell(job, "vae", lambda: stage1_parts(job, parts))
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
         trained = weights(parts.vae)
@@ -167,6 +170,7 @@ def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(job, parts, vae)
+        foretell(job, "latents", lambda: encode_parts(job, parts, model))
         facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
         for split in SPLITS:
             encode_split(job, parts, model, split, folder / split, facts)
@@ -180,6 +184,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
+        foretell(job, "prior", lambda: prior_parts(job, parts.prior, train_set, val_set))
         with counting("prior", job.shows_progress, tracker.log) as log:
             fit_run = FitRun(
                 device=job.device,
@@ -214,11 +219,12 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
         (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()))
         with job.seeded(job.config.seeds.sample):
+            models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
+            foretell(job, "evaluation", lambda: evaluation_parts(job, parts, *models, train_set))
             figures = measure(
                 job,
                 parts,
-                trained_vae(job, parts, vae),
-                fitted_prior(job, parts, prior),
+                *models,
                 nets,
                 (train_set, val_set, test_set),
                 histories(vae, prior),
@@ -247,6 +253,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(job, parts, vae)
         draw = model.base_prior.sample if prior is None else drawing(settings, fitted_prior(job, parts, prior))
+        foretell(job, "samples", lambda: sample_parts(job, parts, model, draw, settings))
         write_samples(folder / "samples.npz", model, draw, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 
