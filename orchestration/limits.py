@@ -13,7 +13,7 @@ from orchestration.schema import Evaluation, Limits, Node
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.prior import GradientPrior
 
-EM_TOKENS = 64
+EM_TOKENS = 128
 """Numbers that a pass of EM looks at in the time in which a network is trained on one."""
 FEWEST = 2
 """Latents of a set, below which there is nothing to compare."""

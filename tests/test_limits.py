@@ -14,7 +14,7 @@ from training_run import settings as trainer_settings
 
 from orchestration.entry import CONF
 from orchestration.hardware import lightning_fit
-from orchestration.limits import limited_evaluation, limited_prior
+from orchestration.limits import EM_TOKENS, limited_evaluation, limited_prior
 from orchestration.schema import Evaluation, Limits
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fit_settings import Course, FitSettings
@@ -44,15 +44,17 @@ def test_debug_fast_bounds_every_prior(prior: str, spec: LatentSpec, num: int) -
         assert course.held_out is not None and course.held_out * course.epochs * spec.num_dims <= FAST.tokens
     elif "max_iter" in limited:
         assert 1 <= limited["max_iter"] <= FAST.steps
-        assert limited["max_iter"] == 1 or limited["max_iter"] * num * spec.num_dims <= 64 * FAST.tokens
+        assert limited["max_iter"] == 1 or limited["max_iter"] * num * spec.num_dims <= EM_TOKENS * FAST.tokens
     else:
         assert limited == node(prior)  # in closed form
 
 
 def test_without_limits_nothing_changes() -> None:
     none = Limits(steps=None, tokens=None)
-    for prior in ("transformer", "mixture", "gaussian"):
+    for prior in ("mixture", "gaussian"):
         assert limited_prior(node(prior), LONG, 35, none, a_class=False) == node(prior)
+    as_before = {key: value for key, value in node("transformer")["fit"].items() if key != "max_tokens"}
+    assert limited_prior(node("transformer"), LONG, 35, none, a_class=False)["fit"] == as_before  # and so is its key
     settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))
     assert limited_evaluation(settings, LONG, 10, none) is settings
     fit = FitSettings(max_epochs=100, max_steps=3400, batch_size=128)
@@ -67,7 +69,7 @@ def test_one_prior_a_class_has_its_share_and_restarts_count() -> None:
     assert (fit["max_steps"], fit["max_tokens"]) == (10, 1000)
     limits = Limits(steps=None, tokens=100)
     mixture = node("mixture") | {"num_restarts": 2}
-    assert limited_prior(mixture, SHORT, 20, limits, a_class=True)["max_iter"] == 64 * 100 // (20 * 16 * 2)
+    assert limited_prior(mixture, SHORT, 20, limits, a_class=True)["max_iter"] == EM_TOKENS * 100 // (20 * 16 * 2)
 
 
 def test_samples_and_bounds_of_long_latents_are_few() -> None:
