@@ -27,6 +27,8 @@ from orchestration.compare import identity, run_comparison
 from orchestration.dataset import dataset_facts, dataset_line
 from orchestration.encoding import encode_split
 from orchestration.errors import UserError
+from orchestration.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
+from orchestration.foresight_evaluation import evaluation_parts
 from orchestration.export import export
 from orchestration.hardware import resolved_precision
 from orchestration.launch import Launch
@@ -179,6 +181,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
             parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
         )
         fit = job.lightning_fit(tracker, "vae", tracker.keeper)
+        foretell(job, "vae", lambda: stage1_parts(job, parts))
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
         trained = weights(parts.vae)
@@ -199,6 +202,7 @@ def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         model = trained_vae(job, parts, vae)
+        foretell(job, "latents", lambda: encode_parts(job, parts, model))
         facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
         for split in SPLITS:
             encode_split(job, parts, model, split, folder / split, facts)
@@ -212,6 +216,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
+        foretell(job, "prior", lambda: prior_parts(job, parts.prior, train_set, val_set))
         with counting("prior", job.shows_progress, tracker.log) as log:
             fit_run = FitRun(
                 device=job.device,
@@ -246,11 +251,12 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
         (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
         with job.seeded(job.config.seeds.sample):
+            models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
+            foretell(job, "evaluation", lambda: evaluation_parts(job, parts, *models, train_set))
             figures = measure(
                 job,
                 parts,
-                trained_vae(job, parts, vae),
-                fitted_prior(job, parts, prior),
+                *models,
                 nets,
                 (train_set, val_set, test_set),
                 histories(vae, prior),
@@ -267,7 +273,7 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         "name": name,
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
-        **measure_ingredients(parts),
+        **measure_ingredients(parts, job.config.evaluation.num_samples),
     }
     return run_stage(job, "evaluation", ingredients, make)
 
@@ -280,6 +286,7 @@ def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) 
         model = trained_vae(job, parts, vae)
         label = asked_class(settings, parts.data.class_names)
         draw = model.base_prior.sample if prior is None else drawing(settings, label, fitted_prior(job, parts, prior))
+        foretell(job, "samples", lambda: sample_parts(job, parts, model, draw, settings))
         write_samples(folder / "samples.npz", model, draw, parts.data, settings, job.config.seeds.sample, job)
         return {"num": settings.num}
 

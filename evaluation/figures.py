@@ -200,7 +200,8 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     """Mean [D], the two axes [2, D] of largest variance, and their shares of it; one-dimensional z gets a zero axis."""
     flat = z.flatten(1).cpu().double()
     origin = flat.mean(0)
-    if flat.shape[1] > MOST_EXACT_DIMS and len(flat) > 2:
+    if flat.shape[1] > MOST_EXACT_DIMS:
+        flat = flat if len(flat) > 1 else flat.repeat(2, 1)  # one point alone has no axes, and any will do
         _, scales, found = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
         both = (scales.square() / (flat - origin).square().sum().clamp(min=1e-12)).tolist()
         return origin, found.T, (both[0], both[1])

@@ -14,9 +14,10 @@ from orchestration.build import build, construct, origins, refusing, target_clas
 from orchestration.errors import UserError, nearest
 from orchestration.hardware import has_native_bf16, resolved_precision
 from orchestration.launch import Launch
+from orchestration.limits import limited_evaluation, limited_prior
 from orchestration.otherwise import suited
 from orchestration.progress import clock
-from orchestration.reduced import truncated
+from orchestration.reduced import shorten, truncated
 from orchestration.schema import Config, Node
 from orchestration.stages import Run
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
@@ -103,6 +104,9 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
     likelihood = build_likelihood(config, data, preprocess)
     vae, objective = build_vae(run, data, likelihood)
     prior = build_prior(run, vae.spec, len(data.train))
+    evaluation = limited_evaluation(config.evaluation, vae.spec, prior.passes, config.limits)
+    run.config = run.config.model_copy(update={"evaluation": evaluation})
+    shorten(run, vae.spec)
     data = data if run.max_images is None else truncated(data, run.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
     return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
@@ -167,6 +171,8 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     cls = target_class(node)
     if cls is not target_class(run.config.prior):
         run.say("prior", f"{run.config.prior['otherwise']}, for these latents are {spec.words}")
+    a_class = bool(node.get("conditional")) and not takes_labels(cls)
+    node = limited_prior(node, spec, num_images, run.config.limits, a_class)
     run.config = run.config.model_copy(update={"prior": node})
     if (reason := cls.check(spec)) is not None:
         best = {name: suited(other, spec, offered, Launch()) for name, other in offered.items()}

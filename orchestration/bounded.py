@@ -49,5 +49,5 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     # then stage 1 was trained against the baseline itself
     exact = type(vae.bottleneck.base_prior) in (StandardNormal, FairBits)
     rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}
-    num = 1 if vae.bottleneck.family == "codes" else settings.importance_samples  # codes: all draws are the same
+    num = 1 if trained.test.is_certain else settings.importance_samples
     return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, num, rates, max_rows)

@@ -15,6 +15,7 @@ from evaluation import class_accuracy, feature_file, features
 from evaluation.errors import EvaluationError
 from orchestration.assembly import Parts
 from orchestration.build import version
+from orchestration.foresight import feature_parts, foretell
 from orchestration.progress import counting
 from orchestration.safe import layouts, read_json, read_tensors
 from orchestration.stages import Run, run_stage
@@ -99,6 +100,7 @@ def own_net(run: Run, parts: Parts) -> Artifact:
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         some = spread(parts.data.train, num_feature_images(parts.data.shape))
+        foretell(run, "features", lambda: feature_parts(run, parts, len(some)))
         images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
         labels = None if some.labels is None else some.labels.cpu()
         with counting("features", run.shows_progress, tracker.log) as log:

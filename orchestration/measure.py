@@ -29,7 +29,7 @@ from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
 from orchestration.remedies import told_of_fit
 from orchestration.rows import add_surgery, add_tight_bounds, assembled_rows
-from orchestration.seen import measured_distances, measured_memorisation, seen_images
+from orchestration.seen import SCATTERED, measured_distances, measured_memorisation, seen_images
 from orchestration.stages import Run
 from orchestration.tight_bounds import tight_bounds
 from orchestration.tracking import Tracker
@@ -44,9 +44,10 @@ VERSION = 8
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
-def measure_ingredients(parts: Parts) -> dict[str, Any]:
+def measure_ingredients(parts: Parts, num_samples: int) -> dict[str, Any]:
     """The versions of everything that `measure` fits and computes by itself."""
-    return {"version": VERSION, **floor_ingredients(parts.vae.spec)}
+    pictured = {"scattered": num_samples} if num_samples < SCATTERED else {}  # once as many as there are images
+    return {"version": VERSION, **pictured, **floor_ingredients(parts.vae.spec)}
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def measure(
             said = [note for note in facts["notes"] if note != parts.kind.note]
             facts.update(distortion_nats=None, notes=said)  # of pixels from themselves: it says nothing
     with timed("pictures", run, seconds):
-        draw_pictures(trained, seen, copied, name, histories, surgery["codes"], classes, folder)
+        draw_pictures(trained, seen, copied, name, histories, surgery["codes"], classes, settings.num_samples, folder)
     result = report.build_report(
         data=parts.data.name,
         features=net.description,

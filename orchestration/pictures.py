@@ -15,11 +15,11 @@ from evaluation.image_sheet import image_sheet
 from evaluation.row_names import BASELINES
 from orchestration.assembly import Parts
 from orchestration.classes import Classes
-from orchestration.seen import Copied, Seen
+from orchestration.seen import SCATTERED, Copied, Seen
 from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import spread
+from stage2_prior.prior import Prior
 
-SCATTERED = 4000
 SHEET, SHOWN = "check-images.png", 40
 """What stage=check leaves in `paths.root`, and how many images are on it."""
 
@@ -45,18 +45,25 @@ def draw_pictures(
     histories: Mapping[str, Any],
     codes: Mapping[str, Any] | None,
     classes: Classes | None,
+    limit: int,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none."""
+    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none.
+
+    No more than `limit` samples of a prior are drawn.
+    """
     baseline = BASELINES[trained.baseline_name]
     shown = {key: picture(s.few) for key, s in seen.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
     few = slice(0, 24)
     figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
     draw_neighbours(seen, copied, name, folder / "neighbours.png")
-    num = min(SCATTERED, len(trained.train))
-    posterior = trained.train.draw(torch.randperm(len(trained.train))[:num])
-    drawn = trained.draw(trained.baseline, num), trained.draw(trained.prior, num)
+    posterior = trained.train.draw(torch.randperm(len(trained.train))[:SCATTERED])
+    num = min(limit, len(posterior))
+    drawn = (
+        more_latents(trained, prior, seen[key].latents, num)
+        for key, prior in {"baseline": trained.baseline, "learned": trained.prior}.items()
+    )
     aggregate, *clouds = (trained.embedded(z) for z in (posterior, *drawn))
     figures.latent_scatter(aggregate, clouds[0], clouds[1], folder / "latents.png", name, baseline)
     ends = trained.embedded(trained.test.draw(torch.arange(min(16, len(trained.test)))))  # [2 * pairs, *embedded]
@@ -74,6 +81,12 @@ def draw_pictures(
     if classes is not None:
         rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
         class_rows(rows, name, folder / "classes.png")
+
+
+def more_latents(trained: Trained, prior: Prior, drawn: Tensor, num: int) -> Tensor:
+    """z [num, *latent]: those that were `drawn` already, and as many more as are lacking: draws may take minutes."""
+    lacking = num - len(drawn)
+    return torch.cat([drawn, trained.draw(prior, lacking)]) if lacking > 0 else drawn[:num]
 
 
 def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:

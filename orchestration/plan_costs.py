@@ -12,7 +12,7 @@ from typing import Any
 from orchestration.dissect import MAX_DRAWS
 from orchestration.plan_fork import Facts
 from orchestration.plan_watch import at, straight
-from orchestration.schema import Config
+from orchestration.schema import Config, Trainer
 
 NPY_HEADER, LABEL = 128, 8
 """Bytes."""
@@ -65,13 +65,18 @@ def peak_of(facts: Facts, stage: str) -> int:
     return max(facts["probes"][stage]["peak_bytes"], facts["data"]["peak_bytes"])
 
 
+def length_of_stage1(trainer: Trainer, num_images: int) -> tuple[int, int, int]:
+    """Optimiser steps, epochs and validations of stage 1, if nothing stops it early."""
+    batches = -(-num_images // trainer.batch_size)
+    steps = min(trainer.max_epochs * batches, trainer.max_steps or trainer.max_epochs * batches)
+    validations = max(1, (steps // batches) // min(trainer.val_every, max(1, steps // batches)))
+    return steps, -(-steps // batches), validations
+
+
 def vae_cost(config: Config, facts: Facts) -> Cost:
     """Steps and validations to the end; early stopping can only make it less."""
     probe, trainer, num = facts["probes"]["vae"], config.trainer, facts["images"]["num"]
-    batches = -(-num["train"] // trainer.batch_size)
-    steps = min(trainer.max_epochs * batches, trainer.max_steps or trainer.max_epochs * batches)
-    epochs = -(-steps // batches)
-    validations = max(1, (steps // batches) // min(trainer.val_every, max(1, steps // batches)))
+    steps, epochs, validations = length_of_stage1(trainer, num["train"])
     scale = trainer.batch_size / trainer.num_ranks / probe["step_size"]
     seconds = probe["seconds_once"] + steps * scale * probe["seconds_a_step"]
     seconds += validations * num["val"] / trainer.num_ranks * probe["seconds_a_val_image"]

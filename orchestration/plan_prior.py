@@ -88,14 +88,13 @@ def by_gradient(probing: Probing) -> Facts:
     fit, num = FitSettings(**(node.get("fit") or {})), len(probing.parts.data.train)
     watch = Watch(probing.enough)
     made, seconds = fitted(probing, node, watch)
-    steps = max(1, num // fit.batch_of(num))
-    epochs = fit.epochs_of(steps)
+    course = fit.course(num, probing.parts.vae.spec.num_dims)
     return told(made) | {
         "unit": "step",
-        "num": epochs * steps,
+        "num": course.epochs * course.steps,
         "seconds_a_unit": watch.seconds_a_step,
         "seconds_once": watch.once(seconds),
-        "epochs": epochs,
+        "epochs": course.epochs,
         "seconds_an_epoch": watch.seconds_an_item * watch.val_items,
     }
 

@@ -9,17 +9,26 @@ from pathlib import Path
 from orchestration import scratch
 from orchestration.errors import UserError
 from orchestration.launch import Launch
-from orchestration.schema import Config
+from orchestration.limits import FEWEST
+from orchestration.schema import Config, Limits
 from orchestration.stages import Run
 from orchestration.store import Store
 from stage1_vae.data.images import ImageData, spread
+from stage1_vae.latents import LatentSpec
 from stage2_prior.per_class import needed_of_each
 from stage2_prior.prior import Prior
+
+TOKENS = 2**13
+"""A batch of 128 latents of 64 numbers; of longer ones, smaller batches."""
+IMAGE_TOKENS = 16 * TOKENS
+"""Numbers of latents that all images of a split may be encoded to."""
 
 
 @contextmanager
 def reduced(config: Config, launch: Launch) -> Iterator[Run]:
     """The job on few images, with two batches a stage, in a folder that is removed after the block.
+
+    Where a latent is long there are fewer images, in smaller batches: it takes no longer than any other.
 
     Raises:
         UserError: for several machines, which do not share that folder.
@@ -31,6 +40,7 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
             "paths": config.paths.model_copy(update={"root": Path(place)}),
             "trainer": config.trainer.model_copy(update={"max_steps": 2}),
             "evaluation": config.evaluation.reduced(),
+            "limits": Limits(steps=2, tokens=TOKENS),
             "upstream": "run",
         }
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
@@ -38,6 +48,17 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
         job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
         job.max_images = max(512, 2 * config.trainer.batch_size)
         yield job
+
+
+def shorten(run: Run, spec: LatentSpec) -> None:
+    """Fewer images, and fewer a batch, where latents of `spec` are long."""
+    if run.max_images is None:
+        return
+    trainer, ranks = run.config.trainer, run.config.trainer.num_ranks
+    size = max(FEWEST, TOKENS // spec.num_dims)
+    size = min(trainer.batch_size, max(ranks, size - size % ranks))
+    run.config = run.config.model_copy(update={"trainer": trainer.model_copy(update={"batch_size": size})})
+    run.max_images = min(run.max_images, max(FEWEST * size, IMAGE_TOKENS // spec.num_dims))
 
 
 def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:

@@ -116,6 +116,11 @@ class Plan(Section):
     out: Path | None
 
 
+class Limits(Section):
+    steps: PositiveInt | None
+    tokens: PositiveInt | None
+
+
 class VAEParts(Section):
     bottleneck: Node
     objective: Node
@@ -223,6 +228,7 @@ class Config(Section):
     prior: Node
     trainer: Trainer
     evaluation: Evaluation
+    limits: Limits
     oracle: Oracle
     logger: Logger
 

@@ -5,7 +5,7 @@ Every set has equally many images: the reference is the test split, and every ro
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from orchestration.trained import Trained, cleaned
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
 from stage1_vae.rows import spread_rows
 
-PICTURED = 64
+PICTURED, SCATTERED = 64, 4000
 NEIGHBOURED = 24
 """Samples that are shown with their nearest training images."""
 
@@ -30,11 +30,13 @@ class Seen:
     Attributes:
         features: [N, D].
         few: the first images, [n, C, H, W].
+        latents: of decoded draws the first, [n, *latent]; empty for images that were only read.
         seconds: wall time of drawing and decoding all of them; 0 for images that were only read.
     """
 
     features: Tensor
     few: Tensor
+    latents: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
 
 
@@ -68,7 +70,7 @@ def look_at_draws(net: Extractor, trained: Trained, draw: Callable[[], Tensor]) 
     z = draw()
     spent = [time.perf_counter() - started]
     seen = look(net, _timed(trained.decoded(z), spent))
-    return Seen(seen.features, seen.few, sum(spent))
+    return Seen(seen.features, seen.few, z[:SCATTERED].clone(), sum(spent))
 
 
 def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:

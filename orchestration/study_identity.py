@@ -15,6 +15,7 @@ from orchestration.store import digest
 
 NEUTRAL = {"upstream", "name", "paths", "sample", "compare", "store", "export", "oracle", "logger"}
 """Sections that cannot change a figure."""
+UNLIMITED = {"steps": None, "tokens": None}
 
 
 def fingerprint(space: Mapping[str, Any], compose: Callable[[Sequence[str]], Config]) -> str:
@@ -31,6 +32,9 @@ def fingerprint(space: Mapping[str, Any], compose: Callable[[Sequence[str]], Con
     whole = {k: v for k, v in shared.model_dump(mode="json").items() if k not in NEUTRAL}
     whole["trainer"] = {k: v for k, v in whole["trainer"].items() if k not in Trainer.NEUTRAL}
     whole["sweep"] = whole["sweep"]["metric"]
+    for section, key in ((whole, "limits"), (whole["prior"].get("fit") or {}, "max_tokens")):
+        if section.get(key) in (None, UNLIMITED):
+            section.pop(key, None)  # a study from before there were limits goes on
     drawn = {key: repr(each) for key, each in space.items()}
     results = [result_key(compose(words)) for words in kinds_of_trials(space)]
     return digest({"config": whole, "space": drawn, "results": results})[:8]

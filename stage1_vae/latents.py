@@ -103,6 +103,11 @@ class LatentDataset:
         return self.family == "delta"
 
     @property
+    def is_certain(self) -> bool:
+        """Whether all draws of an image are the same, so that one tells as much as many: point masses, of codes too."""
+        return self.family in ("delta", "codes")
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of the parameters of one posterior."""
         return self.spec.num_dims * sum(self.spec.dtype(name).itemsize for name in self.params)

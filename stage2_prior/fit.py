@@ -43,13 +43,15 @@ class FreshBatches:
         latents: the training set.
         size: of a batch, of all ranks together, who divide it without rest.
         ranks: of whom this is one.
+        steps: batches of an epoch; None: all that are full.
     """
 
-    def __init__(self, latents: LatentDataset, size: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, latents: LatentDataset, size: int, ranks: Ranks = ALONE, steps: int | None = None) -> None:
         self.latents, self.size, self.share = latents, size, ranks.share(size)
+        self.steps = max(1, len(latents) // size) if steps is None else steps
 
     def __len__(self) -> int:
-        return max(1, len(self.latents) // self.size)
+        return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
         labels = self.latents.labels
@@ -65,15 +67,19 @@ class FixedDraws:
 
     Args:
         latents: the validation set.
-        num: draws, at least; a smaller set is drawn repeatedly. Of one whose draws pass 64 MiB, as many rows as fit
-            there are drawn, evenly spread.
+        num: draws, at least; a smaller set is drawn repeatedly, unless all draws of a latent are the same. Of one whose
+            draws pass 64 MiB, as many rows as fit there are drawn, evenly spread.
         size: of a block.
         ranks: of whom each keeps its share of every block.
+        limit: draws, at most; None: no other limit.
     """
 
-    def __init__(self, latents: LatentDataset, num: int, size: int, ranks: Ranks = ALONE) -> None:
-        most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims))
-        repeats = max(1, math.ceil(num / len(latents)))
+    def __init__(
+        self, latents: LatentDataset, num: int, size: int, ranks: Ranks = ALONE, limit: int | None = None
+    ) -> None:
+        num = num if limit is None else min(num, limit)
+        most = max(num, HELD_OUT_BYTES // (4 * latents.spec.num_dims)) if limit is None else limit
+        repeats = 1 if latents.is_certain else max(1, math.ceil(num / len(latents)))
         rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
         blocks = zip(latents.draw(rows).split(size), labels.split(size), strict=True)
@@ -210,20 +216,21 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(run.seed)
-        held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks)
+        course = settings.course(len(train), train.spec.num_dims, run.ranks)
+        held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks, course.held_out)
         prior.prepare(train)
-        batches = FreshBatches(train, run.ranks.divisible(settings.batch_of(len(train))), run.ranks)
+        batches = FreshBatches(train, course.batch_size, run.ranks, course.steps)
         module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0, watch=watch)
         options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
-            run.lightning_fit(module, batches, held_out, max_epochs=settings.epochs_of(len(batches)), **options)
+            run.lightning_fit(module, batches, held_out, max_epochs=course.epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
         seconds = watch.seconds
         torch.manual_seed(run.seed)
-        train_nll = mean_nll_nats(prior, train, max_rows=affordable(10_000, prior))
-        val_nll = mean_nll_nats(prior, val, max_rows=affordable(len(val), prior))
+        rows = (affordable(num, prior, settings.max_tokens) for num in (10_000, len(val)))
+        train_nll, val_nll = (mean_nll_nats(prior, *split) for split in zip((train, val), rows, strict=True))
     return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
 
 

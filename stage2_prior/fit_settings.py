@@ -5,6 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.ranks import ALONE, Ranks
+
+FEW_STEPS = 2
+"""Where tokens are few, batches become smaller until there are so many."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,10 @@ class FitSettings:
         clip: largest norm of the gradient.
         average: decay a step of the running average of the weights; 0: no average.
         patience: epochs without a better held-out figure before the fit stops.
-        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly.
+        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly, but for
+            those all of whose draws are the same (codes, and vectors without noise).
+        max_tokens: numbers (codes, bits, dimensions) of latents that training looks at, which may then end within an
+            epoch, and as many that the held-out figures look at; null: no limit.
         max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
         precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
 
@@ -39,12 +46,13 @@ class FitSettings:
     average: float = 0.998
     patience: int = 8
     val_draws: int = 4096
+    max_tokens: int | None = None
     max_seconds: float | None = None
     precision: Literal["auto", "32-true", "bf16-mixed"] | None = "auto"
 
     def __post_init__(self) -> None:
         positive = ("max_epochs", "max_steps", "batch_size", "learning_rate", "clip", "patience", "val_draws")
-        for name in (*positive, "max_seconds"):
+        for name in (*positive, "max_tokens", "max_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise PriorError(f"prior.fit.{name}={value}: give a number above 0")
@@ -67,10 +75,34 @@ class FitSettings:
                 raise PriorError(f"prior.fit.{name} is unknown; the keys are {', '.join(known)}")
         return cls(**run.settings)
 
-    def batch_of(self, num: int) -> int:
-        """Latents a step where there are `num`."""
-        return min(self.batch_size, max(32, num // 16), num)
+    def course(self, num: int, dims: int, ranks: Ranks = ALONE) -> "Course":
+        """What there is to do on `num` latents of `dims` numbers each."""
+        size = min(self.batch_size, max(32, num // 16), num)
+        if self.max_tokens is not None:
+            size = min(size, max(1, self.max_tokens // (FEW_STEPS * dims)))
+        size = ranks.divisible(size)
+        steps = max(1, num // size)
+        most = steps * self.max_epochs if self.max_steps is None else self.max_steps
+        if self.max_tokens is not None:
+            most = min(most, max(FEW_STEPS, self.max_tokens // (size * dims)))
+            steps = min(steps, most)
+        epochs = min(self.max_epochs, math.ceil(most / steps))
+        held_out = None if self.max_tokens is None else max(1, self.max_tokens // (dims * epochs))
+        return Course(size, steps, epochs, held_out)
 
-    def epochs_of(self, steps: int) -> int:
-        """How many epochs of `steps` there are."""
-        return self.max_epochs if self.max_steps is None else min(self.max_epochs, math.ceil(self.max_steps / steps))
+
+@dataclass(frozen=True)
+class Course:
+    """How long a training is.
+
+    Attributes:
+        batch_size: latents a step, of all ranks together.
+        steps: of an epoch.
+        epochs: at most.
+        held_out: draws of the validation set that each epoch may look at; None: as many as the settings say.
+    """
+
+    batch_size: int
+    steps: int
+    epochs: int
+    held_out: int | None

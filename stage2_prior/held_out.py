@@ -43,9 +43,13 @@ def mean_nll_nats(prior: Prior, latents: LatentDataset, max_rows: int | None = N
     return total / len(rows)
 
 
-def affordable(rows: int, prior: Prior) -> int:
-    """Fewer than `rows` latents where each takes a pass of the network a class; a thousand still give a mean."""
-    return min(rows, max(LEAST_ROWS, rows // prior.passes))
+def affordable(rows: int, prior: Prior, max_tokens: int | None = None) -> int:
+    """Fewer than `rows` latents where each takes a pass of the network a class; a thousand still give a mean.
+
+    With `max_tokens` as few as hold so many numbers, in all passes, but at least one.
+    """
+    rows = min(rows, max(LEAST_ROWS, rows // prior.passes))
+    return rows if max_tokens is None else min(rows, max(1, max_tokens // (prior.spec.num_dims * prior.passes)))
 
 
 def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:

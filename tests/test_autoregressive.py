@@ -10,7 +10,7 @@ from torch import Tensor
 from training_run import settings as trainer_settings
 
 from orchestration.hardware import lightning_fit
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.fit_settings import FitSettings
 from stage2_prior.nets.made import MADE
@@ -244,3 +244,16 @@ def test_a_floor_bounds_the_density_of_repeated_points() -> None:
     peak = -2 * math.log(0.1 * math.sqrt(2 * math.pi))
     log_prob = prior.log_prob(torch.zeros(1, 2)).item()
     assert peak - 1.0 < log_prob <= peak + 1e-4
+
+
+@pytest.mark.parametrize("family", ["delta", "codes"])
+def test_point_masses_are_held_out_once(family: str) -> None:
+    """Drawn again they would give the same figure, at many times the cost; what has noise is drawn again."""
+    spec = LatentSpec((4,), Support.CODES, ((2, 2),), (9,)) if family == "codes" else LatentSpec((4,))
+    name = "codes" if family == "codes" else "loc"
+    values = np.random.default_rng(0).integers(0, 9, (5, 4)).astype(spec.dtype(name))
+    data = LatentDataset(spec, family, {name: values})
+    assert data.is_certain and not little(5).is_certain
+    drawn = [z for z, _ in FixedDraws(data, 4096, 4096)]
+    assert len(drawn) == 1 and torch.equal(drawn[0], torch.from_numpy(values).to(drawn[0]))
+    assert sum(len(z) for z, _ in FixedDraws(little(5), 4096, 4096)) == 4100

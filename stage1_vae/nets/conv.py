@@ -35,6 +35,16 @@ def spread(layer: nn.Linear | nn.Conv2d, z: Tensor, grid: tuple[int, int, int]) 
     return layer(z) if isinstance(layer, nn.Conv2d) else layer(z.flatten(1)).view(-1, *grid)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that takes a lone value a channel, which has no variance, by the running statistics: a last
+    batch of one image, or a rank's share of one, whose map has one place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[0] * input.shape[2] * input.shape[3] > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class ConvEncoder(Encoder):
     """One 4x4 convolution of stride 2 a stage; features are the flattened last map."""
 
@@ -45,7 +55,7 @@ class ConvEncoder(Encoder):
         stages: list[nn.Module] = []
         for n, m in pairwise([in_channels, *channels]):
             stages.append(nn.Conv2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
-            stages += [nn.BatchNorm2d(m)] * batch_norm + [nn.ReLU()]
+            stages += [BatchNorm(m)] * batch_norm + [nn.ReLU()]
         self.stages = nn.Sequential(*stages)
         self.features_shape = (channels[-1], *smallest_grid(height, width, self.stride))
 
@@ -71,7 +81,7 @@ class ConvDecoder(nn.Module):
         stages: list[nn.Module] = []
         for n, m in pairwise(reversed(channels)):
             stages.append(nn.ConvTranspose2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
-            stages += [nn.BatchNorm2d(m)] * batch_norm + [nn.ReLU()]
+            stages += [BatchNorm(m)] * batch_norm + [nn.ReLU()]
         self.stages = nn.Sequential(nn.ReLU(), *stages)
         self.output = nn.ConvTranspose2d(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
 

@@ -1,0 +1,60 @@
+"""`limits:` of the configuration, which debug=fast and stage=check set: how much work a prior may make at most.
+
+What a prior of long latents costs does not show in the number of images: fifty of 178 x 218 are 120,000 codes, and a
+sample of one is 2,475 passes of a network. So limits count steps, and the numbers (codes, bits, dimensions) of latents
+that are looked at, here called tokens. They are written into the sections of the prior and of the evaluation, and so
+into the keys of what is made.
+"""
+
+import math
+
+from orchestration.build import target_class
+from orchestration.schema import Evaluation, Limits, Node
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.prior import GradientPrior
+
+EM_TOKENS = 128
+"""Numbers that a pass of EM looks at in the time in which a network is trained on one."""
+FEWEST = 2
+"""Latents of a set, below which there is nothing to compare."""
+
+
+def limited_prior(node: Node, spec: LatentSpec, num_images: int, limits: Limits, a_class: bool) -> Node:
+    """The section of a prior, its fit cut down.
+
+    Args:
+        node: the `prior:` section.
+        spec: what one latent is.
+        num_images: for training.
+        limits: what the whole fit may take.
+        a_class: one prior is fitted to each class.
+
+    A `max_tokens` of null is left out: what was made before there was that key has the same key in the store.
+    """
+    steps, tokens = limits.steps, limits.tokens
+    if issubclass(target_class(node), GradientPrior):
+        share = spec.num_classes if a_class else 1
+        fit = {key: value for key, value in (node.get("fit") or {}).items() if (key, value) != ("max_tokens", None)}
+        if steps is not None:
+            fit["max_steps"] = min(fit.get("max_steps") or steps, max(1, steps // share))
+        if tokens is not None:
+            fit["max_tokens"] = min(fit.get("max_tokens") or tokens, max(1, tokens // share))
+        return node | {"fit": fit} if fit else node
+    if "max_iter" not in node:  # in closed form
+        return node
+    iterations = [node["max_iter"], *([] if steps is None else [steps])]
+    if tokens is not None:
+        restarts = int(node.get("num_restarts") or 1)
+        iterations.append(max(1, EM_TOKENS * tokens // (num_images * spec.num_dims * restarts)))
+    return node | {"max_iter": min(iterations)}
+
+
+def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:
+    """The `evaluation:` section with as many samples and bounds as `limits.tokens` allow; `passes`: of the prior."""
+    if limits.tokens is None:
+        return settings
+    rows = limits.tokens // (spec.num_dims * passes)
+    draws = 1 if spec.support is Support.CODES else settings.importance_samples
+    num_samples = min(settings.num_samples, max(FEWEST, rows))
+    num_bounds = min(settings.num_bound_images, max(FEWEST, math.ceil(rows / draws)))
+    return settings.model_copy(update={"num_samples": num_samples, "num_bound_images": num_bounds})
