@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from stage1_vae.data.images import DataError
 from stage1_vae.data.split_names import splits_of, words_of
@@ -26,8 +27,7 @@ FEW, SHARE = 3, 100
 """So many images beside class folders are strays, or one in so many of those inside."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """One image file: where it is, and its path below the folder that holds its split."""
 
     path: Path

@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -56,8 +56,7 @@ MARKS = {
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What one pass over a file tells.
 
     Attributes:
@@ -206,12 +205,12 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
                 return [first]
             kind = image.format or ""
             if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
-                return [replace(first, further=num - 1, kind=kind)]
+                return [first._replace(further=num - 1, kind=kind)]
             found = [
-                replace(_header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest()), page=page)
+                _header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest())._replace(page=page)
                 for page in pages_of(image, content)
             ]
-            return [replace(found[0], further=num - len(found), kind=kind), *found[1:]]
+            return [found[0]._replace(further=num - len(found), kind=kind), *found[1:]]
     except Exception as error:  # as in `decode`
         raise _unreadable(path, error) from error
 
