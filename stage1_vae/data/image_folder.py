@@ -207,13 +207,14 @@ class ImageFolder:
             raise DataError(f"{first[odd]} has the unsupported mode {odd}: set data.mode=rgb or data.mode=grey")
         if self.mode is not None:
             return CONVERT[self.mode]
-        if len(first) > 1:
-            one, other = sorted(first)[:2]
+        kinds = {KIND[mode]: mode for mode in sorted(first, reverse=True)}
+        if len(kinds) > 1:
+            one, other = sorted(kinds.values())[:2]
             raise DataError(
                 f"images of differing modes: {first[one]} is {one}, {first[other]} is {other}; "
                 "set data.mode=rgb or data.mode=grey to convert them"
             )
-        return KIND[next(iter(first))]
+        return next(iter(kinds))
 
 
 def _pictures(found: list[Found], pages: str | None) -> list[list[Picture]]:
