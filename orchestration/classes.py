@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.class_accuracy import class_accuracy
+from evaluation.class_accuracy import ClassAccuracy, class_accuracy
 from evaluation.class_figures import ClassRow
 from evaluation.features import FeatureNet
 from evaluation.row_names import RECONSTRUCTIONS
@@ -64,19 +64,11 @@ def judged_classes(trained: Trained, judge: FeatureNet, limit: int, notes: list[
     taken_for, drawn = looked_at(judge, trained.decoded(z), labels, pictured, SAMPLES_PICTURED)
     samples = class_accuracy(taken_for, labels, present)
     assert samples is not None
-    shown = spread(trained.parts.data.test, num)
-    if shown.labels is None:
-        raise ValueError("labels travel with all splits or with none")
-    of_test = shown.labels.cpu()  # [num]
-    taken_for, real = looked_at(judge, cleaned(trained.parts, shown), of_test, pictured, IMAGES_PICTURED)
-    decoded = trained.decoded(trained.test.draw(test_rows(trained.parts.data, num)))
-    again, _ = looked_at(judge, decoded, of_test, pictured[:0], 0)
     names = trained.parts.data.class_names
-    three = {
-        "samples": samples,
-        "reconstructions": class_accuracy(again, of_test, present),
-        "test_images": class_accuracy(taken_for, of_test, present),
-    }
+    ceilings, real = _of_test(trained, judge, num, present, pictured)
+    if not ceilings:
+        notes.append("the test images have no labels, so the class accuracy of samples has no ceiling")
+    three = {"samples": samples, "reconstructions": None, "test_images": None} | ceilings
     facts = {
         "num_a_class": len(labels) // len(present),
         "chance": 1 / len(present),
@@ -89,6 +81,22 @@ def judged_classes(trained: Trained, judge: FeatureNet, limit: int, notes: list[
     }
     rows = [ClassRow(names[y], samples.by_class[y], drawn[y], real[y]) for y in pictured.tolist()]
     return Classes(facts, rows)
+
+
+def _of_test(
+    trained: Trained, judge: FeatureNet, num: int, present: Tensor, pictured: Tensor
+) -> tuple[dict[str, ClassAccuracy | None], dict[int, Tensor]]:
+    """How the judge sees test images and their reconstructions, and some images of each `pictured` class; no accuracy
+    where test images have no labels."""
+    shown = spread(trained.parts.data.test, num)
+    if shown.labels is None:
+        return {}, {y: torch.zeros(0, *judge.config.shape) for y in pictured.tolist()}
+    labels = shown.labels.cpu()  # [num]
+    taken_for, real = looked_at(judge, cleaned(trained.parts, shown), labels, pictured, IMAGES_PICTURED)
+    decoded = trained.decoded(trained.test.draw(test_rows(trained.parts.data, num)))
+    again, _ = looked_at(judge, decoded, labels, pictured[:0], 0)
+    of_test = {"reconstructions": class_accuracy(again, labels, present)}
+    return of_test | {"test_images": class_accuracy(taken_for, labels, present)}, real
 
 
 def looked_at(

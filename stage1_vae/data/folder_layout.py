@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from stage1_vae.data.images import DataError
 from stage1_vae.data.split_names import splits_of, words_of
@@ -26,8 +27,7 @@ FEW, SHARE = 3, 100
 """So many images beside class folders are strays, or one in so many of those inside."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """One image file: where it is, and its path below the folder that holds its split."""
 
     path: Path
@@ -144,7 +144,7 @@ def _split(where: Path, images: list[Found]) -> Layout | None:
     """The images of each split, in the order in which they were found; None where folders are no splits."""
     tops = _tops(images)
     if given := splits_of(tops, str(where)):
-        return _split_at_top(images, given)
+        return _split_at_top(where, images, given)
     inner = {
         top: splits_of({found.inside[1] for found in images if found.inside[0] == top and len(found.inside) > 2}, top)
         for top in tops
@@ -179,23 +179,23 @@ def _refuse_half_a_split(where: Path, images: list[Found], tops: Mapping[str, in
             )
 
 
-def _split_at_top(images: list[Found], given: Mapping[str, tuple[str, str]]) -> Layout:
+def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[str, str]]) -> Layout:
     layout = Layout({})
     for folder, (split, domain) in given.items():
         inside = _below(images, folder)
         if domain:
             inside = [Found(found.path, (domain, *found.inside)) for found in inside]
         layout.images.setdefault(split, []).extend(inside)
-        layout.folders[split] = f"{layout.folders[split]}, {folder}" if split in layout.folders else folder
+        layout.folders[split] = f"{layout.folders[split]}/, {folder}" if split in layout.folders else folder
     for top, num in _tops(images).items():
         if top not in given:
-            layout.left_out.append(f"{num:,} images in {top}/, beside the splits (data.root={top} below it reads them)")
+            layout.left_out.append(f"{num:,} images in {top}/, beside the splits (data.root={where / top} reads them)")
     if loose := _loose(images):
         more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
         layout.left_out.append(f"{loose[0].inside[0]}{more}, beside the splits")
     _strip(layout.images)
     if any(folder not in (*SPLITS, "valid", "validation") for folder in layout.folders.values()):
-        layout.guesses.append(_as_splits(layout.folders))
+        layout.guesses.append(f"{_as_splits(layout.folders)} (data.splits=none if they are classes)")
     return layout
 
 
@@ -211,13 +211,12 @@ def _split_in_classes(images: list[Found], inner: Mapping[str, Mapping[str, tupl
             beside += 1
     if beside:
         layout.left_out.append(f"{beside:,} images beside the splits inside the class folders")
-    layout.guesses.append(f"{_as_splits(layout.folders)} inside each class folder")
+    layout.guesses.append(f"{_as_splits(layout.folders)} inside each class folder (data.splits=none to cut at random)")
     return layout
 
 
 def _as_splits(folders: Mapping[str, str]) -> str:
-    named = [f"{folders[split]}/ as {split}" for split in SPLITS if split in folders]
-    return f"{', '.join(named)} (data.splits=none if they are classes)"
+    return ", ".join(f"{folders[split]}/ as {split}" for split in SPLITS if split in folders)
 
 
 def _strip(splits: dict[str, list[Found]]) -> None:

@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -56,8 +56,7 @@ MARKS = {
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What one pass over a file tells.
 
     Attributes:
@@ -210,16 +209,16 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
                         "it with a directory an image, or as one array (data=arrays), or take the first of each file "
                         "by data.pages=first"
                     )
-                return [replace(first, further=further, kind=kind)]
+                return [first._replace(further=further, kind=kind)]
             if num == 1:
                 return [first]
             if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
-                return [replace(first, further=num - 1, kind=kind)]
+                return [first._replace(further=num - 1, kind=kind)]
             found = [
-                replace(_header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest()), page=page)
+                _header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest())._replace(page=page)
                 for page in pages_of(image, content)
             ]
-            return [replace(found[0], further=num - len(found), kind=kind), *found[1:]]
+            return [found[0]._replace(further=num - len(found), kind=kind), *found[1:]]
     except DataError:
         raise
     except Exception as error:  # as in `decode`
@@ -243,7 +242,8 @@ def _content(path: Path) -> bytes:
         raise ValueError("no plain file")
     if facts.st_size > MAX_FILE_BYTES:
         raise ValueError(f"{facts.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are expected")
-    return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:  # a buffer of its own costs more than it saves
+        return file.readall()
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -40,8 +40,7 @@ RARE, SMALL = 0.1, 0.25
 median."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """One image: the file it was found in, and what is known of it."""
 
     found: Found
@@ -214,13 +213,14 @@ class ImageFolder:
             raise DataError(f"{first[odd]} has the unsupported mode {odd}: set data.mode=rgb or data.mode=grey")
         if self.mode is not None:
             return CONVERT[self.mode]
-        if len(first) > 1:
-            one, other = sorted(first)[:2]
+        kinds = {KIND[mode]: mode for mode in sorted(first, reverse=True)}
+        if len(kinds) > 1:
+            one, other = sorted(kinds.values())[:2]
             raise DataError(
                 f"images of differing modes: {first[one]} is {one}, {first[other]} is {other}; "
                 "set data.mode=rgb or data.mode=grey to convert them"
             )
-        return KIND[next(iter(first))]
+        return next(iter(kinds))
 
 
 def _pictures(found: list[Found], pages: str | None) -> list[list[Picture]]:
