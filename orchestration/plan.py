@@ -11,6 +11,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from orchestration import scratch
 from orchestration.console import new_console
@@ -22,6 +23,8 @@ from orchestration.progress import clock
 from orchestration.stages import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
+TAKEN = "taken: "
+"""Starts the line of the probing process that says what was taken of the data."""
 
 
 def run_plan(run: Run) -> None:
@@ -60,11 +63,18 @@ def probe(run: Run) -> Facts:
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}), encoding="utf-8")
         command = [sys.executable, "-m", "orchestration.plan_server", str(job), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, encoding="utf-8"
-        )
-        if done.returncode or not result.is_file():
-            raise RuntimeError(f"the probing process ended with {done.returncode}:\n{done.stderr}")
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+        with subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **pipes) as process:
+            assert process.stdout is not None
+            rest = []
+            for line in process.stdout:  # what was taken of the data is said at once, before all that takes long
+                if line.startswith(TAKEN):
+                    run.say("data", line.removeprefix(TAKEN).rstrip("\n"))
+                else:
+                    rest.append(line)
+        if process.returncode or not result.is_file():
+            raise RuntimeError(f"the probing process ended with {process.returncode}:\n{''.join(rest)}")
         facts: Facts = json.loads(result.read_text(encoding="utf-8"))
     if "mistake" in facts:
         raise UserError(facts["mistake"])

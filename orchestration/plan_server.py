@@ -59,8 +59,10 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     Raises:
         UserError, DataError, PriorError, EvaluationError, TrainingError: what the user has to mend.
     """
-    from orchestration.assembly import assemble
+    from orchestration.assembly import assemble, read_images
+    from orchestration.dataset import dataset_line
     from orchestration.launch import Launch
+    from orchestration.plan import TAKEN
     from orchestration.plan_data import Reading, imagined
     from orchestration.plan_evaluation import probe_evaluation, probe_features
     from orchestration.plan_facts import cached, facts_of
@@ -81,7 +83,9 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
         data, reading = imagined(config, scratch / "images")
         parts = assemble(whole, given=data)
     else:
-        parts = assemble(whole)
+        data = read_images(whole)
+        print(f"{TAKEN}{dataset_line(data)}", flush=True)
+        parts = assemble(whole, given=data)
         reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
     config = whole.config  # with what was left to the latents
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
