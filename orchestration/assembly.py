@@ -103,10 +103,10 @@ def assemble(run: Run, given: ImageData | None = None) -> Parts:
         raise UserError(str(error)) from error
     likelihood = build_likelihood(config, data, preprocess)
     vae, objective = build_vae(run, data, likelihood)
-    prior = build_prior(run, vae.spec, len(data.train))
-    evaluation = limited_evaluation(config.evaluation, vae.spec, prior.passes, config.limits)
-    run.config = run.config.model_copy(update={"evaluation": evaluation})
     shorten(run, vae.spec)
+    prior = build_prior(run, vae.spec, len(data.train))
+    evaluation = limited_evaluation(config.evaluation, vae.spec, prior.passes, run.config.limits)
+    run.config = run.config.model_copy(update={"evaluation": evaluation})
     data = data if run.max_images is None else truncated(data, run.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
     return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))

@@ -7,6 +7,7 @@ stage changes: models are copies, and torch's generators are put back.
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,11 +25,13 @@ from orchestration.plan_watch import GROWTH, Times, at, seconds_of
 from orchestration.sampling import block_size
 from orchestration.schema import Sample
 from orchestration.stages import Run
+from orchestration.tracking import Tracker
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.fit_settings import FitSettings
 from stage2_prior.per_class import PerClass
-from stage2_prior.prior import Prior
+from stage2_prior.prior import FitRun, Prior
+from stage2_prior.priors.mixture import Mixture
 
 Module = TypeVar("Module", bound=nn.Module)
 LONG_SECONDS, MOST_MINUTES = 600.0, 90
@@ -37,8 +40,10 @@ LITTLE = 0.25
 ENOUGH_SECONDS = 0.5
 FORWARD = 1 / 3
 """Of a training step, what only looks at the same images takes."""
-EM_STEPS = 2
-"""Densities of all latents that an iteration of EM takes."""
+EM_ROWS, EM_PASSES = 4096, 3
+"""Latents of a fit in little, and passes over them."""
+EM_OPERATIONS = 1e9
+"""A second, of what is slow in EM; a fit of fewer takes no time worth a trial."""
 DRAWN_AT_ONCE = 500
 
 
@@ -83,8 +88,15 @@ def trial(model: Module) -> Module:
     return copy.deepcopy(model).eval()
 
 
-def differentiate(loss: Tensor, model: nn.Module) -> None:
-    torch.autograd.grad(loss, [each for each in model.parameters() if each.requires_grad], allow_unused=True)
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """One that takes as long as that of a training, and changes nothing."""
+    return torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
+
+
+def take_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def some_images(run: Run, parts: Parts, num: int) -> Tensor:
@@ -101,11 +113,13 @@ def stage1_parts(run: Run, parts: Parts) -> list[Part]:
     rows = steps * size + FORWARD * validations * len(parts.data.val) / trainer.num_ranks
     half = resolved_precision(trainer) == "bf16"
     vae = trial(parts.vae)
+    optimizer = optimizer_of(vae)
 
     def work(num: int) -> None:
         x = some_images(run, parts, num)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-            differentiate(parts.objective(vae, x, 0).loss, vae)
+            loss = parts.objective(vae, x, 0).loss
+        take_step(loss, optimizer)
 
     key = "max_steps" if steps == trainer.max_steps else "max_epochs"
     return [Part(expected_seconds(work, max(1, size), rows), lower(f"trainer.{key}", getattr(trainer, key)))]
@@ -134,13 +148,25 @@ def prior_parts(run: Run, prior: Prior, train: LatentDataset, val: LatentDataset
         return _by_gradient(run, copied, one, train, val, ranks)
     if "max_iter" not in node:
         return []
-    density = copied if one is None else next(each for each in one.priors if isinstance(each, Prior))
-    passes = EM_STEPS * node["max_iter"] * int(node.get("num_restarts") or 1)
-    with torch.no_grad():
-        seconds = expected_seconds(
-            lambda num: density.log_prob(drawn(train, num, run)), len(train), len(train) * passes / ranks
-        )
-    return [Part(seconds, lower("prior.max_iter", node["max_iter"]))]
+    mixture = next((each for each in copied.modules() if isinstance(each, Mixture)), None)
+    if mixture is None:
+        return []
+    passes = mixture.max_iter * mixture.num_restarts
+    if passes * len(train) * mixture.scale.numel() < EM_OPERATIONS * LITTLE * LONG_SECONDS:
+        return []
+    remedy = lower("prior.max_iter", mixture.max_iter)
+    return [Part(passes * seconds_a_pass(run, mixture, train) / ranks, remedy)]
+
+
+def seconds_a_pass(run: Run, mixture: Mixture, train: LatentDataset) -> float:
+    """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them."""
+    num = min(len(train), max(EM_ROWS, 2 * mixture.num_components))
+    few = LatentDataset(train.spec, train.family, {name: values[:num] for name, values in train.params.items()})
+    mixture.max_iter, mixture.num_restarts, mixture.tol = EM_PASSES, 1, 0.0
+    ends: list[float] = []
+    lent = FitRun(run.device, 0, lambda *_: ends.append(time.perf_counter()), run.lightning_fit(Tracker()))
+    mixture.fit(few, few, lent)
+    return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
 
 def _by_gradient(
@@ -154,12 +180,13 @@ def _by_gradient(
     num_val = len(val) if val.is_certain else max(len(val), settings.val_draws)
     rows = float(sum(course.steps * course.epochs * course.batch_size for course in courses))
     rows += FORWARD * sum(course.epochs * min(num_val, course.held_out or num_val) for course in courses)
-    half = settings.precision == "bf16-mixed"
+    half, optimizer = settings.precision == "bf16-mixed", optimizer_of(prior)
 
     def work(num: int) -> None:
         y = None if labels is None or not prior.num_classes else labels[torch.arange(num) % len(train)].to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-            differentiate(prior.loss(drawn(train, num, run), y).mean(), prior)
+            loss = prior.loss(drawn(train, num, run), y).mean()
+        take_step(loss, optimizer)
 
     seconds = expected_seconds(work, max(course.batch_size for course in courses), rows / ranks)
     epochs = max(course.epochs for course in courses)
@@ -189,10 +216,11 @@ def feature_parts(run: Run, parts: Parts, num: int) -> list[Part]:
         return []
     epochs, batches, size = training_length(max(1, num - num_held_out(num)))
     net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(run.device).eval()
+    optimizer = optimizer_of(net)
 
     def work(num: int) -> None:
         logits = net.logits(some_images(run, parts, num))
-        differentiate(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=run.device)), net)
+        take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=run.device)), optimizer)
 
     seconds = expected_seconds(work, size, epochs * batches * size)
     return [Part(seconds, "give a trained net, evaluation.features=FILE.pt")]

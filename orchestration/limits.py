@@ -15,8 +15,6 @@ from stage2_prior.prior import GradientPrior
 
 EM_TOKENS = 128
 """Numbers that a pass of EM looks at in the time in which a network is trained on one."""
-FEWEST = 2
-"""Latents of a set, below which there is nothing to compare."""
 
 
 def limited_prior(node: Node, spec: LatentSpec, num_images: int, limits: Limits, a_class: bool) -> Node:
@@ -55,6 +53,6 @@ def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limi
         return settings
     rows = limits.tokens // (spec.num_dims * passes)
     draws = 1 if spec.support is Support.CODES else settings.importance_samples
-    num_samples = min(settings.num_samples, max(FEWEST, rows))
-    num_bounds = min(settings.num_bound_images, max(FEWEST, math.ceil(rows / draws)))
+    num_samples = min(settings.num_samples, max(1, rows))
+    num_bounds = min(settings.num_bound_images, max(1, math.ceil(rows / draws)))
     return settings.model_copy(update={"num_samples": num_samples, "num_bound_images": num_bounds})

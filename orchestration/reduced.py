@@ -9,7 +9,6 @@ from pathlib import Path
 from orchestration import scratch
 from orchestration.errors import UserError
 from orchestration.launch import Launch
-from orchestration.limits import FEWEST
 from orchestration.schema import Config, Limits
 from orchestration.stages import Run
 from orchestration.store import Store
@@ -20,7 +19,9 @@ from stage2_prior.prior import Prior
 
 TOKENS = 2**13
 """A batch of 128 latents of 64 numbers; of longer ones, smaller batches."""
-IMAGE_TOKENS = 16 * TOKENS
+LONG = 512
+"""Numbers of a latent beyond which each of them costs a network more, as much as it is longer."""
+IMAGE_TOKENS = 8 * TOKENS
 """Numbers of latents that all images of a split may be encoded to."""
 
 
@@ -40,7 +41,7 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
             "paths": config.paths.model_copy(update={"root": Path(place)}),
             "trainer": config.trainer.model_copy(update={"max_steps": 2}),
             "evaluation": config.evaluation.reduced(),
-            "limits": Limits(steps=2, tokens=TOKENS),
+            "limits": Limits(steps=2, tokens=None),
             "upstream": "run",
         }
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
@@ -51,14 +52,19 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
 
 
 def shorten(run: Run, spec: LatentSpec) -> None:
-    """Fewer images, and fewer a batch, where latents of `spec` are long."""
+    """Fewer images, and fewer a batch, where latents of `spec` are long; and so much less of the prior."""
     if run.max_images is None:
         return
     trainer, ranks = run.config.trainer, run.config.trainer.num_ranks
-    size = max(FEWEST, TOKENS // spec.num_dims)
+    size = max(2, TOKENS // spec.num_dims)
     size = min(trainer.batch_size, max(ranks, size - size % ranks))
-    run.config = run.config.model_copy(update={"trainer": trainer.model_copy(update={"batch_size": size})})
-    run.max_images = min(run.max_images, max(FEWEST * size, IMAGE_TOKENS // spec.num_dims))
+    tokens = TOKENS * LONG // max(LONG, spec.num_dims)
+    changes = {
+        "trainer": trainer.model_copy(update={"batch_size": size}),
+        "limits": run.config.limits.model_copy(update={"tokens": tokens}),
+    }
+    run.config = run.config.model_copy(update=changes)
+    run.max_images = min(run.max_images, max(2 * size, IMAGE_TOKENS // spec.num_dims))
 
 
 def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:

@@ -82,7 +82,7 @@ def test_samples_and_bounds_of_long_latents_are_few() -> None:
     assert (few.num_samples, few.num_bound_images) == (20, 20)
     few = limited_evaluation(settings, LatentSpec((495,)), 1, limits)
     assert (few.num_samples, few.num_bound_images) == (1000, 16)  # 64 draws each
-    assert limited_evaluation(settings, LONG, 1, Limits(steps=None, tokens=1)).num_samples == 2
+    assert limited_evaluation(settings, LONG, 1, Limits(steps=None, tokens=1)).num_samples == 1
 
 
 def test_a_limited_fit_looks_at_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
