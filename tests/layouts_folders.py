@@ -243,6 +243,9 @@ LAYOUTS = [
         "`train/CLASS/` beside `extra/*.png`", files(*TRAIN_CATS, "extra:9"), "data.root=", "extra/", "data.splits=none"
     ),
     refused(
+        "`train/` beside `unlabeled/`", files("train:10", "unlabeled:9"), "train/ and unlabeled/", "data.splits=none"
+    ),
+    refused(
         "`archive/train/`, `archive/test/` beside `thumbs/`",
         files("archive/train:10", "archive/test:9", "thumbs:9"),
         "archive",

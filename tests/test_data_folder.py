@@ -70,6 +70,53 @@ def test_class_folders_with_any_names(tmp_path: Path):
         assert torch.equal(torch.tensor([90, 200, 10])[part.labels], everything(part)[:, 0, 0, 0].long())
 
 
+def test_numbers_that_are_class_names_stay_numbers(tmp_path: Path):
+    for name in range(-1, 12):
+        fill(tmp_path / str(name), 4, value=10 * (name + 2), channels=GREY)
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.class_names == tuple(map(str, range(-1, 12)))
+    for part in (data.train, data.val, data.test):
+        assert torch.equal(part.labels, everything(part)[:, 0, 0, 0].long() // 10 - 1)
+
+
+def test_labels_of_training_images_stay_without_those_of_test_images(tmp_path: Path):
+    for name, value in (("cat", 100), ("dog", 200)):
+        fill(tmp_path / "train" / name, 20, value=value)
+    fill(tmp_path / "test", 6)
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.class_names == ("cat", "dog") and sizes(data) == (36, 4, 6) and data.test.labels is None
+    for part in (data.train, data.val):
+        assert torch.equal(part.labels, everything(part)[:, 0, 0, 0].long() // 100 - 1)
+    os.rename(tmp_path / "test", tmp_path / "val")
+    data = ImageFolder(str(tmp_path)).load()
+    assert sizes(data) == (29, 3, 8) and all(part.labels is not None for part in (data.train, data.val, data.test))
+    assert "6 images of val/" in " ".join(data.left_out)
+
+
+@pytest.mark.parametrize(
+    ("folders", "start"),
+    [
+        ((("a", 12), ("b", 9)), "ef0978943f9f7657"),
+        ((("train/a", 12), ("train/b", 12), ("test/a", 4), ("test/b", 4)), "dd9683535d58e71b"),
+        ((("", 15),), "77cbfad17f7b86f9"),
+        ((("train", 15), ("valid", 4), ("test", 3)), "98082fa228f6807e"),
+    ],
+)
+def test_fingerprints_of_earlier_releases_stay(tmp_path: Path, folders: tuple[tuple[str, int], ...], start: str):
+    for k, (name, num) in enumerate(folders):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for i in range(num):
+            pixels = ((np.arange(36) * 7 + i + 50 * k) % 256).astype(np.uint8)
+            (tmp_path / name / f"{i:02}.ppm").write_bytes(b"P6\n4 3\n255\n" + pixels.tobytes())
+    assert ImageFolder(str(tmp_path)).load().fingerprint.startswith(start)
+
+
+@pytest.mark.parametrize("key", ["splits", "classes", "pages"])
+def test_unknown_choices(tmp_path: Path, key: str):
+    fill(tmp_path, 10)
+    refusal(lambda: ImageFolder(str(tmp_path), **{key: "some"}).load(), f"data.{key}=some", "choose")
+
+
 def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path):
     fill(tmp_path / "images", 12)
     assert ImageFolder(str(tmp_path)).load().num_classes == 0

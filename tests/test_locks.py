@@ -128,7 +128,7 @@ def test_a_damaged_owner_file_holds_nobody_up(tmp_path: Path) -> None:
     assert seconds_to_get(tmp_path)[0] < 0.5
 
 
-@pytest.mark.parametrize("process", [1, os.getpid()])
+@pytest.mark.parametrize("process", [1, os.getpid()], ids=["the first", "this one"])
 @pytest.mark.parametrize("birth", ["", "another-boot-12", "\n"])
 def test_without_flock_a_process_that_got_the_number_later_holds_nothing(
     tmp_path: Path, no_flock: None, process: int, birth: str

@@ -84,3 +84,17 @@ def test_folder_of_images_without_labels(tmp_path: Path) -> None:
     finite(report["rows"]["mixture"], (*BOUNDS, *DISTANCES))
     (latents,) = tmp_path.glob("runs/store/latents/*/test/latents.json")
     assert json.loads(latents.read_text(encoding="utf-8"))["labels"] is False
+
+
+def test_conditional_samples_are_judged_without_labels_of_test_images(tmp_path: Path) -> None:
+    two = load_digits(n_class=2)
+    for i, (image, label) in enumerate(zip(two.images, two.target, strict=True)):
+        place = tmp_path / "set" / ("test" if i >= 260 else f"train/{label}")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(place / f"{i}.png")
+    run(tmp_path, "data=image_folder", f"data.root={tmp_path / 'set'}", "prior.conditional=true")
+    report = report_of(tmp_path)
+    classes = report["classes"]
+    assert classes["samples"]["num"] == 100 and classes["reconstructions"] is classes["test_images"] is None
+    assert [each["name"] for each in classes["by_class"]] == ["0", "1"]
+    assert any("the test images have no labels" in note for note in report["notes"])

@@ -6,6 +6,7 @@ images. What can be read in two ways is refused, with the key that decides; what
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume inf
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos")
 BESIDE = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "ground_truth", "segmentationclass")
+NOT_TRAINED_ON = ("unlabeled", "unlabelled", "extra", "pred", "predict", "submission")
+NUMBER = re.compile(r"-?[0-9]+")
 FEW, SHARE = 3, 100
 """So many images beside class folders are strays, or one in so many of those inside."""
 
@@ -120,9 +123,9 @@ def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[
         within = [name for name in tops if name.lower() in IMAGE_FOLDERS]
         if len(within) != 1 or any(name.lower() not in BESIDE for name in tops if name not in within):
             return images, (), []
-        beside = [f"{tops[name]:,} images in {name}/, beside {within[0]}/" for name in tops if name not in within]
+        beside = [f"{_images(tops[name])} in {name}/, beside {within[0]}/" for name in tops if name not in within]
     elif len(tops) == 1 and len(loose) <= max(FEW, len(images) // SHARE):
-        within, beside = list(tops), [_strays(loose, f"beside {next(iter(tops))}/")] if loose else []
+        within, beside = list(tops), [f"{_named(loose)}, beside {next(iter(tops))}/"] if loose else []
     else:
         return images, (), []
     inner, path, left_out = _descended(_below(images, within[0]))
@@ -135,9 +138,12 @@ def _loose(images: Sequence[Found]) -> list[Found]:
     return [found for found in images if len(found.inside) == 1]
 
 
-def _strays(loose: Sequence[Found], where: str) -> str:
-    more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
-    return f"{loose[0].inside[-1]}{more} {where} (data.classes=none takes all images, without labels)"
+def _named(loose: Sequence[Found]) -> str:
+    return loose[0].inside[-1] + (f" and {len(loose) - 1:,} more" if len(loose) > 1 else "")
+
+
+def _images(num: int) -> str:
+    return f"{num:,} image{'s' * (num != 1)}"
 
 
 def _split(where: Path, images: list[Found]) -> Layout | None:
@@ -163,19 +169,20 @@ def _split(where: Path, images: list[Found]) -> Layout | None:
 
 
 def _refuse_half_a_split(where: Path, images: list[Found], tops: Mapping[str, int]) -> None:
-    said = {top: words_of(top) for top in tops}
-    if len(tops) > 1 and all(words and words[0] != "train" and not words[1] for words in said.values()):
+    parsed = {top: words_of(top) for top in tops}
+    if len(tops) > 1 and all(words and words[0] != "train" and not words[1] for words in parsed.values()):
         raise DataError(
             f"{where} has {', '.join(f'{top}/' for top in tops)} and no train/: name the folder of the training images "
             "train, or set data.splits=none if these are classes"
         )
-    for train in (top for top, words in said.items() if words == ("train", "") and len(tops) > 1):
+    for train in (top for top, words in parsed.items() if words == ("train", "") and len(tops) > 1):
         classes = {found.inside[1] for found in images if found.inside[0] == train and len(found.inside) > 2}
         flat = [top for top in tops if all(len(found.inside) == 2 for found in images if found.inside[0] == top)]
-        if len(classes) > 1 and flat:
+        others = [top for top in tops if top.lower() in NOT_TRAINED_ON or (len(classes) > 1 and top in flat)]
+        if others:
             raise DataError(
-                f"{where / train} holds class folders and {flat[0]}/ beside it does not: set data.root={where / train} "
-                "to read it alone, or data.splits=none if these are classes"
+                f"{where} has {train}/ and {others[0]}/, which may be a split and a rest, or classes: set data.root="
+                f"{where / train} to read it alone, or data.splits=none if these are classes"
             )
 
 
@@ -189,10 +196,9 @@ def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[st
         layout.folders[split] = f"{layout.folders[split]}/, {folder}" if split in layout.folders else folder
     for top, num in _tops(images).items():
         if top not in given:
-            layout.left_out.append(f"{num:,} images in {top}/, beside the splits (data.root={where / top} reads them)")
+            layout.left_out.append(f"{_images(num)} in {top}/, beside the splits (data.root={where / top} reads them)")
     if loose := _loose(images):
-        more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
-        layout.left_out.append(f"{loose[0].inside[0]}{more}, beside the splits")
+        layout.left_out.append(f"{_named(loose)}, beside the splits")
     _strip(layout.images)
     if any(folder not in (*SPLITS, "valid", "validation") for folder in layout.folders.values()):
         layout.guesses.append(f"{_as_splits(layout.folders)} (data.splits=none if they are classes)")
@@ -210,7 +216,7 @@ def _split_in_classes(images: list[Found], inner: Mapping[str, Mapping[str, tupl
         else:
             beside += 1
     if beside:
-        layout.left_out.append(f"{beside:,} images beside the splits inside the class folders")
+        layout.left_out.append(f"{_images(beside)} beside the splits inside the class folders")
     layout.guesses.append(f"{_as_splits(layout.folders)} inside each class folder (data.splits=none to cut at random)")
     return layout
 
@@ -243,9 +249,11 @@ def find_classes(where: Path, layout: Layout) -> None:
     known = {split: set(_tops(images)) for split, images in layout.images.items()}
     if len(set().union(*known.values())) < 2:
         return
-    if not known[main] or 2 * len(_loose(layout.images[main])) > len(layout.images[main]):
-        which = next(f"{sorted(names)[0]}/" for names in known.values() if names)
-        layout.left_out.append(f"labels: most images lie beside {which} and the other folders, not in them")
+    if not known[main]:
+        layout.left_out.append(f"labels, for {layout.folders[main]}/ has no class folders")
+        return
+    if 2 * len(_loose(layout.images[main])) > len(layout.images[main]):
+        layout.left_out.append(f"labels, for most images lie beside {sorted(known[main])[0]}/ and the other folders")
         return
     for split in [name for name in layout.images if name != main]:
         if known[split] & known[main]:
@@ -278,13 +286,15 @@ def _in_folders(where: Path, layout: Layout, split: str) -> list[Found]:
             "into one, or set data.classes=none to take all images without labels"
         )
     inside = "" if split == HEAP else f" of {layout.folders[split]}/"
-    layout.left_out.append(_strays(loose, f"beside the class folders{inside}"))
+    layout.left_out.append(
+        f"{_named(loose)}, beside the class folders{inside} (data.classes=none takes all images, without labels)"
+    )
     return [found for found in images if len(found.inside) > 1]
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
     """Class names in alphabetical order; those that are all whole numbers in that of the numbers."""
-    if all(name.isascii() and name.isdecimal() for name in names):
+    if all(NUMBER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
@@ -295,8 +305,8 @@ def _tell_unlabelled(layout: Layout) -> None:
         if split == "val":
             del layout.images["val"]
             layout.left_out.append(
-                f"{num:,} images of {folder}/, which lie in no class folder; validation is cut from the training "
+                f"{_images(num)} of {folder}/, which lie in no class folder; validation is cut from the training "
                 "images (data.classes=none takes them, without labels)"
             )
         else:
-            layout.left_out.append(f"labels of {folder}/, whose {num:,} images lie in no class folder")
+            layout.left_out.append(f"labels of {folder}/, whose {_images(num)} lie in no class folder")

@@ -49,7 +49,7 @@ MARKS = {
     b"JXL \r\n\x87\n": ("JPEG XL", "convert it to .png or .jpg"),
     b"\xff\x0a": ("JPEG XL", "convert it to .png or .jpg"),
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the images with git lfs pull"),
-    b"<!DOCTYPE": ("a web page", "fetch it again"),
+    b"<!doctype": ("a web page", "fetch it again"),
     b"<html": ("a web page", "fetch it again"),
 }
 """How other files begin, what they are and what to do."""
@@ -251,7 +251,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"{path} cannot be read as an image ({' '.join(str(error).split())}): repair or remove it")
     content = path.read_bytes()
     for mark, (words, remedy) in MARKS.items():
-        if content[:64].lstrip().startswith(mark) or content[4:12] == mark:
+        if content[:64].lstrip().lower().startswith(mark.lower()) or content[4:12] == mark:
             return DataError(f"{path} cannot be read as an image ({words}): {remedy}")
     if content[:2] in (b"II", b"MM") and (words := tiff_in_words(content)):
         return DataError(f"{path} cannot be read as an image ({words}): {TO_BYTES}")

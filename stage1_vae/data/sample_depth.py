@@ -9,8 +9,10 @@ from io import BytesIO
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-BITS, SAMPLES, SAMPLE_FORMAT, DEPTH = 258, 277, 339, 32997
+BITS, COMPRESSION, SAMPLES, SAMPLE_FORMAT, DEPTH = 258, 259, 277, 339, 32997
 """TIFF tags."""
+PRIVATE = 32773
+"""Compressions above this number are somebody's own."""
 KINDS = {2: "signed numbers", 3: "floats", 5: "complex numbers", 6: "complex floats"}
 MODES = {"I": "whole numbers beyond 8 bits", "F": "floats"}
 START = 2**16
@@ -38,17 +40,20 @@ def beyond_bytes(image: Image.Image, content: bytes) -> str:
 
 
 def tiff_in_words(content: bytes) -> str:
-    """What a TIFF file holds that Pillow does not know, in words; nothing where its tags cannot be read either."""
+    """What a TIFF file holds that Pillow does not know, in words."""
+    if content[:4] == b"MM\0+":
+        return "a big-endian BigTIFF"
     try:
-        directory = ImageFileDirectory_v2(content[:16] if content[2:3] in b"+\0" and content[2] else content[:8])
+        directory = ImageFileDirectory_v2(content[: 16 if content[2] == 43 else 8])
         stream = BytesIO(content)
         stream.seek(directory.next)
         directory.load(stream)
-        bits, samples = directory.get(BITS, (1,)), directory.get(SAMPLES, 1)
+        bits, samples, packed = max(directory[BITS]), directory.get(SAMPLES, 1), directory.get(COMPRESSION, 1)
     except Exception:  # Pillow's reader raises many kinds on a damaged file
         return ""
     kind = KINDS.get(max(directory.get(SAMPLE_FORMAT, (1,))), "")
-    return f"a TIFF of {samples} channels of {max(bits)} bits" + f", {kind}" * bool(kind)
+    words = [f"a TIFF of {samples} channel{'s' * (samples != 1)}", f"{bits} bits each", kind]
+    return ", ".join(filter(None, [*words, f"compression {packed}" * (packed > PRIVATE)]))
 
 
 def _of_tiff(tags: ImageFileDirectory_v2) -> str:

@@ -56,8 +56,8 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
     """
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(names):
-        if said := words_of(name):
-            found[said[1]][said[0]].append(name)
+        if words := words_of(name):
+            found[words[1]][words[0]].append(name)
     whole = sorted(rest for rest, splits in found.items() if "train" in splits and len(splits) > 1)
     if "" in whole:
         whole = [""]
