@@ -34,7 +34,7 @@ def read(checkout: Path, folder: Path) -> tuple[float, str, int]:
     """Processor seconds, fingerprint and number of images."""
     command = [sys.executable, "-c", CHILD, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{checkout}: {done.stderr.strip().splitlines()[-1]}")
     seconds, fingerprint, num = done.stdout.split()

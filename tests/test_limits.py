@@ -116,9 +116,9 @@ def test_a_debug_run_writes_what_it_was_limited_to(tmp_path: Path, words: tuple[
     result = run_here(tmp_path, *quick, "debug=fast", "data.root=x.npy", *words)
     assert (result.code, result.err) == (0, ""), result
     (fitted,) = (tmp_path / "runs/store/prior").glob("[!.]*")
-    settings = json.loads((fitted / "manifest.json").read_text())["ingredients"]["prior"]["fit"]
+    settings = json.loads((fitted / "manifest.json").read_text(encoding="utf-8"))["ingredients"]["prior"]["fit"]
     assert (settings["max_steps"], settings["max_tokens"]) == (3, 500)
-    report = json.loads((tmp_path / "runs/latest/report.json").read_text())
+    report = json.loads((tmp_path / "runs/latest/report.json").read_text(encoding="utf-8"))
     assert report["num_samples"] <= 500 // 49 and report["rows"]
 
 
