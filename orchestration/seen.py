@@ -136,7 +136,8 @@ def measured_distances(
 
 def repeated(repeats: int, num: int, what: str) -> str:
     """How many images of a set are repeats, in words."""
-    return f"{repeats:,} of {num:,} {what} are repeats: to the feature net the same as an earlier one"
+    verb = "is a repeat" if repeats == 1 else "are repeats"
+    return f"{repeats:,} of {num:,} {what} {verb}: to the feature net the same as an earlier one"
 
 
 def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:
