@@ -22,7 +22,7 @@ from orchestration.build import target_class
 from orchestration.errors import UserError
 from orchestration.plan_fork import available_bytes
 from orchestration.schema import Config, Plan
-from stage1_vae.data.image_files import Files, Target
+from stage1_vae.data.folders.files import Files, Target
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, ImageData, ImageSet, InMemory
 from stage1_vae.data.splits import fits_in_memory

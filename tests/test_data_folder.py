@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stage1_vae.data.image_files import Files
+from stage1_vae.data.folders.files import Files
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 

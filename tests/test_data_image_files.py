@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stage1_vae.data.image_files import Target, decode
+from stage1_vae.data.folders.files import Target, decode
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, ImageData, ImageSet
 

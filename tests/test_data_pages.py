@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stage1_vae.data.image_files import Files
+from stage1_vae.data.folders.files import Files
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, ImageData, ImageSet
 
@@ -70,7 +70,7 @@ def test_a_page_is_read_without_the_rest_of_its_file(tmp_path: Path, monkeypatch
     def whole(path: Path) -> bytes:
         raise AssertionError(f"all of {path} is read for one page")
 
-    monkeypatch.setattr("stage1_vae.data.image_files._content", whole)
+    monkeypatch.setattr("stage1_vae.data.folders.files._content", whole)
     assert len(everything(lazy.test)) == 2 * PAGES
 
 

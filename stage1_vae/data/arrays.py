@@ -27,7 +27,7 @@ from stage1_vae.data.layout import arranged
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import (
     MIN_PER_SPLIT,
-    SPLIT_NAMES,
+    SPLIT_WORDS,
     SPLITS,
     check_fraction,
     check_total,
@@ -324,8 +324,8 @@ def _split_names(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
         words = [word for word in re.split(r"[_\-./ ]+", name.lower()) if word]
         if len(words) == 2:
             for split, what in (words, words[::-1]):
-                if split in SPLIT_NAMES and what in common:
-                    found.setdefault(SPLIT_NAMES[split], name)
+                if split in SPLIT_WORDS and what in common:
+                    found.setdefault(SPLIT_WORDS[split], name)
     return found
 
 

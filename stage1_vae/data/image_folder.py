@@ -1,6 +1,6 @@
 """Any folder of images, with or without class folders.
 
-`stage1_vae.data.folder_layout` tells splits and classes from folders. A split that has no folder is cut from the
+`stage1_vae.data.folders.layout` tells splits and classes from folders. A split that has no folder is cut from the
 training images at random, and a folder without splits is cut three ways. Every page of a TIFF stack is an image; the
 pages of a stack are near repeats, so a stack goes to one split as a whole wherever there are enough files.
 """
@@ -16,10 +16,11 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
-from stage1_vae.data.folder_layout import HEAP, SPLITS, Found, Layout, laid_out, walked
-from stage1_vae.data.image_files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
+from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
+from stage1_vae.data.folders.layout import HEAP, SPLITS, Found, Layout, laid_out, walked
+from stage1_vae.data.folders.suffixes import unread
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint, spread_rows
-from stage1_vae.data.levels import BYTE, levels_of
+from stage1_vae.data.pixels import BYTE, levels_of
 from stage1_vae.data.splits import (
     MIN_IMAGES,
     MIN_PER_SPLIT,
@@ -30,7 +31,6 @@ from stage1_vae.data.splits import (
     shuffled,
     split_rows,
 )
-from stage1_vae.data.suffixes import unread
 from stage1_vae.data.watched import Watched
 
 LOOKED_AT = 64
@@ -60,7 +60,7 @@ class ImageFolder:
         splits: "auto", or "none" where folders called train, test and so on are no splits.
         classes: "auto", or "none" to take all images without labels.
         pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
-        levels: how many levels the values have; None to find it out (see `stage1_vae.data.levels`).
+        levels: how many levels the values have; None to find it out (see `stage1_vae.data.pixels`).
     """
 
     root: str | None

@@ -5,7 +5,7 @@ written there (1 to 26, or 3 and 8). Numbers are in their own order, words in th
 a name: `sample.label=2` means the class called 2, whichever row it has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -38,7 +38,7 @@ class Labels:
         return self.names == tuple(map(str, range(len(self.names))))
 
 
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
+def in_order(names: Collection[str]) -> tuple[str, ...]:
     """Names of classes in the order of their numbers, if all are whole numbers, else in that of the alphabet."""
     if all(_whole(name) is not None for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))

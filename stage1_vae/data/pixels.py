@@ -1,9 +1,13 @@
 """What the numbers of an array of images mean.
 
-Unsigned bytes are level numbers (see `stage1_vae.data.levels`), floats in [0, 1] intensities. `data.range=[low,high]`
+Unsigned bytes are level numbers, floats in [0, 1] intensities. `data.range=[low,high]`
 says which numbers are black and white where they are others, such as [-1,1] or [0,65535]: x = (v - low) / (high - low).
 With `data.domain=real` they are numbers, and stay what they are. Nothing is scaled unasked: what lies outside [0, 1] is
 refused with the range that it seems to have, but for what rounding alone puts there, which is cut.
+
+A byte holds 256 levels, but images of 17 grey levels, or masks of 0 and 1, are kept in bytes too; read as 256 levels
+they are black to the eye and to every figure. What is seen decides: a set whose largest value is below `FEW` has few
+levels; one that stays below `HALF` is taken as it is, and that is said, for dark photographs look alike.
 """
 
 import hashlib
@@ -16,12 +20,15 @@ import torch
 from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain
-from stage1_vae.data.levels import levels_of
 
 CHUNK_BYTES = 64 * 2**20
 ROUNDING = 1e-5
 """How far beyond [0, 1] a float32 is for rounding's sake; a float16 a hundred times as far."""
 TWICE_DIVIDED = 1.001 / 255
+BYTE = 256
+HALF = 128
+FEW = 32
+"""Bytes that all lie below this show an eighth of the range: nothing that a camera or a scanner writes."""
 
 
 @dataclass(frozen=True)
@@ -212,3 +219,38 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
     white = _white(high) if high > 100 else math.ceil(high)
     divided = f"divide by {white}" if high > 100 else "divide by what is white"
     raise DataError(f"{told}: {divided}, or set data.range=[0,{white}]{real}")
+
+
+def levels_of(what: str, high: int, asked: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
+    """How many levels bytes have whose largest value is `high`, and what was guessed about that.
+
+    Args:
+        what: the file or folder, to name it.
+        high: the largest value that was seen.
+        asked: `data.levels`; None: to be found out.
+        complete: whether every pixel was seen, and not a part of the images.
+
+    Raises:
+        DataError: `asked` is no number of levels of these bytes; all are 0; there are few, and not all were seen.
+    """
+    if asked is not None:
+        if isinstance(asked, bool) or not isinstance(asked, int) or not 2 <= asked <= BYTE:
+            raise DataError(f"data.levels={asked}: give a whole number from 2 to {BYTE}, or null")
+        if high >= asked:
+            raise DataError(
+                f"{what} holds {high}, and data.levels={asked} ends at {asked - 1}: give at least {high + 1}"
+            )
+        return asked, ()
+    if high == 0 and complete:
+        raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")
+    if high >= HALF:
+        return BYTE, ()
+    if high >= FEW:
+        return BYTE, (f"the largest of 256 levels is {high} (data.levels={high + 1} if that is white)",)
+    if not complete:
+        raise DataError(
+            f"{what} holds values up to {high} only, as far as was looked: set data.levels={high + 1} if {high} is "
+            f"white, or data.levels={BYTE} if the images are that dark"
+        )
+    num = max(high + 1, 2)
+    return num, (f"values 0 to {high} are {num} levels (data.levels={BYTE} if the images are that dark)",)

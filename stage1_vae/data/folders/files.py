@@ -24,10 +24,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from stage1_vae.data.image_pages import Page, frames_of, images_without_directory, opened_at, pages_of
+from stage1_vae.data.folders.depth import beyond_bytes, tiff_in_words
+from stage1_vae.data.folders.pages import Page, frames_of, images_without_directory, opened_at, pages_of
+from stage1_vae.data.folders.suffixes import BY_SUFFIX, FORMATS
 from stage1_vae.data.images import DataError, ImageSet
-from stage1_vae.data.sample_depth import beyond_bytes, tiff_in_words
-from stage1_vae.data.suffixes import BY_SUFFIX, FORMATS
 
 KIND = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBA": "RGBA"}
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}

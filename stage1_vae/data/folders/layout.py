@@ -1,8 +1,8 @@
 """How the images of a folder lie: their splits, their classes, and what is none of them.
 
-Splits: folders whose names say so (`stage1_vae.data.split_names`), at the top or inside each class folder. Classes:
-first-level folders, if there are at least two. A root that lies too high is walked down while one folder holds all
-images. What can be read in two ways is refused, with the key that decides; what is passed over is said.
+Splits: folders whose names say so (`stage1_vae.data.folders.split_names`), at the top or inside each class folder.
+Classes: first-level folders, if there are at least two. A root that lies too high is walked down while one folder holds
+all images. What can be read in two ways is refused, with the key that decides; what is passed over is said.
 """
 
 import os
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from stage1_vae.data.folders.split_names import splits_of, words_of
+from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
-from stage1_vae.data.split_names import splits_of, words_of
-from stage1_vae.data.suffixes import SUFFIXES, suffix_of
+from stage1_vae.data.labels import in_order
 
 HEAP = "all"
 SPLITS = ("train", "val", "test")
@@ -272,7 +273,7 @@ def find_classes(where: Path, layout: Layout) -> None:
         )
     if len(known[main]) < 2:
         return
-    layout.classes = _ordered(known[main])
+    layout.classes = in_order(known[main])
     _tell_unlabelled(layout)
 
 
@@ -290,13 +291,6 @@ def _in_folders(where: Path, layout: Layout, split: str) -> list[Found]:
         f"{_named(loose)}, beside the class folders{inside} (data.classes=none takes all images, without labels)"
     )
     return [found for found in images if len(found.inside) > 1]
-
-
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    """Class names in alphabetical order; those that are all whole numbers in that of the numbers."""
-    if all(NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
 
 
 def _tell_unlabelled(layout: Layout) -> None:

@@ -10,12 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from stage1_vae.data.images import DataError
+from stage1_vae.data.splits import SPLIT_WORDS
 
-WORDS = {
-    **dict.fromkeys(("train", "training", "trn", "trainset", "traindata"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "valset"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "testset", "testdata", "holdout"), "test"),
-}
 EMPTY = frozenset(
     (
         "set",
@@ -39,11 +35,11 @@ PARTS = re.compile(r"[A-Z]?[a-zäöüé]+|[A-Z]+(?![a-z])|\d+")
 def words_of(name: str) -> tuple[str, str] | None:
     """(split, rest) that a folder's name says, the rest in lower case; None where it names no split, or several."""
     words = [word.lower() for word in PARTS.findall(name)]
-    splits = [word for word in words if word in WORDS]
+    splits = [word for word in words if word in SPLIT_WORDS]
     if len(splits) != 1:
         return None
-    rest = [word for word in words if word not in WORDS and word not in EMPTY and not word.isdecimal()]
-    return WORDS[splits[0]], "_".join(rest)
+    rest = [word for word in words if word not in SPLIT_WORDS and word not in EMPTY and not word.isdecimal()]
+    return SPLIT_WORDS[splits[0]], "_".join(rest)
 
 
 def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
@@ -81,5 +77,5 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
 
 def _as_written(name: str) -> str:
     """The rest of a name, in its own letters."""
-    words = [word for word in PARTS.findall(name) if word.lower() not in WORDS and word.lower() not in EMPTY]
+    words = [word for word in PARTS.findall(name) if word.lower() not in SPLIT_WORDS and word.lower() not in EMPTY]
     return "_".join(word for word in words if not word.isdecimal())
