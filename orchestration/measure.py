@@ -28,7 +28,7 @@ from orchestration.known import against_truth, carries_unchanged
 from orchestration.pictures import PICTURES, draw_pictures
 from orchestration.progress import clock
 from orchestration.remedies import told_of_fit
-from orchestration.rows import add_surgery, add_tight_bounds, assembled_rows
+from orchestration.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
 from orchestration.seen import SCATTERED, measured_distances, measured_memorisation, seen_images
 from orchestration.stages import Run
 from orchestration.tight_bounds import tight_bounds
@@ -131,7 +131,7 @@ def measure(
         importance_samples=settings.importance_samples,
         neighbours=settings.neighbours,
         annealing_settings=settings.annealing and settings.annealing.model_dump(),
-        num_reference_repeats=next((found.num_reference_repeats for found in measured.values()), None),
+        num_repeats=repeats_of(measured, trained, name),
         num_training_images=len(parts.data.train),
         notes=notes,
         true_nll_nats=None if truth is None else truth.nll_nats,

@@ -52,7 +52,7 @@ def assembled_rows(
             memorisation=copied,
             samples_per_second=_rate_of(seen[key]),
         )
-        add_repeats(table[row], measured.get(key))
+        table[row]["notes"] += of_repeats(measured.get(key))
     if name != trained.baseline_name:
         table[name]["gain"] = gains(bounded["learned"], bounded["baseline"], trained)
         if trained.floors:
@@ -63,18 +63,26 @@ def assembled_rows(
         table[row] = report.build_row(
             distances=measured.get(row), spread=noise, memorisation=copied, samples_per_second=speed
         )
-        add_repeats(table[row], measured.get(row))
+        table[row]["notes"] += of_repeats(measured.get(row))
     table[report.RECONSTRUCTIONS]["distortion_nats"] = bounded["baseline"].means()["distortion_nats"]
     return table
 
 
-def add_repeats(row: dict[str, Any], found: distances.Distances | None) -> None:
-    """How many samples repeat an earlier one: a number in the row, and a note where there are any."""
-    if found is None:
-        return
-    row["num_repeats"] = found.num_repeats
-    if found.num_repeats:
-        row["notes"].append(repeated(found.num_repeats, found.num_samples, "images"))
+def of_repeats(found: distances.Distances | None) -> list[str]:
+    """A note where samples repeat each other."""
+    if found is None or not found.num_repeats:
+        return []
+    return [repeated(found.num_repeats, found.num_samples, "images")]
+
+
+def repeats_of(measured: Mapping[str, distances.Distances], trained: Trained, name: str) -> dict[str, int]:
+    """Row, or "reference" -> images that repeat an earlier one of their set; the learned prior's under its name."""
+    titles = {"learned": name, "baseline": trained.baseline_name}
+    found = {}
+    for key, each in measured.items():
+        found["reference"] = each.num_reference_repeats
+        found.setdefault(titles.get(key, key), each.num_repeats)  # of a baseline that was chosen, the baseline's row
+    return found
 
 
 def of_samples(

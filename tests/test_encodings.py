@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODE = re.compile(r"[rwaxt+]+")
-OTHER_OPENS = {"os", "Image", "archive"}
+OTHER_OPENS = {"os", "Image", "archive", "tarfile"}
 """Whose `open` takes no encoding."""
 
 

@@ -1,7 +1,11 @@
 """Figures of sets that repeat themselves, against distances computed by differences in float64."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from command_line import SMALL, report_of, run_here
 from torch import Tensor
 
 from evaluation.distances import SHARES, Reference, distances
@@ -107,3 +111,19 @@ def test_a_vector_alone_in_its_half_is_in_no_ball_of_the_other() -> None:
     balls = Balls.around(vectors, Subsets.of(200), K)
     assert ((balls.radius < 0) == ~balls.subsets.members).all()
     assert shares(balls, balls).precision.tolist() == [1.0] * 31
+
+
+def test_repeats_are_said_where_people_look(tmp_path: Path) -> None:
+    """Half of the images are blank, and an odd number is left for the last pass of the net."""
+    images = np.random.default_rng(3).integers(0, 255, (1503, 8, 8), dtype=np.uint8)
+    images[::2] = 0
+    np.savez(tmp_path / "half.npz", x=images, label=np.arange(1503) % 3)
+    done = run_here(tmp_path, *SMALL, "data=arrays", f"data.root={tmp_path / 'half.npz'}")
+    assert (done.code, done.err) == (0, "")
+    report = report_of(tmp_path)
+    num, repeats = report["num_samples"], report["num_repeats"]
+    assert repeats.keys() == {"reference", *report["rows"]}
+    assert 0.4 * num < repeats["reference"] < 0.6 * num and 0.4 * num < repeats["train_against_test"] < 0.6 * num
+    said = f"{repeats['reference']:,} of {num:,} test images are repeats"
+    assert any(note.startswith(said) for note in report["notes"]) and said in " ".join(done.out.split())
+    assert said in (tmp_path / "runs/latest/report.html").read_text()
