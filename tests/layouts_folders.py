@@ -166,6 +166,13 @@ LAYOUTS = [
         says=("20 images in masks/",),
     ),
     folder(
+        "`train/images/`, `train/masks/`, `test/images/`, `test/masks/`",
+        files("train/images:20", "train/masks:20", "test/images:5", "test/masks:5"),
+        num=(18, 2, 5),
+        classes=(),
+        says=("20 images in masks/",),
+    ),
+    folder(
         "`CLASS/train/`, `CLASS/test/`",
         files("cup/train:9", "cup/test:3", "pen/train:9", "pen/test:3"),
         num=(16, 2, 6),

@@ -121,18 +121,32 @@ def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[
     """
     tops, loose = _tops(images), _loose(images)
     if len(tops) > 1 and not loose:
-        within = [name for name in tops if name.lower() in IMAGE_FOLDERS]
-        if len(within) != 1 or any(name.lower() not in BESIDE for name in tops if name not in within):
+        within, beside = _beside_masks(tops)
+        if not within:
             return images, (), []
-        beside = [f"{_images(tops[name])} in {name}/, beside {within[0]}/" for name in tops if name not in within]
-    elif len(tops) == 1 and len(loose) <= max(FEW, len(images) // SHARE):
-        within, beside = list(tops), [f"{_named(loose)}, beside {next(iter(tops))}/"] if loose else []
+    elif len(tops) == 1 and _few(loose, images):
+        within = next(iter(tops))
+        beside = [f"{_named(loose)}, beside {within}/"] if loose else []
     else:
         return images, (), []
-    inner, path, left_out = _descended(_below(images, within[0]))
+    inner, path, left_out = _descended(_below(images, within))
     if loose and len(_tops(inner)) < 2:
         return images, (), []  # nothing is lost by taking all of them
-    return inner, (within[0], *path), beside + left_out
+    return inner, (within, *path), beside + left_out
+
+
+def _beside_masks(tops: Mapping[str, int]) -> tuple[str, list[str]]:
+    """The folder of images where all others are of masks or labels, and these in words; empty where that is not so."""
+    within = [name for name in tops if name.lower() in IMAGE_FOLDERS]
+    if len(within) != 1 or any(name.lower() not in BESIDE for name in tops if name not in within):
+        return "", []
+    return within[0], [
+        f"{_images(num)} in {name}/, beside {within[0]}/" for name, num in tops.items() if name not in within
+    ]
+
+
+def _few(loose: Sequence[Found], images: Sequence[Found]) -> bool:
+    return len(loose) <= max(FEW, len(images) // SHARE)
 
 
 def _loose(images: Sequence[Found]) -> list[Found]:
@@ -157,7 +171,7 @@ def _split(where: Path, images: list[Found]) -> Layout | None:
         for top in tops
     }
     holding = [top for top, splits in inner.items() if splits]
-    if holding and len(holding) == len(tops) and not _loose(images):
+    if holding and len(holding) == len(tops) and _few(_loose(images), images):
         return _split_in_classes(images, inner)
     if holding:
         other = next((top for top in tops if top not in holding), "loose images")
@@ -200,6 +214,11 @@ def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[st
             layout.left_out.append(f"{_images(num)} in {top}/, beside the splits (data.root={where / top} reads them)")
     if loose := _loose(images):
         layout.left_out.append(f"{_named(loose)}, beside the splits")
+    for split, found in layout.images.items():
+        within, beside = _beside_masks(_tops(found))
+        if beside and not _loose(found):
+            layout.images[split] = _below(found, within)
+            layout.left_out += [f"{words} of {layout.folders[split]}/" for words in beside]
     _strip(layout.images)
     if any(folder not in (*SPLITS, "valid", "validation") for folder in layout.folders.values()):
         layout.guesses.append(f"{_as_splits(layout.folders)} (data.splits=none if they are classes)")
@@ -209,8 +228,8 @@ def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[st
 def _split_in_classes(images: list[Found], inner: Mapping[str, Mapping[str, tuple[str, str]]]) -> Layout:
     layout, beside = Layout({}), 0
     for found in images:
-        top, folder = found.inside[:2]
-        if len(found.inside) > 2 and folder in inner[top]:
+        if len(found.inside) > 2 and found.inside[1] in inner[found.inside[0]]:
+            top, folder = found.inside[:2]
             split = inner[top][folder][0]
             layout.images.setdefault(split, []).append(Found(found.path, (top, *found.inside[2:])))
             layout.folders[split] = folder
@@ -281,7 +300,7 @@ def _in_folders(where: Path, layout: Layout, split: str) -> list[Found]:
     images = layout.images[split]
     if not (loose := _loose(images)):
         return images
-    if len(loose) > max(FEW, len(images) // SHARE):
+    if not _few(loose, images):
         raise DataError(
             f"{loose[0].path} and {len(loose) - 1:,} other images lie beside class folders below {where}: move them "
             "into one, or set data.classes=none to take all images without labels"
