@@ -89,7 +89,7 @@ def main() -> int:
         f"`stage=check` on {NUM_IMAGES} images of each shape: seconds of the processors, start of the interpreter "
         "included, and in brackets their ratio to those of `vae=gaussian prior=gaussian` on the same images.\n\n"
         f"    python benchmarks/check.py\n\n{table(found)}\n\n"
-        f"- {given.repeats} round(s); {machine()}. The target is {TARGET:g}; the largest ratio is {worst:.2f}.\n"
+        f"- rounds: {given.repeats}; {machine()}. The target is {TARGET:g}; the largest ratio is {worst:.2f}.\n"
         "- refused: 9,900 codes an image, more than `prior.max_tokens`.\n"
     )
     print(section)
