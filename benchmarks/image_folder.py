@@ -2,15 +2,9 @@
 
     python benchmarks/image_folder.py --data FOLDER [--against CHECKOUT] [--rounds 5]
 
-<<<<<<< HEAD
-User and system seconds of `ImageFolder(FOLDER).load()`, without the imports, one process each. With `--against`, of
-both checkouts in turn, round by round; the ratio is of the medians. Exits with 1 when it is above 1.05, or when the two
-make different fingerprints of the folder.
-=======
 User and system seconds of `ImageFolder(FOLDER).load()`, without the imports, one process each; with `--against`, of
 both checkouts in turn, round by round, and the ratio is of the medians. Exits with 1 when it is above 1.05, or when the
 two make different fingerprints of the folder.
->>>>>>> folders
 """
 
 import argparse

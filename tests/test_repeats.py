@@ -126,4 +126,4 @@ def test_repeats_are_said_where_people_look(tmp_path: Path) -> None:
     assert 0.4 * num < repeats["reference"] < 0.6 * num and 0.4 * num < repeats["train_against_test"] < 0.6 * num
     said = f"{repeats['reference']:,} of {num:,} test images are repeats"
     assert any(note.startswith(said) for note in report["notes"]) and said in " ".join(done.out.split())
-    assert said in (tmp_path / "runs/latest/report.html").read_text()
+    assert said in (tmp_path / "runs/latest/report.html").read_text(encoding="utf-8")

@@ -249,8 +249,8 @@ def levels_of(what: str, high: int, asked: int | None, complete: bool = True) ->
         return BYTE, (f"the largest of 256 levels is {high} (data.levels={high + 1} if that is white)",)
     if not complete:
         raise DataError(
-            f"{what} holds values up to {high} only, as far as was looked: set data.levels={max(high + 1, 2)} if {max(high, 1)} is "
-            f"white, or data.levels={BYTE} if the images are that dark"
+            f"{what} holds values up to {high} only, as far as was looked: set data.levels={max(high + 1, 2)} if "
+            f"{max(high, 1)} is white, or data.levels={BYTE} if the images are that dark"
         )
     num = max(high + 1, 2)
     return num, (f"values 0 to {high} are {num} levels (data.levels={BYTE} if the images are that dark)",)
