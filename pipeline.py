@@ -96,13 +96,12 @@ def check(config: Config, launch: Launch) -> None:
         data = read_images(job)
         print(f"{'data':<11}{dataset_line(data)}", flush=True)
         parts = assemble(job, given=data)
+        check_all(job, parts)
         try:
-            print(
-                f"{'pictures':<11}{draw_sheet(parts, config.paths.root)}: are they upright, whole and called so?",
-                flush=True,
-            )
+            sheet = draw_sheet(parts, config.paths.root)
         except OSError as error:
             raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
+        print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
         carry_out(job, parts)
     print("check      everything was built and ran on two batches; nothing else was kept")
 
@@ -110,19 +109,26 @@ def check(config: Config, launch: Launch) -> None:
 def perform(job: Run) -> None:
     """The asked stage, and before it whatever it needs."""
     check_request(job)
-    carry_out(job, assemble(job))
+    parts = assemble(job)
+    check_all(job, parts)
+    carry_out(job, parts)
 
 
-def carry_out(job: Run, parts: Parts) -> None:
-    """What `perform` does with what was built."""
+def check_all(job: Run, parts: Parts) -> None:
+    """What is refused of what was built, before any of it is used."""
     stage = job.config.stage
     check_parts(job, parts)
-    if job.node.rank > 0:
-        return help_along(job, parts)
     if stage in ("sample", "all", "check"):
         check_draws(job, parts)
     if stage in ("all", "evaluate", "check"):
         check_evaluation(job, parts)
+
+
+def carry_out(job: Run, parts: Parts) -> None:
+    """The asked stage, and before it whatever it needs, from what was built and checked."""
+    stage = job.config.stage
+    if job.node.rank > 0:
+        return help_along(job, parts)
     job.say("data", dataset_line(parts.data))
     if stage == "report" and (stored := stored_evaluation(job, parts)):
         return write_report(job, parts, *stored)

@@ -179,12 +179,12 @@ def test_each_stage_makes_what_it_needs_and_no_more(tmp_path: Path) -> None:
     assert not reported.stages("done in") and (tmp_path / "runs/latest/report.json").is_file()
 
 
-def test_check_runs_everything_and_keeps_nothing(tmp_path: Path) -> None:
-    result = run_here(tmp_path, "stage=check", "net=conv", "net.channels=[4,8]")
-    assert (result.code, result.err) == (0, "") and "nothing was kept" in result.out
-    assert not list(tmp_path.iterdir())
+def test_check_runs_everything_and_keeps_a_sheet_of_images(tmp_path: Path) -> None:
     refused = run_here(tmp_path, "stage=check", "prior.num_components=99999")
     assert refused.code == 2 and not list(tmp_path.iterdir())
+    result = run_here(tmp_path, "stage=check", "net=conv", "net.channels=[4,8]")
+    assert (result.code, result.err) == (0, "") and "nothing else was kept" in result.out
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["runs", "runs/check-images.png"]
 
 
 def test_check_reads_few_images_but_as_many_as_a_mixture_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
