@@ -63,7 +63,7 @@ class FeatureNet(nn.Module):
         config: shape and history of the net.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     """Part of the key of what is computed with it; raised whenever its results change."""
     feature_mean: Tensor
     scale: Tensor

@@ -2,9 +2,10 @@
 
     python -m orchestration.sources        # after a shipped class was edited: write down what is shipped
 
-What is shipped has a `version`, which is raised when its results change; `shipped.json` says by hashes which sources
-these are. Any other source that a class needs (a new prior, an edited one, a package of the user's and what it imports
-of its own) counts by its text, so that figures of what it said before do not come back.
+What is shipped has a `version`, which is raised when its results change; `shipped.json` lists it: by hashes where one
+adds a class, by its name alone where it is machinery. Any other source that a class needs (a new prior, an edited one,
+a module that was put beside the machinery, a package of the user's and what it imports of its own) counts by its text,
+so that figures of what it said before do not come back.
 """
 
 import ast
@@ -28,6 +29,8 @@ ROOMS = (
 )
 """Where one adds a class: packages and modules of this project whose sources are compared."""
 PROJECT = ("stage1_vae", "stage2_prior", "evaluation", "orchestration", "pipeline")
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of libraries, of whichever interpreter: a virtual environment may see those of another one."""
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = Path(__file__).with_name("shipped.json")
 
@@ -37,17 +40,16 @@ def own_sources(cls: type) -> str | None:
     found: dict[str, str] = {}
     for base in cls.__mro__:
         _collect(base.__module__, base.__module__.partition(".")[0] if base is cls else "", found)
-    own = {name: content for name, content in found.items() if shipped().get(name) != content}
+    own = {name: content for name, content in found.items() if shipped().get(name, "") not in (content, None)}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest() if own else None
 
 
 def _collect(name: str, package: str, found: dict[str, str]) -> None:
     """Put the hash of the module `name`, and of those that it imports, into `found`; `package`: wherever it lies."""
     top = name.partition(".")[0]
-    if top in PROJECT:
-        counts = any(f"{name}.".startswith(f"{room}.") for room in ROOMS)
-    else:
-        counts = top == package or not _is_library(top)
+    counts = top in PROJECT or top == package or not _is_library(top)
+    if top in PROJECT and shipped().get(name, "") is None:
+        return  # machinery: its version counts
     if name in found or not counts or (path := _file_of(name)) is None:
         return
     found[name] = source_sha256(path)
@@ -74,7 +76,10 @@ def _is_library(top: str) -> bool:
         return True
     files = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return all(any(Path(file).is_relative_to(library) for library in libraries) for file in files)
+    return all(
+        INSTALLED.intersection(Path(file).parts) or any(Path(file).is_relative_to(library) for library in libraries)
+        for file in files
+    )
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
@@ -102,20 +107,22 @@ def source_sha256(path: Path) -> str:
 
 
 @cache
-def shipped() -> dict[str, str]:
-    """Module -> SHA-256 of its source, of all that is shipped in `ROOMS`."""
-    table: dict[str, str] = json.loads(SHIPPED.read_text(encoding="utf-8"))
+def shipped() -> dict[str, str | None]:
+    """Every shipped module -> SHA-256 of its source in `ROOMS`, None elsewhere."""
+    table: dict[str, str | None] = json.loads(SHIPPED.read_text(encoding="utf-8"))
     return table
 
 
-def shipped_now() -> dict[str, str]:
+def shipped_now() -> dict[str, str | None]:
     """The same, of the sources as they are."""
-    found = {}
-    for room in ROOMS:
-        place = ROOT / room.replace(".", "/")
-        for path in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
-            inner = "" if path.name == "__init__.py" or not place.is_dir() else f".{path.stem}"
-            found[f"{room}{inner}"] = source_sha256(path)
+    found: dict[str, str | None] = {}
+    for top in PROJECT:
+        place = ROOT / top
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            compared = any(f"{name}.".startswith(f"{room}.") for room in ROOMS)
+            found[name] = source_sha256(path) if compared else None
     return dict(sorted(found.items()))
 
 

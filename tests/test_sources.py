@@ -12,6 +12,8 @@ from command_line import SMALL, keys, run_outside
 from orchestration import sources
 from orchestration.build import origins, versions
 from orchestration.sources import SHIPPED, own_sources, shipped_now
+from stage1_vae.data.arrays import Arrays
+from stage1_vae.data.image_folder import ImageFolder
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.transformer import Transformer
 
@@ -28,11 +30,14 @@ class Wide(StandardNormal):
 def test_the_table_of_what_is_shipped_is_that_of_the_sources() -> None:
     table = json.loads(SHIPPED.read_text(encoding="utf-8"))
     assert table == shipped_now(), "run: python -m orchestration.sources"
-    assert {"stage2_prior.priors.mixture", "stage1_vae.nets.conv", "stage1_vae.likelihoods"} <= table.keys()
+    compared = {name for name, text in table.items() if text is not None}
+    assert {"stage2_prior.priors.mixture", "stage1_vae.likelihoods", "stage1_vae.data.folders.layout"} <= compared
+    assert table["stage2_prior.gaussian_em"] is None, "machinery"
 
 
 def test_shipped_classes_are_in_the_keys_by_their_versions_alone() -> None:
     assert origins(SHIPPED_NODES) == versions(SHIPPED_NODES) and own_sources(Transformer) is None
+    assert own_sources(ImageFolder) is None and own_sources(Arrays) is None
 
 
 @pytest.mark.parametrize("module", ["stage2_prior.priors.transformer", "stage2_prior.nets.transformer"])
@@ -75,6 +80,24 @@ def test_a_class_of_the_users_counts_with_all_that_it_imports_of_its_own(package
     path.write_bytes(crlf + b"Y = 3\r\n")
     assert own_sources(wide) != before
     assert origins([{"_target_": "mine.wide.Wide"}]).keys() == {"mine.wide.Wide", "source of mine.wide.Wide"}
+
+
+def test_a_new_module_among_the_shipped_ones_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {name: text for name, text in shipped_now().items() if name != "stage2_prior.priors.gaussian"}
+    monkeypatch.setattr(sources, "shipped", lambda: listed)
+    assert own_sources(Gaussian) is not None, "not in the table"
+    monkeypatch.setattr(sources, "shipped", lambda: listed | {"stage2_prior.priors.gaussian": None})
+    assert own_sources(Gaussian) is None, "machinery counts by its version"
+
+
+def test_libraries_of_another_interpreter_are_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--system-site-packages` and `pip install --user` have them; torch's own sources must not be read."""
+    for folder, is_library in (("elsewhere/lib/python3/dist-packages", True), ("my/code", False)):
+        place = tmp_path / folder / f"pack_{is_library}"
+        place.mkdir(parents=True)
+        (place / "__init__.py").touch()
+        monkeypatch.syspath_prepend(place.parent)
+        assert sources._is_library(place.name) is is_library
 
 
 def test_an_edited_prior_is_fitted_again(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
