@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -156,9 +157,11 @@ class TwoStage:
         Raises:
             ValueError: they are not, or not of this prior's classes.
         """
+        if isinstance(label, (np.ndarray, np.generic)):
+            label = label.tolist()
         if isinstance(label, str) and self.prior.num_classes:
             label = class_number(label, self.class_names)
-        elif isinstance(label, (list, tuple)) and label and all(isinstance(name, str) for name in label):
+        elif isinstance(label, (list, tuple)) and label and all(type(name) in (int, str) for name in label):
             label = torch.tensor([class_number(name, self.class_names) for name in label])
         elif not self._are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
             label = self._named(torch.as_tensor(label))

@@ -426,3 +426,42 @@ def test_too_few(tmp_path: Path):
     root = saved(tmp_path, np.full((20, 4, 4), 200, np.uint8))
     refusal(lambda: Arrays(root, val_fraction=0.6, test_fraction=0.4).load(), "lower data.val_fraction")
     refusal(lambda: Arrays(root, memory_limit_gib=-1).load(), "data.memory_limit_gib")
+
+
+IMAGES, KINDS = np.random.default_rng(5).integers(0, 256, (60, 4, 4), dtype=np.uint8), np.arange(60) % 3
+IMAGES[0, 0, :2] = 0, 255
+SPLIT = {"x_train": IMAGES[:40], "x_test": IMAGES[40:]}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "keys", "words"),
+    [
+        ({"x": IMAGES, "label": np.array(3)}, {}, ["60 images", "()", "data.label=false"]),
+        ({"x": IMAGES, "label": IMAGES}, {}, ["(60, 4, 4)", "one label an image"]),
+        ({"x": IMAGES, "label": np.where(KINDS == 0, np.inf, KINDS)}, {}, ["holds inf"]),
+        ({"x": IMAGES.astype(np.int64) // 255}, {}, ["holds 0 to 1", "data.range=[0,1]"]),
+        ({"x": IMAGES.astype(np.int8)}, {}, ["data.range=[-128,127]"]),
+        (SPLIT | {"x_test": IMAGES[:1]}, {}, ["1 images in the test split", "at least 2"]),
+        (SPLIT | {"y_train": np.eye(3)[KINDS[:40]], "y_test": KINDS[40:]}, {}, ["1 and 3 columns"]),
+        (SPLIT | {"kind": KINDS}, {"label": "kind"}, ["data.label=kind", "y_train"]),
+    ],
+)
+def test_one_line_for_arrays_that_do_not_fit(
+    tmp_path: Path, arrays: dict[str, np.ndarray], keys: dict[str, str], words: list[str]
+):
+    np.savez(tmp_path / "set.npz", **arrays)
+    refusal(lambda: Arrays(str(tmp_path / "set.npz"), **keys).load(), *words)
+
+
+def test_labels_of_splits_can_be_chosen(tmp_path: Path):
+    fine = {"y_train_fine": KINDS[:40] + 5, "y_test_fine": KINDS[40:] + 5, "y_train_coarse": KINDS[:40]}
+    np.savez(tmp_path / "set.npz", **SPLIT, **fine)
+    data = Arrays(str(tmp_path / "set.npz"), label="y_train_fine").load()
+    assert data.class_names == ("5", "6", "7") and len(data.test.labels) == 20
+
+
+def test_dark_floats_are_said(tmp_path: Path):
+    data = Arrays(saved(tmp_path, UNIT * np.float32(0.06))).load()
+    assert "data.range=[0,0.06]" in data.guesses[0]
+    data = Arrays(saved(tmp_path, (UNIT * 15).astype(np.int64)), range=[0, 255]).load()
+    assert "values reach 0.059" in data.guesses[0]

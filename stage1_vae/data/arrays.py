@@ -194,9 +194,20 @@ class Arrays:
             if self.label_column is not None:
                 raise DataError(f"data.label_column={self.label_column}: {path} has no labels; leave the key out")
             return None, ()
+        columns = set()
         for split, labels in content.labels.items():
-            if len(labels) != len(content.images[split]) and split != "all":
-                raise DataError(f"{path}: {split} has {len(content.images[split])} images and {len(labels)} labels")
+            images, where = content.images[split], str(path) if split == "all" else f"{path} ({split})"
+            if labels.ndim not in (1, 2) or len(labels) != len(images):
+                raise DataError(
+                    f"{where} holds {len(images)} images but label has shape {labels.shape}: give one label an image, "
+                    "or set data.label=false"
+                )
+            columns.add(labels.shape[1] if labels.ndim == 2 else 1)
+        if len(columns) > 1:
+            raise DataError(
+                f"{path}: labels of its splits have {' and '.join(map(str, sorted(columns)))} columns: "
+                "save all splits alike, or set data.label=false"
+            )
         parts = [content.labels[split] for split in content.images if split in content.labels]
         whole = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
         found = read_labels(str(path), whole, num if len(content.images) == 1 else len(whole), self.label_column)
@@ -212,6 +223,8 @@ class Arrays:
         check_total(sum(sizes.values()))
         ends = np.cumsum([0, *sizes.values()])
         rows = {name: np.arange(start, end) for name, start, end in zip(sizes, ends, ends[1:], strict=False)}
+        if few := next((name for name, num in sizes.items() if num < MIN_PER_SPLIT), None):
+            raise DataError(f"{sizes[few]} images in the {few} split; at least {MIN_PER_SPLIT} are needed: add images")
         cut: tuple[str, ...] = ()
         for name in ("test", "val"):
             if name not in rows:
@@ -255,7 +268,8 @@ def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
         reason = " ".join(str(error).split())[:200]
         if "Python objects" in reason:
             raise DataError(
-                f"{path} holds Python objects, which are not loaded: save one uint8 or float32 array"
+                f"{path} holds Python objects, which are not loaded: save images as uint8 or float32, and labels as "
+                "numbers or by labels.astype(str)"
             ) from error
         raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
 
@@ -268,7 +282,7 @@ def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
     in_splits = {} if x is not None else _split_names(archive.names, IMAGES)
     plain = x or _first(archive.names, IMAGES)
     if "train" in in_splits and plain not in ("x", "images"):
-        named = _split_names(archive.names, LABELS) if not isinstance(label, str) else {}
+        named = _split_names(archive.names, LABELS) if not isinstance(label, str) else _alike(archive.names, label)
         in_splits = {name: in_splits[name] for name in SPLITS if name in in_splits}  # test, which may lack labels, last
         images, labels = in_splits, {} if label is False else {name: named[name] for name in in_splits if name in named}
     elif plain is not None:
@@ -327,6 +341,23 @@ def _split_names(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
                 if split in SPLIT_WORDS and what in common:
                     found.setdefault(SPLIT_WORDS[split], name)
     return found
+
+
+def _alike(names: Sequence[str], chosen: str) -> dict[str, str]:
+    """Split -> the array that is called as `chosen` is, but for the split: of y_train_fine, y_test_fine.
+
+    Raises:
+        DataError: the name of `chosen` says no split.
+    """
+
+    def parsed(name: str) -> tuple[list[str], list[str]]:
+        words = [word for word in re.split(r"[_\-./ ]+", name.lower()) if word]
+        return [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS], [w for w in words if w not in SPLIT_WORDS]
+
+    splits, rest = parsed(chosen)
+    if len(splits) != 1:
+        raise DataError(f"data.label={chosen} names no split, and the images are in splits: name one such as y_train")
+    return {parsed(name)[0][0]: name for name in names if len(parsed(name)[0]) == 1 and parsed(name)[1] == rest}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -23,10 +23,10 @@ import torch
 
 from stage1_vae.archives import check_unpacked
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
-from stage1_vae.data.labels import Labels, read_labels
+from stage1_vae.data.labels import Labels, is_one_hot, read_labels
 from stage1_vae.data.layout import arranged
 from stage1_vae.data.pixels import Pixels, read_pixels
-from stage1_vae.data.splits import check_total, existing, hold_out
+from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing, hold_out
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -131,6 +131,8 @@ class Idx:
         pixels, images, test_images = self._images(files.paths[0], files.paths[2])
         labels = self._labels(files.paths, (len(images), len(test_images)))
         check_total(len(images) + len(test_images))
+        if len(test_images) < MIN_PER_SPLIT:
+            raise DataError(f"{files.paths[2]} holds {len(test_images)} images; at least {MIN_PER_SPLIT} are needed")
         rows, test_rows = hold_out(len(images), self.num_val, "data.num_val"), np.arange(len(test_images))
         of_train, of_test = labels.numbers[: len(images)], labels.numbers[len(images) :]
         train, val, test = (
@@ -195,10 +197,12 @@ class Idx:
                 f"{path.name} has {parts[0].shape[1]} columns of labels and {test_path.name} "
                 f"{parts[1].shape[1]}: put files of one data set into data.root"
             )
-        columns = parts[0].shape[1]
-        column = 0 if self.label_column is None else self.label_column
-        found = read_labels(str(path), np.concatenate(parts), sum(nums), column)
-        if columns > 1 and self.label_column is None:
+        columns, whole = parts[0].shape[1], np.concatenate(parts)
+        column = self.label_column
+        if column is None and not is_one_hot(whole):
+            column = 0
+        found = read_labels(str(path), whole, sum(nums), column, may_be_left_out=False)
+        if columns > 1 and column is not None and self.label_column is None:
             guess = f"the first of {columns} columns of labels (data.label_column)"
             return Labels(found.numbers, found.names, (*found.guesses, guess))
         return found
@@ -207,6 +211,8 @@ class Idx:
         if not self.download:
             hint = ", or fetch them with data.root=DIR data.download=true" if self.name in MIRRORS else ""
             return _find(existing(self.root, "the folder of the four IDX files", hint), self.name, self.prefix)
+        if self.prefix is not None:
+            raise DataError(f"data.prefix={self.prefix} chooses among files that are there: leave out data.download")
         if not self.root:
             raise DataError("data.download=true needs data.root=DIR: the folder to put the files into")
         if self.name not in MIRRORS:
@@ -296,12 +302,15 @@ def _find(root: Path, name: str, prefix: str | None) -> Files:
     folder = root
     guesses: tuple[str, ...] = ()
     sets = _sets(folder)
-    if not sets and len(below := [inner for inner in _folders_below(root) if _sets(inner)]) == 1:
-        folder, sets, guesses = (
-            below[0],
-            _sets(below[0]),
-            (f"files from {below[0].relative_to(root)}/ below data.root",),
+    below = [] if sets else [inner for inner in _folders_below(root) if _sets(inner)]
+    if len(below) > 1:
+        raise DataError(
+            f"{root} has several folders of IDX files below it: name one of them, data.root="
+            f"{' or '.join(str(inner) for inner in below[:3])}"
         )
+    if below:
+        folder, sets = below[0], _sets(below[0])
+        guesses = (f"files from {folder.relative_to(root)}/ below data.root",)
     if prefix is None and len(sets) > 1 and "" not in sets:
         raise DataError(
             f"{folder} holds the files of {len(sets)} sets: choose one with data.prefix={min(sets)} "
@@ -319,8 +328,8 @@ def _absent(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]
     """What to say where `file` is missing: what is there, and, in a folder that holds nothing, how to fetch it."""
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     there = f" (it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)})" if others else ""
-    prefixes = [prefix for prefix in sets if prefix]
-    fetch = "add data.download=true, or " if name in MIRRORS and not prefixes else ""
+    prefixes = [prefix for prefix in sets if prefix and not file.startswith(f"{prefix}-")]
+    fetch = "add data.download=true, or " if name in MIRRORS and not any(sets) else ""
     chosen = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
     remedy = f"{fetch}{chosen}name the folder of the IDX files with data.root=DIR"
     return f"{folder} has no {file} or {file}.gz{there}: {remedy}"

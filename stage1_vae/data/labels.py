@@ -84,7 +84,9 @@ def listed(names: Sequence[str]) -> str:
     return few + (", ..." if len(names) > MOST_NAMED else "")
 
 
-def read_labels(what: str, labels: np.ndarray, num_images: int, column: int | None = None) -> Labels:
+def read_labels(
+    what: str, labels: np.ndarray, num_images: int, column: int | None = None, may_be_left_out: bool = True
+) -> Labels:
     """Labels as a file holds them: whole numbers of any type, words, one-hot rows, or a column of several.
 
     Args:
@@ -92,57 +94,66 @@ def read_labels(what: str, labels: np.ndarray, num_images: int, column: int | No
         labels: [N], [N, 1], or [N, columns].
         num_images: N.
         column: of `data.label_column`.
+        may_be_left_out: whether the source has a key for that, which a remedy may name.
 
     Raises:
         DataError: there are more or fewer than images; they are no classes; several columns, and none was chosen.
     """
     guesses: tuple[str, ...] = ()
+    none = ", or set data.label=false for none" if may_be_left_out else ""
     if labels.ndim not in (1, 2) or len(labels) != num_images or 0 in labels.shape[1:]:
         raise DataError(f"{what}: {num_images} images but label has shape {labels.shape}: give one label an image")
     if labels.ndim == 2:
-        if column is None and labels.shape[1] > 1 and _is_one_hot(labels):
-            labels, guesses = labels.argmax(1), (f"labels read as one-hot rows of {labels.shape[1]} classes",)
+        if column is None and is_one_hot(labels):
+            labels, guesses = labels.argmax(1), (f"labels in one-hot rows of {labels.shape[1]} classes",)
         else:
-            labels = labels[:, _column(what, labels, column)]
+            labels = labels[:, _column(what, labels, column, none)]
     elif column:
         raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
-    return _named(what, labels, guesses)
+    return _named(what, labels, guesses, none)
 
 
-def _is_one_hot(labels: np.ndarray) -> bool:
-    return labels.dtype.kind in "biuf" and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Whether rows of several columns name one class each."""
+    return (
+        labels.shape[1] > 1
+        and labels.dtype.kind in "biuf"
+        and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+    )
 
 
-def _column(what: str, labels: np.ndarray, column: int | None) -> int:
+def _column(what: str, labels: np.ndarray, column: int | None, none: str) -> int:
     num = labels.shape[1]
     if column is None and num == 1:
         return 0
     if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
         chosen = "" if column is None else f"data.label_column={column}: "
         raise DataError(
-            f"{chosen}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}, or "
-            "data.label=false for none"
+            f"{chosen}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}{none}"
         )
     return column
 
 
-def _named(what: str, labels: np.ndarray, guesses: tuple[str, ...]) -> Labels:
+def _named(what: str, labels: np.ndarray, guesses: tuple[str, ...], none: str) -> Labels:
     if labels.dtype.kind == "f":
-        if not np.array_equal(labels, np.round(labels)):  # NaN is no number, and not equal to itself either
-            odd = labels[labels != np.round(labels)][0]
-            raise DataError(
-                f"{what}: label holds {odd:g}, and classes are whole numbers or words: give such, or set "
-                "data.label=false"
-            )
+        whole = np.isfinite(labels) & (np.abs(labels) < 2.0**53)
+        whole[whole] = labels[whole] == np.round(labels[whole])
+        if not whole.all():
+            odd = labels[~whole][0]
+            raise DataError(f"{what}: label holds {odd:g}, and classes are whole numbers or words: give such{none}")
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biuUS":
-        raise DataError(f"{what}: label is {labels.dtype}, and classes are whole numbers or words; or data.label=false")
+        raise DataError(f"{what}: label is {labels.dtype}, and classes are whole numbers or words: give such{none}")
     values, numbers = np.unique(labels, return_inverse=True)
     if labels.dtype.kind == "b":
         values = values.astype(np.int64)
-    words = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    words = [
+        value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        for value in values.tolist()
+    ]
     names = in_order(words)
-    place = np.array([names.index(word) for word in words], dtype=np.int64)
+    places = {name: place for place, name in enumerate(names)}
+    place = np.array([places[word] for word in words], dtype=np.int64)
     return Labels(place[numbers.reshape(-1)], names, guesses)
 
 

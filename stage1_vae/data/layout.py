@@ -58,12 +58,13 @@ def _remedy(shape: tuple[int, ...]) -> str:
 def _found(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tuple[str, ...]]:
     """The layout of an array of this shape, and what was guessed."""
     if len(shape) == 3:
-        if shape[2] in CHANNELS[1:] and shape[0] == shape[1]:
+        if shape[2] in CHANNELS[1:] and shape[1] >= 4 * shape[2]:
             raise DataError(
                 f"{what} has shape {shape}, one picture in colour or {shape[0]} narrow ones: stack pictures to "
                 "(N, H, W, C), or set data.layout=NHW"
             )
-        return "NHW", ()
+        last = shape[0] == shape[1] != shape[2]  # as MATLAB stacks them
+        return "NHW", ("axes read as NHW (data.layout=HWN otherwise)",) * last
     _, one, two, three = shape
     first, last = one in CHANNELS, three in CHANNELS
     if (one == 1) != (three == 1):

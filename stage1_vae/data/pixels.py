@@ -112,7 +112,9 @@ def read_pixels(
             raise DataError(
                 f"{what} holds values from {low:g} to {high:g}, outside data.range=[{ends[0]:g},{ends[1]:g}]"
             )
-        return Pixels(None, domain, ends, (low, high), digest)
+        reach = (high - ends[0]) / (ends[1] - ends[0])
+        dark = (f"values reach {reach:.2g} of data.range=[{ends[0]:g},{ends[1]:g}]",) if reach < 0.5 else ()
+        return Pixels(None, domain, ends, (low, high), digest, dark)
     if images.dtype.kind in "bu":
         num, guesses = levels_of(what, int(high), levels)
         return Pixels(num, domain, None, (low, high), digest, guesses)
@@ -124,6 +126,8 @@ def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] 
     """What `data.range` says."""
     if scale is None:
         return None
+    if not isinstance(scale, Sequence):
+        raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
     numbers = [each for each in scale if isinstance(each, (int, float)) and not isinstance(each, bool)]
     if isinstance(scale, str) or len(scale) != 2 or len(numbers) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
         raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
@@ -143,7 +147,7 @@ def _check_type(what: str, images: np.ndarray, domain: Domain, ends: tuple[float
     if domain is Domain.REAL:
         raise DataError(f"{what} is {images.dtype}: save it as float32")
     low, high = int(images.min()), int(images.max())
-    key = f"set data.range=[{min(low, 0)},{_white(high)}]"
+    key = f"set data.range=[{low},{high}]" if low < 0 or high < HALF else f"set data.range=[0,{_white(high)}]"
     if low >= 0 and high <= 255:
         raise DataError(
             f"{what} is {images.dtype} and holds {low} to {high}: save it as uint8, x.astype(numpy.uint8), or as "
@@ -196,6 +200,8 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
                 f"{what} holds values from {low:g} to {high:.3g}, as if they had been divided by 255 twice: multiply "
                 f"by 255, or set data.range=[0,{high:.4g}], or data.range=[0,1] if the images are that dark"
             )
+        if high < HALF / (BYTE - 1):
+            return (f"the largest value is {high:.4g} of 1 (data.range=[0,{high:.4g}] if that is white)",)
         if low < 0 or high > 1:
             return (f"values from {low:.8g} to {high:.8g} are cut to [0, 1]",)
         return ()

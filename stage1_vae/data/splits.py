@@ -17,8 +17,8 @@ MIN_IMAGES = 10
 MIN_PER_SPLIT = 2
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trn", "trainset", "traindata"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "valset"), "val"),
+    **dict.fromkeys(("train", "training", "trn", "trainset", "traindata", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "valset"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "testset", "testdata", "holdout"), "test"),
 }
 """What people call a split, in lower case -> its name here."""

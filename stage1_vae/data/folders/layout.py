@@ -6,27 +6,29 @@ all images. What can be read in two ways is refused, with the key that decides; 
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from stage1_vae.data.folders.split_names import splits_of, words_of
+from stage1_vae.data.folders.split_names import PARTS, splits_of, words_of
 from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
 from stage1_vae.data.labels import in_order
+from stage1_vae.data.splits import SPLITS
 
 HEAP = "all"
-SPLITS = ("train", "val", "test")
 SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information", "__macosx")
 """Folders of a desktop or a NAS, in lower case: some hold small copies of the images."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos")
-BESIDE = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "ground_truth", "segmentationclass")
+BESIDE = {
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "gt", "ground", "groundtruth", "manual"),
+    *("segmentation", "segmentations", "trimap", "trimaps", "thumbnail", "thumbnails"),
+}
+"""Words of folders that lie beside one of images and hold none."""
 NOT_TRAINED_ON = ("unlabeled", "unlabelled", "extra", "pred", "predict", "submission")
-NUMBER = re.compile(r"-?[0-9]+")
 FEW, SHARE = 3, 100
 """So many images beside class folders are strays, or one in so many of those inside."""
 
@@ -68,7 +70,7 @@ def walked(root: Path) -> tuple[list[Found], Counter[str]]:
     others: Counter[str] = Counter()
     entered: set[str] = set()
     base = len(root.parts)
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:
             subfolders.clear()
@@ -120,6 +122,8 @@ def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[
     Masks in a folder beside that of the images lie beside it, and so do a few loose images above splits or classes.
     """
     tops, loose = _tops(images), _loose(images)
+    if loose and tops and not _few(loose, images) and all(_words(name) & BESIDE for name in tops):
+        return loose, (), [f"{_images(num)} in {name}/, beside the images" for name, num in tops.items()]
     if len(tops) > 1 and not loose:
         within, beside = _beside_masks(tops)
         if not within:
@@ -135,14 +139,22 @@ def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[
     return inner, (within, *path), beside + left_out
 
 
+def _refuse_unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or move it away") from error
+
+
 def _beside_masks(tops: Mapping[str, int]) -> tuple[str, list[str]]:
     """The folder of images where all others are of masks or labels, and these in words; empty where that is not so."""
-    within = [name for name in tops if name.lower() in IMAGE_FOLDERS]
-    if len(within) != 1 or any(name.lower() not in BESIDE for name in tops if name not in within):
+    within = [name for name in tops if name.lower() in IMAGE_FOLDERS or _words(name) & {*IMAGE_FOLDERS}]
+    if len(within) != 1 or any(not _words(name) & BESIDE for name in tops if name not in within):
         return "", []
     return within[0], [
         f"{_images(num)} in {name}/, beside {within[0]}/" for name, num in tops.items() if name not in within
     ]
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in PARTS.findall(name)}
 
 
 def _few(loose: Sequence[Found], images: Sequence[Found]) -> bool:
@@ -288,11 +300,14 @@ def find_classes(where: Path, layout: Layout) -> None:
     unseen = sorted(set().union(*known.values()) - known[main])
     if unseen:
         raise DataError(
-            f"class folder {unseen[0]} has no training images: add some, or use the name of a training class"
+            f"class folder {unseen[0]} has no training images: add some, use the name of a training class, or set "
+            "data.classes=none to take all images without labels"
         )
     if len(known[main]) < 2:
         return
     layout.classes = in_order(known[main])
+    if split_like := [name for name in layout.classes if words_of(name)]:
+        layout.guesses.append(f"{', '.join(f'{name}/' for name in split_like)} taken as a class, not as a split")
     _tell_unlabelled(layout)
 
 
