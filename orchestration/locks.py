@@ -24,6 +24,7 @@ import socket
 import stat
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -105,10 +106,25 @@ class Owner:
         return (born := _born(self.process)) is not None and born > self.taken + CLOCK_SECONDS
 
     def write(self, path: Path) -> None:
-        """
+        """All of it at once: nobody finds a file that says half, but on a file system without hard links.
+
         Raises:
             FileExistsError: somebody was quicker.
         """
+        private = path.with_name(f".{uuid.uuid4().hex}.new")
+        try:
+            self._write(private)
+            try:
+                os.link(private, path)
+            except FileExistsError:
+                if private.stat().st_nlink != 2:  # else NFS asked twice, and its first answer was lost
+                    raise
+            except OSError:
+                self._write(path)
+        finally:
+            private.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         with open(descriptor, "w", encoding="utf-8") as file:
             facts = {"process": self.process, "host": self.host, "taken": self.taken, "birth": self.birth}
@@ -182,8 +198,9 @@ class KeyLock:
         """Become the owner unless another one is alive."""
         owner = Owner.read(self.owner_file)
         if owner is not None:
-            is_here = owner.is_here or not owner.host  # of one that died while it wrote its name nobody knows the host
-            if not (self._has_flock or owner.is_gone if is_here else is_silent(owner)):
+            # A file of nobody is damaged, or is being written where there are no hard links.
+            is_known_here = owner.is_here or (self._has_flock and not owner.host)
+            if not (self._has_flock or owner.is_gone if is_known_here else is_silent(owner)):
                 return False
             if owner.same(Owner.read(self.owner_file)):
                 _remove(self.owner_file)

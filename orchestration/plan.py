@@ -23,6 +23,7 @@ from orchestration.progress import clock
 from orchestration.stages import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
+PLAN_KEYS = {"stages", "total", "probed"}
 TAKEN = "taken: "
 """Starts the line of the probing process that says what was taken of the data."""
 
@@ -33,6 +34,8 @@ def run_plan(run: Run) -> None:
     Raises:
         UserError: the configuration cannot be run, or the plan cannot be written.
     """
+    target = run.config.plan.out or run.folder / "plan.json"
+    check_target(target)
     facts = probe(run)
     costs = costs_of(run.config, facts)
     notes = notes_of(run.config, costs, facts)
@@ -40,7 +43,6 @@ def run_plan(run: Run) -> None:
     console.print()
     console.print(terminal_plan(costs, facts, notes, console.width))
     console.print()
-    target = run.config.plan.out or run.folder / "plan.json"
     try:
         target.write_text(json.dumps(as_json(costs, facts, notes), indent=2), encoding="utf-8")
     except OSError as error:
@@ -48,6 +50,24 @@ def run_plan(run: Run) -> None:
     run.say("plan", str(target))
     words = tuple(word for word in run.launch.overrides if not word.startswith("plan."))
     run.say("next", replace(run.launch, overrides=words).command("all"))
+
+
+def check_target(target: Path) -> None:
+    """Refuse to replace what is no earlier plan, before any probing.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if os.path.isdir(target) or (os.path.isfile(target) and not _is_plan(target)):
+        raise UserError(f"plan.out={target} is there already and is no plan; give another name, or remove it")
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= PLAN_KEYS
 
 
 def probe(run: Run) -> Facts:

@@ -7,6 +7,7 @@ the same images as a run of a hundred.
 import math
 import os
 import shutil
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -56,19 +57,32 @@ def check_destination(settings: Sample, data_root: Path | None) -> None:
         raise UserError(f"sample.out={out} has no name; give FILE.npz, or a folder for PNG files")
     if data_root is not None and _endangers(place, data_root.expanduser().absolute()):
         raise UserError(f"sample.out={out} lies where data.root={data_root} is read from; give another place")
-    if place.suffix == ".npz":
+    if _is_npz(place):
         _check_file(out, place, settings.overwrite)
     else:
         _check_folder(out, place, settings.overwrite)
     parent = place.parent
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
-    probe = (place if place.is_dir() else parent) / f".expost-{out.name}"
     try:
-        probe.touch()
-        probe.unlink()
+        _new_file(place if place.is_dir() else parent).unlink()
     except OSError as error:
         raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
+
+
+def _is_npz(place: Path) -> bool:
+    return place.suffix.lower() == ".npz"
+
+
+def _new_file(folder: Path) -> Path:
+    """An empty file of a name that nobody has, with the mode that the umask gives; `tempfile` makes private ones.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / f".expost-{uuid.uuid4().hex}.part"
+    path.touch(exist_ok=False)
+    return path
 
 
 def _endangers(place: Path, data_root: Path) -> bool:
@@ -78,7 +92,7 @@ def _endangers(place: Path, data_root: Path) -> bool:
     place, data_root = place.resolve(), data_root.resolve()
     if place.exists() and place.samefile(data_root):
         return True
-    return data_root.is_dir() and place.is_relative_to(data_root) and (place.suffix != ".npz" or place.exists())
+    return data_root.is_dir() and place.is_relative_to(data_root) and (not _is_npz(place) or place.exists())
 
 
 def _check_file(out: Path, place: Path, overwrite: bool) -> None:
@@ -86,13 +100,13 @@ def _check_file(out: Path, place: Path, overwrite: bool) -> None:
         raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
     if os.path.lexists(place) and not (overwrite or is_ours(place)):
         raise UserError(
-            f"sample.out={out} is there already and holds no samples of this project; give another name, "
+            f"sample.out={out} is there already and does not carry this project's mark; give another name, "
             "or sample.overwrite=true to replace it"
         )
 
 
 def _check_folder(out: Path, place: Path, overwrite: bool) -> None:
-    if place.suffix in FILE_SUFFIXES or (os.path.lexists(place) and not place.is_dir()):
+    if place.suffix.lower() in FILE_SUFFIXES or (os.path.lexists(place) and not place.is_dir()):
         raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
     if not place.is_dir() or overwrite:
         return
@@ -234,8 +248,8 @@ def deliver(run: Run, samples: Path, out: Path | None) -> None:
     """
     target = run.folder / "samples.npz" if out is None else out.expanduser()
     try:
-        if target.suffix == ".npz":
-            scratch = target.with_name(f".{target.name}.part")
+        if _is_npz(target):
+            scratch = _new_file(target.parent)
             try:
                 shutil.copyfile(samples, scratch)
                 with zipfile.ZipFile(scratch, "a") as archive:

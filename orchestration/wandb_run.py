@@ -96,6 +96,8 @@ def open_run(
     """
     for name, sub in {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}.items():
         os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
+    if not os.environ.get(MODE):
+        os.environ.pop(MODE, None)  # an empty one is no mode to W&B
     import wandb
 
     def opened(mode: str) -> WandbRun:

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -184,6 +185,50 @@ def test_what_is_no_file_in_an_owners_place_holds_nobody_up_and_is_not_lost(tmp_
     assert seconds_to_get(tmp_path) == (pytest.approx(0, abs=0.5), [])
     assert outside.read_text(encoding="utf-8") == "mine"
     assert [found.read_text(encoding="utf-8") for found in tmp_path.rglob("thesis.txt")] == ["years"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_holder_that_is_slow_to_write_its_name_is_not_taken_for_nobody(
+    tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """With links its file is never seen empty; without them for half a second, which is no silence yet."""
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.02)
+    writing, inside, most = threading.Event(), [], []
+    dump = json.dump
+
+    def slow(*facts: Any) -> None:
+        if not writing.is_set():
+            writing.set()
+            time.sleep(0.5)
+        dump(*facts)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def work() -> None:
+        with KeyLock(tmp_path, NAME).held():
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(1)
+            inside.pop()
+
+    monkeypatch.setattr(locks.json, "dump", slow)
+    if not links:
+        monkeypatch.setattr(locks.os, "link", refuse)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads[0].start()
+    assert writing.wait(5)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1] and not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.owner"))
+
+
+def test_without_flock_what_nobody_can_read_is_replaced_when_it_is_silent(
+    tmp_path: Path, no_flock: None, hurried: None
+) -> None:
+    (tmp_path / f"{NAME}.owner").touch()
+    assert 0.6 <= seconds_to_get(tmp_path)[0] < 2
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path, hurried: None) -> None:

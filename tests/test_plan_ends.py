@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import SMALL, run_here
+
+from orchestration.errors import UserError
+from orchestration.plan import check_target
 
 PROJECT = Path(__file__).resolve().parent.parent
 PARENT = """
@@ -59,3 +63,21 @@ def test_a_server_whose_command_is_gone_does_not_begin(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestration.plan_server", job, result, str(os.getpid() + 1)]
     assert subprocess.run(command, cwd=PROJECT, timeout=60).returncode == 1
     assert not result.exists() and not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("content", ["thesis", "", "[1]", '{"stages": {}, "total": {}}', "[" * 10**5])
+def test_what_is_no_plan_is_not_replaced_and_nothing_is_probed(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine.json").write_text(content, encoding="utf-8")
+    refused = run_here(tmp_path, *SMALL, "stage=plan", "plan.out=mine.json")
+    assert (refused.code, len(refused.lines)) == (2, 1)
+    assert "plan.out=mine.json is there already and is no plan; give another name, or remove it" in refused.err
+    assert (tmp_path / "mine.json").read_text(encoding="utf-8") == content and "probing" not in refused.out
+
+
+def test_an_earlier_plan_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"stages": {}, "total": {}, "probed": {}}', encoding="utf-8")
+    check_target(tmp_path / "plan.json")
+    check_target(tmp_path / "new.json")
+    check_target(tmp_path / ("long" * 100))  # said by who writes it
+    with pytest.raises(UserError, match="is no plan"):
+        check_target(tmp_path)

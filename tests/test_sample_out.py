@@ -97,3 +97,29 @@ def test_the_images_that_are_read_are_never_written_over(tmp_path: Path, overwri
             check_destination(asked(place, overwrite), root)
     check_destination(asked(folder / "new.npz", overwrite), folder)
     check_destination(asked(tmp_path / "new", overwrite), folder)
+
+
+def test_no_file_beside_the_samples_is_touched(delivered: Path) -> None:
+    names = [".expost-beside.npz", ".beside.npz.part", ".expost-beside"]
+    for name in names:
+        (delivered / name).write_text("years of work", encoding="utf-8")
+    before = set(delivered.iterdir())
+    assert draw(delivered, "sample.num=5", "sample.out=beside.npz").code == 0
+    check_destination(asked(delivered / "beside"), None)
+    assert [(delivered / name).read_text(encoding="utf-8") for name in names] == ["years of work"] * 3
+    assert set(delivered.iterdir()) - before == {delivered / "beside.npz"}
+    (delivered / "plain").touch()
+    assert (delivered / "beside.npz").stat().st_mode == (delivered / "plain").stat().st_mode, "not as the umask says"
+
+
+def test_an_ending_in_capitals_names_a_file(delivered: Path) -> None:
+    assert draw(delivered, "sample.num=5", "sample.out=UPPER.NPZ").code == 0
+    assert (delivered / "UPPER.NPZ").read_bytes() == (delivered / "ours.npz").read_bytes()
+    with pytest.raises(UserError, match="neither"):
+        check_destination(asked(delivered / "X.PNG"), None)
+
+
+def test_samples_without_the_mark_are_not_called_somebody_elses(tmp_path: Path) -> None:
+    np.savez(tmp_path / "older.npz", x=np.zeros((5, 1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=r"does not carry this project's mark; give another name"):
+        check_destination(asked(tmp_path / "older.npz"), None)

@@ -167,3 +167,22 @@ def test_waiting_is_bounded_unless_the_user_says_how_long(monkeypatch: pytest.Mo
     assert wandb_run._seconds(wandb)["init_timeout"] <= 20
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "200")
     assert "init_timeout" not in wandb_run._seconds(wandb)
+
+
+def test_an_empty_mode_is_none_to_wandb_too(tmp_path: Path) -> None:
+    """W&B itself, in a process of its own, which has not read the variable yet."""
+    script = (
+        "import sys; from pathlib import Path; from orchestration.schema import Logger\n"
+        "from orchestration.wandb_run import open_run\n"
+        "settings = Logger(wandb=True, project='expost', mode='offline')\n"
+        "run = open_run(settings, Path('logs'), 'vae', 'group', {}, {}, print)\n"
+        "run.tell(lambda run: run.finish())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "WANDB_MODE": "", "WANDB_SILENT": "true"}
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        del environment[name]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert len(list(tmp_path.glob("logs/wandb/offline-run-*"))) == 1
