@@ -219,11 +219,11 @@ def _owner(store: Store, unfinished: Path) -> str | None:
 
 def _is_back(store: Store, aside: Path) -> bool:
     """Whether what was moved aside has been made again and is intact."""
-    found = re.fullmatch(r"(?:\.?resume-|stray-)?(.+)-([0-9a-f]{20})-\d+", aside.name)
+    found = re.fullmatch(r"(?:\.?resume-)?(.+)-([0-9a-f]{20})-\d+", aside.name)
     if found is None:
         return False
     place = store.root / found.group(1) / found.group(2)
-    return place.is_dir() and next(manifest.altered(place), None) is None
+    return place.is_dir() and next(manifest.damaged(place), None) is None
 
 
 def _remove(store: Store, artifact: Artifact) -> None:

@@ -166,20 +166,6 @@ def test_quarantine_goes_when_its_content_is_back(root: Path) -> None:
     assert left.name.startswith(f"evaluation-{KEYS['figures']}"), "what is nowhere else stays"
 
 
-def test_quarantine_goes_beside_strays_and_that_of_strays_goes_too(root: Path) -> None:
-    store, folder = Store(root / "store"), root / "store/vae" / KEYS["vae"]
-    (folder / "extra.json").write_bytes(b"first")
-    assert store.find("vae", KEYS["vae"]) is not None
-    (folder / "content.bin").write_bytes(b"")
-    assert store.find("vae", KEYS["vae"]) is None and len(store.quarantined()) == 2
-    assert stage_store(root, "store.gc=true")[0] == 0
-    assert len(store.quarantined()) == 2, "the artifact is not back"
-    make(root, "vae", "vae", "one")
-    (folder / "extra.json").write_bytes(b"second")
-    assert stage_store(root, "store.gc=true")[0] == 0
-    assert store.quarantined() == [] and (folder / "extra.json").is_file()
-
-
 def test_no_store_is_one_line(tmp_path: Path) -> None:
     result = run_here(tmp_path, "stage=store")
     assert result.code == 2 and result.lines == [
