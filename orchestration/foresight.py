@@ -65,19 +65,21 @@ def foretell(run: Run, stage: str, parts: Callable[[], list[Part]]) -> None:
     if total > LONG_SECONDS:
         longest = max(found, key=lambda part: part.seconds)
         words = f"{total / 60:.0f} min" if total < MOST_MINUTES * 60 else in_time(total)
-        run.say(stage, f"is expected to take about {words}; to shorten it, {longest.remedy}")
+        run.say(stage, f"is expected to take up to about {words}; to shorten it, {longest.remedy}")
 
 
 def expected_seconds(work: Callable[[int], object], at_once: int, num: float) -> float:
     """Seconds of `num` things, so many `at_once`: those of a few, which are exact where the answer matters."""
     if num <= 0:
         return 0.0
+    if torch.cuda.is_available():
+        work(1)  # what the device does once
     first = seconds_of(lambda: work(1))
     times: Times = [(1, min(first, seconds_of(lambda: work(1))) if first < ENOUGH_SECONDS else first)]
     while True:
         size, seconds = times[-1]
-        told = seconds >= ENOUGH_SECONDS and len(times) > 1
-        if told or size >= at_once or seconds / size * num < LITTLE * LONG_SECONDS:
+        is_sure = seconds >= ENOUGH_SECONDS and len(times) > 1
+        if is_sure or size >= at_once or seconds / size * num < LITTLE * LONG_SECONDS:
             return at(times[-2:], at_once) * num / at_once if size > 1 else seconds * num
         size = min(GROWTH * size, at_once)
         times.append((size, seconds_of(lambda size=size: work(size))))  # type: ignore[misc]
@@ -189,6 +191,8 @@ def _by_gradient(
         take_step(loss, optimizer)
 
     seconds = expected_seconds(work, max(course.batch_size for course in courses), rows / ranks)
+    if settings.max_seconds is not None:
+        seconds = min(seconds, settings.max_seconds * len(courses))
     epochs = max(course.epochs for course in courses)
     steps_bind = settings.max_steps is not None and epochs < settings.max_epochs
     key = "max_steps" if steps_bind else "max_epochs"

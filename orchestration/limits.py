@@ -7,6 +7,7 @@ into the keys of what is made.
 """
 
 import math
+from typing import Any
 
 from orchestration.build import target_class
 from orchestration.schema import Evaluation, Limits, Node
@@ -27,24 +28,30 @@ def limited_prior(node: Node, spec: LatentSpec, num_images: int, limits: Limits,
         limits: what the whole fit may take.
         a_class: one prior is fitted to each class.
 
-    A `max_tokens` of null is left out: what was made before there was that key has the same key in the store.
+    What is no whole number stays as it was written: the prior refuses it in its own words. A `max_tokens` of null is
+    left out: what was made before there was that key has the same key in the store.
     """
     steps, tokens = limits.steps, limits.tokens
     if issubclass(target_class(node), GradientPrior):
         share = spec.num_classes if a_class else 1
         fit = {key: value for key, value in (node.get("fit") or {}).items() if (key, value) != ("max_tokens", None)}
-        if steps is not None:
-            fit["max_steps"] = min(fit.get("max_steps") or steps, max(1, steps // share))
-        if tokens is not None:
-            fit["max_tokens"] = min(fit.get("max_tokens") or tokens, max(1, tokens // share))
+        for key, limit in (("max_steps", steps), ("max_tokens", tokens)):
+            asked = fit.get(key)
+            if limit is not None and (asked is None or _counts(asked)):
+                fit[key] = min(limit if asked is None else asked, max(1, limit // share))
         return node | {"fit": fit} if fit else node
-    if "max_iter" not in node:  # in closed form
+    restarts = node.get("num_restarts", 1)
+    if not _counts(node.get("max_iter")) or not _counts(restarts):  # in closed form, or refused later
         return node
     iterations = [node["max_iter"], *([] if steps is None else [steps])]
     if tokens is not None:
-        restarts = int(node.get("num_restarts") or 1)
         iterations.append(max(1, EM_TOKENS * tokens // (num_images * spec.num_dims * restarts)))
     return node | {"max_iter": min(iterations)}
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is a number of things."""
+    return type(value) is int and value > 0
 
 
 def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:

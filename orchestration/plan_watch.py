@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from orchestration.plan_fork import peak_bytes
 
@@ -22,6 +23,8 @@ Times = list[tuple[int, float]]
 def seconds_of(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # its calls return before the work is done
     return time.perf_counter() - started
 
 

@@ -123,6 +123,23 @@ CONFIGURATION = {
     "stage=sample sample.out=/": ["sample.out", "FILE.npz"],
     "stage=sample sample.out=samples.png": ["sample.out=samples.png", "FILE.npz"],
 }
+LIMITED = {
+    "prior=mixture prior.max_iter=many": ["prior.max_iter=many", "integer"],
+    "prior=mixture prior.max_iter=null": ["prior.max_iter"],
+    "prior=mixture prior.num_restarts=x": ["prior.num_restarts=x"],
+    "prior=autoregressive prior.fit.max_steps=many": ["prior.fit.max_steps"],
+    "prior=autoregressive prior.fit.max_steps=0": ["prior.fit.max_steps"],
+    "prior=autoregressive prior.fit.max_tokens=lots": ["prior.fit.max_tokens"],
+    "prior=autoregressive prior.fit=3": ["prior.fit=3", "section"],
+}
+"""Refused under limits too, which are worked out from what was asked for."""
+
+
+@pytest.mark.parametrize("words", LIMITED)
+def test_mistake_under_limits(words: str, tmp_path: Path) -> None:
+    assert_refused(run_here(tmp_path, "debug=fast", *words.split(" ")), tmp_path, *LIMITED[words])
+
+
 STORE = {
     "paths.root=/proc/runs": ["/proc/runs", "paths.root=DIR"],
     "paths.root=/dev/null/runs": ["/dev/null/runs", "paths.root=DIR"],

@@ -75,7 +75,9 @@ def test_every_stage_tells_its_key_and_keeps_its_bits(
     assert "is expected to take" not in run_all(tmp_path / "quiet", kind)
     monkeypatch.setattr(foresight, "LONG_SECONDS", 0.0)
     said = run_all(tmp_path / "told", kind)
-    told = dict(re.findall(r"^(\w+) +is expected to take about [\d.]+ (?:s|min|h); to shorten it, (.*)$", said, re.M))
+    told = dict(
+        re.findall(r"^(\w+) +is expected to take up to about [\d.]+ (?:s|min|h); to shorten it, (.*)$", said, re.M)
+    )
     prior, evaluation = told.pop("prior", None), told.pop("evaluation")
     assert told == REMEDIES
     assert prior == OF_PRIOR.get(kind)
@@ -128,7 +130,9 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
     parts = [Part(400.0, "lower a (now 1)"), Part(1100.0, "lower b (now 2)")]
     state = torch.get_rng_state()
     foretell(run, "prior", lambda: [torch.rand(1) and part for part in parts])
-    assert capsys.readouterr().out == "prior      is expected to take about 25 min; to shorten it, lower b (now 2)\n"
+    assert (
+        capsys.readouterr().out == "prior      is expected to take up to about 25 min; to shorten it, lower b (now 2)\n"
+    )
     assert torch.equal(torch.get_rng_state(), state)
     foretell(run, "prior", lambda: parts[:1])
     run.quiet = True
