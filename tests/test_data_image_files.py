@@ -213,3 +213,15 @@ def test_no_warning_of_pillow_reaches_the_user(tmp_path: Path):
         warnings.simplefilter("always")
         ImageFolder(str(tmp_path)).load()
     assert not caught
+
+
+def test_channels_that_are_dropped_are_said(tmp_path: Path):
+    """A sprite's palette has a transparent colour, which becomes white; grey pictures of colours have none."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        sprite = Image.fromarray(image).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
+        sprite.save(tmp_path / f"{i:02}.png", **({"transparency": 0} if i < 5 else {}))
+    data = ImageFolder(str(tmp_path)).load()
+    assert data.left_out == ("transparency of 5 images (which are put on white)",)
+    data = ImageFolder(str(tmp_path), mode="grey").load()
+    assert data.left_out[1] == "colour of 12 images (data.mode=grey)"

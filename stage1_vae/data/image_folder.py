@@ -118,7 +118,7 @@ class ImageFolder:
             fingerprint=fingerprint((facts, content, *labels.values())),
             value_range=(low, high),
             guesses=(*layout.guesses, *guesses),
-            left_out=tuple(layout.left_out),
+            left_out=(*layout.left_out, *_dropped(pictures, target)),
         )
 
     def _layout(self, root: Path) -> Layout:
@@ -267,6 +267,15 @@ def _mixed(files: list[list[Picture]]) -> list[Picture]:
 def _place(picture: Picture) -> str:
     page = picture.header.page
     return f"{picture.found.path}" + (f", page {page.number + 1}," if page and page.number else "")
+
+
+def _dropped(pictures: list[Picture], target: Target) -> list[str]:
+    """Channels that images have and their `target` has not, in words."""
+    modes = Counter(picture.header.mode for picture in pictures)
+    transparent = sum(picture.header.transparent for picture in pictures) if target.kind != "RGBA" else 0
+    coloured = len(pictures) - modes["L"] - modes["1"] - modes["LA"] if target.kind == "L" else 0
+    found = {"transparency": (transparent, "which are put on white"), "colour": (coloured, "data.mode=grey")}
+    return [f"{what} of {num:,} image{'s' * (num != 1)} ({how})" for what, (num, how) in found.items() if num]
 
 
 def _labels(images: list[Picture], layout: Layout, split: str) -> torch.Tensor | None:

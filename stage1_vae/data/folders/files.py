@@ -67,6 +67,7 @@ class Header(NamedTuple):
         further: images of the file that are passed over, of its first header.
         kind: TIFF, GIF and so on, of a file of several images; else empty.
         deep: the samples in words if they are no unsigned numbers of at most 8 bits, else empty.
+        transparent: whether some of it may be.
     """
 
     mode: str
@@ -76,6 +77,7 @@ class Header(NamedTuple):
     further: int = 0
     kind: str = ""
     deep: str = ""
+    transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def _header(image: Image.Image, content: bytes, digest: bytes) -> Header:
     width, height = image.size
     if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
         width, height = height, width
-    return Header(image.mode, (height, width), digest, deep=beyond_bytes(image, content))
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return Header(image.mode, (height, width), digest, deep=beyond_bytes(image, content), transparent=transparent)
 
 
 def _formats(path: Path) -> tuple[str, ...]:
