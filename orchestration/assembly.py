@@ -172,7 +172,7 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     cls = target_class(node)
     if cls is not target_class(run.config.prior):
         run.say("prior", f"{run.config.prior['otherwise']}, for these latents are {spec.words}")
-    if not isinstance(node.get("fit") or {}, Mapping):
+    if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
         raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
     a_class = bool(node.get("conditional")) and not takes_labels(cls)
     node = limited_prior(node, spec, num_images, run.config.limits, a_class)

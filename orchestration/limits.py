@@ -9,6 +9,8 @@ into the keys of what is made.
 import math
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestration.build import target_class
 from orchestration.schema import Evaluation, Limits, Node
 from stage1_vae.latents import LatentSpec, Support
@@ -28,30 +30,39 @@ def limited_prior(node: Node, spec: LatentSpec, num_images: int, limits: Limits,
         limits: what the whole fit may take.
         a_class: one prior is fitted to each class.
 
-    What is no whole number stays as it was written: the prior refuses it in its own words. A `max_tokens` of null is
-    left out: what was made before there was that key has the same key in the store.
+    What is no whole number above 0 stays as it was written: the prior refuses it in its own words. A `max_tokens` of
+    null is left out: what was made before there was that key has the same key in the store.
     """
     steps, tokens = limits.steps, limits.tokens
     if issubclass(target_class(node), GradientPrior):
         share = spec.num_classes if a_class else 1
         fit = {key: value for key, value in (node.get("fit") or {}).items() if (key, value) != ("max_tokens", None)}
         for key, limit in (("max_steps", steps), ("max_tokens", tokens)):
-            asked = fit.get(key)
-            if limit is not None and (asked is None or _counts(asked)):
-                fit[key] = min(limit if asked is None else asked, max(1, limit // share))
+            if limit is not None:
+                fit[key] = _at_most(max(1, limit // share), fit.get(key))
         return node | {"fit": fit} if fit else node
-    restarts = node.get("num_restarts", 1)
-    if not _counts(node.get("max_iter")) or not _counts(restarts):  # in closed form, or refused later
+    restarts = _count(node.get("num_restarts", 1))
+    if node.get("max_iter") is None or restarts is None:  # in closed form, or refused later
         return node
-    iterations = [node["max_iter"], *([] if steps is None else [steps])]
+    iterations = [] if steps is None else [steps]
     if tokens is not None:
         iterations.append(max(1, EM_TOKENS * tokens // (num_images * spec.num_dims * restarts)))
-    return node | {"max_iter": min(iterations)}
+    return node | {"max_iter": _at_most(min(iterations), node["max_iter"])} if iterations else node
 
 
-def _counts(value: Any) -> bool:
-    """Whether it is a number of things."""
-    return type(value) is int and value > 0
+def _at_most(limit: int, asked: Any) -> Any:
+    """What was `asked` for, as it was written, or the `limit` where that is lower; None asks for no limit."""
+    count = _count(asked)
+    return limit if asked is None or (count is not None and count > limit) else asked
+
+
+def _count(value: Any) -> int | None:
+    """The whole number above 0 that a prior reads in `value` (1e3 is one); None: it refuses it."""
+    try:
+        number = TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        return None
+    return number if number > 0 else None
 
 
 def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:

@@ -131,6 +131,7 @@ LIMITED = {
     "prior=autoregressive prior.fit.max_steps=0": ["prior.fit.max_steps"],
     "prior=autoregressive prior.fit.max_tokens=lots": ["prior.fit.max_tokens"],
     "prior=autoregressive prior.fit=3": ["prior.fit=3", "section"],
+    "prior=autoregressive prior.fit=0": ["prior.fit=0", "section"],
 }
 """Refused under limits too, which are worked out from what was asked for."""
 

@@ -72,6 +72,20 @@ def test_one_prior_a_class_has_its_share_and_restarts_count() -> None:
     assert limited_prior(mixture, SHORT, 20, limits, a_class=True)["max_iter"] == EM_TOKENS * 100 // (20 * 16 * 2)
 
 
+@pytest.mark.parametrize("many", [1000, 1000.0, "1000"])
+def test_whole_numbers_count_however_they_are_written(many: Any) -> None:
+    """As the prior reads them; one below the limit stays as it was written, and so does its key."""
+    limits = Limits(steps=20, tokens=None)
+    assert limited_prior(node("mixture") | {"max_iter": many}, SHORT, 35, limits, a_class=False)["max_iter"] == 20
+    fit = {"max_steps": many}
+    assert limited_prior(node("transformer") | {"fit": fit}, SHORT, 35, limits, a_class=False)["fit"]["max_steps"] == 20
+    few = limited_prior(node("mixture") | {"max_iter": 3.0}, SHORT, 35, limits, a_class=False)["max_iter"]
+    assert few == 3 and isinstance(few, float)
+    mixture = node("mixture") | {"num_restarts": 2.0}
+    limits = Limits(steps=None, tokens=100)
+    assert limited_prior(mixture, SHORT, 20, limits, a_class=False)["max_iter"] == EM_TOKENS * 100 // (20 * 16 * 2)
+
+
 def test_samples_and_bounds_of_long_latents_are_few() -> None:
     """All that is drawn and decoded: passes of a network a class, and draws of each bound, count."""
     settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))
