@@ -72,7 +72,7 @@ def expected_seconds(work: Callable[[int], object], at_once: int, num: float) ->
     """Seconds of `num` things, so many `at_once`: those of a few, which are exact where the answer matters."""
     if num <= 0:
         return 0.0
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         work(1)  # what the device does once
     first = seconds_of(lambda: work(1))
     times: Times = [(1, min(first, seconds_of(lambda: work(1))) if first < ENOUGH_SECONDS else first)]

@@ -121,6 +121,27 @@ def test_long_work_is_not_timed_for_long() -> None:
     assert lengths == [1, 8]
 
 
+def test_a_device_is_waited_for_and_its_first_call_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of calls alone, which needs no device: a tenth of a second that only the wait shows."""
+    lengths: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.1))
+    assert 9 < expected_seconds(lengths.append, 1, 100) < 20
+    assert lengths == [1, 1, 1]
+    lengths.clear()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # there, and not in use
+    expected_seconds(lengths.append, 1, 100)
+    assert lengths == [1, 1]
+
+
+def test_a_fit_is_not_expected_to_outlast_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foresight, "expected_seconds", lambda *_: 3600.0)
+    words = ("debug=fast", "stage=prior", "prior=autoregressive", "prior.fit.max_seconds=1200")
+    said = run_here(tmp_path, *words).out
+    assert re.search(r"^prior +is expected to take up to about 20 min;", said, re.M), said
+
+
 def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pipeline  # noqa: F401  # the parts of a run
     from orchestration.schema import Config
