@@ -465,3 +465,39 @@ def test_dark_floats_are_said(tmp_path: Path):
     assert "data.range=[0,0.06]" in data.guesses[0]
     data = Arrays(saved(tmp_path, (UNIT * 15).astype(np.int64)), range=[0, 255]).load()
     assert "values reach 0.059" in data.guesses[0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "trainX trainY testX testY",
+        "train train_labels test test_labels",
+        "train_set_x train_set_y test_set_x test_set_y",
+    ],
+)
+def test_official_splits_under_other_names(tmp_path: Path, names: str):
+    images, labels, test_images, test_labels = names.split()
+    arrays = {images: IMAGES[:40], labels: KINDS[:40], test_images: IMAGES[40:], test_labels: KINDS[40:]}
+    np.savez(tmp_path / "set.npz", **arrays)
+    for keys in ({}, {"x": images}, {"x": images, "label": labels}):
+        data = Arrays(str(tmp_path / "set.npz"), **keys).load()
+        assert torch.equal(everything(data.test)[:, 0], torch.from_numpy(IMAGES[40:]))
+        assert torch.equal(data.test.labels, torch.from_numpy(KINDS[40:]))
+
+
+def test_hidden_test_labels_are_none_and_unseen_classes_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "set.npz", **SPLIT, y_train=KINDS[:40], y_test=np.full(20, -1))
+    data = Arrays(str(tmp_path / "set.npz")).load()
+    assert data.class_names == ("0", "1", "2") and data.test.labels is None
+    assert "labels of test, which are all -1" in data.left_out
+    np.savez(tmp_path / "set.npz", **SPLIT, y_train=KINDS[:40], y_test=KINDS[40:] + 1)
+    refusal(lambda: Arrays(str(tmp_path / "set.npz")).load(), "class 3 has no training images", "data.label=false")
+
+
+def test_a_folder_of_arrays_is_stacked_and_capitals_are_read(tmp_path: Path):
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", IMAGES[i])
+    refusal(lambda: Arrays(str(tmp_path)).load(), "0.npy, 1.npy", "numpy.stack")
+    with (tmp_path / "SET.NPY").open("wb") as file:
+        np.save(file, IMAGES)
+    assert len(Arrays(str(tmp_path / "SET.NPY")).load().train) == 42

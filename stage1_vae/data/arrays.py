@@ -9,7 +9,6 @@ is not there is cut from the training images at random. Axes, values and labels:
 A `.npy` file is memory-mapped: one that exceeds the memory limit is never read as a whole.
 """
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from stage1_vae.data.layout import arranged
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import (
     MIN_PER_SPLIT,
+    PARTS,
     SPLIT_WORDS,
     SPLITS,
     check_fraction,
@@ -137,8 +137,9 @@ class Arrays:
             kept = (
                 None if labels is None or name in content.unlabelled else torch.from_numpy(labels.numbers[rows[name]])
             )
-            whole = InMemory(pixels.tensor(images[rows[name]]), kept) if keep else None
-            sets[name] = whole or Mapped(images, rows[name], kept, pixels)
+            sets[name] = (
+                InMemory(pixels.tensor(images[rows[name]]), kept) if keep else Mapped(images, rows[name], kept, pixels)
+            )
         names = () if labels is None else labels.names
         numbers = None if labels is None else torch.from_numpy(labels.numbers)
         assignment = (torch.from_numpy(rows[name]) for name in SPLITS)
@@ -211,6 +212,10 @@ class Arrays:
         parts = [content.labels[split] for split in content.images if split in content.labels]
         whole = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
         found = read_labels(str(path), whole, num if len(content.images) == 1 else len(whole), self.label_column)
+        if "train" in content.labels and (unseen := sorted(set(found.numbers) - set(found.numbers[: len(parts[0])]))):
+            raise DataError(
+                f"{path}: class {found.names[unseen[0]]} has no training images: add some, or set data.label=false"
+            )
         if are_identities(found) and self.label is None:
             return None, (f"labels of {len(found.names):,} values for {num:,} images (data.label=NAME keeps them)",)
         return found, ()
@@ -249,15 +254,15 @@ def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
     if path.is_dir():
         inside = sorted(each.name for each in path.iterdir() if each.suffix in (".npy", ".npz"))[:MOST_NAMED]
         found = f" (it holds {', '.join(inside)})" if inside else ""
-        raise DataError(
-            f"{path} is a folder{found}: name a .npy or .npz file with data.root=FILE, or choose data=image_folder"
-        )
-    if path.suffix not in (".npy", ".npz"):
+        other = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
+        raise DataError(f"{path} is a folder{found}: name a .npy or .npz file with data.root=FILE, or {other}")
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
     if not path.is_file():
         raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             yield mapped(path)
         else:
             with opened_npz(path) as archive:
@@ -279,10 +284,14 @@ def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
     for key, name in (("x", x), ("label", label)):
         if isinstance(name, str) and name not in archive.names:
             raise DataError(f"data.{key}={name}: {path} holds {_few(archive.names)}")
-    in_splits = {} if x is not None else _split_names(archive.names, IMAGES)
+    in_splits = _named_by_split(archive.names, IMAGES) if x is None else _alike(archive.names, x)
     plain = x or _first(archive.names, IMAGES)
     if "train" in in_splits and plain not in ("x", "images"):
-        named = _split_names(archive.names, LABELS) if not isinstance(label, str) else _alike(archive.names, label)
+        named = _alike(archive.names, label) if isinstance(label, str) else _named_by_split(archive.names, LABELS)
+        if isinstance(label, str) and not named:
+            raise DataError(
+                f"data.label={label} names no split, and the images are in splits: name one such as y_train"
+            )
         in_splits = {name: in_splits[name] for name in SPLITS if name in in_splits}  # test, which may lack labels, last
         images, labels = in_splits, {} if label is False else {name: named[name] for name in in_splits if name in named}
     elif plain is not None:
@@ -313,6 +322,9 @@ def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
 def _labelled(content: Content) -> Content:
     """What can be used of labels that not every split has: test images may lack them, others are left out."""
     images, labels, left_out = dict(content.images), dict(content.labels), content.left_out
+    if {"train", "test"} <= labels.keys() and _are_hidden(labels["test"], labels["train"]):
+        left_out += (f"labels of test, which are all {labels.pop('test').flat[0]}",)
+        content = replace(content, labels=labels)
     if labels and "train" in content.unlabelled:
         labels, left_out = {}, (*left_out, f"labels of {' and '.join(labels)}, for the training images have none")
     if "val" in content.unlabelled and labels:
@@ -324,6 +336,11 @@ def _labelled(content: Content) -> Content:
     return replace(content, images=images, labels=labels, left_out=left_out)
 
 
+def _are_hidden(labels: np.ndarray, of_training: np.ndarray) -> bool:
+    """Whether test labels are one value that no training image has: whoever made the set keeps the answers."""
+    return labels.size > 1 and bool((labels == labels.flat[0]).all()) and labels.flat[0] not in of_training
+
+
 def _first(names: Sequence[str], common: Sequence[str]) -> str | None:
     """The array with the first of the common names."""
     known = {name.lower(): name for name in reversed(names)}
@@ -331,33 +348,27 @@ def _first(names: Sequence[str], common: Sequence[str]) -> str | None:
     return next((known[name] for name in common if name in known), None)
 
 
-def _split_names(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
-    """Split -> the array of its images (or labels), as train_images or x_train."""
+def _parsed(name: str) -> tuple[str, str]:
+    """The split that a name says, empty for none or several, and its other words: x_train, trainX, train_set_x."""
+    words = [word.lower() for word in PARTS.findall(name)]
+    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    return splits[0] if len(splits) == 1 else "", "_".join(w for w in words if w not in SPLIT_WORDS and w != "set")
+
+
+def _named_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
+    """Split -> the array of its images (or labels, if `common` are those), the first of several."""
     found: dict[str, str] = {}
     for name in names:
-        words = [word for word in re.split(r"[_\-./ ]+", name.lower()) if word]
-        if len(words) == 2:
-            for split, what in (words, words[::-1]):
-                if split in SPLIT_WORDS and what in common:
-                    found.setdefault(SPLIT_WORDS[split], name)
+        split, what = _parsed(name)
+        if split and (what in common or (not what and common is IMAGES)):
+            found.setdefault(split, name)
     return found
 
 
 def _alike(names: Sequence[str], chosen: str) -> dict[str, str]:
-    """Split -> the array that is called as `chosen` is, but for the split: of y_train_fine, y_test_fine.
-
-    Raises:
-        DataError: the name of `chosen` says no split.
-    """
-
-    def parsed(name: str) -> tuple[list[str], list[str]]:
-        words = [word for word in re.split(r"[_\-./ ]+", name.lower()) if word]
-        return [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS], [w for w in words if w not in SPLIT_WORDS]
-
-    splits, rest = parsed(chosen)
-    if len(splits) != 1:
-        raise DataError(f"data.label={chosen} names no split, and the images are in splits: name one such as y_train")
-    return {parsed(name)[0][0]: name for name in names if len(parsed(name)[0]) == 1 and parsed(name)[1] == rest}
+    """Split -> the array that is called as `chosen` but for the split, y_test_fine as y_train_fine; none if it says none."""
+    split, what = _parsed(chosen)
+    return {_parsed(name)[0]: name for name in names if split and _parsed(name)[0] and _parsed(name)[1] == what}
 
 
 def _few(names: Sequence[str]) -> str:

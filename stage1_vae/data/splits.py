@@ -5,6 +5,7 @@ are measured on the same images. The seed below is part of the definition. numpy
 stream is frozen by numpy's compatibility policy.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "testset", "testdata", "holdout"), "test"),
 }
 """What people call a split, in lower case -> its name here."""
+PARTS = re.compile(r"[A-Z]?[a-zäöüé]+|[A-Z]+(?![a-z])|\d+")
+"""Words of a name: of train_images, trainX and TestSet2."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from stage1_vae.data.folders.split_names import PARTS, splits_of, words_of
+from stage1_vae.data.folders.split_names import splits_of, words_of
 from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
 from stage1_vae.data.labels import in_order
-from stage1_vae.data.splits import SPLITS
+from stage1_vae.data.splits import PARTS, SPLITS
 
 HEAP = "all"
 SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information", "__macosx")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from stage1_vae.data.images import DataError
-from stage1_vae.data.splits import SPLIT_WORDS
+from stage1_vae.data.splits import PARTS, SPLIT_WORDS
 
 EMPTY = frozenset(
     (
@@ -29,7 +29,6 @@ EMPTY = frozenset(
         "png",
     )
 )
-PARTS = re.compile(r"[A-Z]?[a-zäöüé]+|[A-Z]+(?![a-z])|\d+")
 
 
 def words_of(name: str) -> tuple[str, str] | None:
