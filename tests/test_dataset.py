@@ -73,15 +73,14 @@ def test_check_says_it_first_and_leaves_a_sheet(letters: Path, tmp_path: Path) -
 
 def test_the_sheet_shows_images_the_right_way_up(tmp_path: Path) -> None:
     image = torch.zeros(1, 1, 8, 8)
-    image[0, 0, 0, :] = 1  # a white line on top
+    image[0, 0, 0, :], image[0, 0, :, 0] = 0.5, 0.25  # a line on top, another on the left
     image_sheet(image.expand(3, -1, -1, -1), ["a", "b", "$_$" * 9], "a sheet", tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as opened:
         pixels = np.asarray(opened.convert("L")).astype(int)
-    dark_rows = (pixels == 0).any(1).nonzero()[0]
-    column = (pixels[dark_rows[len(dark_rows) // 2]] == 0).nonzero()[0][0]
-    above = pixels[: dark_rows[-1] + 1, column]
-    top = (above == 0).nonzero()[0][0]
-    assert (above[top - 4 : top] == 255).all() and pixels[dark_rows[-1], column] == 0
+    black = np.argwhere(pixels == 0)
+    (top, left), side = black.min(0), 5  # of the first tile; each pixel is enlarged to so many
+    assert abs(pixels[top - 1, left] - 128) <= 1 and abs(pixels[top, left - 1] - 64) <= 1
+    assert (pixels[top - side - 1, left], pixels[top, left - side - 1]) == (255, 255)
     with pytest.raises(ValueError, match="1 captions for 3 images"):
         image_sheet(image.expand(3, -1, -1, -1), ["a"], "a sheet", tmp_path / "sheet.png")
 
@@ -119,3 +118,20 @@ def test_a_label_is_drawn_by_its_name(tmp_path: Path) -> None:
         assert abs(np.load(tmp_path / "out.npz")["x"].mean() - (25 * label + 2.5)) < 30
     told = run_here(tmp_path, *settings, "sample.label=2")
     assert told.code == 2 and "no class 2; the classes are 1, 5, 9" in told.err
+
+
+def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shades = np.arange(120, dtype=np.uint8) % 3 * 100 + 20
+    np.savez(tmp_path / "set.npz", x=np.broadcast_to(shades[:, None, None], (120, 6, 6)), label=shades)
+    drawn: list[tuple[torch.Tensor, list[str]]] = []
+
+    def draw(images: torch.Tensor, names: list[str], _: str, path: Path) -> None:
+        drawn.append((images, list(names)))
+        path.touch()
+
+    monkeypatch.setattr("orchestration.pictures.image_sheet", draw)
+    told = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", "data.root=set.npz")
+    assert told.code == 0, told.err
+    ((images, names),) = drawn
+    assert [round(255 * image.mean().item()) for image in images] == list(map(int, names))
+    assert sorted(names, key=int) == names and len(set(names)) == 3 and 30 <= len(names) <= 40

@@ -40,6 +40,11 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, json.loads((folder / "plan.json").read_text(encoding="utf-8")), result
 
 
+def test_what_was_taken_of_the_data_is_said_before_the_plan(planned: tuple[Path, dict[str, Any], Result]) -> None:
+    lines = planned[2].out.splitlines()
+    assert lines[0].startswith("data       digits: 1,258 training, 180 validation, 359 test, 1x8x8; 17 levels")
+
+
 @pytest.fixture(scope="module")
 def evaluated(planned: tuple[Path, dict[str, Any], Result]) -> None:
     assert run_here(planned[0], *WORDS, "stage=evaluate").code == 0

@@ -366,7 +366,7 @@ def _named_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, st
 
 
 def _alike(names: Sequence[str], chosen: str) -> dict[str, str]:
-    """Split -> the array called as `chosen` but for the split, y_test_fine as y_train_fine; none if it says no split."""
+    """Split -> the array called as `chosen` but for the split, as y_test_fine and y_train_fine; or none."""
     split, what = _parsed(chosen)
     return {_parsed(name)[0]: name for name in names if split and _parsed(name)[0] and _parsed(name)[1] == what}
 
