@@ -29,7 +29,7 @@ import torch
 from child import machine
 from torch import Tensor
 
-from evaluation import distances
+from expost.evaluation import distances
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARES = (0.0, 0.1, 0.5, 1.0)
@@ -52,7 +52,7 @@ class Line:
 
 @contextmanager
 def older(commit: str) -> Iterator[ModuleType]:
-    """`evaluation.distances` as it was at `commit`, under another name."""
+    """`expost.evaluation.distances` as it was at `commit`, under another name."""
     packed = subprocess.run(["git", "archive", commit, "evaluation"], cwd=PROJECT, check=True, capture_output=True)
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:

@@ -15,7 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as orchestration/entry.py does; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as expost/cli.py does; read when torch is loaded
 
 import torch
 
@@ -24,8 +24,8 @@ from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.encode import encode
-from stage1_vae.latent_files import LatentWriter
 from stage1_vae.latents import LatentDataset
+from stage1_vae.latents.files import LatentWriter
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.mlp import MLP
 from stage1_vae.vae import VAE

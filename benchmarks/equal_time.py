@@ -25,13 +25,14 @@ import yaml
 from child import machine
 from vs_pythae_codes import prepare
 
-from orchestration.build import build
-from orchestration.entry import CONF
-from orchestration.hardware import lightning_fit
-from orchestration.schema import Trainer
+from expost.cli import CONF
+from expost.config.build import build
+from expost.config.schema import Trainer
+from expost.training.devices import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import mean_nll_nats
-from stage2_prior.prior import FitReport, FitRun, Prior
+from stage2_prior.prior import Prior
 
 SIDE, NUM_CODES = 7, 256
 SPEC = LatentSpec((SIDE**2,), Support.CODES, ((SIDE, SIDE),), (NUM_CODES,))

@@ -78,8 +78,8 @@ def write(folder: Path, num: int) -> None:
     """Training and validation posteriors, in blocks."""
     import torch
 
-    from stage1_vae.latent_files import LatentWriter
     from stage1_vae.latents import LatentSpec
+    from stage1_vae.latents.files import LatentWriter
 
     truth, spec = Truth(), LatentSpec((DIMS,), num_classes=CLUSTERS)
     for split, size, seed in (("train", num, 0), ("val", min(num, HELD_OUT), 10**5)):
@@ -124,15 +124,16 @@ def fit(kind: str, folder: Path, components: int, steps: int) -> dict[str, Any]:
         import torch
         import yaml
 
-        from orchestration.hardware import lightning_fit
-        from orchestration.schema import Trainer
+        from expost.config.schema import Trainer
+        from expost.training.devices import lightning_fit
         from stage1_vae.latents import LatentDataset
-        from stage2_prior.prior import FitRun, Prior
+        from stage2_prior.fitting import FitRun
+        from stage2_prior.prior import Prior
         from stage2_prior.priors.autoregressive import Autoregressive
         from stage2_prior.priors.gaussian import Gaussian
         from stage2_prior.priors.mixture import Mixture
         from stage2_prior.priors.standard_normal import StandardNormal
-        from stage2_prior.standardize import Standardized
+        from stage2_prior.wrappers.standardize import Standardized
 
         train, val = (LatentDataset.load(folder / split) for split in ("train", "val"))
         spec = train.spec

@@ -17,11 +17,11 @@ import torch
 from child import machine
 from hydra import compose, initialize_config_dir
 
-from orchestration.assembly import PREPROCESSING, without
-from orchestration.build import build
-from orchestration.entry import CONF
-from orchestration.judging import judge
-from orchestration.schema import validate
+from expost.cli import CONF
+from expost.config.build import build
+from expost.config.schema import validate
+from expost.measure.estimators import judge
+from expost.parts.assembly import PREPROCESSING, without
 
 IWAE_NATS, AIS_NATS, ELBO_LOW_NATS = 0.05, 0.1, 1.0
 

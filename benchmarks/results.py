@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.published import RECIPES, WITHOUT_RECIPE, Claim, Recipe
-from evaluation.comparison import compare
-from evaluation.comparison_lines import Line, figure
-from evaluation.comparison_source import Source, beside
-from evaluation.comparison_views import columns_of, markdown_table, text
-from orchestration.compare import everything, group_of, load
-from orchestration.errors import UserError
+from expost.base.errors import UserError
+from expost.compare import everything, group_of, load
+from expost.evaluation.comparison.compare import compare
+from expost.evaluation.comparison.lines import Line, figure
+from expost.evaluation.comparison.sources import Source, beside
+from expost.evaluation.comparison.views import columns_of, markdown_table, text
 
 COMMAND = "python -m benchmarks.results --runs runs"
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -58,8 +58,8 @@ def measured(folder: Path) -> list[Line]:
     import numpy as np
     import torch
 
-    from evaluation.surgery import Surgery, surgery
-    from evaluation.two_sample import classifier_of_known, classifier_two_sample
+    from expost.evaluation.latents.surgery import Surgery, surgery
+    from expost.evaluation.latents.two_sample import classifier_of_known, classifier_two_sample
     from stage1_vae.base_priors import StandardNormal
     from stage1_vae.latents import LatentDataset
     from stage1_vae.rate import rate_nats

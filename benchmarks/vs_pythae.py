@@ -28,7 +28,7 @@ import torch
 from sides import Side, described, pythae_python, start
 from vs_pythae_codes import CHANNELS, compare_codes
 
-from orchestration.hardware import has_native_bf16
+from expost.training.devices import has_native_bf16
 from stage1_vae.data.idx import Idx
 
 HERE = Path(__file__).resolve().parent

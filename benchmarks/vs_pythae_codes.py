@@ -18,7 +18,7 @@ from child import machine, pipeline
 from codes_table import CODES, RECIPE
 from sides import Side, described, start
 
-from orchestration.two_stage import TwoStage
+from expost.export.two_stage import TwoStage
 from stage1_vae.data.idx import Idx
 from stage1_vae.data.images import ImageSet
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rounds import Rounds
 
-from orchestration.two_stage import TwoStage
+from expost.export.two_stage import TwoStage
 
 
 def main(num_samples: str) -> None:

@@ -1,4 +1,4 @@
-"""Our side of vs_pythae.py: `stage1_vae.train.train` with the Lightning trainer that the pipeline builds.
+"""Our side of vs_pythae.py: `stage1_vae.training.train.train` with the Lightning trainer that the pipeline builds.
 
     python vs_pythae_ours.py {reference,wide_conv} IMAGES.npy BATCH_SIZE PRECISION COMPILE MEMORY_FORMAT
 
@@ -19,9 +19,9 @@ import yaml
 from rounds import Rounds
 from torch import Tensor, nn
 
-from orchestration.entry import CONF
-from orchestration.hardware import lightning_fit
-from orchestration.schema import Trainer
+from expost.cli import CONF
+from expost.config.schema import Trainer
+from expost.training.devices import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
@@ -30,7 +30,7 @@ from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.net import Encoder, Net
 from stage1_vae.nets.mlp import MLP
 from stage1_vae.objectives.elbo import ELBO
-from stage1_vae.train import train
+from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
 
 ENDLESS = 10**6

@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.prior import FitRun
+from stage2_prior.fitting import FitRun
 from stage2_prior.priors.mixture import Mixture
 
 ITERATIONS = 200

@@ -5,7 +5,7 @@
     python dashboards/workspace.py --entity ENTITY --project PROJECT --push    # save it, print its address
 
 Needs the extra: `pip install -c constraints.txt -e '.[dashboards]'`, and `wandb login` to push. The names of figures
-are those of `orchestration.tracking`: STAGE/NAME, with NAME as in the CSV files under `logs/`.
+are those of `expost.training.tracking`: STAGE/NAME, with NAME as in the CSV files under `logs/`.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from stage1_vae.latent_files import LatentWriter
+from stage1_vae.latents.files import LatentWriter
 from stage1_vae.vae import VAE
 
 ENCODE_VERSION = 1

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from stage1_vae.latent_spec import LatentSpec
+from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.vae import VAE
 
 

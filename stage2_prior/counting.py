@@ -8,8 +8,9 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counts import places, unfitted_log_probs
+from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite, measured_nll_nats
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
+from stage2_prior.prior import Exactness, Prior
 from stage2_prior.sampling import CODE_KNOBS, Sampling
 
 

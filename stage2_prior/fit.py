@@ -20,8 +20,9 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.rows import spread_rows
 from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import affordable, check_finite, mean_nll_nats
-from stage2_prior.prior import FitReport, FitRun, GradientPrior, PriorError
+from stage2_prior.prior import GradientPrior
 from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.stopwatch import Stopwatch
 

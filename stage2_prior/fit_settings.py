@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from stage2_prior.prior import FitRun, PriorError
+from stage2_prior.fitting import FitRun, PriorError
 from stage2_prior.ranks import ALONE, Ranks
 
 FEW_STEPS = 2

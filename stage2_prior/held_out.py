@@ -4,7 +4,8 @@ import torch
 
 from stage1_vae.latents import LatentDataset
 from stage1_vae.rows import spread_rows
-from stage2_prior.prior import Prior, PriorError
+from stage2_prior.fitting import PriorError
+from stage2_prior.prior import Prior
 
 ROWS_AT_ONCE = 4096
 LEAST_ROWS = 1000

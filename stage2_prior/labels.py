@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.prior import GradientPrior, PriorError
+from stage2_prior.fitting import PriorError
+from stage2_prior.prior import GradientPrior
 from stage2_prior.sampling import Sampling
 
 LABELS_VERSION = 2

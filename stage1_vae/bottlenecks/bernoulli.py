@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stage1_vae.base_priors import FairBits
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.latents import LatentSpec, Support
+from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.posteriors import Bits
 
 MAX_LOGIT = 15.0

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.code_usage import CodeUsage
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.usage import CodeUsage
 from stage1_vae.posteriors import Codes
 
 

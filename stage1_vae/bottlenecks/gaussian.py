@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stage1_vae.base_priors import StandardNormal
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.posteriors import DiagonalNormal
 
 

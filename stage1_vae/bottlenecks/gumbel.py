@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
-from stage1_vae.code_usage import CodeUsage
+from stage1_vae.codes.maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.codes.usage import CodeUsage
 from stage1_vae.posteriors import CategoricalCodes, Codes
 
 

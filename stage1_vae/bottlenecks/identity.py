@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.posteriors import Delta as DeltaPosterior
 
 

@@ -1,7 +1,7 @@
 """Vector quantisation: every place of a feature map becomes the nearest of K code vectors (van den Oord, Vinyals &
 Kavukcuoglu, "Neural Discrete Representation Learning", 2017). The code vectors follow by moving averages; the
-theory, and what keeps the codes alive, is in `stage1_vae.codebook`. What the encoder pays for staying near them is
-the commitment (ibid., eq. 3, third term).
+theory, and what keeps the codes alive, is in `stage1_vae.codes.codebook`. What the encoder pays for staying near
+them is the commitment (ibid., eq. 3, third term).
 """
 
 from typing import ClassVar
@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.codebook import Codebook
-from stage1_vae.commitment import checked_weight, squared_distance
+from stage1_vae.codes.codebook import Codebook
+from stage1_vae.codes.commitment import checked_weight, squared_distance
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.code_maps import Projection, code_spec, map_shape, to_map, uniform_codes
-from stage1_vae.codebook import Codebook
-from stage1_vae.commitment import checked_weight, squared_distance
+from stage1_vae.codes.codebook import Codebook
+from stage1_vae.codes.commitment import checked_weight, squared_distance
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
 

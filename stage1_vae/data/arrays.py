@@ -37,7 +37,7 @@ from stage1_vae.data.splits import (
     split_rows,
 )
 from stage1_vae.data.watched import Watched
-from stage1_vae.numpy_files import NumpyArchive, mapped, opened_npz
+from stage1_vae.files.npy import NumpyArchive, mapped, opened_npz
 
 IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
 LABELS = ("label", "labels", "y", "target", "targets")

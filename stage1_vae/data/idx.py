@@ -21,12 +21,12 @@ from typing import BinaryIO, ClassVar, cast
 import numpy as np
 import torch
 
-from stage1_vae.archives import check_unpacked
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
 from stage1_vae.data.labels import Labels, is_one_hot, read_labels
 from stage1_vae.data.layout import arranged
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing, hold_out
+from stage1_vae.files.archives import check_unpacked
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

@@ -14,10 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stage1_vae.errors import ExpostError
 from stage1_vae.rows import spread_rows
 
 
-class DataError(ValueError):
+class DataError(ExpostError, ValueError):
     """A mistake in the data or its configuration: one line that says what is wrong and what to do."""
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stage1_vae.latent_spec import LatentSpec, Support
+from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.rate import rate_nats, rate_per_dim_nats
 from stage1_vae.vae import VAE

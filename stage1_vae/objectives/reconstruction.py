@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stage1_vae.latent_spec import LatentSpec, Support
+from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.vae import VAE
 

@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.moments import moments
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Exactness, PriorError, check_real_vector
+from stage2_prior.prior import Exactness, check_real_vector
 from stage2_prior.sampling import Sampling
 
 LOG_WIDEST = math.log(2.0)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.covariances import cholesky
+from stage2_prior.em.covariances import cholesky
+from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite, mean_nll_nats
 from stage2_prior.moments import moments
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, check_real_vector
+from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
 
 

@@ -1,12 +1,12 @@
 """A mixture of Gaussians, p(z) = sum_k pi_k N(z; m_k, S_k), fitted to the aggregate posterior by EM.
 
 The fit ascends an exact lower bound of E_q(z)[log p(z)] that knows each q(z|x_i) by its mean and variances, not by a
-draw; the theory, and what it buys, is in `stage2_prior.gaussian_em`. Starts come from k-means++ and a few Lloyd
+draw; the theory, and what it buys, is in `stage2_prior.em.gaussian`. Starts come from k-means++ and a few Lloyd
 iterations; of several restarts the best is kept. Latents are standardised per dimension inside the fit, so thresholds
 are relative, and the answer is given back in their own units.
 
 A set whose parameters take more than 256 MiB is read block by block: by default through mini-batch EM (see
-`stage2_prior.stepwise_em`). On 5 million x 64 latents and 20 components its first pass left a bound of 68.57 nats and
+`stage2_prior.em.stepwise`). On 5 million x 64 latents and 20 components its first pass left a bound of 68.57 nats and
 the second was the last; exact EM from the same start (`batch_size=all`) stood at 68.63 after its first.
 
 `min_std` widens every q(z|x_i) by that part of the pooled standard deviation of each dimension: point masses (a plain
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
-from stage2_prior.covariances import COVARIANCES
-from stage2_prior.gaussian_em import (
+from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.em.gaussian import (
     Components,
     EMSettings,
     EMState,
@@ -37,14 +37,15 @@ from stage2_prior.gaussian_em import (
     expectation_maximisation,
     m_step,
 )
+from stage2_prior.em.kmeans import kmeans
+from stage2_prior.em.points import Scaling, in_memory, on_disk
+from stage2_prior.em.restarts import Search, best_of
+from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import check_finite, mean_nll_nats
-from stage2_prior.kmeans import kmeans
-from stage2_prior.latent_points import Scaling, in_memory, on_disk
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior, PriorError, check_real_vector
+from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.ranks import Ranks
-from stage2_prior.restarts import Search, best_of
 from stage2_prior.sampling import Sampling
-from stage2_prior.stepwise_em import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.stopwatch import Stopwatch
 
 START_POINTS = 20_000

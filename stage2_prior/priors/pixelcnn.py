@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.gated_pixelcnn import GatedPixelCNN
-from stage2_prior.prior import Exactness, PriorError
+from stage2_prior.prior import Exactness
 from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guided
 
 SAMPLE_ROWS = 512

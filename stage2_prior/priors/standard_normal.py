@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.prior import Exactness, FitReport, FitRun, Prior
+from stage2_prior.fitting import FitReport, FitRun
+from stage2_prior.prior import Exactness, Prior
 from stage2_prior.sampling import Sampling
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.tokens import tokens_for
 from stage2_prior.nets.transformer import Transformer as Net
-from stage2_prior.prior import Exactness, PriorError
+from stage2_prior.prior import Exactness
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
 SAMPLE_ROWS, CACHE_BYTES = 512, 2**28

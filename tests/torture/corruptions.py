@@ -9,8 +9,9 @@ from pathlib import Path
 from pool import Attempt, Plan, Tally
 from recipe import Reference
 
-from orchestration import kept, manifest
-from orchestration.store import Store
+from expost.store import manifest
+from expost.store import training_states as kept
+from expost.store.artifacts import Store
 
 FULL = 500
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pool import LONGEST_SECONDS, Attempt, Plan, Tally
 from recipe import Reference, comparable, difference, leftovers
 
-from orchestration.store import Store
+from expost.store.artifacts import Store
 
 FULL = 10
 SIZE = 8

@@ -10,8 +10,8 @@ from pathlib import Path
 from pool import Attempt, Plan, Tally
 from recipe import Reference, comparable, difference
 
-from orchestration.needs import folder_bytes
-from orchestration.store import Store
+from expost.store.artifacts import Store
+from expost.store.references import folder_bytes
 
 DISK_BYTES = 64 * 2**20
 PAGE = 4096

@@ -8,7 +8,7 @@ from functools import partial
 from pool import Attempt, Plan, Tally, side_by_side
 from recipe import Reference, comparable, difference, leftovers
 
-from orchestration.store import Store
+from expost.store.artifacts import Store
 
 FULL = 100
 NEW_SHARE = 0.2

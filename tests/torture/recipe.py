@@ -9,8 +9,8 @@ from typing import Any
 
 from pool import Attempt, Plan
 
-from orchestration import manifest
-from orchestration.store import Store
+from expost.store import manifest
+from expost.store.artifacts import Store
 
 COMMON = (
     "debug=fast",

@@ -1,0 +1,89 @@
+"""What a disk that is full, gone or read only does to a run, in one line with the remedy."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from expost.base.errors import UserError
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
+VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
+MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+"""Something else is where a file of ours was, or nothing."""
+FULL_BYTES = 2**20
+"""A write that failed without a reason, with less than this left, failed for want of room."""
+
+
+def disk_trouble(error: BaseException, scratch: Path) -> str | None:
+    """Why the disk is to blame for `error`, which writing into `scratch` met, with the remedy; None where it is not.
+
+    Not every library says so with an errno: safetensors puts it into words, NumPy says how many bytes it wrote.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(chain, "errno", None) == code or os.strerror(code) in str(chain):
+                return f"{os.strerror(code)}; make room or set paths.root=DIR, then repeat the command"
+        chain = chain.__cause__ or chain.__context__
+    if isinstance(error, OSError) and error.errno in UNWRITABLE | VANISHED:
+        return f"{error.strerror}{_culprit(error, scratch)}; mend that or set paths.root=DIR, then repeat the command"
+    try:
+        if isinstance(error, OSError) and error.errno is None and shutil.disk_usage(scratch).free < FULL_BYTES:
+            return f"{os.strerror(errno.ENOSPC)}; make room or set paths.root=DIR, then repeat the command"
+        scratch.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "its folder has vanished; see that the disk is mounted, then repeat the command"
+    except OSError as gone:
+        return f"{gone.strerror}; see that the disk is mounted, then repeat the command"
+    return None
+
+
+def _culprit(error: OSError, scratch: Path) -> str:
+    name = str(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
+    return "" if not name or name.startswith(str(scratch)) else f" ({name})"
+
+
+@contextmanager
+def blaming_the_disk(root: Path) -> Iterator[None]:
+    """What fails in the block because something took `root`, or a file in it, away becomes the one line.
+
+    Raises:
+        UserError: in place of it.
+    """
+    began = _identity(root)
+    try:
+        yield
+    except OSError as error:
+        named = next((Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if _is_name(n)), None)
+        inside = named is not None and Path(os.path.abspath(named)).is_relative_to(os.path.abspath(root))
+        if named is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
+            words = f"{named}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
+            raise UserError(f"{words}, then repeat the command") from error
+        _blame_absence(root, began, error)
+        raise
+    except UserError:
+        raise
+    except Exception as error:  # libraries have errors of their own for a file that is not there
+        _blame_absence(root, began, error)
+        raise
+
+
+def _blame_absence(root: Path, began: tuple[int, int] | None, error: Exception) -> None:
+    if began is not None and _identity(root) != began:
+        raise UserError(f"{root} has vanished; see that the disk is mounted, then repeat the command") from error
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells `folder` from another one of its name; None: there is none."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str | bytes | os.PathLike)

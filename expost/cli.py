@@ -1,0 +1,206 @@
+"""The command line: composes the configuration, runs one job or a sweep, and turns mistakes into one line.
+
+torch is imported by a job, never here, so that `--help` and a misspelt key are answered at once.
+"""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from expost.base import scratch, streams
+from expost.base.command import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
+from expost.base.errors import UserError, nearest
+from expost.base.malloc import keep_freed_memory
+from expost.base.places import CONF
+from expost.base.stopped import stop_message
+from expost.base.terminal import be_quiet
+from expost.base.typed import remember_program, typed_program
+from expost.config.schema import Config, validate
+from expost.store.housekeeping import keep_house
+from expost.sweeps.failures import Failure, failures, next_command, record_failure, tidy
+from expost.sweeps.launchers import JoblibLauncher, register
+from expost.sweeps.ray_launcher import RayLauncher
+from expost.sweeps.study import OptunaSweeper
+from expost.sweeps.submitit_launcher import SubmititLauncher
+from expost.training.wandb_run import wandb_mode
+
+USER_ERROR = 2
+Measured = float | tuple[float, ...] | None
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
+register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
+
+
+def main() -> int:
+    """Run what the command line says; the exit code."""
+    streams.open_streams()
+    try:
+        code = do_as_typed()
+        sys.stdout.flush()
+        return code
+    except streams.Unheard as lost:
+        return streams.end(lost)
+
+
+def do_as_typed() -> int:
+    """The same, where somebody hears what is said."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
+    # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
+    os.environ.pop(SWEEP, None)
+    set_agent_aside()
+    remember_program()
+    typed = sys.argv[1:]
+    flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants them before or after all
+    be_quiet()
+    try:
+        scratch.begin()
+        refuse_unknown_flags(sys.argv[1:])
+        _hydra_main()
+        told = failures()
+        if command := next_command(sys.argv[1:]):
+            print(f"{'next':<11}{command}", flush=True)
+    except KeyboardInterrupt:
+        for failure in failures():
+            print(failure.line, file=sys.stderr)
+        print(stop_message(typed), file=sys.stderr)
+        return 130
+    except UserError as error:
+        told = [Failure(str(error))]
+    except (HydraException, OmegaConfBaseException) as error:
+        told = [Failure(hydra_message(error))]
+    except OSError as error:  # Hydra's own folder of a sweep
+        told = [Failure(f"writing {error.filename} failed: {error.strerror}; make room or set paths.root=DIR")]
+    finally:
+        tidy()
+    for failure in told:
+        print(failure.line, file=sys.stderr)
+    if not told:
+        return 0
+    return USER_ERROR if all(failure.traceback is None for failure in told) else 1
+
+
+def one_job(composed: DictConfig) -> Measured:
+    """One job, alone or in a sweep: what `sweep.metric` names. A failure is written down and told at the end: one that
+    passed through Hydra would end the sweep, or come back with Hydra's own words before it."""
+    be_quiet()  # a sweep's worker starts here
+    keep_freed_memory()
+    root = OmegaConf.select(composed, "paths.root", default="runs")
+    launch = Launch.of(HydraConfig.get())
+    try:
+        return run(validate(composed), launch)
+    except SystemExit as error:  # Lightning turns Ctrl-C within a fit into one
+        raise KeyboardInterrupt from error
+    except UserError as error:
+        record_failure(launch, str(error))
+    except OSError as error:
+        if error.errno not in FULL:
+            record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+        else:  # of what is written beside the store: logs, the run's own folder
+            where = error.filename or launch.sweep_dir or root
+            record_failure(launch, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
+    except Exception as error:  # a mistake of the program: the other jobs of a sweep go on
+        record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
+
+
+_hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one_job)
+
+
+def refuse_unknown_flags(words: list[str]) -> None:
+    """argparse would print its usage before the one line.
+
+    Raises:
+        UserError: for a flag that Hydra does not have.
+    """
+    for word in words:
+        name = word.split("=")[0]
+        if name.startswith("-") and name not in get_args_parser()._option_string_actions:
+            raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
+
+
+def run(config: Config, launch: Launch) -> Measured:
+    if launch.sweep_dir is not None and launch.sweep_dir.parent.parent != config.paths.root:
+        raise UserError(
+            f"paths.root={config.paths.root}: a sweep has one; give one value, or repeat the command for each"
+        )
+    if config.stage == "store":
+        keep_house(config)
+        return None
+    if config.logger.wandb:
+        wandb_mode(config.logger)
+    from expost import dispatch
+    from expost.sweeps.metric import check, measured
+
+    be_quiet()  # Lightning turns its own logger up when it is imported
+    check(config)
+    dispatch.run(config, launch)
+    return measured(config, launch)
+
+
+def hydra_message(error: Exception) -> str:
+    """Hydra's complaint with the remedy that it lacks: the choices, and the nearest key."""
+    chain = [str(e) for e in (error, error.__cause__) if e is not None]
+    text = "\n".join(chain)
+    if isinstance(error, OverrideParseException):
+        remedy = "write KEY=VALUE, and quote a value that holds = ( [ { or a comma: 'KEY=\"a=b\"'"
+        return f"{error.override}: not an override ({' '.join(error.message.splitlines()[0].split())}); {remedy}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found.group(1)}: several values make a sweep; add -m, or write one list as [a,b]"
+    if found := re.search(r"Could not find '(\w+)/'", text):
+        return f"{found.group(1)} has no value; {nearest('', choices(found.group(1)))}"
+    if "Could not override ''" in text:
+        return "an override has no key; write KEY=VALUE"
+    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        group, choice = found.groups()
+        return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
+    if found := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
+        return unknown_key(found.group(1) or found.group(2))
+    return " ".join(text.split("\n")[0].split())
+
+
+def groups() -> list[str]:
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files in a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) or groups()
+
+
+def unknown_key(key: str) -> str:
+    """The first part of a dotted `key` that does not exist, and what may stand there.
+
+    The rest of the command line is left out, but for choices: prior=autoregressive prior.hiden=1 is answered with the
+    keys of that prior.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    chosen = [a for a in sys.argv[1:] if (m := re.match(r"(\w+)=\w+$", a)) and m.group(1) in groups()]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            node: Any = compose("config", overrides=chosen)
+    except HydraException:
+        return f"{key}: unknown key; `{typed_program()} --cfg job` prints those that there are"
+    for part in key.split("."):
+        if not isinstance(node, DictConfig):
+            return f"{key}: unknown key; its parent is no section but a value"
+        if part not in node:
+            return f"{key}: unknown key; {nearest(part, (str(name) for name in node))}"
+        node = node[part]
+    return f"{key}: cannot be set here; `{typed_program()} --cfg job` prints the configuration"

@@ -1,0 +1,116 @@
+"""Whether samples are copies of training images: how near each comes to the training set, against how near a fresh
+image comes.
+
+d(x) is the distance of an image to its nearest neighbour among ALL training images. Test images are fresh by
+construction, so their d is what an honest draw from the data has. The figure is the rank statistic of data-copying
+
+    memorisation = P(d_sample < d_test) + 1/2 P(d_sample = d_test),
+
+the chance that a sample lies nearer to the training set than a test image does (Mann & Whitney, 1947; Meehan,
+Chaudhuri & Dasgupta, "A Non-Parametric Test to Detect Data-Copying in Generative Models", 2020, section 3, who
+standardise the same U). Fresh test images score 50 % whatever the data, copies 100 %, images that are unlike any
+training image score near 0 %: it is a share to be near 50 %, not one to push up or down.
+
+Distances are Euclidean between feature vectors, as those of every other figure here. Pixels would answer another
+question: a decoder's mean is blurred, a blurred image is near to many images pixel by pixel, and any VAE would look as
+if it copied. On the reference VAE on MNIST, reconstructions of test images, which no prior and no memory made, score
+52 % in features and 64 % in pixels; draws from the training aggregate, which are reconstructions of training images,
+58 % and 81 %. What a decoder that blurs can show of its memory is the difference between these two rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expost.evaluation.errors import EvaluationError
+from expost.evaluation.images.halves import Subsets, spread
+from expost.evaluation.images.squared import TIE, Targets
+
+SCORES_AT_ONCE = 2**24
+UNSURE = 4096
+"""Squared distances below so many roundings of float32 are looked up again."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training vector of each of M vectors: its row [M], and the distance to it [M] float64."""
+
+    index: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Share of samples nearer to the training set than a test image is, and its spread over halves; None without."""
+
+    share: float
+    spread: float | None
+
+
+@torch.no_grad()
+def nearest(features: Tensor, training: Tensor) -> Nearest:
+    """The nearest of `training` [T, D] for each of `features` [M, D], by brute force in chunks, on their device.
+
+    The search is a float32 matrix product on vectors centred on the training mean; the distance of the one found is
+    then computed again from the difference. Where that is so near that the rounding of the product may have hidden a
+    nearer one, the search is repeated by differences, so that a copy is at distance 0 whatever else is near.
+
+    Raises:
+        EvaluationError: NaN or infinity among the vectors, or no training vector.
+    """
+    if not len(training) or not torch.isfinite(training).all() or not torch.isfinite(features).all():
+        raise EvaluationError("a nearest training image needs training images, and features without NaN or infinity")
+    centre = training.mean(0, dtype=torch.float64).float()
+    keys = training.float() - centre  # [T, D]
+    penalty = -0.5 * keys.square().sum(1)  # [T]; argmax of x.t - |t|^2 / 2 is argmin of |x - t|
+    chunk = max(1, SCORES_AT_ONCE // len(keys))
+    index = torch.cat([torch.addmm(penalty, rows.float() - centre, keys.T).argmax(1) for rows in features.split(chunk)])
+    distance = torch.linalg.vector_norm(features.double() - training[index].double(), dim=1)
+    norms = (features.float() - centre).square().sum(1) - 2 * penalty[index]  # |x|^2 + |t|^2
+    unsure = (distance.square() < UNSURE * torch.finfo(torch.float32).eps * norms).nonzero().squeeze(1)
+    if len(unsure):
+        rows, which = torch.unique(features[unsure].double(), dim=0, return_inverse=True)
+        squared = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
+        squared.scatter_reduce_(0, which, distance[unsure].square(), "amin")
+        row, found = _by_differences(rows, squared, training.double())
+        index[unsure], distance[unsure] = row[which], found.sqrt()[which]
+    return Nearest(index.cpu(), distance.cpu())
+
+
+def _by_differences(rows: Tensor, most: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest training vector of each of `rows` [M, D], the first of several, and the squared distance to it.
+
+    Args:
+        rows: float64.
+        most: [M] squared distances that are no smaller than those.
+        training: [T, D] float64.
+    """
+    targets, size = Targets(training), max(1, SCORES_AT_ONCE // len(training))
+    found = []
+    for some, bound in zip(rows.split(size), most.split(size), strict=True):
+        i, j = (targets.from_below(some) <= bound[:, None] * (1 + TIE)).nonzero().unbind(1)
+        squared = targets.of_pairs(some, i, j)
+        least = torch.full_like(bound, torch.inf).scatter_reduce_(0, i, squared, "amin")
+        first = torch.full_like(i[:1], len(training)).repeat(len(some))
+        first.scatter_reduce_(0, i, j.where(squared == least[i], len(training)), "amin")
+        found.append((first, least))
+    index, squared = (torch.cat(part) for part in zip(*found, strict=True))
+    return index, squared
+
+
+def memorisation(sample_distance: Tensor, test_distance: Tensor) -> Memorisation:
+    """Chance that a sample [M] is nearer to the training set than a test image [N], ties counted half."""
+    subsets = (Subsets.of(len(sample_distance)), Subsets.of(len(test_distance)))
+    num = min(len(half) for half in subsets)
+    members = zip(subsets[0].members[:num], subsets[1].members[:num], strict=True)
+    values = [_share_nearer(sample_distance.cpu()[mine], test_distance.cpu()[theirs]) for mine, theirs in members]
+    return Memorisation(values[0], spread(torch.tensor(values, dtype=torch.float64)))
+
+
+def _share_nearer(samples: Tensor, test: Tensor) -> float:
+    """Mann-Whitney: for each sample the share of test images that are further, those equally far counted half."""
+    ordered = test.sort().values
+    further = len(test) - torch.searchsorted(ordered, samples, right=True)
+    as_far = torch.searchsorted(ordered, samples, right=True) - torch.searchsorted(ordered, samples)
+    return ((further + 0.5 * as_far).double().mean() / len(test)).item()

@@ -1,0 +1,261 @@
+"""What the `config.json` of an exported model says, and both stages built from it.
+
+A class is made twice: first on torch's `meta` device, where tensors have shapes and no memory, so that what the
+configuration asks for can be compared with what the files hold; then for real. A configuration that asks for more than
+its files hold is refused before any of it is allocated, one that asks for endless layers while they are made.
+"""
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from expost.config.build import construct
+from expost.store.safe import Layout, UnsafeError, layouts, read_json, read_layouts, read_tensors, resolve_class
+from stage1_vae.bottleneck import Bottleneck
+from stage1_vae.data.images import DataError, Domain
+from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.latents import LatentSpec
+from stage1_vae.likelihoods import Likelihood
+from stage1_vae.net import Net
+from stage1_vae.vae import VAE
+from stage2_prior.labels import LABELS_VERSION, LabelledPrior
+from stage2_prior.prior import Prior
+from stage2_prior.wrappers.per_class import PerClass
+
+CONFIG = "config.json"
+VAE_FILE, PRIOR_FILE = "vae.safetensors", "prior.safetensors"
+FORMAT = "expost two-stage model, 1"
+PREPROCESS = {"_target_": "stage1_vae.data.preprocess.Preprocess"}
+LABELS = "stage2_prior.labels"
+"""Among the versions, of a network that takes labels."""
+MOVED = {
+    "stage2_prior.per_class.PerClass": "stage2_prior.wrappers.per_class.PerClass",
+    "stage2_prior.standardize.Standardized": "stage2_prior.wrappers.standardize.Standardized",
+}
+"""Where classes of earlier exports are today."""
+MAX_PIXELS = 2**26
+"""Numbers of one image or one latent: a model without weights could ask for any."""
+
+Node = dict[str, Any]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Preprocessing(Strict):
+    """Of `stage1_vae.data.preprocess.Preprocess`."""
+
+    levels: PositiveInt | None
+    domain: Literal["unit", "real"]
+    binarize: Literal["none", "dynamic", "threshold"]
+    dequantize: bool
+
+
+class WeightFile(Strict):
+    bytes: PositiveInt
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Exported(Strict):
+    """The content of `config.json`.
+
+    Attributes:
+        format: of the folder.
+        image_shape: [C, H, W].
+        net, bottleneck, likelihood, prior: `_target_` and the keywords of the constructor.
+        wrap: classes around the prior, the innermost first.
+        latent: of `LatentSpec.to_json`.
+        preprocess: how raw images become x.
+        pixel_range: which x are black and white.
+        class_names: of the labels, one a class; empty: they are numbers from 0.
+        versions: class (or module) -> its version; `expost`, `torch` and `data` in words are for the reader.
+        files: the weights.
+        sha256: of all the rest, against damage; whoever means harm can write another.
+    """
+
+    format: str
+    image_shape: list[PositiveInt]
+    net: Node
+    bottleneck: Node
+    likelihood: Node
+    prior: Node
+    wrap: list[str]
+    latent: Node
+    preprocess: Preprocessing
+    pixel_range: list[float]
+    class_names: list[str] = []
+    versions: dict[str, int]
+    made_with: dict[str, str]
+    files: dict[str, WeightFile]
+    sha256: str
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with the hash of itself."""
+    plain = {key: value for key, value in content.items() if key != "sha256"}
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {**plain, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+def read_config(folder: Path) -> Exported:
+    """The checked `config.json` of an exported model.
+
+    Raises:
+        UnsafeError: it is missing, damaged, of another format, or says what it may not.
+    """
+    content = read_json(folder, CONFIG)
+    place = folder / CONFIG
+    if content.get("format") != FORMAT:
+        raise UnsafeError(f"{place} is no {FORMAT!r}, but {content.get('format')!r}")
+    if sealed(content) != content:
+        raise UnsafeError(f"{place} is damaged or was edited: its sha256 is not that of its content")
+    try:
+        config = Exported.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UnsafeError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+    if len(config.image_shape) != 3 or math.prod(config.image_shape) > MAX_PIXELS:
+        raise UnsafeError(
+            f"{place}: image_shape={config.image_shape} is no [C, H, W] of at most {MAX_PIXELS:,} numbers"
+        )
+    if len(config.pixel_range) != 2 or config.pixel_range[0] >= config.pixel_range[1]:
+        raise UnsafeError(f"{place}: pixel_range={config.pixel_range} is no [black, white]")
+    if config.files.keys() != {VAE_FILE, PRIOR_FILE}:
+        raise UnsafeError(f"{place}: files must be {VAE_FILE} and {PRIOR_FILE}, not {', '.join(config.files)}")
+    return config
+
+
+def preprocess_of(config: Exported) -> Preprocess:
+    """How raw images become x.
+
+    Raises:
+        UnsafeError: the facts contradict each other.
+    """
+    check_version(config, PREPROCESS["_target_"], Preprocess.version)
+    facts = config.preprocess
+    try:
+        return Preprocess(facts.levels, Domain(facts.domain), facts.binarize, facts.dequantize)
+    except DataError as error:
+        raise UnsafeError(f"{CONFIG}: preprocess: {error}") from error
+
+
+def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
+    """Both stages with their weights, on the CPU, in evaluation mode.
+
+    Raises:
+        UnsafeError: a file is not what `config.json` says, or a class may not be named there.
+    """
+    promised = {name: read_layouts(folder, name) for name in (VAE_FILE, PRIOR_FILE)}
+    with _refusing(f"{folder / CONFIG} asks for what cannot be built"):
+        with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
+            vae = build_vae(config)
+            prior = build_prior(config, _checked_spec(config, vae), len(promised[PRIOR_FILE]))
+        expected: dict[str, dict[str, Layout]] = {VAE_FILE: layouts(vae), PRIOR_FILE: layouts(prior)}
+    tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected.items()}
+    with _refusing(f"{folder / CONFIG} asks for what cannot be built"), torch.random.fork_rng(devices=[]):
+        vae = build_vae(config)
+        prior = build_prior(config, vae.spec, len(promised[PRIOR_FILE]))
+        vae.load_state_dict(tensors[VAE_FILE])
+        prior.load_state_dict(tensors[PRIOR_FILE])
+    return vae.eval(), prior.eval()
+
+
+def build_vae(config: Exported) -> VAE:
+    """Stage 1 with fresh weights."""
+
+    def bottleneck(**injected: Any) -> Bottleneck:
+        return made(config, "bottleneck", Bottleneck, **injected, num_classes=config.latent.get("num_classes", 0))
+
+    channels, height, width = config.image_shape
+    net, likelihood = made(config, "net", Net), made(config, "likelihood", Likelihood)
+    return VAE((channels, height, width), net, bottleneck, likelihood)
+
+
+def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
+    """Stage 2, unfitted, in its wrappers; `num_tensors`: in its file.
+
+    Raises:
+        UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
+    """
+    prior = made(config, "prior", Prior, spec=spec)
+    if (reason := type(prior).check(spec)) is not None:
+        raise UnsafeError(f"{CONFIG}: {reason}")
+    if isinstance(prior, LabelledPrior) and prior.num_classes:
+        check_version(config, LABELS, LABELS_VERSION)
+    if len(config.wrap) > 8:
+        raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
+    for target in config.wrap:
+        cls: Any = resolve_class(MOVED.get(target, target), Prior)
+        check_version(config, target, cls.version)
+        if (reason := cls.check(spec)) is not None:
+            raise UnsafeError(f"{CONFIG}: {reason}")
+        if issubclass(cls, PerClass) and spec.num_classes > num_tensors:
+            raise UnsafeError(f"{CONFIG} asks for {spec.num_classes:,} priors, more than its files hold")
+        prior = cls(prior)
+    return prior
+
+
+def made(config: Exported, part: str, base: type, **injected: Any) -> Any:
+    """The object that one part of the configuration names."""
+    node: Node = getattr(config, part)
+    cls: Any = resolve_class(node.get("_target_"), base)
+    check_version(config, node["_target_"], cls.version)
+    return construct(part, cls, {key: value for key, value in node.items() if key != "_target_"}, **injected)
+
+
+def check_version(config: Exported, target: str, now: int) -> None:
+    """Raises:
+    UnsafeError: what is called `target` has changed since, so that its weights may mean something else.
+    """
+    written = config.versions.get(target)
+    if written != now:
+        release = config.made_with.get("expost", "another release")
+        raise UnsafeError(f"{target} was exported as version {written} and is version {now} here; install {release}")
+
+
+def _checked_spec(config: Exported, vae: VAE) -> LatentSpec:
+    if vae.spec.num_dims > MAX_PIXELS:
+        raise UnsafeError(f"{CONFIG}: latents of {vae.spec.num_dims:,} numbers; at most {MAX_PIXELS:,} are expected")
+    if LatentSpec.from_json(config.latent) != vae.spec:
+        raise UnsafeError(f"{CONFIG}: latent is not what its bottleneck makes, {vae.spec.to_json()}")
+    return vae.spec
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Whatever a constructor says of nonsense becomes the one line."""
+    try:
+        yield
+    except UnsafeError:
+        raise
+    except Exception as error:  # torch's complaints and Python's own share no base class
+        raise UnsafeError(f"{what}: {error}") from error
+
+
+@contextmanager
+def _at_most(num_parameters: int) -> Iterator[None]:
+    """Stop this thread from making more parameter tensors than that: there is no file for them."""
+    here, count = threading.get_ident(), 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += threading.get_ident() == here
+        if count > num_parameters:
+            raise UnsafeError(f"{CONFIG} asks for more layers than its files hold")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,138 @@
+"""The README of an exported model: what it is, what it was measured at, how to load it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from expost.evaluation import report
+from expost.evaluation.page import verdict_lines
+from expost.export.two_stage import TwoStage
+from expost.parts.assembly import Parts
+from expost.parts.dataset import dataset_facts, described
+from stage1_vae.data.labels import listed
+
+FRONT = """---
+library_name: expost
+pipeline_tag: unconditional-image-generation
+{license}tags:
+- image-generation
+- variational-autoencoder
+- two-stage
+---
+"""
+
+LOADING = """## How to load it
+
+```python
+from expost.export.two_stage import TwoStage
+
+model = TwoStage.load("{address}")
+images = model.sample(64)  # {shape} in [0, 1]: means of p(x|z), z ~ the learned prior
+```
+
+`model.sample_latents(n)` draws z, `model.decode(z)` turns latents into images, `model.encode(x)` is the posterior
+q(z|x). {knobs}`torch.manual_seed` repeats what is drawn, `model.to("cuda")` moves the model. x is what
+`model.preprocess(raw, generator)` makes of raw pixels. {bound}
+
+Loading reads safetensors and JSON and runs nothing that the folder brings.
+"""
+
+
+def model_card(
+    name: str,
+    content: Mapping[str, Any],
+    parts: Parts,
+    model: TwoStage,
+    keys: Mapping[str, str],
+    figures: Mapping[str, Any] | None,
+    address: str = "path/to/this/folder",
+    license: str | None = None,
+) -> str:
+    """The text of `README.md`.
+
+    Args:
+        name: of the run.
+        content: of `config.json`.
+        parts: data and preprocessing.
+        model: the trained model.
+        keys: name -> key of what it was made from.
+        figures: content of the evaluation's `figures.json`; None: it was not evaluated.
+        address: what `TwoStage.load` takes.
+        license: of the weights, in the hub's short form; None: its owner has not said.
+    """
+    reason = model.why_no_bound()
+    bound = (
+        "`model.log_prob_bound(x, num_samples=100)` is an importance-weighted lower bound on log p(x), [B] nats."
+        if reason is None
+        else f"There is no `log_prob_bound`: {reason}."
+    )
+    shape = ", ".join(map(str, ("64", *model.image_shape)))
+    return "\n".join(
+        [
+            FRONT.format(license="" if license is None else f"license: {license}\n"),
+            f"# {name}",
+            "",
+            "A two-stage generative model: a VAE, and a prior that was fitted afterwards to what the encoder says of",
+            "the training images (the aggregate posterior).",
+            "",
+            *_facts(content, parts, model),
+            "",
+            LOADING.format(shape=f"[{shape}]", bound=bound, address=address, knobs=_knobs(model)),
+            *_measured(figures),
+            "## Where it comes from",
+            "",
+            *(f"- {what}: `{key}`" for what, key in keys.items()),
+            *(f"- {what}: {words}" for what, words in content["made_with"].items()),
+            "",
+        ]
+    )
+
+
+def _knobs(model: TwoStage) -> str:
+    """What `sample` takes beside a number, if anything."""
+    classes = model.prior.num_classes
+    names = model.class_names
+    if classes and names == tuple(map(str, range(classes))):
+        taken = [f"label={min(3, classes - 1)}` (one class of 0 to {classes - 1})"]
+    else:
+        taken = [f"label={names[0]!r}` (one class of {listed(names)})"] if classes else []
+    taken += [f"{knob}=...`" for knob in sorted(model.prior.knobs)]
+    return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
+
+
+def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> list[str]:
+    rows = {part: _class(content[part]) for part in ("net", "bottleneck", "likelihood", "prior")}
+    rows["prior"] += "".join(f", {target.rsplit('.', 1)[1]}" for target in content["wrap"])
+    x = parts.preprocess
+    levels = "real numbers" if x.num_levels is None else f"{x.num_levels} levels"
+    said = f", {x.binarize} binarisation" * (x.binarize != "none") + ", dequantised" * x.dequantize
+    counts = f"{sum(p.numel() for p in model.vae.parameters()):,} and {model.prior.num_parameters:,}"
+    rows |= {
+        "trained on": f"{parts.data.name}, {len(parts.data.train):,} images",
+        **{what: words for what, words in described(dataset_facts(parts.data)).items() if what != "images"},
+        "image": f"{' x '.join(map(str, model.image_shape))}, {levels}{said}",
+        "latent": f"{' x '.join(map(str, model.latent_shape))}, {model.vae.spec.support.value}",
+        "parameters": f"{counts} (VAE and prior)",
+    }
+    return ["| | |", "|---|---|", *(f"| {part} | {_cell(words)} |" for part, words in rows.items())]
+
+
+def _class(node: Mapping[str, Any]) -> str:
+    words = ", ".join(f"{key}={value}" for key, value in node.items() if key != "_target_")
+    return f"{node['_target_'].rsplit('.', 1)[1]}({words})"
+
+
+def _cell(text: str) -> str:
+    return text.replace("-\n", "").replace("\n", " ").replace("|", "\\|")
+
+
+def _measured(figures: Mapping[str, Any] | None) -> list[str]:
+    if figures is None:
+        return ["## Figures", "", "None: it was exported before it was evaluated (`stage=evaluate`).", ""]
+    titles, lines = report.cells(figures)
+    table = [
+        "| " + " | ".join(["", *map(_cell, titles)]) + " |",
+        "|---" + "|---:" * len(titles) + "|",
+        *("| " + " | ".join(map(_cell, [label, *texts])) + " |" for label, texts in lines),
+    ]
+    notes = [f"- {note}" for note in [*verdict_lines(figures), *report.notes(figures)]]
+    return ["## Figures", "", *table, "", report.legend(figures), "", *notes, ""]

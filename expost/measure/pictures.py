@@ -1,0 +1,133 @@
+"""The PNG files of an evaluation, from trained stages and the images that were measured, and of stage=check."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expost.evaluation import report
+from expost.evaluation.figures import images as figures
+from expost.evaluation.figures.classes import class_rows
+from expost.evaluation.figures.codes import codebook_usage
+from expost.evaluation.images.image_sheet import image_sheet
+from expost.evaluation.row_names import BASELINES
+from expost.measure.classes import Classes
+from expost.measure.image_sets import SCATTERED, Copied, Seen
+from expost.measure.subject import Trained, cleaned
+from expost.parts.assembly import Parts
+from stage1_vae.data.images import spread
+from stage2_prior.prior import Prior
+
+SHEET, SHOWN = "check-images.png", 40
+"""What stage=check leaves in `paths.root`, and how many images are on it."""
+
+PICTURES = {
+    "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
+    "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
+    "the share is that of all its samples which the classifier takes for it.",
+    "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
+    "latents": "Latents of training images on their first two principal axes, against both priors.",
+    "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
+    "interpolations": "From one test image to another, through latent space.",
+    "curves": "Training of both stages.",
+    "codes": "How evenly codes are used.",
+}
+"""File stem -> caption, in the order of the report; `codes` exists of codes alone, `classes` of conditional priors."""
+
+
+def draw_pictures(
+    trained: Trained,
+    seen: Mapping[str, Seen],
+    copied: Copied,
+    name: str,
+    histories: Mapping[str, Any],
+    codes: Mapping[str, Any] | None,
+    classes: Classes | None,
+    limit: int,
+    folder: Path,
+) -> None:
+    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none.
+
+    No more than `limit` samples of a prior are drawn.
+    """
+    baseline = BASELINES[trained.baseline_name]
+    shown = {key: picture(s.few) for key, s in seen.items()}
+    figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
+    few = slice(0, 24)
+    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
+    draw_neighbours(seen, copied, name, folder / "neighbours.png")
+    posterior = trained.train.draw(torch.randperm(len(trained.train))[:SCATTERED])
+    num = min(limit, len(posterior))
+    drawn = (
+        more_latents(trained, prior, seen[key].latents, num)
+        for key, prior in {"baseline": trained.baseline, "learned": trained.prior}.items()
+    )
+    aggregate, *clouds = (trained.embedded(z) for z in (posterior, *drawn))
+    figures.latent_scatter(aggregate, clouds[0], clouds[1], folder / "latents.png", name, baseline)
+    ends = trained.embedded(trained.test.draw(torch.arange(min(16, len(trained.test)))))  # [2 * pairs, *embedded]
+    pairs = len(ends) // 2
+    start, end = ends[:pairs], ends[pairs : 2 * pairs]
+    steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
+    paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
+    decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
+    figures.interpolations(decoded, folder / "interpolations.png")
+    figures.training_curves(
+        histories["vae"], histories["fit"]["curve"], folder / "curves.png", bool(trained.prior.num_classes)
+    )
+    if codes is not None:
+        codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
+    if classes is not None:
+        rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
+        class_rows(rows, name, folder / "classes.png")
+
+
+def more_latents(trained: Trained, prior: Prior, drawn: Tensor, num: int) -> Tensor:
+    """z [num, *latent]: those that were `drawn` already, and as many more as are lacking: draws may take minutes."""
+    lacking = num - len(drawn)
+    return torch.cat([drawn, trained.draw(prior, lacking)]) if lacking > 0 else drawn[:num]
+
+
+def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:
+    """Samples of the learned prior and of the training aggregate beside their nearest training images."""
+    sources = [("learned", f"learned prior: {name}", figures.LEARNED)]
+    sources.append((report.AGGREGATE, "training aggregate", figures.POSTERIOR))
+    panels = []
+    for key, title, colour in sources:
+        nearest = copied.nearest.get(key)
+        if nearest is None:  # broken features: the samples alone, beside nothing
+            nearest = torch.ones_like(seen[key].few[:24])
+        panels.append((title, colour, picture(seen[key].few[: len(nearest)]), picture(nearest)))
+    figures.nearest_neighbours(panels, path)
+
+
+def picture(x: Tensor) -> Tensor:
+    """Images of any number of channels as grey or RGB: [N, 1 or 3, H, W]."""
+    channels = x.shape[1]
+    return x if channels in (1, 3) else x[:, :3] if channels == 4 else x[:, :1]
+
+
+def draw_sheet(parts: Parts, root: Path) -> Path:
+    """A sheet of training images below `root`, by class with its name where there are labels; its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    train, names = parts.data.train, parts.data.class_names
+    shown = spread(train, SHOWN) if train.labels is None else spread(train, 1, max(1, SHOWN // max(1, len(names))))
+    images, captions = torch.cat(list(cleaned(parts, shown))), [""] * len(shown)
+    if shown.labels is not None:
+        order = shown.labels.cpu().argsort(stable=True)
+        order = order[:: -(-len(order) // SHOWN)]
+        images, captions = images[order], [names[y] for y in shown.labels.cpu()[order].tolist()]
+    root.mkdir(parents=True, exist_ok=True)
+    path, scratch = root / SHEET, root / f".{SHEET}.part"
+    title = f"{parts.data.name}: training images" + (" and their labels" if names else "")
+    try:
+        image_sheet(picture(images), captions, title, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path

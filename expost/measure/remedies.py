@@ -1,0 +1,113 @@
+"""What can be done about a prior that falls short: possible for how it is fitted, for its latents and for its images.
+
+A verdict that names a remedy takes it from here. More steps are no remedy for a prior that counts, nor for a fit whose
+held-out figure had stopped getting better.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expost.config.build import target_class
+from expost.config.schema import Node
+from expost.job import Run
+from expost.measure.subject import Trained
+from expost.parts.assembly import prior_nodes
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.counting import CountingPrior
+from stage2_prior.prior import GradientPrior
+from stage2_prior.priors.gaussian import Gaussian
+from stage2_prior.priors.mixture import Mixture
+from stage2_prior.wrappers.per_class import PerClass
+
+NETWORKS = ("autoregressive", "transformer", "pixelcnn")
+SMALLER = ("dropout", "width", "depth", "hidden")
+"""Keys of a network that over-fits less when they are changed."""
+MOST_COMPONENTS = 10
+
+
+def told_of_fit(run: Run, trained: Trained, name: str, fit: Mapping[str, Any]) -> dict[str, Any]:
+    """`fitting` of the learned prior of an evaluation."""
+    alone = isinstance(trained.prior, PerClass)
+    return fitting(name, run.config.prior, trained.train.spec, trained.train.labels if alone else None, fit)
+
+
+def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: Mapping[str, Any]) -> dict[str, Any]:
+    """How the prior was fitted, and what can be done where it falls short, in words that follow a semicolon.
+
+    Args:
+        name: of the prior.
+        node: its section of the config.
+        spec: what one latent is.
+        labels: of the training images, [N], if each class has a prior of its own; else None.
+        fit: what the fit reported.
+
+    Returns:
+        `by` ("steps", "iterations", "counting" or "formula"), `remedy`, and `num_places` of a latent.
+    """
+    cls = target_class(node)
+    if issubclass(cls, GradientPrior):
+        by, remedy = "steps", more_steps(node, fit)
+    elif issubclass(cls, Mixture):
+        by, remedy = "iterations", more_components(name, node, spec, labels, fit)
+    elif issubclass(cls, CountingPrior):
+        by, remedy = "counting", f"it only counts, so nothing in it can be trained; {other(name, spec)}"
+    elif issubclass(cls, Gaussian):
+        by, remedy = "formula", f"it is one Gaussian, fitted exactly; {more_gaussians(labels)}{other(name, spec)}"
+    else:
+        by, remedy = "formula", f"change its settings, or {other(name, spec)}"
+    return {"by": by, "remedy": remedy, "num_places": spec.num_dims}
+
+
+def more_steps(node: Node, fit: Mapping[str, Any]) -> str:
+    """For a prior that is fitted by gradient: longer, unless that would not help."""
+    notes, settings = fit.get("notes") or [], node.get("fit") or {}
+    if any("at the limit of" in note for note in notes):
+        return f"its fit ended at prior.fit.max_seconds={settings.get('max_seconds'):g}: raise it"
+    values = [row["val_nll_nats"] for row in fit.get("curve") or [] if "val_nll_nats" in row]
+    best = min(range(len(values)), key=values.__getitem__, default=-1) + 1
+    if best < len(values):
+        keys = ", ".join(f"prior.{key}" for key in SMALLER if key in node)
+        turn = f"a smaller network or more regularisation may ({keys})" if keys else "change its settings"
+        return f"its held-out nats were best at epoch {best} of {len(values)}, so more epochs do not help; {turn}"
+    keys = " and ".join(f"prior.fit.{key}" for key in ("max_epochs", "max_steps") if settings.get(key) is not None)
+    return f"train it longer ({keys or 'prior.fit.max_epochs'})"
+
+
+def more_components(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: Mapping[str, Any]) -> str:
+    """For a mixture: EM until it has converged, then more components while there are images for them."""
+    if any("before it converged" in note for note in fit.get("notes") or []):
+        return f"EM ended at prior.max_iter={node['max_iter']} before it converged: raise it"
+    few = fewest(labels)
+    if node["num_components"] < few:
+        where = "" if labels is None else f" (the rarest class has {few:,} training images)"
+        return f"give it more than prior.num_components={node['num_components']}{where}, or {other(name, spec)}"
+    return f"its rarest class has {few:,} training images, too few for more components; {other(name, spec)}"
+
+
+def more_gaussians(labels: Tensor | None) -> str:
+    """For a single Gaussian: several, where the rarest class has images for them."""
+    few = fewest(labels)
+    return "" if few < 2 else f"choose prior=mixture prior.num_components={min(MOST_COMPONENTS, few)}, or "
+
+
+def fewest(labels: Tensor | None) -> int:
+    """Images of the rarest class among `labels` [N]; without labels, no bound worth telling."""
+    return 2**31 if labels is None else int(torch.unique(labels, return_counts=True)[1].min())
+
+
+def other(name: str, spec: LatentSpec) -> str:
+    """Another prior that models latents of `spec`."""
+    if spec.num_dims == 1 and spec.support in (Support.CODES, Support.BITS):
+        return "a latent of one code has no other code to depend on, so nothing does better than counting"
+    nodes = prior_nodes()
+    able = [key for key in NETWORKS if key in nodes and key != name and models(nodes[key], spec)]
+    return f"choose a network, prior={able[0]}" if able else "choose another prior"
+
+
+def models(node: Node, spec: LatentSpec) -> bool:
+    """Whether the prior can model latents of `spec`; a network over tokens, whether they are not too many."""
+    fits = spec.support is Support.REAL or spec.num_dims <= node.get("max_tokens", spec.num_dims)
+    return fits and target_class(node).check(spec) is None

@@ -1,0 +1,106 @@
+"""What two trained stages are asked for when they are judged: latents, and images in blocks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from expost.parts.assembly import Parts
+from expost.parts.sampling import block_size, pixel_range
+from stage1_vae.data.images import ImageSet
+from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
+from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior
+from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.priors.uniform import Uniform
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A prior by counting, and the wall time of its fit."""
+
+    prior: Prior
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Both stages and what they know of the images.
+
+    Attributes:
+        vae, prior: trained, in evaluation mode.
+        baseline: N(0, I) on the same latents; of codes and bits, the uniform prior.
+        train, test: their latents.
+        parts: data and preprocessing.
+        floors: of codes and bits, row -> prior by counting.
+    """
+
+    vae: VAE
+    prior: Prior
+    baseline: Prior
+    train: LatentDataset
+    test: LatentDataset
+    parts: Parts
+    device: torch.device
+    floors: Mapping[str, Floor] = field(default_factory=dict)
+
+    @property
+    def baseline_name(self) -> str:
+        """Of the baseline's row."""
+        return baseline_name(self.train.spec)
+
+    def priors(self, name: str) -> dict[str, Prior]:
+        """Row -> prior: the baseline, the floors, and the learned one, called `name`, where it is another."""
+        known = {self.baseline_name: self.baseline} | {row: floor.prior for row, floor in self.floors.items()}
+        return known | ({} if name == self.baseline_name else {name: self.prior})
+
+    def decoded(self, z: Tensor) -> Iterator[Tensor]:
+        """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""
+        return self._means(z, self.vae.decode)
+
+    def decoded_embedded(self, h: Tensor) -> Iterator[Tensor]:
+        """The same for what the decoder is given of a latent, h [N, *embedded]."""
+        return self._means(h, self.vae.decode_embedded)
+
+    @torch.no_grad()
+    def _means(self, latents: Tensor, decode: Callable[[Tensor], Distribution]) -> Iterator[Tensor]:
+        low, high = pixel_range(self.parts.data)
+        for block in latents.split(block_size(self.parts.data.shape)):
+            mean = decode(block.to(self.device)).mean.cpu()
+            yield ((mean - low) / (high - low)).clamp(0, 1)
+
+    @torch.no_grad()
+    def embedded(self, z: Tensor) -> Tensor:
+        """What the decoder is given of z [N, *latent], on the CPU: of codes, their vectors."""
+        return torch.cat([self.vae.bottleneck.embed(block.to(self.device)).cpu() for block in z.split(1000)])
+
+    @torch.no_grad()
+    def draw(self, prior: LatentDensity, num: int, labels: Tensor | None = None) -> Tensor:
+        """z [num, *latent] from `prior`, on the CPU; `labels`: the class of each, [num]."""
+        sizes = [min(1000, num - start) for start in range(0, num, 1000)]
+        context = [None] * len(sizes) if labels is None else labels.split(1000)
+        return torch.cat([prior.sample(size, y).cpu() for size, y in zip(sizes, context, strict=True)])
+
+    def draw_aggregate(self, num: int) -> Tensor:
+        """z [num, *latent] from the aggregate posterior of the training images, on the CPU."""
+        return self.train.draw(torch.randint(len(self.train), (num,)))
+
+
+def baseline_name(spec: LatentSpec) -> str:
+    """Name of the prior that latents of `spec` are compared with."""
+    return "standard_normal" if spec.support is Support.REAL else "uniform"
+
+
+def baseline_prior(spec: LatentSpec) -> Prior:
+    """What stage 1 trained against, or would have, as a prior of stage 2."""
+    return StandardNormal(spec) if spec.support is Support.REAL else Uniform(spec)
+
+
+def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+    """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
+    low, high = pixel_range(parts.data)
+    for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
+        x = parts.preprocess.clean(images.batch(index)).cpu()
+        yield ((x - low) / (high - low)).clamp(0, 1)  # as decoded ones are

@@ -1,0 +1,72 @@
+"""What a report says of its run, so that `stage=compare` can put it beside others."""
+
+from collections.abc import Sequence
+
+from expost.base.command import Launch
+from expost.config.schema import Config, Trainer
+from expost.job import Run
+from expost.parts.assembly import Parts
+from expost.store.artifacts import digest
+
+STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
+NEUTRAL_DATA = ("root", "download", "name")
+
+
+def identity(job: Run, parts: Parts) -> dict[str, str]:
+    """What a report says of its run so that it can be compared: for `provenance`.
+
+    `vae_recipe` and `prior_recipe` are the same for runs that differ in their seeds alone; `stage1`, `stage2` and
+    `likelihood` are words.
+    """
+    config = job.config
+    neutral = config.trainer.NEUTRAL
+    data = {k: v for k, v in config.data.items() if k not in NEUTRAL_DATA}
+    stage1 = {
+        "data": {"fingerprint": parts.data.fingerprint, **data},
+        "net": config.net,
+        "vae": config.vae.model_dump(),
+        "likelihood": config.likelihood,
+        "trainer": {k: v for k, v in config.trainer.model_dump().items() if k not in neutral},
+    }
+    vae_recipe = digest(stage1)
+    return {
+        "group": job.name,
+        "stage1": stage1_words(job.launch),
+        "stage2": " ".join([job.launch.choices.get("prior", "custom"), *_changes(job.launch, ("prior",))]),
+        "likelihood": likelihood_words(config, parts),
+        "vae_recipe": vae_recipe,
+        "prior_recipe": digest({"vae": vae_recipe, "prior": config.prior}),
+    }
+
+
+def likelihood_words(config: Config, parts: Parts) -> str:
+    """Family of the likelihood and preprocessing: bounds are comparable where this is the same. Settings of the family,
+    such as its scale, make a better or a worse model and not another measure."""
+    name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1].removesuffix("Likelihood")
+    pixels = {"none": "intensities", "dynamic": "dynamic binary pixels"}
+    made = pixels.get(parts.preprocess.binarize, f"{parts.preprocess.binarize} binary pixels")
+    noise = ", dequantised" if parts.preprocess.dequantize else ""
+    return f"{name} on {made}{noise}"
+
+
+def stage1_words(launch: Launch) -> str:
+    """What was chosen for stage 1, and what was changed of it."""
+    chosen_groups = [launch.choices.get(group, "custom") for group in ("vae", "net")]
+    start = [launch.choices["experiment"]] if "experiment" in launch.choices else ["-".join(chosen_groups)]
+    return " ".join([*start, *_changes(launch, STAGE1_KEYS)])
+
+
+def _changes(launch: Launch, groups: Sequence[str]) -> list[str]:
+    """Overrides of keys in `groups` without their group, and of choices where an experiment made them."""
+    shown = []
+    for word in launch.overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        group, _, rest = key.partition(".")
+        neutral = {"data": NEUTRAL_DATA, "trainer": Trainer.NEUTRAL}.get(group, ())
+        if group not in groups:
+            continue
+        if rest and rest not in neutral:
+            shown.append(f"{rest.removeprefix('bottleneck.').removeprefix('objective.')}={value}")
+        elif not rest and group in ("net", "vae") and "experiment" in launch.choices:
+            shown.append(f"{group}={value}")
+    return shown

@@ -1,0 +1,75 @@
+"""A job cut down to what shows whether it would run: stage=check."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from expost.base import scratch
+from expost.base.command import Launch
+from expost.base.errors import UserError
+from expost.config.schema import Config, Limits
+from expost.job import Run
+from expost.store.artifacts import Store
+from stage1_vae.data.images import ImageData, spread
+from stage1_vae.latents import LatentSpec
+from stage2_prior.prior import Prior
+from stage2_prior.wrappers.per_class import needed_of_each
+
+TOKENS = 2**13
+"""A batch of 128 latents of 64 numbers; of longer ones, smaller batches."""
+LONG = 512
+"""Numbers of a latent beyond which each of them costs a network more, as much as it is longer."""
+IMAGE_TOKENS = 8 * TOKENS
+"""Numbers of latents that all images of a split may be encoded to."""
+
+
+@contextmanager
+def reduced(config: Config, launch: Launch) -> Iterator[Run]:
+    """The job on few images, with two batches a stage, in a folder that is removed after the block.
+
+    Where a latent is long there are fewer images, in smaller batches: it takes no longer than any other.
+
+    Raises:
+        UserError: for several machines, which do not share that folder.
+    """
+    if config.trainer.num_nodes > 1:
+        raise UserError("stage=check runs on one machine; add trainer.num_nodes=1")
+    with tempfile.TemporaryDirectory(prefix="check-", dir=scratch.folder()) as place:
+        changes = {
+            "paths": config.paths.model_copy(update={"root": Path(place)}),
+            "trainer": config.trainer.model_copy(update={"max_steps": 2}),
+            "evaluation": config.evaluation.reduced(),
+            "limits": Limits(steps=2, tokens=None),
+            "upstream": "run",
+        }
+        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
+        small = config.model_copy(update=changes)
+        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
+        job.max_images = max(512, 2 * config.trainer.batch_size)
+        yield job
+
+
+def shorten(run: Run, spec: LatentSpec) -> None:
+    """Fewer images, and fewer a batch, where latents of `spec` are long; and so much less of the prior."""
+    if run.max_images is None:
+        return
+    trainer, ranks = run.config.trainer, run.config.trainer.num_ranks
+    size = max(2, TOKENS // spec.num_dims)
+    size = min(trainer.batch_size, max(ranks, size - size % ranks))
+    tokens = TOKENS * LONG // max(LONG, spec.num_dims)
+    changes = {
+        "trainer": trainer.model_copy(update={"batch_size": size}),
+        "limits": run.config.limits.model_copy(update={"tokens": tokens}),
+    }
+    run.config = run.config.model_copy(update=changes)
+    run.max_images = min(run.max_images, max(2 * size, IMAGE_TOKENS // spec.num_dims))
+
+
+def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
+    """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
+    mixture is no mistake, nor is one a class."""
+    most = max(limit, *(each.min_images for each in prior.modules() if isinstance(each, Prior)))
+    train = spread(data.train, most, needed_of_each(prior))
+    return replace(data, train=train, val=spread(data.val, limit), test=spread(data.test, limit))

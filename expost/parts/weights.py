@@ -1,0 +1,45 @@
+"""Trained models out of their artifacts, and into them."""
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from expost.job import Run
+from expost.parts.assembly import Parts
+from expost.store.artifacts import Artifact
+from expost.store.safe import layouts, read_json, read_json_list, read_tensors
+from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior
+
+MAX_HISTORY_BYTES = 2**26
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state of `module` as safetensors wants it: whole, detached, contiguous, on the CPU. All ranks ask for it."""
+    state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
+    """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
+    _fill(parts.vae, artifact, "model.safetensors")
+    return parts.vae.to(job.device).eval()  # Lightning leaves a module on the CPU
+
+
+def fitted_prior(job: Run, parts: Parts, artifact: Artifact) -> Prior:
+    """The prior with the artifact's fitted state."""
+    _fill(parts.prior, artifact, "prior.safetensors")
+    return parts.prior.to(job.device).eval()
+
+
+def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
+    module.load_state_dict(read_tensors(artifact.path, name, layouts(module), None))  # its hash was compared by `find`
+
+
+def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
+    """What training and fitting recorded, for curves and tables."""
+    return {
+        "vae": read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES),
+        "fit": read_json(prior.path, "fit.json", MAX_HISTORY_BYTES),
+    }

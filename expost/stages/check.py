@@ -1,0 +1,92 @@
+"""What is refused before any work is done."""
+
+from pathlib import Path
+
+import torch
+
+from expost.base.errors import UserError
+from expost.job import Run
+from expost.measure.annealing import check_tight_bounds
+from expost.measure.evaluate import check_feature_file, try_feature_file
+from expost.parts.assembly import Parts
+from expost.parts.sampling import check_destination, check_knobs
+from expost.stages.export import check_export
+from stage1_vae.codes.codebook import Codebook
+from stage2_prior.wrappers.per_class import PerClass
+
+
+def check_request(job: Run) -> None:
+    """Look at what was asked, before anything is built.
+
+    Raises:
+        UserError: outputs that could not be written, a feature net that is not there.
+    """
+    if job.config.stage == "sample":
+        root = job.config.data.get("root")
+        check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None)
+    if job.config.stage == "export":
+        check_export(job.config.export)
+    check_feature_file(job)
+
+
+def check_parts(job: Run, parts: Parts) -> None:
+    """Look at what was built, before any of it is trained.
+
+    Raises:
+        UserError: images that are too few for it.
+    """
+    check_classes(parts)
+    check_codebooks(job, parts)
+
+
+def check_classes(parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a class has too few images for the prior that is fitted to it alone.
+    """
+    labels = parts.data.train.labels
+    for prior in parts.prior.modules():
+        if isinstance(prior, PerClass) and labels is not None:
+            counts = torch.bincount(labels.cpu(), minlength=prior.num_classes)
+            y = int(counts.argmin())
+            if counts[y] < prior.min_images:
+                raise UserError(
+                    f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
+                    f"{prior.min_images} for a prior of its own; set prior.conditional=false, lower "
+                    "prior.num_components, or give more images"
+                )
+
+
+def check_codebooks(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: more codes than all training images together have places for.
+    """
+    places = max((height * width for height, width in parts.vae.spec.grids), default=0)
+    num = places * len(parts.data.train)
+    for book in parts.vae.modules():
+        if isinstance(book, Codebook) and len(book.vectors) > num and job.max_images is None:
+            raise UserError(
+                f"vae.bottleneck.num_codes={len(book.vectors)}: the {len(parts.data.train):,} training images have "
+                f"{num:,} places in all, so some could never be used; give at most {num:,}"
+            )
+
+
+def check_draws(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: samples that this model cannot draw.
+    """
+    if job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
+        raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    check_knobs(job.config.sample, parts.prior, parts.data.class_names)
+
+
+def check_evaluation(job: Run, parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a feature net that does not fit the images.
+        EvaluationError: bounds that these latents do not have.
+    """
+    try_feature_file(job, parts)
+    check_tight_bounds(job, parts)

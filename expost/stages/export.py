@@ -1,0 +1,177 @@
+"""One trained two-stage model as a folder that stands alone: weights, what rebuilds it, a card that says what it is.
+
+The folder is written beside its place, flushed, loaded once the way its user will, and then renamed.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from expost.base.errors import UserError
+from expost.config.build import target_class, versions
+from expost.config.schema import Export
+from expost.export.config import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
+from expost.export.hub import SCHEME, check_upload, upload
+from expost.export.model_card import model_card
+from expost.export.two_stage import TwoStage
+from expost.job import Run
+from expost.parts.assembly import Parts, constructor_node, wrappers_of
+from expost.parts.sampling import pixel_range
+from expost.stages.report import LONE_BYTES, stored_json
+from expost.store.artifacts import Artifact
+from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
+from stage1_vae.vae import VAE
+from stage2_prior.labels import LABELS_VERSION
+from stage2_prior.prior import Prior
+
+CARD = "README.md"
+FILES = (CARD, CONFIG, VAE_FILE, PRIOR_FILE)
+
+
+def check_export(settings: Export) -> Path:
+    """Where the model goes, refused before any work if it cannot.
+
+    Raises:
+        UserError: no folder is given, it holds something already, or it cannot be written; the hub would refuse it.
+    """
+    place = _checked_folder(settings.out)
+    if settings.hub is not None:
+        check_upload(settings.hub, settings.private)
+    return place
+
+
+def _checked_folder(out: Path | None) -> Path:
+    if out is None or not out.name:
+        raise UserError("stage=export needs a folder to write: give export.out=FOLDER")
+    place = out.expanduser().absolute()
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UserError(f"export.out={out} is a file or a link already; give a new folder")
+    if place.is_dir() and any(place.iterdir()):
+        raise UserError(f"export.out={out} is not empty; empty it or give a new folder")
+    if not place.parent.is_dir():
+        raise UserError(f"export.out={out}: the folder {place.parent} does not exist; create it or choose another")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise UserError(f"export.out={out}: cannot write to {place.parent}; choose another")
+    return place
+
+
+def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None) -> None:
+    """Write the model of `run` to `export.out`, and put it on the hub if `export.hub` says where.
+
+    Args:
+        run, parts: the job and its data.
+        vae, prior: trained.
+        keys: of what the model was made from, for the card.
+        figures: its evaluation; None: there is none.
+
+    Raises:
+        UserError: the folder cannot be written, or the hub does not take it.
+    """
+    settings = run.config.export
+    place = _checked_folder(settings.out)
+    try:
+        scratch = place.parent / f".{place.name}.{secrets.token_hex(8)}"
+        scratch.mkdir()
+        try:
+            _write(scratch, run, parts, vae, prior, keys, figures)
+            TwoStage.load(scratch)
+            for path in scratch.iterdir():
+                path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
+                _flush(path)
+            _flush(scratch)
+            os.replace(scratch, place)  # an empty folder gives way, any other refuses
+            _flush(place.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # safetensors puts a full disk into words
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"export.out={place}: {reason}; make room or choose another") from error
+    run.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
+    if settings.hub is not None:
+        _put_on_hub(place, settings.hub, run)
+
+
+def _put_on_hub(place: Path, name: str, run: Run) -> None:
+    private, quiet = run.config.export.private, not run.shows_progress
+    try:
+        page = upload(place, FILES, name, private, f"Export {run.name}", quiet)
+    except UserError as error:
+        raise UserError(f"{error}; {place} is whole, so that `hf upload {name} {place}` is all that is left") from error
+    run.say("export", f"TwoStage.load({SCHEME + name!r}) loads what is at {page}")
+
+
+def _write(
+    folder: Path, run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None
+) -> None:
+    for name, module in ((VAE_FILE, vae), (PRIOR_FILE, prior)):
+        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
+    content = described(run, parts)
+    content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
+    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    measured = None if figures is None else stored_json(figures, "figures.json")
+    model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
+    settings = run.config.export
+    address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
+    card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
+    (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
+
+
+def described(run: Run, parts: Parts) -> dict[str, Any]:
+    """What rebuilds the model, without its weights: the content of `config.json`."""
+    config, preprocess = run.config, parts.preprocess
+    likelihood: Node = dict(config.likelihood)
+    if target_class(likelihood).pixels is Pixels.LEVELS:
+        likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS
+    prior, wrappers = constructor_node(config.prior), wrappers_of(config.prior, parts.vae.spec)
+    wrap = {f"{cls.__module__}.{cls.__qualname__}": cls.version for cls in wrappers}
+    labels = {LABELS: LABELS_VERSION} if prior.get("conditional") else {}
+    low, high = pixel_range(parts.data)
+    return {
+        "format": FORMAT,
+        "image_shape": list(parts.data.shape),
+        "net": config.net,
+        "bottleneck": config.vae.bottleneck,
+        "likelihood": likelihood,
+        "prior": prior,
+        "wrap": [f"{cls.__module__}.{cls.__qualname__}" for cls in wrappers],
+        "latent": parts.vae.spec.to_json(),
+        "preprocess": {
+            "levels": preprocess.levels,
+            "domain": preprocess.domain.value,
+            "binarize": preprocess.binarize,
+            "dequantize": preprocess.dequantize,
+        },
+        "pixel_range": [float(low), float(high)],
+        "class_names": list(parts.data.class_names),
+        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap | labels,
+        "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
+    }
+
+
+def _own_version() -> str:
+    try:
+        return f"expost {version('expost')}"
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "expost, not installed"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,183 @@
+"""A finished run made visible: table, report.json, report.html, pictures, and `runs/latest` leading to them."""
+
+import errno
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from rich.table import Table
+from rich.text import Text
+
+from expost.base.command import agent
+from expost.base.errors import UserError
+from expost.base.terminal import new_console
+from expost.evaluation import page, report
+from expost.evaluation.tables import printable
+from expost.job import Run
+from expost.measure.pictures import PICTURES
+from expost.parts.dataset import described
+from expost.store.artifacts import Artifact
+from expost.store.safe import UnsafeError, read_json
+from expost.training.tracking import tracking, with_one_name
+
+CIRCUMSTANCES = "circumstances.json"
+LONE_BYTES = "backslashreplace"
+"""How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+
+
+def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mapping[str, Any]) -> None:
+    """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
+
+    Args:
+        run: whose folder is written.
+        figures: the evaluation's artifact.
+        keys: keys of what the figures were measured on, for the provenance.
+        dataset: of `dataset_facts`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    content = stored_json(figures, "figures.json")
+    content["dataset"] = dict(dataset)
+    content["provenance"] = provenance(run, figures, keys)
+    config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
+    try:
+        drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
+        pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
+        _write_whole(run.folder / "config.yaml", config_yaml)
+        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, described(dataset)))
+        _write_whole(run.folder / "report.json", report.to_json(content))
+        point_latest(run)
+    except OSError as error:
+        raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
+    if identity := agent():
+        _tell_agent(run, content, identity)
+    if run.launch.is_sweep:
+        return run.say("report", str(run.folder / "report.html"))
+    console = new_console()
+    console.print()
+    console.print(report.terminal_table(content, console.width))
+    console.print()
+    bullets = Table.grid(padding=(0, 1, 0, 0))
+    for sentence in page.verdict_lines(content):
+        bullets.add_row("-", Text(printable(sentence)))
+    console.print(bullets)
+    console.print()
+    run.say("report", str(run.folder / "report.html"))
+    run.say("pictures", str(run.folder / "samples.png"))
+    run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+
+
+def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    """The object in a JSON file of an artifact.
+
+    Raises:
+        UserError: it cannot be read, as that of an early version that wrote it in the locale's encoding.
+    """
+    try:
+        return read_json(artifact.path, name)
+    except UnsafeError as error:
+        raise UserError(f"{error}; move {artifact.path} away, and the same command makes it again") from error
+
+
+def point_latest(run: Run) -> None:
+    """Make `latest` lead to the folder of `run`, in one step: a reader sees the old one or the new one.
+
+    The link is made in that folder: a run that is killed leaves nothing elsewhere. What stands in its place and is no
+    link of ours (runs were copied, a disk knows no links) stays, and the user is told.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    latest, link = run.config.paths.root / "latest", run.folder / ".latest"
+    remedy = f"the results are in {run.folder}"
+    if os.path.lexists(latest) and not latest.is_symlink():
+        run.say("latest", f"{latest} is no link but a file or folder, and stays as it is: move it away; {remedy}")
+        return
+    link.unlink(missing_ok=True)
+    try:
+        target = os.path.relpath(run.launch.sweep_dir or run.folder, run.config.paths.root)
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        run.say("latest", f"this disk knows no links ({error.strerror}); {remedy}")
+        return
+    os.replace(link, latest)
+
+
+def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+    """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
+    figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
+    config = run.config.model_dump(mode="json")
+    chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
+    plain = OmegaConf.create(config)
+    config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
+    logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
+    with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
+        tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of `text` or nothing: a full disk leaves no half page behind."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        scratch.write_text(text, encoding="utf-8", errors=LONE_BYTES)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _copied(source: Path, folder: Path) -> Path:
+    return Path(shutil.copyfile(source, folder / source.name))
+
+
+def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Where the figures come from: when, with what, on what, from which artifacts."""
+    measured = figures.manifest()["finished"]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
+        "run": run.folder.name,
+        "seeds": run.config.seeds.model_dump(),
+        **stored_json(figures, CIRCUMSTANCES),
+        **keys,
+        "evaluation": figures.key,
+    }
+
+
+def circumstances() -> dict[str, str]:
+    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
+    return {
+        "commit": _commit() or "unknown",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def accelerator() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

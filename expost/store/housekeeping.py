@@ -1,0 +1,256 @@
+"""stage=store: what is in the store, who needs it, whether it is intact; and room again.
+
+`store.gc=true` shows and removes what no run needs, what dead writers left half done, what was kept of training that no
+run's folder speaks of, and what is in quarantine and is in the store again, intact. What lies in quarantine and nowhere
+else stays. It refuses while a job is at work, whose inputs nobody has written down yet, and while a report or a
+manifest cannot be read.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from expost.base.errors import UserError
+from expost.base.typed import typed_program
+from expost.config.schema import Config
+from expost.store import manifest
+from expost.store import training_states as kept
+from expost.store.artifacts import Artifact, Store
+from expost.store.references import Entry, Unfinished, folder_bytes, listed, needed_by, references_in, unfinished
+
+REMOVED = "removed"
+SHOWN = 2  # names of runs in a row
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Attributes:
+    store: whose.
+    entries: artifacts.
+    needs: key of an artifact -> runs that need it.
+    half_done: what is kept of stages that are not finished.
+    unreadable: folders that may say who needs what, and cannot be read.
+    """
+
+    store: Store
+    entries: list[Entry]
+    needs: Mapping[str, list[str]]
+    half_done: list[Unfinished]
+    unreadable: list[Path]
+
+    @classmethod
+    def of(cls, store: Store, root: Path) -> "Inventory":
+        """What is in `store`, and which runs below `root` need it."""
+        entries, references = listed(store), references_in(root)
+        needs = needed_by(entries, references.named)
+        return cls(store, entries, needs, unfinished(store, references.named), list(references.unreadable))
+
+    @property
+    def free(self) -> list[Entry]:
+        """What no run needs."""
+        return [entry for entry in self.entries if not self.needs[entry.artifact.key]]
+
+
+def keep_house(config: Config) -> None:
+    """List; with `store.verify`, hash everything again; with `store.gc`, remove what nobody needs.
+
+    Raises:
+        UserError: something is damaged; or the store cannot be read, or cleared now.
+    """
+    root = config.paths.root
+    store = Store(root / "store")
+    try:
+        if not store.root.is_dir():
+            raise UserError(f"there is no store in {root}; make one with {typed_program()}, or set paths.root=DIR")
+        complaint = verify(store) if config.store.verify else None
+        inventory = Inventory.of(store, root)
+        show(inventory)
+        if config.store.gc and complaint is None:
+            collect(inventory)
+    except OSError as error:
+        place = error.filename or store.root
+        raise UserError(f"{place}: {error.strerror}; mend that or set paths.root=DIR") from error
+    if complaint is not None:
+        raise UserError(complaint)
+
+
+def verify(store: Store) -> str | None:
+    """Hash every file again; name and move aside what is damaged; one line about it, or None."""
+    artifacts, num_bytes, broken = store.artifacts(), 0, []
+    for artifact in artifacts:
+        try:
+            inode = artifact.path.stat().st_ino
+            names, strange = list(manifest.altered(artifact.path)), list(manifest.strays(artifact.path))
+        except FileNotFoundError:  # moved aside by a job meanwhile
+            continue
+        except OSError as error:
+            names, strange, inode = [f"{error.filename or ''} ({error.strerror})"], [], -1
+        num_bytes += folder_bytes(artifact.path)
+        for name in names:
+            print(f"{'damaged':<11}{artifact.stage}/{artifact.key}/{name}", flush=True)
+        if names:
+            broken.append(f"{artifact.stage}/{artifact.key}")
+            if inode >= 0:
+                _move_aside(store, artifact.path, names[0], inode)
+        for name in strange:
+            print(f"{'stray':<11}{artifact.stage}/{artifact.key}/{name}: no part of it", flush=True)
+    for stage, key, folder in store.resumable():
+        with _idle(store, stage, key) as idle:
+            num_bytes += folder_bytes(folder)
+            for name in (names := list(kept.damaged(folder)) if idle else []):
+                print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
+            if names:
+                broken.append(f"what is kept of {stage}/{key}")
+                _move_aside(store, folder, names[0], folder.stat().st_ino)
+    print(f"{'verified':<11}{len(artifacts)} artifacts, {_words(num_bytes)}: {len(broken)} damaged", flush=True)
+    if not broken:
+        return None
+    them = "; ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
+    return f"{len(broken)} of {len(artifacts)} artifacts are damaged: {them}; the same commands make them again"
+
+
+@contextmanager
+def _idle(store: Store, stage: str, key: str) -> Iterator[bool]:
+    """Whether nobody makes this artifact, nor begins to inside the block: who does changes what is kept of it."""
+    with ExitStack() as stack:
+        try:
+            owner = stack.enter_context(store.key_lock(stage, key).held_if_free())
+        except OSError:  # a store that can only be read, and where nobody writes
+            owner = None
+        yield owner is None
+
+
+def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
+    try:
+        if aside := store.quarantine(folder, damage, inode):
+            print(f"{'':<11}moved to {aside}", flush=True)
+    except UserError as error:  # of a store that is read only all damage is to be named
+        print(f"{'':<11}{error}", flush=True)
+
+
+def show(inventory: Inventory) -> None:
+    """The listing, and what could be removed."""
+    store, entries, free = inventory.store, inventory.entries, inventory.free
+    print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
+    for entry in entries:
+        words = _names(inventory.needs[entry.artifact.key])
+        words += "" if entry.readable else "; manifest.json is damaged: store.verify=true"
+        size, age = _words(entry.num_bytes), _age(entry.age_seconds)
+        print(f"{entry.artifact.stage:<11}{entry.artifact.key:<21}{size:>10}  {age:>7}  {words}")
+    for path in store.unfinished():
+        owner = _owner(store, path)
+        state = f"being made by {owner}" if owner else "unfinished, of a dead process"
+        print(f"{path.parent.name:<11}{path.name[1:21]:<21}{_words(folder_bytes(path)):>10}  {'':>7}  {state}")
+    for each in inventory.half_done:
+        size, age = _words(each.num_bytes), _age(each.age_seconds)
+        print(f"{each.stage:<11}{each.key:<21}{size:>10}  {age:>7}  kept up to {each.words}; {_names(each.runs)}")
+    for path in store.quarantined():
+        print(f"{'quarantine':<11}{path.name}  {_words(folder_bytes(path))}")
+    for unread in inventory.unreadable:
+        print(f"{'unreadable':<11}{unread}")
+    total, freed = sum(entry.num_bytes for entry in entries), sum(entry.num_bytes for entry in free)
+    print(f"{'total':<11}{len(entries)} artifacts, {_words(total)}; no run needs {len(free)} of them, {_words(freed)}")
+    print(flush=True, end="")
+
+
+def collect(inventory: Inventory) -> None:
+    """Show what nobody needs, and remove it.
+
+    Raises:
+        UserError: a job is at work, or what is needed cannot be known.
+    """
+    store, free = inventory.store, inventory.free
+    _refuse_doubt(inventory)
+    _refuse_company(store)
+    given_up = [each for each in inventory.half_done if not each.runs]
+    again = [path for path in store.quarantined() if _is_back(store, path)]
+    doomed = [
+        *((entry.name, entry.artifact.path) for entry in free),
+        *((f"what is kept of {each.stage}/{each.key}", each.folder) for each in given_up),
+        *((f"{path.parent.name}/{path.name}", path) for path in [*store.unfinished(), *again]),
+    ]
+    total = sum(folder_bytes(path) for _, path in doomed)
+    print(f"{'gc':<11}removing {len(doomed)} folders, {_words(total)}", flush=True)
+    for name, path in doomed:
+        print(f"{'':<11}{name}  {_words(folder_bytes(path))}", flush=True)
+    for entry in free:
+        _remove(store, entry.artifact)
+    for path in store.unfinished():
+        key = path.name[1:21]
+        with store.key_lock(path.parent.name, key).held_if_free() as owner:
+            if owner is None:
+                store.sweep(path.parent.name, key)
+    for each in given_up:
+        with store.key_lock(each.stage, each.key).held_if_free() as owner:
+            if owner is None:
+                shutil.rmtree(each.folder)
+    for path in again:
+        shutil.rmtree(path)
+    left = [path for _, path in doomed if path.exists()]
+    print(f"{'gc':<11}removed {len(doomed) - len(left)}; {len(left)} are in use and stay", flush=True)
+
+
+def _refuse_doubt(inventory: Inventory) -> None:
+    if damaged := next((entry for entry in inventory.entries if not entry.readable), None):
+        raise UserError(f"{damaged.name} is damaged, so what it needs is not known; run store.verify=true first")
+    if path := next(iter(inventory.unreadable), None):
+        raise UserError(f"{path} cannot be read, so what it needs is not known; mend or move that folder first")
+
+
+def _refuse_company(store: Store) -> None:
+    for path in sorted((store.root / ".locks").glob("*.owner")):
+        stage, _, key = path.stem.rpartition("-")
+        with store.key_lock(stage, key).held_if_free() as owner:
+            if owner is not None:
+                raise UserError(f"{stage}/{key} is being made by {owner}; use store.gc=true when no job is at work")
+
+
+def _owner(store: Store, unfinished: Path) -> str | None:
+    stage, key = unfinished.parent.name, unfinished.name[1:21]
+    try:
+        with store.key_lock(stage, key).held_if_free() as owner:
+            return owner
+    except OSError:  # a store that can only be read
+        return "nobody that can be asked in a store that is read only"
+
+
+def _is_back(store: Store, aside: Path) -> bool:
+    """Whether what was moved aside has been made again and is intact."""
+    found = re.fullmatch(r"(?:\.?resume-)?(.+)-([0-9a-f]{20})-\d+", aside.name)
+    if found is None:
+        return False
+    place = store.root / found.group(1) / found.group(2)
+    return place.is_dir() and next(manifest.damaged(place), None) is None
+
+
+def _remove(store: Store, artifact: Artifact) -> None:
+    """First out of sight in one step, then gone: nobody sees half of it."""
+    with store.key_lock(artifact.stage, artifact.key).held_if_free() as owner:
+        if owner is None:
+            with suppress(FileNotFoundError):  # a job has moved it aside meanwhile
+                os.replace(artifact.path, artifact.path.with_name(f".{artifact.key}.{REMOVED}"))
+            store.sweep(artifact.stage, artifact.key)
+
+
+def _names(runs: list[str]) -> str:
+    """A few names of runs; "no run" where there are none."""
+    return ", ".join(runs[-SHOWN:]) + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "") or "no run"
+
+
+def _words(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
+def _age(seconds: float) -> str:
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

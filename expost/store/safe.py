@@ -1,0 +1,298 @@
+"""Reading what others wrote: nothing that is loaded can run code, leave its folder, or take memory that it lacks.
+
+A file is opened through its folder's descriptor, part by part, and no part may be a link: what was checked is what is
+read, whoever renames things meanwhile. JSON is strict (no NaN, no key twice, bounded depth and size). The header of a
+safetensors file is compared with the shapes that the reader expects, and with the size of the file, before the first
+number is read. A class is named, never evaluated: its module is imported only from a list of packages, no attribute is
+followed from module to module, and what is found must call itself what it was called.
+
+Unpickling, and what it costs to trust it: "pickle — Python object serialization", Python documentation, warning at the
+top. An importer that walks attributes runs `os.system` under an alias: GitHub advisory GHSA-37p2-j732-x8pj.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from expost.base.errors import UserError
+
+T = TypeVar("T")
+
+PROJECT = ("stage1_vae", "stage2_prior")
+LIBRARIES = ("torch.nn", "torch.optim", "zuko")
+"""Packages whose classes a stored configuration may name."""
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+MAX_JSON_BYTES = 2**20
+MAX_HEADER_BYTES = 2**24
+MAX_DEPTH = 32
+MAX_WORDS = 300
+"""Longest message in characters: it may quote what was read."""
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Names of number types in a safetensors header."""
+
+
+class UnsafeError(UserError, ValueError):
+    """What was read is refused: one line that names the file and the reason."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+        super().__init__(line if len(line) <= MAX_WORDS else f"{line[: MAX_WORDS - 4]} ...")
+
+
+def resolve_class(target: object, base: type[T]) -> type[T]:
+    """The class that a stored `_target_` names, fit to be called.
+
+    Raises:
+        UnsafeError: it is not a class of this project or of an allowed library, is known there by another name (an
+            alias), is not a `base`, or is abstract.
+    """
+    if not isinstance(target, str) or not DOTTED.fullmatch(target):
+        raise UnsafeError(f"_target_={target!r} is no dotted name of a class")
+    root = next((root for root in (*PROJECT, *LIBRARIES) if target.startswith(f"{root}.")), None)
+    if root is None:
+        raise UnsafeError(
+            f"_target_={target} is refused: only classes of {', '.join((*PROJECT, *LIBRARIES))} may be named"
+        )
+    module_name, name = target.rsplit(".", 1)
+    try:
+        found = vars(importlib.import_module(module_name)).get(name)  # the module's own names, nothing is followed
+    except Exception as error:  # whatever an import may raise
+        raise UnsafeError(f"_target_={target}: there is no module {module_name}") from error
+    if not isinstance(found, type):
+        raise UnsafeError(f"_target_={target} is no class")
+    real = f"{found.__module__}.{found.__qualname__}"
+    if real != target and (root in PROJECT or not real.startswith(f"{root}.")):
+        raise UnsafeError(f"_target_={target} is refused: it is another name of {real}")
+    if not issubclass(found, base) or inspect.isabstract(found):
+        raise UnsafeError(f"_target_={target} is refused: it is no {base.__name__} that can be made")
+    return found
+
+
+@contextmanager
+def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """The plain file `name` (with / between its parts) inside `folder`, for reading.
+
+    Raises:
+        UnsafeError: the name leads out of the folder, a part of it is a link, or it is no plain file.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+        raise UnsafeError(f"{name!r} leads out of {folder}")
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for i, part in enumerate(parts):
+            kind = os.O_DIRECTORY if i < len(parts) - 1 else os.O_NONBLOCK  # a pipe would wait for its writer
+            inner = _open_part(folder, name, part, kind, place)
+            os.close(place)
+            place = inner
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise UnsafeError(f"{folder / name} is no plain file")
+        with os.fdopen(os.dup(place), "rb") as file:
+            yield file
+    finally:
+        os.close(place)
+
+
+def _open_part(folder: Path, name: str, part: str, kind: int, place: int) -> int:
+    try:
+        if stat.S_ISLNK(os.stat(part, dir_fd=place, follow_symlinks=False).st_mode):
+            raise UnsafeError(f"{folder / name}: {part} is a symbolic link; put the file itself there")
+        return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | kind, dir_fd=place)
+    except OSError as error:
+        raise UnsafeError(f"{folder / name}: {error.strerror}") from error
+
+
+def read_bytes(folder: Path, name: str, max_bytes: int) -> bytes:
+    """The whole of a file that has at most `max_bytes`.
+
+    Raises:
+        UnsafeError: it is larger, or whatever `opened` refuses.
+    """
+    with opened(folder, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise UnsafeError(f"{folder / name} has {size:,} bytes; at most {max_bytes:,} are expected")
+        return file.read(max_bytes)
+
+
+def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UnsafeError: it is too large or too deep, no strict JSON (NaN, a key twice), or no object.
+    """
+    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}")
+
+
+def read_json_list(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> list[Any]:
+    """The same for a list."""
+    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", list)
+
+
+def parse_json(content: bytes, what: str, kind: type = dict) -> Any:
+    """The JSON object, or the list, in `content`, which messages call `what`.
+
+    Raises:
+        UnsafeError: as for `read_json`.
+    """
+    try:
+        text = content.decode()
+        if _depth(text) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise UnsafeError(f"{what} is no JSON that may be read: {error}") from error
+    if not isinstance(value, kind):
+        raise UnsafeError(f"{what} holds no JSON {'object' if kind is dict else kind.__name__}")
+    return value
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest outside of strings."""
+    now = deepest = 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', text, re.DOTALL):
+        if (bracket := token.group()) in "[{":
+            now += 1
+            deepest = max(deepest, now)
+        elif bracket in "]}":
+            now -= 1
+    return deepest
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits} is no finite number")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one tensor of a file is: its number type and its shape."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def layouts(module: torch.nn.Module) -> dict[str, Layout]:
+    """What the file of a module's state must hold."""
+    return {name: Layout(value.dtype, tuple(value.shape)) for name, value in module.state_dict().items()}
+
+
+def read_layouts(folder: Path, name: str) -> dict[str, Layout]:
+    """What the header of a safetensors file promises; no number of it is read.
+
+    Raises:
+        UnsafeError: the header is no such header, or promises anything but exactly the bytes that the file has.
+    """
+    with opened(folder, name) as file:
+        return _header(file, folder / name)[0]
+
+
+def _header(file: BinaryIO, place: Path) -> tuple[dict[str, Layout], int]:
+    """The layouts, and the bytes of the whole file, which stands behind its header afterwards."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise UnsafeError(f"{place} is truncated or damaged: a header of {length:,} bytes in a file of {size:,}")
+    entries = parse_json(file.read(length), f"the header of {place}")
+    entries.pop("__metadata__", None)
+    found, spans = {}, []
+    for key, entry in entries.items():
+        found[key], span = _entry(entry, f"the header of {place}: {key}")
+        spans.append(span)
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise UnsafeError(f"{place} is damaged: its tensors overlap or leave gaps")
+        end = stop
+    if 8 + length + end != size:
+        raise UnsafeError(f"{place} is truncated or damaged: {end:,} bytes promised, {size - 8 - length:,} there")
+    return found, size
+
+
+def _entry(entry: Any, what: str) -> tuple[Layout, tuple[int, int]]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise UnsafeError(f"{what} is no tensor")
+    shape, span = entry["shape"], entry["data_offsets"]
+    numbers = isinstance(shape, list) and isinstance(span, list) and len(span) == 2 and len(shape) <= 16
+    if not numbers or any(type(n) is not int or not 0 <= n < 2**63 for n in [*shape, *span]):
+        raise UnsafeError(f"{what} has no valid shape or place")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        raise UnsafeError(f"{what} has the unknown type {entry['dtype']}")
+    layout = Layout(DTYPES[entry["dtype"]], tuple(shape))
+    if span[1] - span[0] != layout.num_bytes:
+        raise UnsafeError(f"{what} promises {layout.num_bytes:,} bytes and has room for {span[1] - span[0]:,}")
+    return layout, (span[0], span[1])
+
+
+def read_tensors(folder: Path, name: str, expected: Mapping[str, Layout], sha256: str | None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Args:
+        folder, name: where it is.
+        expected: what must be in it, name by name.
+        sha256: of the whole file; None: nobody knows it.
+
+    Raises:
+        UnsafeError: it holds anything else; all but the hash is compared before a number is read.
+    """
+    with opened(folder, name) as file:
+        found, size = _header(file, folder / name)
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                said, wanted = (_words(side.get(key)) for side in (found, expected))
+                raise UnsafeError(f"{folder / name}: {key} is {said}, and the configuration asks for {wanted}")
+        file.seek(0)
+        content = file.read(size)
+    if len(content) != size or (sha256 is not None and hashlib.sha256(content).hexdigest() != sha256):
+        raise UnsafeError(f"{folder / name} is damaged: its sha256 is not the one that was written down")
+    try:
+        return load(content)
+    except Exception as error:  # the library's own opinion of a header that passed
+        raise UnsafeError(f"{folder / name} is damaged: {error}") from error
+
+
+def _words(layout: Layout | None) -> str:
+    return "missing" if layout is None else f"{layout.dtype} {list(layout.shape)}"

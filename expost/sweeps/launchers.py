@@ -1,0 +1,230 @@
+"""Jobs of a sweep in processes of their own: joblib's pool, submitit (SLURM, or this machine) and Ray.
+
+Hydra has plugins for these three. They end the sweep with the first worker that is killed, and the night's other jobs
+with it; here a job whose process died is one failed job. Each job brings its folder and the environment that it needs,
+so that it finds the sweep and the store from any process and any host that sees the same files.
+"""
+
+import os
+import signal
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from expost.base.command import LAUNCH, SWEEP, Launch, sweep_dir
+from expost.base.errors import UserError
+from expost.base.places import PROJECT
+from expost.base.streams import open_streams
+from expost.base.typed import PROGRAM
+from expost.sweeps.failures import record_failure
+
+TRAVELS = (LAUNCH, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
+"""Environment variables that every job needs and not every worker inherits."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep, as it is sent to a worker.
+
+    Attributes:
+        context, task, config, overrides, number, singletons: what Hydra needs to run it.
+        folder: where the command was typed.
+        environment: variables that are set in the worker.
+    """
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    overrides: Sequence[str]
+    number: int
+    singletons: Mapping[Any, Any]
+    folder: str = field(default_factory=os.getcwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> JobReturn:
+        os.chdir(self.folder)
+        os.environ.update(self.environment)
+        open_streams()
+        setup_globals()
+        Singleton.set_state(dict(self.singletons))
+        config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
+        with open_dict(config):
+            config.hydra.job.id = f"{config.hydra.job.name}_{self.number}"
+            config.hydra.job.num = self.number
+        HydraConfig.instance().set_config(config)
+        return run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+
+    @property
+    def launch(self) -> Launch:
+        return Launch(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job=self.number)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job whose process ended without an answer, and why."""
+
+    reason: str
+
+
+class Workers(Launcher):
+    """Args:
+    n_jobs: at a time.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self._is_open = False
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.own = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """One return a job; of a lost one the value is None and the reason is told at the end.
+
+        Raises:
+            UserError: the launcher's package is not installed.
+        """
+        paths = [str(PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # workers import this project
+        environment = {name: os.environ[name] for name in (*TRAVELS, "PYTHONPATH") if name in os.environ}
+        environment |= self.threads()
+        state = Singleton.get_state()
+        jobs = [
+            Job(self.context, self.task, self.own, words, initial_job_idx + n, state, environment=environment)
+            for n, words in enumerate(job_overrides)
+        ]
+        with self.kept():
+            return [_told(job, outcome) for job, outcome in zip(jobs, self.run(jobs), strict=True)]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """The same workers for all launches inside the block."""
+        if self._is_open:
+            yield
+            return
+        self.start()
+        self._is_open = True
+        try:
+            yield
+        finally:
+            self._is_open = False
+            self.stop()
+
+    @abstractmethod
+    def start(self) -> None:
+        """
+        Raises:
+            UserError: the launcher's package is not installed.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the workers, and whatever they are at."""
+
+    def threads(self) -> dict[str, str]:
+        """Environment variables that share this machine's cores out to the jobs, unless the user has set them."""
+        name, cores = "OMP_NUM_THREADS", len(os.sched_getaffinity(0))
+        return {} if name in os.environ else {name: str(max(1, cores // self.n_jobs))}
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+        """What became of each job, in order."""
+
+
+def _told(job: Job, outcome: JobReturn | Lost) -> JobReturn:
+    if isinstance(outcome, JobReturn):
+        return outcome
+    record_failure(job.launch, f"{outcome.reason}; the same command tries it again")
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+
+
+def side_by_side(n: int, jobs: Sequence[Job], run: Callable[[Job], JobReturn | Lost]) -> list[JobReturn | Lost]:
+    """`run` on every job, in `n` threads that each wait for one worker at a time."""
+    lanes = ThreadPoolExecutor(min(n, len(jobs)))
+    waiting = [lanes.submit(run, job) for job in jobs]
+    try:
+        return [each.result() for each in waiting]
+    finally:
+        lanes.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
+
+
+class JoblibLauncher(Workers):
+    """Processes of joblib's pool (loky), which are used again: torch is imported once a worker, not once a job.
+
+    Each worker is a pool of one. In a common pool the death of one worker takes the jobs of all others with it, and
+    nobody can say whose fault it was.
+    """
+
+    def start(self) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor  # before the threads: two that import it at once fail
+
+        self.make_pool = ProcessPoolExecutor
+        self.free: list[Any] = []
+        self.pools: list[Any] = []
+
+    def stop(self) -> None:
+        for pool in self.pools:
+            pool.shutdown(kill_workers=True)
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+        return side_by_side(self.n_jobs, jobs, self._in_a_pool)
+
+    def _in_a_pool(self, job: Job) -> JobReturn | Lost:
+        try:
+            pool = self.free.pop()
+        except IndexError:
+            pool = self.make_pool(max_workers=1)
+            self.pools.append(pool)
+        try:
+            returned: JobReturn = pool.submit(job).result()
+        except BrokenProcessPool as error:
+            return Lost(f"its process was killed{_signal(str(error))}")
+        self.free.append(pool)
+        return returned
+
+
+def _signal(words: str) -> str:
+    name = next((each.name for each in signal.Signals if each.name in words), None)
+    memory = ", which is what Linux does when memory runs out" if name == "SIGKILL" else ""
+    return f" by {name}{memory}" if name else ""
+
+
+def run_now(job: Job) -> JobReturn:
+    return job()
+
+
+def missing_extra(name: str) -> UserError:
+    """What to say where the package `name`, which is an extra of that name, is not there."""
+    return UserError(f"{name} is not installed; pip install 'expost[{name}]', in a checkout pip install -e '.[{name}]'")
+
+
+def register(plugins: Mapping[str, type[Plugin]], group: str) -> None:
+    """Make plugins of this project known to Hydra, as `GROUP: NAME` of a defaults list.
+
+    Hydra takes plugins from the package `hydra_plugins` alone; these keep their place in the project's folders, under a
+    name in that package.
+    """
+    for name, plugin in plugins.items():
+        full_name = f"hydra_plugins.expost.{plugin.__name__}"
+        Plugins.instance().class_name_to_class[full_name] = plugin
+        ConfigStore.instance().store(group=group, name=name, node={"_target_": full_name}, provider="expost")

@@ -1,0 +1,93 @@
+"""A process that is one rank of a stage: `python -m expost.worker`, started by `expost.ranks.parent` alone.
+
+It takes its order from the first line of standard input and ends when the rest of that input does, which is when its
+parent is gone. What it says goes to the parent through what was its standard output; what a library prints there goes
+to standard error instead.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from expost.base.malloc import keep_freed_memory
+from expost.ranks.messages import Ending, Order
+from stage1_vae.errors import ExpostError
+
+WAIT = timedelta(days=1)
+"""In a collective: a rank that dies ends the others through its parent, so that whoever waits has a reason."""
+
+
+class Channel:
+    """Lines to the parent; `out` is what was standard output."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.out, self.lock = out, threading.Lock()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.out.write(json.dumps(message).encode() + b"\n")
+            self.out.flush()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its ranks
+    channel = Channel(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    order = Order.of_line(sys.stdin.buffer.readline())
+    keep_freed_memory()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        from expost import pipeline
+
+        figures = take_part(order, channel, pipeline.take_part)
+        channel.tell({"done": figures})
+        os._exit(0)  # what is left of the libraries' own endings can hang
+    except BaseException as error:
+        channel.tell({"ending": asdict(Ending.of(error, (ExpostError,)))})
+        os._exit(1)  # others wait in a collective that this one has left; nothing here is worth a tidy end
+
+
+def end_with_parent() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def take_part(order: Order, channel: Channel, work: Callable[[Any], None]) -> dict[str, Any]:
+    """This rank's share of the stage; its final figures."""
+    from expost.base.command import Launch
+    from expost.base.terminal import be_quiet
+    from expost.config.schema import Config
+    from expost.job import Run
+    from expost.ranks.member import Relay, Share, join
+    from expost.store.artifacts import Store
+    from expost.training.tracking import Tracker
+
+    be_quiet()
+    config = Config.model_validate(order.config)
+    folder = join(order, config.trainer, WAIT)
+    share = Share(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
+    quiet = order.quiet or order.rank > 0
+    work(
+        Run(
+            config,
+            Launch(),
+            Store(Path(order.store)),
+            order.overrides,
+            quiet=quiet,
+            max_images=order.max_images,
+            share=share,
+        )
+    )
+    return share.figures
+
+
+if __name__ == "__main__":
+    main()

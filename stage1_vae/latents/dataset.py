@@ -1,0 +1,244 @@
+"""The door between the stages: what stage 2 may know of stage 1.
+
+A `LatentDataset` holds the parameters of every q(z|x_i), memory-mapped from plain `.npy` files, never one frozen draw:
+each epoch of stage 2 draws fresh z ~ q(z|x_i), so what it fits is the aggregate posterior
+q(z) = 1/N sum_i q(z|x_i) (Makhzani et al., "Adversarial Autoencoders", 2016) and not a noisy copy of the means.
+
+On disk: `latents.json` (spec, family, provenance, count) beside one `.npy` file a parameter, and `labels.npy`.
+Parameters are float32, but for codes: those are the smallest unsigned integers that hold them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_vae.files.npy import mapped
+from stage1_vae.latents.aggregate import log_frequency, log_mixture
+from stage1_vae.latents.files import HEADER, LatentWriter
+from stage1_vae.latents.shuffle import rows_of, shuffled_blocks
+from stage1_vae.latents.spec import PARAMETERS, LatentSpec
+from stage1_vae.latents.spec import Support as Support
+from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
+
+Posterior = DiagonalNormal | Delta | Codes | Bits
+FAMILIES: dict[str, type[Posterior]] = {
+    "diagonal_normal": DiagonalNormal,
+    "delta": Delta,
+    "codes": Codes,
+    "bits": Bits,
+}
+SAVE_ROWS = 2**16
+IN_MEMORY_BYTES = 2**28
+"""Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
+BLOCK_ELEMENTS = 2**22
+MAX_HEADER_BYTES = 2**20
+
+
+class Rows(Protocol):
+    """As much of an array as is asked of a parameter."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
+class LatentDensity(Protocol):
+    """What stage 1, sampling and judging may know of a prior: base, learned jointly or learned afterwards."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor: ...
+    def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
+
+
+class LatentDataset:
+    """Parameters of q(z|x_i) for i = 1..N, with labels.
+
+    Args:
+        spec: what one event is.
+        family: a key of `FAMILIES`.
+        params: parameter name -> array [N, *spec.shape] of `spec.dtype`, in memory, memory-mapped, or made when it
+            is read.
+        labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
+        provenance: where the latents come from, in words and hashes.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        family: str,
+        params: Mapping[str, Rows],
+        labels: np.ndarray | Tensor | None = None,
+        provenance: Mapping[str, str] | None = None,
+    ) -> None:
+        self.spec, self.family, self.params = spec, family, dict(params)
+        if isinstance(labels, np.ndarray):
+            labels = torch.from_numpy(np.array(labels, dtype=np.int64))
+        self.labels = labels
+        self.provenance = dict(provenance or {})
+        self._validate()
+
+    def _validate(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown posterior family {self.family!r}; known: {', '.join(FAMILIES)}")
+        if set(self.params) != set(PARAMETERS[self.family]):
+            raise ValueError(f"{self.family} needs {PARAMETERS[self.family]}, got {tuple(self.params)}")
+        for name, values in self.params.items():
+            if values.shape[1:] != self.spec.shape or len(values) != len(self):
+                raise ValueError(f"{name} is {values.shape}, not ({len(self)}, {self.spec.shape})")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise ValueError(f"{len(self.labels)} labels for {len(self)} latents")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.params.values())))
+
+    @property
+    def is_point_mass(self) -> bool:
+        """Whether q(z|x) has no density. A point mass on codes has a mass, and so a rate."""
+        return self.family == "delta"
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether all draws of an image are the same, so that one tells as much as many: point masses, of codes too."""
+        return self.family in ("delta", "codes")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the parameters of one posterior."""
+        return self.spec.num_dims * sum(self.spec.dtype(name).itemsize for name in self.params)
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the parameters of all posteriors may lie in memory at once, several times over."""
+        return len(self) * self.row_bytes <= IN_MEMORY_BYTES
+
+    def posterior(self, index: Tensor | slice) -> Posterior:
+        """q(z|x_i) for the rows `index`; B is their number."""
+        rows = index.numpy() if isinstance(index, Tensor) else index
+        return self._posterior({name: np.array(values[rows]) for name, values in self.params.items()})
+
+    def _posterior(self, params: Mapping[str, np.ndarray]) -> Posterior:
+        whole = np.int64 if self.family == "codes" else np.float32  # torch indexes with int64 alone
+        return FAMILIES[self.family](
+            **{name: torch.from_numpy(values.astype(whole, copy=False)) for name, values in params.items()}
+        )
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""
+        return self.posterior(index).sample()
+
+    def means(self) -> Tensor:
+        """E[z|x_i] for all i, [N, *shape], in memory."""
+        return torch.from_numpy(np.array(self.params["loc"]))
+
+    def log_stds(self) -> Tensor | None:
+        """Logarithms of the standard deviations for all i, [N, *shape], in memory; None for point masses."""
+        values = self.params.get("log_std")
+        return None if values is None else torch.from_numpy(np.array(values))
+
+    def blocks(self) -> Iterator[Posterior]:
+        """All posteriors in their order, so many rows at a time that a parameter takes 16 MiB."""
+        rows = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
+        for start in range(0, len(self), rows):
+            yield self.posterior(slice(start, start + rows))
+
+    def epoch(
+        self, size: int, generator: torch.Generator | None = None, num: int | None = None
+    ) -> Iterator[tuple[Tensor, Posterior]]:
+        """Every row once, in random order: pairs of row numbers [size] and their posteriors.
+
+        A set that fits memory comes in a uniform permutation. A larger one is read in blocks of consecutive rows that
+        are mixed in a buffer (see `block_shuffle`).
+
+        Args:
+            size: rows a pair; the last may have fewer.
+            generator: decides the order; None: torch's global one.
+            num: stop after so many rows.
+        """
+        num = len(self) if num is None else min(num, len(self))
+        if not self.fits_memory:
+            yield from self._block_shuffled(size, generator, num)
+            return
+        for rows in torch.randperm(len(self), generator=generator)[:num].split(size):
+            yield rows, self.posterior(rows)
+
+    def _block_shuffled(
+        self, size: int, generator: torch.Generator | None, num: int
+    ) -> Iterator[tuple[Tensor, Posterior]]:
+        rows = torch.zeros(0, dtype=torch.int64)
+        held = {name: values[:0] for name, values in self.params.items()}
+        done = 0
+        for blocks in shuffled_blocks(len(self), self.row_bytes, generator):
+            rows = torch.cat([rows, rows_of(blocks)])
+            for name, values in self.params.items():
+                held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])
+            order = torch.randperm(len(rows), generator=generator)
+            ready = len(order) if done + len(order) >= num else len(order) // size * size
+            for some in order[: min(ready, num - done)].split(size) if ready else ():
+                yield rows[some], self._posterior({name: values[some.numpy()] for name, values in held.items()})
+            done += ready
+            if done >= num:
+                return
+            rest = order[ready:]
+            rows, held = rows[rest], {name: values[rest.numpy()] for name, values in held.items()}
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """One epoch of fresh draws in random order: pairs of z [size, *shape] and labels [size] or None.
+
+        `generator` decides the order; the draws themselves come from torch's global generator.
+        """
+        for rows, posterior in self.epoch(size, generator):
+            yield posterior.sample(), None if self.labels is None else self.labels[rows]
+
+    def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
+        """log 1/N sum_i q(z|x_i), exact, [B] nats on the device of z [B, *shape].
+
+        Of codes, which are point masses, it is the logarithm of how often the very sequence occurs: minus infinity for
+        one that no image has. Memory does not grow with N, and the parameters are read from the disk once.
+
+        Raises:
+            ValueError: for point masses on real space, whose aggregate has no density.
+        """
+        if self.is_point_mass:
+            raise ValueError("the aggregate of point masses has no density")
+        return log_frequency(self, z) if self.family == "codes" else log_mixture(self, z, chunk)
+
+    def save(self, folder: Path) -> None:
+        """Write the data set into the existing `folder`."""
+        with LatentWriter.create(folder, self.spec, self.family, len(self), self.labels is not None) as writer:
+            for start in range(0, len(self), SAVE_ROWS):
+                rows = slice(start, start + SAVE_ROWS)
+                labels = None if self.labels is None else self.labels[rows]
+                writer.write(start, {name: values[rows] for name, values in self.params.items()}, labels)
+            writer.finish(self.provenance)
+
+    @classmethod
+    def load(cls, folder: Path) -> "LatentDataset":
+        """Open `folder` without reading the parameters into memory. Nothing that is loaded can run code.
+
+        Raises:
+            ValueError: the folder holds anything else than its header says.
+        """
+        try:
+            header = _read_header(folder / HEADER)
+            names = PARAMETERS[header["family"]]
+            params = {name: mapped(folder / f"{name}.npy") for name in names}
+            labels = np.array(mapped(folder / "labels.npy")) if header["labels"] else None
+            if (found := len(next(iter(params.values())))) != header["num"]:
+                raise ValueError(f"it holds {found} latents and its header says {header['num']}")
+            return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{folder} holds no latents that can be read: {error}") from error
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = file.read(MAX_HEADER_BYTES + 1)
+    if len(content) > MAX_HEADER_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_HEADER_BYTES:,} bytes")
+    return json.loads(content)

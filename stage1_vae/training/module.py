@@ -1,0 +1,271 @@
+"""Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim.lr_scheduler import LRScheduler
+
+from stage1_vae.codes.codebook import Codebook
+from stage1_vae.errors import ExpostError
+from stage1_vae.objective import Objective, Terms
+from stage1_vae.training.epoch_figures import EpochFigures
+from stage1_vae.vae import VAE
+
+SCHEDULES_DONE = 2**31
+"""The step that validation looks from: a loss whose weights still warm up would make the first epochs the best."""
+
+
+class TrainingError(ExpostError, RuntimeError):
+    """Training cannot go on; one line that says where it broke and what to try."""
+
+
+@dataclass
+class Means:
+    """Running means of named figures, kept on the device until they are read."""
+
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, figures: dict[str, Tensor], weight: int = 1) -> None:
+        self.count += weight
+        for name, value in figures.items():
+            value = value * weight if weight != 1 else value
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+
+    def read(self, prefix: str, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means, of all ranks together where there are several: each reads the same and decides alike."""
+        totals, count = self.totals, torch.tensor(self.count)
+        if sum_over_ranks is not None:
+            summed = sum_over_ranks(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
+            totals, count = dict(zip(totals, summed[:-1], strict=True)), summed[-1]
+        means = {f"{prefix}{name}": (total / count).item() for name, total in totals.items()}
+        self.totals, self.count = {}, 0
+        return means
+
+
+def figures_of(terms: Terms) -> dict[str, Tensor]:
+    """Batch means of an objective's terms, in nats per image."""
+    figures = {"loss": terms.loss.detach(), "distortion_nats": terms.distortion.detach().mean()}
+    if terms.rate is not None:
+        figures["rate_nats"] = terms.rate.detach().mean()
+    return figures | {name: value.detach() for name, value in terms.extras.items()}
+
+
+class Step(nn.Module):
+    """x [B, C, H, W], step -> Terms and their figures: what a training step computes, compiled as one graph."""
+
+    def __init__(self, vae: VAE, objective: Objective, bf16: bool) -> None:
+        super().__init__()
+        self.vae, self.objective, self.bf16 = vae, objective, bf16
+
+    def forward(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            terms = self.objective(self.vae, x, step)
+        return terms, figures_of(terms)
+
+    def eager(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
+        """The same without compilation: a size that comes once is not worth it."""
+        return self(x, step) if isinstance(self, FSDPModule) else self.forward(x, step)  # FSDP hooks onto calls
+
+    def compile_if_possible(self) -> None:
+        """Compile in place, or stay eager where the machine has no C++ compiler: small nets lose a tenth by that."""
+        try:
+            torch.compile(_probe)(torch.ones(2))
+        except torch._dynamo.exc.TorchDynamoException:
+            return
+        self.compile(dynamic=False)
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x + 1
+
+
+class VAEModule(pl.LightningModule):
+    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.training.stretches`).
+
+    Args:
+        vae, objective: what is trained, on what.
+        lr, weight_decay: of Adam (decoupled weight decay where it is not zero).
+        schedule: `constant` or `cosine`, down to zero at the last step.
+        warmup_steps: optimiser steps over which the learning rate rises.
+        seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it, and
+            every rank its own.
+        gradient_clip: largest norm of the gradient; None: any.
+        max_steps: optimiser steps after which training ends; None: none.
+        total_steps: optimiser steps of the whole run, for the schedule.
+        batch_size: of a full batch; any other goes the eager way, since each new size would be compiled anew.
+        bf16: run the nets in bfloat16 where autocast allows it. The module does this itself: inside the compiled step
+            it costs nothing, and Lightning's own precision plugin adds a tenth to a small step.
+        compiled: compile the whole step; without a C++ compiler the step runs as it is.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Objective,
+        lr: float,
+        weight_decay: float,
+        schedule: str,
+        warmup_steps: int,
+        gradient_clip: float | None,
+        max_steps: int | None,
+        total_steps: int,
+        seed: int,
+        batch_size: int,
+        bf16: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # one call of training_step is many steps
+        self.batch_size = batch_size
+        self.gradient_clip, self.max_steps, self.total_steps = gradient_clip, max_steps, total_steps
+        self.step = Step(vae, objective, bf16)
+        if compiled:
+            self.step.compile_if_possible()
+        self.lr, self.weight_decay, self.schedule, self.warmup_steps = lr, weight_decay, schedule, warmup_steps
+        self.seed = seed
+        self.history: list[dict[str, float]] = []
+        self._train, self._val = Means(), Means()
+        self._books = [part for part in vae.modules() if isinstance(part, Codebook)]  # that have not started yet
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+    def on_train_start(self) -> None:
+        for row in self.history:  # of an earlier attempt, so that the loggers' curves are whole
+            self._tell({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
+
+    def configure_model(self) -> None:
+        """Under Lightning's strategy for it, cut parameters, gradients and optimiser state up over the ranks (FSDP2).
+
+        The step is one unit: its parameters are whole while it runs, and only then.
+        """
+        mesh = self.device_mesh
+        if mesh is not None and not isinstance(self.step, FSDPModule):
+            fully_shard(self.step, mesh=mesh["data_parallel"])
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + self.global_rank * 2**40)
+
+    def on_train_batch_start(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> int | None:
+        # Lightning's own `max_steps` repeats a batch where training continues from the end of an epoch.
+        return -1 if self.max_steps is not None and self.global_step >= self.max_steps else None
+
+    def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        scheduler = cast(LRScheduler | None, self.lr_schedulers())
+        backward = self.manual_backward if self._is_spread else Tensor.backward  # Lightning's costs a small step 2 %
+        for x, _ in batch:
+            if self.max_steps is not None and self.global_step >= self.max_steps:
+                return
+            loss = self._loss(x)
+            optimizer.zero_grad()
+            backward(loss)
+            if self.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+        self._average_statistics()
+
+    @property
+    def _is_spread(self) -> bool:
+        return self.trainer.world_size > 1
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+
+    def _average_statistics(self) -> None:
+        """Give all ranks the same running statistics: each has seen other images."""
+        if not self._is_spread:
+            return
+        for layer in self.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                for statistic in (layer.running_mean, layer.running_var):
+                    if statistic is not None:
+                        statistic.copy_(self._sum_over_ranks(statistic.clone()) / self.trainer.world_size)
+
+    def _loss(self, x: Tensor) -> Tensor:
+        """The loss of one batch, its figures counted."""
+        now = torch.tensor(self.global_step)
+        compiled = len(x) == self.batch_size and self._has_started()
+        terms, figures = self.step(x, now) if compiled else self.step.eager(x, now)
+        if not math.isfinite(terms.loss.item()):
+            raise TrainingError(self._diagnosis(terms, x))
+        self._train.add(figures)
+        return terms.loss
+
+    def _has_started(self) -> bool:
+        """Whether all codebooks have seen the first batch, on which they are laid out: no work for a compiled step."""
+        if self._books:
+            self._books = [book for book in self._books if not book.has_started]
+        return not self._books
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        x, _ = batch
+        if not len(x):  # of a last batch with fewer images than ranks
+            return
+        terms, figures = self.step.eager(x, SCHEDULES_DONE)
+        if not torch.isfinite(terms.loss):
+            raise TrainingError(self._diagnosis(terms, x))
+        self._val.add(figures, weight=len(x) if self._is_spread else 1)  # shares of a batch differ by an image
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking or self._val.count == 0:
+            return
+        figures = self._val.read("val_", self._sum_over_ranks if self._is_spread else None)
+        self._record(figures)
+        self.log("val_loss", figures["val_loss"], logger=False, batch_size=1)  # what early stopping watches
+
+    def on_train_epoch_end(self) -> None:
+        figures = self._train.read("train_", self._sum_over_ranks if self._is_spread else None)
+        for module in self.step.vae.modules():
+            if isinstance(module, EpochFigures):
+                figures |= module.read()
+        self._record(figures)
+
+    def _record(self, figures: dict[str, float]) -> None:
+        """Add to the history of this epoch and tell the loggers."""
+        epoch = self.current_epoch
+        if not self.history or self.history[-1]["epoch"] != epoch:
+            self.history.append({"epoch": epoch})
+        self.history[-1] |= figures
+        self._tell(figures, epoch)
+
+    def _tell(self, figures: dict[str, float], epoch: int) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, step=epoch)
+
+    def _diagnosis(self, terms: Terms, x: Tensor) -> str:
+        suspects: dict[str, Tensor | None] = {"the images": x}  # causes before their effects
+        suspects |= {f"parameter {name}": value for name, value in self.step.vae.named_parameters()}
+        suspects |= {"the rate": terms.rate, "the distortion": terms.distortion}
+        guilty = [name for name, value in suspects.items() if value is not None and not torch.isfinite(value).all()]
+        where = guilty[0] if guilty else "the loss"
+        return (
+            f"{where} became NaN or infinite at step {self.global_step} (epoch {self.current_epoch}); "
+            "try a smaller trainer.lr or trainer.gradient_clip=1"
+        )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        if self.schedule == "constant" and not self.warmup_steps:
+            return {"optimizer": chosen}
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
+            return rise * (fall if self.schedule == "cosine" else 1.0)
+
+        return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}

@@ -1,0 +1,79 @@
+"""Posteriors as the points that EM fits: standardised, and read from the disk some rows at a time if they are many."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset, Posterior
+from stage2_prior.em.gaussian import Points
+from stage2_prior.moments import moments
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """From latents to standardised points and back.
+
+    Attributes:
+        shift, unit: [D] float64, on the device of the fit.
+        min_std: by which every posterior is widened, in units.
+    """
+
+    shift: Tensor
+    unit: Tensor
+    min_std: float
+
+    def points(self, posterior: Posterior) -> Points:
+        loc, variance = (value.to(self.unit.device) for value in (posterior.mean, posterior.variance))
+        scaled = (loc - self.shift.to(loc)) / self.unit.to(loc)
+        return Points(scaled, variance / self.unit.square().to(loc) + self.min_std**2)
+
+
+@dataclass(frozen=True)
+class StoredPoints:
+    """All posteriors of `latents`, of which only the rows that are asked for are in memory."""
+
+    latents: LatentDataset
+    scaling: Scaling
+
+    @property
+    def device(self) -> torch.device:
+        return self.scaling.unit.device
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, rows: slice | Tensor) -> Points:
+        return self.scaling.points(self.latents.posterior(rows.cpu() if isinstance(rows, Tensor) else rows))
+
+
+def in_memory(
+    latents: LatentDataset, device: torch.device, isotropic: bool, min_std: float
+) -> tuple[Points, Scaling, Tensor]:
+    """All posteriors in units of the pooled standard deviation, the scaling, and their total covariance [D, D]."""
+    posterior = latents.posterior(slice(None))
+    loc, variance = posterior.mean.to(device), posterior.variance.to(device)
+    shift = loc.mean(0, dtype=torch.float64)
+    pooled = (loc.double() - shift).square().mean(0) + variance.mean(0, dtype=torch.float64)  # [D]
+    scaling = Scaling(shift, _unit(pooled, isotropic), min_std)
+    points = scaling.points(posterior)
+    centred = points.loc.double()
+    total = centred.T @ centred / len(points) + torch.diag(points.variance.double().mean(0))
+    return points, scaling, total
+
+
+def on_disk(
+    latents: LatentDataset, device: torch.device, isotropic: bool, min_std: float
+) -> tuple[StoredPoints, Scaling, Tensor]:
+    """The same of a set that is read block by block."""
+    of_all = moments(latents, device, full=True)
+    scaling = Scaling(of_all.mean, _unit(of_all.total.diagonal(), isotropic), min_std)
+    widened = torch.diag(torch.full_like(of_all.mean, min_std**2))
+    total = of_all.total / torch.outer(scaling.unit, scaling.unit) + widened
+    return StoredPoints(latents, scaling), scaling, total
+
+
+def _unit(pooled: Tensor, isotropic: bool) -> Tensor:
+    """Standard deviations [D] of the variances `pooled` [D]; 1 for a dimension that never moves."""
+    pooled = torch.where(pooled > 0, pooled, 1.0)
+    return (pooled.mean().expand_as(pooled) if isotropic else pooled).sqrt()

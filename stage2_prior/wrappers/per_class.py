@@ -1,0 +1,141 @@
+"""One density a class by wrapping: p(z|y) is fitted to the latents of class y alone, and p(z) = sum_y p(y) p(z|y) with
+the frequencies of the classes, exactly. It makes any prior that knows nothing of labels conditional.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage2_prior.fitting import FitReport, FitRun, PriorError
+from stage2_prior.held_out import measured_nll_nats
+from stage2_prior.prior import Exactness, Prior
+from stage2_prior.sampling import Sampling
+from stage2_prior.wrappers.kept_classes import KeptClasses, mean_curve
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a parameter, read when they are asked for."""
+
+    values: Rows
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.values[self.rows[rows]]
+
+
+class PerClass(Prior):
+    """As many copies of `prior` as there are classes.
+
+    Args:
+        prior: unfitted, of latents with labels.
+    """
+
+    log_weights: Tensor
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior.spec)
+        self.num_classes, self.knobs, self.min_images = prior.spec.num_classes, prior.knobs, prior.min_images
+        self.priors = nn.ModuleList(copy.deepcopy(prior) for _ in range(self.num_classes))
+        uniform = torch.full((self.num_classes,), 1.0 / self.num_classes, dtype=torch.float64)
+        self.register_buffer("log_weights", uniform.log())  # [classes] log p(y)
+
+    @property
+    def log_prob_is(self) -> Exactness:
+        return next(self._each()).log_prob_is
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(prior.num_parameters for prior in self._each()) + self.num_classes - 1
+
+    @property
+    def fits_in_ranks(self) -> bool:
+        return False
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.num_classes:
+            return None
+        return "prior.conditional=true needs labels and these images have none; set it to false"
+
+    def _each(self) -> Iterator[Prior]:
+        return (prior for prior in self.priors if isinstance(prior, Prior))
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            each = torch.stack([prior.log_prob(z).double() for prior in self._each()])  # [classes, B]
+            return torch.logsumexp(self.log_weights[:, None] + each, dim=0).float()
+        found = torch.zeros(len(z), device=z.device)
+        for prior, rows in self._rows(context.to(z.device)):
+            found = found.index_copy(0, rows, prior.log_prob(z[rows]).float())
+        return found
+
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        labels = torch.multinomial(self.log_weights.exp(), n, replacement=True) if context is None and n else context
+        if labels is None or n == 0:
+            return next(self._each()).sample(0, how=how)
+        drawn = [(rows, prior.sample(len(rows), how=how)) for prior, rows in self._rows(labels.to(self.anchor.device))]
+        order = torch.cat([rows for rows, _ in drawn]).argsort()
+        return torch.cat([z for _, z in drawn])[order]
+
+    def _rows(self, labels: Tensor) -> Iterator[tuple[Prior, Tensor]]:
+        """The prior of each class that occurs in `labels` [B], and where."""
+        for y, prior in enumerate(self._each()):
+            rows = (labels == y).nonzero().squeeze(1)
+            if len(rows):
+                yield prior, rows
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Fit each class to its own latents, one after the other; the figures are those of all classes together.
+
+        Raises:
+            PriorError: a class has no image, or whatever the wrapped prior raises, with the class.
+        """
+        kept, counts = KeptClasses(run, self.num_classes), []
+        for y, prior in enumerate(self._each()):
+            mine, held_out = of_class(train, y), of_class(val, y)
+            if len(mine) == 0:
+                raise PriorError(
+                    f"no training image is of class {y}, so none can be fitted to it; set prior.conditional=false"
+                )
+            counts.append(len(mine))
+            if kept.restore(y, prior):
+                continue
+            try:
+                report = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
+            except PriorError as error:
+                raise PriorError(f"class {y}: {error}") from error
+            kept.finish(y, prior, report)
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        self.log_weights.copy_(shares.log())
+        seconds = sum(report.seconds for report in kept.reports)
+        notes = [f"class {y}: {note}" for y, report in enumerate(kept.reports) for note in report.notes]
+        curve = list(mean_curve(kept.reports, shares.tolist()))
+        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), curve, notes)
+
+
+def needed_of_each(prior: Prior) -> int:
+    """Training images of each class that `prior` cannot do without; 0 where no class has a prior of its own."""
+    return max((each.min_images for each in prior.modules() if isinstance(each, PerClass)), default=0)
+
+
+def of_class(latents: LatentDataset, y: int) -> LatentDataset:
+    """The latents with the label `y`."""
+    if latents.labels is None:
+        raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
+    rows = (latents.labels == y).nonzero().squeeze(1)
+    params = {name: Chosen(values, rows.numpy()) for name, values in latents.params.items()}
+    return LatentDataset(latents.spec, latents.family, params, latents.labels[rows], latents.provenance)

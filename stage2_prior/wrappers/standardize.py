@@ -1,0 +1,121 @@
+"""Standardisation by wrapping: u = (z - shift) / unit for each dimension, fitted to the moments of q(z).
+
+The density of z is that of u times the Jacobian: log p(z) = log p_u((z - shift) / unit) - sum_d log unit_d. Shift and
+unit are the mean and standard deviation of the aggregate posterior by the law of total variance, in closed form. The
+map is diagonal because then q(u|x) = N((m - shift) / unit, (s / unit)^2) is again a diagonal Gaussian, exactly, and the
+inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full whitening) would lose that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage2_prior.fitting import FitReport, FitRun
+from stage2_prior.held_out import check_finite
+from stage2_prior.moments import moments
+from stage2_prior.prior import Exactness, Prior
+from stage2_prior.sampling import Sampling
+
+
+class Standardized(Prior):
+    """`prior` fitted to standardised latents; its own densities and samples are in the units of z.
+
+    Args:
+        prior: what models the standardised latents; its spec is the wrapper's.
+    """
+
+    shift: Tensor
+    unit: Tensor
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior.spec)
+        self.prior = prior
+        self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
+        self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
+        self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
+
+    @property
+    def log_prob_is(self) -> Exactness:
+        return self.prior.log_prob_is
+
+    @property
+    def num_parameters(self) -> int:
+        return self.prior.num_parameters + 2 * self.spec.num_dims
+
+    @property
+    def fits_in_ranks(self) -> bool:
+        return self.prior.fits_in_ranks
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.support.value != "real":
+            return f"standardize rescales real numbers; these latents are {spec.support.value}"
+        return None
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.prior.log_prob((z - self.shift) / self.unit, context) - self.unit.log().sum()
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.prior.loss((z - self.shift) / self.unit, context) + self.unit.log().sum()
+
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        return self.shift + self.unit * self.prior.sample(n, context, how)
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Fit shift and unit in closed form, then the wrapped prior; all figures are in the units of z.
+
+        Raises:
+            PriorError: for latents that are not finite, or whatever the wrapped prior raises.
+        """
+        check_finite(train, "training")
+        of_all = moments(train)
+        unit = torch.where(of_all.total > 1e-12, of_all.total, 1.0).sqrt()  # 1 for a dimension that never moves
+        self.shift.copy_(of_all.mean.view_as(self.shift))
+        self.unit.copy_(unit.view_as(self.unit))
+        log_unit = self.unit.log().sum().item()
+        inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures, log_unit), step))
+        report = self.prior.fit(self._standardised(train), self._standardised(val), inner)
+        return replace(
+            report,
+            train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
+            val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
+            curve=[in_units_of_z(row, log_unit) for row in report.curve],
+        )
+
+    def _standardised(self, latents: LatentDataset) -> LatentDataset:
+        """The same posteriors over u; exact, and rescaled when they are read: there is no second copy of the set."""
+        shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
+        rescale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "loc": lambda loc: (loc - shift) / unit,
+            "log_std": lambda log_std: log_std - np.log(unit),
+        }
+        params = {name: Rescaled(values, rescale[name]) for name, values in latents.params.items()}
+        return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """Rows of a parameter in other units."""
+
+    values: Rows
+    rescale: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.rescale(np.asarray(self.values[rows]))
+
+
+def in_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:
+    """Add the log-determinant to every figure in nats of a whole latent."""
+    return {name: value + log_unit if name.endswith("_nats") else value for name, value in figures.items()}

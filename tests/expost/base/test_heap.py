@@ -1,0 +1,78 @@
+"""Freed memory is kept: the next step takes it without asking the kernel for pages again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = """
+import resource, sys
+from expost.base.malloc import keep_freed_memory
+
+def step():
+    return [bytearray(b"x") * 2**20 for _ in range(64)]
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(3):
+    step()
+before = faults()
+for _ in range(5):
+    step()
+print(faults() - before)
+"""
+
+
+def page_faults(how: str) -> int:
+    """Of five steps that take and free 64 MiB each, behind three more."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, how], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    return int(done.stdout)
+
+
+PROBES = """
+import resource
+from expost.plan import server as plan_server
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work(*_):
+    def step():
+        return [bytearray(b"x") * 2**20 for _ in range(64)]
+    for _ in range(3):
+        step()
+    before = faults()
+    for _ in range(5):
+        step()
+    return {"faults": faults() - before}
+
+def probed(told, scratch, threads, fork):
+    return fork(work).facts
+
+plan_server.probed = probed
+raise SystemExit(plan_server.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
+def test_so_do_probes_of_a_plan(tmp_path: Path) -> None:
+    """What they take is what the stages will take, which keep it."""
+    job, result = tmp_path / "job.json", tmp_path / "result.json"
+    job.write_text("{}", encoding="utf-8")
+    subprocess.run([sys.executable, "-c", PROBES, job, result, str(os.getpid())], cwd=ROOT, check=True)
+    assert json.loads(result.read_text(encoding="utf-8"))["faults"] < 50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
+def test_steps_take_what_earlier_steps_freed() -> None:
+    assert page_faults("kept") < 50 < page_faults("as it is")

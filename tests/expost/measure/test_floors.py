@@ -1,0 +1,75 @@
+"""The floors that discrete latents are judged against: what they do to the key and to the draws of other rows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from exported_model import exported, stages_of
+from torch import Tensor
+
+from expost import pipeline
+from expost.job import Run
+from expost.measure.counted_priors import COUNTED, counted_floors, floor_ingredients
+from expost.measure.image_sets import seen_images
+from expost.measure.subject import Trained, baseline_prior
+from stage1_vae.latents import LatentSpec, Support
+
+WORDS = ("debug=fast", "trainer.max_steps=5", "vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16")
+WORDS += ("vae.bottleneck.code_dim=4", "prior=unigram", "logger=csv")
+
+
+class Pixels:
+    """Images as their own features."""
+
+    description = "pixels"
+
+    def extract(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Run]:
+    folder = tmp_path_factory.mktemp("trained")
+    exported(folder, *WORDS)
+    model, run = stages_of(folder, *WORDS)
+    return replace(model, baseline=baseline_prior(model.vae.spec)), run
+
+
+def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[Trained, Run]) -> None:
+    """A prior that is a floor itself has one floor fewer."""
+    model, run = trained
+    seen = []
+    for name in ("unigram", "transformer"):
+        counted = counted_floors(model.train, model.test, run, name)
+        torch.manual_seed(4)
+        seen.append(seen_images(replace(model, floors=counted), Pixels(), 30))
+    one, other = seen
+    assert other.keys() - one.keys() == {"unigram"} and "bigram" in one
+    for row in one.keys() - {*COUNTED, "learned"}:
+        assert torch.equal(one[row].features, other[row].features), row
+
+
+def test_an_evaluation_of_codes_is_another_when_a_floor_is(
+    trained: tuple[Trained, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = trained
+    before = evaluation_key(model, run)
+    assert evaluation_key(model, run) == before
+    monkeypatch.setattr(COUNTED["bigram"], "version", 99)
+    assert evaluation_key(model, run) != before
+
+
+def evaluation_key(model: Trained, run: Run) -> str:
+    plan = replace(run, plans=True)
+    vae = pipeline.train_vae(plan, model.parts)
+    latents = pipeline.encode_images(plan, model.parts, vae)
+    prior = pipeline.fit_prior(plan, model.parts, latents)
+    return pipeline.evaluate_priors(plan, model.parts, vae, latents, prior).key
+
+
+def test_only_floors_that_are_counted_have_a_part_in_the_key() -> None:
+    assert floor_ingredients(LatentSpec((3,))) == {}
+    both = {"floors": {row: cls.version for row, cls in COUNTED.items()}}
+    assert floor_ingredients(LatentSpec((3,), Support.BITS)) == both
+    many = LatentSpec((4,), Support.CODES, ((2, 2),), (8192,))
+    assert floor_ingredients(many) == {"floors": {"unigram": COUNTED["unigram"].version}}

@@ -1,0 +1,124 @@
+"""What a verdict tells people to do can be done: for the prior, its fit, its latents and its images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import report_of, run_here
+
+from expost.evaluation.code_verdict import over_counting
+from expost.evaluation.images.class_accuracy import classes_followed
+from expost.measure.remedies import fitting
+from expost.parts.assembly import prior_nodes
+from stage1_vae.latents import LatentSpec, Support
+
+CODES = LatentSpec((49,), Support.CODES, num_codes=(256,), grids=((7, 7),))
+TWO_MAPS = LatentSpec((20,), Support.CODES, num_codes=(256, 64), grids=((4, 4), (2, 2)))
+VECTOR = LatentSpec((16,))
+BITS = LatentSpec((6,), Support.BITS)
+ONE_CODE = LatentSpec((1,), Support.CODES, num_codes=(256,), grids=((1, 1),))
+FALLING = {"curve": [{"epoch": i, "val_nll_nats": 9.0 - i} for i in range(5)], "notes": []}
+RISING = {"curve": [{"epoch": i, "val_nll_nats": abs(i - 1.0)} for i in range(5)], "notes": []}
+LABELS = torch.arange(1000) % 10 // 9  # 900 and 100
+
+
+def remedy(name: str, spec: LatentSpec, told: dict[str, Any] = FALLING, labels: Any = None, **changed: Any) -> str:
+    return fitting(name, prior_nodes()[name] | changed, spec, labels, told)["remedy"]
+
+
+@pytest.mark.parametrize("name", ["unigram", "bigram"])
+@pytest.mark.parametrize(
+    ("spec", "network"), [(CODES, "transformer"), (TWO_MAPS, "transformer"), (BITS, "transformer")]
+)
+def test_what_counts_is_not_to_be_trained(name: str, spec: LatentSpec, network: str) -> None:
+    told = remedy(name, spec)
+    assert "longer" not in told and "it only counts" in told and told.endswith(f"prior={network}")
+
+
+def test_a_network_is_one_that_can_model_the_latents() -> None:
+    many = LatentSpec((10_000,), Support.CODES, num_codes=(256,), grids=((100, 100),))
+    assert remedy("unigram", many).endswith("prior=pixelcnn")
+    assert remedy("gaussian", VECTOR).endswith("prior=autoregressive")
+
+
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
+def test_more_epochs_help_only_a_fit_that_was_still_getting_better(name: str) -> None:
+    assert remedy(name, CODES).startswith("train it longer (prior.fit.max_epochs")
+    told = remedy(name, CODES, RISING)
+    assert "best at epoch 2 of 5, so more epochs do not help" in told and "prior.width, prior.depth" in told
+    limit = {"curve": FALLING["curve"], "notes": ["stopped after epoch 5 at the limit of 60 seconds"]}
+    fit = prior_nodes()[name]["fit"] | {"max_seconds": 60}
+    assert remedy(name, CODES, limit, fit=fit) == "its fit ended at prior.fit.max_seconds=60: raise it"
+
+
+def test_every_key_that_is_named_is_one_of_the_prior() -> None:
+    for name, node in prior_nodes().items():
+        for fit in (FALLING, RISING):
+            for word in remedy(name, VECTOR, fit).replace("(", " ").replace(")", " ").replace(",", " ").split():
+                if word.startswith("prior.") and "=" not in word:
+                    section: Any = node
+                    for key in word.split(".")[1:]:
+                        assert key in section, f"{word} of {name}"
+                        section = section[key]
+
+
+def test_a_mixture_gets_iterations_or_components_while_there_are_images() -> None:
+    stopped = {"curve": [], "notes": ["class 1: EM stopped at prior.max_iter=200 iterations before it converged"]}
+    assert remedy("mixture", VECTOR, stopped, LABELS) == "EM ended at prior.max_iter=200 before it converged: raise it"
+    told = remedy("mixture", VECTOR, {"curve": [], "notes": []}, LABELS, num_components=5)
+    assert "more than prior.num_components=5 (the rarest class has 100 training images)" in told
+    told = remedy("mixture", VECTOR, {"curve": [], "notes": []}, LABELS[:60], num_components=6)
+    assert "6 training images, too few for more components" in told and "longer" not in told
+
+
+def test_a_gaussian_is_fitted_exactly() -> None:
+    assert "choose prior=mixture prior.num_components=10, or" in remedy("gaussian", VECTOR, labels=LABELS)
+    assert "prior=mixture" not in remedy("gaussian", VECTOR, labels=torch.tensor([0, 0, 1]))
+
+
+def over(name: str, spec: LatentSpec, before: float = 25.0, difference: float = 1.0) -> str:
+    gain = {"latent_nll_nats": {"value": difference, "standard_error": 0.1}}
+    rows = {"bigram": {"latent_nll_nats": before}, name: {"over": {"bigram": gain}}}
+    return over_counting(name, rows, fitting(name, prior_nodes()[name], spec, None, FALLING))
+
+
+def test_only_what_could_have_won_has_failed() -> None:
+    assert over("transformer", CODES).startswith("FAILED") and "train it longer (" in over("transformer", CODES)
+    counted = over("unigram", CODES)
+    assert counted.startswith("The prior unigram costs no fewer nats than bigram (25.00") and "longer" not in counted
+    alone = over("transformer", ONE_CODE)
+    assert "FAILED" not in alone and alone.endswith("of latents of one code none can.")
+    nothing = over("transformer", CODES, before=0.04, difference=0.0)
+    assert nothing.startswith("There is nothing to win for the prior transformer") and "stage 1" in nothing
+    assert "a difference inside the noise" in over("transformer", CODES, difference=-0.1)
+
+
+def share(value: float, error: float = 0.02) -> dict[str, float]:
+    return {"value": value, "standard_error": error, "num": 200}
+
+
+@pytest.mark.parametrize(
+    ("samples", "decoded", "real", "begins"),
+    [
+        (0.50, 0.90, 0.95, "FAILED: samples of mixture do not follow their label"),
+        (0.50, None, 0.95, "FAILED"),
+        (0.50, 0.51, 0.52, "Whether samples of mixture follow their label cannot be told"),  # the judge is blind
+        (0.60, 0.51, 0.52, "Whether samples of mixture follow their label cannot be told"),
+        (0.50, 0.52, 0.95, "Samples of mixture do not show their class, and neither do reconstructions"),  # stage 1
+        (0.53, 0.56, 0.95, "Whether samples of mixture follow their label cannot be told"),  # noise
+        (0.80, 0.90, 0.95, "Of 200 samples of mixture"),
+    ],
+)
+def test_a_prior_is_held_to_what_can_be_seen(samples: float, decoded: Any, real: Any, begins: str) -> None:
+    classes = {"samples": share(samples), "chance": 0.5, "reconstructions": decoded and share(decoded)}
+    told = classes_followed(classes | {"test_images": share(real)}, "mixture", {"remedy": "give it more components"})
+    assert told is not None and told.startswith(begins)
+    assert ("give it more components" in told) == begins.startswith("FAILED") and "longer" not in told
+
+
+def test_a_counting_prior_that_was_chosen_is_not_told_to_train(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "debug=fast", "logger=csv", "vae=vq", "prior=unigram")
+    assert (done.code, done.err) == (0, "")
+    report = report_of(tmp_path)
+    assert report["fitting"]["unigram"]["by"] == "counting" and "longer" not in report["verdict"]

@@ -1,0 +1,69 @@
+"""Small models, trained and exported by the pipeline, and changed by hand: for tests."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from expost import pipeline
+from expost.base.command import Launch
+from expost.cli import CONF
+from expost.config.schema import validate
+from expost.export.config import CONFIG, sealed
+from expost.job import Run
+from expost.measure.subject import Trained
+from expost.store.artifacts import Store
+from stage1_vae.latents import LatentDataset
+from stage2_prior.priors.standard_normal import StandardNormal
+
+TINY = ("debug=fast", "trainer.val_every=2", "net.hidden=[8]", "vae.bottleneck.latent_dim=3", "logger=csv")
+
+
+def job(folder: Path, *words: str) -> Run:
+    """A quiet run of the real configuration with its store in `folder`."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = validate(compose("config", overrides=[f"paths.root={folder}", "trainer.accelerator=cpu", *words]))
+    return Run(config, Launch(), Store(folder / "store"), quiet=True)
+
+
+def exported(folder: Path, *words: str) -> Path:
+    """The folder of a model that `stage=export` wrote."""
+    out = folder / "model"
+    pipeline.perform(job(folder, "stage=export", f"export.out={out}", *words))
+    return out
+
+
+def stages_of(folder: Path, *words: str) -> tuple[Trained, Run]:
+    """The pipeline's own objects of the same configuration, from its store."""
+    run = job(folder, "upstream=require", *words)
+    run = replace(run, config=run.config.model_copy(update={"stage": "export"}))
+    parts = pipeline.assemble(run)
+    vae = pipeline.train_vae(run, parts)
+    latents = pipeline.encode_images(run, parts, vae)
+    prior = pipeline.fit_prior(run, parts, latents)
+    model, density = pipeline.trained_vae(run, parts, vae), pipeline.fitted_prior(run, parts, prior)
+    train, test = (LatentDataset.load(latents.path / split) for split in ("train", "test"))
+    return Trained(model, density, StandardNormal(model.spec), train, test, parts, run.device), run
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of `config.json` and seal it again, as whoever means harm would."""
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    change(content)
+    (folder / CONFIG).write_text(json.dumps(sealed(content)), encoding="utf-8")
+
+
+def reseal(folder: Path) -> None:
+    """Make `config.json` agree with the weight files that are there."""
+
+    def facts(content: dict[str, Any]) -> None:
+        for name in content["files"]:
+            if (folder / name).is_file():
+                held = (folder / name).read_bytes()
+                content["files"][name] = {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+
+    rewrite(folder, facts)

@@ -1,0 +1,105 @@
+"""Every `conf/prior/*.yaml` on every kind of latent that it says it models, and latents to fit it to, for tests."""
+
+import functools
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from training_run import settings as trainer_settings
+
+from expost.parts.assembly import takes_labels
+from expost.training.devices import lightning_fit
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.fitting import FitRun
+from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.wrappers.standardize import Standardized
+
+GROUP = Path(__file__).parents[2] / "conf" / "prior"
+NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
+SPECS = {
+    "vector": LatentSpec((2,)),
+    "map": LatentSpec((1, 1, 2)),
+    "codes": LatentSpec((4,), Support.CODES, ((2, 2),), (3,)),
+    "two maps": LatentSpec((4,), Support.CODES, ((1, 1), (1, 3)), (3, 4)),
+    "bits": LatentSpec((5,), Support.BITS),
+}
+"""All small: two real dimensions, or codes few enough to look at every sequence."""
+REAL = ("vector", "map")
+
+
+def config_of(name: str) -> DictConfig:
+    config = OmegaConf.load(GROUP / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def models(name: str, kind: str) -> bool:
+    return hydra.utils.get_class(config_of(name)["_target_"]).check(SPECS[kind]) is None
+
+
+CASES = [(name, kind) for name in NAMES for kind in SPECS if models(name, kind)]
+life = pytest.mark.parametrize(("name", "kind"), CASES)
+REAL_CASES = [(name, kind) for name, kind in CASES if kind in REAL]
+real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
+
+
+def build(name: str, spec: LatentSpec) -> Prior:
+    """The prior that `prior=name` gives, wrappers included."""
+    config = config_of(name)
+    wrappers = config.pop("wrap", None) or []
+    for key in ("fit", "otherwise"):
+        config.pop(key, None)
+    if not takes_labels(hydra.utils.get_class(config["_target_"])):
+        config.pop("conditional", None)
+    torch.manual_seed(0)
+    prior = hydra.utils.instantiate(config, _partial_=True, _convert_="all")(spec=spec)
+    assert set(wrappers) <= {"standardize"}, "teach this test the new wrapper"
+    wrapped = "standardize" in wrappers and Standardized.check(spec) is None
+    return Standardized(prior) if wrapped else prior
+
+
+def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
+    """q(z|x_i) around a bent, uncentred cloud whose dimensions have different scales."""
+    rng = np.random.default_rng(seed)
+    loc = rng.normal(size=(num, spec.num_dims))
+    loc[:, 0] += 1.5 * np.sign(rng.normal(size=num))
+    loc[:, 1] = 0.4 * loc[:, 1] + 0.3 * np.abs(loc[:, 0]) + 1.0
+    log_std = rng.normal(-1.2, 0.2, size=loc.shape)
+    params = {"loc": np.float32(loc).reshape(-1, *spec.shape), "log_std": np.float32(log_std).reshape(-1, *spec.shape)}
+    return LatentDataset(spec, "diagonal_normal", params)
+
+
+def discrete(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
+    """Codes each of which is mostly the one before it, plus one; or bits of which neighbours mostly differ."""
+    rng = np.random.default_rng(seed)
+    sizes = [size for (h, w), size in zip(spec.grids, spec.num_codes, strict=True) for _ in range(h * w)] or [2] * 5
+    z = np.zeros((num, spec.num_dims), np.int64)
+    for t, size in enumerate(sizes):
+        fresh = rng.random(num) < (1.0 if t == 0 else 0.3)
+        z[:, t] = np.where(fresh, rng.integers(size, size=num) ** 2 // size, (z[:, t - 1] + 1) % size)
+    if spec.support is Support.BITS:
+        return LatentDataset(spec, "bits", {"logits": np.float32(6.0 * z - 3.0)})
+    return LatentDataset(spec, "codes", {"codes": z.astype(spec.dtype("codes"))})
+
+
+def data(kind: str, num: int, seed: int) -> LatentDataset:
+    return (posteriors if kind in REAL else discrete)(num, SPECS[kind], seed)
+
+
+def run_for(prior: Prior) -> FitRun:
+    """Two epochs, where it learns by gradients."""
+    learner = prior.prior if isinstance(prior, Standardized) else prior
+    settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
+    fit = lightning_fit(trainer_settings(), [])
+    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+
+
+@functools.cache
+def fitted(name: str, kind: str) -> Prior:
+    prior = build(name, SPECS[kind])
+    report = prior.fit(data(kind, 600, 1), data(kind, 200, 2), run_for(prior))
+    assert report.seconds >= 0
+    return prior
