@@ -2,7 +2,7 @@
 
     python benchmarks/walk.py [ROOT] [OVERRIDE ...]        # ROOT: a checkout, of this commit or of an earlier one
 
-A door is a line of the project that hands the job to a function in another file: the job itself, or an object that holds
+A door is a line of the project that hands the job to a function in another file: the job itself, or an object holding
 it. Each door counts once, in the order in which the run goes through it; one into a file that was entered before is a
 return. Methods of the job (`job.say`) are no doors.
 """

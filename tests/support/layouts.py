@@ -2,7 +2,7 @@
 
 Every module `layouts_*.py` beside this one holds a list `LAYOUTS`, and its docstring is the heading of its table.
 
-    python tests/support/layouts.py        # writes docs/layouts.md anew; tests/stage1_vae/data/test_layouts.py compares it
+    python tests/support/layouts.py   # writes docs/layouts.md anew; test_layouts.py compares
 """
 
 import importlib

@@ -15,8 +15,9 @@ from expost.evaluation.figures.classes import ClassRow, class_rows
 from expost.evaluation.images.class_accuracy import class_accuracy, classes_followed
 from expost.evaluation.images.features import FeatureNet
 from expost.measure.classes import judged_classes
-from expost.measure.feature_nets import load_own_net, own_net
+from expost.measure.feature_nets import load_own_net
 from expost.measure.subject import Trained
+from expost.stages.features import own_net
 from stage2_prior.wrappers.per_class import PerClass
 
 PER_CLASS = ("prior=mixture", "prior.num_components=2", "prior.conditional=true")
