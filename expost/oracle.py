@@ -11,6 +11,7 @@ return costs, whose sign `expost.measure.estimators` turns.
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def run_oracle(run: Run) -> None:
             f"oracle.num_images={settings.num_images}: there are {len(data.test)} test images; "
             "give fewer, or a larger data.num_test"
         )
-    prior = build_prior(run, LatentSpec((density.latent_dim,)), len(data.train))
+    prior, node = build_prior(run, LatentSpec((density.latent_dim,)), len(data.train))
+    run = replace(run, config=run.config.model_copy(update={"prior": node}))
     x = data.test.batch(torch.arange(settings.num_images)).to(run.device)
     with run.seeded(run.config.seeds.sample):
         judged = judge(density, x, settings, run)

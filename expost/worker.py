@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -44,9 +44,7 @@ def main() -> None:
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        from expost import pipeline
-
-        figures = take_part(order, channel, pipeline.take_part)
+        figures = take_part(order, channel)
         channel.tell({"done": figures})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
@@ -60,33 +58,33 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def take_part(order: Order, channel: Channel, work: Callable[[Any], None]) -> dict[str, Any]:
+def take_part(order: Order, channel: Channel) -> dict[str, Any]:
     """This rank's share of the stage; its final figures."""
+    from expost import pipeline
     from expost.base.command import Launch
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
     from expost.job import Run
-    from expost.ranks.member import Relay, Share, join
+    from expost.ranks.member import Relay, join
     from expost.store.artifacts import Store
     from expost.training.tracking import Tracker
+    from stage2_prior.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
     folder = join(order, config.trainer, WAIT)
-    share = Share(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
-    quiet = order.quiet or order.rank > 0
-    work(
-        Run(
-            config,
-            Launch(),
-            Store(Path(order.store)),
-            order.overrides,
-            quiet=quiet,
-            max_images=order.max_images,
-            share=share,
-        )
+    job = Run(
+        config,
+        Launch(),
+        Store(Path(order.store)),
+        order.overrides,
+        quiet=order.quiet or order.rank > 0,
+        max_images=order.max_images,
+        ranks=Ranks(order.rank, order.world),
+        relay=channel.tell,
     )
-    return share.figures
+    tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])
+    return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from expost.costs.watch import GROWTH, Times, at, seconds_of
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
 from expost.job import Run
 from expost.parts.assembly import Parts, resolved_fit
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset

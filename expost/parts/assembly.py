@@ -6,9 +6,10 @@ latents, more components than there are points.
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from omegaconf import OmegaConf
 
 from expost.base.command import Launch
@@ -19,8 +20,8 @@ from expost.config.limits import limited_evaluation, limited_prior
 from expost.config.schema import Config, Node
 from expost.job import Run
 from expost.parts.priors import suited
-from expost.parts.reduced import shorten, truncated
-from expost.training.devices import has_native_bf16, resolved_precision
+from expost.parts.reduced import shortened, truncated
+from expost.training.devices import has_native_bf16
 from expost.training.progress import clock
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.loader import Batches, Part
@@ -28,12 +29,12 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
-from stage1_vae.training.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
 from stage2_prior.fit import FIT_VERSION
 from stage2_prior.fit_settings import FitSettings
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.ranks import ALONE, Ranks
 from stage2_prior.wrappers.per_class import PerClass
 from stage2_prior.wrappers.standardize import Standardized
 
@@ -51,6 +52,8 @@ class Parts:
         objective: what stage 1 minimises.
         prior: unfitted.
         kind: what figures of the likelihood on these images mean.
+        device: where both stages compute.
+        num_workers: processes that read images.
     """
 
     data: ImageData
@@ -59,59 +62,69 @@ class Parts:
     objective: Objective
     prior: Prior
     kind: FigureKind
+    device: torch.device
+    num_workers: int
 
     def batches(
         self,
         images: ImageSet,
         batch_size: int,
-        run: Run,
+        ranks: Ranks = ALONE,
         shuffle: bool = False,
         seed: int = 0,
         whole_batches: bool = False,
     ) -> Batches:
-        """Batches of one split on the run's device, or a rank's part of them (see `stage1_vae.data.loader.Part`)."""
+        """Batches of one split on the job's device, or a rank's part of them (see `stage1_vae.data.loader.Part`)."""
         return Batches(
             images,
             self.preprocess,
             batch_size,
             shuffle=shuffle,
             seed=seed,
-            device=run.device,
-            num_workers=run.config.trainer.num_workers,
-            part=Part(run.ranks.rank, run.ranks.world, whole_batches),
+            device=self.device,
+            num_workers=self.num_workers,
+            part=Part(ranks.rank, ranks.world, whole_batches),
         )
 
 
-def assemble(run: Run, given: ImageData | None = None) -> Parts:
-    """Build everything that the configuration of `run` names.
+def assemble(job: Run, given: ImageData | None = None) -> tuple[Run, Parts]:
+    """Build everything that the configuration of `job` names; the job, with what was left to the data decided.
 
     With `given`, these images take the place of those that the configuration names.
 
     Raises:
         UserError: whatever does not fit together, in one line.
     """
-    config = run.config
     try:
-        data = given or read_images(run)
-        run.check_images = data.check_unchanged
-        levels = data.levels
-        binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
-        if dequantize == "auto":
-            likelihood_class = target_class(config.likelihood)
-            wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
-            dequantize = wants and levels is not None and binarize == "none"
-        preprocess = Preprocess(levels, data.domain, binarize, dequantize)
+        data = given or read_images(job)
+        preprocess = build_preprocess(job.config, data)
     except DataError as error:
         raise UserError(str(error)) from error
-    likelihood = build_likelihood(config, data, preprocess)
-    vae, objective = build_vae(run, data, likelihood)
-    shorten(run, vae.spec)
-    prior = build_prior(run, vae.spec, len(data.train))
-    evaluation = limited_evaluation(config.evaluation, vae.spec, prior.passes, run.config.limits)
-    run.config = run.config.model_copy(update={"evaluation": evaluation})
-    data = data if run.max_images is None else truncated(data, run.max_images, prior)
+    likelihood = build_likelihood(job.config, data, preprocess)
+    vae, objective = build_vae(job, data, likelihood)
+    job = shortened(job, vae.spec)
+    prior, node = build_prior(job, vae.spec, len(data.train))
+    evaluation = limited_evaluation(job.config.evaluation, vae.spec, prior.passes, job.config.limits)
+    job = replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation}))
+    data = data if job.max_images is None else truncated(data, job.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
-    return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
+    kind = figure_kind(likelihood, raw_levels, preprocess.dequantize)
+    return job, Parts(data, preprocess, vae, objective, prior, kind, job.device, job.config.trainer.num_workers)
+
+
+def build_preprocess(config: Config, data: ImageData) -> Preprocess:
+    """How raw images become x; `dequantize: auto` suits the likelihood.
+
+    Raises:
+        DataError: what cannot be done to these images.
+    """
+    levels = data.levels
+    binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
+    if dequantize == "auto":
+        likelihood_class = target_class(config.likelihood)
+        wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
+        dequantize = wants and levels is not None and binarize == "none"
+    return Preprocess(levels, data.domain, binarize, dequantize)
 
 
 def read_images(run: Run) -> ImageData:
@@ -162,8 +175,8 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     return vae.to(run.device), objective
 
 
-def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
-    """Stage 2, unfitted, in its wrappers; `run.config` then says which one `prior.otherwise` left to the latents.
+def build_prior(run: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
+    """Stage 2, unfitted, in its wrappers; and its section, as `prior.otherwise` and `limits` left it.
 
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
@@ -177,7 +190,6 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
         raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
     a_class = bool(node.get("conditional")) and not takes_labels(cls)
     node = limited_prior(node, spec, num_images, run.config.limits, a_class)
-    run.config = run.config.model_copy(update={"prior": node})
     if (reason := cls.check(spec)) is not None:
         best = {name: suited(other, spec, offered, Launch()) for name, other in offered.items()}
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
@@ -194,7 +206,7 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
         )
     for wrapper in wrappers_of(node, spec):
         prior = wrapper(prior)
-    return prior.to(run.device)
+    return prior.to(run.device), node
 
 
 def constructor_node(node: Node) -> Node:
@@ -245,30 +257,6 @@ def prior_nodes() -> dict[str, Node]:
     """All priors that `conf/prior/` offers, by name."""
     files = sorted(CONF.glob("prior/*.yaml"))
     return {path.stem: cast(Node, OmegaConf.to_container(OmegaConf.load(path))) for path in files}
-
-
-def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
-    """Everything that can change a trained VAE."""
-    config = run.config
-    nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
-    left_out = config.trainer.NEUTRAL | config.trainer.SPREAD
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.spread
-    return {
-        "data": parts.data.fingerprint,
-        "preprocess": {
-            "binarize": parts.preprocess.binarize,
-            "dequantize": parts.preprocess.dequantize,
-            "domain": parts.preprocess.domain.value,
-            "version": Preprocess.version,
-        },
-        "net": config.net,
-        "vae": config.vae.model_dump(),
-        "likelihood": config.likelihood,
-        "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
-        "seed": config.seeds.vae,
-        "versions": origins(nodes) | {"train": TRAIN_VERSION},
-        "limits": run.trainer_overrides,
-    }
 
 
 def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
