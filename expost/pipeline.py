@@ -20,10 +20,11 @@ from expost.costs.foresight import encode_parts, foretell, prior_parts, sample_p
 from expost.job import Run, missing, run_stage
 from expost.measure.evaluate import measure, measure_ingredients
 from expost.measure.pictures import draw_sheet
-from expost.parts.assembly import Parts, assemble, prior_ingredients, read_images, resolved_fit, vae_ingredients
+from expost.parts.assembly import Parts, assemble, read_images, vae_ingredients
 from expost.parts.dataset import dataset_facts, dataset_line
 from expost.parts.encoding import encode_split
 from expost.parts.identity import identity
+from expost.parts.priors import prior_ingredients, resolved_fit
 from expost.parts.reduced import reduced
 from expost.parts.sampling import asked_class, block_size, deliver, drawing, knobs, write_samples
 from expost.parts.weights import fitted_prior, histories, trained_vae, weights

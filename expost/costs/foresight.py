@@ -22,7 +22,8 @@ from expost.costs.table import in_time
 from expost.costs.watch import GROWTH, Times, at, seconds_of
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
 from expost.job import Run
-from expost.parts.assembly import Parts, resolved_fit
+from expost.parts.assembly import Parts
+from expost.parts.priors import resolved_fit
 from expost.parts.sampling import block_size
 from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker

@@ -20,7 +20,7 @@ from expost.evaluation.annealing.results import Annealed
 from expost.evaluation.bounds import importance_bounds
 from expost.evaluation.oracle import Compared
 from expost.job import Run
-from expost.parts.assembly import resolved_fit
+from expost.parts.priors import resolved_fit
 from expost.training.progress import bar
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import ImageData, ImageSet

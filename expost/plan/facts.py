@@ -9,7 +9,8 @@ import torch
 from expost import pipeline
 from expost.costs.fork import Facts, available_bytes
 from expost.job import Run
-from expost.parts.assembly import Parts, resolved_fit
+from expost.parts.assembly import Parts
+from expost.parts.priors import resolved_fit
 from expost.parts.sampling import block_size
 from expost.stages.features import feature_net
 from expost.stages.report import accelerator

@@ -16,7 +16,7 @@ from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.costs.fork import Facts, at_most
 from expost.costs.watch import Times, Watch, grown, seconds_of
-from expost.parts.assembly import build_prior, resolved_fit
+from expost.parts.priors import build_prior, resolved_fit
 from expost.plan.stages import Probing, files_of, latents_of, some_latents
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -148,7 +148,8 @@ def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -
     changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
     job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
     val = some_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
-    prior = build_prior(job, train.spec, len(train))
+    prior, node = build_prior(job, train.spec, len(train))
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
     ends: dict[str, list[float]] = {}
 
     def log(figures: Mapping[str, float], step: int) -> None:
@@ -185,7 +186,9 @@ def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = Non
     place = latents_of(probing) if num is None else few_on_disk(probing, num)
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job = replace(job, config=job.config.model_copy(update={"prior": node}))
-    parts = replace(probing.parts, prior=build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train)))
+    prior, node = build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train))
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
+    parts = replace(probing.parts, prior=prior)
     made: list[Artifact] = []
     seconds = seconds_of(lambda: made.append(pipeline.fit_prior(job, parts, place)))
     return made[0], seconds

@@ -24,7 +24,8 @@ from expost.export.hub import SCHEME, check_upload, upload
 from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
 from expost.job import Run
-from expost.parts.assembly import Parts, constructor_node, wrappers_of
+from expost.parts.assembly import Parts
+from expost.parts.priors import constructor_node, wrappers_of
 from expost.parts.sampling import pixel_range
 from expost.stages.report import LONE_BYTES, stored_json
 from expost.store.artifacts import Artifact
