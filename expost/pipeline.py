@@ -24,7 +24,7 @@ from expost.parts.assembly import Parts, assemble, read_images, vae_ingredients
 from expost.parts.dataset import dataset_facts, dataset_line
 from expost.parts.encoding import encode_split
 from expost.parts.identity import identity
-from expost.parts.priors import prior_ingredients, resolved_fit
+from expost.parts.priors import prior_ingredients
 from expost.parts.reduced import reduced
 from expost.parts.sampling import asked_class, block_size, deliver, drawing, knobs, write_samples
 from expost.parts.weights import fitted_prior, histories, trained_vae, weights
@@ -35,13 +35,11 @@ from expost.stages.report import CIRCUMSTANCES, circumstances, publish
 from expost.store.artifacts import Artifact
 from expost.training.devices import resolved_precision
 from expost.training.progress import counting
-from expost.training.resume import LoopStates
 from expost.training.tracking import Tracker, with_one_name
 from stage1_vae.codes.usage import collapse
 from stage1_vae.encode import ENCODE_VERSION
 from stage1_vae.latents import LatentDataset
 from stage1_vae.training.train import Settings, train
-from stage2_prior.fitting import FitRun, NothingKept
 
 SPLITS = ("train", "val", "test")
 
@@ -181,16 +179,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
         train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
         foretell(job, "prior", lambda: prior_parts(job, parts.prior, train_set, val_set))
         with counting("prior", job.shows_progress, tracker.log) as log:
-            fit_run = FitRun(
-                device=job.device,
-                seed=job.config.seeds.prior,
-                log=log,
-                lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
-                settings=resolved_fit(job),
-                kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
-                ranks=job.ranks,
-            )
-            report = parts.prior.fit(train_set, val_set, fit_run)
+            report = parts.prior.fit(train_set, val_set, job.fit_run(tracker, log=log))
         for note in report.notes:
             job.say("prior", note)
         fitted = weights(parts.prior)

@@ -17,7 +17,6 @@ from expost.config.build import build, construct, origins, target_class
 from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Run
-from expost.training.devices import has_native_bf16
 from stage1_vae.latents import LatentSpec
 from stage2_prior.fit import FIT_VERSION
 from stage2_prior.fit_settings import FitSettings
@@ -190,18 +189,10 @@ def prior_ingredients(job: Run, prior: Prior, latents_key: str) -> dict[str, Any
         wrappers["labels"] = LABELS_VERSION
     return {
         "latents": latents_key,
-        "prior": node | ({"fit": resolved_fit(job)} if "fit" in node else {}),
+        "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
         "versions": {**origins([node]), **wrappers, "fit": FIT_VERSION},
     } | ({"ranks": ranks} if ranks > 1 else {})
-
-
-def resolved_fit(job: Run) -> Node:
-    """The `fit:` section of the prior with `precision: auto` decided for this machine."""
-    settings = dict(job.config.prior.get("fit") or {})
-    if settings.get("precision") == "auto":
-        settings["precision"] = "bf16-mixed" if has_native_bf16(job.device) else "32-true"
-    return settings
 
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:

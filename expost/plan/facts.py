@@ -10,7 +10,6 @@ from expost import pipeline
 from expost.costs.fork import Facts, available_bytes
 from expost.job import Run
 from expost.parts.assembly import Parts
-from expost.parts.priors import resolved_fit
 from expost.parts.sampling import block_size
 from expost.stages.features import feature_net
 from expost.stages.report import accelerator
@@ -29,7 +28,7 @@ def facts_of(run: Run, parts: Parts, threads: int) -> Facts:
             "threads": threads,
             "device": run.device.type if run.device.type == "cpu" else accelerator(),
             "precision": resolved_precision(run.config.trainer),
-            "prior_precision": resolved_fit(run).get("precision"),
+            "prior_precision": run.fit_settings.get("precision"),
             "available_bytes": available_bytes(),
             "load": os.getloadavg()[0],
             "torch": torch.__version__,

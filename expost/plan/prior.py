@@ -16,7 +16,7 @@ from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.costs.fork import Facts, at_most
 from expost.costs.watch import Times, Watch, grown, seconds_of
-from expost.parts.priors import build_prior, resolved_fit
+from expost.parts.priors import build_prior
 from expost.plan.stages import Probing, files_of, latents_of, some_latents
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -26,7 +26,6 @@ from stage1_vae.latents import dataset as latents
 from stage1_vae.latents import shuffle as block_shuffle
 from stage2_prior.em import gaussian as gaussian_em
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors import mixture
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each
@@ -156,13 +155,7 @@ def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -
         of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
         ends.setdefault(of_class, []).append(time.perf_counter())
 
-    lent = FitRun(
-        device=job.device,
-        seed=job.config.seeds.prior,
-        log=log,
-        lightning_fit=job.lightning_fit(Tracker()),
-        settings=resolved_fit(job),
-    )
+    lent = job.fit_run(Tracker(), log=log)
     with scaled(share):
         seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
