@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from expost.evaluation.tables import printable
 from expost.ranks.machines import Node
 from expost.store.artifacts import Artifact, Store
 from expost.store.training_states import Keeper
-from expost.training.devices import device_of, lightning_fit
+from expost.training.devices import device_of, has_native_bf16, lightning_fit
 from expost.training.progress import show_progress
+from expost.training.resume import LoopStates
 from expost.training.tracking import Tracker
+from stage2_prior.fitting import FitRun, NothingKept
 from stage2_prior.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -117,6 +119,32 @@ class Run:
             keeper,
             self.watchers,
         )
+
+    @property
+    def fit_settings(self) -> dict[str, Any]:
+        """The `fit:` section of the prior with `precision: auto` decided for this machine."""
+        settings = dict(self.config.prior.get("fit") or {})
+        if settings.get("precision") == "auto":
+            settings["precision"] = "bf16-mixed" if has_native_bf16(self.device) else "32-true"
+        return settings
+
+    def fit_run(self, tracker: Tracker, **changes: Any) -> FitRun:
+        """What a prior's fit is lent; with a tracker's keeper it continues where an earlier attempt ended.
+
+        Args:
+            tracker: of the stage.
+            changes: fields of a `FitRun` that are not as usual.
+        """
+        usual = FitRun(
+            device=self.device,
+            seed=self.config.seeds.prior,
+            log=tracker.log,
+            lightning_fit=self.lightning_fit(tracker, keeper=tracker.keeper),
+            settings=self.fit_settings,
+            kept=LoopStates(tracker.keeper, self.ranks) if tracker.keeper else NothingKept(),
+            ranks=self.ranks,
+        )
+        return replace(usual, **changes)
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:

@@ -23,8 +23,9 @@ from expost.config.schema import Oracle
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Run
 from expost.measure.estimators import Judged, PriorRecovered, judge, recover
-from expost.parts.assembly import build_prior, read_images
+from expost.parts.assembly import read_images
 from expost.parts.dataset import dataset_line
+from expost.parts.priors import build_prior
 from expost.stages.report import point_latest
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentSpec

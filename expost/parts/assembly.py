@@ -4,42 +4,29 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
-import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from expost.base.command import Launch
-from expost.base.errors import UserError, nearest
-from expost.base.places import CONF
-from expost.config.build import build, construct, origins, refusing, target_class
-from expost.config.limits import limited_evaluation, limited_prior
-from expost.config.schema import Config, Node
+from expost.base.errors import UserError
+from expost.config.build import build, refusing, target_class
+from expost.config.limits import limited_evaluation
+from expost.config.schema import Config
 from expost.job import Run
-from expost.parts.priors import suited
+from expost.parts.priors import build_prior, without
 from expost.parts.reduced import shortened, truncated
-from expost.training.devices import has_native_bf16
 from expost.training.progress import clock
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.vae import VAE
-from stage2_prior.fit import FIT_VERSION
-from stage2_prior.fit_settings import FitSettings
-from stage2_prior.labels import LABELS_VERSION
-from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.prior import Prior
 from stage2_prior.ranks import ALONE, Ranks
-from stage2_prior.wrappers.per_class import PerClass
-from stage2_prior.wrappers.standardize import Standardized
 
 PREPROCESSING = ("binarize", "dequantize")
-WRAPPERS = {"standardize": Standardized}
 
 
 @dataclass(frozen=True)
@@ -138,10 +125,6 @@ def read_images(run: Run) -> ImageData:
         return source.load()
 
 
-def without(node: Node, keys: tuple[str, ...]) -> Node:
-    return {key: value for key, value in node.items() if key not in keys}
-
-
 def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:
     """The likelihood, told the images' levels if it asks for them.
 
@@ -173,114 +156,3 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     if (reason := objective.check(vae.spec)) is not None:
         raise UserError(reason)
     return vae.to(run.device), objective
-
-
-def build_prior(run: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
-    """Stage 2, unfitted, in its wrappers; and its section, as `prior.otherwise` and `limits` left it.
-
-    Raises:
-        UserError: it does not support the latents (with those that do), or needs more points than there are.
-    """
-    offered = prior_nodes()
-    node = suited(run.config.prior, spec, offered, run.launch)
-    cls = target_class(node)
-    if cls is not target_class(run.config.prior):
-        run.say("prior", f"{run.config.prior['otherwise']}, for these latents are {spec.words}")
-    if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
-        raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
-    a_class = bool(node.get("conditional")) and not takes_labels(cls)
-    node = limited_prior(node, spec, num_images, run.config.limits, a_class)
-    if (reason := cls.check(spec)) is not None:
-        best = {name: suited(other, spec, offered, Launch()) for name, other in offered.items()}
-        able = [name for name, other in best.items() if target_class(other).check(spec) is None]
-        raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
-    learns = issubclass(cls, GradientPrior)
-    if learns:
-        construct("prior.fit", FitSettings, node.get("fit") or {})  # refused here, not after stage 1 was trained
-    with run.seeded(run.config.seeds.prior):
-        prior = build("prior", constructor_node(node), spec=spec)
-    if prior.min_images > num_images:
-        raise UserError(
-            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
-            "lower prior.num_components or give more images"
-        )
-    for wrapper in wrappers_of(node, spec):
-        prior = wrapper(prior)
-    return prior.to(run.device), node
-
-
-def constructor_node(node: Node) -> Node:
-    """What of a prior's section its constructor takes."""
-    cls = target_class(node)
-    others = ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
-    return without(node, ("wrap", "otherwise", *others))
-
-
-def takes_labels(cls: type) -> bool:
-    """Whether a prior has its own way with classes; the others are fitted once a class."""
-    return "conditional" in inspect.signature(cls).parameters
-
-
-def wrappers_of(node: Node, spec: LatentSpec) -> list[type[Standardized] | type[PerClass]]:
-    """What stands around a prior of latents of `spec`, the innermost first.
-
-    Raises:
-        UserError: no such wrapper, one that needs labels where there are none, or no answer to whether labels count.
-    """
-    wrappers: list[type[Standardized] | type[PerClass]] = []
-    if not isinstance(conditional := node.get("conditional", False), bool):
-        raise UserError(f"prior.conditional={conditional}: give true or false")
-    if conditional and not takes_labels(target_class(node)):
-        if (reason := PerClass.check(spec)) is not None:
-            raise UserError(reason)
-        wrappers.append(PerClass)
-    for name in listed("prior.wrap", node.get("wrap")):
-        if name not in WRAPPERS:
-            raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
-        if WRAPPERS[name].check(spec) is None:  # codes have no scale; one file suits them and real numbers
-            wrappers.append(WRAPPERS[name])
-    return wrappers
-
-
-def listed(key: str, value: Any) -> list[str]:
-    """A list of names; None is the empty one.
-
-    Raises:
-        UserError: `value` is something else.
-    """
-    if value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-        return value or []
-    raise UserError(f"{key}={value}: give a list of names, such as {key}=[{next(iter(WRAPPERS))}]")
-
-
-def prior_nodes() -> dict[str, Node]:
-    """All priors that `conf/prior/` offers, by name."""
-    files = sorted(CONF.glob("prior/*.yaml"))
-    return {path.stem: cast(Node, OmegaConf.to_container(OmegaConf.load(path))) for path in files}
-
-
-def prior_ingredients(run: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
-    """Everything that can change a fitted prior."""
-    ranks = run.config.trainer.num_ranks if prior.fits_in_ranks else 1
-    node = run.config.prior
-    wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
-    if not node.get("conditional"):
-        node = without(node, ("conditional", "label_dropout"))
-    elif not takes_labels(target_class(node)):
-        wrappers["per_class"] = PerClass.version
-    else:
-        wrappers["labels"] = LABELS_VERSION
-    return {
-        "latents": latents_key,
-        "prior": node | ({"fit": resolved_fit(run)} if "fit" in node else {}),
-        "seed": run.config.seeds.prior,
-        "versions": {**origins([node]), **wrappers, "fit": FIT_VERSION},
-    } | ({"ranks": ranks} if ranks > 1 else {})
-
-
-def resolved_fit(run: Run) -> Node:
-    """The `fit:` section of the prior with `precision: auto` decided for this machine."""
-    settings = dict(run.config.prior.get("fit") or {})
-    if settings.get("precision") == "auto":
-        settings["precision"] = "bf16-mixed" if has_native_bf16(run.device) else "32-true"
-    return settings

@@ -8,7 +8,7 @@ import torch
 from expost import pipeline
 from expost.costs.fork import Facts, available_bytes
 from expost.job import Run
-from expost.parts.assembly import Parts, resolved_fit
+from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
 from expost.parts.identity import accelerator
 from expost.training.devices import resolved_precision
@@ -27,7 +27,7 @@ def facts_of(run: Run, parts: Parts, threads: int) -> Facts:
             "threads": threads,
             "device": run.device.type if run.device.type == "cpu" else accelerator(),
             "precision": resolved_precision(run.config.trainer),
-            "prior_precision": resolved_fit(run).get("precision"),
+            "prior_precision": run.fit_settings.get("precision"),
             "available_bytes": available_bytes(),
             "load": os.getloadavg()[0],
             "torch": torch.__version__,

@@ -25,8 +25,9 @@ from expost.export.hub import SCHEME, check_upload, upload
 from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
 from expost.job import Run
-from expost.parts.assembly import Parts, constructor_node, wrappers_of
+from expost.parts.assembly import Parts
 from expost.parts.decoding import pixel_range
+from expost.parts.priors import constructor_node, wrappers_of
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.stages.report import LONE_BYTES, stored_json
 from expost.store.artifacts import Artifact

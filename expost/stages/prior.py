@@ -9,27 +9,18 @@ from safetensors.torch import save_file
 
 from expost.costs.foresight import prior_parts
 from expost.job import Run
-from expost.parts.assembly import Parts, prior_ingredients, resolved_fit
+from expost.parts.assembly import Parts
+from expost.parts.priors import prior_ingredients
 from expost.parts.weights import weights
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
-from expost.training.resume import LoopStates
-from stage2_prior.fitting import FitRun, NothingKept
 
 
 def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        fit_run = FitRun(
-            device=job.device,
-            seed=job.config.seeds.prior,
-            log=log,
-            lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
-            settings=resolved_fit(job),
-            kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
-            ranks=job.ranks,
-        )
+        fit_run = job.fit_run(tracker, log=log)
         report = prior.fit(making.latents["train"], making.latents["val"], fit_run)
     for note in report.notes:
         job.say("prior", note)
