@@ -11,7 +11,7 @@ Parameters are float32, but for codes: those are the smallest unsigned integers 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from stage1_vae.files.npy import mapped
 from stage1_vae.latents.aggregate import log_frequency, log_mixture
 from stage1_vae.latents.files import HEADER, LatentWriter
 from stage1_vae.latents.shuffle import rows_of, shuffled_blocks
-from stage1_vae.latents.spec import PARAMETERS, LatentSpec
-from stage1_vae.latents.spec import Support as Support
+from stage1_vae.latents.spec import PARAMETERS, Column, LatentSpec
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
 Posterior = DiagonalNormal | Delta | Codes | Bits
@@ -37,23 +36,6 @@ IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
 BLOCK_ELEMENTS = 2**22
 MAX_HEADER_BYTES = 2**20
-
-
-class Rows(Protocol):
-    """As much of an array as is asked of a parameter."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
-
-
-class LatentDensity(Protocol):
-    """What stage 1, sampling and judging may know of a prior: base, learned jointly or learned afterwards."""
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor: ...
-    def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
 class LatentDataset:
@@ -72,7 +54,7 @@ class LatentDataset:
         self,
         spec: LatentSpec,
         family: str,
-        params: Mapping[str, Rows],
+        params: Mapping[str, Column],
         labels: np.ndarray | Tensor | None = None,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
