@@ -29,7 +29,7 @@ from expost.store.training_states import Keeper
 from expost.training.devices import device_of, lightning_fit
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker, tracking
-from stage2_prior.ranks import Ranks
+from stage1_vae.ranks import Ranks
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback

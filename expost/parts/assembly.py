@@ -20,13 +20,14 @@ from expost.config.schema import Config, Node
 from expost.job import Run
 from expost.parts.priors import suited
 from expost.parts.reduced import shorten, truncated
-from expost.training.devices import has_native_bf16, resolved_precision
+from expost.training.devices import resolved_precision
 from expost.training.progress import clock
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.machine import has_native_bf16
 from stage1_vae.objective import Objective
 from stage1_vae.training.train import TRAIN_VERSION
 from stage1_vae.vae import VAE

@@ -15,7 +15,7 @@ from expost.ranks.messages import Order
 from expost.ranks.rendezvous import invited, wait_for_all
 from expost.training.devices import device_of
 from expost.training.tracking import Tracker
-from stage2_prior.ranks import Ranks
+from stage1_vae.ranks import Ranks
 
 Tell = Callable[[Mapping[str, Any]], None]
 

@@ -20,7 +20,7 @@ import torch
 
 from expost.store.safe import UnsafeError, opened
 from stage1_vae.files.archives import opened_archive
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.machine import available_bytes
 
 PICKLE_BYTES = 2**24
 """That long a pickle may always be. Each epoch adds some hundred bytes of history: 150,000 of them are more."""

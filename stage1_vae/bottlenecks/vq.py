@@ -10,8 +10,15 @@ from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.commitment import checked_weight, squared_distance
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import (
+    Projection,
+    checked_weight,
+    code_spec,
+    map_shape,
+    squared_distance,
+    to_map,
+    uniform_codes,
+)
 from stage1_vae.posteriors import Codes
 
 

@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_vae.codes.usage import CodeUsage
-from stage1_vae.training.epoch_figures import EpochFigures
-from stage1_vae.training.ranks import of_first_rank, sum_over_ranks
+from stage1_vae.codes.usage import CodeUsage, EpochFigures
+from stage1_vae.ranks import ranks_here
 
 LLOYD_ITERATIONS = 10
 FORGOTTEN = 1e-12
@@ -107,8 +106,9 @@ class Codebook(nn.Module, EpochFigures):
             count, total = self._assigned(h, self.nearest(h))
             empty = count[:, None] == 0
             self.vectors.copy_(torch.where(empty, self._some_of(h), total / count.clamp_min(1)[:, None]))
-        of_first_rank(self.vectors)
-        self.counts.fill_(sum_over_ranks(h.new_tensor(len(h))).item() / len(self.counts))
+        ranks = ranks_here()
+        self.vectors.copy_(ranks.broadcast(self.vectors))
+        self.counts.fill_(ranks.sum(h.new_tensor(len(h))).item() / len(self.counts))
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     def _assigned(self, h: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,12 +122,13 @@ class Codebook(nn.Module, EpochFigures):
 
     @torch.no_grad()
     def _update(self, h: Tensor, codes: Tensor) -> None:
-        count, total = (sum_over_ranks(of_this_rank) for of_this_rank in self._assigned(h, codes))
+        ranks = ranks_here()
+        count, total = (ranks.sum(of_this_rank) for of_this_rank in self._assigned(h, codes))
         self.counts.lerp_(count, 1 - self.decay)
         self.sums.lerp_(total, 1 - self.decay)
         average = self.counts.mean()
         dead = self.counts < self.revive_below * average  # [K]
-        fresh = of_first_rank(self._some_of(h))  # [K, D]
+        fresh = ranks.broadcast(self._some_of(h))  # [K, D]
         self.counts.copy_(torch.where(dead, average, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
         averages = self.sums / self.counts.clamp_min(FORGOTTEN)[:, None]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.machine import available_bytes
 
 MAX_READ = 2**24
 """Bytes that are read at once, and so the longest listing."""
