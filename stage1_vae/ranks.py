@@ -85,9 +85,9 @@ class Ranks:
         digest = hashlib.sha256()
         for name in sorted(state):
             digest.update(name.encode() + state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        found = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8))
-        if odd := [rank for rank, other in enumerate(found) if not torch.equal(other, found[0])]:
-            raise RuntimeError(f"rank {odd[0]} ended with other weights than rank 0")
+        digests = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8))
+        if unequal := [rank for rank, digest in enumerate(digests) if not torch.equal(digest, digests[0])]:
+            raise RuntimeError(f"rank {unequal[0]} ended with other weights than rank 0")
 
     def share(self, num: int) -> slice:
         """This rank's rows of `num`: contiguous, disjoint, together all, of sizes that differ by one at most."""

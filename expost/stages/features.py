@@ -17,7 +17,7 @@ from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 FEATURE_SEED = 0
 
@@ -39,7 +39,7 @@ def own_net(run: Run, parts: Parts) -> Artifact:
     """The data set's own net, trained once a data set."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        some = spread(parts.data.train, num_feature_images(parts.data.shape))
+        some = subset(parts.data.train, num_feature_images(parts.data.shape))
         foretell(run, "features", lambda: feature_parts(run, parts, len(some)))
         images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
         labels = None if some.labels is None else some.labels.cpu()

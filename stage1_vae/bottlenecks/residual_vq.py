@@ -12,7 +12,7 @@ from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.codes.maps import (
     Projection,
-    checked_weight,
+    check_weight,
     code_spec,
     map_shape,
     squared_distance,
@@ -57,7 +57,7 @@ class ResidualVQ(Bottleneck):
                 f"vae.bottleneck.num_quantizers={num_quantizers}: each is a codebook of its own; give 1 to "
                 f"{MOST_QUANTIZERS}"
             )
-        self.commitment = checked_weight(commitment)
+        self.commitment = check_weight(commitment)
         channels, *grid = map_shape(features_shape)
         self.grid = (grid[0], grid[1])
         self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)

@@ -12,7 +12,7 @@ from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.codes.maps import (
     Projection,
-    checked_weight,
+    check_weight,
     code_spec,
     map_shape,
     squared_distance,
@@ -52,7 +52,7 @@ class VQ(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        self.commitment = checked_weight(commitment)
+        self.commitment = check_weight(commitment)
         channels, *grid = map_shape(features_shape)
         self.grid = (grid[0], grid[1])
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)

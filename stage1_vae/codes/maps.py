@@ -80,7 +80,7 @@ def uniform_codes(spec: LatentSpec) -> UniformCodes:
     )
 
 
-def checked_weight(commitment: float) -> float:
+def check_weight(commitment: float) -> float:
     """The weight of `squared_distance` in the loss.
 
     Raises:

@@ -49,7 +49,7 @@ class _SmallReads(io.RawIOBase):
 
 
 @contextmanager
-def opened_archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+def open_archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """The archive in an open file, its listing checked, its members unread.
 
     Raises:

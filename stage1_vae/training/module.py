@@ -255,14 +255,14 @@ class VAEModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer_class = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        optimizer = optimizer_class(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant" and not self.warmup_steps:
-            return {"optimizer": chosen}
+            return {"optimizer": optimizer}
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
             fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
             return rise * (fall if self.schedule == "cosine" else 1.0)
 
-        return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
