@@ -21,8 +21,8 @@ from expost.training.devices import device_of, has_native_bf16, lightning_fit
 from expost.training.progress import show_progress
 from expost.training.resume import LoopStates
 from expost.training.tracking import Tracker
+from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, NothingKept
-from stage2_prior.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback

@@ -68,7 +68,7 @@ def take_part(order: Order, channel: Channel) -> dict[str, Any]:
     from expost.ranks.member import Relay, join
     from expost.store.artifacts import Store
     from expost.training.tracking import Tracker
-    from stage2_prior.ranks import Ranks
+    from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)

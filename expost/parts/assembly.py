@@ -22,9 +22,9 @@ from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
+from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
-from stage2_prior.ranks import ALONE, Ranks
 
 PREPROCESSING = ("binarize", "dequantize")
 

@@ -12,7 +12,7 @@ from expost.base.errors import UserError
 from expost.config.schema import Config, Limits
 from expost.job import Run
 from expost.store.artifacts import Store
-from stage1_vae.data.images import ImageData, spread
+from stage1_vae.data.images import ImageData, subset
 from stage1_vae.latents import LatentSpec
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.per_class import needed_of_each
@@ -71,5 +71,5 @@ def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
     """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
     mixture is no mistake, nor is one a class."""
     most = max(limit, *(each.min_images for each in prior.modules() if isinstance(each, Prior)))
-    train = spread(data.train, most, needed_of_each(prior))
-    return replace(data, train=train, val=spread(data.val, limit), test=spread(data.test, limit))
+    train = subset(data.train, most, needed_of_each(prior))
+    return replace(data, train=train, val=subset(data.val, limit), test=subset(data.test, limit))

@@ -33,7 +33,7 @@ from expost.parts.decoding import block_size
 from expost.plan.stages import Probing, files_of, some_latents
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
 """The larger is enough for full batches of the feature net's training."""
@@ -59,11 +59,11 @@ def probe_features(probing: Probing) -> Facts:
     count = min(len(data.train), num_feature_images(data.shape))
 
     def cleaned_ones(num: int) -> Tensor:
-        return filled(cleaned(probing.parts, spread(data.train, num)), (num, *data.shape))
+        return filled(cleaned(probing.parts, subset(data.train, num)), (num, *data.shape))
 
     def make(num: int) -> float:
         images = cleaned_ones(num)
-        labels = None if data.train.labels is None else spread(data.train, num).labels
+        labels = None if data.train.labels is None else subset(data.train, num).labels
         ends = [time.perf_counter()]
 
         def log(figures: object, epoch: int) -> None:
@@ -141,7 +141,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         return seconds_of(lambda: measured_bounds(trained, asked(probing, num_bound_images=num)))
 
     def read(num: int) -> float:
-        return seconds_of(lambda: look(net, cleaned(probing.parts, spread(data.train, num))))
+        return seconds_of(lambda: look(net, cleaned(probing.parts, subset(data.train, num))))
 
     def counted(num: int) -> float:
         return seconds_of(lambda: floors_of(probing, num))
@@ -174,7 +174,7 @@ def small_trained(probing: Probing) -> Trained:
     job, parts = probing.job, probing.parts
     train, test = (some_latents(probing, split, NUM_LATENTS) for split in ("train", "test"))
     baseline = baseline_prior(parts.vae.spec).to(job.device)
-    data = replace(parts.data, test=spread(parts.data.test, len(test)))
+    data = replace(parts.data, test=subset(parts.data.test, len(test)))
     few = replace(parts, data=data)
     floors = floors_of(probing, NUM_LATENTS)
     return Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, few, job.device, floors)
@@ -194,7 +194,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         bdmc = 2 if annealing.bdmc_images else 0
         small["annealing"] = annealing.model_copy(update={"num_images": 2, "bdmc_images": bdmc})
     trained, data = small_trained(probing), probing.parts.data
-    few = replace(data, train=spread(data.train, num), test=spread(data.test, max(num, num_bounds)))
+    few = replace(data, train=subset(data.train, num), test=subset(data.test, max(num, num_bounds)))
     parts = replace(probing.parts, data=few)
     folder = probing.scratch / "evaluation"
     folder.mkdir()

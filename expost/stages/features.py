@@ -16,7 +16,7 @@ from expost.measure.subject import cleaned
 from expost.parts.assembly import Parts
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 FEATURE_SEED = 0
 
@@ -34,7 +34,7 @@ def own_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str
 def train_net(making: Making) -> Mapping[str, Any]:
     """`features.safetensors` of the data set's own net, and what rebuilds it, `features.json`."""
     job, data = making.job, making.parts.data
-    few = spread(data.train, num_feature_images(data.shape))
+    few = subset(data.train, num_feature_images(data.shape))
     images = filled(cleaned(making.parts, few), (len(few), *data.shape))
     labels = None if few.labels is None else few.labels.cpu()
     with counting("features", job.shows_progress, making.tracker.log) as log:

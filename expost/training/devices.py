@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +17,8 @@ from expost.config.schema import Trainer
 from expost.store.training_states import Keeper
 from expost.training.progress import EpochBar, show_progress
 from expost.training.resume import EpochEnds, InPlace, checkpoint_of
-from stage2_prior.ranks import ALONE, Ranks
+from stage1_vae.machine import has_native_bf16
+from stage1_vae.ranks import ALONE, Ranks
 
 
 def device_of(settings: Trainer) -> torch.device:
@@ -33,14 +33,6 @@ def device_of(settings: Trainer) -> torch.device:
     if use_gpu and settings.devices > (num := torch.cuda.device_count()):
         raise UserError(f"trainer.devices={settings.devices}: {num} GPU(s) here; use trainer.devices={num} or fewer")
     return torch.device("cuda" if use_gpu else "cpu")
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products are faster than float32 there, and not emulated."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def resolved_precision(settings: Trainer) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from expost.store.checkpoints import read_checkpoint
 from expost.store.safe import UnsafeError
 from expost.store.training_states import Keeper, State, states
-from stage2_prior.ranks import ALONE, Ranks
+from stage1_vae.ranks import ALONE, Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
