@@ -1,7 +1,7 @@
 """Which word of the user's is done by what."""
 
 from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
 from expost.compare import run_comparison
@@ -14,7 +14,7 @@ from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
 
 
-def run(config: Config, launch: Launch) -> None:
+def run(config: Config, command: Command) -> None:
     """Do what `config.stage` says.
 
     Raises:
@@ -22,21 +22,21 @@ def run(config: Config, launch: Launch) -> None:
     """
     try:
         with blaming_the_disk(config.paths.root):
-            do(config, launch)
+            do(config, command)
     except ExpostError as error:
         raise UserError(str(error)) from error
 
 
-def do(config: Config, launch: Launch) -> None:
+def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
     check_ranks(config.trainer)
     if config.stage == "check":
-        pipeline.check(config, launch)
+        pipeline.check(config, command)
     elif config.stage == "compare":
         run_comparison(config)
     elif config.stage == "plan":
-        run_plan(Run(config, launch, Store(config.paths.root / "store")))
+        run_plan(Run(config, command, Store(config.paths.root / "store")))
     elif config.stage == "oracle":
-        run_oracle(Run(config, launch, Store(config.paths.root / "store")))
+        run_oracle(Run(config, command, Store(config.paths.root / "store")))
     else:
-        pipeline.perform(Run(config, launch, Store(config.paths.root / "store")))
+        pipeline.perform(Run(config, command, Store(config.paths.root / "store")))

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from expost.base.command import Launch, timestamp
+from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
 from expost.base.scratch import record_stop
 from expost.config.schema import Config
 from expost.evaluation.tables import printable
-from expost.ranks.machines import Node
-from expost.ranks.parent import spread
-from expost.ranks.rendezvous import hosting
+from expost.ranks.machines import Machine
+from expost.ranks.parent import make_in_ranks
+from expost.ranks.rendezvous import serve
 from expost.store.artifacts import Artifact, Store, digest
-from expost.store.training_states import Keeper
+from expost.store.training_states import TrainingStates
 from expost.training.devices import device_of
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker, tracking
@@ -35,7 +35,7 @@ from stage2_prior.ranks import Ranks
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
-    from expost.ranks.member import Share
+    from expost.ranks.member import Member
 
 Make = Callable[[Path, Tracker], Mapping[str, Any] | None]
 """Writes a stage's output into a folder; returns final figures for the run's summary."""
@@ -68,7 +68,7 @@ class Run:
     """One job: its configuration, where it writes, what it says.
 
     Attributes:
-        config, launch: what was asked.
+        config, command: what was asked.
         store: where stage outputs are.
         trainer_overrides: keywords forced on every Lightning trainer (two batches under stage=check).
         watchers: callbacks of every Lightning trainer, beside those that a stage asks for (stage=plan).
@@ -76,11 +76,11 @@ class Run:
         max_images: to which each split is cut (stage=check).
         plans: only works out keys: `run_stage` names the artifact that it would find or make, and does neither.
         check_images: raises a DataError where the images are no longer those that the keys speak of.
-        share: of a process that is one of several ranks, its part of one stage.
+        member: of a process that is one of several ranks, its part of one stage.
     """
 
     config: Config
-    launch: Launch
+    command: Command
     store: Store
     trainer_overrides: dict[str, Any] = field(default_factory=dict)
     watchers: tuple["Callback", ...] = ()
@@ -88,7 +88,7 @@ class Run:
     max_images: int | None = None
     plans: bool = False
     check_images: Callable[[], None] = lambda: None
-    share: "Share | None" = None
+    member: "Member | None" = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -97,23 +97,23 @@ class Run:
     @property
     def ranks(self) -> Ranks:
         """Which of the processes that make this stage together this one is."""
-        return Ranks() if self.share is None else self.share.ranks
+        return Ranks() if self.member is None else self.member.ranks
 
     @cached_property
-    def node(self) -> Node:
+    def machine(self) -> Machine:
         """Which of the job's machines this is; on any but the first, the parent only starts its ranks."""
-        return Node.of(self.config.trainer.num_nodes, os.environ)
+        return Machine.of(self.config.trainer.num_nodes, os.environ)
 
     @property
     def name(self) -> str:
-        chosen = self.launch.choices
+        chosen = self.command.choices
         return self.config.name or "-".join(chosen.get(group, "custom") for group in ("data", "vae", "prior"))
 
     @cached_property
     def folder(self) -> Path:
         """The run's own folder, made on first use."""
-        if self.launch.sweep_dir is not None:
-            return new_folder(self.launch.sweep_dir / str(self.launch.job), may_exist=True)
+        if self.command.sweep_dir is not None:
+            return new_folder(self.command.sweep_dir / str(self.command.job_number), may_exist=True)
         return new_folder(self.config.paths.root / f"{timestamp()}-{self.name}")
 
     @property
@@ -125,10 +125,10 @@ class Run:
         """One line; in a sweep it says which job is talking, for several may be."""
         if self.quiet:
             return
-        if self.share is not None:
-            self.share.tell({"say": [what, words]})
+        if self.member is not None:
+            self.member.tell({"say": [what, words]})
         else:
-            who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
+            who = f"[{self.command.job_number}] " if self.command.is_sweep else ""
             line = f"{who}{what:<11}{printable(words)}"
             print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
@@ -141,11 +141,11 @@ class Run:
         return not self.quiet and show_progress(self.config.trainer)
 
     def lightning_fit(
-        self, tracker: Tracker, label: str | None = None, keeper: Keeper | None = None
+        self, tracker: Tracker, label: str | None = None, states: TrainingStates | None = None
     ) -> Callable[..., None]:
         """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar.
 
-        With a `keeper` it continues where an earlier attempt ended; one keeper serves one fit.
+        With `states` it continues where an earlier attempt ended; they serve one fit.
         """
         return lightning_fit(
             self.config.trainer,
@@ -153,7 +153,7 @@ class Run:
             None if self.quiet else label,
             self.trainer_overrides,
             self.ranks,
-            keeper,
+            states,
             self.watchers,
         )
 
@@ -193,10 +193,10 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         UserError: with `upstream=require`, when it is missing and not what the user asked for.
     """
     key = digest({"stage": stage, **ingredients})
-    if run.share is not None:
-        run.share.tracker.keeper = _keeper(run, stage, key, ingredients)
-        run.share.take(stage, key, make)
-    if run.plans or run.share is not None:
+    if run.member is not None:
+        run.member.tracker.states = _training_states(run, stage, key, ingredients)
+        run.member.make(stage, key, make)
+    if run.plans or run.member is not None:
         return Artifact(stage, key, run.store.root / stage / key)
     in_ranks = in_ranks and run.config.trainer.num_ranks > 1
     if found := run.stored(stage, key):
@@ -205,27 +205,27 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
         return found
     if run.config.upstream == "require" and stage not in GOALS[run.config.stage]:
         raise missing(run, stage)
-    if in_ranks and run.node.rank > 0:
+    if in_ranks and run.machine.rank > 0:
         return help_make(run, stage, key)
 
     def waiting(owner: str) -> None:
         if not (run.store.root / stage / key).exists():  # else the owner only looks at what another one has made
             run.say(stage, f"waiting for {key}, made by {owner}")
 
-    with hosting(run.node, key, in_ranks) as host, run.store.lock(stage, key, waiting):
+    with serve(run.machine, key, in_ranks) as rendezvous, run.store.lock(stage, key, waiting):
         if found := run.stored(stage, key):
             run.say(stage, f"made by another job meanwhile: {found.path}")
             return found
         started = time.perf_counter()
         with _tracker(run, stage) as tracker:
             with run.store.writing(stage, key, ingredients, run.name_in_root, tracker.earlier_seconds) as folder:
-                tracker.keeper = keeper = _keeper(run, stage, key, ingredients)
-                if in_ranks and keeper is not None:
-                    keeper.begin()  # ranks keep, and know nothing of this run's folder
-                if in_ranks and host is not None:
-                    host.invite(folder)
-                with _stopping(stage, keeper):
-                    figures = spread(run, stage, key, tracker, host) if in_ranks else make(folder, tracker)
+                tracker.states = states = _training_states(run, stage, key, ingredients)
+                if in_ranks and states is not None:
+                    states.begin()  # ranks keep, and know nothing of this run's folder
+                if in_ranks and rendezvous is not None:
+                    rendezvous.invite(folder)
+                with _stopping(stage, states):
+                    figures = make_in_ranks(run, stage, key, tracker, rendezvous) if in_ranks else make(folder, tracker)
                     tracker.summarise(figures or {})
                     if stage in READ_IMAGES:
                         run.check_images()
@@ -235,32 +235,32 @@ def run_stage(run: Run, stage: str, ingredients: Mapping[str, Any], make: Make, 
     return Artifact(stage, key, run.store.root / stage / key)
 
 
-def _keeper(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> Keeper | None:
+def _training_states(run: Run, stage: str, key: str, ingredients: Mapping[str, Any]) -> TrainingStates | None:
     """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
-    if run.quiet if run.share is None else run.share.order.quiet:
+    if run.quiet if run.member is None else run.member.order.quiet:
         return None
 
     def begin() -> None:
         facts = {"stage": stage, "key": key, "inputs": _inputs(ingredients)}
         (run.folder / f"begun-{stage}.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    return Keeper(
+    return TrainingStates(
         run.store.resume_folder(stage, key),
         run.store.root / "quarantine",
         run.config.trainer.keep_share,
         lambda words: run.say(stage, words),
-        begin if run.share is None else lambda: None,
+        begin if run.member is None else lambda: None,
         run.check_images if stage in READ_IMAGES else lambda: None,
     )
 
 
 @contextmanager
-def _stopping(stage: str, keeper: Keeper | None) -> Iterator[None]:
+def _stopping(stage: str, states: TrainingStates | None) -> Iterator[None]:
     """Of a stage that Ctrl-C ends in here, what is told is how far it is kept."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
-        if keeper is not None and (words := keeper.words):
+        if states is not None and (words := states.words):
             record_stop(f"{stage} is kept up to {words}")
         raise
 
@@ -271,9 +271,9 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
     Raises:
         UserError: the first machine did not finish it.
     """
-    run.say(stage, f"made by machine 0 with the help of this one, number {run.node.rank}")
+    run.say(stage, f"made by machine 0 with the help of this one, number {run.machine.rank}")
     place = run.store.root / stage / key
-    spread(run, stage, key, Tracker(), arrived=place.is_dir)
+    make_in_ranks(run, stage, key, Tracker(), arrived=place.is_dir)
     with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if found := run.stored(stage, key):
             return found
@@ -282,7 +282,7 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
 
 def missing(run: Run, stage: str) -> UserError:
     """What to say where `upstream=require` finds nothing."""
-    command = run.launch.command(MADE_BY.get(stage, "evaluate"))
+    command = run.command.line(MADE_BY.get(stage, "evaluate"))
     return UserError(f"the {stage} of this configuration is not in {run.store.root}; make it with: {command}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config
 from expost.costs.evaluation import evaluation_parts
@@ -45,9 +45,9 @@ from stage2_prior.fitting import FitRun, NothingKept
 SPLITS = ("train", "val", "test")
 
 
-def check(config: Config, launch: Launch) -> None:
+def check(config: Config, command: Command) -> None:
     """All stages on two batches each, and a sheet of training images to look at."""
-    with reduced(config, launch) as job:
+    with reduced(config, command) as job:
         check_request(job)
         data = read_images(job)
         print(f"{'data':<11}{dataset_line(data)}", flush=True)
@@ -83,7 +83,7 @@ def check_all(job: Run, parts: Parts) -> None:
 def carry_out(job: Run, parts: Parts) -> None:
     """The asked stage, and before it whatever it needs, from what was built and checked."""
     stage = job.config.stage
-    if job.node.rank > 0:
+    if job.machine.rank > 0:
         return help_along(job, parts)
     job.say("data", dataset_line(parts.data))
     if stage == "report" and (stored := stored_evaluation(job, parts)):
@@ -121,7 +121,7 @@ def help_along(job: Run, parts: Parts) -> None:
 
 
 def take_part(job: Run) -> None:
-    """One rank's share of the stage that `job.share` orders; what comes before it is in the store."""
+    """One rank's share of the stage that `job.member` orders; what comes before it is in the store."""
     parts = assemble(job)
     fit_prior(job, parts, encode_images(job, parts, train_vae(job, parts)))
 
@@ -142,7 +142,7 @@ def train_vae(job: Run, parts: Parts) -> Artifact:
         val_batches = parts.batches(
             parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
         )
-        fit = job.lightning_fit(tracker, "vae", tracker.keeper)
+        fit = job.lightning_fit(tracker, "vae", tracker.states)
         foretell(job, "vae", lambda: stage1_parts(job, parts))
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
@@ -184,9 +184,9 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
                 device=job.device,
                 seed=job.config.seeds.prior,
                 log=log,
-                lightning_fit=job.lightning_fit(tracker, keeper=tracker.keeper),
+                lightning_fit=job.lightning_fit(tracker, states=tracker.states),
                 settings=resolved_fit(job),
-                kept=LoopStates(tracker.keeper, job.ranks) if tracker.keeper else NothingKept(),
+                kept=LoopStates(tracker.states, job.ranks) if tracker.states else NothingKept(),
                 ranks=job.ranks,
             )
             report = parts.prior.fit(train_set, val_set, fit_run)
@@ -207,7 +207,7 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
 def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
     """Figures and pictures of the baseline prior and of the learned one, side by side."""
     nets = nets_of(job, parts)
-    name = job.launch.choices.get("prior", "learned")
+    name = job.command.choices.get("prior", "learned")
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.base.places import CONF
 from expost.config.build import build, construct, origins, refusing, target_class
@@ -169,7 +169,7 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
     offered = prior_nodes()
-    node = suited(run.config.prior, spec, offered, run.launch)
+    node = suited(run.config.prior, spec, offered, run.command)
     cls = target_class(node)
     if cls is not target_class(run.config.prior):
         run.say("prior", f"{run.config.prior['otherwise']}, for these latents are {spec.words}")
@@ -179,7 +179,7 @@ def build_prior(run: Run, spec: LatentSpec, num_images: int) -> Prior:
     node = limited_prior(node, spec, num_images, run.config.limits, a_class)
     run.config = run.config.model_copy(update={"prior": node})
     if (reason := cls.check(spec)) is not None:
-        best = {name: suited(other, spec, offered, Launch()) for name, other in offered.items()}
+        best = {name: suited(other, spec, offered, Command()) for name, other in offered.items()}
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
     learns = issubclass(cls, GradientPrior)
@@ -251,8 +251,8 @@ def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
     config = run.config
     nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
-    left_out = config.trainer.NEUTRAL | config.trainer.SPREAD
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.spread
+    left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
         "data": parts.data.fingerprint,
         "preprocess": {

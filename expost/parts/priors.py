@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.config.build import target_class
 from expost.config.schema import Node
@@ -16,7 +16,7 @@ OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
 
-def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launch) -> Node:
+def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
     """The section of the prior that models latents of `spec`: `node`, or what its `otherwise` names.
 
     What the user has changed in `node` holds for the other one too: what was typed, and what differs from the file.
@@ -25,7 +25,7 @@ def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launc
         node: the `prior:` section.
         spec: what one latent is.
         offered: the files in conf/prior, by name.
-        launch: what was typed.
+        command: what was typed.
 
     Raises:
         UserError: `otherwise` names no prior, or a changed key is one that the other prior does not have.
@@ -37,15 +37,15 @@ def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launc
     if name not in offered:
         raise UserError(f"prior.otherwise={name}: no such prior; {nearest(str(name), offered)}")
     other = {key: value for key, value in offered[name].items() if key != "otherwise"}
-    for path, value in changed(node, offered, launch):
+    for path, value in changed(node, offered, command):
         put(other, path, value, name, spec)
     return other
 
 
-def changed(node: Node, offered: dict[str, Node], launch: Launch) -> Iterator[tuple[tuple[str, ...], Any]]:
+def changed(node: Node, offered: dict[str, Node], command: Command) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Keys of `node` that are not as its file has them, or that were typed all the same, and their values."""
     files = [dict(leaves(file)) for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
-    typed = {word.lstrip("+").split("=")[0] for word in launch.overrides}
+    typed = {word.lstrip("+").split("=")[0] for word in command.overrides}
     for path, value in leaves(node):
         as_filed = any(path in file and file[path] == value for file in files)
         if path[0] not in OWN and (not as_filed or ".".join(("prior", *path)) in typed):

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 
 from expost.config.schema import Trainer
 from expost.ranks.messages import Order
-from expost.ranks.rendezvous import invited, wait_for_all
+from expost.ranks.rendezvous import join, wait_for_all
 from expost.training.devices import device_of
 from expost.training.tracking import Tracker
 from stage2_prior.ranks import Ranks
@@ -38,7 +38,7 @@ class Relay(Logger):
 
 
 @dataclass
-class Share:
+class Member:
     """One rank's part in making one artifact.
 
     Attributes:
@@ -59,7 +59,7 @@ class Share:
     def ranks(self) -> Ranks:
         return Ranks(self.order.rank, self.order.world)
 
-    def take(self, stage: str, key: str, make: Callable[[Path, Tracker], Mapping[str, Any] | None]) -> None:
+    def make(self, stage: str, key: str, make: Callable[[Path, Tracker], Mapping[str, Any] | None]) -> None:
         """Make this rank's part of the ordered stage; whatever is before it is there already.
 
         Raises:
@@ -72,7 +72,7 @@ class Share:
         self.figures = dict(make(self.folder, self.tracker) or {})
 
 
-def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
+def connect(order: Order, settings: Trainer, wait: timedelta) -> Path:
     """Meet the other ranks; the folder that all write to.
 
     Args:
@@ -86,7 +86,7 @@ def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
     on_gpu = device_of(settings).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(order.local_rank)
-    store, folder = invited(order)
+    store, folder = join(order)
     wait_for_all(store, order)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
