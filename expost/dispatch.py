@@ -1,7 +1,7 @@
 """Which word of the user's is done by what."""
 
 from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
 from expost.compare import run_comparison
@@ -19,7 +19,7 @@ from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
 
 
-def run(config: Config, launch: Launch) -> None:
+def run(config: Config, command: Command) -> None:
     """Do what `config.stage` says.
 
     Raises:
@@ -27,17 +27,17 @@ def run(config: Config, launch: Launch) -> None:
     """
     try:
         with blaming_the_disk(config.paths.root):
-            do(config, launch)
+            do(config, command)
     except ExpostError as error:
         raise UserError(str(error)) from error
 
 
-def do(config: Config, launch: Launch) -> None:
+def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
     check_ranks(config.trainer)
-    job = Run(config, launch, Store(config.paths.root / "store"))
+    job = Run(config, command, Store(config.paths.root / "store"))
     if config.stage == "check":
-        check(config, launch)
+        check(config, command)
     elif config.stage == "compare":
         run_comparison(config)
     elif config.stage == "plan":
@@ -48,9 +48,9 @@ def do(config: Config, launch: Launch) -> None:
         pipeline.perform(job)
 
 
-def check(config: Config, launch: Launch) -> None:
+def check(config: Config, command: Command) -> None:
     """All stages on two batches each, and a sheet of training images to look at."""
-    with reduced(config, launch) as job:
+    with reduced(config, command) as job:
         check_request(job)
         data = read_images(job)
         print(f"{'data':<11}{dataset_line(data)}", flush=True)

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from expost.base.command import Launch, timestamp
+from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
 from expost.config.schema import Config
 from expost.evaluation.tables import printable
-from expost.ranks.machines import Node
+from expost.ranks.machines import Machine
 from expost.store.artifacts import Artifact, Store
-from expost.store.training_states import Keeper
-from expost.training.devices import device_of, has_native_bf16, lightning_fit
+from expost.store.training_states import TrainingStates
+from expost.training.devices import device_of
 from expost.training.progress import show_progress
-from expost.training.resume import LoopStates
 from expost.training.tracking import Tracker
+from expost.training.trainer import LoopStates, lightning_fit
+from stage1_vae.machine import has_native_bf16
 from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, NothingKept
 
@@ -33,7 +34,7 @@ class Run:
     """One job: its configuration, where it writes, what it says.
 
     Attributes:
-        config, launch: what was asked.
+        config, command: what was asked.
         store: where stage outputs are.
         trainer_overrides: keywords forced on every Lightning trainer (two batches under stage=check).
         watchers: callbacks of every Lightning trainer, beside those that a stage asks for (stage=plan).
@@ -44,7 +45,7 @@ class Run:
     """
 
     config: Config
-    launch: Launch
+    command: Command
     store: Store
     trainer_overrides: dict[str, Any] = field(default_factory=dict)
     watchers: tuple["Callback", ...] = ()
@@ -58,25 +59,25 @@ class Run:
         return device_of(self.config.trainer)
 
     @cached_property
-    def node(self) -> Node:
+    def machine(self) -> Machine:
         """Which of the job's machines this is; on any but the first, the parent only starts its ranks."""
-        return Node.of(self.config.trainer.num_nodes, os.environ)
+        return Machine.of(self.config.trainer.num_nodes, os.environ)
 
     @property
     def name(self) -> str:
-        chosen = self.launch.choices
+        chosen = self.command.choices
         return self.config.name or "-".join(chosen.get(group, "custom") for group in ("data", "vae", "prior"))
 
     @property
     def prior_name(self) -> str:
         """What the learned prior is called in tables: the file that was chosen."""
-        return self.launch.choices.get("prior", "learned")
+        return self.command.choices.get("prior", "learned")
 
     @cached_property
     def folder(self) -> Path:
         """The run's own folder, made on first use."""
-        if self.launch.sweep_dir is not None:
-            return new_folder(self.launch.sweep_dir / str(self.launch.job), may_exist=True)
+        if self.command.sweep_dir is not None:
+            return new_folder(self.command.sweep_dir / str(self.command.job_number), may_exist=True)
         return new_folder(self.config.paths.root / f"{timestamp()}-{self.name}")
 
     @property
@@ -91,7 +92,7 @@ class Run:
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:
-            who = f"[{self.launch.job}] " if self.launch.is_sweep else ""
+            who = f"[{self.command.job_number}] " if self.command.is_sweep else ""
             line = f"{who}{what:<11}{printable(words)}"
             print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart
 
@@ -104,11 +105,11 @@ class Run:
         return not self.quiet and show_progress(self.config.trainer)
 
     def lightning_fit(
-        self, tracker: Tracker, label: str | None = None, keeper: Keeper | None = None
+        self, tracker: Tracker, label: str | None = None, states: TrainingStates | None = None
     ) -> Callable[..., None]:
         """Lightning's training loop with this run's hardware, loggers and, with a `label`, a bar.
 
-        With a `keeper` it continues where an earlier attempt ended; one keeper serves one fit.
+        With `states` it continues where an earlier attempt ended; they serve one fit.
         """
         return lightning_fit(
             self.config.trainer,
@@ -116,7 +117,7 @@ class Run:
             None if self.quiet else label,
             self.trainer_overrides,
             self.ranks,
-            keeper,
+            states,
             self.watchers,
         )
 
@@ -129,7 +130,7 @@ class Run:
         return settings
 
     def fit_run(self, tracker: Tracker, **changes: Any) -> FitRun:
-        """What a prior's fit is lent; with a tracker's keeper it continues where an earlier attempt ended.
+        """What a prior's fit is lent; with a tracker's states it continues where an earlier attempt ended.
 
         Args:
             tracker: of the stage.
@@ -139,9 +140,9 @@ class Run:
             device=self.device,
             seed=self.config.seeds.prior,
             log=tracker.log,
-            lightning_fit=self.lightning_fit(tracker, keeper=tracker.keeper),
+            lightning_fit=self.lightning_fit(tracker, states=tracker.states),
             settings=self.fit_settings,
-            kept=LoopStates(tracker.keeper, self.ranks) if tracker.keeper else NothingKept(),
+            kept=LoopStates(tracker.states, self.ranks) if tracker.states else NothingKept(),
             ranks=self.ranks,
         )
         return replace(usual, **changes)

@@ -14,7 +14,7 @@ from expost.parts.dataset import dataset_facts, dataset_line
 from expost.parts.identity import identity
 from expost.stages import evaluation, export, features, latents, prior, samples, vae
 from expost.stages.check import check_all, check_evaluation, check_request
-from expost.stages.making import Making, Recipe, Stage, find_or_make, keeper_of, make_files, missing
+from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
 from expost.stages.report import publish
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -48,7 +48,7 @@ def perform(job: Run) -> None:
 
 def carry_out(job: Run, parts: Parts) -> None:
     """The same, from what was built and checked."""
-    word, is_first = job.config.stage, job.node.rank == 0
+    word, is_first = job.config.stage, job.machine.rank == 0
     if is_first:
         job.say("data", dataset_line(parts.data))
     if word == "report":
@@ -111,7 +111,7 @@ def made(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact] | None
     artifacts = dict(given or {})
     for recipe in recipes(goal, job, parts, artifacts):
         stage = recipe.stage
-        if job.node.rank > 0 and not stage.in_ranks(parts):
+        if job.machine.rank > 0 and not stage.in_ranks(parts):
             continue
         if words := stage.announced(job.config):
             job.say(stage.place, words)
@@ -130,7 +130,7 @@ def take_part(goal: str, key: str, job: Run, folder: Path, tracker: Tracker) -> 
     *before, recipe = recipes(goal, job, parts, {})
     if recipe.key != key:
         raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
-    tracker.keeper = keeper_of(recipe, job, parts)
+    tracker.states = training_states(recipe, job, parts)
     inputs = {each.stage.name: each.artifact(job.store) for each in before}
     return make_files(recipe.stage, Making(job, parts, inputs, folder, tracker))
 

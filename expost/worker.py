@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 from expost.base.malloc import keep_freed_memory
 from expost.ranks.messages import Ending, Order
-from stage1_vae.errors import ExpostError
 
 WAIT = timedelta(days=1)
 """In a collective: a rank that dies ends the others through its parent, so that whoever waits has a reason."""
@@ -48,7 +47,7 @@ def main() -> None:
         channel.tell({"done": figures})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
-        channel.tell({"ending": asdict(Ending.of(error, (ExpostError,)))})
+        channel.tell({"ending": asdict(Ending.of(error))})
         os._exit(1)  # others wait in a collective that this one has left; nothing here is worth a tidy end
 
 
@@ -61,21 +60,21 @@ def end_with_parent() -> None:
 def take_part(order: Order, channel: Channel) -> dict[str, Any]:
     """This rank's share of the stage; its final figures."""
     from expost import pipeline
-    from expost.base.command import Launch
+    from expost.base.command import Command
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
     from expost.job import Run
-    from expost.ranks.member import Relay, join
+    from expost.ranks.member import Relay, connect
     from expost.store.artifacts import Store
     from expost.training.tracking import Tracker
     from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
-    folder = join(order, config.trainer, WAIT)
+    folder = connect(order, config.trainer, WAIT)
     job = Run(
         config,
-        Launch(),
+        Command(),
         Store(Path(order.store)),
         order.overrides,
         quiet=order.quiet or order.rank > 0,

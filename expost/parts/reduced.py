@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from expost.base import scratch
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Limits
 from expost.job import Run
@@ -26,7 +26,7 @@ IMAGE_TOKENS = 8 * TOKENS
 
 
 @contextmanager
-def reduced(config: Config, launch: Launch) -> Iterator[Run]:
+def reduced(config: Config, command: Command) -> Iterator[Run]:
     """The job on few images, with two batches a stage, in a folder that is removed after the block.
 
     Where a latent is long there are fewer images, in smaller batches: it takes no longer than any other.
@@ -47,7 +47,11 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         small = config.model_copy(update=changes)
         max_images = max(512, 2 * config.trainer.batch_size)
-        yield Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images)
+        yield Run(
+            small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
+        )
+            small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
+        )
 
 
 def shortened(job: Run, spec: LatentSpec) -> Run:

@@ -183,7 +183,7 @@ def small_trained(probing: Probing) -> Trained:
 def floors_of(probing: Probing, num: int) -> dict[str, Floor]:
     """Of codes and bits: priors by counting of so many latents."""
     train, val = (some_latents(probing, split, num) for split in ("train", "val"))
-    return counted_floors(train, val, probing.job, probing.job.launch.choices.get("prior", "learned"))
+    return counted_floors(train, val, probing.job, probing.job.command.choices.get("prior", "learned"))
 
 
 def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:

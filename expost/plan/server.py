@@ -54,7 +54,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     Raises:
         UserError, DataError, PriorError, EvaluationError, TrainingError: what the user has to mend.
     """
-    from expost.base.command import Launch
+    from expost.base.command import Command
     from expost.config.schema import Config
     from expost.job import Run
     from expost.parts.assembly import assemble, read_images
@@ -69,10 +69,10 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
 
     started = time.perf_counter()
     config = Config.model_validate(told["config"])
-    launch = Launch(choices=told["choices"], overrides=tuple(told["overrides"]))
+    command = Command(choices=told["choices"], overrides=tuple(told["overrides"]))
     if config.logger.wandb:
         importlib.import_module("wandb")  # takes memory in every stage
-    whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
+    whole = Run(config, command, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, reading = imagined(config, scratch / "images")
@@ -89,7 +89,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     paths = config.paths.model_copy(update={"root": scratch})
     small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
     rank_batch = config.trainer.batch_size // config.trainer.num_ranks
-    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
+    probing = Probing(Run(small, command, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
     base = peak_bytes()
     probes: dict[str, Probed] = {"vae": stage1(probing, fork, probe_vae)}
     latents = fork(lambda: imagine_inputs(probing)).facts

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from expost.config.schema import Trainer
 from expost.ranks.messages import Order
-from expost.ranks.rendezvous import invited, wait_for_all
+from expost.ranks.rendezvous import join, wait_for_all
 from expost.training.devices import device_of
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -34,7 +34,7 @@ class Relay(Logger):
         """The parent has the configuration."""
 
 
-def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
+def connect(order: Order, settings: Trainer, wait: timedelta) -> Path:
     """Meet the other ranks; the folder that all write to.
 
     Args:
@@ -48,7 +48,7 @@ def join(order: Order, settings: Trainer, wait: timedelta) -> Path:
     on_gpu = device_of(settings).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(order.local_rank)
-    store, folder = invited(order)
+    store, folder = join(order)
     wait_for_all(store, order)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from expost.base.errors import UserError
-from expost.base.stopped import record_stop
+from expost.base.scratch import record_stop
 from expost.config.schema import Config
 from expost.costs.foresight import Part, foretell
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.weights import fitted_prior, trained_vae
-from expost.ranks.parent import spread
-from expost.ranks.rendezvous import hosting
+from expost.ranks.parent import make_in_ranks
+from expost.ranks.rendezvous import serve
 from expost.store.artifacts import Artifact, Store, digest
-from expost.store.training_states import Keeper
+from expost.store.training_states import TrainingStates
 from expost.training.tracking import Tracker, tracking
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import LatentDataset
@@ -143,7 +143,7 @@ def find_or_make(recipe: Recipe, job: Run, parts: Parts, inputs: Mapping[str, Ar
     if job.config.upstream == "require" and not asked:
         raise missing(job, stage)
     in_ranks = stage.in_ranks(parts) and job.config.trainer.num_ranks > 1
-    if in_ranks and job.node.rank > 0:
+    if in_ranks and job.machine.rank > 0:
         return help_make(recipe, job)
     artifact = recipe.artifact(job.store)
 
@@ -151,7 +151,7 @@ def find_or_make(recipe: Recipe, job: Run, parts: Parts, inputs: Mapping[str, Ar
         if not artifact.path.exists():  # else the owner only looks at what another one has made
             job.say(stage.place, f"waiting for {key}, made by {owner}")
 
-    with hosting(job.node, key, in_ranks) as host, job.store.lock(stage.place, key, waiting):
+    with serve(job.machine, key, in_ranks) as rendezvous, job.store.lock(stage.place, key, waiting):
         if made_meanwhile := job.stored(stage.place, key):
             job.say(stage.place, f"made by another job meanwhile: {made_meanwhile.path}")
             return made_meanwhile
@@ -160,14 +160,14 @@ def find_or_make(recipe: Recipe, job: Run, parts: Parts, inputs: Mapping[str, Ar
             with job.store.writing(
                 stage.place, key, recipe.ingredients, job.name_in_root, tracker.earlier_seconds
             ) as folder:
-                tracker.keeper = keeper_of(recipe, job, parts)
-                if in_ranks and tracker.keeper is not None:
-                    tracker.keeper.begin()  # ranks keep, and know nothing of this run's folder
-                if in_ranks and host is not None:
-                    host.invite(folder)
-                with _stopping(stage, tracker.keeper):
+                tracker.states = training_states(recipe, job, parts)
+                if in_ranks and tracker.states is not None:
+                    tracker.states.begin()  # ranks keep, and know nothing of this run's folder
+                if in_ranks and rendezvous is not None:
+                    rendezvous.invite(folder)
+                with _stopping(stage, tracker.states):
                     if in_ranks:
-                        figures = spread(job, stage.place, key, tracker, host)
+                        figures = make_in_ranks(job, stage.place, key, tracker, rendezvous)
                     else:
                         figures = make_files(stage, Making(job, parts, inputs, folder, tracker))
                     tracker.summarise(figures)
@@ -186,9 +186,9 @@ def help_make(recipe: Recipe, job: Run) -> Artifact:
         UserError: the first machine did not finish it.
     """
     stage, key = recipe.stage.place, recipe.key
-    job.say(stage, f"made by machine 0 with the help of this one, number {job.node.rank}")
+    job.say(stage, f"made by machine 0 with the help of this one, number {job.machine.rank}")
     place = job.store.root / stage / key
-    spread(job, stage, key, Tracker(), arrived=place.is_dir)
+    make_in_ranks(job, stage, key, Tracker(), arrived=place.is_dir)
     with job.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if artifact := job.stored(stage, key):
             return artifact
@@ -197,11 +197,11 @@ def help_make(recipe: Recipe, job: Run) -> Artifact:
 
 def missing(job: Run, stage: Stage) -> UserError:
     """What to say where `upstream=require` finds nothing."""
-    command = job.launch.command(stage.typed)
+    command = job.command.line(stage.typed)
     return UserError(f"the {stage.place} of this configuration is not in {job.store.root}; make it with: {command}")
 
 
-def keeper_of(recipe: Recipe, job: Run, parts: Parts) -> Keeper | None:
+def training_states(recipe: Recipe, job: Run, parts: Parts) -> TrainingStates | None:
     """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
     if job.quiet and job.relay is None:
         return None
@@ -211,7 +211,7 @@ def keeper_of(recipe: Recipe, job: Run, parts: Parts) -> Keeper | None:
         facts = {"stage": stage, "key": key, "inputs": recipe.inputs}
         (job.folder / f"begun-{stage}.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    return Keeper(
+    return TrainingStates(
         job.store.resume_folder(stage, key),
         job.store.root / "quarantine",
         job.config.trainer.keep_share,
@@ -222,12 +222,12 @@ def keeper_of(recipe: Recipe, job: Run, parts: Parts) -> Keeper | None:
 
 
 @contextmanager
-def _stopping(stage: Stage, keeper: Keeper | None) -> Iterator[None]:
+def _stopping(stage: Stage, states: TrainingStates | None) -> Iterator[None]:
     """Of a stage that Ctrl-C ends in here, what is told is how far it is kept."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
-        if keeper is not None and (words := keeper.words):
+        if states is not None and (words := states.words):
             record_stop(f"{stage.place} is kept up to {words}")
         raise
 

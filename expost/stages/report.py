@@ -58,7 +58,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
         _tell_agent(run, content, identity)
-    if run.launch.is_sweep:
+    if run.command.is_sweep:
         return run.say("report", str(run.folder / "report.html"))
     console = new_console()
     console.print()
@@ -71,7 +71,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
     console.print()
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
-    run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+    run.say("next", run.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 
 def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def point_latest(run: Run) -> None:
         return
     link.unlink(missing_ok=True)
     try:
-        target = os.path.relpath(run.launch.sweep_dir or run.folder, run.config.paths.root)
+        target = os.path.relpath(run.command.sweep_dir or run.folder, run.config.paths.root)
         link.symlink_to(target, target_is_directory=True)
     except OSError as error:
         if error.errno not in NO_LINKS:
@@ -116,12 +116,12 @@ def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str
     """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
     figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
     config = run.config.model_dump(mode="json")
-    chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
+    chosen = [word.partition("=")[0].lstrip("+") for word in run.command.overrides]
     plain = OmegaConf.create(config)
     config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
     logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
     with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
-        tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
+        tracker.summarise(with_one_name(figures, run.command.choices.get("prior", "learned")))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -24,8 +24,8 @@ def vae_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str
     """Everything that can change a trained VAE."""
     config = job.config
     nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
-    left_out = config.trainer.NEUTRAL | config.trainer.SPREAD
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.spread
+    left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
         "data": parts.data.fingerprint,
         "preprocess": {
@@ -58,7 +58,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         size, seed = job.config.trainer.batch_size, job.config.seeds.vae
         batches = parts.batches(parts.data.train, size, job.ranks, shuffle=True, seed=seed)
         val_batches = parts.batches(parts.data.val, max(size, block_size(parts.data.shape)), job.ranks)
-        fit = job.lightning_fit(making.tracker, "vae", making.tracker.keeper)
+        fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:

@@ -74,8 +74,8 @@ def test_a_stranger_that_a_stage_could_read_is_moved_aside_alone(tmp_path: Path,
     told: list[str] = []
     assert store.find("latents", KEY, told.append) is not None
     assert len(told) == 1 and name in told[0] and not (folder / name).exists()
-    (aside,) = store.quarantined()
-    assert (aside / name).read_bytes() == b"planted" and list(manifest.damaged(folder)) == []
+    (aside,) = store.quarantined_folders()
+    assert (aside / name).read_bytes() == b"planted" and list(manifest.damaged_files(folder)) == []
 
 
 def test_litter_of_a_desktop_is_not_sealed_in(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_beside_artifacts_it_does_no_harm_either(tmp_path: Path) -> None:
     for name in (".DS_Store", "Thumbs.db", "@eaDir/x", "latents/@eaDir/x", "latents/desktop.ini", "latents/._x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [artifact.stage for artifact in store.artifacts()] == ["latents"] and store.unfinished() == []
+    assert [artifact.stage for artifact in store.artifacts()] == ["latents"] and store.unfinished_folders() == []
 
 
 def test_damage_is_named_where_it_is_found(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_damage_is_named_where_it_is_found(tmp_path: Path) -> None:
     (folder / "train" / "loc.npy").write_bytes(b"numberz")
     told: list[str] = []
     assert store.find("latents", KEY, told.append) is None
-    (aside,) = store.quarantined()
+    (aside,) = store.quarantined_folders()
     assert len(told) == 1 and "train/loc.npy is damaged" in told[0] and str(aside) in told[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.export.config import CONFIG, sealed
@@ -29,7 +29,7 @@ def job(folder: Path, *words: str) -> Run:
     """A quiet run of the real configuration with its store in `folder`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[f"paths.root={folder}", "trainer.accelerator=cpu", *words]))
-    return Run(config, Launch(), Store(folder / "store"), quiet=True)
+    return Run(config, Command(), Store(folder / "store"), quiet=True)
 
 
 def exported(folder: Path, *words: str) -> Path:
