@@ -50,8 +50,6 @@ def reduced(config: Config, command: Command) -> Iterator[Run]:
         yield Run(
             small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
         )
-            small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
-        )
 
 
 def shortened(job: Run, spec: LatentSpec) -> Run:

@@ -22,7 +22,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from stage2_prior.ranks import ALONE, Ranks
 from torch import Tensor
 
 from expost.config.schema import Trainer
@@ -31,6 +30,7 @@ from expost.store.safe import UnsafeError
 from expost.store.training_states import TrainingState, TrainingStates, states_in
 from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
+from stage1_vae.ranks import ALONE, Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
