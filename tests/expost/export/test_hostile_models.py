@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from exported_model import TINY, exported, reseal, rewrite
-from hostile_checkpoints import Bomb
-from hostile_models import CONFIGS, PLACES, TARGETS, TEXTS, WEIGHTS, one
-from hostile_watch import refuse
+from hostile.checkpoints import Bomb
+from hostile.models import CONFIGS, PLACES, TARGETS, TEXTS, WEIGHTS, one
+from hostile.watch import refuse
 from torch import nn
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE, read_config

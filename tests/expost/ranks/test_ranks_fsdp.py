@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROJECT, SMALL, keys, run_here
-from test_interrupt import wait_for
+from processes import wait_for
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*litlogger"), pytest.mark.slow]
 

@@ -11,32 +11,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from image_files import everything, refusal
 
 from stage1_vae.data import idx
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.idx import FILES, MIRRORS, Idx, Mirror
-from stage1_vae.data.images import DataError, Domain, ImageSet, InMemory, fingerprint
+from stage1_vae.data.images import Domain, InMemory, fingerprint
 from stage1_vae.data.splits import existing, hold_out, split_rows
 
 NUM_TRAIN, NUM_TEST, HEIGHT, WIDTH = 40, 12, 5, 7
 
 
-def refusal(call, *words: str) -> str:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-    return message
-
-
 def idx_bytes(values: np.ndarray) -> bytes:
     return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
 
 
 @pytest.fixture

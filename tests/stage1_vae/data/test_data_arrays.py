@@ -6,21 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import everything, refusal
 
 from stage1_vae.data.arrays import Arrays, Mapped
-from stage1_vae.data.images import DataError, Domain, ImageSet
+from stage1_vae.data.images import Domain
 from stage1_vae.data.preprocess import Preprocess
 
 RNG = np.random.default_rng(1)
-
-
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 def saved(folder: Path, images: np.ndarray, **more: np.ndarray) -> str:
@@ -30,10 +22,6 @@ def saved(folder: Path, images: np.ndarray, **more: np.ndarray) -> str:
     else:
         np.save(path, images)
     return str(path)
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
 
 
 def rows_of(images: torch.Tensor) -> list[bytes]:

@@ -7,45 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import GREY, RGB, everything, fill, refusal, sizes, write
 from PIL import Image
 
 from stage1_vae.data.folders.files import Target, decode
 from stage1_vae.data.image_folder import ImageFolder
-from stage1_vae.data.images import DataError, ImageData, ImageSet
-
-RNG = np.random.default_rng(2)
-GREY, RGB = (), (3,)
-
-
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-def write(
-    path: Path, size: tuple[int, int] = (6, 8), channels: tuple[int, ...] = RGB, value: int | None = None
-) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = RNG.integers(0, 256, (*size, *channels), dtype=np.uint8)
-    Image.fromarray(pixels if value is None else np.full_like(pixels, value)).save(path)
-    return path
-
-
-def fill(folder: Path, num: int, **more: object) -> None:
-    for i in range(num):
-        write(folder / f"{i:03}.png", **more)
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
-
-
-def sizes(data: ImageData) -> tuple[int, int, int]:
-    return len(data.train), len(data.val), len(data.test)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "TIFF", "PNG"])

@@ -7,27 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import refusal
 from PIL import Image
 
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.image_folder import ImageFolder
-from stage1_vae.data.images import DataError, Domain, InMemory
+from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 
 PLAIN = Preprocess(levels=256)
 DYNAMIC = Preprocess(levels=256, binarize="dynamic")
 NUM = 103
-
-
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 def generator() -> torch.Generator:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import everything
 from PIL import Image
 
 from stage1_vae.data.folders.files import Files
@@ -13,10 +14,6 @@ from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, ImageData, ImageSet
 
 PAGES, FILES = 7, 11
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
 
 
 def parts(data: ImageData) -> tuple[ImageSet, ImageSet, ImageSet]:

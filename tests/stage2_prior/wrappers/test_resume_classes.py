@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume_priors import KilledError, StopsAt, keeper, lent
+from stopped_run import KilledError, StopsAt, keeper, lent
 from training_run import equal
 
 from expost.training.devices import lightning_fit

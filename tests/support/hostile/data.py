@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hostile_checkpoints import Bomb
+from hostile.checkpoints import Bomb
 
 Attack = tuple[Callable[[Path], object], str]
 ZEROS = bytes(2**20)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile_checkpoints import Bomb
+from hostile.checkpoints import Bomb
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE
 
