@@ -35,7 +35,8 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Groups of modules that reach each other (strongly connected components of more than one)."""
 
     def reached(start: str) -> set[str]:
-        found, left = set(), [start]
+        found: set[str] = set()
+        left = [start]
         while left:
             for target in graph[left.pop()] - found:
                 found.add(target)

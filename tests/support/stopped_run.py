@@ -49,7 +49,7 @@ class StopsAt:
 
 
 def keeper(folder: Path, said: list[str] | None = None, share: float = 1e9) -> Keeper:
-    return Keeper(folder / NAME, folder / "quarantine", share, [].append if said is None else said.append)
+    return Keeper(folder / NAME, folder / "quarantine", share, list[str]().append if said is None else said.append)
 
 
 def quarantined(folder: Path) -> list[str]:

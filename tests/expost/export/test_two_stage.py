@@ -73,7 +73,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
 
 def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     net = ("vae=vq2", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
-    words = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
+    words: tuple[str, ...] = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
     words += ("prior.fit.max_epochs=1", "prior.positions=rotary")
     model = TwoStage.load(exported(tmp_path, *words))
     theirs, run = stages_of(tmp_path, *words)

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:.*litlogger"), pytest.mark.slow
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    words = (*SMALL, "trainer=fsdp", "stage=vae", "trainer.max_epochs=60", "trainer.max_steps=null")
+    words: tuple[str, ...] = (*SMALL, "trainer=fsdp", "stage=vae", "trainer.max_epochs=60", "trainer.max_steps=null")
     words += ("trainer.keep_share=1.0", "trainer.schedule=cosine", "data.binarize=dynamic", "likelihood=bernoulli")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import PROJECT, STAGES
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto import wandb_internal_pb2
 from wandb.wandb_agent import Agent
 
 SMALL = {"debug": "fast", "net.hidden": [32], "evaluation.num_samples": 128, "stage": "all"}
@@ -107,5 +107,5 @@ def records_of(file: Path) -> Iterator[Any]:
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (FULL, LAST):
-            yield Record.FromString(whole)
+            yield wandb_internal_pb2.Record.FromString(whole)  # type: ignore[attr-defined]
             whole = b""

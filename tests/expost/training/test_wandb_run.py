@@ -65,7 +65,8 @@ def test_a_login_is_found_where_wandb_finds_it(tmp_path: Path, monkeypatch: pyte
 def test_a_server_that_does_not_answer_is_one_line_and_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    asked, said = [], []
+    asked: list[str] = []
+    said: list[str] = []
     monkeypatch.setenv("WANDB_API_KEY", KEY)
 
     def init(mode: str, **_: Any) -> Any:

@@ -10,7 +10,7 @@ ALL = [layout for module in MODULES for layout in module.LAYOUTS]
 
 
 @pytest.mark.parametrize("layout", ALL, ids=lambda layout: layout.title[:60])
-def test_layout(layout: Layout, tmp_path: Path):
+def test_layout(layout: Layout, tmp_path: Path) -> None:
     found = loaded(layout, tmp_path)
     if layout.taken is None:
         assert isinstance(found, str), f"taken: {facts(found)}"
@@ -25,5 +25,5 @@ def test_layout(layout: Layout, tmp_path: Path):
         assert word in said(found, tmp_path), said(found, tmp_path)
 
 
-def test_page_tells_them():
+def test_page_tells_them() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/support/layouts/page.py"

@@ -98,7 +98,7 @@ def zipped(*contents: bytes) -> bytes:
     return stream.getvalue()
 
 
-def _listing(content: bytes) -> int:
+def _listing(content: bytes | bytearray) -> int:
     """Where the listing of a zip archive begins."""
     return int(struct.unpack("<I", content[-6:-2])[0])
 

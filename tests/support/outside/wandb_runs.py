@@ -17,7 +17,9 @@ class FakeRun:
     """Takes what a W&B run takes and remembers it."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked, self.logged, self.artifacts = asked, [], []
+        self.asked = asked
+        self.logged: list[dict[str, Any]] = []
+        self.artifacts: list[Any] = []
         self.defined: dict[str, dict[str, Any]] = {}
         self.id = f"run{id(self)}"
         self.exit_code: int | None = None
