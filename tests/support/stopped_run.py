@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from training_run import settings
 
-from expost.store.training_states import Keeper
-from expost.training.devices import lightning_fit
-from expost.training.resume import LoopStates
+from expost.store.training_states import TrainingStates
+from expost.training.trainer import LoopStates, lightning_fit
 from stage2_prior.fitting import FitRun
 
 NAME = "vae-0123456789abcdef0123"
@@ -48,17 +47,18 @@ class StopsAt:
         return self.kept.load()
 
 
-def keeper(folder: Path, said: list[str] | None = None, share: float = 1e9) -> Keeper:
-    return Keeper(folder / NAME, folder / "quarantine", share, list[str]().append if said is None else said.append)
+def training_states(folder: Path, said: list[str] | None = None, share: float = 1e9) -> TrainingStates:
+    lines = [] if said is None else said
+    return TrainingStates(folder / NAME, folder / "quarantine", share, lines.append)
 
 
 def quarantined(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("quarantine/*/*"))
 
 
-def lent(kept: Keeper | None = None, dies: int | None = None, **asked: Any) -> FitRun:
+def lent(kept: TrainingStates | None = None, dies: int | None = None, **asked: Any) -> FitRun:
     """A fit of stage 2 that keeps with `kept`, dies within the epoch `dies`, and is `asked` for what `fit:` sets."""
-    fit = lightning_fit(settings(), [], keeper=kept)
+    fit = lightning_fit(settings(), [], states=kept)
     watchers = [] if dies is None else [Dies(dies)]
 
     def watched(*what: Any, **trainer: Any) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from command_line import run_here
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.costs import foresight
 from expost.costs.foresight import Part, expected_seconds, foretell
 from expost.job import Run
@@ -146,7 +147,7 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
     import pipeline  # noqa: F401  # the parts of a run
     from expost.config.schema import Config
 
-    run = Run(Config.model_construct(trainer=None), Launch(), Store(tmp_path))
+    run = Run(Config.model_construct(trainer=None), Command(), Store(tmp_path))
     run.__dict__["device"] = torch.device("cpu")
     parts = [Part(400.0, "lower a (now 1)"), Part(1100.0, "lower b (now 2)")]
     state = torch.get_rng_state()
@@ -156,8 +157,8 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert torch.equal(torch.get_rng_state(), state)
     foretell(run, "prior", lambda: parts[:1])
-    run.quiet = True
-    foretell(run, "prior", lambda: parts)
+    quiet = replace(run, quiet=True)
+    foretell(quiet, "prior", lambda: parts)
     assert capsys.readouterr().out == ""
 
 
