@@ -1,6 +1,6 @@
 """Seconds to encode 60,000 images of MNIST's shape with the reference net into a LatentDataset on disk.
 
-    python benchmarks/encode.py [--repeats 5]
+    python -m benchmarks.encode [--repeats 5]
 
 The pipeline's own path: `encode` streams batches of 1,000 into the files of a new folder. The weights are
 fresh and the images random, which costs the same as trained ones. Median. Exits with 1 when the target is missed.

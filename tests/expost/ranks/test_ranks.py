@@ -14,7 +14,7 @@ import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
 from expost.parts.encoding import encode_split
 from hydra import compose, initialize_config_dir
-from rank_processes import gone, ranks_alive
+from processes import gone, ranks_alive
 from safetensors.torch import load_file
 from without_lightning import RUN
 
