@@ -61,20 +61,9 @@ MIRRORS = {
 }
 CLASS_NAMES = {
     "fashion_mnist": (
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
 }
-
-
 NAME = re.compile(r"(?:(.+)-)?(train|training|t10k|test|testing)-(images|labels?)[-.]idx\d-\w+(?:\.gz)?", re.IGNORECASE)
 """Of a file: the word before, the split, and what it holds."""
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
