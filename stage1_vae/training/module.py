@@ -147,9 +147,8 @@ class VAEModule(pl.LightningModule):
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
-        backward = (
-            self.manual_backward if ranks_here().world > 1 else Tensor.backward
-        )  # Lightning's costs a small step 2 %
+        in_ranks = ranks_here().world > 1
+        backward = self.manual_backward if in_ranks else Tensor.backward  # Lightning's costs a small step 2 %
         for x, _ in batch:
             if self._is_over:
                 return
@@ -249,3 +248,34 @@ class VAEModule(pl.LightningModule):
             return rise * (fall if settings.schedule == "cosine" else 1.0)
 
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+
+    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.best:
+            self.best = loss
+            self.weights = self.validated
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.weights:
+            module.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]
