@@ -8,7 +8,7 @@ from torch import Tensor
 from expost.evaluation import bounds
 from expost.job import Run
 from expost.measure.subject import Trained
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.training.progress import bar
 from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import subset
@@ -25,7 +25,7 @@ def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     vae, images = trained.vae, subset(trained.parts.data.test, settings.num_bound_images)
     block = block_size(trained.parts.data.shape)
     max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
-    batches = trained.parts.batches(images, min(settings.batch_size, block), run)
+    batches = trained.parts.batches(images, min(settings.batch_size, block))
     x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:

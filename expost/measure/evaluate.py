@@ -82,7 +82,7 @@ def measure(
         folder: empty.
         tracker: of the stage.
     """
-    name = run.launch.choices.get("prior", "learned")
+    name = run.command.choices.get("prior", "learned")
     train, val, test = latents
     floors = counted_floors(train, val, run, name)
     trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), train, test, parts, run.device, floors)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expost import pipeline
 from expost.costs.fork import Facts, at_most
 from expost.costs.watch import at, grown, seconds_of, straight
 from expost.evaluation import distances
@@ -28,9 +29,8 @@ from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own
 from expost.measure.image_sets import look, seen_images
 from expost.measure.latents import MAX_DRAWS, dissect
 from expost.measure.subject import Floor, Trained, baseline_prior, cleaned
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.plan.stages import Probing, files_of, some_latents
-from expost.stages.features import feature_net
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import subset
@@ -121,7 +121,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     """A small evaluation of untrained stages, and by itself each part of it that grows."""
     net_artifact = untrained(probing)
     if probing.job.config.evaluation.features is not None:
-        net_artifact = feature_net(probing.place("features"), probing.parts)
+        net_artifact = pipeline.made("features", probing.place("features"), probing.parts)["features"]
     net = load_feature_net(net_artifact, probing.job)
     settings, data, enough = probing.job.config.evaluation, probing.parts.data, probing.enough
     rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
@@ -183,7 +183,7 @@ def small_trained(probing: Probing) -> Trained:
 def floors_of(probing: Probing, num: int) -> dict[str, Floor]:
     """Of codes and bits: priors by counting of so many latents."""
     train, val = (some_latents(probing, split, num) for split in ("train", "val"))
-    return counted_floors(train, val, probing.job, probing.job.launch.choices.get("prior", "learned"))
+    return counted_floors(train, val, probing.job, probing.job.command.choices.get("prior", "learned"))
 
 
 def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:

@@ -18,7 +18,7 @@ from expost import pipeline
 from expost.base.errors import UserError
 from expost.export.two_stage import TwoStage
 from expost.measure.bounds import measured_bounds
-from expost.parts.sampling import image_blocks
+from expost.parts.decoding import image_blocks
 from expost.store.safe import UnsafeError
 from stage1_vae.data.images import subset
 
