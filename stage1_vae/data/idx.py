@@ -333,8 +333,8 @@ def _sets(folder: Path) -> dict[str, dict[int, Path]]:
     """The word before the file names -> place in `FILES` -> the file; an unpacked one before its gzipped copy."""
     sets: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if (named := NAME.fullmatch(path.name)) and path.is_file():
-            prefix, split, what = named.group(1) or "", named.group(2).lower(), named.group(3).lower()
+        if (match := NAME.fullmatch(path.name)) and path.is_file():
+            prefix, split, what = match.group(1) or "", match.group(2).lower(), match.group(3).lower()
             place = 2 * (not split.startswith("train")) + (what != "images")
             sets.setdefault(prefix, {}).setdefault(place, path)
     return sets
