@@ -29,7 +29,7 @@ def run(config: Config, command: Command) -> None:
 
 def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
-    check_ranks(config.trainer)
+    check_ranks(config.trainer, command)
     if config.stage == "check":
         pipeline.check(config, command)
     elif config.stage == "compare":

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -43,10 +43,7 @@ def main() -> None:
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        from expost import pipeline
-
-        figures = carry_out(order, channel, pipeline.take_part)
-        channel.tell({"done": figures})
+        channel.tell({"done": carry_out(order, channel)})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
         channel.tell({"ending": asdict(Ending.of(error))})
@@ -59,8 +56,9 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def carry_out(order: Order, channel: Channel, work: Callable[[Any], None]) -> dict[str, Any]:
-    """This rank's part of the stage; its final figures."""
+def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
+    """Make this rank's part of the stage; its final figures."""
+    from expost import pipeline
     from expost.base.command import Command
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
@@ -73,17 +71,9 @@ def carry_out(order: Order, channel: Channel, work: Callable[[Any], None]) -> di
     config = Config.model_validate(order.config)
     folder = connect(order, config.trainer, WAIT)
     member = Member(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
-    quiet = order.quiet or order.rank > 0
-    work(
-        Run(
-            config,
-            Command(),
-            Store(Path(order.store)),
-            order.overrides,
-            quiet=quiet,
-            max_images=order.max_images,
-            member=member,
-        )
+    store, quiet = Store(Path(order.store)), order.quiet or order.rank > 0
+    pipeline.take_part(
+        Run(config, Command(), store, order.overrides, quiet=quiet, max_images=order.max_images, member=member)
     )
     return member.figures
 

@@ -45,7 +45,7 @@ class Command:
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
     job_number: of the job in its sweep.
-    sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
+    is_trial: one of a search by Optuna.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Command:
     is_sweep: bool = False
     sweep_dir: Path | None = None
     job_number: int = 0
-    sweeper: str = "basic"
+    is_trial: bool = False
 
     @classmethod
     def of(cls, hydra_config: Any) -> "Command":
@@ -64,7 +64,7 @@ class Command:
             is_sweep=is_sweep,
             sweep_dir=sweep_dir() if is_sweep else None,
             job_number=int(hydra_config.job.num) if is_sweep else 0,
-            sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
+            is_trial=is_sweep and "optuna" in str(hydra_config.sweeper.get("_target_", "")).lower(),
         )
 
     def line(self, stage: str, *changes: str) -> str:

@@ -57,7 +57,8 @@ def blaming_the_disk(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = next((Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if _is_name(n)), None)
+        names = [n for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
+        place = Path(os.fsdecode(names[0])) if names else None
         inside = place is not None and Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))
         if place is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
             words = f"{place}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
@@ -83,7 +84,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str | bytes | os.PathLike)

@@ -21,10 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from expost.base import scratch as temporary
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Trainer
 from expost.ranks.machines import Machine, refuse_study
@@ -67,7 +65,7 @@ class RankTraceback(Exception):  # noqa: N818  # no error of this process
         return f"\n{self.args[0]}"
 
 
-def check_ranks(trainer: Trainer) -> None:
+def check_ranks(trainer: Trainer, command: Command) -> None:
     """Refuse what several ranks cannot do, before any work.
 
     Raises:
@@ -86,19 +84,11 @@ def check_ranks(trainer: Trainer) -> None:
             "trainer.strategy=fsdp has no whole weights to compile or to average: set trainer.compile=false "
             "trainer.ema_decay=null, or use trainer.strategy=ddp"
         )
-    if _optuna_sweeps():
+    if command.is_trial:
         refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
         raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
     Machine.of(trainer.num_nodes, os.environ)
-
-
-def _optuna_sweeps() -> bool:
-    """Whether this job is a trial of Optuna's."""
-    if not HydraConfig.initialized():
-        return False
-    facts = HydraConfig.get()
-    return facts.mode == RunMode.MULTIRUN and "optuna" in str(facts.sweeper.get("_target_", "")).lower()
 
 
 @dataclass

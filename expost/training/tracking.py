@@ -123,7 +123,7 @@ class Tracker:
             shown = {wandb_name(self.stage, name): str(path) for name, path in pictures.items()}
             self.wandb_run.tell(lambda run: run.log({name: wandb.Image(path) for name, path in shown.items()}))
 
-    def lineage(self, made: tuple[str, str], used: Mapping[str, str], path: Path) -> None:
+    def lineage(self, output: tuple[str, str], inputs: Mapping[str, str], path: Path) -> None:
         """Say in W&B what this stage made (kind, key) and from what: references by path, nothing is uploaded.
 
         `use_artifact` needs a server, so offline the inputs are metadata of the output alone.
@@ -133,8 +133,8 @@ class Tracker:
         import wandb
 
         def refer(run: Any) -> None:
-            kind, key = made
-            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(used)})
+            kind, key = output
+            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(inputs)})
             artifact.add_reference(path.resolve().as_uri(), checksum=False)
             run.log_artifact(artifact)
 

@@ -100,7 +100,7 @@ def open_run(
         os.environ.pop(MODE, None)  # an empty one is no mode to W&B
     import wandb
 
-    def opened(mode: str) -> WandbRun:
+    def open_in(mode: str) -> WandbRun:
         run = wandb.init(
             project=settings.project,
             group=group,
@@ -118,7 +118,7 @@ def open_run(
     mode = wandb_mode(settings)
     try:
         try:
-            return opened(mode)
+            return open_in(mode)
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError):
             raise
         except wandb.Error as error:
@@ -127,7 +127,7 @@ def open_run(
             os.environ[MODE] = "offline"  # what follows need not wait for it again
             later = f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
             say(f"W&B does not answer ({_reason(error)}); goes on offline, and this sends it later: {later}")
-            return opened("offline")
+            return open_in("offline")
     except (wandb.Error, ValueError) as error:  # pydantic's complaints of a variable are ValueErrors
         raise UserError(f"W&B: {_reason(error)}; mend that, or set {MODE}=offline or logger=csv") from error
 
