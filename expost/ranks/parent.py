@@ -126,7 +126,7 @@ class Child:
                 messages.put((self, json.loads(line)))
         messages.put((self, None))
 
-    def silent(self) -> Ending:
+    def silence(self) -> Ending:
         """The ending of a process that messages nothing about it."""
         code = self.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -241,11 +241,14 @@ def _listen(children: list[Child], job: Job, tracker: Tracker, arrived: Callable
                 return {}
             if (lost := next((child for child in children if child.is_lost), None)) is None:
                 continue
-            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
+            child, message = (
+                lost,
+                {"ending": asdict(lost.silence())},
+            )  # a process of its own keeps its output open
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:
-                child.ending = child.silent()
+                child.ending = child.silence()
         elif "log" in message:
             tracker.log(message["log"], message["step"])
         elif "say" in message:

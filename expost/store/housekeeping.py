@@ -186,7 +186,7 @@ class Inventory:
         return cls(store, entries, runs_by_key(entries, keys_by_run), resumables_of(store, keys_by_run), unreadable)
 
     @property
-    def free(self) -> list[Entry]:
+    def free_entries(self) -> list[Entry]:
         """What no run needs."""
         return [entry for entry in self.entries if not self.needs[entry.artifact.key]]
 
@@ -270,7 +270,7 @@ def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
 
 def show(inventory: Inventory) -> None:
     """The listing, and what could be removed."""
-    store, entries, free = inventory.store, inventory.entries, inventory.free
+    store, entries, free = inventory.store, inventory.entries, inventory.free_entries
     print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
     for entry in entries:
         words = _names(inventory.needs[entry.artifact.key])
@@ -299,7 +299,7 @@ def collect(inventory: Inventory) -> None:
     Raises:
         UserError: a job is at work, or what is needed cannot be known.
     """
-    store, free = inventory.store, inventory.free
+    store, free = inventory.store, inventory.free_entries
     _refuse_doubt(inventory)
     _refuse_company(store)
     given_up = [rest for rest in inventory.resumables if not rest.runs]

@@ -28,7 +28,7 @@ INIT_SECONDS, FINISH_SECONDS = 15.0, 60.0
 Say = Callable[[str], None]
 
 
-def logged_in() -> bool:
+def has_key() -> bool:
     """Whether the user has a W&B key on this machine."""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -50,7 +50,7 @@ def wandb_mode(settings: LoggerSettings) -> str:
             raise UserError(f"{MODE}={chosen}: {nearest(chosen, MODES)}")
         return OLD_NAMES.get(chosen, chosen)
     if settings.mode == "auto":
-        return "online" if logged_in() else "offline"
+        return "online" if has_key() else "offline"
     return settings.mode
 
 
