@@ -273,7 +273,7 @@ def help_make(run: Run, stage: str, key: str) -> Artifact:
     """
     run.say(stage, f"made by machine 0 with the help of this one, number {run.machine.rank}")
     place = run.store.root / stage / key
-    make_in_ranks(run, stage, key, Tracker(), arrived=place.is_dir)
+    make_in_ranks(run, stage, key, Tracker(), is_there=place.is_dir)
     with run.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if found := run.stored(stage, key):
             return found

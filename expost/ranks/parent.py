@@ -163,7 +163,7 @@ def make_in_ranks(
     key: str,
     tracker: Tracker,
     rendezvous: Rendezvous | None = None,
-    arrived: Callable[[], bool] = lambda: False,
+    is_there: Callable[[], bool] = lambda: False,
 ) -> Mapping[str, Any]:
     """Make the files of a stage with this machine's ranks; the final figures, from rank 0.
 
@@ -171,7 +171,7 @@ def make_in_ranks(
         job, stage, key: what is made.
         tracker: takes what rank 0 logs.
         rendezvous: where this machine's ranks ask; None on any machine but the first.
-        arrived: asked now and then; once it says yes, the ranks are no longer needed.
+        is_there: asked now and then; once it says yes, the ranks are no longer needed.
 
     Raises:
         UserError: a rank met a mistake of the user's, or was killed.
@@ -185,7 +185,7 @@ def make_in_ranks(
             for local_rank in range(job.config.trainer.devices):
                 order = _order(job, stage, key, machine, rendezvous.port if rendezvous else machine.port, local_rank)
                 children.append(_start(order, job.shows_progress, Path(scratch)))
-            return _listen(children, job, tracker, arrived)
+            return _listen(children, job, tracker, is_there)
         finally:
             _end(children)
 
@@ -227,7 +227,7 @@ def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
     return Child(order, process, errors)
 
 
-def _listen(children: list[Child], job: Job, tracker: Tracker, arrived: Callable[[], bool]) -> Mapping[str, Any]:
+def _listen(children: list[Child], job: Job, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
     """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
     messages: queue.Queue[ChildMessage] = queue.Queue()
     for child in children:
@@ -237,14 +237,12 @@ def _listen(children: list[Child], job: Job, tracker: Tracker, arrived: Callable
         try:
             child, message = messages.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            if arrived():
+            if is_there():
                 return {}
             if (lost := next((child for child in children if child.is_lost), None)) is None:
                 continue
-            child, message = (
-                lost,
-                {"ending": asdict(lost.silence())},
-            )  # a process of its own keeps its output open
+            # A process of its own keeps its output open.
+            child, message = lost, {"ending": asdict(lost.silence())}
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:
