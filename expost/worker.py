@@ -63,19 +63,26 @@ def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
     from expost.job import Run
-    from expost.ranks.member import Member, Relay, connect
+    from expost.ranks.rendezvous import connect
     from expost.store.artifacts import Store
-    from expost.training.tracking import Tracker
+    from expost.training.tracking import Relay, Tracker
+    from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
     folder = connect(order, config.trainer, WAIT)
-    member = Member(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
-    store, quiet = Store(Path(order.store)), order.quiet or order.rank > 0
-    pipeline.take_part(
-        Run(config, Command(), store, order.overrides, quiet=quiet, max_images=order.max_images, member=member)
+    job = Run(
+        config,
+        Command(),
+        Store(Path(order.store)),
+        order.overrides,
+        quiet=order.quiet or order.rank > 0,
+        max_images=order.max_images,
+        ranks=Ranks(order.rank, order.world),
+        relay=channel.tell,
     )
-    return member.figures
+    tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])
+    return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.errors import ExpostError
-from stage2_prior.ranks import Ranks
+from stage1_vae.ranks import Ranks
 
 
 class PriorError(ExpostError, ValueError):

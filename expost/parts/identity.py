@@ -1,6 +1,11 @@
-"""What a report says of its run, so that `stage=compare` can put it beside others."""
+"""What a report says of its run, so that `stage=compare` can put it beside others: what was asked, and where it ran."""
 
+import platform
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from expost.base.command import Command
 from expost.config.schema import Config, Trainer
@@ -9,6 +14,7 @@ from expost.parts.assembly import Parts
 from expost.store.artifacts import digest
 
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
+CIRCUMSTANCES = "circumstances.json"
 NEUTRAL_DATA = ("root", "download", "name")
 
 
@@ -70,3 +76,32 @@ def _changes(command: Command, groups: Sequence[str]) -> list[str]:
         elif not rest and group in ("net", "vae") and "experiment" in command.choices:
             shown.append(f"{group}={value}")
     return shown
+
+
+def circumstances() -> dict[str, str]:
+    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
+    return {
+        "commit": _commit() or "unknown",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def accelerator() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

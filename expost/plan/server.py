@@ -76,13 +76,13 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, reading = imagined(config, scratch / "images")
-        parts = assemble(whole, given=data)
+        job, parts = assemble(whole, given=data)
     else:
         data = read_images(whole)
         print(f"{TAKEN}{dataset_line(data)}", flush=True)
-        parts = assemble(whole, given=data)
+        job, parts = assemble(whole, given=data)
         reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    config = whole.config  # with what was left to the latents
+    config = job.config
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
     trainer = config.trainer.model_copy(update=alone)
     logger = config.logger.model_copy(update={"wandb": False})
@@ -101,8 +101,8 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
         "probes": {name: probe.facts | probe.circumstances for name, probe in probes.items()},
         "data": {"seconds": reading.seconds, "peak_bytes": base + reading.peak_bytes, "how": reading.how},
         "latent_rows": latents["rows"],
-        "cached": [] if imagines else cached(whole, parts),
-        **facts_of(whole, parts, threads),
+        "cached": [] if imagines else cached(job, parts),
+        **facts_of(job, parts, threads),
         "seconds": time.perf_counter() - started,
     }
 

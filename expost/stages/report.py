@@ -2,15 +2,12 @@
 
 import errno
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import OmegaConf
 from rich.table import Table
@@ -24,11 +21,11 @@ from expost.evaluation.tables import printable
 from expost.job import Run
 from expost.measure.pictures import PICTURES
 from expost.parts.dataset import described
+from expost.parts.identity import CIRCUMSTANCES
 from expost.store.artifacts import Artifact
 from expost.store.safe import UnsafeError, read_json
 from expost.training.tracking import tracking, with_one_name
 
-CIRCUMSTANCES = "circumstances.json"
 LONE_BYTES = "backslashreplace"
 """How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -152,32 +149,3 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
         **keys,
         "evaluation": figures.key,
     }
-
-
-def circumstances() -> dict[str, str]:
-    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
-    return {
-        "commit": _commit() or "unknown",
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def accelerator() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def _commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-            encoding="utf-8",
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import torch
 
 from expost.store.safe import UnsafeError, open_file
-from stage1_vae.files.archives import opened_archive
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.files.archives import open_archive
+from stage1_vae.machine import available_bytes
 
 PICKLE_BYTES = 2**24
 """That long a pickle may always be. Each epoch adds some hundred bytes of history: 150,000 of them are more."""
@@ -86,7 +86,7 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
     if file.read(4) != b"PK\x03\x04":
         raise UnsafeError(f"{place} is no checkpoint that torch.save wrote: no zip archive begins there")
     try:
-        with opened_archive(file) as archive:
+        with open_archive(file) as archive:
             pickled = _pickle_member(archive.infolist(), os.fstat(file.fileno()).st_size)
             if (damaged := archive.testzip()) is not None:  # torch is built without this check
                 raise ValueError(f"the checksum of its member {damaged!r} does not fit")

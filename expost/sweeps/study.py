@@ -207,17 +207,13 @@ def result_key(config: Config) -> str | None:
     from expost.parts.assembly import assemble, read_images
     from stage1_vae.data.images import DataError
 
-    plan = Run(config, Command(), Store(config.paths.root / "store"), quiet=True, plans=True)
+    job = Run(config, Command(), Store(config.paths.root / "store"), quiet=True)
     try:
-        images = read_images(plan)
+        images = read_images(job)
     except DataError as error:
         raise UserError(str(error)) from error
     try:
-        parts = assemble(plan, images)
-        vae = pipeline.train_vae(plan, parts)
-        latents = pipeline.encode_images(plan, parts, vae)
-        prior = pipeline.fit_prior(plan, parts, latents)
-        return pipeline.evaluate_priors(plan, parts, vae, latents, prior).key
+        return pipeline.keys("evaluation", *assemble(job, images))["evaluation"]
     except ExpostError:
         return None
 

@@ -6,7 +6,7 @@ over the data, which an iteration of EM is too; of what is measured on held-out 
 value beside the last.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +77,23 @@ class WandbFigures(Logger):
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """The resolved config is in the run from its beginning."""
+
+
+class Relay(Logger):
+    """Figures of a rank to its parent, which has the run's loggers."""
+
+    name = "relay"
+    version = 0
+
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.tell({"log": {name: float(value) for name, value in metrics.items()}, "step": step})
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The parent has the configuration."""
 
 
 @dataclass

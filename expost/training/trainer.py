@@ -30,7 +30,7 @@ from expost.store.safe import UnsafeError
 from expost.store.training_states import TrainingState, TrainingStates, states_in
 from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
-from stage2_prior.ranks import ALONE, Ranks
+from stage1_vae.ranks import ALONE, Ranks
 
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from expost import job as stages
-from expost import pipeline
 from expost.evaluation.images import features
+from expost.stages import vae
 from expost.store import manifest
 from expost.store.artifacts import Store, digest
 from stage1_vae.data.arrays import Arrays
@@ -245,14 +245,14 @@ def test_one_changed_picture_of_a_folder_is_noticed(tmp_path: Path, change: str)
 
 def test_a_vae_of_images_that_changed_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8))
-    trained = pipeline.train
+    trained = vae.train
 
     def spoilt(*words: object, **named: object) -> object:
         history = trained(*words, **named)  # type: ignore[arg-type]
         np.save(tmp_path / "x.npy", np.zeros((60, 8, 8), np.uint8) + 9)
         return history
 
-    monkeypatch.setattr(pipeline, "train", spoilt)
+    monkeypatch.setattr(vae, "train", spoilt)
     words = ("data=arrays", f"data.root={tmp_path / 'x.npy'}", "data.memory_limit_gib=0", "stage=vae")
     done = small(tmp_path, *words)
     assert done.code == 2 and len(done.lines) == 1 and "has changed while it was read" in done.err

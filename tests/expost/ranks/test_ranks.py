@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
+from expost.parts.encoding import encode_split
 from hydra import compose, initialize_config_dir
 from rank_processes import gone, ranks_alive
 from safetensors.torch import load_file
@@ -22,7 +23,6 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble
-from expost.parts.encoding import encode_split
 from expost.parts.weights import trained_vae
 from expost.store.artifacts import Artifact, Store
 from expost.training.trainer import lightning_fit
@@ -58,7 +58,7 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> Ddp:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*DDP, f"paths.root={folder}/runs"]))
     job = Run(config, Command(), Store(folder / "runs/store"), quiet=True)
-    return Ddp(folder, result, job, assemble(job))
+    return Ddp(folder, result, *assemble(job))
 
 
 def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
@@ -156,10 +156,10 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     made = ddp.folder / result.out.split()[-1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*words, f"paths.root={ddp.folder}/runs"]))
-    prior = assemble(Run(config, Command(), ddp.job.store, quiet=True)).prior
+    _, parts = assemble(Run(config, Command(), ddp.job.store, quiet=True))
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
-    alone = prior.fit(train, val, lent).curve
+    alone = parts.prior.fit(train, val, lent).curve
     found = json.loads((made / "fit.json").read_text(encoding="utf-8"))["curve"]
     assert [epoch["epoch"] for epoch in found] == [epoch["epoch"] for epoch in alone] == [0, 1, 2]
     assert found[0]["train_nll_nats"] == pytest.approx(alone[0]["train_nll_nats"], rel=2e-4)

@@ -20,9 +20,9 @@ from expost.ranks.messages import Ending, Order
 from stage1_vae.data.images import DataError, InMemory
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.ranks import Ranks
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.prior import LatentDataset, LatentSpec
-from stage2_prior.ranks import Ranks
 
 DYNAMIC, PLAIN = Preprocess(levels=17, binarize="dynamic"), Preprocess(levels=256)
 

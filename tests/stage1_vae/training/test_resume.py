@@ -22,7 +22,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.objectives.iwae import IWAE
 from stage1_vae.objectives.reconstruction import Reconstruction
-from stage1_vae.training import stretches
+from stage1_vae.training import train as training_run
 from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
 
@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_every_bit_is_that_of_a_run_that_nobody_stopped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stretches, "MAX_LENGTH", 4)  # of the ten batches of an epoch
+    monkeypatch.setattr(training_run, "MAX_LENGTH", 4)  # of the ten batches of an epoch
     asked = {"max_epochs": 5, "max_steps": None, **SETTINGS[name]}
     whole = make_vae()
     expected = run(whole, **asked)
