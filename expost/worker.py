@@ -65,7 +65,8 @@ def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
     from expost.job import Run
     from expost.ranks.rendezvous import connect
     from expost.store.artifacts import Store
-    from expost.training.tracking import Relay, Tracker
+    from expost.training.loggers import Relay
+    from expost.training.tracking import Tracker
     from stage1_vae.ranks import Ranks
 
     be_quiet()
