@@ -9,7 +9,8 @@ from pathlib import Path
 
 from expost.base.errors import UserError
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = FULL | {errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
 VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
 MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Something else is where a file of ours was, or nothing."""
@@ -24,7 +25,7 @@ def disk_trouble(error: BaseException, scratch: Path) -> str | None:
     """
     chain: BaseException | None = error
     while chain is not None:
-        for code in (errno.ENOSPC, errno.EDQUOT):
+        for code in FULL:
             if getattr(chain, "errno", None) == code or os.strerror(code) in str(chain):
                 return f"{os.strerror(code)}; make room or set paths.root=DIR, then repeat the command"
         chain = chain.__cause__ or chain.__context__

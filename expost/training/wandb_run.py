@@ -21,6 +21,8 @@ from expost.config.schema import Logger as LoggerSettings
 MODE = "WANDB_MODE"
 SERVER = "https://api.wandb.ai"
 OLD_NAMES = {"dryrun": "offline", "run": "online"}
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
 MODES = ("disabled", "offline", "online", "shared")
 INIT_SECONDS, FINISH_SECONDS = 15.0, 60.0
 """That W&B may take to answer, and at the end to take the rest, unless the user's environment says otherwise."""
@@ -33,6 +35,22 @@ Say = Callable[[str], None]
 def wandb_name(stage: str, name: str) -> str:
     """What the figure `name` of `stage` is called in W&B."""
     return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
+
+
+def set_agent_aside() -> None:
+    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
+
+    W&B copies the environment when it is first used, so this comes first.
+    """
+    for name in AGENT:
+        if name in os.environ:
+            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
+
+
+def agent() -> dict[str, str]:
+    """What the agent said, by the names of W&B's settings; nothing without one."""
+    settings = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in settings.items() if value}
 
 
 def has_key() -> bool:
