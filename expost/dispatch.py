@@ -34,7 +34,7 @@ def run(config: Config, command: Command) -> None:
 
 def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
-    check_ranks(config.trainer)
+    check_ranks(config.trainer, command)
     job = Run(config, command, Store(config.paths.root / "store"))
     if config.stage == "check":
         check(config, command)

@@ -186,7 +186,7 @@ def help_make(recipe: Recipe, job: Run) -> Artifact:
     stage, key = recipe.stage.place, recipe.key
     job.say(stage, f"made by machine 0 with the help of this one, number {job.machine.rank}")
     place = job.store.root / stage / key
-    make_in_ranks(job, stage, key, Tracker(), arrived=place.is_dir)
+    make_in_ranks(job, stage, key, Tracker(), is_there=place.is_dir)
     with job.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if artifact := job.stored(stage, key):
             return artifact
