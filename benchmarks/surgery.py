@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from child import PIPELINE, machine, pipeline
+from child import HERE, machine, pipeline
 
 SECONDS, COMPONENTS, DRAWS = 6.0, 60_000, 10_000
 SYMBOLS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
@@ -54,7 +54,7 @@ def encoded(root: Path, data: Path, words: list[str]) -> Path:
 
 
 def measured(folder: Path) -> list[Line]:
-    sys.path.insert(0, str(PIPELINE.parent))  # the rooms before the benchmarks beside this file, whatever their names
+    sys.path.insert(0, str(HERE))  # the rooms before the benchmarks beside this file, whatever their names
     import numpy as np
     import torch
 
