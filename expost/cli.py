@@ -18,13 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expost.base import scratch, streams
-from expost.base.command import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
+from expost.base.command import LAUNCH, SWEEP, Launch, remember_program, set_agent_aside, timestamp, typed_program
 from expost.base.errors import UserError, nearest
 from expost.base.malloc import keep_freed_memory
 from expost.base.places import CONF
-from expost.base.stopped import stop_message
+from expost.base.scratch import stop_message
 from expost.base.terminal import be_quiet
-from expost.base.typed import remember_program, typed_program
 from expost.config.schema import Config, validate
 from expost.store.housekeeping import keep_house
 from expost.sweeps.failures import Failure, failures, next_command, record_failure, tidy

@@ -18,7 +18,7 @@ import torch
 
 from expost.base.command import Launch, timestamp
 from expost.base.errors import UserError
-from expost.base.stopped import record_stop
+from expost.base.scratch import record_stop
 from expost.config.schema import Config
 from expost.evaluation.tables import printable
 from expost.ranks.machines import Node
@@ -26,9 +26,10 @@ from expost.ranks.parent import spread
 from expost.ranks.rendezvous import hosting
 from expost.store.artifacts import Artifact, Store, digest
 from expost.store.training_states import Keeper
-from expost.training.devices import device_of, lightning_fit
+from expost.training.devices import device_of
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker, tracking
+from expost.training.trainer import lightning_fit
 from stage2_prior.ranks import Ranks
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from expost.stages.report import CIRCUMSTANCES, circumstances, publish
 from expost.store.artifacts import Artifact
 from expost.training.devices import resolved_precision
 from expost.training.progress import counting
-from expost.training.resume import LoopStates
 from expost.training.tracking import Tracker, with_one_name
+from expost.training.trainer import LoopStates
 from stage1_vae.codes.usage import collapse
 from stage1_vae.encode import ENCODE_VERSION
 from stage1_vae.latents import LatentDataset

@@ -21,8 +21,8 @@ from pydantic import (
     ValidationError,
 )
 
+from expost.base.command import typed_program
 from expost.base.errors import UserError, nearest
-from expost.base.typed import typed_program
 
 Node = dict[str, Any]
 Stage = Literal[

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from expost.base import scratch
-from expost.base.command import Launch, sweep_dir
-from expost.base.typed import command_line
+from expost.base.command import Launch, command_line, sweep_dir
 from expost.evaluation.tables import printable
 
 FAILURE = "failure.json"

@@ -25,11 +25,10 @@ from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from expost.base.command import LAUNCH, SWEEP, Launch, sweep_dir
+from expost.base.command import LAUNCH, PROGRAM, SWEEP, Launch, sweep_dir
 from expost.base.errors import UserError
 from expost.base.places import PROJECT
 from expost.base.streams import open_streams
-from expost.base.typed import PROGRAM
 from expost.sweeps.failures import record_failure
 
 TRAVELS = (LAUNCH, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")

@@ -3,9 +3,14 @@
 Hydra's plugin for Optuna needs a version below 3, counts its trials anew with each command, and leaves for good what
 failed or was under way when a sweep was killed. Search spaces are written as for it, in `hydra.sweeper.params`:
 `a,b` and `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`, `tag(log, interval(0.1,1))`, `int(interval(2,64))`.
+
+Which study a search is changes with whatever can change a trial's value, or which trials there are. Beside the
+configuration that is what the configuration leads to: the images themselves and the versions of algorithms, by the key
+of the evaluation that a trial would make. Where a trial may have other images or other classes than the first one, each
+choice has a key of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,16 +22,21 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from expost.base.command import Launch
 from expost.base.errors import UserError
-from expost.config.schema import Config, validate
+from expost.config.schema import Config, Trainer, validate
 from expost.ranks.machines import refuse_study
+from expost.store.artifacts import Store, digest
 from expost.store.locks import KeyLock
 from expost.sweeps.launchers import Workers, missing_extra
-from expost.sweeps.study_identity import fingerprint
+from stage1_vae.errors import ExpostError
 
 RETRY_OF = "retry_of"
 RUN = "run"
 """User attributes of a trial: the number of one that it tries again, and the folder of its run."""
+NEUTRAL = {"upstream", "name", "paths", "sample", "compare", "store", "export", "oracle", "logger"}
+"""Sections that cannot change a figure."""
+UNLIMITED = {"steps": None, "tokens": None}
 
 
 class OptunaSweeper(Sweeper):
@@ -151,6 +161,64 @@ def distribution(override: Override) -> Any:
         return (IntDistribution if whole else FloatDistribution)(numbers[0], numbers[-1], **more)
     except (ValueError, TypeError, IndexError) as error:
         raise UserError(f"{override.input_line}: no space to search ({error})") from error
+
+
+def fingerprint(space: Mapping[str, Any], compose: Callable[[Sequence[str]], Config]) -> str:
+    """The study's: eight hexadecimal digits.
+
+    Args:
+        space: override -> what it is drawn from, in Optuna's words.
+        compose: the configuration with overrides beside those that all trials share.
+
+    Raises:
+        UserError: there are no images to look at.
+    """
+    shared = compose([])
+    whole = {k: v for k, v in shared.model_dump(mode="json").items() if k not in NEUTRAL}
+    whole["trainer"] = {k: v for k, v in whole["trainer"].items() if k not in Trainer.NEUTRAL}
+    whole["sweep"] = whole["sweep"]["metric"]
+    for section, key in ((whole, "limits"), (whole["prior"].get("fit") or {}, "max_tokens")):
+        if section.get(key) in (None, UNLIMITED):
+            section.pop(key, None)  # a study from before there were limits goes on
+    drawn = {key: repr(each) for key, each in space.items()}
+    results = [result_key(compose(words)) for words in kinds_of_trials(space)]
+    return digest({"config": whole, "space": drawn, "results": results})[:8]
+
+
+def kinds_of_trials(space: Mapping[str, Any]) -> list[list[str]]:
+    """Overrides of one trial, and of others that differ from it in one group, or in what is read."""
+    first = {key: each.choices[0] if hasattr(each, "choices") else each.low for key, each in space.items()}
+    kinds = [first]
+    for key, each in space.items():
+        if hasattr(each, "choices") and ("." not in key or key.startswith("data.")):
+            kinds += [{**first, key: choice} for choice in each.choices[1:]]
+    return [[f"{key}={value}" for key, value in kind.items()] for kind in kinds]
+
+
+def result_key(config: Config) -> str | None:
+    """Key of the evaluation of `config`; None where its parts do not fit together, which each trial will say.
+
+    Raises:
+        UserError: the images are not there, or not as they should be.
+    """
+    from expost import pipeline
+    from expost.job import Run
+    from expost.parts.assembly import assemble, read_images
+    from stage1_vae.data.images import DataError
+
+    plan = Run(config, Launch(), Store(config.paths.root / "store"), quiet=True, plans=True)
+    try:
+        images = read_images(plan)
+    except DataError as error:
+        raise UserError(str(error)) from error
+    try:
+        parts = assemble(plan, images)
+        vae = pipeline.train_vae(plan, parts)
+        latents = pipeline.encode_images(plan, parts, vae)
+        prior = pipeline.fit_prior(plan, parts, latents)
+        return pipeline.evaluate_priors(plan, parts, vae, latents, prior).key
+    except ExpostError:
+        return None
 
 
 def refuse_another(study: Any, mine: str, metrics: Sequence[str]) -> None:

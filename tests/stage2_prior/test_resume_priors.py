@@ -14,8 +14,7 @@ from training_run import equal, settings
 
 from expost.store.manifest import file_sha256
 from expost.store.training_states import Keeper, states
-from expost.training.devices import lightning_fit
-from expost.training.resume import LoopStates
+from expost.training.trainer import LoopStates, lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, best_of, pack

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expost.config.schema import Trainer
 from expost.store.training_states import Keeper
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import ImageData, InMemory

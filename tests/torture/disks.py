@@ -11,7 +11,7 @@ from pool import Attempt, Plan, Tally
 from recipe import Reference, comparable, difference
 
 from expost.store.artifacts import Store
-from expost.store.references import folder_bytes
+from expost.store.housekeeping import folder_bytes
 
 DISK_BYTES = 64 * 2**20
 PAGE = 4096

@@ -25,7 +25,7 @@ from expost.parts.assembly import Parts, assemble
 from expost.parts.encoding import encode_split
 from expost.parts.weights import trained_vae
 from expost.store.artifacts import Artifact, Store
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitRun
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training_run import equal
 
 from expost.parts.assembly import assemble
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitRun
 

@@ -12,7 +12,7 @@ import pytest
 from command_line import PROJECT, run_here
 
 from expost.store.artifacts import Artifact, Store, digest
-from expost.store.references import listed, needed_by, references_in
+from expost.store.housekeeping import listed, needed_by, references_in
 
 KEYS = {name: digest({"name": name}) for name in ("vae", "latents", "prior", "other", "figures", "lonely", "sample")}
 

@@ -15,7 +15,7 @@ from stopped_run import NAME, Dies, KilledError, keeper, quarantined
 from training_run import equal, make_vae, run, weights
 
 from expost.store.training_states import FIRST_COST_SECONDS, damaged, states
-from expost.training.resume import OF
+from expost.training.trainer import OF
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 

@@ -13,7 +13,7 @@ from stopped_run import NAME, Dies, KilledError, keeper, quarantined
 from training_run import digits, equal, make_vae, run, settings, weights
 
 from expost.store.training_states import states
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.delta import Delta
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import InMemory

@@ -11,8 +11,7 @@ import torch
 from test_resume_priors import KilledError, StopsAt, keeper, lent
 from training_run import equal
 
-from expost.training.devices import lightning_fit
-from expost.training.resume import LoopStates
+from expost.training.trainer import LoopStates, lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, NothingKept
 from stage2_prior.prior import Prior
