@@ -1,14 +1,9 @@
-"""Which word of the user's is done by what."""
+"""Which word of the user's is done by what; its work is imported when it is asked for, as all of it takes seconds."""
 
-from expost import pipeline
 from expost.base.command import Launch
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
-from expost.compare import run_comparison
 from expost.config.schema import Config
-from expost.job import Run
-from expost.oracle import run_oracle
-from expost.plan.command import run_plan
 from expost.ranks.parent import check_ranks
 from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
@@ -30,13 +25,23 @@ def run(config: Config, launch: Launch) -> None:
 def do(config: Config, launch: Launch) -> None:
     """The same, with the errors of the rooms as they are."""
     check_ranks(config.trainer)
-    if config.stage == "check":
-        pipeline.check(config, launch)
-    elif config.stage == "compare":
+    if config.stage == "compare":
+        from expost.compare import run_comparison
+
         run_comparison(config)
-    elif config.stage == "plan":
-        run_plan(Run(config, launch, Store(config.paths.root / "store")))
+        return
+    from expost.job import Run
+
+    job = Run(config, launch, Store(config.paths.root / "store"))
+    if config.stage == "plan":
+        from expost.plan.command import run_plan
+
+        run_plan(job)
     elif config.stage == "oracle":
-        run_oracle(Run(config, launch, Store(config.paths.root / "store")))
+        from expost.oracle import run_oracle
+
+        run_oracle(job)
     else:
-        pipeline.perform(Run(config, launch, Store(config.paths.root / "store")))
+        from expost import pipeline
+
+        pipeline.check(config, launch) if config.stage == "check" else pipeline.perform(job)

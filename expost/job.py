@@ -29,7 +29,6 @@ from expost.store.training_states import Keeper
 from expost.training.devices import device_of
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker, tracking
-from expost.training.trainer import lightning_fit
 from stage2_prior.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -147,6 +146,8 @@ class Run:
 
         With a `keeper` it continues where an earlier attempt ended; one keeper serves one fit.
         """
+        from expost.training.trainer import lightning_fit  # Lightning takes seconds to import: only who trains
+
         return lightning_fit(
             self.config.trainer,
             tracker.loggers,

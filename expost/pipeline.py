@@ -19,7 +19,6 @@ from expost.costs.evaluation import evaluation_parts
 from expost.costs.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
 from expost.job import Run, missing, run_stage
 from expost.measure.evaluate import measure, measure_ingredients
-from expost.measure.pictures import draw_sheet
 from expost.parts.assembly import Parts, assemble, prior_ingredients, read_images, resolved_fit, vae_ingredients
 from expost.parts.dataset import dataset_facts, dataset_line
 from expost.parts.encoding import encode_split
@@ -35,7 +34,6 @@ from expost.store.artifacts import Artifact
 from expost.training.devices import resolved_precision
 from expost.training.progress import counting
 from expost.training.tracking import Tracker, with_one_name
-from expost.training.trainer import LoopStates
 from stage1_vae.codes.usage import collapse
 from stage1_vae.encode import ENCODE_VERSION
 from stage1_vae.latents import LatentDataset
@@ -47,6 +45,8 @@ SPLITS = ("train", "val", "test")
 
 def check(config: Config, launch: Launch) -> None:
     """All stages on two batches each, and a sheet of training images to look at."""
+    from expost.measure.pictures import draw_sheet  # matplotlib is slow to import: only who draws
+
     with reduced(config, launch) as job:
         check_request(job)
         data = read_images(job)
@@ -177,6 +177,8 @@ def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
     """Stage 2: latents -> prior."""
 
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+        from expost.training.trainer import LoopStates  # Lightning takes seconds to import: only who fits
+
         train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
         foretell(job, "prior", lambda: prior_parts(job, parts.prior, train_set, val_set))
         with counting("prior", job.shows_progress, tracker.log) as log:

@@ -30,8 +30,7 @@ from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels,
 from stage1_vae.objective import Objective
 from stage1_vae.training.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
-from stage2_prior.fit import FIT_VERSION
-from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fit_settings import FIT_VERSION, FitSettings
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.wrappers.per_class import PerClass

@@ -25,7 +25,14 @@ MODES = ("disabled", "offline", "online", "shared")
 INIT_SECONDS, FINISH_SECONDS = 15.0, 60.0
 """That W&B may take to answer, and at the end to take the rest, unless the user's environment says otherwise."""
 
+STEP = "epoch"
+
 Say = Callable[[str], None]
+
+
+def wandb_name(stage: str, name: str) -> str:
+    """What the figure `name` of `stage` is called in W&B."""
+    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
 
 
 def logged_in() -> bool:

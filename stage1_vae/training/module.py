@@ -269,3 +269,34 @@ class VAEModule(pl.LightningModule):
             return rise * (fall if self.schedule == "cosine" else 1.0)
 
         return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+
+    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.weights: dict[str, torch.Tensor] = {}
+        self.validated: dict[str, torch.Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.best:
+            self.best = loss
+            self.weights = self.validated
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.weights:
+            module.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]

@@ -6,13 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
-
 from stage1_vae.data.loader import Batches
 from stage1_vae.objective import Objective
-from stage1_vae.training.module import VAEModule
 from stage1_vae.training.stretches import Stretches
 from stage1_vae.vae import VAE
 
@@ -33,37 +28,6 @@ class Settings:
     val_every: int
     precision: str
     compile: bool
-
-
-class BestWeights(pl.Callback):
-    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
-
-    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
-    """
-
-    def __init__(self) -> None:
-        self.best = float("inf")
-        self.weights: dict[str, torch.Tensor] = {}
-        self.validated: dict[str, torch.Tensor] = {}
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        loss = float(trainer.callback_metrics["val_loss"])
-        if not trainer.sanity_checking and loss < self.best:
-            self.best = loss
-            self.weights = self.validated
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.weights:
-            module.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.weights = state["best"], state["weights"]
 
 
 def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
@@ -95,6 +59,11 @@ def train(
     Raises:
         TrainingError: the loss became NaN or infinite.
     """
+    # Lightning takes seconds to import: only where something is trained.
+    from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+
+    from stage1_vae.training.module import BestWeights, VAEModule
+
     stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
     total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
     module = VAEModule(
@@ -112,7 +81,7 @@ def train(
         bf16=settings.precision == "bf16",
         compiled=settings.compile,
     )
-    callbacks: list[pl.Callback] = []
+    callbacks: list[Callback] = []
     if settings.ema_decay is not None:
         # Buffers (running statistics) are averages already.
         callbacks.append(EMAWeightAveraging(decay=settings.ema_decay, use_buffers=False))
