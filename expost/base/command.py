@@ -15,10 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
 from expost.base.streams import can_show
 
 LAUNCH = "EXPOST_LAUNCH"
@@ -103,13 +99,6 @@ def sweep_dir() -> Path | None:
     return Path(name) if name else None
 
 
-class SweepFolder(Callback):
-    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[LAUNCH])
-
-
 def remember_program() -> None:
     """Name in the environment what this process was started with."""
     os.environ[PROGRAM] = joined([*program(sys.orig_argv, sys.argv), *_config_flags(sys.argv[1:])])
@@ -159,6 +148,10 @@ def _is_command(script: str) -> bool:
 
 
 def _config_flags(words: Sequence[str]) -> list[str]:
+    if not any(word.startswith(("-c", "--c")) for word in words):
+        return []
+    from hydra._internal.utils import get_args_parser  # costs a fifth of a second, and `--help` waits for it
+
     said, _ = get_args_parser().parse_known_args(list(words))
     flags = [(name, getattr(said, name)) for name in CONFIG_FLAGS]
     return [word for name, value in flags if value for word in (f"--{name.replace('_', '-')}", value)]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
@@ -83,6 +85,13 @@ class Lost:
     """A job whose process ended without an answer, and why."""
 
     reason: str
+
+
+class SweepFolder(Callback):
+    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[LAUNCH])
 
 
 class Workers(Launcher):
