@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, PriorError
-from stage2_prior.ranks import ALONE, Ranks
 
 FIT_VERSION = 2
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from expost.base.streams import can_show
 
-LAUNCH = "EXPOST_LAUNCH"
+COMMAND = "EXPOST_COMMAND"
 """Names this command, in the environment."""
 AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
@@ -34,13 +34,13 @@ def timestamp() -> str:
 
 
 @dataclass(frozen=True)
-class Launch:
+class Command:
     """Attributes:
     choices: group -> chosen file, for example prior -> mixture.
     overrides: what the user typed, in order.
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
-    job: number of the job in its sweep.
+    job_number: of the job in its sweep.
     sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
     """
 
@@ -48,22 +48,22 @@ class Launch:
     overrides: tuple[str, ...] = ()
     is_sweep: bool = False
     sweep_dir: Path | None = None
-    job: int = 0
+    job_number: int = 0
     sweeper: str = "basic"
 
     @classmethod
-    def of(cls, hydra_config: Any) -> "Launch":
+    def of(cls, hydra_config: Any) -> "Command":
         is_sweep = str(hydra_config.mode).endswith("MULTIRUN")
         return cls(
             choices={k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k and v is not None},
             overrides=tuple(hydra_config.overrides.task),
             is_sweep=is_sweep,
             sweep_dir=sweep_dir() if is_sweep else None,
-            job=int(hydra_config.job.num) if is_sweep else 0,
+            job_number=int(hydra_config.job.num) if is_sweep else 0,
             sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
         )
 
-    def command(self, stage: str, *changes: str) -> str:
+    def line(self, stage: str, *changes: str) -> str:
         """The command line of this job alone with another stage and with `changes`."""
         dropped = (
             "stage=",
@@ -73,8 +73,8 @@ class Launch:
             "launcher=",
             *(change.split("=")[0] + "=" for change in changes),
         )
-        kept = [word for word in self.overrides if not word.lstrip("+").startswith(dropped)]
-        return command_line(f"stage={stage}", *kept, *changes)
+        own = [word for word in self.overrides if not word.lstrip("+").startswith(dropped)]
+        return command_line(f"stage={stage}", *own, *changes)
 
 
 def set_agent_aside() -> None:
@@ -89,8 +89,8 @@ def set_agent_aside() -> None:
 
 def agent() -> dict[str, str]:
     """What the agent said, by the names of W&B's settings; nothing without one."""
-    said = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
-    return {name: value for name, value in said.items() if value}
+    settings = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in settings.items() if value}
 
 
 def sweep_dir() -> Path | None:
@@ -101,7 +101,7 @@ def sweep_dir() -> Path | None:
 
 def remember_program() -> None:
     """Name in the environment what this process was started with."""
-    os.environ[PROGRAM] = joined([*program(sys.orig_argv, sys.argv), *_config_flags(sys.argv[1:])])
+    os.environ[PROGRAM] = shell_line([*program(sys.orig_argv, sys.argv), *_config_flags(sys.argv[1:])])
 
 
 def typed_program() -> str:
@@ -110,7 +110,7 @@ def typed_program() -> str:
 
 def command_line(*words: str) -> str:
     """A command to type where this one was typed, with the overrides `words`."""
-    return f"{typed_program()} {joined(words)}".rstrip()
+    return f"{typed_program()} {shell_line(words)}".rstrip()
 
 
 def program(original: Sequence[str], argv: Sequence[str]) -> list[str]:
@@ -126,8 +126,8 @@ def program(original: Sequence[str], argv: Sequence[str]) -> list[str]:
         return ["python", script] if script.endswith(".py") else [script]  # not a process of its own
     if before[-1] == script and _is_command(script):
         name = os.path.basename(script)
-        found = shutil.which(name)
-        return [name if found and os.path.samefile(found, script) else script]
+        on_path = shutil.which(name)
+        return [name if on_path and os.path.samefile(on_path, script) else script]
     return before
 
 
@@ -152,12 +152,12 @@ def _config_flags(words: Sequence[str]) -> list[str]:
         return []
     from hydra._internal.utils import get_args_parser  # costs a fifth of a second, and `--help` waits for it
 
-    said, _ = get_args_parser().parse_known_args(list(words))
-    flags = [(name, getattr(said, name)) for name in CONFIG_FLAGS]
-    return [word for name, value in flags if value for word in (f"--{name.replace('_', '-')}", value)]
+    flags, _ = get_args_parser().parse_known_args(list(words))
+    values = {name: getattr(flags, name) for name in CONFIG_FLAGS}
+    return [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
-def joined(words: Sequence[str]) -> str:
+def shell_line(words: Sequence[str]) -> str:
     """`words` as a line of a shell: it means them, whatever is in them, and this terminal can show it."""
     return " ".join(map(_quoted, words))
 

@@ -42,9 +42,9 @@ def begin() -> None:
     descriptor = os.open(unnamed, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: there nobody takes a folder for a dead process's
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    named = unnamed.rename(root / unnamed.name[1:])
-    _held[str(named)] = descriptor
-    os.environ[VARIABLE] = str(named)
+    place = unnamed.rename(root / unnamed.name[1:])
+    _held[str(place)] = descriptor
+    os.environ[VARIABLE] = str(place)
 
 
 def folder() -> Path | None:

@@ -16,7 +16,7 @@ from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.costs.fork import Facts, at_most
 from expost.costs.watch import Times, grown, seconds_of
-from expost.parts.assembly import build_prior, resolved_fit
+from expost.parts.priors import build_prior
 from expost.plan.stages import Probing, files_of, latents_of, some_latents
 from expost.plan.watch import Watch
 from expost.store.artifacts import Artifact
@@ -27,7 +27,6 @@ from stage1_vae.latents import dataset as latents
 from stage1_vae.latents import shuffle as block_shuffle
 from stage2_prior.em import gaussian as gaussian_em
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors import mixture
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each
@@ -149,20 +148,15 @@ def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -
     changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
     job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
     val = some_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
-    prior = build_prior(job, train.spec, len(train))
+    prior, node = build_prior(job, train.spec, len(train))
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
     ends: dict[str, list[float]] = {}
 
     def log(figures: Mapping[str, float], step: int) -> None:
         of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
         ends.setdefault(of_class, []).append(time.perf_counter())
 
-    lent = FitRun(
-        device=job.device,
-        seed=job.config.seeds.prior,
-        log=log,
-        lightning_fit=job.lightning_fit(Tracker()),
-        settings=resolved_fit(job),
-    )
+    lent = job.fit_run(Tracker(), log=log)
     with scaled(share):
         seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
@@ -186,9 +180,11 @@ def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = Non
     place = latents_of(probing) if num is None else few_on_disk(probing, num)
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job = replace(job, config=job.config.model_copy(update={"prior": node}))
-    parts = replace(probing.parts, prior=build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train)))
+    prior, node = build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train))
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
+    parts = replace(probing.parts, prior=prior)
     made: list[Artifact] = []
-    seconds = seconds_of(lambda: made.append(pipeline.fit_prior(job, parts, place)))
+    seconds = seconds_of(lambda: made.append(pipeline.made("prior", job, parts, {"latents": place})["prior"]))
     return made[0], seconds
 
 

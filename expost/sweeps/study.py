@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Trainer, validate
 from expost.ranks.machines import refuse_study
@@ -64,29 +64,29 @@ class OptunaSweeper(Sweeper):
             import optuna
         except ImportError as error:
             raise missing_extra("optuna") from error
-        from expost.sweeps.metric import check, direction
+        from expost.sweeps.metric import check_metric, direction
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         space, fixed = self.split([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        config = self.composed(fixed)
-        check(config)
+        config = self.compose(fixed)
+        check_metric(config)
         refuse_study(config.trainer.num_ranks)
         if not config.sweep.metric:
             raise UserError("a search needs sweep.metric=NAME, for example sweep.metric=iwae_nats")
         if not space:
             raise UserError("a search needs a space, for example 'trainer.lr=tag(log,interval(1e-4,1e-2))'")
-        mine = fingerprint(space, lambda words: self.composed([*fixed, *words]))
-        name = config.sweep.study or f"optuna-{mine}"
+        own = fingerprint(space, lambda words: self.compose([*fixed, *words]))
+        name = config.sweep.study or f"optuna-{own}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, name), database((folder / name).resolve()) as storage:
+        with lock_study(folder, name), database((folder / name).resolve()) as storage:
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 directions=list(map(direction, config.sweep.metric)),
                 load_if_exists=True,
             )
-            refuse_another(study, mine, config.sweep.metric)
+            refuse_another(study, own, config.sweep.metric)
             retry(study)
             complete = _count(study, "COMPLETE")
             # A study that goes on must not draw again what it drew first.
@@ -96,9 +96,9 @@ class OptunaSweeper(Sweeper):
             did = f"continues study {name} with {complete} trials" if study.trials else f"begins study {name}"
             did += f", {again} to try again" if again else ""
             print(f"{'study':<11}{did}, up to {config.sweep.num_trials}: {folder / name}.db", flush=True)
-            with self.launcher.kept() if isinstance(self.launcher, Workers) else nullcontext():
+            with self.launcher.keep_workers() if isinstance(self.launcher, Workers) else nullcontext():
                 self.run(study, space, fixed, config.sweep.num_trials - complete)
-            tell(study, config.sweep.metric)
+            print_best(study, config.sweep.metric)
 
     def run(self, study: Any, space: Mapping[str, Any], fixed: Sequence[str], num_trials: int) -> None:
         """As many trials as the launcher runs at a time, until there were `num_trials`."""
@@ -132,7 +132,7 @@ class OptunaSweeper(Sweeper):
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
         return space, list(fixed.values())
 
-    def composed(self, fixed: Sequence[str]) -> Config:
+    def compose(self, fixed: Sequence[str]) -> Config:
         """The configuration that all trials have in common."""
         whole = self.context.config_loader.load_sweep_config(self.own, list(fixed))
         return validate(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]))
@@ -180,18 +180,19 @@ def fingerprint(space: Mapping[str, Any], compose: Callable[[Sequence[str]], Con
     for section, key in ((whole, "limits"), (whole["prior"].get("fit") or {}, "max_tokens")):
         if section.get(key) in (None, UNLIMITED):
             section.pop(key, None)  # a study from before there were limits goes on
-    drawn = {key: repr(each) for key, each in space.items()}
+    drawn = {key: repr(choices) for key, choices in space.items()}
     results = [result_key(compose(words)) for words in kinds_of_trials(space)]
     return digest({"config": whole, "space": drawn, "results": results})[:8]
 
 
 def kinds_of_trials(space: Mapping[str, Any]) -> list[list[str]]:
     """Overrides of one trial, and of others that differ from it in one group, or in what is read."""
-    first = {key: each.choices[0] if hasattr(each, "choices") else each.low for key, each in space.items()}
+    choices = {key: values.choices if hasattr(values, "choices") else (values.low,) for key, values in space.items()}
+    first = {key: values[0] for key, values in choices.items()}
     kinds = [first]
-    for key, each in space.items():
-        if hasattr(each, "choices") and ("." not in key or key.startswith("data.")):
-            kinds += [{**first, key: choice} for choice in each.choices[1:]]
+    for key, values in choices.items():
+        if "." not in key or key.startswith("data."):
+            kinds += [{**first, key: value} for value in values[1:]]
     return [[f"{key}={value}" for key, value in kind.items()] for kind in kinds]
 
 
@@ -206,31 +207,27 @@ def result_key(config: Config) -> str | None:
     from expost.parts.assembly import assemble, read_images
     from stage1_vae.data.images import DataError
 
-    plan = Run(config, Launch(), Store(config.paths.root / "store"), quiet=True, plans=True)
+    job = Run(config, Command(), Store(config.paths.root / "store"), quiet=True)
     try:
-        images = read_images(plan)
+        images = read_images(job)
     except DataError as error:
         raise UserError(str(error)) from error
     try:
-        parts = assemble(plan, images)
-        vae = pipeline.train_vae(plan, parts)
-        latents = pipeline.encode_images(plan, parts, vae)
-        prior = pipeline.fit_prior(plan, parts, latents)
-        return pipeline.evaluate_priors(plan, parts, vae, latents, prior).key
+        return pipeline.keys("evaluation", *assemble(job, images))["evaluation"]
     except ExpostError:
         return None
 
 
-def refuse_another(study: Any, mine: str, metrics: Sequence[str]) -> None:
+def refuse_another(study: Any, own: str, metrics: Sequence[str]) -> None:
     """
     Raises:
-        UserError: a study of that name has another fingerprint than `mine`.
+        UserError: a study of that name has another fingerprint than `own`.
     """
     known = study.user_attrs.get("fingerprint")
     if known is None:
-        study.set_user_attr("fingerprint", mine)
+        study.set_user_attr("fingerprint", own)
         study.set_metric_names(list(metrics))
-    elif known != mine:
+    elif known != own:
         raise UserError(
             f"sweep.study={study.study_name} searches something else, or other images or algorithms; give another "
             "sweep.study=NAME"
@@ -249,7 +246,7 @@ def retry(study: Any) -> None:
             study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
-def tell(study: Any, metrics: Sequence[str]) -> None:
+def print_best(study: Any, metrics: Sequence[str]) -> None:
     """The best trial, or those that no other one beats in every metric."""
     best = study.best_trials if _count(study, "COMPLETE") else []
     print(f"{'study':<11}{study.study_name}: {_count(study, 'COMPLETE')} trials; best:", flush=True)
@@ -278,7 +275,7 @@ def database(stem: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def alone(folder: Path, name: str) -> Iterator[None]:
+def lock_study(folder: Path, name: str) -> Iterator[None]:
     """One command a study at a time.
 
     Raises:
@@ -287,7 +284,7 @@ def alone(folder: Path, name: str) -> Iterator[None]:
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
-    with KeyLock(folder, f".{name}").held_if_free() as owner:
+    with KeyLock(folder, f".{name}").hold_if_free() as owner:
         if owner is not None:
             raise UserError(
                 f"the study {name} is being continued by {owner}; wait for it, or give another sweep.study=NAME"

@@ -1,11 +1,10 @@
 """What this machine computes on."""
 
-from pathlib import Path
-
 import torch
 
 from expost.base.errors import UserError
 from expost.config.schema import Trainer
+from stage1_vae.machine import has_native_bf16
 
 
 def device_of(settings: Trainer) -> torch.device:
@@ -20,14 +19,6 @@ def device_of(settings: Trainer) -> torch.device:
     if use_gpu and settings.devices > (num := torch.cuda.device_count()):
         raise UserError(f"trainer.devices={settings.devices}: {num} GPU(s) here; use trainer.devices={num} or fewer")
     return torch.device("cuda" if use_gpu else "cpu")
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products are faster than float32 there, and not emulated."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def resolved_precision(settings: Trainer) -> str:

@@ -24,15 +24,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Trainer
 from expost.store.checkpoints import read_checkpoint
 from expost.store.safe import UnsafeError
-from expost.store.training_states import Keeper, State, states
+from expost.store.training_states import TrainingState, TrainingStates, states_in
 from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
 from expost.training.wandb_run import STEP, WandbRun, wandb_name
-from stage2_prior.ranks import ALONE, Ranks
+from stage1_vae.ranks import ALONE, Ranks
 
+turn_loggers_down()  # which Lightning has turned up
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
 """Where a state says whose it is."""
@@ -44,13 +46,13 @@ def lightning_fit(
     label: str | None = None,
     overrides: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
-    keeper: Keeper | None = None,
+    states: TrainingStates | None = None,
     watchers: Iterable[pl.Callback] = (),
 ) -> Callable[..., None]:
     """What runs Lightning's training loop with this run's hardware and loggers.
 
     It takes a module, its training and validation batches, and any other keyword of `pytorch_lightning.Trainer`; with
-    `keeps=False` it leaves `keeper` alone.
+    `resumable=False` it leaves `states` as they are.
 
     Args:
         settings: the `trainer:` section.
@@ -58,11 +60,10 @@ def lightning_fit(
         label: of a bar that counts epochs; None: no bar.
         overrides: keywords that win over what a stage asks for (two batches under stage=check).
         ranks: the processes that fit together; this is one of them.
-        keeper: ends of epochs are kept there, and training continues from the last one; None: neither.
+        states: take the ends of epochs, and training continues from the last one; None: neither.
         watchers: callbacks beside those that a stage asks for.
     """
     bars = [EpochBar(label)] if label is not None and show_progress(settings) else []
-    forced = overrides or {}
 
     def fit(
         module: pl.LightningModule,
@@ -70,10 +71,10 @@ def lightning_fit(
         val_batches: Iterable[Any],
         *,
         callbacks: Iterable[pl.Callback] = (),
-        keeps: bool = True,
-        **asked: Any,
+        resumable: bool = True,
+        **keywords: Any,
     ) -> None:
-        kept = keeper if keeps else None
+        kept = states if resumable else None
         base = partial(
             pl.Trainer,
             accelerator="gpu" if device_of(settings).type == "cuda" else "cpu",
@@ -86,9 +87,9 @@ def lightning_fit(
             log_every_n_steps=10**9,  # figures are written once an epoch, by the modules
         )
         ends = [] if kept is None else [EpochEnds(kept, ranks)]
-        trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**asked, **forced})
-        found = None if kept is None else checkpoint_of(kept, module, ranks)
-        place = None if found is None else found.path
+        trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**keywords, **(overrides or {})})
+        state = None if kept is None else checkpoint_of(kept, module, ranks)
+        place = None if state is None else state.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 
     return fit
@@ -144,46 +145,49 @@ class InPlace(TorchCheckpointIO):
 
 
 class EpochEnds(Checkpoint):
-    """Keeps Lightning's checkpoint at the ends of epochs, as often as `keeper` finds cheap.
+    """Keeps Lightning's checkpoint at the ends of epochs, as often as `states` finds cheap.
 
     A `Checkpoint`, so that Lightning calls it behind all else that happens at the end of an epoch. With several ranks
     the first decides and writes; the others come along, because gathering what is written is the work of all.
     """
 
-    def __init__(self, keeper: Keeper, ranks: Ranks) -> None:
-        self.keeper, self.ranks = keeper, ranks
+    def __init__(self, states: TrainingStates, ranks: Ranks) -> None:
+        self.states, self.ranks = states, ranks
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.keeper.starts()
+        self.states.start()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[OF] = self.keeper.name
+        checkpoint[OF] = self.states.name
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
         if trainer.should_stop or done >= total:  # the artifact follows at once
             return
-        if self.ranks.first(self.keeper.is_due):
-            self.keeper.keep("epoch", done, total, CHECKPOINT, trainer.save_checkpoint, seal=self.ranks.rank == 0)
+        if self.ranks.first(self.states.is_due):
+            self.states.keep("epoch", done, total, CHECKPOINT, trainer.save_checkpoint, seal=self.ranks.rank == 0)
 
 
-def checkpoint_of(keeper: Keeper, module: pl.LightningModule, ranks: Ranks) -> State | None:
+def checkpoint_of(states: TrainingStates, module: pl.LightningModule, ranks: Ranks) -> TrainingState | None:
     """The checkpoint from which `module` continues, the same on all ranks; None: training starts at its beginning."""
-    return _furthest(keeper, CHECKPOINT, lambda path: _complaint(path, keeper.name, module), ranks)
+    complaint = partial(_checkpoint_complaint, name=states.name, module=module)
+    return _furthest_state(states, CHECKPOINT, complaint, ranks)
 
 
-def _furthest(keeper: Keeper, kind: str, complaint: Callable[[Path], str | None], ranks: Ranks) -> State | None:
+def _furthest_state(
+    states: TrainingStates, kind: str, complaint: Callable[[Path], str | None], ranks: Ranks
+) -> TrainingState | None:
     """What rank 0 finds, on all ranks."""
-    found = keeper.find(kind, complaint) if ranks.rank == 0 else None
-    done = ranks.first(-1 if found is None else found.done)
+    state = states.find(kind, complaint) if ranks.rank == 0 else None
+    done = ranks.first(-1 if state is None else state.done)
     if ranks.rank > 0 and done >= 0:
-        found = next(state for state in states(keeper.folder) if state.done == done)
-    if found is not None:
-        keeper.say(f"continues after {found.words}")
-    return found
+        state = next(state for state in states_in(states.folder) if state.done == done)
+    if state is not None:
+        states.say(f"continues after {state.words}")
+    return state
 
 
-def _complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
+def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
     """Why the checkpoint at `path` cannot be continued from; None: it can."""
     try:
         checkpoint = read_checkpoint(path.parent, path.name, max_bytes=path.stat().st_size)  # any that was kept
@@ -201,28 +205,29 @@ def _complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
 class LoopStates:
     """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.prior.Kept` as fits see it."""
 
-    def __init__(self, keeper: Keeper, ranks: Ranks = ALONE) -> None:
-        self.keeper, self.ranks = keeper, ranks
-        keeper.starts()
+    def __init__(self, states: TrainingStates, ranks: Ranks = ALONE) -> None:
+        self.states, self.ranks = states, ranks
+        states.start()
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        if self.ranks.rank > 0 or not self.keeper.is_due:  # all have the same state
+        if self.ranks.rank > 0 or not self.states.is_due:  # all have the same state
             return
-        metadata = {OF: self.keeper.name, "facts": json.dumps(facts)}
+        metadata = {OF: self.states.name, "facts": json.dumps(facts)}
         whole = {name: value.contiguous().clone() for name, value in tensors.items()}  # no two may share their memory
         content = save(whole, metadata)  # where safetensors writes a file itself, a kill leaves another one beside it
-        self.keeper.keep("iteration", done, total, TENSORS, lambda path: path.write_bytes(content))
+        self.states.keep("iteration", done, total, TENSORS, lambda path: path.write_bytes(content))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        found = _furthest(self.keeper, TENSORS, lambda path: _foreign(path, self.keeper.name), self.ranks)
-        if found is None:
+        complaint = partial(_tensors_complaint, name=self.states.name)
+        state = _furthest_state(self.states, TENSORS, complaint, self.ranks)
+        if state is None:
             return None
-        with safe_open(found.path, framework="pt") as file:
+        with safe_open(state.path, framework="pt") as file:
             names = file.keys()  # the file itself cannot be walked through
             return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["facts"])
 
 
-def _foreign(path: Path, name: str) -> str | None:
+def _tensors_complaint(path: Path, name: str) -> str | None:
     """Why the state at `path` cannot be continued from; None: it can."""
     try:
         with safe_open(path, framework="pt") as file:

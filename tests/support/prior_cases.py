@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.parts.assembly import takes_labels
+from expost.parts.priors import takes_labels
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
