@@ -143,7 +143,6 @@ def run_validated(config: Config, command: Command) -> Metric:
     from expost import dispatch
     from expost.sweeps.metric import check_metric, read_metric
 
-    be_quiet()  # Lightning turns its own logger up when it is imported
     check_metric(config)
     dispatch.run(config, command)
     return read_metric(config, command)

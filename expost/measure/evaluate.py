@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expost.evaluation import report
+from expost.evaluation.figures import PICTURES
 from expost.job import Run
 from expost.measure.annealing import tight_bounds
 from expost.measure.bounds import measured_bounds
@@ -24,7 +25,6 @@ from expost.measure.feature_nets import (
 )
 from expost.measure.image_sets import SCATTERED, measured_distances, measured_memorisation, seen_images
 from expost.measure.latents import dissect
-from expost.measure.pictures import PICTURES, draw_pictures
 from expost.measure.remedies import told_of_fit
 from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
 from expost.measure.subject import Trained, baseline_prior
@@ -83,6 +83,8 @@ def measure(
         tracker: of the stage.
     """
     name = run.command.choices.get("prior", "learned")
+    from expost.measure.pictures import draw_pictures  # matplotlib is slow to import: only who draws
+
     train, val, test = latents
     floors = counted_floors(train, val, run, name)
     trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), train, test, parts, run.device, floors)

@@ -10,10 +10,11 @@ import numpy as np
 
 from expost import pipeline
 from expost.costs.fork import Facts
-from expost.costs.watch import Watch, grown, seconds_of
+from expost.costs.watch import grown, seconds_of
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
+from expost.plan.watch import Watch
 from expost.store.artifacts import Artifact, Store
 from stage1_vae.data.images import subset
 from stage1_vae.data.splits import SPLITS

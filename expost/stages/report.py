@@ -16,9 +16,9 @@ from rich.text import Text
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.evaluation import page, report
+from expost.evaluation.figures import PICTURES
 from expost.evaluation.tables import printable
 from expost.job import Run
-from expost.measure.pictures import PICTURES
 from expost.parts.dataset import described
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.artifacts import Artifact
