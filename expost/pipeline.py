@@ -18,7 +18,7 @@ from expost.config.schema import Config
 from expost.costs.evaluation import evaluation_parts
 from expost.costs.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
 from expost.job import Run, missing, run_stage
-from expost.measure.evaluate import measure, measure_ingredients
+from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.pictures import draw_sheet
 from expost.parts.assembly import Parts, assemble, prior_ingredients, read_images, resolved_fit, vae_ingredients
 from expost.parts.dataset import dataset_facts, dataset_line
@@ -215,16 +215,8 @@ def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, pr
         with job.seeded(job.config.seeds.sample):
             models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
             foretell(job, "evaluation", lambda: evaluation_parts(job, parts, *models, train_set))
-            figures = measure(
-                job,
-                parts,
-                *models,
-                nets,
-                (train_set, val_set, test_set),
-                histories(vae, prior),
-                folder,
-                tracker,
-            )
+            trained = trained_stages(job, parts, *models, (train_set, val_set, test_set))
+            figures = measure(job, trained, nets, histories(vae, prior), folder, tracker)
         return with_one_name(figures, name)
 
     ingredients = {

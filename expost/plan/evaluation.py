@@ -23,7 +23,7 @@ from expost.job import Run
 from expost.measure.bounds import MAX_BOUND_PIXELS, measured_bounds
 from expost.measure.classes import judged_classes
 from expost.measure.counted_priors import counted_floors
-from expost.measure.evaluate import measure
+from expost.measure.evaluate import measure, trained_stages
 from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own_net, num_feature_images
 from expost.measure.image_sets import look, seen_images
 from expost.measure.latents import MAX_DRAWS, dissect
@@ -205,7 +205,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         latents = (trained.train, some_latents(probing, "val", NUM_LATENTS), trained.test)
         nets = Nets(net, untrained(probing) if parts.prior.num_classes else None)
         models = trained.vae, trained.prior
-        measure(quiet, parts, *models, nets, latents, histories, folder, Tracker())
+        measure(quiet, trained_stages(quiet, parts, *models, latents), nets, histories, folder, Tracker())
     seconds = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
     return {
         "annealing": seconds["annealing"],
