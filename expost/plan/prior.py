@@ -7,8 +7,7 @@ that of all of them, in a fit that is interrupted when it has taken it.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expost import pipeline
@@ -22,23 +21,11 @@ from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
 from stage1_vae.latents import LatentDataset
-from stage1_vae.latents import dataset as latents
-from stage1_vae.latents import shuffle as block_shuffle
-from stage2_prior.em import gaussian as gaussian_em
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun
+from stage2_prior.fitting import FitRun, Sizes
 from stage2_prior.prior import GradientPrior
-from stage2_prior.priors import mixture
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each
 
-LIMITS = (
-    (latents, "IN_MEMORY_BYTES"),
-    (block_shuffle, "BUFFER_BYTES"),
-    (gaussian_em, "CACHE_BYTES"),
-    (mixture, "START_POINTS"),
-    (mixture, "HELD_OUT_POINTS"),
-)
-"""Sizes at which a fit goes another way."""
 MIN_LATENTS = 1024
 PASSES = 2
 
@@ -143,7 +130,7 @@ def few_latents(probing: Probing, num: int) -> LatentDataset:
 
 
 def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
-    """The prior's own fit on `train`, `num` iterations of it, with limits of `share` of their size."""
+    """The prior's own fit on `train`, `num` iterations of it, as of a set that is `1 / share` times as large."""
     job = probing.job
     changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
     job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
@@ -161,23 +148,10 @@ def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -
         log=log,
         lightning_fit=job.lightning_fit(Tracker()),
         settings=resolved_fit(job),
+        sizes=Sizes().scaled(share),
     )
-    with scaled(share):
-        seconds = seconds_of(lambda: prior.fit(train, val, lent))
+    seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
-
-
-@contextmanager
-def scaled(share: float) -> Iterator[None]:
-    """Every one of `LIMITS` at `share` of its size inside the block."""
-    sizes = [getattr(module, name) for module, name in LIMITS]
-    for (module, name), size in zip(LIMITS, sizes, strict=True):
-        setattr(module, name, max(1, round(share * size)))
-    try:
-        yield
-    finally:
-        for (module, name), size in zip(LIMITS, sizes, strict=True):
-            setattr(module, name, size)
 
 
 def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = None) -> tuple[Artifact, float]:

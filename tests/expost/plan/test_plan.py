@@ -18,9 +18,10 @@ from expost.costs.fork import Probed, at_most, forked, resident_bytes
 from expost.costs.watch import at, grown
 from expost.parts.assembly import assemble
 from expost.plan.inputs import imagined
-from expost.plan.prior import Iterations, few_latents, iterations, probe_prior, scaled
+from expost.plan.prior import Iterations, few_latents, iterations, probe_prior
 from expost.plan.stages import Probing, imagine_inputs, imagined_params
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.fitting import Sizes
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -171,11 +172,9 @@ def test_work_is_interrupted_and_only_there() -> None:
 
 def test_few_latents_are_read_as_the_many_that_they_stand_for() -> None:
     latents = LatentDataset(LatentSpec((4,)), "delta", {"loc": np.zeros((2**16, 4), dtype=np.float32)})  # 1 MiB
-    with scaled(1 / 512):
-        assert not latents.fits_memory
-    with scaled(1 / 256):
-        assert latents.fits_memory
-    assert latents.fits_memory
+    assert not latents.fits_memory(Sizes().scaled(1 / 512).in_memory_bytes)
+    assert latents.fits_memory(Sizes().scaled(1 / 256).in_memory_bytes)
+    assert latents.fits_memory(Sizes().in_memory_bytes) and latents.fits_memory()
 
 
 def test_a_mistake_in_a_probe_is_told_here() -> None:
