@@ -28,7 +28,7 @@ from vs_pythae_codes import prepare
 from expost.cli import CONF
 from expost.config.build import build
 from expost.config.schema import Trainer
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import mean_nll_nats

@@ -125,7 +125,7 @@ def fit(kind: str, folder: Path, components: int, steps: int) -> dict[str, Any]:
         import yaml
 
         from expost.config.schema import Trainer
-        from expost.training.devices import lightning_fit
+        from expost.training.trainer import lightning_fit
         from stage1_vae.latents import LatentDataset
         from stage2_prior.fitting import FitRun
         from stage2_prior.prior import Prior

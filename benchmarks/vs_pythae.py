@@ -28,8 +28,8 @@ import torch
 from sides import Side, described, pythae_python, start
 from vs_pythae_codes import CHANNELS, compare_codes
 
-from expost.training.devices import has_native_bf16
 from stage1_vae.data.idx import Idx
+from stage1_vae.machine import has_native_bf16
 
 HERE = Path(__file__).resolve().parent
 EAGER = "float32 eager"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from expost.cli import CONF
 from expost.config.schema import Trainer
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches

@@ -11,6 +11,7 @@ return costs, whose sign `expost.measure.estimators` turns.
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from expost.config.schema import Oracle
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Run
 from expost.measure.estimators import Judged, PriorRecovered, judge, recover
-from expost.parts.assembly import build_prior, read_images
+from expost.parts.assembly import read_images
 from expost.parts.dataset import dataset_line
+from expost.parts.priors import build_prior
 from expost.stages.report import point_latest
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentSpec
@@ -52,7 +54,8 @@ def run_oracle(run: Run) -> None:
             f"oracle.num_images={settings.num_images}: there are {len(data.test)} test images; "
             "give fewer, or a larger data.num_test"
         )
-    prior = build_prior(run, LatentSpec((density.latent_dim,)), len(data.train))
+    prior, node = build_prior(run, LatentSpec((density.latent_dim,)), len(data.train))
+    run = replace(run, config=run.config.model_copy(update={"prior": node}))
     x = data.test.batch(torch.arange(settings.num_images)).to(run.device)
     with run.seeded(run.config.seeds.sample):
         judged = judge(density, x, settings, run)

@@ -35,12 +35,12 @@ def encode(
         if done + len(x) > rows.stop:
             raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
         posterior = vae.encode(x if device is None else x.to(device)).posterior
-        writer.write(done, {name: stored(getattr(posterior, name)) for name in writer.params}, labels)
+        writer.write(done, {name: as_stored(getattr(posterior, name)) for name in writer.params}, labels)
         done += len(x)
     if done != rows.stop:
         raise ValueError(f"{done - rows.start} images for {len(rows)} rows")
 
 
-def stored(values: Tensor) -> Tensor:
+def as_stored(values: Tensor) -> Tensor:
     """Real numbers in float32, whatever the net computed in; codes as they are."""
     return values.float() if values.is_floating_point() else values

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.latents.dataset import LatentDensity, LatentSpec
+from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, PriorError
-from stage2_prior.ranks import ALONE, Ranks
 
 FEW_STEPS = 2
 """Where tokens are few, batches become smaller until there are so many."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stage1_vae.errors import ExpostError
 from stage1_vae.latents import BUFFER_BYTES, IN_MEMORY_BYTES
-from stage2_prior.ranks import Ranks
+from stage1_vae.ranks import Ranks
 
 
 class PriorError(ExpostError, ValueError):
@@ -72,8 +72,8 @@ class FitRun:
         seed: of everything random in the fit.
         log: takes figures (name -> value) and the step or epoch that they belong to.
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
-            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `keeps=False` it
-            keeps nothing, which whoever calls it twice must say.
+            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `resumable=False`
+            it keeps nothing, which whoever calls it twice must say.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
         kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.

@@ -57,10 +57,10 @@ def blaming_the_disk(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = next((Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if _is_name(n)), None)
-        inside = named is not None and Path(os.path.abspath(named)).is_relative_to(os.path.abspath(root))
-        if named is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
-            words = f"{named}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
+        place = next((Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if _is_name(n)), None)
+        inside = place is not None and Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))
+        if place is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
+            words = f"{place}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
             raise UserError(f"{words}, then repeat the command") from error
         _blame_absence(root, began, error)
         raise

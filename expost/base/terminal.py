@@ -23,8 +23,8 @@ class Terminal(Console):
 
 def new_console() -> Console:
     """Standard output, as wide as the terminal or as the variable COLUMNS says; a terminal that is dumb as well."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    width = shutil.get_terminal_size((FILE_WIDTH, HEIGHT)).columns if told else FILE_WIDTH
+    is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size((FILE_WIDTH, HEIGHT)).columns if is_known else FILE_WIDTH
     return Terminal(highlight=False, width=width, height=HEIGHT)
 
 

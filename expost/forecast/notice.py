@@ -22,14 +22,14 @@ from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, l
 from expost.job import Run
 from expost.measure.image_sets import SCATTERED, num_compared
 from expost.measure.latents import MAX_KNOWN
-from expost.parts.assembly import Parts, resolved_fit
-from expost.parts.sampling import block_size
+from expost.parts.assembly import Parts
+from expost.parts.decoding import block_size
 from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.ranks import ALONE
 from stage1_vae.vae import VAE
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.mixture import Mixture
@@ -168,7 +168,7 @@ def seconds_a_pass(run: Run, mixture: Mixture, train: LatentDataset) -> float:
     few = LatentDataset(train.spec, train.family, {name: values[:num] for name, values in train.params.items()})
     mixture.max_iter, mixture.num_restarts, mixture.tol = EM_PASSES, 1, 0.0
     ends: list[float] = []
-    lent = FitRun(run.device, 0, lambda *_: ends.append(time.perf_counter()), run.lightning_fit(Tracker()))
+    lent = run.fit_run(Tracker(), log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the others wait
     mixture.fit(few, few, lent)
     return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
@@ -176,7 +176,7 @@ def seconds_a_pass(run: Run, mixture: Mixture, train: LatentDataset) -> float:
 def _by_gradient(
     run: Run, prior: Prior, one: PerClass | None, train: LatentDataset, val: LatentDataset, ranks: int
 ) -> list[Part]:
-    settings, dims = FitSettings(**resolved_fit(run)), train.spec.num_dims
+    settings, dims = FitSettings(**run.fit_settings), train.spec.num_dims
     labels, of_each = train.labels, [len(train)]
     if one is not None and labels is not None:
         of_each = [int(count) for count in torch.bincount(labels) if count]

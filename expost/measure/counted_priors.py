@@ -8,7 +8,6 @@ from expost.measure.subject import Floor
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.counting import CountingPrior
-from stage2_prior.fitting import FitRun
 from stage2_prior.prior import Prior
 from stage2_prior.priors.bigram import Bigram
 from stage2_prior.priors.unigram import Unigram
@@ -36,11 +35,5 @@ def counted_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str
 
 
 def _fitted(prior: Prior, train: LatentDataset, val: LatentDataset, run: Run) -> Prior:
-    lent = FitRun(
-        device=run.device,
-        seed=run.config.seeds.prior,
-        log=lambda figures, step: None,
-        lightning_fit=run.lightning_fit(Tracker()),
-    )
-    prior.fit(train, val, lent)
+    prior.fit(train, val, run.fit_run(Tracker()))
     return prior.to(run.device).eval()

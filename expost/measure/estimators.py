@@ -20,14 +20,12 @@ from expost.evaluation.annealing.results import Annealed
 from expost.evaluation.bounds import importance_bounds
 from expost.evaluation.oracle import Compared
 from expost.job import Run
-from expost.parts.assembly import resolved_fit
 from expost.training.progress import bar
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import ImageData, ImageSet
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.posteriors import DiagonalNormal
-from stage2_prior.fitting import FitRun
 from stage2_prior.prior import Exactness, Prior
 
 BLOCK = 50
@@ -144,20 +142,14 @@ def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: 
         PriorError: the fit cannot be done.
     """
     train, val, test = (exact_latents(density, images) for images in (data.train, data.val, data.test))
-    lent = FitRun(
-        device=run.device,
-        seed=run.config.seeds.prior,
-        log=lambda figures, step: None,
-        lightning_fit=run.lightning_fit(Tracker(), "prior"),
-        settings=resolved_fit(run),
-    )
-    report = prior.fit(train, val, lent)
+    tracker = Tracker()
+    report = prior.fit(train, val, run.fit_run(tracker, lightning_fit=run.lightning_fit(tracker, "prior")))
     for note in report.notes:
         run.say("prior", note)
     with run.seeded(run.config.seeds.sample), torch.no_grad():
         z = test.draw(torch.arange(len(test))).to(run.device)  # [N, D]
         compared = None
-        name = run.launch.choices.get("prior", "prior")
+        name = run.command.choices.get("prior", "prior")
         if prior.log_prob_is is not Exactness.NONE:
             fitted = torch.cat([prior.eval().to(run.device).log_prob(block) for block in z.split(4096)])
             label = f"-log p(z), held-out z, prior {name}"

@@ -36,7 +36,7 @@ from expost.measure.truth import Truth, against_truth, carries_unchanged
 from expost.parts.assembly import Parts
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
@@ -88,7 +88,7 @@ class Findings:
     @property
     def name(self) -> str:
         """Of the learned prior's row."""
-        return prior_name(self.job)
+        return self.job.prior_name
 
     @property
     def num_samples(self) -> int:
@@ -144,7 +144,7 @@ def judge_classes(findings: Findings) -> None:
 def bound(findings: Findings) -> None:
     trained, num = findings.trained, findings.job.config.evaluation.num_bound_images
     findings.bounded = measured_bounds(trained, findings.job)
-    images = spread(trained.parts.data.test, num)
+    images = subset(trained.parts.data.test, num)
     findings.truth = against_truth(trained.parts, images, findings.bounded, findings.name)
     findings.notes += [] if findings.truth is None else [findings.truth.note]
 
@@ -188,11 +188,6 @@ PARTS = {
 """By name, in their order: a part may read what those before it found."""
 
 
-def prior_name(job: Run) -> str:
-    """What the report calls the learned prior."""
-    return job.launch.choices.get("prior", "learned")
-
-
 def trained_stages(
     job: Run, parts: Parts, vae: VAE, prior: Prior, latents: tuple[LatentDataset, LatentDataset, LatentDataset]
 ) -> Trained:
@@ -204,7 +199,7 @@ def trained_stages(
         latents: of training, validation and test images.
     """
     train, val, test = latents
-    floors = counted_floors(train, val, job, prior_name(job))
+    floors = counted_floors(train, val, job, job.prior_name)
     return Trained(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
 
 

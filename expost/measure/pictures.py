@@ -18,7 +18,7 @@ from expost.measure.classes import Classes
 from expost.measure.image_sets import SCATTERED, Copied, Seen
 from expost.measure.subject import Trained, cleaned
 from expost.parts.assembly import Parts
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage2_prior.prior import Prior
 
 SHEET, SHOWN = "check-images.png", 40
@@ -116,7 +116,7 @@ def draw_sheet(parts: Parts, root: Path) -> Path:
         OSError: it cannot be written.
     """
     train, names = parts.data.train, parts.data.class_names
-    shown = spread(train, SHOWN) if train.labels is None else spread(train, 1, max(1, SHOWN // max(1, len(names))))
+    shown = subset(train, SHOWN) if train.labels is None else subset(train, 1, max(1, SHOWN // max(1, len(names))))
     images, captions = torch.cat(list(cleaned(parts, shown))), [""] * len(shown)
     if shown.labels is not None:
         order = shown.labels.cpu().argsort(stable=True)

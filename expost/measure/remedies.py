@@ -14,7 +14,7 @@ from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.job import Run
 from expost.measure.subject import Trained
-from expost.parts.assembly import prior_nodes
+from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import GradientPrior

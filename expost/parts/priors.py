@@ -1,22 +1,75 @@
-"""A prior for latents of any kind: `prior.otherwise` names the one that takes over where the first cannot model them.
+"""Stage 2 from its section of the configuration: which prior it is, in which wrappers, and what its key is made of.
 
-`prior=autoregressive` is the masked network for vectors of real numbers, and otherwise the transformer.
+`prior.otherwise` names the prior that takes over where the first cannot model the latents: `prior=autoregressive` is
+the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
-from expost.base.command import Launch
+from omegaconf import OmegaConf
+
+from expost.base.command import Command
 from expost.base.errors import UserError, nearest
-from expost.config.build import target_class
+from expost.base.places import CONF
+from expost.config.build import build, construct, origins, target_class
+from expost.config.limits import limited_prior
 from expost.config.schema import Node
+from expost.job import Run
 from stage1_vae.latents import LatentSpec
+from stage2_prior.fit import FIT_VERSION
+from stage2_prior.fit_settings import FitSettings
+from stage2_prior.labels import LABELS_VERSION
+from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.wrappers.per_class import PerClass
+from stage2_prior.wrappers.standardize import Standardized
 
+WRAPPERS = {"standardize": Standardized}
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
 
-def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launch) -> Node:
+def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
+    """Stage 2, unfitted, in its wrappers, and its section: of the prior that suits the latents, within the limits.
+
+    Raises:
+        UserError: it does not support the latents (with those that do), or needs more points than there are.
+    """
+    offered, asked = prior_nodes(), job.config.prior
+    node = choose_prior(asked, spec, offered, job.command)
+    cls = target_class(node)
+    if cls is not target_class(asked):
+        job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
+    if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
+        raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
+    a_class = bool(node.get("conditional")) and not takes_labels(cls)
+    node = limited_prior(node, spec, num_images, job.config.limits, a_class)
+    if (reason := cls.check(spec)) is not None:
+        best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
+        able = [name for name, other in best.items() if target_class(other).check(spec) is None]
+        raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
+    if issubclass(cls, GradientPrior):
+        construct("prior.fit", FitSettings, node.get("fit") or {})  # refused here, not after stage 1 was trained
+    with job.seeded(job.config.seeds.prior):
+        prior = build("prior", constructor_node(node), spec=spec)
+    if prior.min_images > num_images:
+        raise UserError(
+            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
+            "lower prior.num_components or give more images"
+        )
+    for wrapper in wrappers_of(node, spec):
+        prior = wrapper(prior)
+    return prior.to(job.device), node
+
+
+def prior_nodes() -> dict[str, Node]:
+    """All priors that `conf/prior/` offers, by name."""
+    files = sorted(CONF.glob("prior/*.yaml"))
+    return {path.stem: cast(Node, OmegaConf.to_container(OmegaConf.load(path))) for path in files}
+
+
+def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
     """The section of the prior that models latents of `spec`: `node`, or what its `otherwise` names.
 
     What the user has changed in `node` holds for the other one too: what was typed, and what differs from the file.
@@ -25,43 +78,43 @@ def suited(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launc
         node: the `prior:` section.
         spec: what one latent is.
         offered: the files in conf/prior, by name.
-        launch: what was typed.
+        command: what was typed.
 
     Raises:
         UserError: `otherwise` names no prior, or a changed key is one that the other prior does not have.
     """
     name = node.get("otherwise")
-    alone = {key: value for key, value in node.items() if key != "otherwise"}
+    alone = without(node, ("otherwise",))
     if name is None or target_class(node).check(spec) is None:
         return alone
     if name not in offered:
         raise UserError(f"prior.otherwise={name}: no such prior; {nearest(str(name), offered)}")
-    other = {key: value for key, value in offered[name].items() if key != "otherwise"}
-    for path, value in changed(node, offered, launch):
-        put(other, path, value, name, spec)
+    other = without(offered[name], ("otherwise",))
+    for path, value in user_changes(node, offered, command):
+        set_key(other, path, value, name, spec)
     return other
 
 
-def changed(node: Node, offered: dict[str, Node], launch: Launch) -> Iterator[tuple[tuple[str, ...], Any]]:
+def user_changes(node: Node, offered: dict[str, Node], command: Command) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Keys of `node` that are not as its file has them, or that were typed all the same, and their values."""
-    files = [dict(leaves(file)) for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
-    typed = {word.lstrip("+").split("=")[0] for word in launch.overrides}
-    for path, value in leaves(node):
+    files = [dict(flatten(file)) for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
+    typed = {word.lstrip("+").split("=")[0] for word in command.overrides}
+    for path, value in flatten(node):
         as_filed = any(path in file and file[path] == value for file in files)
         if path[0] not in OWN and (not as_filed or ".".join(("prior", *path)) in typed):
             yield path, value
 
 
-def leaves(node: Node, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def flatten(node: Node, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every value that is no section, under its path."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from leaves(value, (*above, key))
+            yield from flatten(value, (*above, key))
         else:
             yield (*above, key), value
 
 
-def put(node: Node, path: tuple[str, ...], value: Any, name: str, spec: LatentSpec) -> None:
+def set_key(node: Node, path: tuple[str, ...], value: Any, name: str, spec: LatentSpec) -> None:
     """Set one key that `node`, the section of the prior `name`, has.
 
     Raises:
@@ -77,3 +130,70 @@ def put(node: Node, path: tuple[str, ...], value: Any, name: str, spec: LatentSp
             f"leave it out (its keys: {keys})"
         )
     node[last] = value
+
+
+def constructor_node(node: Node) -> Node:
+    """What of a prior's section its constructor takes."""
+    cls = target_class(node)
+    others = ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
+    return without(node, ("wrap", "otherwise", *others))
+
+
+def takes_labels(cls: type) -> bool:
+    """Whether a prior has its own way with classes; the others are fitted once a class."""
+    return "conditional" in inspect.signature(cls).parameters
+
+
+def wrappers_of(node: Node, spec: LatentSpec) -> list[type[Standardized] | type[PerClass]]:
+    """What stands around a prior of latents of `spec`, the innermost first.
+
+    Raises:
+        UserError: no such wrapper, one that needs labels where there are none, or no answer to whether labels count.
+    """
+    wrappers: list[type[Standardized] | type[PerClass]] = []
+    if not isinstance(conditional := node.get("conditional", False), bool):
+        raise UserError(f"prior.conditional={conditional}: give true or false")
+    if conditional and not takes_labels(target_class(node)):
+        if (reason := PerClass.check(spec)) is not None:
+            raise UserError(reason)
+        wrappers.append(PerClass)
+    for name in listed("prior.wrap", node.get("wrap")):
+        if name not in WRAPPERS:
+            raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
+        if WRAPPERS[name].check(spec) is None:  # codes have no scale; one file suits them and real numbers
+            wrappers.append(WRAPPERS[name])
+    return wrappers
+
+
+def listed(key: str, value: Any) -> list[str]:
+    """A list of names; None is the empty one.
+
+    Raises:
+        UserError: `value` is something else.
+    """
+    if value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        return value or []
+    raise UserError(f"{key}={value}: give a list of names, such as {key}=[{next(iter(WRAPPERS))}]")
+
+
+def prior_ingredients(job: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
+    """Everything that can change a fitted prior."""
+    ranks = job.config.trainer.num_ranks if prior.fits_in_ranks else 1
+    node = job.config.prior
+    wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
+    if not node.get("conditional"):
+        node = without(node, ("conditional", "label_dropout"))
+    elif not takes_labels(target_class(node)):
+        wrappers["per_class"] = PerClass.version
+    else:
+        wrappers["labels"] = LABELS_VERSION
+    return {
+        "latents": latents_key,
+        "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
+        "seed": job.config.seeds.prior,
+        "versions": {**origins([node]), **wrappers, "fit": FIT_VERSION},
+    } | ({"ranks": ranks} if ranks > 1 else {})
+
+
+def without(node: Node, keys: tuple[str, ...]) -> Node:
+    return {key: value for key, value in node.items() if key not in keys}

@@ -53,8 +53,8 @@ def run_plan(job: Run) -> None:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
     job.say("plan", str(target))
-    words = tuple(word for word in job.launch.overrides if not word.startswith("plan."))
-    job.say("next", replace(job.launch, overrides=words).command("all"))
+    words = tuple(word for word in job.command.overrides if not word.startswith("plan."))
+    job.say("next", replace(job.command, overrides=words).line("all"))
 
 
 def check_target(target: Path) -> None:
@@ -84,7 +84,7 @@ def probe(job: Run) -> Facts:
     place = scratch.folder()
     with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", job.shows_progress):
         asked, result = Path(folder) / "job.json", Path(folder) / "result.json"
-        words = {"choices": job.launch.choices, "overrides": job.launch.overrides}
+        words = {"choices": job.command.choices, "overrides": job.command.overrides}
         asked.write_text(json.dumps({"config": job.config.model_dump(mode="json"), **words}), encoding="utf-8")
         command = [sys.executable, "-m", "expost.plan.server", str(asked), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expost import pipeline
 from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
@@ -23,14 +24,14 @@ from expost.measure.feature_nets import Nets, filled, load_feature_net, num_feat
 from expost.measure.image_sets import Seen
 from expost.measure.latents import MAX_DRAWS
 from expost.measure.subject import cleaned
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, at_most, change, files_of
 from expost.plan.stages import first_latents
-from expost.stages.features import feature_net
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
+from stage1_vae.data.splits import SPLITS
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
 """The larger is enough for full batches of the feature net's training."""
@@ -58,10 +59,10 @@ def probe_features(probing: Probing) -> Facts:
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
 
     def read(num: int) -> Tensor:
-        return filled(cleaned(probing.parts, spread(data.train, num)), (num, *data.shape))
+        return filled(cleaned(probing.parts, subset(data.train, num)), (num, *data.shape))
 
     def make(num: int) -> float:
-        images, labels = read(num), spread(data.train, num).labels
+        images, labels = read(num), subset(data.train, num).labels
         ends = [time.perf_counter()]
 
         def log(figures: object, epoch: int) -> None:
@@ -110,16 +111,16 @@ def untrained(probing: Probing) -> Artifact:
 
 def begin(probing: Probing) -> Findings:
     """An evaluation of untrained stages on few latents, before its first part."""
-    job, latents = probing.job, tuple(first_latents(probing, split, NUM_LATENTS) for split in ("train", "val", "test"))
-    train, val, test = latents
-    parts = probing.with_few(test=len(test))
-    trained = trained_stages(job, parts, parts.vae.eval(), parts.prior.eval(), (train, val, test))
-    own = untrained(probing)
-    looking = own if job.config.evaluation.features is None else feature_net(probing.place("features"), probing.parts)
-    nets = Nets(looking, own if parts.prior.num_classes else None)
+    job, vae, prior = probing.job, probing.parts.vae.eval(), probing.parts.prior.eval()
+    train, val, test = (first_latents(probing, split, NUM_LATENTS) for split in SPLITS)
+    trained = trained_stages(job, probing.with_few(test=len(test)), vae, prior, (train, val, test))
+    net = own_net = untrained(probing)
+    if job.config.evaluation.features is not None:
+        net = pipeline.made("features", probing.place("features"), probing.parts)["features"]
     folder = probing.scratch / "evaluation"
     folder.mkdir()
-    return Findings(job, trained, nets, load_feature_net(looking, job), HISTORIES, folder)
+    nets = Nets(net, own_net if prior.num_classes else None)
+    return Findings(job, trained, nets, load_feature_net(net, job), HISTORIES, folder)
 
 
 def probe_evaluation(probing: Probing) -> Facts:
@@ -181,7 +182,7 @@ def change_findings(findings: Findings, **values: Any) -> Findings:
 def with_features(findings: Findings, images: Mapping[str, Seen], num: int, num_train: int) -> Findings:
     """An evaluation whose sets of `num` images were looked at: noise instead of the features of `images`."""
     trained, data = findings.trained, findings.trained.parts.data
-    parts = replace(trained.parts, data=replace(data, train=spread(data.train, num_train)))
+    parts = replace(trained.parts, data=replace(data, train=subset(data.train, num_train)))
     found = replace(findings, trained=replace(trained, parts=parts))
     found.seen = {row: replace(seen, features=torch.rand(num, seen.features.shape[1])) for row, seen in images.items()}
     return found

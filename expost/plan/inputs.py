@@ -24,7 +24,7 @@ from stage1_vae.data.folders.files import Files, Target
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, ImageData, ImageSet, InMemory
 from stage1_vae.data.splits import fits_in_memory
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.machine import available_bytes
 
 NUM_FILES = 256
 MIN_PICTURES, PICTURED_VALUES = 16, 2**22

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from expost import pipeline
 from expost.config.build import target_class
 from expost.forecast.timing import FORWARD, lengthen, seconds_of
-from expost.parts.assembly import build_prior, resolved_fit
+from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, at_most, change, files_of
 from expost.plan.stages import first_latents, latents_of
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
+from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun, Sizes
+from stage2_prior.fitting import Sizes
 from stage2_prior.prior import GradientPrior
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each
 
@@ -106,7 +107,8 @@ def probe_iterations(probing: Probing) -> Facts:
     iterate(first)  # pays for what is there once in a process
     timed = [fits[few] for few, _ in lengthen(iterate, first, len(whole), probing.enough)]
     few_on_disk = Artifact("latents", "1" * 20, probing.scratch / "few")
-    for split, latents in {"train": few_latents(probing, first), "val": first_latents(probing, "val", first)}.items():
+    for split in SPLITS:
+        latents = few_latents(probing, first) if split == "train" else first_latents(probing, split, first)
         (few_on_disk.path / split).mkdir(parents=True)
         latents.save(few_on_disk.path / split)
     facts, _ = fit_prior(probing, few_on_disk, max_iter=1)
@@ -136,21 +138,15 @@ def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: in
     """The prior's own fit on `train`, `num` iterations of it, as of a set that is `1 / share` times as large."""
     job = change(probing.job, "prior", max_iter=num, tol=0.0, num_restarts=1)
     val = first_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
-    prior = build_prior(job, train.spec, len(train))
+    prior, node = build_prior(job, train.spec, len(train))
+    job = change(job, "prior", **node)
     ends: dict[str, list[float]] = {}
 
     def log(figures: Mapping[str, float], step: int) -> None:
         of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
         ends.setdefault(of_class, []).append(time.perf_counter())
 
-    lent = FitRun(
-        device=job.device,
-        seed=job.config.seeds.prior,
-        log=log,
-        lightning_fit=job.lightning_fit(Tracker()),
-        settings=resolved_fit(job),
-        sizes=Sizes().scaled(share),
-    )
+    lent = job.fit_run(Tracker(), log=log, sizes=Sizes().scaled(share))
     seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
 
@@ -159,9 +155,10 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job = change(job, "prior", **settings)
-    parts = replace(probing.parts, prior=build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train)))
+    prior, node = build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train))
+    job, parts = change(job, "prior", **node), replace(probing.parts, prior=prior)
     artifacts: list[Artifact] = []
-    seconds = seconds_of(lambda: artifacts.append(pipeline.fit_prior(job, parts, latents)))
+    seconds = seconds_of(lambda: artifacts.append(pipeline.made("prior", job, parts, {"latents": latents})["prior"]))
     fit = json.loads((artifacts[0].path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {

@@ -26,7 +26,7 @@ from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.plan.costs import Facts
 from expost.store.artifacts import Artifact, Store
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.errors import ExpostError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -174,7 +174,7 @@ class Probing:
     def with_few(self, **counts: int) -> Parts:
         """The parts with at most so many images of the splits that are named."""
         data = self.parts.data
-        few: dict[str, Any] = {split: spread(getattr(data, split), num) for split, num in counts.items()}
+        few: dict[str, Any] = {split: subset(getattr(data, split), num) for split, num in counts.items()}
         return replace(self.parts, data=replace(data, **few))
 
     def place(self, name: str, **limits: Any) -> Run:

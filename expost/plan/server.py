@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.malloc import keep_freed_memory
 from expost.base.terminal import be_quiet
 from expost.config.schema import Config
@@ -29,6 +29,7 @@ from expost.forecast.timing import linear_seconds
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble, read_images
 from expost.parts.dataset import dataset_line
+from expost.parts.identity import accelerator
 from expost.plan.command import DATA_LINE
 from expost.plan.costs import Facts
 from expost.plan.evaluation import probe_evaluation, probe_features
@@ -36,12 +37,11 @@ from expost.plan.inputs import Opening, imagine_images
 from expost.plan.prior import probe_prior
 from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes
 from expost.plan.stages import imagine_inputs, probe_encode, probe_vae
-from expost.stages.features import feature_net
-from expost.stages.report import accelerator
 from expost.store.artifacts import Store
 from expost.training.devices import resolved_precision
+from stage1_vae.data.splits import SPLITS
 from stage1_vae.errors import ExpostError
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.machine import available_bytes
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
@@ -77,16 +77,16 @@ def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
     config = Config.model_validate(job["config"])
     if config.logger.wandb:
         importlib.import_module("wandb")  # takes memory in every stage
-    launch = Launch(choices=job["choices"], overrides=tuple(job["overrides"]))
-    whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
+    command = Command(choices=job["choices"], overrides=tuple(job["overrides"]))
+    whole = Run(config, command, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, opening = imagine_images(config, scratch / "images")
-        parts = assemble(whole, given=data)
+        whole, parts = assemble(whole, given=data)
     else:
         data = read_images(whole)
         print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
-        parts = assemble(whole, given=data)
+        whole, parts = assemble(whole, given=data)
         opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
     probing = make_small(whole, parts, scratch)
     base = peak_bytes()
@@ -108,7 +108,7 @@ def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
         "images": {
             "name": data.name,
             "shape": list(data.shape),
-            "num": {split: len(getattr(data, split)) for split in pipeline.SPLITS},
+            "num": {split: len(getattr(data, split)) for split in SPLITS},
         },
         "models": {
             "vae_parameters": sum(p.numel() for p in parts.vae.parameters()),
@@ -166,14 +166,10 @@ def describe_machine(job: Run, threads: int) -> Facts:
 
 def stored_stages(job: Run, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
-    plan = replace(job, plans=True)
-    vae = pipeline.train_vae(plan, parts)
-    latents = pipeline.encode_images(plan, parts, vae)
-    prior = pipeline.fit_prior(plan, parts, latents)
-    figures = pipeline.evaluate_priors(plan, parts, vae, latents, prior)
-    artifacts = {"vae": vae, "encode": latents, "prior": prior, "evaluate": figures}
-    artifacts["features"] = feature_net(plan, parts)
-    return [stage for stage, artifact in artifacts.items() if artifact.path.is_dir()]
+    found = pipeline.keys("evaluation", job, parts)
+    typed = {"latents": "encode", "evaluation": "evaluate"}
+    places = {name: job.store.root / pipeline.STAGES[name].place / key for name, key in found.items()}
+    return [typed.get(name, name) for name, place in places.items() if place.is_dir()]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import numpy as np
 
 from expost import pipeline
 from expost.forecast.timing import lengthen, seconds_of
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, change, files_of
 from expost.store.artifacts import Artifact
+from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import IN_MEMORY_BYTES, LatentDataset, LatentSpec
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import PARAMETERS
@@ -36,7 +37,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     job = replace(job, watchers=(watch,))
     num = round(batch_size / probing.rank_batch * len(probing.parts.data.train))
     parts = probing.with_few(train=max(4 * batch_size, num))
-    seconds = seconds_of(lambda: artifacts.append(pipeline.train_vae(job, parts)))
+    seconds = seconds_of(lambda: artifacts.append(pipeline.made("vae", job, parts)["vae"]))
     files = files_of(artifacts[0])
     history = json.loads((artifacts[0].path / "history.json").read_text(encoding="utf-8"))
     return {
@@ -53,7 +54,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
 def train_hardly(probing: Probing) -> Artifact:
     """A VAE after one step: made by the first who asks, found by all others."""
     job = change(probing.place("vae"), "trainer", max_steps=1, batch_size=2)
-    return pipeline.train_vae(job, probing.with_few(train=4, val=2))
+    return pipeline.made("vae", job, probing.with_few(train=4, val=2))["vae"]
 
 
 def probe_encode(probing: Probing) -> Facts:
@@ -63,7 +64,7 @@ def probe_encode(probing: Probing) -> Facts:
 
     def encode(num: int) -> float:
         parts, job = probing.with_few(train=num, val=1, test=1), probing.place(f"encode-{len(artifacts)}")
-        return seconds_of(lambda: artifacts.append(pipeline.encode_images(job, parts, vae)))
+        return seconds_of(lambda: artifacts.append(pipeline.made("latents", job, parts, {"vae": vae})["latents"]))
 
     encode(2)  # pays for what is there once in a process
     times = lengthen(encode, min(block_size(data.shape), len(data.train)), len(data.train), probing.enough)
@@ -83,7 +84,7 @@ def imagine_inputs(probing: Probing) -> Facts:
     params = imagine_params(spec, family)
     row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
     rows = {}
-    for split in pipeline.SPLITS:
+    for split in SPLITS:
         images = getattr(probing.parts.data, split)
         rows[split] = num = min(len(images), max(1000, MAX_LATENT_BYTES // row_bytes))
         labels = images.labels

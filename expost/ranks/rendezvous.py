@@ -13,7 +13,7 @@ from socket import create_server
 from torch.distributed import DistError, DistNetworkError, TCPStore
 
 from expost.base.errors import UserError
-from expost.ranks.machines import Node
+from expost.ranks.machines import Machine
 from expost.ranks.messages import Order
 
 COMING = timedelta(minutes=30)
@@ -24,30 +24,30 @@ ASKING = timedelta(minutes=1)
 """Then a rank that is still waiting looks anew whether anybody answers."""
 
 
-class Host:
+class Rendezvous:
     """Machine 0's end, which all ranks connect to.
 
     Args:
-        node: this machine.
+        machine: this machine.
         key: of the artifact that is to be made, or waited for.
 
     Raises:
         UserError: it cannot answer where the ranks will ask.
     """
 
-    def __init__(self, node: Node, key: str) -> None:
+    def __init__(self, machine: Machine, key: str) -> None:
         # A single machine's are met where no other can connect; of several, a name may mean another interface here.
-        interface = node.address if node == Node() else ""
+        interface = machine.address if machine == Machine() else ""
         try:
-            server = create_server((interface, node.port))
+            server = create_server((interface, machine.port))
             self.port: int = server.getsockname()[1]
             self._store: TCPStore | None = TCPStore(
-                node.address, self.port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
+                machine.address, self.port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
             )
         except (OSError, DistNetworkError) as error:
             raise UserError(
-                f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its "
-                "own name or address there, and a free port"
+                f"MASTER_ADDR={machine.address} MASTER_PORT={machine.port}: cannot be listened on here; machine 0 "
+                "needs its own name or address there, and a free port"
             ) from error
         self.key = key
         self._set("host", "")
@@ -65,19 +65,19 @@ class Host:
 
 
 @contextmanager
-def hosting(node: Node, key: str, in_ranks: bool) -> Iterator[Host | None]:
+def serve(machine: Machine, key: str, in_ranks: bool) -> Iterator[Rendezvous | None]:
     """Answer inside the block, where ranks make the artifact; machine 0 of several always, to be seen alive."""
-    if not (in_ranks or node.is_first_of_several):
+    if not (in_ranks or machine.is_first_of_several):
         yield None
         return
-    host = Host(node, key)
+    rendezvous = Rendezvous(machine, key)
     try:
-        yield host
+        yield rendezvous
     finally:
-        host.close()
+        rendezvous.close()
 
 
-def invited(order: Order) -> tuple[TCPStore, Path]:
+def join(order: Order) -> tuple[TCPStore, Path]:
     """Wait until machine 0 is ready; the connection to it, and where the artifact's files go.
 
     Raises:

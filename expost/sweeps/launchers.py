@@ -25,19 +25,18 @@ from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from expost.base.command import LAUNCH, SWEEP, Launch, sweep_dir
+from expost.base.command import COMMAND, PROGRAM, SWEEP, Command, sweep_dir
 from expost.base.errors import UserError
 from expost.base.places import PROJECT
 from expost.base.streams import open_streams
-from expost.base.typed import PROGRAM
 from expost.sweeps.failures import record_failure
 
-TRAVELS = (LAUNCH, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
+TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
 """Environment variables that every job needs and not every worker inherits."""
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job of a sweep, as it is sent to a worker.
 
     Attributes:
@@ -75,8 +74,8 @@ class Job:
         )
 
     @property
-    def launch(self) -> Launch:
-        return Launch(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job=self.number)
+    def command(self) -> Command:
+        return Command(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=self.number)
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,9 @@ class Lost:
     """A job whose process ended without an answer, and why."""
 
     reason: str
+
+
+Outcome = JobReturn | Lost
 
 
 class Workers(Launcher):
@@ -110,14 +112,14 @@ class Workers(Launcher):
         environment |= self.threads()
         state = Singleton.get_state()
         jobs = [
-            Job(self.context, self.task, self.own, words, initial_job_idx + n, state, environment=environment)
-            for n, words in enumerate(job_overrides)
+            SweepJob(self.context, self.task, self.own, words, initial_job_idx + num, state, environment=environment)
+            for num, words in enumerate(job_overrides)
         ]
-        with self.kept():
-            return [_told(job, outcome) for job, outcome in zip(jobs, self.run(jobs), strict=True)]
+        with self.keep_workers():
+            return [_job_return(job, outcome) for job, outcome in zip(jobs, self.run(jobs), strict=True)]
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep_workers(self) -> Iterator[None]:
         """The same workers for all launches inside the block."""
         if self._is_open:
             yield
@@ -147,25 +149,25 @@ class Workers(Launcher):
         return {} if name in os.environ else {name: str(max(1, cores // self.n_jobs))}
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """What became of each job, in order."""
 
 
-def _told(job: Job, outcome: JobReturn | Lost) -> JobReturn:
+def _job_return(job: SweepJob, outcome: Outcome) -> JobReturn:
     if isinstance(outcome, JobReturn):
         return outcome
-    record_failure(job.launch, f"{outcome.reason}; the same command tries it again")
+    record_failure(job.command, f"{outcome.reason}; the same command tries it again")
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
-def side_by_side(n: int, jobs: Sequence[Job], run: Callable[[Job], JobReturn | Lost]) -> list[JobReturn | Lost]:
-    """`run` on every job, in `n` threads that each wait for one worker at a time."""
-    lanes = ThreadPoolExecutor(min(n, len(jobs)))
-    waiting = [lanes.submit(run, job) for job in jobs]
+def run_in_threads(num: int, jobs: Sequence[SweepJob], run: Callable[[SweepJob], Outcome]) -> list[Outcome]:
+    """`run` on every job, in `num` threads that each wait for one worker at a time."""
+    threads = ThreadPoolExecutor(min(num, len(jobs)))
+    futures = [threads.submit(run, job) for job in jobs]
     try:
-        return [each.result() for each in waiting]
+        return [future.result() for future in futures]
     finally:
-        lanes.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
+        threads.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
 
 
 class JoblibLauncher(Workers):
@@ -186,10 +188,10 @@ class JoblibLauncher(Workers):
         for pool in self.pools:
             pool.shutdown(kill_workers=True)
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
-        return side_by_side(self.n_jobs, jobs, self._in_a_pool)
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        return run_in_threads(self.n_jobs, jobs, self._in_a_pool)
 
-    def _in_a_pool(self, job: Job) -> JobReturn | Lost:
+    def _in_a_pool(self, job: SweepJob) -> Outcome:
         try:
             pool = self.free.pop()
         except IndexError:
@@ -204,12 +206,12 @@ class JoblibLauncher(Workers):
 
 
 def _signal(words: str) -> str:
-    name = next((each.name for each in signal.Signals if each.name in words), None)
+    name = next((sign.name for sign in signal.Signals if sign.name in words), None)
     memory = ", which is what Linux does when memory runs out" if name == "SIGKILL" else ""
     return f" by {name}{memory}" if name else ""
 
 
-def run_now(job: Job) -> JobReturn:
+def run_now(job: SweepJob) -> JobReturn:
     return job()
 
 

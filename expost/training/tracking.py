@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from expost.config.schema import Logger as LoggerSettings
 from expost.evaluation.row_names import BASELINES
-from expost.store.training_states import Keeper
+from expost.store.training_states import TrainingStates
 from expost.training.wandb_run import Say, WandbRun, open_run, wandb_mode
 
 STEP = "epoch"
@@ -83,17 +83,17 @@ class WandbFigures(Logger):
 class Tracker:
     """Loggers of one stage; Lightning writes to `loggers`, everything else calls the methods.
 
-    `keeper` has what an earlier attempt at the stage has kept, and keeps for the next one; None: nothing is kept.
+    `states` are what an earlier attempt at the stage has kept, and this one keeps for the next; None: nothing is kept.
     """
 
     loggers: list[Logger] = field(default_factory=list)
     wandb_run: WandbRun | None = None
     stage: str = ""
-    keeper: Keeper | None = None
+    states: TrainingStates | None = None
 
     def earlier_seconds(self) -> float:
         """What earlier attempts at the stage took to the state from which this one continues."""
-        return 0.0 if self.keeper is None else self.keeper.earlier_seconds
+        return 0.0 if self.states is None else self.states.earlier_seconds
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:

@@ -54,14 +54,14 @@ class FSQ(Bottleneck):
         self.register_buffer("radix", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)  # [d]
 
     def forward(self, features: Tensor) -> Encoding:
-        bounded = self._bounded(self.project(features))  # [B h w, d]
+        bounded = self._bound(self.project(features))  # [B h w, d]
         level = bounded.round().clamp_min(0).minimum(self.counts - 1)
         codes = (level.long() * self.radix).sum(1)
         self.usage.add(codes)
         through = self._unit(bounded + (level - bounded).detach())
         return Encoding(Codes(codes.view(len(features), -1)), embedded=to_map(through, self.grid))
 
-    def _bounded(self, h: Tensor) -> Tensor:
+    def _bound(self, h: Tensor) -> Tensor:
         """Standardised numbers -> between half a level below the first, 0, and half a level above the last, L - 1."""
         return torch.special.ndtr(h) * self.counts - 0.5
 

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.commitment import checked_weight, squared_distance
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import (
+    Projection,
+    check_weight,
+    code_spec,
+    map_shape,
+    squared_distance,
+    to_map,
+    uniform_codes,
+)
 from stage1_vae.posteriors import Codes
 
 
@@ -45,7 +52,7 @@ class VQ2(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        self.commitment = checked_weight(commitment)
+        self.commitment = check_weight(commitment)
         channels, height, width = map_shape(features_shape)
         self.bottom, self.top = (height, width), (-(-height // 2), -(-width // 2))
         self.spec = code_spec((self.top, self.bottom), (num_codes, num_codes), num_classes)

@@ -1,7 +1,7 @@
 """Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,9 +13,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 
 from stage1_vae.codes.codebook import Codebook
+from stage1_vae.codes.usage import EpochFigures
 from stage1_vae.errors import ExpostError
 from stage1_vae.objective import Objective, Terms
-from stage1_vae.training.epoch_figures import EpochFigures
+from stage1_vae.ranks import ranks_here
 from stage1_vae.vae import VAE
 
 SCHEDULES_DONE = 2**31
@@ -39,11 +40,11 @@ class Means:
             value = value * weight if weight != 1 else value
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
-    def read(self, prefix: str, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    def read(self, prefix: str) -> dict[str, float]:
         """The means, of all ranks together where there are several: each reads the same and decides alike."""
-        totals, count = self.totals, torch.tensor(self.count)
-        if sum_over_ranks is not None:
-            summed = sum_over_ranks(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
+        totals, count, ranks = self.totals, torch.tensor(self.count), ranks_here()
+        if ranks.world > 1:
+            summed = ranks.sum(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
             totals, count = dict(zip(totals, summed[:-1], strict=True)), summed[-1]
         means = {f"{prefix}{name}": (total / count).item() for name, total in totals.items()}
         self.totals, self.count = {}, 0
@@ -88,7 +89,7 @@ def _probe(x: Tensor) -> Tensor:
 
 
 class VAEModule(pl.LightningModule):
-    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.training.stretches`).
+    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.training.train`).
 
     Args:
         vae, objective: what is trained, on what.
@@ -164,7 +165,9 @@ class VAEModule(pl.LightningModule):
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
-        backward = self.manual_backward if self._is_spread else Tensor.backward  # Lightning's costs a small step 2 %
+        backward = (
+            self.manual_backward if ranks_here().world > 1 else Tensor.backward
+        )  # Lightning's costs a small step 2 %
         for x, _ in batch:
             if self.max_steps is not None and self.global_step >= self.max_steps:
                 return
@@ -178,22 +181,16 @@ class VAEModule(pl.LightningModule):
                 scheduler.step()
         self._average_statistics()
 
-    @property
-    def _is_spread(self) -> bool:
-        return self.trainer.world_size > 1
-
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
-
     def _average_statistics(self) -> None:
         """Give all ranks the same running statistics: each has seen other images."""
-        if not self._is_spread:
+        ranks = ranks_here()
+        if ranks.world == 1:
             return
         for layer in self.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 for statistic in (layer.running_mean, layer.running_var):
                     if statistic is not None:
-                        statistic.copy_(self._sum_over_ranks(statistic.clone()) / self.trainer.world_size)
+                        statistic.copy_(ranks.sum(statistic.clone()) / ranks.world)
 
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
@@ -218,17 +215,17 @@ class VAEModule(pl.LightningModule):
         terms, figures = self.step.eager(x, SCHEDULES_DONE)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
-        self._val.add(figures, weight=len(x) if self._is_spread else 1)  # shares of a batch differ by an image
+        self._val.add(figures, weight=len(x) if ranks_here().world > 1 else 1)  # shares of a batch differ by an image
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self._val.count == 0:
             return
-        figures = self._val.read("val_", self._sum_over_ranks if self._is_spread else None)
+        figures = self._val.read("val_")
         self._record(figures)
         self.log("val_loss", figures["val_loss"], logger=False, batch_size=1)  # what early stopping watches
 
     def on_train_epoch_end(self) -> None:
-        figures = self._train.read("train_", self._sum_over_ranks if self._is_spread else None)
+        figures = self._train.read("train_")
         for module in self.step.vae.modules():
             if isinstance(module, EpochFigures):
                 figures |= module.read()
@@ -258,14 +255,14 @@ class VAEModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer_class = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        optimizer = optimizer_class(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant" and not self.warmup_steps:
-            return {"optimizer": chosen}
+            return {"optimizer": optimizer}
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
             fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
             return rise * (fall if self.schedule == "cosine" else 1.0)
 
-        return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}

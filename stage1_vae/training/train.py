@@ -1,20 +1,33 @@
-"""Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
+"""Stage 1's training run: settings to callbacks, and batches handed to Lightning a stretch at a time.
 
+Lightning's bookkeeping (hooks, progress, connectors) costs about half a millisecond a batch, a seventh of a small net's
+step. A stretch of batches passes through it as one, and the module takes one optimiser step for each batch in it: the
+same steps on the same batches, whatever the length. Large images make long steps, to which that cost is nothing, and
+long stretches of them would not fit in memory; so a stretch is bounded by its pixels.
+"""
+
+import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+from torch import Tensor
 
 from stage1_vae.data.loader import Batches
 from stage1_vae.objective import Objective
 from stage1_vae.training.module import VAEModule
-from stage1_vae.training.stretches import Stretches
 from stage1_vae.vae import VAE
+
+TRAIN_VERSION = 2
+"""Part of the key of what `train` makes; raised whenever its results change."""
+MAX_LENGTH = 16
+MAX_PIXELS = 2**22
+"""16 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,8 @@ class BestWeights(pl.Callback):
 
     def __init__(self) -> None:
         self.best = float("inf")
-        self.weights: dict[str, torch.Tensor] = {}
-        self.validated: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validated = {name: value.clone() for name, value in module.state_dict().items()}
@@ -66,16 +79,37 @@ class BestWeights(pl.Callback):
         self.best, self.weights = state["best"], state["weights"]
 
 
+class Stretches:
+    """An iterable of lists of batches; Lightning takes it as it is.
+
+    Args:
+        batches: pairs of x [B, C, H, W] and labels.
+        image_shape: (C, H, W).
+        one_by_one: stretches of one batch, for callbacks that must see each step.
+    """
+
+    def __init__(self, batches: Batches, image_shape: tuple[int, int, int], one_by_one: bool = False) -> None:
+        self.batches = batches
+        fitting = MAX_PIXELS // (batches.batch_size * math.prod(image_shape))
+        self.length = 1 if one_by_one else max(1, min(MAX_LENGTH, fitting))
+        self.sampler = batches.sampler  # Lightning tells it the epoch
+        self.batch_sampler = None  # Lightning looks for it beside a sampler
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.length)
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
+        rest = iter(self.batches)
+        while stretch := list(islice(rest, self.length)):
+            yield stretch
+
+
 def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
     """When Lightning validates: at least once, also where `max_steps` ends training within the first epochs."""
     num_batches = len(stretches.batches)
     if total_steps < num_batches:
         return {"val_check_interval": -(-total_steps // stretches.length), "check_val_every_n_epoch": None}
     return {"check_val_every_n_epoch": min(settings.val_every, total_steps // num_batches)}
-
-
-TRAIN_VERSION = 2
-"""Part of the key of what `train` makes; raised whenever its results change."""
 
 
 def train(

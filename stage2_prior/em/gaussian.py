@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.em.covariances import Covariance
-from stage2_prior.ranks import ALONE, Ranks
 
 SMALL_WORK = 5e7
 """Products [N, F] x [F, K] up to this many multiplications are in float64: they cost nothing."""

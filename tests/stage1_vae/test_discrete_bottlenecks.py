@@ -21,13 +21,12 @@ from stage1_vae.bottlenecks.vq import VQ
 from stage1_vae.bottlenecks.vq2 import VQ2
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.codes.maps import Projection, code_spec, to_map, to_vectors, uniform_codes
-from stage1_vae.codes.usage import CodeUsage, collapse
+from stage1_vae.codes.usage import CodeUsage, EpochFigures, collapse
 from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.conv import Conv
 from stage1_vae.posteriors import Bits, CategoricalCodes, Codes
 from stage1_vae.rate import rate_nats
-from stage1_vae.training.epoch_figures import EpochFigures
 from stage1_vae.vae import VAE
 
 FEATURES = (6, 3, 5)

@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.parts.assembly import takes_labels
-from expost.training.devices import lightning_fit
+from expost.parts.priors import takes_labels
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior

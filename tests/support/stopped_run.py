@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from expost.store.training_states import Keeper
+from expost.store.training_states import TrainingStates
 
 NAME = "vae-0123456789abcdef0123"
 
@@ -25,8 +25,8 @@ class Dies(pl.Callback):
             raise KilledError
 
 
-def keeper(folder: Path, said: list[str] | None = None, share: float = 1e9) -> Keeper:
-    return Keeper(folder / NAME, folder / "quarantine", share, [].append if said is None else said.append)
+def training_states(folder: Path, said: list[str] | None = None, share: float = 1e9) -> TrainingStates:
+    return TrainingStates(folder / NAME, folder / "quarantine", share, [].append if said is None else said.append)
 
 
 def quarantined(folder: Path) -> list[str]:

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from expost.config.schema import Trainer
-from expost.store.training_states import Keeper
-from expost.training.devices import lightning_fit
+from expost.store.training_states import TrainingStates
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import ImageData, InMemory
@@ -54,12 +54,12 @@ def run(
     val_images: InMemory | None = None,
     preprocess: Preprocess = PREPROCESS,
     shuffle: bool = True,
-    keeper: Keeper | None = None,
+    states: TrainingStates | None = None,
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train `vae` on the digits; its history."""
     data, chosen = digits(), settings(**changes)
-    fit = lightning_fit(chosen, [], keeper=keeper)
+    fit = lightning_fit(chosen, [], states=states)
 
     def fit_watched(*what: Any, callbacks: list[pl.Callback], **asked: Any) -> None:
         fit(*what, callbacks=[*callbacks, *watchers], **asked)

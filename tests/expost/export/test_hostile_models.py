@@ -16,7 +16,7 @@ from torch import nn
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE, read_config
 from expost.export.two_stage import TwoStage
-from expost.store.safe import UnsafeError, opened, parse_json, read_bytes, resolve_class
+from expost.store.safe import UnsafeError, open_file, parse_json, read_bytes, resolve_class
 from stage1_vae.net import Net
 from stage1_vae.nets.mlp import MLP
 
@@ -95,7 +95,7 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     (folder / "a/link").symlink_to(tmp_path / "x")
     (folder / "a/b").write_text("mine", encoding="utf-8")
     assert read_bytes(folder, "a/b", 100) == b"mine"
-    with pytest.raises(UnsafeError), opened(folder, name):
+    with pytest.raises(UnsafeError), open_file(folder, name):
         pass
 
 

@@ -18,9 +18,9 @@ from expost import pipeline
 from expost.base.errors import UserError
 from expost.export.two_stage import TwoStage
 from expost.measure.bounds import measured_bounds
-from expost.parts.sampling import image_blocks
+from expost.parts.decoding import image_blocks
 from expost.store.safe import UnsafeError
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 FEW_POINTS = ("data.num_train=300", "data.num_val=50", "data.num_test=50")
 KINDS = {
@@ -63,7 +63,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         torch.manual_seed(5)
         costs = measured_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
-        batches = theirs.parts.batches(spread(theirs.parts.data.test, 40), 40, run)
+        batches = theirs.parts.batches(subset(theirs.parts.data.test, 40), 40, run)
         bound = torch.cat([model.log_prob_bound(x, num_samples=7) for x, _ in batches])
         assert costs is not None and torch.equal(bound, -costs) and bound.dtype == torch.float64
     else:

@@ -60,11 +60,7 @@ def test_an_evaluation_of_codes_is_another_when_a_floor_is(
 
 
 def evaluation_key(model: Trained, run: Run) -> str:
-    plan = replace(run, plans=True)
-    vae = pipeline.train_vae(plan, model.parts)
-    latents = pipeline.encode_images(plan, model.parts, vae)
-    prior = pipeline.fit_prior(plan, model.parts, latents)
-    return pipeline.evaluate_priors(plan, model.parts, vae, latents, prior).key
+    return pipeline.keys("evaluation", run, model.parts)["evaluation"]
 
 
 def test_only_floors_that_are_counted_have_a_part_in_the_key() -> None:

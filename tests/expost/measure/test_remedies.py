@@ -10,7 +10,7 @@ from command_line import report_of, run_here
 from expost.evaluation.code_verdict import over_counting
 from expost.evaluation.images.class_accuracy import classes_followed
 from expost.measure.remedies import fitting
-from expost.parts.assembly import prior_nodes
+from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 
 CODES = LatentSpec((49,), Support.CODES, num_codes=(256,), grids=((7, 7),))

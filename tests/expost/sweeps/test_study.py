@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from expost.cli import CONF
 from expost.config.schema import Config, validate
-from expost.sweeps.study_identity import fingerprint
+from expost.sweeps.study import fingerprint
 from stage2_prior.priors.mixture import Mixture
 
 SPACE = ("vae.bottleneck.latent_dim=2,3", "trainer.lr=interval(0.001,0.01)", "vae.objective.beta=1")

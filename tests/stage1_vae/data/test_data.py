@@ -16,7 +16,7 @@ from stage1_vae.data import idx
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.idx import FILES, MIRRORS, Idx, Mirror
 from stage1_vae.data.images import DataError, Domain, ImageSet, InMemory, fingerprint
-from stage1_vae.data.splits import existing, hold_out, split_rows
+from stage1_vae.data.splits import existing_path, hold_out, split_rows
 
 NUM_TRAIN, NUM_TEST, HEIGHT, WIDTH = 40, 12, 5, 7
 
@@ -91,9 +91,9 @@ def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "here").mkdir()
-    assert existing("here", "a folder") == existing("~/here", "a folder") == tmp_path / "here"
-    refusal(lambda: existing(None, "a folder"), "data.root is not set", "data.root=PATH")
-    refusal(lambda: existing("gone", "a folder"), "data.root=gone does not exist")
+    assert existing_path("here", "a folder") == existing_path("~/here", "a folder") == tmp_path / "here"
+    refusal(lambda: existing_path(None, "a folder"), "data.root is not set", "data.root=PATH")
+    refusal(lambda: existing_path("gone", "a folder"), "data.root=gone does not exist")
 
 
 def test_fingerprint_sees_content_labels_and_assignment():

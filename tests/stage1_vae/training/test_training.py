@@ -22,7 +22,7 @@ from stage1_vae.bottlenecks.delta import Delta
 from stage1_vae.data.images import InMemory
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.objectives.reconstruction import Reconstruction
-from stage1_vae.training import stretches
+from stage1_vae.training import train as training_run
 from stage1_vae.training.module import TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's callbacks see every step."""
-    monkeypatch.setattr(stretches, "MAX_LENGTH", 1)
+    monkeypatch.setattr(training_run, "MAX_LENGTH", 1)
 
 
 def test_loss_falls_and_history_has_every_epoch() -> None:

@@ -4,12 +4,11 @@ Samples are drawn in blocks of a fixed size, each with a seed of its own, so tha
 the same images as a run of a hundred.
 """
 
-import math
 import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,19 +20,20 @@ from PIL import Image
 from torch import Tensor
 
 from expost.base.errors import UserError
-from expost.config.schema import Sample
+from expost.config.schema import Config, Sample
+from expost.forecast.notice import sample_parts
 from expost.job import Run
+from expost.parts.assembly import Parts
+from expost.parts.decoding import image_blocks
+from expost.stages.making import Making, Stage
+from expost.store.artifacts import Artifact
 from expost.store.manifest import is_litter
 from expost.training.progress import bar
-from stage1_vae.data.images import Domain, ImageData
 from stage1_vae.data.labels import class_number
-from stage1_vae.vae import VAE
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import Sampling
 
-MAX_BLOCK = 500
-BLOCK_PIXELS = 2**22
 FILE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".zip", ".pt")
 """Endings that name a file, and none that is written here."""
 MARK = b"samples written by expost"
@@ -184,70 +184,59 @@ def drawing(settings: Sample, label: int | None, prior: Prior) -> Callable[[int]
     return lambda n: prior.sample(n, torch.full((n,), label), how)
 
 
-@torch.no_grad()
-def image_blocks(
-    vae: VAE, draw: Callable[[int], Tensor], num: int, noise: bool, seed: int, data: ImageData
-) -> Iterator[Tensor]:
-    """uint8 images [<=block, C, H, W], `num` in all: means of p(x|z), or draws from it with `noise`.
-
-    Args:
-        vae: on the device to compute on.
-        draw: z, [n, *latent].
-        num: how many images.
-        noise: draw from p(x|z) instead of taking its mean.
-        seed: the same one gives the same images.
-        data: says where a pixel lives; real ones are scaled from the range of the training images.
-    """
-    low, high = pixel_range(data)
-    size, device = block_size(data.shape), next(vae.parameters(), torch.empty(0)).device
-    for block, start in enumerate(range(0, num, size)):
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed * 1_000_003 + block)
-            image = vae.decode(draw(size))
-            x = image.sample() if noise else image.mean  # [size, C, H, W]
-        pixels = ((x - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-        yield pixels[: num - start]
+def needs(config: Config, parts: Parts) -> tuple[str, ...]:
+    return ("vae",) if config.sample.prior == "base" else ("vae", "prior")
 
 
-def block_size(shape: tuple[int, ...]) -> int:
-    """Images that are decoded at once: bounded memory for large ones, and the same for every `num`."""
-    return max(1, min(MAX_BLOCK, BLOCK_PIXELS // math.prod(shape)))
+def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change a sample."""
+    settings = job.config.sample
+    return {
+        "vae": keys["vae"],
+        "prior": keys.get("prior", "base"),
+        "num": settings.num,
+        "noise": settings.noise,
+        "seed": job.config.seeds.sample,
+        "version": 2,
+        **knobs(settings, asked_class(settings, parts.data.class_names)),
+    }
 
 
-def pixel_range(data: ImageData) -> tuple[float, float]:
-    """What becomes black and what becomes white."""
-    if data.domain is Domain.UNIT:
-        return 0.0, 1.0
-    some = data.train.batch(torch.arange(min(1000, len(data.train))))
-    low, high = some.min().item(), some.max().item()
-    return low, high if high > low else low + 1.0
+def draw_of(making: Making) -> Callable[[int], Tensor]:
+    """Draws n latents from the learned prior, or from the one that stage 1 trained against."""
+    if "prior" not in making.inputs:
+        return making.vae.base_prior.sample
+    settings = making.job.config.sample
+    return drawing(settings, asked_class(settings, making.parts.data.class_names), making.prior)
 
 
-def write_samples(
-    path: Path, vae: VAE, draw: Callable[[int], Tensor], data: ImageData, settings: Sample, seed: int, run: Run
-) -> None:
-    """`path` (.npz) with `x`, uint8 (N, C, H, W), written block by block."""
+def write_samples(making: Making) -> Mapping[str, Any]:
+    """`samples.npz` with `x`, uint8 (N, C, H, W), written block by block."""
+    job, data, settings = making.job, making.parts.data, making.job.config.sample
     header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
     entry = zipfile.ZipInfo("x.npy", date_time=EPOCH_OF_ZIP)  # a fixed date: equal samples, equal bytes
     entry.compress_type = zipfile.ZIP_DEFLATED
+    blocks = image_blocks(making.vae, draw_of(making), settings.num, settings.noise, job.config.seeds.sample, data)
     with (
-        bar("sample", run.shows_progress, total=settings.num, unit="image") as counter,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        bar("sample", job.shows_progress, total=settings.num, unit="image") as counter,
+        zipfile.ZipFile(making.folder / "samples.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open(entry, "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for block in image_blocks(vae, draw, settings.num, settings.noise, seed, data):
+        for block in blocks:
             file.write(block.numpy().tobytes())
             counter.update(len(block))
+    return {"num": settings.num}
 
 
-def deliver(run: Run, samples: Path, out: Path | None) -> None:
+def deliver(job: Run, artifact: Artifact) -> None:
     """Put the stored samples where the user wants them: an .npz file, or a folder of PNG files.
 
     Raises:
         UserError: the destination cannot be written.
     """
-    target = run.folder / "samples.npz" if out is None else out.expanduser()
+    samples, out = artifact.path / "samples.npz", job.config.sample.out
+    target = job.folder / "samples.npz" if out is None else out.expanduser()
     try:
         if _is_npz(target):
             scratch = _new_file(target.parent)
@@ -263,7 +252,7 @@ def deliver(run: Run, samples: Path, out: Path | None) -> None:
             write_pngs(samples, target)
     except OSError as error:
         raise UserError(f"sample.out={target}: {error.strerror}; choose another") from error
-    run.say("samples", f"{run.config.sample.num} images: {target}")
+    job.say("samples", f"{job.config.sample.num} images: {target}")
 
 
 def write_pngs(samples: Path, folder: Path) -> None:
@@ -282,3 +271,15 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
     if channels in (3, 4):
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     return Image.fromarray(pixels[0])
+
+
+STAGE = Stage(
+    name="samples",
+    typed="sample",
+    needs=needs,
+    ingredients=ingredients,
+    make=write_samples,
+    expected=lambda making: sample_parts(
+        making.job, making.parts, making.vae, draw_of(making), making.job.config.sample
+    ),
+)

@@ -1,4 +1,4 @@
-"""What a fit may know of the processes that run it together: their number, which one this is, sums over all."""
+"""The processes that train one model together: their number, which one this is, what they agree on; of both stages."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of one fit; alone, every method gives back what it was given.
+    """The processes of one training; alone, every method gives back what it was given.
 
     With several, `torch.distributed` must have been initialised, and all ranks call the same methods in the same order.
 
@@ -30,7 +30,7 @@ class Ranks:
         return value
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """Rank 0's `value`; all have the same shape and dtype."""
+        """Rank 0's `value`, which may be overwritten; all have the same shape and dtype."""
         if self.world > 1:
             value = value.contiguous()
             dist.broadcast(value, src=0)
@@ -85,9 +85,9 @@ class Ranks:
         digest = hashlib.sha256()
         for name in sorted(state):
             digest.update(name.encode() + state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        found = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8))
-        if odd := [rank for rank, other in enumerate(found) if not torch.equal(other, found[0])]:
-            raise RuntimeError(f"rank {odd[0]} ended with other weights than rank 0")
+        digests = self.gather(torch.tensor(list(digest.digest()), dtype=torch.uint8))
+        if unequal := [rank for rank, digest in enumerate(digests) if not torch.equal(digest, digests[0])]:
+            raise RuntimeError(f"rank {unequal[0]} ended with other weights than rank 0")
 
     def share(self, num: int) -> slice:
         """This rank's rows of `num`: contiguous, disjoint, together all, of sizes that differ by one at most."""
@@ -95,3 +95,9 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def ranks_here() -> Ranks:
+    """Those that this process has met already."""
+    met = dist.is_available() and dist.is_initialized()
+    return Ranks(dist.get_rank(), dist.get_world_size()) if met else ALONE

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import PROJECT, run_here
 
-from expost.base import typed
-from expost.base.command import Launch
-from expost.base.stopped import stop_message
-from expost.base.typed import PROGRAM, joined, program
+from expost.base.command import PROGRAM, Command, command_line, program, remember_program, shell_line
+from expost.base.scratch import stop_message
 from expost.sweeps.launchers import TRAVELS
 
 
@@ -82,12 +80,12 @@ def test_a_printed_command_works_where_it_was_printed(tmp_path: Path) -> None:
 def test_every_command_begins_with_it_also_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PROGRAM in TRAVELS
     monkeypatch.setenv(PROGRAM, "expost --config-dir mine")
-    launch = Launch(overrides=("stage=vae", "++sweep.metric=x", "data.root=a b", "~debug"))
-    assert launch.command("prior") == "expost --config-dir mine stage=prior 'data.root=a b' '~debug'"
+    command = Command(overrides=("stage=vae", "++sweep.metric=x", "data.root=a b", "~debug"))
+    assert command.line("prior") == "expost --config-dir mine stage=prior 'data.root=a b' '~debug'"
     assert stop_message(["seed=1"]).endswith("continue with: expost --config-dir mine seed=1")
     monkeypatch.setattr(sys, "argv", ["pipeline.py", "-cd", "mine", "seed=1"])
-    typed.remember_program()
-    assert typed.command_line("a=1") == "python pipeline.py --config-dir mine a=1"
+    remember_program()
+    assert command_line("a=1") == "python pipeline.py --config-dir mine a=1"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +100,8 @@ def test_a_word_comes_back_from_the_shell_as_it_went_there(
 
     shown = Shown()
     shown.encoding = encoding  # type: ignore[attr-defined]
-    monkeypatch.setattr(typed.sys, "stdout", shown)
-    line = joined(["printf", "%s", word])
+    monkeypatch.setattr(sys, "stdout", shown)
+    line = shell_line(["printf", "%s", word])
     monkeypatch.undo()
     assert line.isprintable() and line.encode(encoding)
     done = subprocess.run(
