@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expost.config.schema import Evaluation
 from expost.evaluation import report
 from expost.evaluation.bounds import Bounds
 from expost.evaluation.distances import Distances
@@ -18,21 +19,14 @@ from expost.measure.annealing import tight_bounds
 from expost.measure.bounds import measured_bounds
 from expost.measure.classes import Classes, add_classes, judged_classes, table_of
 from expost.measure.counted_priors import counted_floors, floor_ingredients
-from expost.measure.feature_nets import (
-    Extractor,
-    Nets,
-    check_feature_file,
-    load_feature_net,
-    load_own_net,
-    try_feature_file,
-)
+from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.image_sets import SCATTERED, Copied, Seen, measured_distances, measured_memorisation, seen_images
 from expost.measure.latents import dissect
 from expost.measure.pictures import PICTURES, draw_pictures
 from expost.measure.remedies import told_of_fit
 from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
 from expost.measure.subject import Trained, baseline_prior
-from expost.measure.truth import Truth, against_truth, carries_unchanged
+from expost.measure.truth import against_truth, carries_unchanged
 from expost.parts.assembly import Parts
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
@@ -41,7 +35,6 @@ from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
-__all__ = ["PICTURES", "VERSION", "check_feature_file", "measure", "try_feature_file"]
 VERSION = 8
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
@@ -63,9 +56,9 @@ class Findings:
         net: of these the one that distances are measured in, on the device.
         histories: `vae`: figures an epoch; `fit`: what the fit reported.
         folder: where the pictures go.
-        notes: in words, what is missing and why.
+        notes: in words, what is missing and why, but for that of the surgery.
         seconds: wall time of each part.
-        others: of `PARTS`, each of one.
+        others: each is filled in by one of `PARTS`.
     """
 
     job: Run
@@ -81,9 +74,9 @@ class Findings:
     copied: Copied = field(init=False)
     classes: Classes | None = field(init=False, default=None)
     bounded: Mapping[str, Bounds] = field(init=False)
-    truth: Truth | None = field(init=False)
     surgery: dict[str, Any] = field(init=False)
     tight: dict[str, Any] = field(init=False)
+    pictures: dict[str, Path] = field(init=False)
 
     @property
     def name(self) -> str:
@@ -91,8 +84,8 @@ class Findings:
         return self.job.prior_name
 
     @property
-    def num_samples(self) -> int:
-        return self.job.config.evaluation.num_samples
+    def settings(self) -> Evaluation:
+        return self.job.config.evaluation
 
 
 @dataclass(frozen=True)
@@ -101,91 +94,53 @@ class Part:
 
     Attributes:
         name: in the seconds of `figures.json`.
-        run: fills in what it finds.
+        fills: the attribute of `Findings` that it is there for.
+        find: the value of that attribute.
         shows_bar: by itself; any other part has a clock on the terminal.
-        applies: whether there is anything to do.
     """
 
     name: str
-    run: Callable[[Findings], None]
+    fills: str
+    find: Callable[[Findings], Any]
     shows_bar: bool = False
-    applies: Callable[[Findings], bool] = lambda findings: True
 
     def carry_out(self, findings: Findings) -> None:
-        """Run it and write down how long it took.
+        """Fill in what is found, and how long it took.
 
         Each part has the same noise whatever ran before it: two priors on one VAE are asked about the same draws.
         """
         job, started = findings.job, time.perf_counter()
         with clock(self.name, job.shows_progress and not self.shows_bar), job.seeded(job.config.seeds.sample):
-            self.run(findings)
+            setattr(findings, self.fills, self.find(findings))
         findings.seconds[self.name] = time.perf_counter() - started
 
 
-def look_at_images(findings: Findings) -> None:
-    findings.seen = seen_images(findings.trained, findings.net, findings.num_samples)
+def judge_classes(f: Findings) -> Classes | None:
+    assert f.nets.judge is not None
+    return judged_classes(f.trained, load_own_net(f.nets.judge, f.job), f.settings.num_samples, f.notes)
 
 
-def compare_images(findings: Findings) -> None:
-    neighbours = findings.job.config.evaluation.neighbours
-    findings.distances = measured_distances(findings.trained, findings.seen, neighbours, findings.notes)
-
-
-def search_for_copies(findings: Findings) -> None:
-    findings.copied = measured_memorisation(findings.trained, findings.net, findings.seen, findings.notes)
-
-
-def judge_classes(findings: Findings) -> None:
-    assert findings.nets.judge is not None
-    judge = load_own_net(findings.nets.judge, findings.job)
-    findings.classes = judged_classes(findings.trained, judge, findings.num_samples, findings.notes)
-
-
-def bound(findings: Findings) -> None:
-    trained, num = findings.trained, findings.job.config.evaluation.num_bound_images
-    findings.bounded = measured_bounds(trained, findings.job)
-    images = subset(trained.parts.data.test, num)
-    findings.truth = against_truth(trained.parts, images, findings.bounded, findings.name)
-    findings.notes += [] if findings.truth is None else [findings.truth.note]
-
-
-def take_latents_apart(findings: Findings) -> None:
-    findings.surgery = dissect(findings.trained, findings.job, findings.name)
-    findings.notes += findings.surgery["notes"]
-
-
-def anneal(findings: Findings) -> None:
-    findings.tight = tight_bounds(findings.trained, findings.job, findings.name)
-
-
-def draw(findings: Findings) -> None:
-    draw_pictures(
-        findings.trained,
-        findings.seen,
-        findings.copied,
-        findings.name,
-        findings.histories,
-        findings.surgery["codes"],
-        findings.classes,
-        findings.num_samples,
-        findings.folder,
-    )
+def draw(f: Findings) -> dict[str, Path]:
+    """By their names."""
+    codes, num = f.surgery["codes"], f.settings.num_samples
+    draw_pictures(f.trained, f.seen, f.copied, f.name, f.histories, codes, f.classes, num, f.folder)
+    return {stem: path for stem in PICTURES if (path := f.folder / f"{stem}.png").is_file()}
 
 
 PARTS = {
     part.name: part
     for part in (
-        Part("samples and features", look_at_images),
-        Part("distances", compare_images),
-        Part("nearest training images", search_for_copies),
-        Part("classes", judge_classes, applies=lambda findings: findings.nets.judge is not None),
-        Part("bounds", bound, shows_bar=True),
-        Part("surgery", take_latents_apart, shows_bar=True),
-        Part("annealing", anneal, shows_bar=True),
-        Part("pictures", draw),
+        Part("samples and features", "seen", lambda f: seen_images(f.trained, f.net, f.settings.num_samples)),
+        Part("distances", "distances", lambda f: measured_distances(f.trained, f.seen, f.settings.neighbours, f.notes)),
+        Part("nearest training images", "copied", lambda f: measured_memorisation(f.trained, f.net, f.seen, f.notes)),
+        Part("classes", "classes", judge_classes),
+        Part("bounds", "bounded", lambda f: measured_bounds(f.trained, f.job), shows_bar=True),
+        Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
+        Part("annealing", "tight", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
+        Part("pictures", "pictures", draw),
     )
 }
-"""By name, in their order: a part may read what those before it found."""
+"""By name, in their order: a part may read what those before it found. Only conditional priors have classes."""
 
 
 def trained_stages(
@@ -212,11 +167,11 @@ def measure(
     """
     findings = Findings(job, trained, nets, load_feature_net(nets.features, job), histories, folder)
     for part in PARTS.values():
-        if part.applies(findings):
+        if part.fills != "classes" or nets.judge is not None:
             part.carry_out(findings)
     result = build_result(findings)
     (folder / "figures.json").write_text(report.to_json(result), encoding="utf-8", errors="backslashreplace")
-    tracker.pictures({stem: path for stem in PICTURES if (path := folder / f"{stem}.png").is_file()})
+    tracker.pictures(findings.pictures)
     columns = ["row", *report.FIGURES]
     table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
     tracker.table("report", columns, table_rows)
@@ -228,15 +183,8 @@ def measure(
 def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
     """The rows of the report, with what each part says of them."""
     trained, name = findings.trained, findings.name
-    rows = assembled_rows(
-        name,
-        trained,
-        findings.seen,
-        findings.distances,
-        findings.copied.shares,
-        findings.bounded,
-        findings.histories["fit"],
-    )
+    shares, fit = findings.copied.shares, findings.histories["fit"]
+    rows = assembled_rows(name, trained, findings.seen, findings.distances, shares, findings.bounded, fit)
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, findings.classes)
     add_tight_bounds(rows, findings.tight)
@@ -249,8 +197,9 @@ def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
 
 def build_result(findings: Findings) -> dict[str, Any]:
     """The content of `figures.json`."""
-    trained, name, settings = findings.trained, findings.name, findings.job.config.evaluation
+    trained, name, settings = findings.trained, findings.name, findings.settings
     data, num_compared = trained.parts.data, len(findings.seen["reference"].features)
+    truth = against_truth(trained.parts, subset(data.test, settings.num_bound_images), findings.bounded, name)
     return report.build_report(
         data=data.name,
         features=findings.net.description,
@@ -263,8 +212,8 @@ def build_result(findings: Findings) -> dict[str, Any]:
         annealing_settings=settings.annealing and settings.annealing.model_dump(),
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(data.train),
-        notes=findings.notes,
-        true_nll_nats=None if findings.truth is None else findings.truth.nll_nats,
+        notes=[*findings.notes, *([] if truth is None else [truth.note]), *findings.surgery["notes"]],
+        true_nll_nats=None if truth is None else truth.nll_nats,
         baseline=trained.baseline_name,
         counted=list(trained.floors),
         surgery=findings.surgery,
