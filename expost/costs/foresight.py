@@ -28,7 +28,7 @@ from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
-from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import Prior
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.ranks import ALONE

@@ -25,7 +25,7 @@ from stage1_vae.latents import LatentDataset
 from stage1_vae.latents import dataset as latents
 from stage1_vae.latents import shuffle as block_shuffle
 from stage2_prior.em import gaussian as gaussian_em
-from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors import mixture
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each

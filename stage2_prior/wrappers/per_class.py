@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Rows
 from stage2_prior.fitting import FitReport, FitRun, PriorError
-from stage2_prior.held_out import measured_nll_nats
+from stage2_prior.held_out import report
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.sampling import Sampling
 from stage2_prior.wrappers.kept_classes import KeptClasses, mean_curve
@@ -115,16 +115,16 @@ class PerClass(Prior):
             if kept.restore(y, prior):
                 continue
             try:
-                report = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
+                of_one = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
-            kept.finish(y, prior, report)
+            kept.finish(y, prior, of_one)
         shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         self.log_weights.copy_(shares.log())
-        seconds = sum(report.seconds for report in kept.reports)
-        notes = [f"class {y}: {note}" for y, report in enumerate(kept.reports) for note in report.notes]
+        seconds = sum(of_one.seconds for of_one in kept.reports)
+        notes = [f"class {y}: {note}" for y, of_one in enumerate(kept.reports) for note in of_one.notes]
         curve = list(mean_curve(kept.reports, shares.tolist()))
-        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), curve, notes)
+        return report(self, train, val, run, seconds, curve, notes)
 
 
 def needed_of_each(prior: Prior) -> int:
