@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.errors import ExpostError
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import LatentDensity, LatentSpec
 from stage2_prior.ranks import ALONE, Ranks
 
 FEW_STEPS = 2
@@ -21,14 +21,12 @@ class PriorError(ExpostError, ValueError):
     """A fit that cannot be done as asked: one line for the user, with the remedy."""
 
 
-class Density(Protocol):
+class Density(LatentDensity, Protocol):
     """What is measured of a prior: the costs of latents."""
 
     spec: LatentSpec
     anchor: Tensor
     passes: int
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
 class Kept(Protocol):

@@ -15,7 +15,6 @@ from expost.store.artifacts import Store
 from stage1_vae.data.images import ImageData, spread
 from stage1_vae.latents import LatentSpec
 from stage2_prior.prior import Prior
-from stage2_prior.wrappers.per_class import needed_of_each
 
 TOKENS = 2**13
 """A batch of 128 latents of 64 numbers; of longer ones, smaller batches."""
@@ -70,6 +69,5 @@ def shorten(run: Run, spec: LatentSpec) -> None:
 def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
     """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
     mixture is no mistake, nor is one a class."""
-    most = max(limit, *(each.min_images for each in prior.modules() if isinstance(each, Prior)))
-    train = spread(data.train, most, needed_of_each(prior))
+    train = spread(data.train, max(limit, prior.min_images), prior.min_images_a_class)
     return replace(data, train=train, val=spread(data.val, limit), test=spread(data.test, limit))

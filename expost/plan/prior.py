@@ -28,7 +28,7 @@ from stage2_prior.em import gaussian as gaussian_em
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors import mixture
-from stage2_prior.wrappers.per_class import Chosen, needed_of_each
+from stage2_prior.wrappers.per_class import subset
 
 LIMITS = (
     (latents, "IN_MEMORY_BYTES"),
@@ -112,7 +112,7 @@ def by_iteration(probing: Probing, node: Node) -> Facts:
         fits[few] = iterations(probing, train, len(train) / num, PASSES)
         return fits[few].seconds_a_pass
 
-    first = min(rows, max(MIN_LATENTS, 2 * components, 2 * needed_of_each(prior) * prior.num_classes))
+    first = min(rows, max(MIN_LATENTS, 2 * components, 2 * prior.min_images_a_class * prior.num_classes))
     run(first)  # pays for what is there once in a process
     lengths = [few for few, _ in grown(run, first, rows, probing.enough)]
     a_pass: Times = [(fits[few].rows, fits[few].seconds_a_pass) for few in lengths]
@@ -133,12 +133,11 @@ def by_iteration(probing: Probing, node: Node) -> Facts:
 
 def few_latents(probing: Probing, num: int) -> LatentDataset:
     """The first `num` of the imagined latents; where each class has a prior of its own, enough of each for that."""
-    of_each, whole = needed_of_each(probing.parts.prior), some_latents(probing, "train", len(probing.parts.data.train))
+    of_each = probing.parts.prior.min_images_a_class
+    whole = some_latents(probing, "train", len(probing.parts.data.train))
     if of_each == 0 or whole.labels is None or num >= len(whole):
         return some_latents(probing, "train", num)
-    rows = spread_classes(len(whole), num, whole.labels, of_each)
-    params = {name: Chosen(values, rows.numpy()) for name, values in whole.params.items()}
-    return LatentDataset(whole.spec, whole.family, params, whole.labels[rows])
+    return subset(whole, spread_classes(len(whole), num, whole.labels, of_each))
 
 
 def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
