@@ -202,7 +202,7 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
         if (reason := cls.check(spec)) is not None:
             raise UnsafeError(f"{CONFIG}: {reason}")
         if not issubclass(cls, Wrapper):
-            raise UnsafeError(f"{CONFIG}: wrap: {target} stands around no prior")
+            raise ValueError(f"{target} stands around no prior")
         if (num := cls.num_copies(spec)) > num_tensors:
             raise UnsafeError(f"{CONFIG} asks for {num:,} priors, more than its files hold")
         prior = construct("wrap", cls, keywords, prior=prior)
