@@ -1,6 +1,6 @@
 """What a command costs that has nothing to do: processor seconds, beside those of an earlier checkout.
 
-    python benchmarks/startup.py CHECKOUT [--repeats 5]
+    python -m benchmarks.startup CHECKOUT [--repeats 5]
 
 Four commands on the embedded digits with debug=fast: `stage=report` and `stage=all` of a run whose every stage is in
 the store, `--help`, and a sweep of 12 such runs in one process. Each checkout first fills a store of its own; then the
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from child import HERE, machine, pipeline
+from benchmarks.child import HERE, machine, pipeline
 
 JOB = ("debug=fast", "logger=csv")
 SWEEP = ("-m", *JOB, "prior=gaussian,mixture,autoregressive", "seed=0,1,2,3")

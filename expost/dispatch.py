@@ -29,7 +29,7 @@ def do(config: Config, command: Command) -> None:
     if config.trainer.num_ranks > 1:
         from expost.ranks.parent import check_ranks
 
-        check_ranks(config.trainer)
+        check_ranks(config.trainer, command)
     if config.stage == "compare":
         from expost.compare import run_comparison
 

@@ -29,8 +29,9 @@ from omegaconf import DictConfig, open_dict
 
 from expost.base.command import COMMAND, PROGRAM, SWEEP, Command, sweep_dir
 from expost.base.errors import UserError
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.base.streams import open_streams
+from expost.ranks.messages import num_cores
 from expost.sweeps.failures import record_failure
 
 TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
@@ -75,10 +76,6 @@ class SweepJob:
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    @property
-    def command(self) -> Command:
-        return Command(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=self.number)
-
 
 @dataclass(frozen=True)
 class Lost:
@@ -115,8 +112,7 @@ class Workers(Launcher):
         Raises:
             UserError: the launcher's package is not installed.
         """
-        paths = [str(PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # workers import this project
+        os.environ["PYTHONPATH"] = python_path()  # workers import this project
         environment = {name: os.environ[name] for name in (*TRAVELS, "PYTHONPATH") if name in os.environ}
         environment |= self.threads()
         state = Singleton.get_state()
@@ -154,8 +150,8 @@ class Workers(Launcher):
 
     def threads(self) -> dict[str, str]:
         """Environment variables that share this machine's cores out to the jobs, unless the user has set them."""
-        name, cores = "OMP_NUM_THREADS", len(os.sched_getaffinity(0))
-        return {} if name in os.environ else {name: str(max(1, cores // self.n_jobs))}
+        name = "OMP_NUM_THREADS"
+        return {} if name in os.environ else {name: str(max(1, num_cores() // self.n_jobs))}
 
     @abstractmethod
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
@@ -165,7 +161,8 @@ class Workers(Launcher):
 def _job_return(job: SweepJob, outcome: Outcome) -> JobReturn:
     if isinstance(outcome, JobReturn):
         return outcome
-    record_failure(job.command, f"{outcome.reason}; the same command tries it again")
+    command = Command(overrides=tuple(job.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=job.number)
+    record_failure(command, f"{outcome.reason}; the same command tries it again")
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
@@ -218,10 +215,6 @@ def _signal(words: str) -> str:
     name = next((sign.name for sign in signal.Signals if sign.name in words), None)
     memory = ", which is what Linux does when memory runs out" if name == "SIGKILL" else ""
     return f" by {name}{memory}" if name else ""
-
-
-def run_now(job: SweepJob) -> JobReturn:
-    return job()
 
 
 def missing_extra(name: str) -> UserError:

@@ -79,7 +79,7 @@ class Tracker:
             shown = {wandb_name(self.stage, name): str(path) for name, path in pictures.items()}
             self.wandb_run.tell(lambda run: run.log({name: wandb.Image(path) for name, path in shown.items()}))
 
-    def lineage(self, made: tuple[str, str], used: Mapping[str, str], path: Path) -> None:
+    def lineage(self, output: tuple[str, str], inputs: Mapping[str, str], path: Path) -> None:
         """Say in W&B what this stage made (kind, key) and from what: references by path, nothing is uploaded.
 
         `use_artifact` needs a server, so offline the inputs are metadata of the output alone.
@@ -89,8 +89,8 @@ class Tracker:
         import wandb
 
         def refer(run: Any) -> None:
-            kind, key = made
-            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(used)})
+            kind, key = output
+            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(inputs)})
             artifact.add_reference(path.resolve().as_uri(), checksum=False)
             run.log_artifact(artifact)
 
@@ -119,10 +119,9 @@ def tracking(
     Raises:
         UserError: W&B cannot be used as it is set up.
     """
-    # Lightning takes seconds to import: only where figures are written.
-    from pytorch_lightning.loggers import CSVLogger
+    from pytorch_lightning.loggers import CSVLogger  # takes seconds to import: only where figures are written
 
-    from expost.training.trainer import WandbFigures
+    from expost.training.loggers import WandbFigures
 
     loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
     run: WandbRun | None = None

@@ -31,7 +31,6 @@ from expost.store.safe import UnsafeError
 from expost.store.training_states import TrainingState, TrainingStates, states_in
 from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
-from expost.training.wandb_run import STEP, WandbRun, wandb_name
 from stage1_vae.ranks import ALONE, Ranks
 
 turn_loggers_down()  # which Lightning has turned up
@@ -203,7 +202,7 @@ def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> 
 
 
 class LoopStates:
-    """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.prior.Kept` as fits see it."""
+    """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.fitting.Kept` as fits see it."""
 
     def __init__(self, states: TrainingStates, ranks: Ranks = ALONE) -> None:
         self.states, self.ranks = states, ranks
@@ -236,41 +235,3 @@ def _tensors_complaint(path: Path, name: str) -> str | None:
     except (SafetensorError, ValueError, RecursionError):
         return "is no safetensors file"
     return None if metadata.get(OF) == name and isinstance(facts, dict) else "belongs to something else"
-
-
-class WandbFigures(Logger):
-    """Lightning's figures into a W&B run that is already open.
-
-    Lightning's own logger counts optimiser steps, and defines its axis only in a run that it has opened itself.
-
-    Args:
-        run: open; closed by whoever opened it.
-        stage: before every name.
-    """
-
-    def __init__(self, run: WandbRun, stage: str) -> None:
-        super().__init__()
-        self.run, self.stage = run, stage
-        run.tell(self._define)
-
-    def _define(self, run: Any) -> None:
-        run.define_metric(STEP, hidden=True)
-        for pattern, summary in (("train_*", "last"), ("val_*", "last,min")):
-            run.define_metric(wandb_name(self.stage, pattern), step_metric=STEP, summary=summary)
-
-    @property
-    def name(self) -> str:
-        return self.stage
-
-    @property
-    def version(self) -> str:
-        return self.run.id
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        axis = {} if step is None else {STEP: step}
-        self.run.log({**{wandb_name(self.stage, name): value for name, value in metrics.items()}, **axis})
-
-    @rank_zero_only
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The resolved config is in the run from its beginning."""

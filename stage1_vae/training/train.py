@@ -10,7 +10,6 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from stage1_vae.data.loader import Batches
 from stage1_vae.objective import Objective
+from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
 
 TRAIN_VERSION = 2
@@ -25,24 +25,6 @@ TRAIN_VERSION = 2
 MAX_LENGTH = 16
 MAX_PIXELS = 2**22
 """16 MiB of float32."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `trainer:` section as far as it can change a result; `precision` is "32" or "bf16"."""
-
-    max_epochs: int
-    max_steps: int | None
-    lr: float
-    weight_decay: float
-    schedule: str
-    warmup_steps: int
-    gradient_clip: float | None
-    ema_decay: float | None
-    patience: int | None
-    val_every: int
-    precision: str
-    compile: bool
 
 
 class Stretches:
@@ -102,21 +84,7 @@ def train(
 
     stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
     total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
-    module = VAEModule(
-        vae,
-        objective,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        gradient_clip=settings.gradient_clip,
-        max_steps=settings.max_steps,
-        total_steps=total_steps,
-        seed=seed,
-        batch_size=batches.batch_size,
-        bf16=settings.precision == "bf16",
-        compiled=settings.compile,
-    )
+    module = VAEModule(vae, objective, settings, total_steps, seed, batches.batch_size)
     callbacks: list[Callback] = []
     if settings.ema_decay is not None:
         # Buffers (running statistics) are averages already.

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_imports import PACKAGES, PROJECT, imports, modules
+from import_graph import PACKAGES, PROJECT, imports, modules
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 500, 60, 15
 SATELLITE_LINES = 60

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -37,7 +38,8 @@ def config_of(name: str) -> DictConfig:
 
 
 def models(name: str, kind: str) -> bool:
-    return hydra.utils.get_class(config_of(name)["_target_"]).check(SPECS[kind]) is None
+    prior: Any = hydra.utils.get_class(config_of(name)["_target_"])
+    return prior.check(SPECS[kind]) is None
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if models(name, kind)]
@@ -81,7 +83,7 @@ def discrete(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
         fresh = rng.random(num) < (1.0 if t == 0 else 0.3)
         z[:, t] = np.where(fresh, rng.integers(size, size=num) ** 2 // size, (z[:, t - 1] + 1) % size)
     if spec.support is Support.BITS:
-        return LatentDataset(spec, "bits", {"logits": np.float32(6.0 * z - 3.0)})
+        return LatentDataset(spec, "bits", {"logits": (6.0 * z - 3.0).astype(np.float32)})
     return LatentDataset(spec, "codes", {"codes": z.astype(spec.dtype("codes"))})
 
 

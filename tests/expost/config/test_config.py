@@ -24,7 +24,7 @@ NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_", "defaul
 
 
 def load(path: Path) -> dict[str, Any]:
-    plain = OmegaConf.to_container(OmegaConf.load(path))
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(plain, dict)
     return plain
 

@@ -1,6 +1,6 @@
 """`experiment=mnist_vq` against its targets: discrete latents, a transformer over them, on two cores.
 
-    python benchmarks/mnist_vq.py --data DIR [--root NEWDIR] [--out FILE.md]
+    python -m benchmarks.codes.mnist_vq --data DIR [--root NEWDIR] [--out FILE.md]
 
 Runs the experiment from nothing, as a user does; then the reference VAE, whose *reconstructions* the samples are to
 beat in the same features. Prints two tables; exits with 1 when a target is missed. Takes about 20 minutes. The target
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from child import Measured, machine, pipeline
-from reference import Line, told
+from benchmarks.child import Measured, machine, pipeline
+from benchmarks.reference import Line, told
 
 MINUTES = 15.0
 
@@ -75,7 +75,7 @@ def section(experiment: Measured, report: dict[str, Any], table: Sequence[Line])
             f"p(y) p(z given y); seed {made['seeds']['vae']}. {report['num_samples']:,} samples against test images, "
             "in 64 features of the set's own classifier; nats an image over "
             f"{report['num_bound_images']:,} test images, exact.\n",
-            "    python benchmarks/mnist_vq.py --data DIR\n",
+            "    python -m benchmarks.codes.mnist_vq --data DIR\n",
             "| prior | -log P(codes), nats | bits per dimension | Frechet distance | precision | recall | coverage |",
             "|---|---:|---:|---:|---:|---:|---:|",
             *figures,

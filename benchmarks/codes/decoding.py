@@ -1,6 +1,6 @@
 """Drawing codes from the transformer: with its cache, without it, and how much of the machine that uses. Two tables.
 
-    python benchmarks/decoding.py [--images 1000] [--side 7] [--codes 256] [--width 128] [--depth 4] [--repeats 3]
+    python -m benchmarks.codes.decoding [--images 1000] [--side 7] [--codes 256] [--width 128] [--depth 4] [--repeats 3]
 
 Without the cache the same network takes all tokens so far through every layer for each new one: what sampling costs
 when nothing is kept. Both draw the same number of images in the same blocks, one after the other in each round.
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from child import machine
 
+from benchmarks.child import machine
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.priors.transformer import SAMPLE_ROWS, Transformer
 from stage2_prior.sampling import PLAIN

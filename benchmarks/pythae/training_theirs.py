@@ -1,6 +1,6 @@
-"""pythae's side of vs_pythae.py, run by its own interpreter: its VAE, its trainer, its data loader, as it ships them.
+"""pythae's side of the training, run by its own interpreter: its VAE, its trainer, its data loader, as it ships them.
 
-    python vs_pythae_theirs.py {reference,wide_conv} IMAGES.npy BATCH_SIZE
+    python training_theirs.py {reference,wide_conv} IMAGES.npy BATCH_SIZE
 
 A round is one epoch, from its start to the end of its last step: the copy of the best model that pythae makes after an
 epoch is not counted. It writes nothing but its (empty) output folder, into the current one.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile_checkpoints import Bomb
+from hostile.checkpoints import Bomb
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE
 
@@ -153,12 +153,17 @@ def _instead(name: str, make: Callable[[Path], object]) -> Attack:
     return attack
 
 
+def link_within(folder: Path) -> None:
+    os.replace(folder / VAE_FILE, folder / "a")
+    (folder / VAE_FILE).symlink_to("a")
+
+
 PLACES: dict[str, tuple[Attack, str]] = {
     **{f"link to {name}": (_linked(name), f"{name} is a symbolic link") for name in (CONFIG, VAE_FILE, PRIOR_FILE)},
     "link to a device": (_linked(VAE_FILE, "/dev/zero"), "symbolic link"),
     "link to itself": (_linked(VAE_FILE, VAE_FILE), "symbolic link"),
     "dangling link": (_linked(CONFIG, "nowhere"), "symbolic link"),
-    "link within": (lambda f: (os.replace(f / VAE_FILE, f / "a"), (f / VAE_FILE).symlink_to("a")), "symbolic link"),
+    "link within": (link_within, "symbolic link"),
     "pipe": (_instead(VAE_FILE, os.mkfifo), "no plain file"),
     "pipe as configuration": (_instead(CONFIG, os.mkfifo), "no plain file"),
     "folder": (_instead(VAE_FILE, os.mkdir), "no plain file"),

@@ -59,7 +59,7 @@ sys.addaudithook(_audit)  # cannot be taken back: it only looks while it is aske
 def nothing_runs(*folders: Path) -> Iterator[None]:
     """The block starts no program, imports nothing strange, connects to nobody and leaves no canary in `folders`."""
     global _seen
-    _seen = seen = []
+    _seen = seen = list[str]()
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layouts import Layout
+from layouts.cases import Layout
 
 from stage1_vae.data.arrays import Arrays
 
@@ -35,7 +35,7 @@ def npy(images: np.ndarray, **more: Any) -> Callable[[Path], dict[str, Any]]:
     return make
 
 
-def npz(arrays: dict[str, np.ndarray], **more: Any) -> Callable[[Path], dict[str, Any]]:
+def npz(arrays: dict[str, Any], **more: Any) -> Callable[[Path], dict[str, Any]]:
     def make(folder: Path) -> dict[str, Any]:
         np.savez(folder / "set.npz", **arrays)
         return {"root": str(folder / "set.npz"), **more}
@@ -54,7 +54,7 @@ def refused(title: str, make: Callable[[Path], dict[str, Any]], *words: str) -> 
 def in_splits(names: str, splits: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Arrays called as `names` says, such as {split}_{what}."""
     each = NUM // len(splits)
-    found = {}
+    found: dict[str, Any] = {}
     for i, split in enumerate(splits):
         rows = slice(i * each, (i + 1) * each)
         x, y = ("x", "y") if names.startswith("{what}") else ("images", "labels")

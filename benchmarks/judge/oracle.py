@@ -1,6 +1,6 @@
 """IWAE and annealed importance sampling against the known log p(x) of probabilistic PCA. Prints one table.
 
-    python benchmarks/oracle.py [--seeds 20] [KEY=VALUE ...]
+    python -m benchmarks.judge.oracle [--seeds 20] [KEY=VALUE ...]
 
 Each seed draws a model, its images and all noise anew, as `experiment=oracle data.seed=S seed=S` does, and starts from
 the same wrong posterior. A mean over seeds above log p(x) by more than two of its standard errors would show that an
@@ -14,9 +14,9 @@ import sys
 import time
 
 import torch
-from child import machine
 from hydra import compose, initialize_config_dir
 
+from benchmarks.child import machine
 from expost.cli import CONF
 from expost.config.build import build
 from expost.config.schema import validate

@@ -1,6 +1,6 @@
 """Surgery on the reference VAE against its targets.
 
-    python benchmarks/surgery.py --data DIR [--root DIR] [WORD...]
+    python -m benchmarks.judge.surgery --data DIR [--root DIR] [WORD...]
 
 Trains and encodes the reference VAE as a user does (`pipeline.py stage=encode experiment=mnist_reference`, with further
 words of the command line passed on; `--root` keeps its store for the next time), then prints one table:
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from child import HERE, machine, pipeline
+from benchmarks.child import machine, pipeline
 
 SECONDS, COMPONENTS, DRAWS = 6.0, 60_000, 10_000
 SYMBOLS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
@@ -54,7 +54,6 @@ def encoded(root: Path, data: Path, words: list[str]) -> Path:
 
 
 def measured(folder: Path) -> list[Line]:
-    sys.path.insert(0, str(HERE))  # the rooms before the benchmarks beside this file, whatever their names
     import numpy as np
     import torch
 

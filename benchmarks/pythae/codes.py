@@ -1,6 +1,6 @@
-"""The part of vs_pythae.py that is about codes: our transformer against pythae's PixelCNN sampler on the same maps.
+"""The part of the comparison that is about codes: our transformer against pythae's PixelCNN sampler on the same maps.
 
-Our VQ-VAE is trained once, by the recipe of codes_table.py. Both sides then model the same integer maps: ours is fitted
+Our VQ-VAE is trained once, by the recipe of codes/table.py. Both sides then model the same integer maps: ours is fitted
 by the pipeline, pythae's as its sampler does it. Compared are held-out nats an image (both exact, by teacher forcing)
 and images a second, with the same decoder on both sides and what the codes alone take stated beside it. pythae's
 sampler draws as it is shipped: batch normalisation takes statistics of the half-drawn batch, gradients are recorded. A
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from child import machine, pipeline
-from codes_table import CODES, RECIPE
-from sides import Side, described, start
 
+from benchmarks.child import machine, pipeline
+from benchmarks.codes.table import CODES, RECIPE
+from benchmarks.pythae.sides import Side, described, start
 from expost.export.two_stage import TwoStage
 from stage1_vae.data.idx import Idx
 from stage1_vae.data.images import ImageSet
@@ -62,11 +62,11 @@ def compare_codes(side: int, python: Path, options: argparse.Namespace, scratch:
     """Measure and print one grid; whether the targets were reached."""
     prepare(side, options.data, options.codes_root, scratch)
     num, epochs = str(options.samples), str(options.epochs)
-    theirs = [python, HERE / "vs_pythae_codes_theirs.py"]
+    theirs = [python, HERE / "codes_theirs.py"]
     sides = [start("pythae, as shipped", [*theirs, "fit", num, epochs], options, scratch)]
     try:
         sides.append(start("pythae, evaluation mode", [*theirs, "load", num, epochs], options, scratch))
-        sides.append(start("expost", [sys.executable, HERE / "vs_pythae_codes_ours.py", num], options, scratch))
+        sides.append(start("expost", [sys.executable, HERE / "codes_ours.py", num], options, scratch))
         codes_seconds: dict[str, list[float]] = {at.name: [] for at in sides}
         for at in sides:
             at.round()

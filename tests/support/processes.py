@@ -1,7 +1,19 @@
-"""The processes of a job with several ranks, as the system sees them."""
+"""Processes that work while a test looks on: a fit that does not end by itself, ranks as the system sees them."""
 
+import subprocess
 import time
 from pathlib import Path
+
+ENDLESS = ("stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null", "net.hidden=[8]")
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Until there is something like `pattern` in `folder`; fails when the process ends, or after 150 seconds."""
+    deadline = time.monotonic() + 150
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {pattern} within 150 s"
+        time.sleep(0.1)
 
 
 def ranks_alive(folder: Path) -> dict[int, int]:

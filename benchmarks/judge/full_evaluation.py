@@ -1,6 +1,6 @@
 """A full evaluation of one prior on MNIST: seconds of each part, and peak memory beyond the model.
 
-    python benchmarks/full_evaluation.py --data DIR [--root DIR]
+    python -m benchmarks.judge.full_evaluation --data DIR [--root DIR]
 
 The reference VAE and a mixture are made first, or found where --root has them; so is the feature net, which is trained
 once a data set. Then `stage=evaluate` runs as a user runs it: 10,000 samples, an importance-weighted bound of 64
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from child import machine, pipeline
+from benchmarks.child import machine, pipeline
 
 TARGET_SECONDS, TARGET_GIB = 60.0, 2.0
 LITTLE = ("evaluation.num_samples=200", "evaluation.num_bound_images=100", "evaluation.importance_samples=1")

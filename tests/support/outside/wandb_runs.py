@@ -1,16 +1,25 @@
-"""W&B runs that keep what they are given: what a stage says, without a server and without a file."""
+"""W&B runs: opened as a stage opens them, and such as keep what they are given, without a server and without a file."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+
+from expost.config.schema import Logger
+from expost.training.wandb_run import open_run
+
+KEY = "0123456789" * 4
+SETTINGS = Logger(wandb=True, project="expost", mode="auto")
 
 
 class FakeRun:
     """Takes what a W&B run takes and remembers it."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked, self.logged, self.artifacts = asked, [], []
+        self.asked = asked
+        self.logged: list[dict[str, Any]] = []
+        self.artifacts: list[Any] = []
         self.defined: dict[str, dict[str, Any]] = {}
         self.id = f"run{id(self)}"
         self.exit_code: int | None = None
@@ -46,3 +55,8 @@ def take_runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_MODE", "offline")
     return opened
+
+
+def opened(folder: Path, said: list[str]) -> Any:
+    """A run as a stage opens it, in `folder`; what it says goes to `said`."""
+    return open_run(SETTINGS, folder, "vae", "group", {}, {}, said.append)

@@ -1,6 +1,6 @@
-"""Our side of vs_pythae_codes.py: the exported model, as a user loads it.
+"""Our side of codes.py: the exported model, as a user loads it.
 
-    python vs_pythae_codes_ours.py NUM_SAMPLES
+    python codes_ours.py NUM_SAMPLES
 
 Reads `model/` and `test.npy` in the current folder. A round draws NUM_SAMPLES images.
 """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hostile_checkpoints import Bomb
+from hostile.checkpoints import Bomb
 
 Attack = tuple[Callable[[Path], object], str]
 ZEROS = bytes(2**20)
@@ -98,7 +98,7 @@ def zipped(*contents: bytes) -> bytes:
     return stream.getvalue()
 
 
-def _listing(content: bytes) -> int:
+def _listing(content: bytes | bytearray) -> int:
     """Where the listing of a zip archive begins."""
     return int(struct.unpack("<I", content[-6:-2])[0])
 

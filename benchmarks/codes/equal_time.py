@@ -1,8 +1,8 @@
 """The transformer against the gated PixelCNN at equal training time, on the same codes of MNIST. Prints one table.
 
-    python benchmarks/equal_time.py --data DIR [--seconds 180] [--root runs/bench/codes] [--out FILE.md]
+    python -m benchmarks.codes.equal_time --data DIR [--seconds 180] [--root runs/bench/codes] [--out FILE.md]
 
-The codes are those of codes_table.py (VQ, 7x7 of 256, seed 0), made where `--root` lacks them. Both priors are as their
+The codes are those of codes/table.py (VQ, 7x7 of 256, seed 0), made where `--root` lacks them. Both priors are as their
 configuration has them but for the batch (64) and dropout (none: nothing is seen twice often enough). Each is fitted in
 a process of its own, on one thread, both at the same time, so that a busy machine is unfair to neither. A short probe,
 also at the same time, says how many steps fit into the given seconds; the learning rate reaches zero with the last.
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from child import machine
-from vs_pythae_codes import prepare
 
+from benchmarks.child import machine
+from benchmarks.pythae.codes import prepare
 from expost.cli import CONF
 from expost.config.build import build
 from expost.config.schema import Trainer
@@ -86,7 +86,8 @@ def waits(told: dict[str, int]) -> None:
 def together(seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
     """What each prior reached, fitted side by side."""
     same = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--work"]
+    same["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-m", "benchmarks.codes.equal_time", "--seconds", str(seconds), "--work"]
     sides = {
         name: subprocess.Popen(
             [*command, name],
@@ -128,7 +129,7 @@ def section(reached: dict[str, dict[str, Any]], where: str) -> str:
             "## Transformer and PixelCNN at equal training time\n",
             f"MNIST, {SIDE}x{SIDE} codes of {NUM_CODES} (the VQ of the table above, seed 0); held-out nats an image "
             "over 10,000 test images. Both fits ran at the same time, on one thread each.\n",
-            "    python benchmarks/equal_time.py --data DIR\n",
+            "    python -m benchmarks.codes.equal_time --data DIR\n",
             "| prior | -log P(codes), nats | fit, seconds | steps of 64 | parameters |\n|---|---:|---:|---:|---:|",
             *rows,
             f"\n- Uniform codes: {SIDE**2 * math.log(NUM_CODES):.2f} nats. {where}.",

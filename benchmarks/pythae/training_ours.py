@@ -1,6 +1,6 @@
-"""Our side of vs_pythae.py: `stage1_vae.training.train.train` with the Lightning trainer that the pipeline builds.
+"""Our side of the training: `stage1_vae.training.train.train` with the Lightning trainer that the pipeline builds.
 
-    python vs_pythae_ours.py {reference,wide_conv} IMAGES.npy BATCH_SIZE PRECISION COMPILE MEMORY_FORMAT
+    python training_ours.py {reference,wide_conv} IMAGES.npy BATCH_SIZE PRECISION COMPILE MEMORY_FORMAT
 
 A round is one epoch, from its start to the end of its last step.
 """

@@ -1,6 +1,6 @@
 """Against pythae 0.1.2, side by side: training throughput of the same nets, and sampling codes of the same grid.
 
-    python benchmarks/vs_pythae.py [--data DIR] [--env DIR] [--parts training codes] [--rounds 7]
+    python -m benchmarks.pythae [--data DIR] [--env DIR] [--parts training codes] [--rounds 7]
 
 Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
 comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
@@ -11,7 +11,7 @@ that stood next to each other. Exits with 1 when a target is missed.
     reference   784-512-(16)-512-784, ReLU
     wide_conv   pythae's own MNIST convolutions, 128-256-512-1024 channels, batch normalisation, latent 16
 
-Both with Bernoulli on intensities and Adam at 1e-3. What is compared of codes is in vs_pythae_codes.py; that part needs
+Both with Bernoulli on intensities and Adam at 1e-3. What is compared of codes is in codes.py; that part needs
 MNIST.
 """
 
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sides import Side, described, pythae_python, start
-from vs_pythae_codes import CHANNELS, compare_codes
 
+from benchmarks.pythae.codes import CHANNELS, compare_codes
+from benchmarks.pythae.sides import Side, described, pythae_python, start
 from stage1_vae.data.idx import Idx
 from stage1_vae.machine import has_native_bf16
 
@@ -75,10 +75,10 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
     file = scratch / f"{net}.npy"
     np.save(file, images(task.num_batches * options.batch_size, options.data))
     given = [net, file, str(options.batch_size)]
-    sides = [start("pythae", [python, HERE / "vs_pythae_theirs.py", *given], options, scratch)]
+    sides = [start("pythae", [python, HERE / "training_theirs.py", *given], options, scratch)]
     try:
         for name, words in task.variants.items():
-            command = [sys.executable, HERE / "vs_pythae_ours.py", *given, *words]
+            command = [sys.executable, HERE / "training_ours.py", *given, *words]
             sides.append(start(name, command, options, scratch))
         for side in sides:
             seconds = side.round()  # compiles, allocates

@@ -1,6 +1,6 @@
 """Figures of sets that repeat themselves: against distances by differences, and beside an older version. One table.
 
-    python benchmarks/duplicates.py [--images 10000] [--features 64] [--rounds 5] [--before 9770549] [--out FILE]
+    python -m benchmarks.judge.duplicates [--images 10000] [--features 64] [--rounds 5] [--before 9770549] [--out FILE]
 
 Of the vectors a share is one and the same, in both sets. The truth is precision, recall, density and coverage from
 `torch.cdist` in float64 by differences; an error is the largest of the four relative ones, over the large sets and over
@@ -26,12 +26,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from child import machine
 from torch import Tensor
 
+from benchmarks.child import machine
 from expost.evaluation import distances
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 SHARES = (0.0, 0.1, 0.5, 1.0)
 NEIGHBOURS = 5
 SMALL = [(777, 901, dims, seed) for seed in range(5) for dims in (16, 50, 64, 100)]
@@ -150,7 +150,7 @@ def section(lines: list[Line], options: argparse.Namespace, where: str) -> str:
             f"float64, over these sets and {len(SMALL)} of {SMALL[0][0]} and {SMALL[0][1]} images; before is commit "
             f"{options.before}; seconds and ratio are medians of {options.rounds} rounds, "
             "both versions in each.\n",
-            "    python benchmarks/duplicates.py\n",
+            "    python -m benchmarks.judge.duplicates\n",
             "| repeats | true density | error before | error | seconds before | seconds | ratio |",
             "|---:|---:|---:|---:|---:|---:|---:|",
             *rows,

@@ -1,6 +1,6 @@
-"""pythae's side of vs_pythae_codes.py, run by its own interpreter: its PixelCNN, trainer and sampler, as it ships them.
+"""pythae's side of codes.py, run by its own interpreter: its PixelCNN, trainer and sampler, as it ships them.
 
-    python vs_pythae_codes_theirs.py {fit,load} NUM_SAMPLES EPOCHS
+    python codes_theirs.py {fit,load} NUM_SAMPLES EPOCHS
 
 Works in the current folder, on `train.npy`, `val.npy`, `test.npy`, `codebook.npy` and `decoder.npz`. `fit` trains the
 network on the given codes, as the sampler's own `fit` does once it has codes, keeps it, and draws as the sampler does;
@@ -28,7 +28,7 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from rounds import Rounds
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 from stage1_vae.likelihoods import DiscretizedLogisticLikelihood
 from stage1_vae.nets.conv import ConvDecoder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layouts import Layout
+from layouts.cases import Layout
 
 from stage1_vae.data.idx import FILES, TYPES, Idx
 

@@ -1,6 +1,6 @@
 """Learned codes against a fixed grid of codes: VQ and FSQ at equal code count on MNIST. Prints one Markdown table.
 
-    python benchmarks/codes_table.py --data DIR [--root runs/bench/codes] [--seeds 0 1 2] [--out FILE.md]
+    python -m benchmarks.codes.table --data DIR [--root runs/bench/codes] [--seeds 0 1 2] [--out FILE.md]
 
 Runs `pipeline.py` from images to report for each bottleneck and seed, as a user runs it; what the store under `--root`
 has already is not made again. All figures come from report.json. Both bottlenecks get the same net, the same 7x7 map of
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from child import machine, pipeline
+from benchmarks.child import machine, pipeline
 
 Report = dict[str, Any]
 
@@ -103,7 +103,7 @@ def section(reports: dict[str, list[Report]], seeds: Sequence[int]) -> str:
             "## VQ and FSQ at equal code count",
             "MNIST, 7x7 codes of 256: `vae=vq vae.bottleneck.num_codes=256` and `vae=fsq "
             f"vae.bottleneck.levels=[4,4,4,4]`. Mean ± standard deviation over {len(seeds)} seeds.",
-            "    python benchmarks/codes_table.py --data DIR",
+            "    python -m benchmarks.codes.table --data DIR",
             table(reports),
             f"- {WORDS}\n- hardware: {provenance['hardware']}; torch: {provenance['torch']}.",
         ]

@@ -1,6 +1,6 @@
 """The masked network against the transformer on latents that are vectors, fitted for about equally long.
 
-    python benchmarks/vectors.py --data DIR [--root runs/bench/vectors] [--out FILE.md]
+    python -m benchmarks.codes.vectors --data DIR [--root runs/bench/vectors] [--out FILE.md]
 
 What `prior=autoregressive` chooses for vectors rests on this. Both priors are as their configuration has them but for
 the number of epochs, and are fitted to the latents of one VAE, `experiment=mnist_reference`, one after the other.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from child import machine, pipeline
+from benchmarks.child import machine, pipeline
 
 EPOCHS = {"autoregressive": 20, "transformer": 2}
 """So that both fits take about two minutes on two cores."""
@@ -44,7 +44,7 @@ def section(reports: dict[str, dict[str, Any]], where: str) -> str:
             "MNIST, the latents of `experiment=mnist_reference`, one seed; what `prior=autoregressive` chooses for "
             f"vectors. Rate and -log p(z) over {first['num_bound_images']:,} test images, "
             f"{first['num_samples']:,} samples.\n",
-            "    python benchmarks/vectors.py --data DIR\n",
+            "    python -m benchmarks.codes.vectors --data DIR\n",
             "| prior | epochs | fit, seconds | rate, nats | -log p(z), nats | Frechet distance | samples a second "
             "| parameters |\n|---|---:|---:|---:|---:|---:|---:|---:|",
             *rows,
