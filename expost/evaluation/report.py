@@ -222,9 +222,14 @@ def winners(report: Mapping[str, Any]) -> dict[str, str]:
     return {label: name for label, name in best.items() if name is not None}
 
 
-def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]], baseline: str) -> str | None:
-    from expost.evaluation.images.halves import differ  # torch: only who measures
+def differ(a: float, b: float, spread_a: float | None, spread_b: float | None) -> bool:
+    """Whether a and b are two standard deviations of their difference apart; never where a spread is unknown."""
+    if spread_a is None or spread_b is None:
+        return False
+    return abs(a - b) > 2 * math.hypot(spread_a, spread_b)
 
+
+def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]], baseline: str) -> str | None:
     values = {name: row[key] for name, row in rows.items() if row.get(key) is not None}
     if not figure.better or len(values) < 2:
         return None
