@@ -5,6 +5,8 @@ from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
 from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Config
+from expost.job import Run
+from expost.store.answers import Question
 from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
 
@@ -40,8 +42,6 @@ def do(config: Config, command: Command) -> None:
 
 def work(config: Config, command: Command) -> None:
     """What is a job of its own: a plan, the oracle, or the pipeline."""
-    from expost.job import Run
-
     job = Run(config, command, Store(config.paths.root / "store"))
     if config.stage == "plan":
         from expost.plan.command import run_plan
@@ -52,10 +52,23 @@ def work(config: Config, command: Command) -> None:
 
         run_oracle(job)
     else:
-        from expost import pipeline
+        perform(job)
 
-        turn_loggers_down()  # which torch has turned up
-        pipeline.perform(job)
+
+def perform(job: Run) -> None:
+    """What the pipeline does; without it, where the same was asked before and is in the store."""
+    question = Question.of(job.config, job.command, job.store)
+    if question is not None and (remembered := question.recall()) is not None:
+        from expost.stages.report import repeat
+
+        return repeat(job, remembered)
+    from expost import pipeline
+
+    turn_loggers_down()  # which torch has turned up
+    answer = pipeline.perform(job)
+    if question is not None and answer is not None:
+        question.remember(answer)
+    return None
 
 
 def check(config: Config, command: Command) -> None:

@@ -67,7 +67,6 @@ def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
     from expost.store.artifacts import Store
     from expost.training.loggers import Relay
     from expost.training.tracking import Tracker
-    from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
@@ -79,7 +78,8 @@ def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
         order.overrides,
         quiet=order.quiet or order.rank > 0,
         max_images=order.max_images,
-        ranks=Ranks(order.rank, order.world),
+        rank=order.rank,
+        world=order.world,
         relay=channel.tell,
     )
     tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from expost.config.build import construct
-from expost.store.safe import Layout, UnsafeError, layouts, read_json, read_layouts, read_tensors, resolve_class
+from expost.store.safe import UnsafeError, read_json, resolve_class
+from expost.store.tensors import Layout, layouts, read_layouts, read_tensors
 from stage1_vae.bottleneck import Bottleneck
 from stage1_vae.data.images import DataError, Domain
 from stage1_vae.data.preprocess import Preprocess

@@ -6,7 +6,8 @@ import torch
 
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
-from expost.store.safe import layouts, read_json, read_json_list, read_tensors
+from expost.store.safe import read_json, read_json_list
+from expost.store.tensors import layouts, read_tensors
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 

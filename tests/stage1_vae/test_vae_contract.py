@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expost.config.build import build, target_class
-from expost.store.safe import layouts
+from expost.store.tensors import layouts
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import InMemory
 from stage1_vae.data.loader import Batches

@@ -26,7 +26,7 @@ from prior_cases import (
 from safetensors.torch import load, save
 from torch import Tensor
 
-from expost.store.safe import layouts
+from expost.store.tensors import layouts
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Exactness
