@@ -20,7 +20,6 @@ from expost.store.training_states import TrainingStates
 from expost.training.devices import device_of
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker
-from expost.training.trainer import LoopStates, lightning_fit
 from stage1_vae.machine import has_native_bf16
 from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, NothingKept
@@ -111,6 +110,8 @@ class Run:
 
         With `states` it continues where an earlier attempt ended; they serve one fit.
         """
+        from expost.training.trainer import lightning_fit  # Lightning takes seconds to import: only who trains
+
         return lightning_fit(
             self.config.trainer,
             tracker.loggers,
@@ -136,6 +137,8 @@ class Run:
             tracker: of the stage.
             changes: fields of a `FitRun` that are not as usual.
         """
+        from expost.training.trainer import LoopStates  # for the same reason
+
         usual = FitRun(
             device=self.device,
             seed=self.config.seeds.prior,

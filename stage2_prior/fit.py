@@ -28,8 +28,6 @@ from stage2_prior.prior import GradientPrior
 from stage2_prior.stopwatch import Stopwatch
 
 Batch = tuple[Tensor, Tensor | None]
-FIT_VERSION = 2
-"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 HELD_OUT_BYTES = 2**26

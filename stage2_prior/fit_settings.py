@@ -7,6 +7,8 @@ from typing import Literal
 from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.fitting import FitRun, PriorError
 
+FIT_VERSION = 2
+"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 FEW_STEPS = 2
 """Where tokens are few, batches become smaller until there are so many."""
 

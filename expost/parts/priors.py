@@ -18,8 +18,7 @@ from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Run
 from stage1_vae.latents import LatentSpec
-from stage2_prior.fit import FIT_VERSION
-from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fit_settings import FIT_VERSION, FitSettings
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import GradientPrior, Prior
 from stage2_prior.wrappers.per_class import PerClass

@@ -13,18 +13,18 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from expost.base.command import agent
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.evaluation import page, report
+from expost.evaluation.figures import PICTURES
 from expost.evaluation.tables import printable
 from expost.job import Run
-from expost.measure.pictures import PICTURES
 from expost.parts.dataset import described
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.artifacts import Artifact
 from expost.store.safe import UnsafeError, read_json
 from expost.training.tracking import tracking, with_one_name
+from expost.training.wandb_run import agent
 
 LONE_BYTES = "backslashreplace"
 """How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""

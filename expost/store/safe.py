@@ -166,7 +166,7 @@ def parse_json(content: bytes, what: str, kind: type = dict) -> Any:
         text = content.decode()
         if _depth(text) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise UnsafeError(f"{what} is no JSON that may be read: {error}") from error
     if not isinstance(value, kind):
@@ -186,7 +186,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _no_constant(word: str) -> None:
+def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no number")
 
 

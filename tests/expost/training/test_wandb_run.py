@@ -15,7 +15,7 @@ from outside.wandb_runs import KEY, SETTINGS, opened, take_runs
 
 from expost.base.errors import UserError
 from expost.training import wandb_run
-from expost.training.wandb_run import logged_in, wandb_mode
+from expost.training.wandb_run import has_key, wandb_mode
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +49,14 @@ def test_modes_are_those_of_wandb_and_an_unused_one_is_not_looked_at(
 
 
 def test_a_login_is_found_where_wandb_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not logged_in()
+    assert not has_key()
     (tmp_path / ".netrc").write_text(f"machine wandb.example login user password {KEY}\n", encoding="utf-8")
     (tmp_path / ".netrc").chmod(0o600)
-    assert not logged_in(), "a key of another server"
+    assert not has_key(), "a key of another server"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example:8080/")
-    assert logged_in()
+    assert has_key()
     (tmp_path / ".netrc").write_bytes(b"\xff\xfe what is this")
-    assert not logged_in()
+    assert not has_key()
 
 
 @pytest.mark.parametrize(
