@@ -1,6 +1,6 @@
 """Whether `stage=plan` tells the truth: its plan for a folder of images beside a real run with the same settings.
 
-    python benchmarks/plan.py --data DIR [OVERRIDE ...]
+    python -m benchmarks.plan --data DIR [OVERRIDE ...]
 
 Plans, runs each stage in a process of its own, and plans again: times are compared with the mean of both plans, for a
 machine is not as busy throughout. Disk is what the store holds, memory the peak of the process, time what the stage
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from child import Measured, machine, pipeline
+from benchmarks.child import Measured, machine, pipeline
 
 SETTINGS = [
     "data=image_folder",

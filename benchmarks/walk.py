@@ -1,10 +1,10 @@
 """How often a job comes back to a file that it has been in, on its walk through the stages of a real run.
 
-    python benchmarks/walk.py [ROOT] [OVERRIDE ...]        # ROOT: a checkout, of this commit or of an earlier one
+    python -m benchmarks.walk [ROOT] [OVERRIDE ...]        # ROOT: a checkout, of this commit or of an earlier one
 
 A door is a line of the project that hands the job to a function in another file: the job itself, or an object holding
 it. Each door counts once, in the order in which the run goes through it; one into a file that was entered before is a
-return. Methods of the job (`job.say`) are no doors.
+return. Methods of the job, or of what holds it (`job.say`), are no doors.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Walk:
     def _is_handed(self, frame: FrameType) -> bool:
         count = frame.f_code.co_argcount + frame.f_code.co_kwonlyargcount
         given = [frame.f_locals.get(name) for name in frame.f_code.co_varnames[:count]]
-        if given and isinstance(given[0], self.job_type) and frame.f_code.co_varnames[0] == "self":
+        if given and frame.f_code.co_varnames[0] == "self" and self._holds(given[0]):
             return False
         return any(map(self._holds, given))
 

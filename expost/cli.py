@@ -3,7 +3,6 @@
 torch is imported by a job, never here, so that `--help` and a misspelt key are answered at once.
 """
 
-import errno
 import os
 import re
 import sys
@@ -18,25 +17,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expost.base import scratch, streams
-from expost.base.command import LAUNCH, SWEEP, Launch, set_agent_aside, timestamp
+from expost.base.command import COMMAND, SWEEP, Command, remember_program, timestamp, typed_program
+from expost.base.disk import FULL
 from expost.base.errors import UserError, nearest
 from expost.base.malloc import keep_freed_memory
 from expost.base.places import CONF
-from expost.base.stopped import stop_message
+from expost.base.scratch import stop_message
 from expost.base.terminal import be_quiet
-from expost.base.typed import remember_program, typed_program
 from expost.config.schema import Config, validate
 from expost.store.housekeeping import keep_house
-from expost.sweeps.failures import Failure, failures, next_command, record_failure, tidy
+from expost.sweeps.failures import Failure, next_command, read_failures, record_failure, tidy
 from expost.sweeps.launchers import JoblibLauncher, register
 from expost.sweeps.ray_launcher import RayLauncher
 from expost.sweeps.study import OptunaSweeper
 from expost.sweeps.submitit_launcher import SubmititLauncher
-from expost.training.wandb_run import wandb_mode
+from expost.training.wandb_run import set_agent_aside, wandb_mode
 
 USER_ERROR = 2
-Measured = float | tuple[float, ...] | None
-FULL = {errno.ENOSPC, errno.EDQUOT}
+Metric = float | tuple[float, ...] | None
 
 register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
 register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
@@ -46,19 +44,19 @@ def main() -> int:
     """Run what the command line says; the exit code."""
     streams.open_streams()
     try:
-        code = do_as_typed()
+        code = run_typed()
         sys.stdout.flush()
         return code
     except streams.Unheard as lost:
         return streams.end(lost)
 
 
-def do_as_typed() -> int:
+def run_typed() -> int:
     """The same, where somebody hears what is said."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ[LAUNCH] = f"{timestamp()}-{os.getpid()}"
+    os.environ[COMMAND] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
     set_agent_aside()
     remember_program()
@@ -70,54 +68,54 @@ def do_as_typed() -> int:
         scratch.begin()
         refuse_unknown_flags(sys.argv[1:])
         _hydra_main()
-        told = failures()
+        failures = read_failures()
         if command := next_command(sys.argv[1:]):
             print(f"{'next':<11}{command}", flush=True)
     except KeyboardInterrupt:
-        for failure in failures():
+        for failure in read_failures():
             print(failure.line, file=sys.stderr)
         print(stop_message(typed), file=sys.stderr)
         return 130
     except UserError as error:
-        told = [Failure(str(error))]
+        failures = [Failure(str(error))]
     except (HydraException, OmegaConfBaseException) as error:
-        told = [Failure(hydra_message(error))]
+        failures = [Failure(hydra_message(error))]
     except OSError as error:  # Hydra's own folder of a sweep
-        told = [Failure(f"writing {error.filename} failed: {error.strerror}; make room or set paths.root=DIR")]
+        failures = [Failure(f"writing {error.filename} failed: {error.strerror}; make room or set paths.root=DIR")]
     finally:
         tidy()
-    for failure in told:
+    for failure in failures:
         print(failure.line, file=sys.stderr)
-    if not told:
+    if not failures:
         return 0
-    return USER_ERROR if all(failure.traceback is None for failure in told) else 1
+    return USER_ERROR if all(failure.traceback is None for failure in failures) else 1
 
 
-def one_job(composed: DictConfig) -> Measured:
+def run_job(composed: DictConfig) -> Metric:
     """One job, alone or in a sweep: what `sweep.metric` names. A failure is written down and told at the end: one that
     passed through Hydra would end the sweep, or come back with Hydra's own words before it."""
     be_quiet()  # a sweep's worker starts here
     keep_freed_memory()
     root = OmegaConf.select(composed, "paths.root", default="runs")
-    launch = Launch.of(HydraConfig.get())
+    command = Command.of(HydraConfig.get())
     try:
-        return run(validate(composed), launch)
+        return run_validated(validate(composed), command)
     except SystemExit as error:  # Lightning turns Ctrl-C within a fit into one
         raise KeyboardInterrupt from error
     except UserError as error:
-        record_failure(launch, str(error))
+        record_failure(command, str(error))
     except OSError as error:
         if error.errno not in FULL:
-            record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+            record_failure(command, f"{type(error).__name__}: {error}", traceback.format_exc())
         else:  # of what is written beside the store: logs, the run's own folder
-            where = error.filename or launch.sweep_dir or root
-            record_failure(launch, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
+            where = error.filename or command.sweep_dir or root
+            record_failure(command, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
     except Exception as error:  # a mistake of the program: the other jobs of a sweep go on
-        record_failure(launch, f"{type(error).__name__}: {error}", traceback.format_exc())
+        record_failure(command, f"{type(error).__name__}: {error}", traceback.format_exc())
     return None
 
 
-_hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one_job)
+_hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)
 
 
 def refuse_unknown_flags(words: list[str]) -> None:
@@ -132,8 +130,8 @@ def refuse_unknown_flags(words: list[str]) -> None:
             raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
 
 
-def run(config: Config, launch: Launch) -> Measured:
-    if launch.sweep_dir is not None and launch.sweep_dir.parent.parent != config.paths.root:
+def run_validated(config: Config, command: Command) -> Metric:
+    if command.sweep_dir is not None and command.sweep_dir.parent.parent != config.paths.root:
         raise UserError(
             f"paths.root={config.paths.root}: a sweep has one; give one value, or repeat the command for each"
         )
@@ -143,12 +141,11 @@ def run(config: Config, launch: Launch) -> Measured:
     if config.logger.wandb:
         wandb_mode(config.logger)
     from expost import dispatch
-    from expost.sweeps.metric import check, measured
+    from expost.sweeps.metric import check_metric, read_metric
 
-    be_quiet()  # Lightning turns its own logger up when it is imported
-    check(config)
-    dispatch.run(config, launch)
-    return measured(config, launch)
+    check_metric(config)
+    dispatch.run(config, command)
+    return read_metric(config, command)
 
 
 def hydra_message(error: Exception) -> str:

@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expost.base.command import timestamp
+from expost.base.command import timestamp, typed_program
 from expost.base.errors import UserError, nearest
 from expost.base.terminal import new_console
-from expost.base.typed import typed_program
 from expost.config.schema import Config
 from expost.evaluation.comparison import views
 from expost.evaluation.comparison.compare import Comparison, available, compare

@@ -1,20 +1,15 @@
-"""Which word of the user's is done by what."""
+"""Which word of the user's is done by what; its work is imported when it is asked for, as all of it takes seconds."""
 
-from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
-from expost.compare import run_comparison
+from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Config
-from expost.job import Run
-from expost.oracle import run_oracle
-from expost.plan.command import run_plan
-from expost.ranks.parent import check_ranks
 from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
 
 
-def run(config: Config, launch: Launch) -> None:
+def run(config: Config, command: Command) -> None:
     """Do what `config.stage` says.
 
     Raises:
@@ -22,21 +17,67 @@ def run(config: Config, launch: Launch) -> None:
     """
     try:
         with blaming_the_disk(config.paths.root):
-            do(config, launch)
+            do(config, command)
     except ExpostError as error:
         raise UserError(str(error)) from error
 
 
-def do(config: Config, launch: Launch) -> None:
+def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
-    check_ranks(config.trainer)
-    if config.stage == "check":
-        pipeline.check(config, launch)
-    elif config.stage == "compare":
+    if config.trainer.num_ranks > 1:
+        from expost.ranks.parent import check_ranks
+
+        check_ranks(config.trainer, command)
+    if config.stage == "compare":
+        from expost.compare import run_comparison
+
         run_comparison(config)
-    elif config.stage == "plan":
-        run_plan(Run(config, launch, Store(config.paths.root / "store")))
-    elif config.stage == "oracle":
-        run_oracle(Run(config, launch, Store(config.paths.root / "store")))
+    elif config.stage == "check":
+        check(config, command)
     else:
-        pipeline.perform(Run(config, launch, Store(config.paths.root / "store")))
+        work(config, command)
+
+
+def work(config: Config, command: Command) -> None:
+    """What is a job of its own: a plan, the oracle, or the pipeline."""
+    from expost.job import Run
+
+    job = Run(config, command, Store(config.paths.root / "store"))
+    if config.stage == "plan":
+        from expost.plan.command import run_plan
+
+        run_plan(job)
+    elif config.stage == "oracle":
+        from expost.oracle import run_oracle
+
+        run_oracle(job)
+    else:
+        from expost import pipeline
+
+        turn_loggers_down()  # which torch has turned up
+        pipeline.perform(job)
+
+
+def check(config: Config, command: Command) -> None:
+    """All stages on two batches each, and a sheet of training images to look at."""
+    from expost import pipeline
+    from expost.measure.pictures import draw_sheet
+    from expost.parts.assembly import assemble, read_images
+    from expost.parts.dataset import dataset_line
+    from expost.parts.reduced import reduced
+    from expost.stages.check import check_all, check_request
+
+    turn_loggers_down()  # which torch has turned up
+    with reduced(config, command) as job:
+        check_request(job)
+        data = read_images(job)
+        print(f"{'data':<11}{dataset_line(data)}", flush=True)
+        job, parts = assemble(job, given=data)
+        check_all(job, parts)
+        try:
+            sheet = draw_sheet(parts, config.paths.root)
+        except OSError as error:
+            raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
+        print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
+        pipeline.carry_out(job, parts)
+    print("check      everything was built and ran on two batches; nothing else was kept")

@@ -1,291 +1,155 @@
-"""Expost: train a VAE, encode the training set, fit a prior to what was encoded, and see what that bought.
+"""The pipeline: images -> VAE -> latents -> prior -> figures, and samples on the way.
 
-This file reads top to bottom as the pipeline runs: `train_vae`, `encode_images`, `fit_prior`, `evaluate_priors`, then
-`draw_samples`, `export_model` and `write_report`. Each stage is an artifact in the store, found there or made once.
+Each stage is an artifact in the store, found there or made once; `STAGES` holds them, each with what it needs, and the
+order follows from that. What is no artifact comes last: samples are delivered, a model exported, a report written.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from expost.base.command import Launch
-from expost.base.errors import UserError
-from expost.config.schema import Config
-from expost.costs.evaluation import evaluation_parts
-from expost.costs.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
-from expost.job import Run, missing, run_stage
-from expost.measure.evaluate import measure, measure_ingredients
-from expost.measure.pictures import draw_sheet
-from expost.parts.assembly import Parts, assemble, read_images, vae_ingredients
+from expost.job import Run
+from expost.parts.assembly import Parts, assemble
 from expost.parts.dataset import dataset_facts, dataset_line
-from expost.parts.encoding import encode_split
 from expost.parts.identity import identity
-from expost.parts.priors import prior_ingredients
-from expost.parts.reduced import reduced
-from expost.parts.sampling import asked_class, block_size, deliver, drawing, knobs, write_samples
-from expost.parts.weights import fitted_prior, histories, trained_vae, weights
-from expost.stages.check import check_draws, check_evaluation, check_parts, check_request
-from expost.stages.export import export
-from expost.stages.features import feature_net, nets_of
-from expost.stages.report import CIRCUMSTANCES, circumstances, publish
+from expost.stages import evaluation, export, features, latents, prior, samples, vae
+from expost.stages.check import check_all, check_evaluation, check_request
+from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
+from expost.stages.report import publish
 from expost.store.artifacts import Artifact
-from expost.training.devices import resolved_precision
-from expost.training.progress import counting
-from expost.training.tracking import Tracker, with_one_name
-from stage1_vae.codes.usage import collapse
-from stage1_vae.encode import ENCODE_VERSION
-from stage1_vae.latents import LatentDataset
-from stage1_vae.training.train import Settings, train
+from expost.training.tracking import Tracker
 
-SPLITS = ("train", "val", "test")
-
-
-def check(config: Config, launch: Launch) -> None:
-    """All stages on two batches each, and a sheet of training images to look at."""
-    with reduced(config, launch) as job:
-        check_request(job)
-        data = read_images(job)
-        print(f"{'data':<11}{dataset_line(data)}", flush=True)
-        parts = assemble(job, given=data)
-        check_all(job, parts)
-        try:
-            sheet = draw_sheet(parts, config.paths.root)
-        except OSError as error:
-            raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
-        print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
-        carry_out(job, parts)
-    print("check      everything was built and ran on two batches; nothing else was kept")
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        vae.STAGE,
+        latents.STAGE,
+        prior.STAGE,
+        features.STAGE,
+        features.CLASSIFIER,
+        evaluation.STAGE,
+        samples.STAGE,
+    )
+}
+GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
+    **dict.fromkeys(("all", "check", "report"), "evaluation"),
+    "export": "prior",
+}
+"""The word of stage=WORD -> the stage that it takes."""
 
 
 def perform(job: Run) -> None:
-    """The asked stage, and before it whatever it needs."""
+    """What the job asks for, and before it whatever that needs."""
     check_request(job)
-    parts = assemble(job)
+    job, parts = assemble(job)
     check_all(job, parts)
     carry_out(job, parts)
 
 
-def check_all(job: Run, parts: Parts) -> None:
-    """What is refused of what was built, before any of it is used."""
-    stage = job.config.stage
-    check_parts(job, parts)
-    if stage in ("sample", "all", "check"):
-        check_draws(job, parts)
-    if stage in ("all", "evaluate", "check"):
-        check_evaluation(job, parts)
-
-
 def carry_out(job: Run, parts: Parts) -> None:
-    """The asked stage, and before it whatever it needs, from what was built and checked."""
-    stage = job.config.stage
-    if job.node.rank > 0:
-        return help_along(job, parts)
-    job.say("data", dataset_line(parts.data))
-    if stage == "report" and (stored := stored_evaluation(job, parts)):
-        return write_report(job, parts, *stored)
-    if stage == "report":
+    """The same, from what was built and checked."""
+    word, is_first = job.config.stage, job.machine.rank == 0
+    if is_first:
+        job.say("data", dataset_line(parts.data))
+    if word == "report":
+        evaluation_keys = keys("evaluation", job, parts)
+        if figures := stored_figures(job, evaluation_keys["evaluation"]):
+            return report(job, parts, figures, evaluation_keys) if is_first else None
         check_evaluation(job, parts)
-    vae = train_vae(job, parts)
-    if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
-        return draw_samples(job, parts, vae, None) if stage == "sample" else None
-    latents = encode_images(job, parts, vae)
-    if stage == "encode":
+    artifacts = made(GOALS[word], job, parts)
+    if not is_first or word == "check":
         return None
-    prior = fit_prior(job, parts, latents)
-    if stage == "prior":
-        return None
-    if stage == "sample":
-        return draw_samples(job, parts, vae, prior)
-    if stage == "export":
-        return export_model(job, parts, vae, latents, prior)
-    figures = evaluate_priors(job, parts, vae, latents, prior)
-    return None if stage == "check" else write_report(job, parts, vae, prior, figures)
+    if word == "sample":
+        return samples.deliver(job, artifacts["samples"])
+    if word == "export":
+        figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
+        return export.export(job, parts, artifacts, figures)
+    if GOALS[word] == "evaluation":
+        return report(job, parts, artifacts["evaluation"], {name: each.key for name, each in artifacts.items()})
+    return None
 
 
-def help_along(job: Run, parts: Parts) -> None:
-    """On any machine but the first: its ranks' share of the stages that ranks make, and nothing else."""
-    stage = job.config.stage
-    if stage == "report" and stored_evaluation(job, parts):
-        return
-    vae = train_vae(job, parts)
-    if stage == "vae" or (stage == "sample" and job.config.sample.prior == "base"):
-        return
-    latents = encode_images(job, parts, vae)
-    if stage != "encode" and parts.prior.fits_in_ranks:
-        fit_prior(job, parts, latents)
+def order(goal: str, job: Run, parts: Parts, given: Collection[str] = ()) -> list[Stage]:
+    """The stages that `goal` needs, each after what it needs itself; `goal` is the last. Those `given` are left out."""
+    names: list[str] = []
+
+    def add(name: str) -> None:
+        if name in given or name in names:
+            return
+        for needed in STAGES[name].needs(job.config, parts):
+            add(needed)
+        names.append(name)
+
+    add(goal)
+    return [STAGES[name] for name in names]
 
 
-def take_part(job: Run) -> None:
-    """One rank's share of the stage that `job.share` orders; what comes before it is in the store."""
-    parts = assemble(job)
-    fit_prior(job, parts, encode_images(job, parts, train_vae(job, parts)))
+def recipes(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
+    """What each stage before `goal`, and `goal` itself, is made from: pure, without store or work."""
+    known, found = {name: artifact.key for name, artifact in given.items()}, []
+    for stage in order(goal, job, parts, given):
+        found.append(Recipe(stage, stage.ingredients(job, parts, known), dict(known)))
+        known[stage.name] = found[-1].key
+    return found
 
 
-def train_vae(job: Run, parts: Parts) -> Artifact:
-    """Stage 1: images -> VAE."""
-
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        if next(parts.vae.parameters(), None) is None:
-            job.say("vae", "has no parameters: there is nothing to train")
-            save_file(weights(parts.vae), folder / "model.safetensors")
-            (folder / "history.json").write_text("[]", encoding="utf-8")
-            return {}
-        chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
-        settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
-        seed = job.config.seeds.vae
-        batches = parts.batches(parts.data.train, job.config.trainer.batch_size, job, shuffle=True, seed=seed)
-        val_batches = parts.batches(
-            parts.data.val, max(job.config.trainer.batch_size, block_size(parts.data.shape)), job
-        )
-        fit = job.lightning_fit(tracker, "vae", tracker.keeper)
-        foretell(job, "vae", lambda: stage1_parts(job, parts))
-        with job.seeded(seed):
-            history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
-        trained = weights(parts.vae)
-        job.ranks.check_equal(trained)
-        if job.ranks.rank == 0:
-            save_file(trained, folder / "model.safetensors")
-            (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
-            for note in collapse(history[-1]):
-                job.say("vae", note)
-        return history[-1]
-
-    learns = next(parts.vae.parameters(), None) is not None
-    return run_stage(job, "vae", vae_ingredients(job, parts), make, in_ranks=learns)
+def keys(goal: str, job: Run, parts: Parts) -> dict[str, str]:
+    """Key of `goal` and of every stage before it, by name."""
+    return {recipe.stage.name: recipe.key for recipe in recipes(goal, job, parts, {})}
 
 
-def encode_images(job: Run, parts: Parts, vae: Artifact) -> Artifact:
-    """The door: the parameters of q(z|x) of every image, split by split."""
+def made(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, Artifact]:
+    """The artifact of `goal` and of every stage before it, by name: found, waited for, or made.
 
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        model = trained_vae(job, parts, vae)
-        foretell(job, "latents", lambda: encode_parts(job, parts, model))
-        facts = {"vae": vae.key, "data": parts.data.name, "fingerprint": parts.data.fingerprint}
-        for split in SPLITS:
-            encode_split(job, parts, model, split, folder / split, facts)
-        return {f"num_{split}": len(getattr(parts.data, split)) for split in SPLITS}
+    A machine other than the first takes part in what ranks make, and in nothing else.
 
-    return run_stage(job, "latents", {"vae": vae.key, "version": ENCODE_VERSION}, make, in_ranks=True)
-
-
-def fit_prior(job: Run, parts: Parts, latents: Artifact) -> Artifact:
-    """Stage 2: latents -> prior."""
-
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        train_set, val_set = (LatentDataset.load(latents.path / split) for split in ("train", "val"))
-        foretell(job, "prior", lambda: prior_parts(job, parts.prior, train_set, val_set))
-        with counting("prior", job.shows_progress, tracker.log) as log:
-            report = parts.prior.fit(train_set, val_set, job.fit_run(tracker, log=log))
-        for note in report.notes:
-            job.say("prior", note)
-        fitted = weights(parts.prior)
-        job.ranks.check_equal(fitted)
-        facts = asdict(report) | {"num_parameters": parts.prior.num_parameters}
-        if job.ranks.rank == 0:
-            save_file(fitted, folder / "prior.safetensors")
-            (folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
-        return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
-
-    ingredients = prior_ingredients(job, parts.prior, latents.key)
-    return run_stage(job, "prior", ingredients, make, in_ranks=parts.prior.fits_in_ranks)
+    Args:
+        goal: name of a stage.
+        job, parts: what was asked, and what was built for it.
+        given: artifacts to take as they are, by the name of their stage.
+    """
+    artifacts = dict(given or {})
+    for recipe in recipes(goal, job, parts, artifacts):
+        stage = recipe.stage
+        if job.machine.rank > 0 and not stage.in_ranks(parts):
+            continue
+        if words := stage.announced(job.config):
+            job.say(stage.place, words)
+        asked = job.config.stage in (stage.typed, "all", "check")
+        artifacts[stage.name] = find_or_make(recipe, job, parts, artifacts, asked)
+    return artifacts
 
 
-def evaluate_priors(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> Artifact:
-    """Figures and pictures of the baseline prior and of the learned one, side by side."""
-    nets = nets_of(job, parts)
-    name = job.launch.choices.get("prior", "learned")
+def take_part(goal: str, key: str, job: Run, folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+    """One rank's part of the stage `goal`, whose artifact gets `key`; what comes before it is in the store.
 
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        train_set, val_set, test_set = (LatentDataset.load(latents.path / split) for split in SPLITS)
-        (folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
-        with job.seeded(job.config.seeds.sample):
-            models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
-            foretell(job, "evaluation", lambda: evaluation_parts(job, parts, *models, train_set))
-            figures = measure(
-                job,
-                parts,
-                *models,
-                nets,
-                (train_set, val_set, test_set),
-                histories(vae, prior),
-                folder,
-                tracker,
-            )
-        return with_one_name(figures, name)
-
-    ingredients = {
-        "vae": vae.key,
-        "latents": latents.key,
-        "prior": prior.key,
-        **nets.ingredients,
-        "name": name,
-        "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
-        "seed": job.config.seeds.sample,
-        **measure_ingredients(parts, job.config.evaluation.num_samples),
-    }
-    return run_stage(job, "evaluation", ingredients, make)
+    Raises:
+        RuntimeError: this rank would make something else than was ordered.
+    """
+    job, parts = assemble(job)
+    *before, recipe = recipes(goal, job, parts, {})
+    if recipe.key != key:
+        raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
+    tracker.states = training_states(recipe, job, parts)
+    inputs = {each.stage.name: each.artifact(job.store) for each in before}
+    return make_files(recipe.stage, Making(job, parts, inputs, folder, tracker))
 
 
-def draw_samples(job: Run, parts: Parts, vae: Artifact, prior: Artifact | None) -> None:
-    """Images from the learned prior, or from the one that stage 1 trained against."""
-    settings = job.config.sample
-
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        model = trained_vae(job, parts, vae)
-        label = asked_class(settings, parts.data.class_names)
-        draw = model.base_prior.sample if prior is None else drawing(settings, label, fitted_prior(job, parts, prior))
-        foretell(job, "samples", lambda: sample_parts(job, parts, model, draw, settings))
-        write_samples(folder / "samples.npz", model, draw, parts.data, settings, job.config.seeds.sample, job)
-        return {"num": settings.num}
-
-    ingredients = {
-        "vae": vae.key,
-        "prior": "base" if prior is None else prior.key,
-        "num": settings.num,
-        "noise": settings.noise,
-        "seed": job.config.seeds.sample,
-        "version": 2,
-        **knobs(settings, asked_class(settings, parts.data.class_names)),
-    }
-    samples = run_stage(job, "samples", ingredients, make)
-    deliver(job, samples.path / "samples.npz", settings.out)
-
-
-def export_model(job: Run, parts: Parts, vae: Artifact, latents: Artifact, prior: Artifact) -> None:
-    """The trained model as a folder that stands alone, with its figures if it was evaluated."""
-    key = evaluate_priors(replace(job, plans=True), parts, vae, latents, prior).key
-    models = trained_vae(job, parts, vae), fitted_prior(job, parts, prior)
-    keys = {"vae": vae.key, "prior": prior.key, "fingerprint of the images": parts.data.fingerprint}
-    export(job, parts, *models, keys, job.stored("evaluation", key))
-
-
-def stored_evaluation(job: Run, parts: Parts) -> tuple[Artifact, Artifact, Artifact] | None:
-    """The VAE, the prior and their figures, found from the configuration and the data alone; None: no figures yet.
-
-    Of the VAE and the prior only the keys are known: their files may have been deleted long ago to make room.
+def stored_figures(job: Run, key: str) -> Artifact | None:
+    """The evaluation of that key; None: no figures yet. Of what it was made from the files may be gone to make room.
 
     Raises:
         UserError: with `upstream=require`, where there are no figures.
     """
-    plan = replace(job, plans=True)
-    vae = train_vae(plan, parts)
-    latents = encode_images(plan, parts, vae)
-    prior = fit_prior(plan, parts, latents)
-    key = evaluate_priors(plan, parts, vae, latents, prior).key
-    if found := job.stored("evaluation", key):
-        job.say("evaluation", f"unchanged, skipped: {found.path}")
-        return vae, prior, found
-    if job.config.upstream == "require":
-        raise missing(job, "evaluation")
-    return None
+    if figures := job.stored("evaluation", key):
+        job.say("evaluation", f"unchanged, skipped: {figures.path}")
+    elif job.config.upstream == "require":
+        raise missing(job, STAGES["evaluation"])
+    return figures
 
 
-def write_report(job: Run, parts: Parts, vae: Artifact, prior: Artifact, figures: Artifact) -> None:
+def report(job: Run, parts: Parts, figures: Artifact, made_from: Mapping[str, str]) -> None:
     """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
-    keys = {"vae": vae.key, "prior": prior.key, "data": parts.data.fingerprint}
-    keys["features"] = feature_net(replace(job, plans=True), parts).key  # its net may be gone: the figures are stored
-    publish(job, figures, {**keys, **identity(job, parts)}, dataset_facts(parts.data))
+    vae_key, prior_key, features_key = (made_from[name] for name in ("vae", "prior", "features"))
+    provenance = {"vae": vae_key, "prior": prior_key, "data": parts.data.fingerprint, "features": features_key}
+    publish(job, figures, {**provenance, **identity(job, parts)}, dataset_facts(parts.data))

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 from expost.base.malloc import keep_freed_memory
 from expost.ranks.messages import Ending, Order
-from stage1_vae.errors import ExpostError
 
 WAIT = timedelta(days=1)
 """In a collective: a rank that dies ends the others through its parent, so that whoever waits has a reason."""
@@ -44,13 +43,10 @@ def main() -> None:
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        from expost import pipeline
-
-        figures = take_part(order, channel, pipeline.take_part)
-        channel.tell({"done": figures})
+        channel.tell({"done": carry_out(order, channel)})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
-        channel.tell({"ending": asdict(Ending.of(error, (ExpostError,)))})
+        channel.tell({"ending": asdict(Ending.of(error))})
         os._exit(1)  # others wait in a collective that this one has left; nothing here is worth a tidy end
 
 
@@ -60,33 +56,34 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def take_part(order: Order, channel: Channel, work: Callable[[Any], None]) -> dict[str, Any]:
-    """This rank's share of the stage; its final figures."""
-    from expost.base.command import Launch
+def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
+    """Make this rank's part of the stage; its final figures."""
+    from expost import pipeline
+    from expost.base.command import Command
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
     from expost.job import Run
-    from expost.ranks.member import Relay, Share, join
+    from expost.ranks.rendezvous import connect
     from expost.store.artifacts import Store
+    from expost.training.loggers import Relay
     from expost.training.tracking import Tracker
+    from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
-    folder = join(order, config.trainer, WAIT)
-    share = Share(order, folder, Tracker([Relay(channel.tell)] if order.rank == 0 else []), channel.tell)
-    quiet = order.quiet or order.rank > 0
-    work(
-        Run(
-            config,
-            Launch(),
-            Store(Path(order.store)),
-            order.overrides,
-            quiet=quiet,
-            max_images=order.max_images,
-            share=share,
-        )
+    folder = connect(order, config.trainer, WAIT)
+    job = Run(
+        config,
+        Command(),
+        Store(Path(order.store)),
+        order.overrides,
+        quiet=order.quiet or order.rank > 0,
+        max_images=order.max_images,
+        ranks=Ranks(order.rank, order.world),
+        relay=channel.tell,
     )
-    return share.figures
+    tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])
+    return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from stage1_vae.latents.dataset import LatentDensity, LatentSpec
+from stage1_vae.latents.spec import LatentDensity, LatentSpec
 
 
 @dataclass(frozen=True)

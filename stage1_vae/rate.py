@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from stage1_vae.base_priors import FairBits, StandardNormal, UniformCodes
-from stage1_vae.latents.dataset import LatentDensity
+from stage1_vae.latents.spec import LatentDensity
 from stage1_vae.posteriors import Bits, CategoricalCodes, DiagonalNormal
 
 

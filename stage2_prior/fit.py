@@ -18,14 +18,13 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.machine import has_native_bf16
+from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import Density, FitReport, FitRun, FitSettings, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor | None]
-FIT_VERSION = 2
-"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 HELD_OUT_BYTES = 2**26
@@ -245,8 +244,4 @@ def precision_of(settings: FitSettings, device: torch.device) -> str | None:
     """What to ask of the trainer; None leaves the run's own precision."""
     if settings.precision != "auto":
         return settings.precision
-    if device.type == "cpu":
-        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
-    else:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if fast else None
+    return "bf16-mixed" if has_native_bf16(device) else None

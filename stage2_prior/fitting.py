@@ -11,8 +11,10 @@ from torch import Tensor
 
 from stage1_vae.errors import ExpostError
 from stage1_vae.latents import LatentDensity, LatentSpec
-from stage2_prior.ranks import ALONE, Ranks
+from stage1_vae.ranks import ALONE, Ranks
 
+FIT_VERSION = 2
+"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 FEW_STEPS = 2
 """Where tokens are few, batches become smaller until there are so many."""
 
@@ -63,8 +65,8 @@ class FitRun:
         seed: of everything random in the fit.
         log: takes figures (name -> value) and the step or epoch that they belong to.
         lightning_fit: runs Lightning's training loop with the run's device, loggers and progress bar; takes a module,
-            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `keeps=False` it
-            keeps nothing, which whoever calls it twice must say.
+            its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `resumable=False`
+            it keeps nothing, which whoever calls it twice must say.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
         kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.

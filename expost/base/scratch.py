@@ -11,12 +11,15 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from expost.base.command import command_line
 from expost.base.errors import UserError
 
 VARIABLE = "EXPOST_SCRATCH"
+STOPPED = "stopped.txt"
 PREFIX = "expost-command-"  # nothing else may bear it: what does and is not locked is removed
 _held: dict[str, int] = {}
 
@@ -39,15 +42,29 @@ def begin() -> None:
     descriptor = os.open(unnamed, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: there nobody takes a folder for a dead process's
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    named = unnamed.rename(root / unnamed.name[1:])
-    _held[str(named)] = descriptor
-    os.environ[VARIABLE] = str(named)
+    place = unnamed.rename(root / unnamed.name[1:])
+    _held[str(place)] = descriptor
+    os.environ[VARIABLE] = str(place)
 
 
 def folder() -> Path | None:
     """The command's folder, in its own process and in its workers on the same host; None on any other host."""
     name = os.environ.get(VARIABLE)  # a job of SLURM inherits it wherever it runs
     return Path(name) if name and os.path.isdir(name) else None
+
+
+def record_stop(words: str) -> None:
+    """Write down what is kept of a stage that Ctrl-C ended, for the command to say."""
+    if place := folder():
+        (place / STOPPED).write_text(words, encoding="utf-8")
+
+
+def stop_message(words: Sequence[str]) -> str:
+    """What is said after Ctrl-C: what is kept, and the command, with the `words` that were typed, that continues."""
+    place = folder()
+    note = place / STOPPED if place else None
+    stage = note.read_text(encoding="utf-8") if note and note.is_file() else "finished stages are kept"
+    return f"stopped; {stage}; continue with: {command_line(*words)}"
 
 
 def end() -> None:

@@ -57,10 +57,10 @@ def spelling(error: UnicodeError) -> tuple[str, int]:
     """What is written in place of characters that an encoding lacks: as `codecs.register_error` wants it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_spelt, error.object[error.start : error.end])), error.end
+    return "".join(map(_spell, error.object[error.start : error.end])), error.end
 
 
-def _spelt(sign: str) -> str:
+def _spell(sign: str) -> str:
     if sign in SPELT or sign in LINES:
         return SPELT.get(sign) or LINES[sign]
     if unicodedata.name(sign, "").startswith("BOX DRAWINGS"):
@@ -82,15 +82,15 @@ class Stream(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._unheard(error) from None
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._unheard(error) from None
 
-    def _lost(self, error: OSError) -> Unheard:
+    def _unheard(self, error: OSError) -> Unheard:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what else is said on the way out goes there
         return Unheard(None if isinstance(error, BrokenPipeError) else error.strerror or str(error))
 
@@ -119,12 +119,12 @@ def open_streams() -> None:
                 os.dup2(nothing, descriptor)
                 os.close(nothing)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _hearing(sys.stdout)  # type: ignore[misc, assignment]
+        sys.stdout = sys.__stdout__ = _new_stream(sys.stdout)  # type: ignore[misc, assignment]
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _hearing(sys.stderr)  # type: ignore[misc, assignment]
+        sys.stderr = sys.__stderr__ = _new_stream(sys.stderr)  # type: ignore[misc, assignment]
 
 
-def _hearing(stream: TextIO | None) -> TextIO:
+def _new_stream(stream: TextIO | None) -> TextIO:
     if stream is None:
         return Stream(open(os.devnull, "wb"), encoding="utf-8", errors=SPELLING)
     if not isinstance(stream, io.TextIOWrapper) or isinstance(stream, Stream):

@@ -55,7 +55,7 @@ def construct(group: str, cls: Any, given: Node, **injected: Any) -> Any:
         if key not in given and parameter.default is inspect.Parameter.empty:
             raise UserError(f"{group}.{key} is missing")
     hints = get_type_hints(cls.__init__)
-    checked = {key: _checked(f"{group}.{key}", value, hints.get(key)) for key, value in given.items()}
+    checked = {key: _convert(f"{group}.{key}", value, hints.get(key)) for key, value in given.items()}
     with refusing(group):
         return cls(**checked, **injected)
 
@@ -72,13 +72,13 @@ def refusing(group: str) -> Iterator[None]:
     except ValueError as error:
         raise UserError(str(error).splitlines()[0]) from error
     except RuntimeError as error:
-        if not (found := NO_MEMORY.search(str(error))):
+        if not (allocation := NO_MEMORY.search(str(error))):
             raise
-        size = int(found.group(1)) / 2**30
+        size = int(allocation.group(1)) / 2**30
         raise UserError(f"{group}: no memory for a tensor of {size:,.0f} GiB; make it smaller") from error
 
 
-def _checked(key: str, value: Any, hint: Any) -> Any:
+def _convert(key: str, value: Any, hint: Any) -> Any:
     """`value` as the annotation `hint` wants it."""
     if hint is None:
         return value

@@ -21,8 +21,8 @@ from pydantic import (
     ValidationError,
 )
 
+from expost.base.command import typed_program
 from expost.base.errors import UserError, nearest
-from expost.base.typed import typed_program
 
 Node = dict[str, Any]
 Stage = Literal[
@@ -151,15 +151,15 @@ class Trainer(Section):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"accelerator", "num_workers", "progress", "keep_share"})
     """Keys that cannot change a result, and so are no part of an artifact's key."""
 
-    SPREAD: ClassVar[frozenset[str]] = frozenset({"devices", "num_nodes", "strategy"})
-    """Keys that change a result only where they make several ranks; then `spread` is part of an artifact's key."""
+    DIVISION: ClassVar[frozenset[str]] = frozenset({"devices", "num_nodes", "strategy"})
+    """Keys that change a result only where they make several ranks; then `division` is part of an artifact's key."""
 
     @property
     def num_ranks(self) -> int:
         return self.devices * self.num_nodes
 
     @property
-    def spread(self) -> Node:
+    def division(self) -> Node:
         """How the work is divided, as far as it can change a result; empty for one rank."""
         if self.num_ranks == 1:
             return {}

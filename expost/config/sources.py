@@ -38,24 +38,24 @@ SHIPPED = Path(__file__).with_name("shipped.json")
 
 def own_sources(cls: type) -> str | None:
     """SHA-256 over all sources that `cls` needs and that are not shipped; None where there are none."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for base in cls.__mro__:
-        _collect(base.__module__, base.__module__.partition(".")[0] if base is cls else "", found)
-    own = {name: content for name, content in found.items() if shipped().get(name, "") not in (content, None)}
+        _collect(base.__module__, base.__module__.partition(".")[0] if base is cls else "", hashes)
+    own = {name: content for name, content in hashes.items() if shipped_sources().get(name, "") not in (content, None)}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest() if own else None
 
 
-def _collect(name: str, package: str, found: dict[str, str]) -> None:
-    """Put the hash of the module `name`, and of those that it imports, into `found`; `package`: wherever it lies."""
+def _collect(name: str, package: str, hashes: dict[str, str]) -> None:
+    """Put the hash of the module `name`, and of those that it imports, into `hashes`; `package`: wherever it lies."""
     top = name.partition(".")[0]
     counts = top in PROJECT or top == package or not _is_library(top)
-    if top in PROJECT and shipped().get(name, "") is None:
+    if top in PROJECT and shipped_sources().get(name, "") is None:
         return  # machinery: its version counts
-    if name in found or not counts or (path := _file_of(name)) is None:
+    if name in hashes or not counts or (path := _file_of(name)) is None:
         return
-    found[name] = source_sha256(path)
+    hashes[name] = source_sha256(path)
     for imported in _imports(name, path):
-        _collect(imported, package, found)
+        _collect(imported, package, hashes)
 
 
 def _file_of(name: str) -> Path | None:
@@ -108,25 +108,25 @@ def source_sha256(path: Path) -> str:
 
 
 @cache
-def shipped() -> dict[str, str | None]:
+def shipped_sources() -> dict[str, str | None]:
     """Every shipped module -> SHA-256 of its source in `ROOMS`, None elsewhere."""
     table: dict[str, str | None] = json.loads(SHIPPED.read_text(encoding="utf-8"))
     return table
 
 
-def shipped_now() -> dict[str, str | None]:
+def current_sources() -> dict[str, str | None]:
     """The same, of the sources as they are."""
-    found: dict[str, str | None] = {}
+    table: dict[str, str | None] = {}
     for top in PROJECT:
         place = ROOT / top
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             parts = path.relative_to(ROOT).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             compared = any(f"{name}.".startswith(f"{room}.") for room in ROOMS)
-            found[name] = source_sha256(path) if compared else None
-    return dict(sorted(found.items()))
+            table[name] = source_sha256(path) if compared else None
+    return dict(sorted(table.items()))
 
 
 if __name__ == "__main__":
-    SHIPPED.write_text(json.dumps(shipped_now(), indent=2) + "\n", encoding="utf-8")
+    SHIPPED.write_text(json.dumps(current_sources(), indent=2) + "\n", encoding="utf-8")
     sys.exit(0)

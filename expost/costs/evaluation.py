@@ -6,7 +6,7 @@ from expost.costs.foresight import DRAWN_AT_ONCE, Part, drawn, expected_seconds,
 from expost.job import Run
 from expost.measure.image_sets import SCATTERED, num_compared
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.vae import VAE
 from stage2_prior.held_out import affordable

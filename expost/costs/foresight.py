@@ -23,15 +23,15 @@ from expost.costs.watch import GROWTH, Times, at, seconds_of
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
 from expost.job import Run
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset
+from stage1_vae.ranks import ALONE
 from stage1_vae.vae import VAE
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import Prior
 from stage2_prior.priors.mixture import Mixture
-from stage2_prior.ranks import ALONE
 
 Module = TypeVar("Module", bound=nn.Module)
 LONG_SECONDS, MOST_MINUTES = 600.0, 90

@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 import torch
 
 from expost.base.errors import UserError
+from stage1_vae.machine import available_bytes as available_bytes
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-STATUS, FREE = Path("/proc/self/status"), Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 Facts = dict[str, Any]
 """What a probe measured, as JSON."""
 
@@ -72,10 +73,6 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     return kib_of(STATUS, "VmHWM")
-
-
-def available_bytes() -> int:
-    return kib_of(FREE, "MemAvailable")
 
 
 class Late(BaseException):  # nothing that is interrupted may take it for an error of its own

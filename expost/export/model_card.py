@@ -8,7 +8,7 @@ from expost.evaluation.page import verdict_lines
 from expost.export.two_stage import TwoStage
 from expost.parts.assembly import Parts
 from expost.parts.dataset import dataset_facts, described
-from stage1_vae.data.labels import listed
+from stage1_vae.data.labels import list_names
 
 FRONT = """---
 library_name: expost
@@ -94,7 +94,7 @@ def _knobs(model: TwoStage) -> str:
     if classes and names == tuple(map(str, range(classes))):
         taken = [f"label={min(3, classes - 1)}` (one class of 0 to {classes - 1})"]
     else:
-        taken = [f"label={names[0]!r}` (one class of {listed(names)})"] if classes else []
+        taken = [f"label={names[0]!r}` (one class of {list_names(names)})"] if classes else []
     taken += [f"{knob}=...`" for knob in sorted(model.prior.knobs)]
     return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
 

@@ -20,9 +20,9 @@ from expost.evaluation.errors import EvaluationError
 from expost.job import Run
 from expost.measure.subject import Trained
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.training.progress import clock
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 
@@ -154,8 +154,8 @@ def _proposals(start: Callable[[Tensor], Start]) -> bounds.Propose:
 
 def _images(trained: Trained, run: Run, num: int) -> Iterator[Tensor]:
     """`num` test images, evenly spread over the split, in batches [B, C, H, W] on the device."""
-    images = spread(trained.parts.data.test, num)
-    for x, _ in trained.parts.batches(images, block_size(trained.parts.data.shape), run):
+    images = subset(trained.parts.data.test, num)
+    for x, _ in trained.parts.batches(images, block_size(trained.parts.data.shape)):
         yield x
 
 

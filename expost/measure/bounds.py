@@ -8,10 +8,10 @@ from torch import Tensor
 from expost.evaluation import bounds
 from expost.job import Run
 from expost.measure.subject import Trained
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.training.progress import bar
 from stage1_vae.base_priors import FairBits, StandardNormal
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.rate import rate_nats
 from stage2_prior.prior import Exactness
 
@@ -22,10 +22,10 @@ MAX_BOUND_PIXELS = 2**23
 def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = run.config.evaluation
-    vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
+    vae, images = trained.vae, subset(trained.parts.data.test, settings.num_bound_images)
     block = block_size(trained.parts.data.shape)
     max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
-    batches = trained.parts.batches(images, min(settings.batch_size, block), run)
+    batches = trained.parts.batches(images, min(settings.batch_size, block))
     x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expost.evaluation.figures.classes import ClassRow
-from expost.evaluation.images.class_accuracy import ClassAccuracy, class_accuracy
+from expost.evaluation.images.class_accuracy import ClassAccuracy, ClassRow, class_accuracy
 from expost.evaluation.images.features import FeatureNet
 from expost.evaluation.row_names import RECONSTRUCTIONS
 from expost.measure.image_sets import num_compared, test_rows
 from expost.measure.rows import put
 from expost.measure.subject import Trained, cleaned
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.rows import spread_rows
 
 MOST_PICTURED, SAMPLES_PICTURED, IMAGES_PICTURED = 20, 10, 4
@@ -88,7 +87,7 @@ def _of_test(
 ) -> tuple[dict[str, ClassAccuracy | None], dict[int, Tensor]]:
     """How the judge sees test images and their reconstructions, and some images of each `pictured` class; no accuracy
     where test images have no labels."""
-    shown = spread(trained.parts.data.test, num)
+    shown = subset(trained.parts.data.test, num)
     if shown.labels is None:
         return {}, {y: torch.zeros(0, *judge.config.shape) for y in pictured.tolist()}
     labels = shown.labels.cpu()  # [num]

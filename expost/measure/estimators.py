@@ -149,7 +149,7 @@ def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: 
     with run.seeded(run.config.seeds.sample), torch.no_grad():
         z = test.draw(torch.arange(len(test))).to(run.device)  # [N, D]
         compared = None
-        name = run.launch.choices.get("prior", "prior")
+        name = run.command.choices.get("prior", "prior")
         if prior.log_prob_is is not Exactness.NONE:
             fitted = torch.cat([prior.eval().to(run.device).log_prob(block) for block in z.split(4096)])
             label = f"-log p(z), held-out z, prior {name}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expost.evaluation import report
+from expost.evaluation.figures import PICTURES
 from expost.job import Run
 from expost.measure.annealing import tight_bounds
 from expost.measure.bounds import measured_bounds
@@ -24,7 +25,6 @@ from expost.measure.feature_nets import (
 )
 from expost.measure.image_sets import SCATTERED, measured_distances, measured_memorisation, seen_images
 from expost.measure.latents import dissect
-from expost.measure.pictures import PICTURES, draw_pictures
 from expost.measure.remedies import told_of_fit
 from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
 from expost.measure.subject import Trained, baseline_prior
@@ -32,7 +32,7 @@ from expost.measure.truth import against_truth, carries_unchanged
 from expost.parts.assembly import Parts
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
@@ -82,7 +82,9 @@ def measure(
         folder: empty.
         tracker: of the stage.
     """
-    name = run.launch.choices.get("prior", "learned")
+    name = run.command.choices.get("prior", "learned")
+    from expost.measure.pictures import draw_pictures  # matplotlib is slow to import: only who draws
+
     train, val, test = latents
     floors = counted_floors(train, val, run, name)
     trained = Trained(vae, prior, baseline_prior(vae.spec).to(run.device), train, test, parts, run.device, floors)
@@ -102,7 +104,7 @@ def measure(
             classes = judged_classes(trained, load_own_net(nets.judge, run), settings.num_samples, notes)
     with timed("bounds", run, seconds, silently=True):
         bounded = measured_bounds(trained, run)
-    truth = against_truth(parts, spread(parts.data.test, settings.num_bound_images), bounded, name)
+    truth = against_truth(parts, subset(parts.data.test, settings.num_bound_images), bounded, name)
     notes += [] if truth is None else [truth.note]
     rows = assembled_rows(name, trained, seen, measured, copied.shares, bounded, histories["fit"])
     with timed("surgery", run, seconds, silently=True):

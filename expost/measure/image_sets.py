@@ -16,7 +16,7 @@ from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
 from expost.measure.feature_nets import Extractor
 from expost.measure.subject import Trained, cleaned
-from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
+from stage1_vae.data.images import ImageData, ImageSet, InMemory, Subset, subset
 from stage1_vae.rows import spread_rows
 
 PICTURED, SCATTERED = 64, 4000
@@ -89,11 +89,11 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     data, parts = trained.parts.data, trained.parts
     num = num_compared(data, limit)
     return {
-        "reference": look(net, cleaned(parts, spread(data.test, num))),
+        "reference": look(net, cleaned(parts, subset(data.test, num))),
         "baseline": look_at_draws(net, trained, partial(trained.draw, trained.baseline, num)),
         report.AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
         report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
-        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
+        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, subset(data.train, num))),
         # Last: what they draw must not change the draws of rows that other priors on this VAE share. A prior that is
         # one of the floors itself has one floor fewer.
         **{
@@ -173,4 +173,4 @@ def _placed(features: Tensor, trained: Trained) -> Tensor:
 
 
 def _rows(images: ImageSet, index: Tensor) -> ImageSet:
-    return InMemory(images.batch(index)) if isinstance(images, InMemory) else Rows(images, index)
+    return InMemory(images.batch(index)) if isinstance(images, InMemory) else Subset(images, index)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size, pixel_range
+from expost.parts.decoding import block_size, pixel_range
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
 from stage1_vae.vae import VAE

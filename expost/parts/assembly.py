@@ -4,24 +4,25 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from expost.base.errors import UserError
-from expost.config.build import build, origins, refusing, target_class
+from expost.config.build import build, refusing, target_class
 from expost.config.limits import limited_evaluation
 from expost.config.schema import Config
 from expost.job import Run
 from expost.parts.priors import build_prior, without
-from expost.parts.reduced import shorten, truncated
-from expost.training.devices import resolved_precision
+from expost.parts.reduced import shortened, truncated
 from expost.training.progress import clock
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
-from stage1_vae.training.train import TRAIN_VERSION
+from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
@@ -38,6 +39,8 @@ class Parts:
         objective: what stage 1 minimises.
         prior: unfitted.
         kind: what figures of the likelihood on these images mean.
+        device: where both stages compute.
+        num_workers: processes that read images.
     """
 
     data: ImageData
@@ -46,59 +49,69 @@ class Parts:
     objective: Objective
     prior: Prior
     kind: FigureKind
+    device: torch.device
+    num_workers: int
 
     def batches(
         self,
         images: ImageSet,
         batch_size: int,
-        run: Run,
+        ranks: Ranks = ALONE,
         shuffle: bool = False,
         seed: int = 0,
         whole_batches: bool = False,
     ) -> Batches:
-        """Batches of one split on the run's device, or a rank's part of them (see `stage1_vae.data.loader.Part`)."""
+        """Batches of one split on the job's device, or a rank's part of them (see `stage1_vae.data.loader.Part`)."""
         return Batches(
             images,
             self.preprocess,
             batch_size,
             shuffle=shuffle,
             seed=seed,
-            device=run.device,
-            num_workers=run.config.trainer.num_workers,
-            part=Part(run.ranks.rank, run.ranks.world, whole_batches),
+            device=self.device,
+            num_workers=self.num_workers,
+            part=Part(ranks.rank, ranks.world, whole_batches),
         )
 
 
-def assemble(run: Run, given: ImageData | None = None) -> Parts:
-    """Build everything that the configuration of `run` names.
+def assemble(job: Run, given: ImageData | None = None) -> tuple[Run, Parts]:
+    """Build everything that the configuration of `job` names; the job, with what was left to the data decided.
 
     With `given`, these images take the place of those that the configuration names.
 
     Raises:
         UserError: whatever does not fit together, in one line.
     """
-    config = run.config
     try:
-        data = given or read_images(run)
-        run.check_images = data.check_unchanged
-        levels = data.levels
-        binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
-        if dequantize == "auto":
-            likelihood_class = target_class(config.likelihood)
-            wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
-            dequantize = wants and levels is not None and binarize == "none"
-        preprocess = Preprocess(levels, data.domain, binarize, dequantize)
+        data = given or read_images(job)
+        preprocess = build_preprocess(job.config, data)
     except DataError as error:
         raise UserError(str(error)) from error
-    likelihood = build_likelihood(config, data, preprocess)
-    vae, objective = build_vae(run, data, likelihood)
-    shorten(run, vae.spec)
-    prior, prior_node = build_prior(run, vae.spec, len(data.train))
-    evaluation = limited_evaluation(config.evaluation, vae.spec, prior.passes, run.config.limits)
-    run.config = run.config.model_copy(update={"prior": prior_node, "evaluation": evaluation})
-    data = data if run.max_images is None else truncated(data, run.max_images, prior)
+    likelihood = build_likelihood(job.config, data, preprocess)
+    vae, objective = build_vae(job, data, likelihood)
+    job = shortened(job, vae.spec)
+    prior, node = build_prior(job, vae.spec, len(data.train))
+    evaluation = limited_evaluation(job.config.evaluation, vae.spec, prior.passes, job.config.limits)
+    job = replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation}))
+    data = data if job.max_images is None else truncated(data, job.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
-    return Parts(data, preprocess, vae, objective, prior, figure_kind(likelihood, raw_levels, preprocess.dequantize))
+    kind = figure_kind(likelihood, raw_levels, preprocess.dequantize)
+    return job, Parts(data, preprocess, vae, objective, prior, kind, job.device, job.config.trainer.num_workers)
+
+
+def build_preprocess(config: Config, data: ImageData) -> Preprocess:
+    """How raw images become x; `dequantize: auto` suits the likelihood.
+
+    Raises:
+        DataError: what cannot be done to these images.
+    """
+    levels = data.levels
+    binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
+    if dequantize == "auto":
+        likelihood_class = target_class(config.likelihood)
+        wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
+        dequantize = wants and levels is not None and binarize == "none"
+    return Preprocess(levels, data.domain, binarize, dequantize)
 
 
 def read_images(run: Run) -> ImageData:
@@ -143,27 +156,3 @@ def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     if (reason := objective.check(vae.spec)) is not None:
         raise UserError(reason)
     return vae.to(run.device), objective
-
-
-def vae_ingredients(run: Run, parts: Parts) -> dict[str, Any]:
-    """Everything that can change a trained VAE."""
-    config = run.config
-    nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
-    left_out = config.trainer.NEUTRAL | config.trainer.SPREAD
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.spread
-    return {
-        "data": parts.data.fingerprint,
-        "preprocess": {
-            "binarize": parts.preprocess.binarize,
-            "dequantize": parts.preprocess.dequantize,
-            "domain": parts.preprocess.domain.value,
-            "version": Preprocess.version,
-        },
-        "net": config.net,
-        "vae": config.vae.model_dump(),
-        "likelihood": config.likelihood,
-        "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
-        "seed": config.seeds.vae,
-        "versions": origins(nodes) | {"train": TRAIN_VERSION},
-        "limits": run.trainer_overrides,
-    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stage1_vae.data.images import Domain, ImageData, InMemory
-from stage1_vae.data.labels import listed
+from stage1_vae.data.labels import list_names
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -41,7 +41,7 @@ def value_range(data: ImageData) -> tuple[float, float] | None:
 def described(facts: Mapping[str, Any]) -> dict[str, str]:
     """The same in words: what is said -> how; for the line, the page and the card."""
     counts = ", ".join(f"{num:,} {SPLITS[split]}" for split, num in facts["num_images"].items())
-    names = listed(facts["class_names"])
+    names = list_names(facts["class_names"])
     found = {
         "images": f"{counts}, {'x'.join(map(str, facts['shape']))}",
         "values": _values(facts),
@@ -63,7 +63,9 @@ def dataset_line(data: ImageData) -> str:
     """All of it in one line."""
     facts = dataset_facts(data)
     words = described(facts)
-    classes = f"{facts['num_classes']:,} classes: {listed(data.class_names)}" if data.num_classes else words["classes"]
+    classes = (
+        f"{facts['num_classes']:,} classes: {list_names(data.class_names)}" if data.num_classes else words["classes"]
+    )
     parts = [f"{data.name}: {words['images']}", words["values"], classes]
     parts += [f"{what} {words[what]}" for what in ("read as", "left out") if what in words]
     return " ".join("; ".join(parts).split())

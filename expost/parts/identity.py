@@ -1,14 +1,20 @@
-"""What a report says of its run, so that `stage=compare` can put it beside others."""
+"""What a report says of its run, so that `stage=compare` can put it beside others: what was asked, and where it ran."""
 
+import platform
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
-from expost.base.command import Launch
+import torch
+
+from expost.base.command import Command
 from expost.config.schema import Config, Trainer
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.store.artifacts import digest
 
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
+CIRCUMSTANCES = "circumstances.json"
 NEUTRAL_DATA = ("root", "download", "name")
 
 
@@ -31,8 +37,8 @@ def identity(job: Run, parts: Parts) -> dict[str, str]:
     vae_recipe = digest(stage1)
     return {
         "group": job.name,
-        "stage1": stage1_words(job.launch),
-        "stage2": " ".join([job.launch.choices.get("prior", "custom"), *_changes(job.launch, ("prior",))]),
+        "stage1": stage1_words(job.command),
+        "stage2": " ".join([job.command.choices.get("prior", "custom"), *_changes(job.command, ("prior",))]),
         "likelihood": likelihood_words(config, parts),
         "vae_recipe": vae_recipe,
         "prior_recipe": digest({"vae": vae_recipe, "prior": config.prior}),
@@ -49,17 +55,17 @@ def likelihood_words(config: Config, parts: Parts) -> str:
     return f"{name} on {made}{noise}"
 
 
-def stage1_words(launch: Launch) -> str:
+def stage1_words(command: Command) -> str:
     """What was chosen for stage 1, and what was changed of it."""
-    chosen_groups = [launch.choices.get(group, "custom") for group in ("vae", "net")]
-    start = [launch.choices["experiment"]] if "experiment" in launch.choices else ["-".join(chosen_groups)]
-    return " ".join([*start, *_changes(launch, STAGE1_KEYS)])
+    chosen_groups = [command.choices.get(group, "custom") for group in ("vae", "net")]
+    start = [command.choices["experiment"]] if "experiment" in command.choices else ["-".join(chosen_groups)]
+    return " ".join([*start, *_changes(command, STAGE1_KEYS)])
 
 
-def _changes(launch: Launch, groups: Sequence[str]) -> list[str]:
+def _changes(command: Command, groups: Sequence[str]) -> list[str]:
     """Overrides of keys in `groups` without their group, and of choices where an experiment made them."""
     shown = []
-    for word in launch.overrides:
+    for word in command.overrides:
         key, _, value = word.lstrip("+").partition("=")
         group, _, rest = key.partition(".")
         neutral = {"data": NEUTRAL_DATA, "trainer": Trainer.NEUTRAL}.get(group, ())
@@ -67,6 +73,35 @@ def _changes(launch: Launch, groups: Sequence[str]) -> list[str]:
             continue
         if rest and rest not in neutral:
             shown.append(f"{rest.removeprefix('bottleneck.').removeprefix('objective.')}={value}")
-        elif not rest and group in ("net", "vae") and "experiment" in launch.choices:
+        elif not rest and group in ("net", "vae") and "experiment" in command.choices:
             shown.append(f"{group}={value}")
     return shown
+
+
+def circumstances() -> dict[str, str]:
+    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
+    return {
+        "commit": _commit() or "unknown",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def accelerator() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

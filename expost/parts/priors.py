@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.base.places import CONF
 from expost.config.build import build, construct, origins, target_class
@@ -17,8 +17,7 @@ from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Run
 from stage1_vae.latents import LatentSpec
-from stage2_prior.fit import FIT_VERSION
-from stage2_prior.fitting import FitSettings
+from stage2_prior.fitting import FIT_VERSION, FitSettings
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
@@ -35,7 +34,7 @@ def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
     offered, asked = prior_nodes(), job.config.prior
-    node = choose_prior(asked, spec, offered, job.launch)
+    node = choose_prior(asked, spec, offered, job.command)
     cls = target_class(node)
     if cls is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
@@ -44,7 +43,7 @@ def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     a_class = bool(node.get("conditional")) and not cls.takes_labels
     node = limited_prior(node, spec, num_images, job.config.limits, a_class)
     if (reason := cls.check(spec)) is not None:
-        best = {name: choose_prior(other, spec, offered, Launch()) for name, other in offered.items()}
+        best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
     if issubclass(cls, GradientPrior):
@@ -70,7 +69,7 @@ def _load(file: str) -> Node:
     return cast(Node, OmegaConf.to_container(OmegaConf.load(CONF / file)))
 
 
-def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], launch: Launch) -> Node:
+def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
     """The section of the prior that models latents of `spec`: `node`, or what its `otherwise` names.
 
     What the user has changed in `node` holds for the other one too: what was typed, and what differs from the file.
@@ -79,7 +78,7 @@ def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], launch:
         node: the `prior:` section.
         spec: what one latent is.
         offered: the files in conf/prior, by name.
-        launch: what was typed.
+        command: what was typed.
 
     Raises:
         UserError: `otherwise` names no prior, or a changed key is one that the other prior does not have.
@@ -91,15 +90,15 @@ def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], launch:
     if name not in offered:
         raise UserError(f"prior.otherwise={name}: no such prior; {nearest(str(name), offered)}")
     other = without(offered[name], ("otherwise",))
-    for path, value in user_changes(node, offered, launch):
+    for path, value in user_changes(node, offered, command):
         set_key(other, path, value, name, spec)
     return other
 
 
-def user_changes(node: Node, offered: dict[str, Node], launch: Launch) -> Iterator[tuple[tuple[str, ...], Any]]:
+def user_changes(node: Node, offered: dict[str, Node], command: Command) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Keys of `node` that are not as its file has them, or that were typed all the same, and their values."""
     files = [dict(flatten(file)) for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
-    typed = {word.lstrip("+").split("=")[0] for word in launch.overrides}
+    typed = {word.lstrip("+").split("=")[0] for word in command.overrides}
     for path, value in flatten(node):
         as_filed = any(path in file and file[path] == value for file in files)
         if path[0] not in OWN and (not as_filed or ".".join(("prior", *path)) in typed):

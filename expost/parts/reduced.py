@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from expost.base import scratch
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Limits
 from expost.job import Run
 from expost.store.artifacts import Store
-from stage1_vae.data.images import ImageData, spread
+from stage1_vae.data.images import ImageData, subset
 from stage1_vae.latents import LatentSpec
 from stage2_prior.prior import Prior
 
@@ -25,7 +25,7 @@ IMAGE_TOKENS = 8 * TOKENS
 
 
 @contextmanager
-def reduced(config: Config, launch: Launch) -> Iterator[Run]:
+def reduced(config: Config, command: Command) -> Iterator[Run]:
     """The job on few images, with two batches a stage, in a folder that is removed after the block.
 
     Where a latent is long there are fewer images, in smaller batches: it takes no longer than any other.
@@ -45,29 +45,31 @@ def reduced(config: Config, launch: Launch) -> Iterator[Run]:
         }
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         small = config.model_copy(update=changes)
-        job = Run(small, replace(launch, sweep_dir=None), Store(Path(place)), limits, quiet=True)
-        job.max_images = max(512, 2 * config.trainer.batch_size)
-        yield job
+        max_images = max(512, 2 * config.trainer.batch_size)
+        yield Run(
+            small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
+        )
 
 
-def shorten(run: Run, spec: LatentSpec) -> None:
-    """Fewer images, and fewer a batch, where latents of `spec` are long; and so much less of the prior."""
-    if run.max_images is None:
-        return
-    trainer, ranks = run.config.trainer, run.config.trainer.num_ranks
+def shortened(job: Run, spec: LatentSpec) -> Run:
+    """A reduced job with fewer images, and fewer a batch, where latents of `spec` are long; and so much less of the
+    prior."""
+    if job.max_images is None:
+        return job
+    trainer, ranks = job.config.trainer, job.config.trainer.num_ranks
     size = max(2, TOKENS // spec.num_dims)
     size = min(trainer.batch_size, max(ranks, size - size % ranks))
     tokens = TOKENS * LONG // max(LONG, spec.num_dims)
     changes = {
         "trainer": trainer.model_copy(update={"batch_size": size}),
-        "limits": run.config.limits.model_copy(update={"tokens": tokens}),
+        "limits": job.config.limits.model_copy(update={"tokens": tokens}),
     }
-    run.config = run.config.model_copy(update=changes)
-    run.max_images = min(run.max_images, max(2 * size, IMAGE_TOKENS // spec.num_dims))
+    max_images = min(job.max_images, max(2 * size, IMAGE_TOKENS // spec.num_dims))
+    return replace(job, config=job.config.model_copy(update=changes), max_images=max_images)
 
 
 def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
     """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
     mixture is no mistake, nor is one a class."""
-    train = spread(data.train, max(limit, prior.min_images), prior.min_images_a_class)
-    return replace(data, train=train, val=spread(data.val, limit), test=spread(data.test, limit))
+    train = subset(data.train, max(limit, prior.min_images), prior.min_images_a_class)
+    return replace(data, train=train, val=subset(data.val, limit), test=subset(data.test, limit))

@@ -3,9 +3,7 @@
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
-from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
 from expost.store.safe import layouts, read_json, read_json_list, read_tensors
@@ -17,20 +15,22 @@ MAX_HISTORY_BYTES = 2**26
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state of `module` as safetensors wants it: whole, detached, contiguous, on the CPU. All ranks ask for it."""
+    from torch.distributed.tensor import DTensor  # costs half a second, and only who has trained asks for it
+
     state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
-def trained_vae(job: Run, parts: Parts, artifact: Artifact) -> VAE:
+def trained_vae(parts: Parts, artifact: Artifact, device: torch.device) -> VAE:
     """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
     _fill(parts.vae, artifact, "model.safetensors")
-    return parts.vae.to(job.device).eval()  # Lightning leaves a module on the CPU
+    return parts.vae.to(device).eval()  # Lightning leaves a module on the CPU
 
 
-def fitted_prior(job: Run, parts: Parts, artifact: Artifact) -> Prior:
+def fitted_prior(parts: Parts, artifact: Artifact, device: torch.device) -> Prior:
     """The prior with the artifact's fitted state."""
     _fill(parts.prior, artifact, "prior.safetensors")
-    return parts.prior.to(job.device).eval()
+    return parts.prior.to(device).eval()
 
 
 def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:

@@ -48,8 +48,8 @@ def run_plan(run: Run) -> None:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
     run.say("plan", str(target))
-    words = tuple(word for word in run.launch.overrides if not word.startswith("plan."))
-    run.say("next", replace(run.launch, overrides=words).command("all"))
+    words = tuple(word for word in run.command.overrides if not word.startswith("plan."))
+    run.say("next", replace(run.command, overrides=words).line("all"))
 
 
 def check_target(target: Path) -> None:
@@ -79,7 +79,7 @@ def probe(run: Run) -> Facts:
     place = scratch.folder()
     with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
         job, result = Path(folder) / "job.json", Path(folder) / "result.json"
-        told = {"choices": run.launch.choices, "overrides": run.launch.overrides}
+        told = {"choices": run.command.choices, "overrides": run.command.overrides}
         job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}), encoding="utf-8")
         command = [sys.executable, "-m", "expost.plan.server", str(job), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])

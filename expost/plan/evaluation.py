@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expost import pipeline
 from expost.costs.fork import Facts, at_most
 from expost.costs.watch import at, grown, seconds_of, straight
 from expost.evaluation import distances
@@ -28,12 +29,11 @@ from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own
 from expost.measure.image_sets import look, seen_images
 from expost.measure.latents import MAX_DRAWS, dissect
 from expost.measure.subject import Floor, Trained, baseline_prior, cleaned
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
 from expost.plan.stages import Probing, files_of, some_latents
-from expost.stages.features import feature_net
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
 """The larger is enough for full batches of the feature net's training."""
@@ -59,11 +59,11 @@ def probe_features(probing: Probing) -> Facts:
     count = min(len(data.train), num_feature_images(data.shape))
 
     def cleaned_ones(num: int) -> Tensor:
-        return filled(cleaned(probing.parts, spread(data.train, num)), (num, *data.shape))
+        return filled(cleaned(probing.parts, subset(data.train, num)), (num, *data.shape))
 
     def make(num: int) -> float:
         images = cleaned_ones(num)
-        labels = None if data.train.labels is None else spread(data.train, num).labels
+        labels = None if data.train.labels is None else subset(data.train, num).labels
         ends = [time.perf_counter()]
 
         def log(figures: object, epoch: int) -> None:
@@ -121,7 +121,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     """A small evaluation of untrained stages, and by itself each part of it that grows."""
     net_artifact = untrained(probing)
     if probing.job.config.evaluation.features is not None:
-        net_artifact = feature_net(probing.place("features"), probing.parts)
+        net_artifact = pipeline.made("features", probing.place("features"), probing.parts)["features"]
     net = load_feature_net(net_artifact, probing.job)
     settings, data, enough = probing.job.config.evaluation, probing.parts.data, probing.enough
     rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
@@ -141,7 +141,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         return seconds_of(lambda: measured_bounds(trained, asked(probing, num_bound_images=num)))
 
     def read(num: int) -> float:
-        return seconds_of(lambda: look(net, cleaned(probing.parts, spread(data.train, num))))
+        return seconds_of(lambda: look(net, cleaned(probing.parts, subset(data.train, num))))
 
     def counted(num: int) -> float:
         return seconds_of(lambda: floors_of(probing, num))
@@ -174,7 +174,7 @@ def small_trained(probing: Probing) -> Trained:
     job, parts = probing.job, probing.parts
     train, test = (some_latents(probing, split, NUM_LATENTS) for split in ("train", "test"))
     baseline = baseline_prior(parts.vae.spec).to(job.device)
-    data = replace(parts.data, test=spread(parts.data.test, len(test)))
+    data = replace(parts.data, test=subset(parts.data.test, len(test)))
     few = replace(parts, data=data)
     floors = floors_of(probing, NUM_LATENTS)
     return Trained(parts.vae.eval(), parts.prior.eval(), baseline, train, test, few, job.device, floors)
@@ -183,7 +183,7 @@ def small_trained(probing: Probing) -> Trained:
 def floors_of(probing: Probing, num: int) -> dict[str, Floor]:
     """Of codes and bits: priors by counting of so many latents."""
     train, val = (some_latents(probing, split, num) for split in ("train", "val"))
-    return counted_floors(train, val, probing.job, probing.job.launch.choices.get("prior", "learned"))
+    return counted_floors(train, val, probing.job, probing.job.command.choices.get("prior", "learned"))
 
 
 def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Facts:
@@ -194,7 +194,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
         bdmc = 2 if annealing.bdmc_images else 0
         small["annealing"] = annealing.model_copy(update={"num_images": 2, "bdmc_images": bdmc})
     trained, data = small_trained(probing), probing.parts.data
-    few = replace(data, train=spread(data.train, num), test=spread(data.test, max(num, num_bounds)))
+    few = replace(data, train=subset(data.train, num), test=subset(data.test, max(num, num_bounds)))
     parts = replace(probing.parts, data=few)
     folder = probing.scratch / "evaluation"
     folder.mkdir()

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from dataclasses import replace
 
 import torch
 
@@ -10,11 +9,11 @@ from expost import pipeline
 from expost.costs.fork import Facts, available_bytes
 from expost.job import Run
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size
-from expost.stages.features import feature_net
-from expost.stages.report import accelerator
+from expost.parts.decoding import block_size
+from expost.parts.identity import accelerator
 from expost.training.devices import resolved_precision
 from stage1_vae.data.images import InMemory
+from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents.dataset import PARAMETERS
 
 
@@ -36,7 +35,7 @@ def facts_of(run: Run, parts: Parts, threads: int) -> Facts:
         "images": {
             "name": data.name,
             "shape": list(data.shape),
-            "num": {split: len(getattr(data, split)) for split in pipeline.SPLITS},
+            "num": {split: len(getattr(data, split)) for split in SPLITS},
             "in_memory": isinstance(data.train, InMemory),
             "labelled": data.num_classes > 0,
         },
@@ -56,16 +55,7 @@ def facts_of(run: Run, parts: Parts, threads: int) -> Facts:
 
 def cached(run: Run, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
-    plan = replace(run, plans=True)
-    vae = pipeline.train_vae(plan, parts)
-    latents = pipeline.encode_images(plan, parts, vae)
-    prior = pipeline.fit_prior(plan, parts, latents)
-    figures = pipeline.evaluate_priors(plan, parts, vae, latents, prior)
-    artifacts = {
-        "vae": vae,
-        "encode": latents,
-        "prior": prior,
-        "features": feature_net(plan, parts),
-        "evaluate": figures,
-    }
-    return [stage for stage, artifact in artifacts.items() if artifact.path.is_dir()]
+    found = pipeline.keys("evaluation", run, parts)
+    typed = {"latents": "encode", "evaluation": "evaluate"}
+    places = {name: run.store.root / pipeline.STAGES[name].place / key for name, key in found.items()}
+    return [typed.get(name, name) for name, place in places.items() if place.is_dir()]

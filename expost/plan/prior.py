@@ -15,9 +15,10 @@ from expost import pipeline
 from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.costs.fork import Facts, at_most
-from expost.costs.watch import Times, Watch, grown, seconds_of
+from expost.costs.watch import Times, grown, seconds_of
 from expost.parts.priors import build_prior
 from expost.plan.stages import Probing, files_of, latents_of, some_latents
+from expost.plan.watch import Watch
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
@@ -182,7 +183,7 @@ def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = Non
     job = replace(job, config=job.config.model_copy(update={"prior": node}))
     parts = replace(probing.parts, prior=prior)
     made: list[Artifact] = []
-    seconds = seconds_of(lambda: made.append(pipeline.fit_prior(job, parts, place)))
+    seconds = seconds_of(lambda: made.append(pipeline.made("prior", job, parts, {"latents": place})["prior"]))
     return made[0], seconds
 
 

@@ -54,7 +54,7 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
     Raises:
         UserError, DataError, PriorError, EvaluationError, TrainingError: what the user has to mend.
     """
-    from expost.base.command import Launch
+    from expost.base.command import Command
     from expost.config.schema import Config
     from expost.job import Run
     from expost.parts.assembly import assemble, read_images
@@ -69,27 +69,27 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
 
     started = time.perf_counter()
     config = Config.model_validate(told["config"])
-    launch = Launch(choices=told["choices"], overrides=tuple(told["overrides"]))
+    command = Command(choices=told["choices"], overrides=tuple(told["overrides"]))
     if config.logger.wandb:
         importlib.import_module("wandb")  # takes memory in every stage
-    whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
+    whole = Run(config, command, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, reading = imagined(config, scratch / "images")
-        parts = assemble(whole, given=data)
+        job, parts = assemble(whole, given=data)
     else:
         data = read_images(whole)
         print(f"{TAKEN}{dataset_line(data)}", flush=True)
-        parts = assemble(whole, given=data)
+        job, parts = assemble(whole, given=data)
         reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    config = whole.config  # with what was left to the latents
+    config = job.config
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
     trainer = config.trainer.model_copy(update=alone)
     logger = config.logger.model_copy(update={"wandb": False})
     paths = config.paths.model_copy(update={"root": scratch})
     small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
     rank_batch = config.trainer.batch_size // config.trainer.num_ranks
-    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
+    probing = Probing(Run(small, command, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
     base = peak_bytes()
     probes: dict[str, Probed] = {"vae": stage1(probing, fork, probe_vae)}
     latents = fork(lambda: imagine_inputs(probing)).facts
@@ -101,8 +101,8 @@ def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[]
         "probes": {name: probe.facts | probe.circumstances for name, probe in probes.items()},
         "data": {"seconds": reading.seconds, "peak_bytes": base + reading.peak_bytes, "how": reading.how},
         "latent_rows": latents["rows"],
-        "cached": [] if imagines else cached(whole, parts),
-        **facts_of(whole, parts, threads),
+        "cached": [] if imagines else cached(job, parts),
+        **facts_of(job, parts, threads),
         "seconds": time.perf_counter() - started,
     }
 

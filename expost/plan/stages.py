@@ -10,12 +10,14 @@ import numpy as np
 
 from expost import pipeline
 from expost.costs.fork import Facts
-from expost.costs.watch import Watch, grown, seconds_of
+from expost.costs.watch import grown, seconds_of
 from expost.job import Run
 from expost.parts.assembly import Parts
-from expost.parts.sampling import block_size
+from expost.parts.decoding import block_size
+from expost.plan.watch import Watch
 from expost.store.artifacts import Artifact, Store
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
+from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents.dataset import IN_MEMORY_BYTES, PARAMETERS
 from stage1_vae.latents.files import LatentWriter
@@ -50,7 +52,7 @@ class Probing:
     def with_few(self, **counts: int) -> Parts:
         """The parts with at most so many images of the splits that are named."""
         data = self.parts.data
-        few: dict[str, Any] = {split: spread(getattr(data, split), num) for split, num in counts.items()}
+        few: dict[str, Any] = {split: subset(getattr(data, split), num) for split, num in counts.items()}
         return replace(self.parts, data=replace(data, **few))
 
     def place(self, name: str, **limits: Any) -> Run:
@@ -73,7 +75,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     )
     share = batch_size / probing.rank_batch
     parts = probing.with_few(train=max(4 * batch_size, round(share * len(probing.parts.data.train))))
-    seconds = seconds_of(lambda: made.append(pipeline.train_vae(job, parts)))
+    seconds = seconds_of(lambda: made.append(pipeline.made("vae", job, parts)["vae"]))
     history = json.loads((made[0].path / "history.json").read_text(encoding="utf-8"))
     return {
         "batch_size": batch_size,
@@ -91,7 +93,8 @@ def hardly_trained(probing: Probing) -> Artifact:
     """A VAE after one step: made by the first who asks, found by all others."""
     trainer = probing.job.config.trainer.model_copy(update={"max_steps": 1, "batch_size": 2})
     config = probing.job.config.model_copy(update={"trainer": trainer})
-    return pipeline.train_vae(replace(probing.place("vae"), config=config), probing.with_few(train=4, val=2))
+    job = replace(probing.place("vae"), config=config)
+    return pipeline.made("vae", job, probing.with_few(train=4, val=2))["vae"]
 
 
 def probe_encode(probing: Probing) -> Facts:
@@ -102,7 +105,7 @@ def probe_encode(probing: Probing) -> Facts:
 
     def run(num: int) -> float:
         parts, job = probing.with_few(train=num, val=1, test=1), probing.place(f"encode-{len(made)}")
-        return seconds_of(lambda: made.append(pipeline.encode_images(job, parts, vae)))
+        return seconds_of(lambda: made.append(pipeline.made("latents", job, parts, {"vae": vae})["latents"]))
 
     run(2)  # pays for what is there once in a process
     times = grown(run, min(block, len(data.train)), len(data.train), probing.enough)
@@ -117,7 +120,7 @@ def imagine_inputs(probing: Probing) -> Facts:
     params = imagined_params(spec, family)
     row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
     rows = {}
-    for split in pipeline.SPLITS:
+    for split in SPLITS:
         images = getattr(probing.parts.data, split)
         rows[split] = num = min(len(images), max(1000, MAX_LATENT_BYTES // row_bytes))
         all_labels = images.labels

@@ -21,7 +21,7 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Node:
+class Machine:
     """One machine of a job.
 
     Attributes:
@@ -38,7 +38,7 @@ class Node:
         return self.rank == 0 and self.port > 0
 
     @classmethod
-    def of(cls, num_nodes: int, environment: Mapping[str, str]) -> "Node":
+    def of(cls, num_nodes: int, environment: Mapping[str, str]) -> "Machine":
         """This machine: NODE_RANK, MASTER_ADDR and MASTER_PORT, or what SLURM says where they are missing.
 
         Raises:
@@ -76,8 +76,8 @@ def refuse_study(num_ranks: int) -> None:
 
 def _first_host(nodes: str) -> str:
     """The first name of a list in SLURM's shorthand: `gpu[07-09,12],cpu1` -> gpu07."""
-    found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^,]*)", nodes)
-    return "".join(part or "" for part in found.groups()) if found else ""
+    name = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^,]*)", nodes)
+    return "".join(part or "" for part in name.groups()) if name else ""
 
 
 def _port_of_job(job: str) -> str:

@@ -8,9 +8,9 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expost.base.errors import UserError
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.ranks.machines import without_ranks
+from stage1_vae.errors import ExpostError
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Order:
     Attributes:
         stage, key: the artifact that it helps to make.
         rank, local_rank, world: which one it is, of all and on its machine; how many there are.
-        node: its machine.
+        machine: its machine.
         address, port: where the ranks find each other.
         config, store, overrides, max_images, quiet: of the run, see `expost.job.Run`.
     """
@@ -30,7 +30,7 @@ class Order:
     rank: int
     local_rank: int
     world: int
-    node: int
+    machine: int
     address: str
     port: int
     config: dict[str, Any]
@@ -52,16 +52,16 @@ class Order:
             "RANK": self.rank,
             "LOCAL_RANK": self.local_rank,
             "WORLD_SIZE": self.world,
-            "GROUP_RANK": self.node,
+            "GROUP_RANK": self.machine,
             "MASTER_ADDR": self.address,
             "MASTER_PORT": self.port,
         }
-        mine = without_ranks(os.environ)
-        mine.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // self.config["trainer"]["devices"])))
+        environment = without_ranks(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // self.config["trainer"]["devices"])))
         if self.config["trainer"]["num_nodes"] == 1 and sys.platform == "linux":
-            mine.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may lead nowhere
-        mine["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [mine.get("PYTHONPATH")])])
-        return mine | {name: str(value) for name, value in own.items()}
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may lead nowhere
+        environment["PYTHONPATH"] = python_path()
+        return environment | {name: str(value) for name, value in own.items()}
 
 
 def num_cores() -> int:
@@ -94,12 +94,12 @@ class Ending:
     file: str | None = None
 
     @classmethod
-    def of(cls, error: BaseException, users: tuple[type[BaseException], ...]) -> "Ending":
-        """`error` in words; `users` are the classes that stand for a mistake of the user's."""
-        if isinstance(error, (UserError, *users)):
+    def of(cls, error: BaseException) -> "Ending":
+        """`error` in words."""
+        if isinstance(error, ExpostError):
             return cls("user", str(error))
-        told, words = "".join(traceback.format_exception(error)), f"{type(error).__name__}: {error}"
+        lines, words = "".join(traceback.format_exception(error)), f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno in errno.errorcode:
             file = None if error.filename is None else os.fsdecode(error.filename)
-            return cls("disk", error.strerror or words, told, error.errno or 0, file)
-        return cls("peer" if any(word in words for word in LOST) else "crash", words, told)
+            return cls("disk", error.strerror or words, lines, error.errno or 0, file)
+        return cls("peer" if any(word in words for word in LOST) else "crash", words, lines)

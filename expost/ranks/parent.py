@@ -21,15 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from expost.base import scratch as temporary
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Trainer
-from expost.ranks.machines import Node, refuse_study
+from expost.ranks.machines import Machine, refuse_study
 from expost.ranks.messages import CAUSES, Ending, Order, num_cores
-from expost.ranks.rendezvous import Host
+from expost.ranks.rendezvous import Rendezvous
 from expost.store.artifacts import Store
 from expost.training.devices import device_of
 from expost.training.tracking import Tracker
@@ -38,12 +36,16 @@ from expost.training.tracking import Tracker
 class Job(Protocol):
     """As much of a job as its ranks ask for; see `expost.job.Run`."""
 
-    config: Config
-    trainer_overrides: dict[str, Any]
-    max_images: int | None
-    quiet: bool
-    store: Store
-
+    @property
+    def config(self) -> Config: ...
+    @property
+    def trainer_overrides(self) -> dict[str, Any]: ...
+    @property
+    def max_images(self) -> int | None: ...
+    @property
+    def quiet(self) -> bool: ...
+    @property
+    def store(self) -> Store: ...
     @property
     def shows_progress(self) -> bool: ...
     def say(self, what: str, words: str) -> None: ...
@@ -60,14 +62,14 @@ class RankError(RuntimeError):
     """A rank ended in a way that is no mistake of the user's; its traceback is the cause."""
 
 
-class Told(Exception):  # noqa: N818  # no error of this process
+class RankTraceback(Exception):  # noqa: N818  # no error of this process
     """The traceback of another process, printed where this one's cause stands."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
-def check_ranks(trainer: Trainer) -> None:
+def check_ranks(trainer: Trainer, command: Command) -> None:
     """Refuse what several ranks cannot do, before any work.
 
     Raises:
@@ -86,19 +88,11 @@ def check_ranks(trainer: Trainer) -> None:
             "trainer.strategy=fsdp has no whole weights to compile or to average: set trainer.compile=false "
             "trainer.ema_decay=null, or use trainer.strategy=ddp"
         )
-    if _optuna_sweeps():
+    if command.is_trial:
         refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
         raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
-    Node.of(trainer.num_nodes, os.environ)
-
-
-def _optuna_sweeps() -> bool:
-    """Whether this job is a trial of Optuna's."""
-    if not HydraConfig.initialized():
-        return False
-    facts = HydraConfig.get()
-    return facts.mode == RunMode.MULTIRUN and "optuna" in str(facts.sweeper.get("_target_", "")).lower()
+    Machine.of(trainer.num_nodes, os.environ)
 
 
 @dataclass
@@ -128,16 +122,16 @@ class Child:
         """Whether it is gone without a word about its end."""
         return self.figures is None and self.ending is None and self.process.poll() is not None
 
-    def hear(self, said: "queue.Queue[Said]") -> None:
-        """Put what the rank says into `said`, line by line, and None when it can say no more."""
+    def hear(self, messages: "queue.Queue[ChildMessage]") -> None:
+        """Put what the rank says into `messages`, line by line, and None when it can say no more."""
         assert self.process.stdout is not None
         with suppress(ValueError):  # killed in the middle of a line: that is no word
             for line in self.process.stdout:
-                said.put((self, json.loads(line)))
-        said.put((self, None))
+                messages.put((self, json.loads(line)))
+        messages.put((self, None))
 
-    def silent(self) -> Ending:
-        """The ending of a process that said nothing about it."""
+    def silence(self) -> Ending:
+        """The ending of a process that messages nothing about it."""
         code = self.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = self.errors.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.errors else ""
@@ -160,62 +154,62 @@ class Child:
             error: Exception = OSError(ending.code, ending.message, ending.file)
         else:
             error = RankError(f"{self.name}: {ending.message}")
-        error.__cause__ = Told(ending.traceback)
+        error.__cause__ = RankTraceback(ending.traceback)
         return error
 
 
-Said = tuple[Child, dict[str, Any] | None]
+ChildMessage = tuple[Child, dict[str, Any] | None]
 
 
-def spread(
-    run: Job,
+def make_in_ranks(
+    job: Job,
     stage: str,
     key: str,
     tracker: Tracker,
-    host: Host | None = None,
-    arrived: Callable[[], bool] = lambda: False,
+    rendezvous: Rendezvous | None = None,
+    is_there: Callable[[], bool] = lambda: False,
 ) -> Mapping[str, Any]:
     """Make the files of a stage with this machine's ranks; the final figures, from rank 0.
 
     Args:
-        run, stage, key: what is made.
+        job, stage, key: what is made.
         tracker: takes what rank 0 logs.
-        host: where this machine's ranks ask; None on any machine but the first.
-        arrived: asked now and then; once it says yes, the ranks are no longer needed.
+        rendezvous: where this machine's ranks ask; None on any machine but the first.
+        is_there: asked now and then; once it says yes, the ranks are no longer needed.
 
     Raises:
         UserError: a rank met a mistake of the user's, or was killed.
         RankError: a rank failed otherwise.
         OSError: a rank could not write.
     """
-    node = Node.of(run.config.trainer.num_nodes, os.environ)
+    machine = Machine.of(job.config.trainer.num_nodes, os.environ)
     children: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=temporary.folder()) as scratch:
         try:
-            for local_rank in range(run.config.trainer.devices):
-                order = _order(run, stage, key, node, host.port if host else node.port, local_rank)
-                children.append(_start(order, run.shows_progress, Path(scratch)))
-            return _listen(children, run, tracker, arrived)
+            for local_rank in range(job.config.trainer.devices):
+                order = _order(job, stage, key, machine, rendezvous.port if rendezvous else machine.port, local_rank)
+                children.append(_start(order, job.shows_progress, Path(scratch)))
+            return _listen(children, job, tracker, is_there)
         finally:
             _end(children)
 
 
-def _order(run: Job, stage: str, key: str, node: Node, port: int, local_rank: int) -> Order:
-    trainer = run.config.trainer
+def _order(job: Job, stage: str, key: str, machine: Machine, port: int, local_rank: int) -> Order:
+    trainer = job.config.trainer
     return Order(
         stage=stage,
         key=key,
-        rank=node.rank * trainer.devices + local_rank,
+        rank=machine.rank * trainer.devices + local_rank,
         local_rank=local_rank,
         world=trainer.num_ranks,
-        node=node.rank,
-        address=node.address,
+        machine=machine.rank,
+        address=machine.address,
         port=port,
-        config=run.config.model_dump(mode="json"),
-        store=str(run.store.root),
-        overrides=run.trainer_overrides,
-        max_images=run.max_images,
-        quiet=run.quiet,
+        config=job.config.model_dump(mode="json"),
+        store=str(job.store.root),
+        overrides=job.trainer_overrides,
+        max_images=job.max_images,
+        quiet=job.quiet,
     )
 
 
@@ -237,29 +231,30 @@ def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
     return Child(order, process, errors)
 
 
-def _listen(children: list[Child], run: Job, tracker: Tracker, arrived: Callable[[], bool]) -> Mapping[str, Any]:
+def _listen(children: list[Child], job: Job, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
     """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
-    said: queue.Queue[Said] = queue.Queue()
+    messages: queue.Queue[ChildMessage] = queue.Queue()
     for child in children:
-        threading.Thread(target=child.hear, args=(said,), daemon=True, name=child.name).start()
+        threading.Thread(target=child.hear, args=(messages,), daemon=True, name=child.name).start()
     speaking, deadline = len(children), float("inf")
     while speaking and time.monotonic() < deadline:
         try:
-            child, message = said.get(timeout=POLL_SECONDS)
+            child, message = messages.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            if arrived():
+            if is_there():
                 return {}
             if (lost := next((child for child in children if child.is_lost), None)) is None:
                 continue
-            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
+            # A process of its own keeps its output open.
+            child, message = lost, {"ending": asdict(lost.silence())}
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:
-                child.ending = child.silent()
+                child.ending = child.silence()
         elif "log" in message:
             tracker.log(message["log"], message["step"])
         elif "say" in message:
-            run.say(*message["say"])
+            job.say(*message["say"])
         elif "ending" in message:
             child.ending = Ending(**message["ending"])
         else:

@@ -10,11 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from socket import create_server
 
+import torch
+import torch.distributed as dist
 from torch.distributed import DistError, DistNetworkError, TCPStore
 
 from expost.base.errors import UserError
-from expost.ranks.machines import Node
+from expost.config.schema import Trainer
+from expost.ranks.machines import Machine
 from expost.ranks.messages import Order
+from expost.training.devices import device_of
 
 COMING = timedelta(minutes=30)
 """Until machine 0 answers, or does again where it was at something else; and then until all ranks are there."""
@@ -24,30 +28,30 @@ ASKING = timedelta(minutes=1)
 """Then a rank that is still waiting looks anew whether anybody answers."""
 
 
-class Host:
+class Rendezvous:
     """Machine 0's end, which all ranks connect to.
 
     Args:
-        node: this machine.
+        machine: this machine.
         key: of the artifact that is to be made, or waited for.
 
     Raises:
         UserError: it cannot answer where the ranks will ask.
     """
 
-    def __init__(self, node: Node, key: str) -> None:
+    def __init__(self, machine: Machine, key: str) -> None:
         # A single machine's are met where no other can connect; of several, a name may mean another interface here.
-        interface = node.address if node == Node() else ""
+        interface = machine.address if machine == Machine() else ""
         try:
-            server = create_server((interface, node.port))
+            server = create_server((interface, machine.port))
             self.port: int = server.getsockname()[1]
             self._store: TCPStore | None = TCPStore(
-                node.address, self.port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
+                machine.address, self.port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
             )
         except (OSError, DistNetworkError) as error:
             raise UserError(
-                f"MASTER_ADDR={node.address} MASTER_PORT={node.port}: cannot be listened on here; machine 0 needs its "
-                "own name or address there, and a free port"
+                f"MASTER_ADDR={machine.address} MASTER_PORT={machine.port}: cannot be listened on here; machine 0 "
+                "needs its own name or address there, and a free port"
             ) from error
         self.key = key
         self._set("host", "")
@@ -65,19 +69,19 @@ class Host:
 
 
 @contextmanager
-def hosting(node: Node, key: str, in_ranks: bool) -> Iterator[Host | None]:
+def serve(machine: Machine, key: str, in_ranks: bool) -> Iterator[Rendezvous | None]:
     """Answer inside the block, where ranks make the artifact; machine 0 of several always, to be seen alive."""
-    if not (in_ranks or node.is_first_of_several):
+    if not (in_ranks or machine.is_first_of_several):
         yield None
         return
-    host = Host(node, key)
+    rendezvous = Rendezvous(machine, key)
     try:
-        yield host
+        yield rendezvous
     finally:
-        host.close()
+        rendezvous.close()
 
 
-def invited(order: Order) -> tuple[TCPStore, Path]:
+def join(order: Order) -> tuple[TCPStore, Path]:
     """Wait until machine 0 is ready; the connection to it, and where the artifact's files go.
 
     Raises:
@@ -124,3 +128,29 @@ def wait_for_all(store: TCPStore, order: Order) -> None:
             f"rank {order.rank} of stage {order.stage} waited {round(COMING.total_seconds() / 60)} minutes for those "
             "of other machines; see that the command runs on all of them"
         ) from error
+
+
+def connect(order: Order, settings: Trainer, wait: timedelta) -> Path:
+    """Meet the other ranks; the folder that all write to.
+
+    Args:
+        order: who this is, and where they meet.
+        settings: the `trainer:` section.
+        wait: longest time in a collective.
+
+    Raises:
+        UserError: machine 0 does not come, cannot be reached, or is gone; or others do not come.
+    """
+    on_gpu = device_of(settings).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(order.local_rank)
+    store, folder = join(order)
+    wait_for_all(store, order)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=dist.PrefixStore(order.key, store),
+        rank=order.rank,
+        world_size=order.world,
+        timeout=wait,
+    )
+    return folder

@@ -9,8 +9,8 @@ from expost.job import Run
 from expost.measure.annealing import check_tight_bounds
 from expost.measure.evaluate import check_feature_file, try_feature_file
 from expost.parts.assembly import Parts
-from expost.parts.sampling import check_destination, check_knobs
 from expost.stages.export import check_export
+from expost.stages.samples import check_destination, check_knobs
 from stage1_vae.codes.codebook import Codebook
 
 
@@ -28,14 +28,19 @@ def check_request(job: Run) -> None:
     check_feature_file(job)
 
 
-def check_parts(job: Run, parts: Parts) -> None:
+def check_all(job: Run, parts: Parts) -> None:
     """Look at what was built, before any of it is trained.
 
     Raises:
-        UserError: images that are too few for it.
+        UserError: images that are too few for it; what this model cannot draw, or these images cannot be judged by.
     """
+    word = job.config.stage
     check_classes(parts)
     check_codebooks(job, parts)
+    if word in ("sample", "all", "check"):
+        check_draws(job, parts)
+    if word in ("all", "evaluate", "check"):
+        check_evaluation(job, parts)
 
 
 def check_classes(parts: Parts) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
 from expost.job import Run
 from expost.parts.assembly import Parts
+from expost.parts.decoding import pixel_range
 from expost.parts.priors import constructor_node, without, wrapper_nodes
-from expost.parts.sampling import pixel_range
+from expost.parts.weights import fitted_prior, trained_vae
 from expost.stages.report import LONE_BYTES, stored_json
 from expost.store.artifacts import Artifact
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
@@ -65,18 +67,21 @@ def _checked_folder(out: Path | None) -> Path:
     return place
 
 
-def export(run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None) -> None:
+def export(run: Run, parts: Parts, artifacts: Mapping[str, Artifact], figures: Artifact | None) -> None:
     """Write the model of `run` to `export.out`, and put it on the hub if `export.hub` says where.
 
     Args:
         run, parts: the job and its data.
-        vae, prior: trained.
-        keys: of what the model was made from, for the card.
+        artifacts: `vae` and `prior`.
         figures: its evaluation; None: there is none.
 
     Raises:
         UserError: the folder cannot be written, or the hub does not take it.
     """
+    vae = trained_vae(parts, artifacts["vae"], run.device)
+    prior = fitted_prior(parts, artifacts["prior"], run.device)
+    keys = {name: artifacts[name].key for name in ("vae", "prior")}
+    keys["fingerprint of the images"] = parts.data.fingerprint
     settings = run.config.export
     place = _checked_folder(settings.out)
     try:

@@ -1,73 +1,107 @@
-"""The stage that trains the data set's own net, once a data set; of the user's file it notes which one it was."""
+"""The nets that look at images: the data set's own, trained once a data set, or a file of the user's, noted here."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from expost.config.build import version
-from expost.costs.foresight import feature_parts, foretell
+from expost.config.schema import Config
+from expost.costs.foresight import Part, feature_parts
 from expost.evaluation.images import feature_file, features
-from expost.job import Run, run_stage
-from expost.measure.feature_nets import Nets, filled, num_feature_images
+from expost.job import Run
+from expost.measure.feature_nets import filled, num_feature_images
 from expost.measure.subject import cleaned
 from expost.parts.assembly import Parts
-from expost.store.artifacts import Artifact
+from expost.stages.making import Making, Stage
 from expost.training.progress import counting
-from expost.training.tracking import Tracker
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 FEATURE_SEED = 0
 
 
-def feature_net(run: Run, parts: Parts) -> Artifact:
-    """The data set's own net; for the user's file a note of which one it was."""
-    return own_net(run, parts) if run.config.evaluation.features is None else _noted_file(run)
-
-
-def nets_of(run: Run, parts: Parts) -> Nets:
-    """The nets of one evaluation. The judge is the data set's own: a file of the user has no classes."""
-    found = feature_net(run, parts)
-    if not parts.prior.num_classes:
-        return Nets(found)
-    return Nets(found, found if run.config.evaluation.features is None else own_net(run, parts))
-
-
-def own_net(run: Run, parts: Parts) -> Artifact:
-    """The data set's own net, trained once a data set."""
-
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        some = spread(parts.data.train, num_feature_images(parts.data.shape))
-        foretell(run, "features", lambda: feature_parts(run, parts, len(some)))
-        images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
-        labels = None if some.labels is None else some.labels.cpu()
-        with counting("features", run.shows_progress, tracker.log) as log:
-            net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)
-        save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
-        (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
-        return {"held_out_accuracy": net.config.held_out_accuracy}
-
-    ingredients = {
+def own_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change the data set's own net."""
+    return {
         "data": parts.data.fingerprint,
-        "source": version(run.config.data),
+        "source": version(job.config.data),
         "seed": FEATURE_SEED,
         "version": features.FeatureNet.version,
     }
-    return run_stage(run, "features", ingredients, make)
 
 
-def _noted_file(run: Run) -> Artifact:
-    settings = run.config.evaluation
-    assert settings.features is not None
-    path = settings.features
-    sha256 = feature_file.checked_sha256(path, settings.features_sha256)
-    if not run.plans:
-        run.say("features", f"{path}, SHA-256 {sha256}")
+def train_net(making: Making) -> Mapping[str, Any]:
+    """`features.safetensors` of the data set's own net, and what rebuilds it, `features.json`."""
+    job, data = making.job, making.parts.data
+    few = subset(data.train, num_feature_images(data.shape))
+    images = filled(cleaned(making.parts, few), (len(few), *data.shape))
+    labels = None if few.labels is None else few.labels.cpu()
+    with counting("features", job.shows_progress, making.tracker.log) as log:
+        net = features.make_feature_net(images, labels, data.num_classes, FEATURE_SEED, job.device, log=log)
+    save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, making.folder / "features.safetensors")
+    (making.folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
+    return {"held_out_accuracy": net.config.held_out_accuracy}
 
-    def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
-        (folder / "features.json").write_text(json.dumps({"name": path.name, "sha256": sha256}), encoding="utf-8")
-        return {}
 
-    return run_stage(run, "features", {"sha256": sha256, "version": feature_file.VERSION}, make)
+def expected_of_training(making: Making) -> list[Part]:
+    train, shape = making.parts.data.train, making.parts.data.shape
+    return feature_parts(making.job, making.parts, min(len(train), num_feature_images(shape)))
+
+
+def sha256_of_file(config: Config) -> str:
+    """
+    Raises:
+        EvaluationError: the user's file cannot be read, or is not what its checksum says.
+    """
+    assert config.evaluation.features is not None
+    return feature_file.checked_sha256(config.evaluation.features, config.evaluation.features_sha256)
+
+
+def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    if job.config.evaluation.features is None:
+        return own_ingredients(job, parts, keys)
+    return {"sha256": sha256_of_file(job.config), "version": feature_file.VERSION}
+
+
+def train_or_note(making: Making) -> Mapping[str, Any]:
+    """Of a file of the user's only its name and hash are kept."""
+    config = making.job.config
+    if config.evaluation.features is None:
+        return train_net(making)
+    facts = {"name": config.evaluation.features.name, "sha256": sha256_of_file(config)}
+    (making.folder / "features.json").write_text(json.dumps(facts), encoding="utf-8")
+    return {}
+
+
+def expected(making: Making) -> list[Part]:
+    return expected_of_training(making) if making.job.config.evaluation.features is None else []
+
+
+def announced(config: Config) -> str | None:
+    """Which file it was."""
+    path = config.evaluation.features
+    return None if path is None else f"{path}, SHA-256 {sha256_of_file(config)}"
+
+
+STAGE = Stage(
+    name="features",
+    typed="evaluate",
+    needs=lambda config, parts: (),
+    ingredients=ingredients,
+    make=train_or_note,
+    expected=expected,
+    announced=announced,
+    reads_images=True,
+)
+CLASSIFIER = Stage(
+    name="classifier",
+    typed="evaluate",
+    needs=lambda config, parts: (),
+    ingredients=own_ingredients,
+    make=train_net,
+    expected=expected_of_training,
+    folder="features",
+    reads_images=True,
+)
+"""The data set's own net beside a file of the user's, which knows no classes."""

@@ -2,33 +2,30 @@
 
 import errno
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from expost.base.command import agent
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.evaluation import page, report
+from expost.evaluation.figures import PICTURES
 from expost.evaluation.tables import printable
 from expost.job import Run
-from expost.measure.pictures import PICTURES
 from expost.parts.dataset import described
+from expost.parts.identity import CIRCUMSTANCES
 from expost.store.artifacts import Artifact
 from expost.store.safe import UnsafeError, read_json
 from expost.training.tracking import tracking, with_one_name
+from expost.training.wandb_run import agent
 
-CIRCUMSTANCES = "circumstances.json"
 LONE_BYTES = "backslashreplace"
 """How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -61,7 +58,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
         _tell_agent(run, content, identity)
-    if run.launch.is_sweep:
+    if run.command.is_sweep:
         return run.say("report", str(run.folder / "report.html"))
     console = new_console()
     console.print()
@@ -74,7 +71,7 @@ def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mappi
     console.print()
     run.say("report", str(run.folder / "report.html"))
     run.say("pictures", str(run.folder / "samples.png"))
-    run.say("next", run.launch.command("sample", "sample.num=1000", "sample.out=samples.npz"))
+    run.say("next", run.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 
 def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
@@ -105,7 +102,7 @@ def point_latest(run: Run) -> None:
         return
     link.unlink(missing_ok=True)
     try:
-        target = os.path.relpath(run.launch.sweep_dir or run.folder, run.config.paths.root)
+        target = os.path.relpath(run.command.sweep_dir or run.folder, run.config.paths.root)
         link.symlink_to(target, target_is_directory=True)
     except OSError as error:
         if error.errno not in NO_LINKS:
@@ -119,12 +116,12 @@ def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str
     """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
     figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
     config = run.config.model_dump(mode="json")
-    chosen = [word.partition("=")[0].lstrip("+") for word in run.launch.overrides]
+    chosen = [word.partition("=")[0].lstrip("+") for word in run.command.overrides]
     plain = OmegaConf.create(config)
     config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
     logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
     with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
-        tracker.summarise(with_one_name(figures, run.launch.choices.get("prior", "learned")))
+        tracker.summarise(with_one_name(figures, run.command.choices.get("prior", "learned")))
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -152,32 +149,3 @@ def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str
         **keys,
         "evaluation": figures.key,
     }
-
-
-def circumstances() -> dict[str, str]:
-    """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
-    return {
-        "commit": _commit() or "unknown",
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def accelerator() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def _commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-            encoding="utf-8",
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

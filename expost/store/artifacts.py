@@ -26,7 +26,7 @@ from typing import Any
 from expost.base.disk import disk_trouble
 from expost.base.errors import UserError
 from expost.store.locks import KeyLock
-from expost.store.manifest import MANIFEST, altered, canonical, flush, seal, strays
+from expost.store.manifest import MANIFEST, altered_files, canonical, flush, seal, strays
 
 KEY = re.compile(r"[0-9a-f]{20}")
 RESUME = ".resume"
@@ -70,15 +70,15 @@ class Store:
             if not folder.is_dir():
                 return None
             inode = folder.stat().st_ino
-            damage = next(altered(folder), None)
-            strange = [] if damage else list(strays(folder))
+            damage = next(altered_files(folder), None)
+            stray_names = [] if damage else list(strays(folder))
         except FileNotFoundError:  # another process has just moved it aside
             return None
         except OSError as error:
             place = error.filename or folder
             raise UserError(f"cannot read {place}: {error.strerror}; mend the disk or set paths.root=DIR") from error
         if damage is None:
-            for name in strange:
+            for name in stray_names:
                 say(f"{name} is no part of {folder}: moved to {self.put_aside(folder, name)}")
             return Artifact(stage, key, folder)
         if aside := self.quarantine(folder, damage, inode):
@@ -136,7 +136,7 @@ class Store:
         """
         entered = False
         try:
-            with self.key_lock(stage, key).held(waiting):
+            with self.key_lock(stage, key).hold(waiting):
                 self.sweep(stage, key)
                 entered = True
                 yield
@@ -168,7 +168,7 @@ class Store:
         left = (self.root / ".locks" / f"{stage}-{key}.owner", self.resume_folder(stage, key))
         if any(path.exists() for path in left):
             # A store that can only be read is left as it is.
-            with suppress(OSError), self.key_lock(stage, key).held_if_free() as owner:
+            with suppress(OSError), self.key_lock(stage, key).hold_if_free() as owner:
                 if owner is None:
                     self.sweep(stage, key)
 
@@ -176,10 +176,10 @@ class Store:
         """Where the stage keeps its training until the artifact is there."""
         return self.root / RESUME / f"{stage}-{key}"
 
-    def resumable(self) -> list[tuple[str, str, Path]]:
+    def resumables(self) -> list[tuple[str, str, Path]]:
         """Stage, key and folder of everything that is kept for stages that are not finished."""
-        found = [(path.name.rpartition("-"), path) for path in _folders(self.root / RESUME)]
-        return [(stage, key, path) for (stage, _, key), path in found if stage and KEY.fullmatch(key)]
+        folders = [(path.name.rpartition("-"), path) for path in _folders(self.root / RESUME)]
+        return [(stage, key, path) for (stage, _, key), path in folders if stage and KEY.fullmatch(key)]
 
     def artifacts(self) -> list[Artifact]:
         """Everything that is in its place, intact or not, by stage and key.
@@ -195,11 +195,11 @@ class Store:
             if KEY.fullmatch(path.name)
         ]
 
-    def unfinished(self) -> list[Path]:
+    def unfinished_folders(self) -> list[Path]:
         """Folders that writers, dead or alive, have not finished."""
         return sorted(path for path in self.root.glob("*/.*.*") if path.is_dir() and KEY.match(path.name[1:]))
 
-    def quarantined(self) -> list[Path]:
+    def quarantined_folders(self) -> list[Path]:
         """Folders that were moved aside, by stage, key and time."""
         return _folders(self.root / "quarantine")
 

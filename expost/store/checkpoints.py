@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from expost.store.safe import UnsafeError, opened
-from stage1_vae.files.archives import opened_archive
-from stage1_vae.files.memory import available_bytes
+from expost.store.safe import UnsafeError, open_file
+from stage1_vae.files.archives import open_archive
+from stage1_vae.machine import available_bytes
 
 PICKLE_BYTES = 2**24
 """That long a pickle may always be. Each epoch adds some hundred bytes of history: 150,000 of them are more."""
@@ -59,7 +59,7 @@ def read_checkpoint(folder: Path, name: str, max_bytes: int | None = None) -> di
             `torch.save` gives them.
     """
     place = folder / name
-    with opened(folder, name) as file:
+    with open_file(folder, name) as file:
         _check_size(file, place, max_bytes)
         _check_pickle(_pickle_of(file, place), place)
         file.seek(0)
@@ -86,8 +86,8 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
     if file.read(4) != b"PK\x03\x04":
         raise UnsafeError(f"{place} is no checkpoint that torch.save wrote: no zip archive begins there")
     try:
-        with opened_archive(file) as archive:
-            pickled = _checked_members(archive.infolist(), os.fstat(file.fileno()).st_size)
+        with open_archive(file) as archive:
+            pickled = _pickle_member(archive.infolist(), os.fstat(file.fileno()).st_size)
             if (damaged := archive.testzip()) is not None:  # torch is built without this check
                 raise ValueError(f"the checksum of its member {damaged!r} does not fit")
             return archive.read(pickled)
@@ -95,7 +95,7 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
         raise UnsafeError(f"{place} is no checkpoint, or damaged: {error}") from error
 
 
-def _checked_members(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
+def _pickle_member(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
     """The one that is the pickle.
 
     Raises:
@@ -128,9 +128,9 @@ def _check_pickle(content: bytes, place: Path) -> None:
     """Read the instructions, carry out none."""
     try:
         for instruction, argument, _ in pickletools.genops(content):
-            named = str(argument).replace(" ", ".") if instruction.name == "GLOBAL" else ""
-            if instruction.name in HIDDEN or (named and named not in NAMES):
-                raise UnsafeError(f"{place} is refused: it names {named or instruction.name}, which is no plain value")
+            name = str(argument).replace(" ", ".") if instruction.name == "GLOBAL" else ""
+            if instruction.name in HIDDEN or (name and name not in NAMES):
+                raise UnsafeError(f"{place} is refused: it names {name or instruction.name}, which is no plain value")
     except UnsafeError:
         raise
     except Exception as error:  # pickletools knows no base class either
@@ -139,13 +139,13 @@ def _check_pickle(content: bytes, place: Path) -> None:
 
 def _check_values(content: object, place: Path) -> None:
     """Tensors within their storages, containers nested no deeper than they are written."""
-    seen: set[int] = set()
+    checked: set[int] = set()
     waiting: list[tuple[object, int]] = [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
-        if id(value) in seen:
+        if id(value) in checked:
             continue
-        seen.add(id(value))
+        checked.add(id(value))
         if depth > MAX_DEPTH:
             raise UnsafeError(f"{place} is refused: nested deeper than {MAX_DEPTH}")
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -153,4 +153,4 @@ def _check_values(content: object, place: Path) -> None:
                 f"{place} is refused: a tensor {list(value.shape)} over {value.untyped_storage().nbytes():,} bytes"
             )
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        waiting += [(each, depth + 1) for each in inner]
+        waiting += [(part, depth + 1) for part in inner]

@@ -72,9 +72,13 @@ class Owner:
             with open(descriptor, "rb") as file:  # opened, not only looked at: NFS then asks its server
                 facts = os.fstat(descriptor)
                 touched_ns = facts.st_mtime_ns
-                said = json.loads(file.read(MAX_OWNER_BYTES) if stat.S_ISREG(facts.st_mode) else b"")
+                written = json.loads(file.read(MAX_OWNER_BYTES) if stat.S_ISREG(facts.st_mode) else b"")
             return cls(
-                int(said["process"]), str(said["host"]), float(said["taken"]), touched_ns, str(said.get("birth", ""))
+                int(written["process"]),
+                str(written["host"]),
+                float(written["taken"]),
+                touched_ns,
+                str(written.get("birth", "")),
             )
         except FileNotFoundError:
             return None
@@ -103,7 +107,7 @@ class Owner:
             return True
         if self.birth:
             return self.birth != _birth(self.process)
-        return (born := _born(self.process)) is not None and born > self.taken + CLOCK_SECONDS
+        return (birth := _birth_seconds(self.process)) is not None and birth > self.taken + CLOCK_SECONDS
 
     def write(self, path: Path) -> None:
         """All of it at once: nobody finds a file that says half, but on a file system without hard links.
@@ -145,27 +149,27 @@ class KeyLock:
         self._watched: tuple[Owner | None, float] = (None, 0.0)
 
     @contextmanager
-    def held(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    def hold(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """The lock inside the block; `waiting` hears the name of each holder that is waited for.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        told, started = None, time.monotonic()
+        last, started = None, time.monotonic()
         while not (self._take_flock() and self._take_over(self._is_silent)):
             owner = Owner.read(self.owner_file)
             known = owner is not None and owner.host
-            if waiting and (known or (told is None and time.monotonic() - started > 1)):
+            if waiting and (known or (last is None and time.monotonic() - started > 1)):
                 words = owner.words if owner else "another process"
-                if words != told:
+                if words != last:
                     waiting(words)
-                told = words
+                last = words
             time.sleep(POLL_SECONDS)
         with self._beating():
             yield
 
     @contextmanager
-    def held_if_free(self) -> Iterator[str | None]:
+    def hold_if_free(self) -> Iterator[str | None]:
         """None, and the lock, where nobody has it; else who does.
 
         Raises:
@@ -272,7 +276,7 @@ def _birth(process: int) -> str:
         return ""
 
 
-def _born(process: int) -> float | None:
+def _birth_seconds(process: int) -> float | None:
     """The same by the clock, seconds since 1970; None where there is no /proc."""
     ticks = _start_ticks(process)
     if ticks is None:

@@ -85,7 +85,7 @@ def read(folder: Path) -> dict[str, Any] | None:
             return None
         if (facts["stage"], facts["key"]) != (folder.parent.name, folder.name):
             return None
-        if not all({"sha256", "bytes"} == set(each) for each in facts["files"].values()):
+        if not all({"sha256", "bytes"} == set(entry) for entry in facts["files"].values()):
             return None
         return facts
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -99,17 +99,17 @@ def seconds(facts: Mapping[str, Any]) -> float:
     return float(facts.get("seconds", facts["finished"] - facts["started"]))
 
 
-def damaged(folder: Path) -> Iterator[str]:
+def damaged_files(folder: Path) -> Iterator[str]:
     """Names of the files in `folder` that are not what its manifest says: changed, missing, or strangers in it.
 
     Raises:
         OSError: a file is there and cannot be read.
     """
-    yield from altered(folder)
+    yield from altered_files(folder)
     yield from (f"{name} (not in the manifest)" for name in strays(folder))
 
 
-def altered(folder: Path) -> Iterator[str]:
+def altered_files(folder: Path) -> Iterator[str]:
     """Names of the files that the manifest lists and that are not as it says; the manifest's own if it is not.
 
     Raises:
@@ -119,8 +119,8 @@ def altered(folder: Path) -> Iterator[str]:
     if facts is None:
         yield MANIFEST
         return
-    for name, said in facts["files"].items():
-        if not _is_intact(folder, name, said):
+    for name, entry in facts["files"].items():
+        if not _is_intact(folder, name, entry):
             yield name
 
 
@@ -145,7 +145,7 @@ def is_litter(name: PurePosixPath) -> bool:
     return any(part.startswith((".", "@")) for part in name.parts) or name.name.lower() in LITTER
 
 
-def _is_intact(folder: Path, name: str, said: Mapping[str, Any]) -> bool:
+def _is_intact(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts:  # no path in an artifact leads out of its folder
         return False
@@ -156,6 +156,6 @@ def _is_intact(folder: Path, name: str, said: Mapping[str, Any]) -> bool:
             if path.is_symlink():
                 return False
         facts = path.stat()
-        return stat.S_ISREG(facts.st_mode) and facts.st_size == said["bytes"] and file_sha256(path) == said["sha256"]
+        return stat.S_ISREG(facts.st_mode) and facts.st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False

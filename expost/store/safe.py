@@ -82,21 +82,21 @@ def resolve_class(target: object, base: type[T]) -> type[T]:
         )
     module_name, name = target.rsplit(".", 1)
     try:
-        found = vars(importlib.import_module(module_name)).get(name)  # the module's own names, nothing is followed
+        cls = vars(importlib.import_module(module_name)).get(name)  # the module's own names, nothing is followed
     except Exception as error:  # whatever an import may raise
         raise UnsafeError(f"_target_={target}: there is no module {module_name}") from error
-    if not isinstance(found, type):
+    if not isinstance(cls, type):
         raise UnsafeError(f"_target_={target} is no class")
-    real = f"{found.__module__}.{found.__qualname__}"
+    real = f"{cls.__module__}.{cls.__qualname__}"
     if real != target and (root in PROJECT or not real.startswith(f"{root}.")):
         raise UnsafeError(f"_target_={target} is refused: it is another name of {real}")
-    if not issubclass(found, base) or inspect.isabstract(found):
+    if not issubclass(cls, base) or inspect.isabstract(cls):
         raise UnsafeError(f"_target_={target} is refused: it is no {base.__name__} that can be made")
-    return found
+    return cls
 
 
 @contextmanager
-def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+def open_file(folder: Path, name: str) -> Iterator[BinaryIO]:
     """The plain file `name` (with / between its parts) inside `folder`, for reading.
 
     Raises:
@@ -133,9 +133,9 @@ def read_bytes(folder: Path, name: str, max_bytes: int) -> bytes:
     """The whole of a file that has at most `max_bytes`.
 
     Raises:
-        UnsafeError: it is larger, or whatever `opened` refuses.
+        UnsafeError: it is larger, or whatever `open_file` refuses.
     """
-    with opened(folder, name) as file:
+    with open_file(folder, name) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise UnsafeError(f"{folder / name} has {size:,} bytes; at most {max_bytes:,} are expected")
@@ -166,7 +166,7 @@ def parse_json(content: bytes, what: str, kind: type = dict) -> Any:
         text = content.decode()
         if _depth(text) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise UnsafeError(f"{what} is no JSON that may be read: {error}") from error
     if not isinstance(value, kind):
@@ -186,7 +186,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _no_constant(word: str) -> None:
+def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no number")
 
 
@@ -196,11 +196,11 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a key stands twice")
-    return found
+    return content
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def read_layouts(folder: Path, name: str) -> dict[str, Layout]:
     Raises:
         UnsafeError: the header is no such header, or promises anything but exactly the bytes that the file has.
     """
-    with opened(folder, name) as file:
+    with open_file(folder, name) as file:
         return _header(file, folder / name)[0]
 
 
@@ -238,9 +238,9 @@ def _header(file: BinaryIO, place: Path) -> tuple[dict[str, Layout], int]:
         raise UnsafeError(f"{place} is truncated or damaged: a header of {length:,} bytes in a file of {size:,}")
     entries = parse_json(file.read(length), f"the header of {place}")
     entries.pop("__metadata__", None)
-    found, spans = {}, []
+    tensors, spans = {}, []
     for key, entry in entries.items():
-        found[key], span = _entry(entry, f"the header of {place}: {key}")
+        tensors[key], span = _entry(entry, f"the header of {place}: {key}")
         spans.append(span)
     end = 0
     for start, stop in sorted(spans):
@@ -249,7 +249,7 @@ def _header(file: BinaryIO, place: Path) -> tuple[dict[str, Layout], int]:
         end = stop
     if 8 + length + end != size:
         raise UnsafeError(f"{place} is truncated or damaged: {end:,} bytes promised, {size - 8 - length:,} there")
-    return found, size
+    return tensors, size
 
 
 def _entry(entry: Any, what: str) -> tuple[Layout, tuple[int, int]]:
@@ -278,12 +278,12 @@ def read_tensors(folder: Path, name: str, expected: Mapping[str, Layout], sha256
     Raises:
         UnsafeError: it holds anything else; all but the hash is compared before a number is read.
     """
-    with opened(folder, name) as file:
-        found, size = _header(file, folder / name)
-        for key in sorted(found.keys() | expected.keys()):
-            if found.get(key) != expected.get(key):
-                said, wanted = (_words(side.get(key)) for side in (found, expected))
-                raise UnsafeError(f"{folder / name}: {key} is {said}, and the configuration asks for {wanted}")
+    with open_file(folder, name) as file:
+        tensors, size = _header(file, folder / name)
+        for key in sorted(tensors.keys() | expected.keys()):
+            if tensors.get(key) != expected.get(key):
+                actual, wanted = (_words(side.get(key)) for side in (tensors, expected))
+                raise UnsafeError(f"{folder / name}: {key} is {actual}, and the configuration asks for {wanted}")
         file.seek(0)
         content = file.read(size)
     if len(content) != size or (sha256 is not None and hashlib.sha256(content).hexdigest() != sha256):

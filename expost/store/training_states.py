@@ -28,7 +28,7 @@ FIRST_COST_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """One kept state, by its file's name.
 
     Attributes:
@@ -48,36 +48,36 @@ class State:
     kind: str
 
     @classmethod
-    def of(cls, path: Path) -> "State | None":
-        if (named := NAME.fullmatch(path.name)) is None or path.is_symlink() or not path.is_file():
+    def of(cls, path: Path) -> "TrainingState | None":
+        if (name := NAME.fullmatch(path.name)) is None or path.is_symlink() or not path.is_file():
             return None
-        done, total, seconds = int(named["done"]), int(named["total"]), float(named["seconds"] or 0)
-        return cls(path, named["unit"], done, total, seconds, named["sha256"], named["kind"])
+        done, total, seconds = int(name["done"]), int(name["total"]), float(name["seconds"] or 0)
+        return cls(path, name["unit"], done, total, seconds, name["sha256"], name["kind"])
 
     @property
     def words(self) -> str:
         return f"{self.unit} {self.done} of {self.total}"
 
 
-def states(folder: Path) -> list[State]:
+def states_in(folder: Path) -> list[TrainingState]:
     """What is kept in `folder`, the furthest first; whether it is intact is another question."""
-    found = [State.of(path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((state for state in found if state is not None), key=lambda state: -state.done)
+    states = [TrainingState.of(path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((state for state in states if state is not None), key=lambda state: -state.done)
 
 
-def damaged(folder: Path) -> Iterator[str]:
+def damaged_files(folder: Path) -> Iterator[str]:
     """Names of the files in `folder` that are not what their name says, or that have no business there.
 
     Raises:
         OSError: a file is there and cannot be read.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        state = State.of(path)
+        state = TrainingState.of(path)
         if path.name != SCRATCH and (state is None or file_sha256(path) != state.sha256):
             yield path.name
 
 
-class Keeper:
+class TrainingStates:
     """Keeps and finds the states of one stage.
 
     Args:
@@ -107,14 +107,14 @@ class Keeper:
         self.num_kept, self.seconds = 0, 0.0
         self._begun = self._since = time.perf_counter()
         (folder / SCRATCH).unlink(missing_ok=True)
-        self.earlier_seconds = next((state.seconds for state in states(folder)), 0.0)
+        self.earlier_seconds = next((state.seconds for state in states_in(folder)), 0.0)
 
     @property
     def name(self) -> str:
         """Whose states these are, in the states themselves too."""
         return self.folder.name
 
-    def starts(self) -> None:
+    def start(self) -> None:
         """Training begins now: the time before it is nobody's."""
         self._since = time.perf_counter()
 
@@ -146,7 +146,7 @@ class Keeper:
                 place = self.folder / f"{unit}-{done}-of-{total}-in-{seconds:.1f}s.{file_sha256(scratch)}.{kind}"
                 os.replace(scratch, place)
                 flush(self.folder)
-                for state in states(self.folder):
+                for state in states_in(self.folder):
                     if state.path != place:
                         state.path.unlink(missing_ok=True)
         finally:
@@ -156,24 +156,24 @@ class Keeper:
         self.cost_seconds = self._since - started
         self.num_kept, self.seconds = self.num_kept + 1, self.seconds + self.cost_seconds
 
-    def find(self, kind: str, complaint: Callable[[Path], str | None]) -> State | None:
+    def find(self, kind: str, complaint: Callable[[Path], str | None]) -> TrainingState | None:
         """The furthest intact state that `complaint` has nothing to say against; the others are moved aside.
 
         Raises:
             OSError: there is one that cannot be read, or moved.
         """
-        aside = [self._put_aside(self.folder / name, "is damaged") for name in list(damaged(self.folder))]
-        found = None
-        for state in states(self.folder):
+        aside = [self._put_aside(self.folder / name, "is damaged") for name in list(damaged_files(self.folder))]
+        usable = None
+        for state in states_in(self.folder):
             reason = complaint(state.path) if state.kind == kind else f"is no {kind} file"
             if reason is None:
-                found = state
+                usable = state
                 break
             aside.append(self._put_aside(state.path, reason))
         for words in aside:
-            self.say(words if found else f"{words}; training starts over")
-        self.earlier_seconds = found.seconds if found else 0.0
-        return found
+            self.say(words if usable else f"{words}; training starts over")
+        self.earlier_seconds = usable.seconds if usable else 0.0
+        return usable
 
     def _put_aside(self, path: Path, reason: str) -> str:
         """Move a state that cannot be used to the quarantine; what to say of it."""
@@ -185,5 +185,4 @@ class Keeper:
     @property
     def words(self) -> str | None:
         """How far the stage is kept, for the user; None: nothing is."""
-        found = states(self.folder)
-        return found[0].words if found else None
+        return next((state.words for state in states_in(self.folder)), None)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from expost.base import scratch
-from expost.base.command import Launch, sweep_dir
-from expost.base.typed import command_line
+from expost.base.command import Command, command_line, sweep_dir
 from expost.evaluation.tables import printable
 
 FAILURE = "failure.json"
@@ -44,14 +43,14 @@ class Failure:
         return f"{self.traceback or ''}error: {printable(where + self.message)}"
 
 
-def record_failure(launch: Launch, message: str, traceback: str | None = None) -> None:
+def record_failure(command: Command, message: str, traceback: str | None = None) -> None:
     """Write down why a job failed, for the list at the end."""
-    job = f"job {launch.job} ({' '.join(launch.overrides)})" if launch.is_sweep else ""
+    job = f"job {command.job_number} ({' '.join(command.overrides)})" if command.is_sweep else ""
     failure = Failure(" ".join(message.split()), job, traceback)
     own = scratch.folder()
-    places = [own / f"{launch.job:06d}"] if own else []
-    if launch.sweep_dir is not None:
-        places.insert(0, launch.sweep_dir / str(launch.job))
+    places = [own / f"{command.job_number:06d}"] if own else []
+    if command.sweep_dir is not None:
+        places.insert(0, command.sweep_dir / str(command.job_number))
     for place in places:
         with suppress(OSError):  # a full or read-only disk, or a temporary folder of another host
             place.mkdir(parents=True, exist_ok=True)
@@ -60,11 +59,11 @@ def record_failure(launch: Launch, message: str, traceback: str | None = None) -
     print(failure.line, flush=True)
 
 
-def failures() -> list[Failure]:
+def read_failures() -> list[Failure]:
     """The failures written down so far, in the jobs' order."""
     folders = [folder for folder in (sweep_dir(), scratch.folder()) if folder is not None]
-    found = {int(path.parent.name): read_failure(path) for folder in folders for path in folder.glob(f"*/{FAILURE}")}
-    return [found[number] for number in sorted(found)]
+    paths = {int(path.parent.name): path for folder in folders for path in folder.glob(f"*/{FAILURE}")}
+    return [read_failure(paths[number]) for number in sorted(paths)]
 
 
 def read_failure(path: Path) -> Failure:
@@ -80,8 +79,7 @@ def next_command(words: Sequence[str]) -> str | None:
     sweep = sweep_dir()
     if sweep is None or not any(sweep.glob("*/report.json")):
         return None
-    kept = [word for word in words if word.startswith("paths.root=")]
-    return command_line("stage=compare", *kept)
+    return command_line("stage=compare", *(word for word in words if word.startswith("paths.root=")))
 
 
 def tidy() -> None:

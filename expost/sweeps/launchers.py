@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,24 +21,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from expost.base.command import LAUNCH, SWEEP, Launch, sweep_dir
+from expost.base.command import COMMAND, PROGRAM, SWEEP, Command, sweep_dir
 from expost.base.errors import UserError
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.base.streams import open_streams
-from expost.base.typed import PROGRAM
+from expost.ranks.messages import num_cores
 from expost.sweeps.failures import record_failure
 
-TRAVELS = (LAUNCH, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
+TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
 """Environment variables that every job needs and not every worker inherits."""
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job of a sweep, as it is sent to a worker.
 
     Attributes:
@@ -74,16 +76,22 @@ class Job:
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    @property
-    def launch(self) -> Launch:
-        return Launch(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job=self.number)
-
 
 @dataclass(frozen=True)
 class Lost:
     """A job whose process ended without an answer, and why."""
 
     reason: str
+
+
+Outcome = JobReturn | Lost
+
+
+class SweepFolder(Callback):
+    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[COMMAND])
 
 
 class Workers(Launcher):
@@ -104,20 +112,19 @@ class Workers(Launcher):
         Raises:
             UserError: the launcher's package is not installed.
         """
-        paths = [str(PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # workers import this project
+        os.environ["PYTHONPATH"] = python_path()  # workers import this project
         environment = {name: os.environ[name] for name in (*TRAVELS, "PYTHONPATH") if name in os.environ}
         environment |= self.threads()
         state = Singleton.get_state()
         jobs = [
-            Job(self.context, self.task, self.own, words, initial_job_idx + n, state, environment=environment)
-            for n, words in enumerate(job_overrides)
+            SweepJob(self.context, self.task, self.own, words, initial_job_idx + num, state, environment=environment)
+            for num, words in enumerate(job_overrides)
         ]
-        with self.kept():
-            return [_told(job, outcome) for job, outcome in zip(jobs, self.run(jobs), strict=True)]
+        with self.keep_workers():
+            return [_job_return(job, outcome) for job, outcome in zip(jobs, self.run(jobs), strict=True)]
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep_workers(self) -> Iterator[None]:
         """The same workers for all launches inside the block."""
         if self._is_open:
             yield
@@ -143,29 +150,30 @@ class Workers(Launcher):
 
     def threads(self) -> dict[str, str]:
         """Environment variables that share this machine's cores out to the jobs, unless the user has set them."""
-        name, cores = "OMP_NUM_THREADS", len(os.sched_getaffinity(0))
-        return {} if name in os.environ else {name: str(max(1, cores // self.n_jobs))}
+        name = "OMP_NUM_THREADS"
+        return {} if name in os.environ else {name: str(max(1, num_cores() // self.n_jobs))}
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """What became of each job, in order."""
 
 
-def _told(job: Job, outcome: JobReturn | Lost) -> JobReturn:
+def _job_return(job: SweepJob, outcome: Outcome) -> JobReturn:
     if isinstance(outcome, JobReturn):
         return outcome
-    record_failure(job.launch, f"{outcome.reason}; the same command tries it again")
+    command = Command(overrides=tuple(job.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=job.number)
+    record_failure(command, f"{outcome.reason}; the same command tries it again")
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
-def side_by_side(n: int, jobs: Sequence[Job], run: Callable[[Job], JobReturn | Lost]) -> list[JobReturn | Lost]:
-    """`run` on every job, in `n` threads that each wait for one worker at a time."""
-    lanes = ThreadPoolExecutor(min(n, len(jobs)))
-    waiting = [lanes.submit(run, job) for job in jobs]
+def run_in_threads(num: int, jobs: Sequence[SweepJob], run: Callable[[SweepJob], Outcome]) -> list[Outcome]:
+    """`run` on every job, in `num` threads that each wait for one worker at a time."""
+    threads = ThreadPoolExecutor(min(num, len(jobs)))
+    futures = [threads.submit(run, job) for job in jobs]
     try:
-        return [each.result() for each in waiting]
+        return [future.result() for future in futures]
     finally:
-        lanes.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
+        threads.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what still runs ends with its worker, see `stop`
 
 
 class JoblibLauncher(Workers):
@@ -186,10 +194,10 @@ class JoblibLauncher(Workers):
         for pool in self.pools:
             pool.shutdown(kill_workers=True)
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
-        return side_by_side(self.n_jobs, jobs, self._in_a_pool)
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        return run_in_threads(self.n_jobs, jobs, self._in_a_pool)
 
-    def _in_a_pool(self, job: Job) -> JobReturn | Lost:
+    def _in_a_pool(self, job: SweepJob) -> Outcome:
         try:
             pool = self.free.pop()
         except IndexError:
@@ -204,13 +212,9 @@ class JoblibLauncher(Workers):
 
 
 def _signal(words: str) -> str:
-    name = next((each.name for each in signal.Signals if each.name in words), None)
+    name = next((sign.name for sign in signal.Signals if sign.name in words), None)
     memory = ", which is what Linux does when memory runs out" if name == "SIGKILL" else ""
     return f" by {name}{memory}" if name else ""
-
-
-def run_now(job: Job) -> JobReturn:
-    return job()
 
 
 def missing_extra(name: str) -> UserError:

@@ -8,10 +8,9 @@ all attempts, without what was done twice.
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.config.schema import Config
 from expost.evaluation.report import FIGURES
@@ -26,7 +25,7 @@ WITH_A_REPORT = ("all", "evaluate", "report")
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"↓": "minimize", "↑": "maximize"}
 
 
-def check(config: Config) -> None:
+def check_metric(config: Config) -> None:
     """
     Raises:
         UserError: `sweep.metric` names something that a run will not have.
@@ -61,16 +60,16 @@ def _split(name: str) -> tuple[str, str]:
     return (row, figure) if dot else (LEARNED, name)
 
 
-def measured(config: Config, launch: Launch) -> float | tuple[float, ...] | None:
+def read_metric(config: Config, command: Command) -> float | tuple[float, ...] | None:
     """What a job of a sweep returns when it is done: one number, several, or None where none was asked for.
 
     Raises:
         UserError: the report has no such figure.
     """
-    if not config.sweep.metric or launch.sweep_dir is None:
+    if not config.sweep.metric or command.sweep_dir is None:
         return None
-    report = json.loads((launch.sweep_dir / str(launch.job) / "report.json").read_text(encoding="utf-8"))
-    learned = launch.choices.get("prior", LEARNED)
+    report = json.loads((command.sweep_dir / str(command.job_number) / "report.json").read_text(encoding="utf-8"))
+    learned = command.choices.get("prior", LEARNED)
     values = tuple(_value(config, report, name, learned) for name in config.sweep.metric)
     return values[0] if len(values) == 1 else values
 
@@ -79,15 +78,12 @@ def _value(config: Config, report: dict[str, Any], name: str, learned: str) -> f
     if name == SECONDS:
         return sum(_seconds(config, report, stage) for stage in ("vae", "prior"))
     row, figure = _split(name)
-    said = report["rows"].get(learned if row == LEARNED else row, {})
-    value = said.get(figure)
+    figures = report["rows"].get(learned if row == LEARNED else row, {})
+    value = figures.get(figure)
     if value is None or not math.isfinite(value):
-        raise UserError(f"sweep.metric={name}: the report has no such figure{_reason(said.get('notes', []))}")
+        notes = "; ".join(figures.get("notes", []))
+        raise UserError(f"sweep.metric={name}: the report has no such figure{notes and f'; it notes: {notes}'}")
     return float(value)
-
-
-def _reason(notes: Sequence[str]) -> str:
-    return f"; it notes: {'; '.join(notes)}" if notes else ""
 
 
 def _seconds(config: Config, report: dict[str, Any], stage: str) -> float:

@@ -7,9 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
-
-from expost.sweeps.launchers import Job, Lost, Workers, missing_extra, run_now, side_by_side
+from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class RayLauncher(Workers):
@@ -44,18 +42,18 @@ class RayLauncher(Workers):
 
         ray.shutdown()
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         import ray
 
-        call: Any = ray.remote(max_retries=0, **self.resources)(run_now)
+        call: Any = ray.remote(max_retries=0, **self.resources)(lambda job: job())
 
-        def on_ray(job: Job) -> JobReturn | Lost:
+        def on_ray(job: SweepJob) -> Outcome:
             try:
                 return ray.get(call.remote(job))
             except ray.exceptions.RayError as error:
                 return Lost(f"its process was killed or never started ({type(error).__name__})")
 
-        return side_by_side(self.n_jobs, jobs, on_ray)
+        return run_in_threads(self.n_jobs, jobs, on_ray)
 
     def cluster(self) -> dict[str, Any]:
         """Keywords of `ray.init`."""

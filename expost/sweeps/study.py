@@ -3,9 +3,14 @@
 Hydra's plugin for Optuna needs a version below 3, counts its trials anew with each command, and leaves for good what
 failed or was under way when a sweep was killed. Search spaces are written as for it, in `hydra.sweeper.params`:
 `a,b` and `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`, `tag(log, interval(0.1,1))`, `int(interval(2,64))`.
+
+Which study a search is changes with whatever can change a trial's value, or which trials there are. Beside the
+configuration that is what the configuration leads to: the images themselves and the versions of algorithms, by the key
+of the evaluation that a trial would make. Where a trial may have other images or other classes than the first one, each
+choice has a key of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,16 +22,21 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from expost.base.command import Command
 from expost.base.errors import UserError
-from expost.config.schema import Config, validate
+from expost.config.schema import Config, Trainer, validate
 from expost.ranks.machines import refuse_study
+from expost.store.artifacts import Store, digest
 from expost.store.locks import KeyLock
 from expost.sweeps.launchers import Workers, missing_extra
-from expost.sweeps.study_identity import fingerprint
+from stage1_vae.errors import ExpostError
 
 RETRY_OF = "retry_of"
 RUN = "run"
 """User attributes of a trial: the number of one that it tries again, and the folder of its run."""
+NEUTRAL = {"upstream", "name", "paths", "sample", "compare", "store", "export", "oracle", "logger"}
+"""Sections that cannot change a figure."""
+UNLIMITED = {"steps": None, "tokens": None}
 
 
 class OptunaSweeper(Sweeper):
@@ -54,29 +64,29 @@ class OptunaSweeper(Sweeper):
             import optuna
         except ImportError as error:
             raise missing_extra("optuna") from error
-        from expost.sweeps.metric import check, direction
+        from expost.sweeps.metric import check_metric, direction
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         space, fixed = self.split([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        config = self.composed(fixed)
-        check(config)
+        config = self.compose(fixed)
+        check_metric(config)
         refuse_study(config.trainer.num_ranks)
         if not config.sweep.metric:
             raise UserError("a search needs sweep.metric=NAME, for example sweep.metric=iwae_nats")
         if not space:
             raise UserError("a search needs a space, for example 'trainer.lr=tag(log,interval(1e-4,1e-2))'")
-        mine = fingerprint(space, lambda words: self.composed([*fixed, *words]))
-        name = config.sweep.study or f"optuna-{mine}"
+        identity = fingerprint(space, lambda words: self.compose([*fixed, *words]))
+        name = config.sweep.study or f"optuna-{identity}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, name), database((folder / name).resolve()) as storage:
+        with lock_study(folder, name), database((folder / name).resolve()) as storage:
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 directions=list(map(direction, config.sweep.metric)),
                 load_if_exists=True,
             )
-            refuse_another(study, mine, config.sweep.metric)
+            refuse_another(study, identity, config.sweep.metric)
             retry(study)
             complete = _count(study, "COMPLETE")
             # A study that goes on must not draw again what it drew first.
@@ -86,9 +96,9 @@ class OptunaSweeper(Sweeper):
             did = f"continues study {name} with {complete} trials" if study.trials else f"begins study {name}"
             did += f", {again} to try again" if again else ""
             print(f"{'study':<11}{did}, up to {config.sweep.num_trials}: {folder / name}.db", flush=True)
-            with self.launcher.kept() if isinstance(self.launcher, Workers) else nullcontext():
+            with self.launcher.keep_workers() if isinstance(self.launcher, Workers) else nullcontext():
                 self.run(study, space, fixed, config.sweep.num_trials - complete)
-            tell(study, config.sweep.metric)
+            print_best(study, config.sweep.metric)
 
     def run(self, study: Any, space: Mapping[str, Any], fixed: Sequence[str], num_trials: int) -> None:
         """As many trials as the launcher runs at a time, until there were `num_trials`."""
@@ -122,7 +132,7 @@ class OptunaSweeper(Sweeper):
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
         return space, list(fixed.values())
 
-    def composed(self, fixed: Sequence[str]) -> Config:
+    def compose(self, fixed: Sequence[str]) -> Config:
         """The configuration that all trials have in common."""
         whole = self.context.config_loader.load_sweep_config(self.own, list(fixed))
         return validate(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]))
@@ -153,16 +163,71 @@ def distribution(override: Override) -> Any:
         raise UserError(f"{override.input_line}: no space to search ({error})") from error
 
 
-def refuse_another(study: Any, mine: str, metrics: Sequence[str]) -> None:
+def fingerprint(space: Mapping[str, Any], compose: Callable[[Sequence[str]], Config]) -> str:
+    """The study's: eight hexadecimal digits.
+
+    Args:
+        space: override -> what it is drawn from, in Optuna's words.
+        compose: the configuration with overrides beside those that all trials share.
+
+    Raises:
+        UserError: there are no images to look at.
+    """
+    shared = compose([])
+    whole = {k: v for k, v in shared.model_dump(mode="json").items() if k not in NEUTRAL}
+    whole["trainer"] = {k: v for k, v in whole["trainer"].items() if k not in Trainer.NEUTRAL}
+    whole["sweep"] = whole["sweep"]["metric"]
+    for section, key in ((whole, "limits"), (whole["prior"].get("fit") or {}, "max_tokens")):
+        if section.get(key) in (None, UNLIMITED):
+            section.pop(key, None)  # a study from before there were limits goes on
+    drawn = {key: repr(choices) for key, choices in space.items()}
+    results = [result_key(compose(words)) for words in kinds_of_trials(space)]
+    return digest({"config": whole, "space": drawn, "results": results})[:8]
+
+
+def kinds_of_trials(space: Mapping[str, Any]) -> list[list[str]]:
+    """Overrides of one trial, and of others that differ from it in one group, or in what is read."""
+    choices = {key: values.choices if hasattr(values, "choices") else (values.low,) for key, values in space.items()}
+    first = {key: values[0] for key, values in choices.items()}
+    kinds = [first]
+    for key, values in choices.items():
+        if "." not in key or key.startswith("data."):
+            kinds += [{**first, key: value} for value in values[1:]]
+    return [[f"{key}={value}" for key, value in kind.items()] for kind in kinds]
+
+
+def result_key(config: Config) -> str | None:
+    """Key of the evaluation of `config`; None where its parts do not fit together, which each trial will say.
+
+    Raises:
+        UserError: the images are not there, or not as they should be.
+    """
+    from expost import pipeline
+    from expost.job import Run
+    from expost.parts.assembly import assemble, read_images
+    from stage1_vae.data.images import DataError
+
+    job = Run(config, Command(), Store(config.paths.root / "store"), quiet=True)
+    try:
+        images = read_images(job)
+    except DataError as error:
+        raise UserError(str(error)) from error
+    try:
+        return pipeline.keys("evaluation", *assemble(job, images))["evaluation"]
+    except ExpostError:
+        return None
+
+
+def refuse_another(study: Any, identity: str, metrics: Sequence[str]) -> None:
     """
     Raises:
-        UserError: a study of that name has another fingerprint than `mine`.
+        UserError: a study of that name has another fingerprint than `identity`.
     """
     known = study.user_attrs.get("fingerprint")
     if known is None:
-        study.set_user_attr("fingerprint", mine)
+        study.set_user_attr("fingerprint", identity)
         study.set_metric_names(list(metrics))
-    elif known != mine:
+    elif known != identity:
         raise UserError(
             f"sweep.study={study.study_name} searches something else, or other images or algorithms; give another "
             "sweep.study=NAME"
@@ -181,7 +246,7 @@ def retry(study: Any) -> None:
             study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
-def tell(study: Any, metrics: Sequence[str]) -> None:
+def print_best(study: Any, metrics: Sequence[str]) -> None:
     """The best trial, or those that no other one beats in every metric."""
     best = study.best_trials if _count(study, "COMPLETE") else []
     print(f"{'study':<11}{study.study_name}: {_count(study, 'COMPLETE')} trials; best:", flush=True)
@@ -210,7 +275,7 @@ def database(stem: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def alone(folder: Path, name: str) -> Iterator[None]:
+def lock_study(folder: Path, name: str) -> Iterator[None]:
     """One command a study at a time.
 
     Raises:
@@ -219,7 +284,7 @@ def alone(folder: Path, name: str) -> Iterator[None]:
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
-    with KeyLock(folder, f".{name}").held_if_free() as owner:
+    with KeyLock(folder, f".{name}").hold_if_free() as owner:
         if owner is not None:
             raise UserError(
                 f"the study {name} is being continued by {owner}; wait for it, or give another sweep.study=NAME"

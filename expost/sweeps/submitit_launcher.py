@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from expost.base.errors import UserError
 from expost.sweeps.failures import SUBMITTED
-from expost.sweeps.launchers import Job, Lost, Workers, missing_extra, side_by_side
+from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class Again:
@@ -23,10 +23,10 @@ class Again:
     That is the job itself: the store has kept what it had made.
     """
 
-    def __call__(self, job: Job) -> JobReturn:
+    def __call__(self, job: SweepJob) -> JobReturn:
         return job()
 
-    def checkpoint(self, job: Job) -> Any:
+    def checkpoint(self, job: SweepJob) -> Any:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
@@ -62,21 +62,21 @@ class SubmititLauncher(Workers):
         self.started: list[Any] = []
 
     def stop(self) -> None:
-        for each in self.started if self.cluster == "local" else ():  # what SLURM has in its queue stays there
-            each.cancel()
+        for started in self.started if self.cluster == "local" else ():  # what SLURM has in its queue stays there
+            started.cancel()
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn | Lost]:
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         if self.cluster == "local":
-            return side_by_side(self.n_jobs, jobs, self._here)
+            return run_in_threads(self.n_jobs, jobs, self._here)
         self.executor.update_parameters(slurm_array_parallelism=self.n_jobs)
         queued = self.executor.map_array(Again(), jobs)
         print(f"{'slurm':<11}{len(queued)} jobs in the queue: {queued[0].job_id.split('_')[0]}", flush=True)
-        return [_answer(job, each) for job, each in zip(jobs, queued, strict=True)]
+        return [_outcome(job, started) for job, started in zip(jobs, queued, strict=True)]
 
-    def _here(self, job: Job) -> JobReturn | Lost:
+    def _here(self, job: SweepJob) -> Outcome:
         started = self.executor.submit(Again(), job)
         self.started.append(started)
-        return _answer(job, started)
+        return _outcome(job, started)
 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _answer(job: Job, started: Any) -> JobReturn | Lost:
+def _outcome(job: SweepJob, started: Any) -> Outcome:
     """Wait for a job of submitit, whose words are in files."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import pytorch_lightning as pl
 from tqdm import tqdm
 
 from expost.config.schema import Trainer
@@ -39,12 +38,12 @@ def counting(label: str, shown: bool, log: Callable[..., None]) -> Iterator[Call
     """`log` with a bar that counts its calls and shows the last figures: for loops that report each round."""
     with bar(label, shown, unit="round") as counter:
 
-        def counted(figures: Mapping[str, float], step: int) -> None:
+        def log_round(figures: Mapping[str, float], step: int) -> None:
             counter.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
             counter.update()
             log(figures, step)
 
-        yield counted
+        yield log_round
 
 
 @contextmanager
@@ -71,21 +70,3 @@ def clock(label: str, shown: bool) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-class EpochBar(pl.Callback):
-    """One bar for all epochs: most epochs here are shorter than a glance, and a bar redrawn each step costs time."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.bar: Any = None
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.bar = bar(self.label, True, total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.bar.update()
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        if self.bar is not None:
-            self.bar.close()

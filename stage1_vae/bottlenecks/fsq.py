@@ -43,8 +43,7 @@ class FSQ(Bottleneck):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"vae.bottleneck.levels={list(levels)}: give at least one number, each at least 2")
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (math.prod(levels),), num_classes)
         self.decoder_shape = (len(levels), *self.grid)
         self.base_prior = uniform_codes(self.spec)
@@ -54,14 +53,14 @@ class FSQ(Bottleneck):
         self.register_buffer("radix", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)  # [d]
 
     def forward(self, features: Tensor) -> Encoding:
-        bounded = self._bounded(self.project(features))  # [B h w, d]
+        bounded = self._bound(self.project(features))  # [B h w, d]
         level = bounded.round().clamp_min(0).minimum(self.counts - 1)
         codes = (level.long() * self.radix).sum(1)
         self.usage.add(codes)
         through = self._unit(bounded + (level - bounded).detach())
         return Encoding(Codes(codes.view(len(features), -1)), embedded=to_map(through, self.grid))
 
-    def _bounded(self, h: Tensor) -> Tensor:
+    def _bound(self, h: Tensor) -> Tensor:
         """Standardised numbers -> between half a level below the first, 0, and half a level above the last, L - 1."""
         return torch.special.ndtr(h) * self.counts - 0.5
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.commitment import checked_weight, squared_distance
+from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
 from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
@@ -50,9 +49,8 @@ class ResidualVQ(Bottleneck):
                 f"vae.bottleneck.num_quantizers={num_quantizers}: each is a codebook of its own; give 1 to "
                 f"{MOST_QUANTIZERS}"
             )
-        self.commitment = checked_weight(commitment)
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        self.commitment = check_weight(commitment)
+        channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)

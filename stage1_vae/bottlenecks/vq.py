@@ -9,8 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.commitment import checked_weight, squared_distance
+from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
 from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
@@ -45,9 +44,8 @@ class VQ(Bottleneck):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        self.commitment = checked_weight(commitment)
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        self.commitment = check_weight(commitment)
+        channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)

@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_vae.codes.usage import CodeUsage
-from stage1_vae.training.epoch_figures import EpochFigures
-from stage1_vae.training.ranks import of_first_rank, sum_over_ranks
+from stage1_vae.codes.usage import CodeUsage, EpochFigures
+from stage1_vae.ranks import ranks_here
 
 LLOYD_ITERATIONS = 10
 FORGOTTEN = 1e-12
@@ -89,7 +88,7 @@ class Codebook(nn.Module, EpochFigures):
         self.usage.add(codes)
         if self.training:
             self._update(h.detach(), codes)
-        return codes, rotated(h, chosen) if self.rotation else h + (chosen - h).detach()
+        return codes, rotate(h, chosen) if self.rotation else h + (chosen - h).detach()
 
     def nearest(self, h: Tensor) -> Tensor:
         """Codes of the vectors nearest to h [N, D], int64 [N]."""
@@ -104,30 +103,32 @@ class Codebook(nn.Module, EpochFigures):
         order = torch.randperm(len(h), device=h.device)
         self.vectors.copy_(h[order[torch.arange(len(self.vectors), device=h.device) % len(h)]])
         for _ in range(LLOYD_ITERATIONS):
-            count, total = self._assigned(h, self.nearest(h))
+            count, total = self._assign(h, self.nearest(h))
             empty = count[:, None] == 0
-            self.vectors.copy_(torch.where(empty, self._some_of(h), total / count.clamp_min(1)[:, None]))
-        of_first_rank(self.vectors)
-        self.counts.fill_(sum_over_ranks(h.new_tensor(len(h))).item() / len(self.counts))
+            self.vectors.copy_(torch.where(empty, self._pick_vectors(h), total / count.clamp_min(1)[:, None]))
+        ranks = ranks_here()
+        self.vectors.copy_(ranks.broadcast(self.vectors))
+        self.counts.fill_(ranks.sum(h.new_tensor(len(h))).item() / len(self.counts))
         self.sums.copy_(self.vectors * self.counts[:, None])
 
-    def _assigned(self, h: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def _assign(self, h: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """How many vectors each code got, [K], and their sum, [K, D]."""
         count = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(h[:, 0]))
         return count, torch.zeros_like(self.sums).index_add_(0, codes, h)
 
-    def _some_of(self, h: Tensor) -> Tensor:
+    def _pick_vectors(self, h: Tensor) -> Tensor:
         """One vector of the batch for each code, at random: [K, D]."""
         return h[torch.randint(len(h), (len(self.vectors),), device=h.device)]
 
     @torch.no_grad()
     def _update(self, h: Tensor, codes: Tensor) -> None:
-        count, total = (sum_over_ranks(of_this_rank) for of_this_rank in self._assigned(h, codes))
+        ranks = ranks_here()
+        count, total = (ranks.sum(of_this_rank) for of_this_rank in self._assign(h, codes))
         self.counts.lerp_(count, 1 - self.decay)
         self.sums.lerp_(total, 1 - self.decay)
         average = self.counts.mean()
         dead = self.counts < self.revive_below * average  # [K]
-        fresh = of_first_rank(self._some_of(h))  # [K, D]
+        fresh = ranks.broadcast(self._pick_vectors(h))  # [K, D]
         self.counts.copy_(torch.where(dead, average, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
         averages = self.sums / self.counts.clamp_min(FORGOTTEN)[:, None]
@@ -146,7 +147,7 @@ def _see_whether_started(codebook: Codebook, keys: object) -> None:
     codebook.has_started = bool(codebook.counts.any())
 
 
-def rotated(h: Tensor, chosen: Tensor) -> Tensor:
+def rotate(h: Tensor, chosen: Tensor) -> Tensor:
     """`chosen` [N, D] as a scaled rotation of h [N, D], which alone carries the gradient."""
     with torch.no_grad():
         length = h.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -156,3 +157,20 @@ def rotated(h: Tensor, chosen: Tensor) -> Tensor:
     reflected = h - 2 * (h * middle).sum(1, keepdim=True) * middle
     turned = reflected + 2 * (h * start).sum(1, keepdim=True) * end  # the Householder form of the rotation start -> end
     return scale * turned
+
+
+def check_weight(commitment: float) -> float:
+    """The weight of `squared_distance` in the loss.
+
+    Raises:
+        ValueError: it is below zero.
+    """
+    if commitment < 0:
+        raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+    return commitment
+
+
+def squared_distance(h: Tensor, chosen: Tensor, num_images: int) -> Tensor:
+    """Of vectors [B h w, D] from their code vectors, summed over places, [B]; with a gradient to `h` alone: what an
+    encoder pays for staying near its codes (van den Oord, Vinyals & Kavukcuoglu, 2017, eq. 3, third term)."""
+    return (h - chosen.detach()).square().sum(1).view(num_images, -1).sum(1)

@@ -13,8 +13,8 @@ MOST_CODES = 2**16
 """As many as 16 bits can tell apart, which is what a code is stored in at most."""
 
 
-def map_shape(features_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(C, h, w) of the encoder's features.
+def map_shape(features_shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    """Channels and (h, w) of the encoder's features.
 
     Raises:
         ValueError: they are no map.
@@ -22,7 +22,7 @@ def map_shape(features_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(features_shape) != 3:
         raise ValueError("codes stand for the places of a map and this net makes none; use net=conv or net=resnet")
     channels, height, width = features_shape
-    return channels, height, width
+    return channels, (height, width)
 
 
 def to_vectors(features: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """How many of its codes a discrete bottleneck really uses, counted over a whole epoch and not over one batch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.training.epoch_figures import EpochFigures
-from stage1_vae.training.ranks import sum_over_ranks
+from stage1_vae.ranks import ranks_here
 
 COLLAPSED = 0.1
 """Below this share of used codes the codebook has collapsed: the latents then carry a fraction of what was paid for."""
@@ -21,6 +21,14 @@ def collapse(figures: Mapping[str, float]) -> list[str]:
         for name, share in used.items()
         if share < COLLAPSED
     ]
+
+
+class EpochFigures(ABC):
+    """A module inside the model that counts through an epoch, and has something to say at its end beside the loss."""
+
+    @abstractmethod
+    def read(self) -> dict[str, float]:
+        """The figures since they were read last, by name; counting starts anew. Empty: nothing was counted."""
 
 
 class CodeUsage(nn.Module, EpochFigures):
@@ -48,7 +56,7 @@ class CodeUsage(nn.Module, EpochFigures):
 
     def read(self) -> dict[str, float]:
         """Share of codes used, and perplexity exp(H) of their frequencies, in codes."""
-        counts = sum_over_ranks(self.counts.clone())
+        counts = ranks_here().sum(self.counts.clone())
         total = counts.sum()
         if total == 0:
             return {}

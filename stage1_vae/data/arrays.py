@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
 from stage1_vae.data.labels import Labels, are_identities, read_labels
-from stage1_vae.data.layout import arranged
+from stage1_vae.data.layout import arrange
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import (
     MIN_PER_SPLIT,
@@ -31,13 +31,13 @@ from stage1_vae.data.splits import (
     SPLITS,
     check_fraction,
     check_total,
-    existing,
+    existing_path,
     fits_in_memory,
     hold_out,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
-from stage1_vae.files.npy import NumpyArchive, mapped, opened_npz
+from stage1_vae.files.npy import NumpyArchive, map_array, open_npz
 
 IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
 LABELS = ("label", "labels", "y", "target", "targets")
@@ -124,9 +124,9 @@ class Arrays:
         """
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
-        path, domain = existing(self.root, "a .npy or .npz file of images"), Domain(self.domain)
+        path, domain = existing_path(self.root, "a .npy or .npz file of images"), Domain(self.domain)
         began_ns = time.time_ns()
-        content = _labelled(self._content(path))
+        content = _with_usable_labels(self._content(path))
         images, ends, axes = self._images(path, content, domain)
         pixels = read_pixels(str(path), images, domain, self.levels, self.range)
         labels, unread = self._labels(path, content, len(images))
@@ -134,11 +134,13 @@ class Arrays:
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
         sets: dict[str, ImageSet] = {}
         for name in SPLITS:
-            kept = (
+            set_labels = (
                 None if labels is None or name in content.unlabelled else torch.from_numpy(labels.numbers[rows[name]])
             )
             sets[name] = (
-                InMemory(pixels.tensor(images[rows[name]]), kept) if keep else Mapped(images, rows[name], kept, pixels)
+                InMemory(pixels.tensor(images[rows[name]]), set_labels)
+                if keep
+                else Mapped(images, rows[name], set_labels, pixels)
             )
         names = () if labels is None else labels.names
         numbers = None if labels is None else torch.from_numpy(labels.numbers)
@@ -162,9 +164,9 @@ class Arrays:
         )
 
     def _content(self, path: Path) -> Content:
-        with _opened(path) as file:
+        with _open(path) as file:
             if isinstance(file, NumpyArchive):
-                return _chosen(path, file, self.x, self.label)
+                return _choose(path, file, self.x, self.label)
             if self.x is not None or isinstance(self.label, str):
                 raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
             return Content({"all": file}, {})
@@ -176,16 +178,13 @@ class Arrays:
         arrays: dict[str, np.ndarray] = {}
         guesses: tuple[str, ...] = ()
         for split, images in content.images.items():
-            what = str(path) if split == "all" else f"{path} ({split})"
-            arrays[split], guesses = arranged(what, images, self.layout, domain)
+            where = str(path) if split == "all" else f"{path} ({split})"
+            arrays[split], guesses = arrange(where, images, self.layout, domain)
         first, *others = arrays
         for split in others:
-            one, other = arrays[first], arrays[split]
-            if (one.shape[1:], one.dtype) != (other.shape[1:], other.dtype):
-                raise DataError(
-                    f"{path}: {first} holds {one.dtype} {one.shape[1:]} and {split} {other.dtype} {other.shape[1:]}: "
-                    "save all splits alike"
-                )
+            kinds = [f"{array.dtype} {array.shape[1:]}" for array in (arrays[first], arrays[split])]
+            if kinds[0] != kinds[1]:
+                raise DataError(f"{path}: {first} holds {kinds[0]} and {split} {kinds[1]}: save all splits alike")
         whole = np.concatenate(list(arrays.values())) if others else arrays[first]
         return whole, {split: len(array) for split, array in arrays.items()}, guesses
 
@@ -210,15 +209,15 @@ class Arrays:
                 "save all splits alike, or set data.label=false"
             )
         parts = [content.labels[split] for split in content.images if split in content.labels]
-        whole = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
-        found = read_labels(str(path), whole, num if len(content.images) == 1 else len(whole), self.label_column)
-        if "train" in content.labels and (unseen := sorted(set(found.numbers) - set(found.numbers[: len(parts[0])]))):
+        rows = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
+        read = read_labels(str(path), rows, num if len(content.images) == 1 else len(rows), self.label_column)
+        if "train" in content.labels and (unseen := sorted(set(read.numbers) - set(read.numbers[: len(parts[0])]))):
             raise DataError(
-                f"{path}: class {found.names[unseen[0]]} has no training images: add some, or set data.label=false"
+                f"{path}: class {read.names[unseen[0]]} has no training images: add some, or set data.label=false"
             )
-        if are_identities(found) and self.label is None:
-            return None, (f"labels of {len(found.names):,} values for {num:,} images (data.label=NAME keeps them)",)
-        return found, ()
+        if are_identities(read) and self.label is None:
+            return None, (f"labels of {len(read.names):,} values for {num:,} images (data.label=NAME keeps them)",)
+        return read, ()
 
     def _rows(self, sizes: dict[str, int]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Rows of each split, and what was cut from the training images because the file has none of it."""
@@ -245,17 +244,17 @@ class Arrays:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
+def _open(path: Path) -> Iterator[np.memmap | NumpyArchive]:
     """The array in the file, or its arrays.
 
     Raises:
         DataError: it is no file of arrays.
     """
     if path.is_dir():
-        inside = sorted(each.name for each in path.iterdir() if each.suffix in (".npy", ".npz"))[:MOST_NAMED]
-        found = f" (it holds {', '.join(inside)})" if inside else ""
-        other = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
-        raise DataError(f"{path} is a folder{found}: name a .npy or .npz file with data.root=FILE, or {other}")
+        inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
+        holds = f" (it holds {', '.join(inside)})" if inside else ""
+        remedy = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
+        raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
@@ -263,9 +262,9 @@ def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
         raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
     try:
         if suffix == ".npy":
-            yield mapped(path)
+            yield map_array(path)
         else:
-            with opened_npz(path) as archive:
+            with open_npz(path) as archive:
                 yield archive
     except DataError:
         raise
@@ -279,47 +278,45 @@ def _opened(path: Path) -> Iterator[np.memmap | NumpyArchive]:
         raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
 
 
-def _chosen(path: Path, archive: NumpyArchive, x: str | None, label: str | bool | None) -> Content:
+def _choose(path: Path, archive: NumpyArchive, x: str | None, label: str | bool | None) -> Content:
     """The arrays of an .npz file that are meant."""
+    names = archive.names
     for key, name in (("x", x), ("label", label)):
-        if isinstance(name, str) and name not in archive.names:
-            raise DataError(f"data.{key}={name}: {path} holds {_few(archive.names)}")
-    in_splits = _named_by_split(archive.names, IMAGES) if x is None else _alike(archive.names, x)
-    plain = x or _first(archive.names, IMAGES)
-    if "train" in in_splits and plain not in ("x", "images"):
-        named = _alike(archive.names, label) if isinstance(label, str) else _named_by_split(archive.names, LABELS)
-        if isinstance(label, str) and not named:
+        if isinstance(name, str) and name not in names:
+            raise DataError(f"data.{key}={name}: {path} holds {_first_few(names)}")
+    in_splits = _names_by_split(names, IMAGES) if x is None else _names_like(names, x)
+    unsplit = x or _first_common(names, IMAGES)
+    if "train" in in_splits and unsplit not in ("x", "images"):
+        images = {
+            split: in_splits[split] for split in SPLITS if split in in_splits
+        }  # test, which may lack labels, last
+        labels = _names_like(names, label) if isinstance(label, str) else _names_by_split(names, LABELS)
+        if isinstance(label, str) and not labels:
             raise DataError(
                 f"data.label={label} names no split, and the images are in splits: name one such as y_train"
             )
-        in_splits = {name: in_splits[name] for name in SPLITS if name in in_splits}  # test, which may lack labels, last
-        images, labels = in_splits, {} if label is False else {name: named[name] for name in in_splits if name in named}
-    elif plain is not None:
-        chosen = None if label is False else label if isinstance(label, str) else _first(archive.names, LABELS)
-        images, labels = {"all": plain}, {} if chosen is None or chosen == plain else {"all": chosen}
+    elif unsplit is not None:
+        of_all = label if isinstance(label, str) else _first_common(names, LABELS)
+        images, labels = {"all": unsplit}, {} if of_all is None or of_all == unsplit else {"all": of_all}
     else:
         raise DataError(
-            f"{path} holds {_few(archive.names)}; the images must be called x, labels label, or be named with "
+            f"{path} holds {_first_few(names)}; the images must be called x, labels label, or be named with "
             "data.x=NAME data.label=NAME"
         )
+    labels = {} if label is False else {split: labels[split] for split in images if split in labels}
     used = {*images.values(), *labels.values()}
-    others = [name for name in archive.names if name not in used]
-    usual = used <= {"x", "label"}
+    unused = [name for name in names if name not in used]
+    sources = f"images from {_first_few(list(images.values()))}"
+    sources += f", labels from {_first_few(list(labels.values()))}" if labels else ""
     return Content(
         {split: archive.read(name) for split, name in images.items()},
         {split: archive.read(name) for split, name in labels.items()},
-        ()
-        if usual
-        else (
-            f"images from {_few(list(images.values()))}"
-            + (f", labels from {_few(list(labels.values()))}" if labels else "")
-            + " (data.x, data.label)",
-        ),
-        (f"arrays {_few(others)} (data.x=NAME, data.label=NAME)",) if others else (),
+        () if used <= {"x", "label"} else (f"{sources} (data.x, data.label)",),
+        (f"arrays {_first_few(unused)} (data.x=NAME, data.label=NAME)",) if unused else (),
     )
 
 
-def _labelled(content: Content) -> Content:
+def _with_usable_labels(content: Content) -> Content:
     """What can be used of labels that not every split has: test images may lack them, others are left out."""
     images, labels, left_out = dict(content.images), dict(content.labels), content.left_out
     if {"train", "test"} <= labels.keys() and _are_hidden(labels["test"], labels["train"]):
@@ -341,36 +338,35 @@ def _are_hidden(labels: np.ndarray, of_training: np.ndarray) -> bool:
     return labels.size > 1 and bool((labels == labels.flat[0]).all()) and labels.flat[0] not in of_training
 
 
-def _first(names: Sequence[str], common: Sequence[str]) -> str | None:
+def _first_common(names: Sequence[str], common: Sequence[str]) -> str | None:
     """The array with the first of the common names."""
-    known = {name.lower(): name for name in reversed(names)}
-    known = known | {name: name for name in names}
-    return next((known[name] for name in common if name in known), None)
+    spellings = {name.lower(): name for name in reversed(names)} | {name: name for name in names}
+    return next((spellings[name] for name in common if name in spellings), None)
 
 
-def _parsed(name: str) -> tuple[str, str]:
+def _parse(name: str) -> tuple[str, str]:
     """The split that a name says, empty for none or several, and its other words: x_train, trainX, train_set_x."""
     words = [word.lower() for word in PARTS.findall(name)]
     splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
     return splits[0] if len(splits) == 1 else "", "_".join(w for w in words if w not in SPLIT_WORDS and w != "set")
 
 
-def _named_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
+def _names_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
     """Split -> the array of its images (or labels, if `common` are those), the first of several."""
-    found: dict[str, str] = {}
+    by_split: dict[str, str] = {}
     for name in names:
-        split, what = _parsed(name)
-        if split and (what in common or (not what and common is IMAGES)):
-            found.setdefault(split, name)
-    return found
+        split, rest = _parse(name)
+        if split and (rest in common or (not rest and common is IMAGES)):
+            by_split.setdefault(split, name)
+    return by_split
 
 
-def _alike(names: Sequence[str], chosen: str) -> dict[str, str]:
+def _names_like(names: Sequence[str], example: str) -> dict[str, str]:
     """Split -> the array called as `chosen` but for the split, as y_test_fine and y_train_fine; or none."""
-    split, what = _parsed(chosen)
-    return {_parsed(name)[0]: name for name in names if split and _parsed(name)[0] and _parsed(name)[1] == what}
+    split, rest = _parse(example)
+    return {_parse(name)[0]: name for name in names if split and _parse(name)[0] and _parse(name)[1] == rest}
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     listed = " ".join(", ".join(names[:MOST_NAMED]).split())
     return listed + ", ..." * (len(names) > MOST_NAMED) if names else "nothing"

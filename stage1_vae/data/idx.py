@@ -23,9 +23,9 @@ import torch
 
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
 from stage1_vae.data.labels import Labels, is_one_hot, read_labels
-from stage1_vae.data.layout import arranged
+from stage1_vae.data.layout import arrange
 from stage1_vae.data.pixels import Pixels, read_pixels
-from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing, hold_out
+from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing_path, hold_out
 from stage1_vae.files.archives import check_unpacked
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -61,20 +61,9 @@ MIRRORS = {
 }
 CLASS_NAMES = {
     "fashion_mnist": (
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
 }
-
-
 NAME = re.compile(r"(?:(.+)-)?(train|training|t10k|test|testing)-(images|labels?)[-.]idx\d-\w+(?:\.gz)?", re.IGNORECASE)
 """Of a file: the word before, the split, and what it holds."""
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -128,8 +117,8 @@ class Idx:
             raise DataError(f"data.transpose={self.transpose}: give true or false")
         files = self._files()
         prefix = files.prefix
-        pixels, images, test_images = self._images(files.paths[0], files.paths[2])
-        labels = self._labels(files.paths, (len(images), len(test_images)))
+        pixels, images, test_images = self._read_images(files.paths[0], files.paths[2])
+        labels = self._read_labels(files.paths, (len(images), len(test_images)))
         check_total(len(images) + len(test_images))
         if len(test_images) < MIN_PER_SPLIT:
             raise DataError(f"{files.paths[2]} holds {len(test_images)} images; at least {MIN_PER_SPLIT} are needed")
@@ -144,8 +133,8 @@ class Idx:
             )
         )
         names = labels.names
-        if labels.are_plain and len(known := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
-            names = known
+        if labels.are_plain and len(class_names := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
+            names = class_names
         further = [fact for fact in (pixels.facts, None if labels.are_plain else repr(labels.names)) if fact]
         on_side = (UPRIGHT,) if prefix.lower().startswith("emnist") and not self.transpose else ()
         return ImageData(
@@ -163,24 +152,24 @@ class Idx:
             guesses=(*files.guesses, *pixels.guesses, *labels.guesses, *on_side),
         )
 
-    def _images(self, path: Path, test_path: Path) -> tuple[Pixels, np.ndarray, np.ndarray]:
+    def _read_images(self, path: Path, test_path: Path) -> tuple[Pixels, np.ndarray, np.ndarray]:
         """What the pixels mean, and the images of both files [N, C, H, W]."""
-        found = []
-        for each in (path, test_path):
-            images = read_idx(each, (3, 4))
-            found.append(arranged(str(each), images, None, Domain.UNIT)[0])
+        arrays = []
+        for file in (path, test_path):
+            images = read_idx(file, (3, 4))
+            arrays.append(arrange(str(file), images, None, Domain.UNIT)[0])
         if self.transpose:
-            found = [images.swapaxes(2, 3) for images in found]
-        if found[0].shape[1:] != found[1].shape[1:] or found[0].dtype != found[1].dtype:
+            arrays = [images.swapaxes(2, 3) for images in arrays]
+        if arrays[0].shape[1:] != arrays[1].shape[1:] or arrays[0].dtype != arrays[1].dtype:
             raise DataError(
-                f"{path.name} holds {_size(found[0])} images and {test_path.name} {_size(found[1])} ones: "
+                f"{path.name} holds {_size(arrays[0])} images and {test_path.name} {_size(arrays[1])} ones: "
                 "put files of one data set into data.root"
             )
-        found = [_bytes_if_whole(images) for images in found]
-        pixels = read_pixels(str(path), np.concatenate(found), Domain.UNIT, self.levels, self.range, may_be_real=False)
-        return pixels, found[0], found[1]
+        arrays = [_bytes_if_whole(images) for images in arrays]
+        pixels = read_pixels(str(path), np.concatenate(arrays), Domain.UNIT, self.levels, self.range, may_be_real=False)
+        return pixels, arrays[0], arrays[1]
 
-    def _labels(self, paths: tuple[Path, ...], nums: tuple[int, int]) -> Labels:
+    def _read_labels(self, paths: tuple[Path, ...], nums: tuple[int, int]) -> Labels:
         """Labels of the training images, and behind them those of the test images."""
         path, test_path = paths[1], paths[3]
         parts = []
@@ -197,20 +186,20 @@ class Idx:
                 f"{path.name} has {parts[0].shape[1]} columns of labels and {test_path.name} "
                 f"{parts[1].shape[1]}: put files of one data set into data.root"
             )
-        columns, whole = parts[0].shape[1], np.concatenate(parts)
+        columns, rows = parts[0].shape[1], np.concatenate(parts)
         column = self.label_column
-        if column is None and not is_one_hot(whole):
+        if column is None and not is_one_hot(rows):
             column = 0
-        found = read_labels(str(path), whole, sum(nums), column, may_be_left_out=False)
+        labels = read_labels(str(path), rows, sum(nums), column, may_be_left_out=False)
         if columns > 1 and column is not None and self.label_column is None:
             guess = f"the first of {columns} columns of labels (data.label_column)"
-            return Labels(found.numbers, found.names, (*found.guesses, guess))
-        return found
+            return Labels(labels.numbers, labels.names, (*labels.guesses, guess))
+        return labels
 
     def _files(self) -> Files:
         if not self.download:
             hint = ", or fetch them with data.root=DIR data.download=true" if self.name in MIRRORS else ""
-            return _find(existing(self.root, "the folder of the four IDX files", hint), self.name, self.prefix)
+            return _find(existing_path(self.root, "the folder of the four IDX files", hint), self.name, self.prefix)
         if self.prefix is not None:
             raise DataError(f"data.prefix={self.prefix} chooses among files that are there: leave out data.download")
         if not self.root:
@@ -223,7 +212,7 @@ class Idx:
         mirror = MIRRORS[self.name]
         return Files(
             tuple(
-                _present(folder, file) or _fetch(mirror.url, f"{file}.gz", md5, folder)
+                _local_file(folder, file) or _fetch(mirror.url, f"{file}.gz", md5, folder)
                 for file, md5 in zip(FILES, mirror.md5, strict=True)
             )
         )
@@ -285,7 +274,7 @@ def _bytes_if_whole(images: np.ndarray) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def _present(folder: Path, file: str) -> Path | None:
+def _local_file(folder: Path, file: str) -> Path | None:
     dotted = file.replace("-idx", ".idx")  # some mirrors unpack them under this name
     candidates = (folder / name for name in (file, f"{file}.gz", dotted, f"{dotted}.gz"))
     return next((path for path in candidates if path.is_file()), None)
@@ -316,22 +305,22 @@ def _find(root: Path, name: str, prefix: str | None) -> Files:
             f"{folder} holds the files of {len(sets)} sets: choose one with data.prefix={min(sets)} "
             f"(there are {', '.join(sorted(sets))})"
         )
-    chosen = prefix if prefix is not None else "" if "" in sets or not sets else min(sets)
-    found = sets.get(chosen, {})
-    missing = next((i for i in range(len(FILES)) if i not in found), None)
+    word = prefix if prefix is not None else "" if "" in sets or not sets else min(sets)
+    files = sets.get(word, {})
+    missing = next((i for i in range(len(FILES)) if i not in files), None)
     if missing is not None:
-        raise DataError(_absent(folder, f"{chosen}-{FILES[missing]}" if chosen else FILES[missing], name, sets))
-    return Files(tuple(found[i] for i in range(len(FILES))), chosen, guesses)
+        raise DataError(_missing_message(folder, f"{word}-{FILES[missing]}" if word else FILES[missing], name, sets))
+    return Files(tuple(files[i] for i in range(len(FILES))), word, guesses)
 
 
-def _absent(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]) -> str:
+def _missing_message(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]) -> str:
     """What to say where `file` is missing: what is there, and, in a folder that holds nothing, how to fetch it."""
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     there = f" (it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)})" if others else ""
     prefixes = [prefix for prefix in sets if prefix and not file.startswith(f"{prefix}-")]
     fetch = "add data.download=true, or " if name in MIRRORS and not any(sets) else ""
-    chosen = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
-    remedy = f"{fetch}{chosen}name the folder of the IDX files with data.root=DIR"
+    choose = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
+    remedy = f"{fetch}{choose}name the folder of the IDX files with data.root=DIR"
     return f"{folder} has no {file} or {file}.gz{there}: {remedy}"
 
 
@@ -344,8 +333,8 @@ def _sets(folder: Path) -> dict[str, dict[int, Path]]:
     """The word before the file names -> place in `FILES` -> the file; an unpacked one before its gzipped copy."""
     sets: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if (named := NAME.fullmatch(path.name)) and path.is_file():
-            prefix, split, what = named.group(1) or "", named.group(2).lower(), named.group(3).lower()
+        if (match := NAME.fullmatch(path.name)) and path.is_file():
+            prefix, split, what = match.group(1) or "", match.group(2).lower(), match.group(3).lower()
             place = 2 * (not split.startswith("train")) + (what != "images")
             sets.setdefault(prefix, {}).setdefault(place, path)
     return sets

@@ -17,8 +17,8 @@ from typing import ClassVar, NamedTuple
 import torch
 
 from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
-from stage1_vae.data.folders.layout import HEAP, SPLITS, Found, Layout, laid_out, walked
-from stage1_vae.data.folders.suffixes import unread
+from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
+from stage1_vae.data.folders.suffixes import describe_unread
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint, spread_rows
 from stage1_vae.data.pixels import BYTE, levels_of
 from stage1_vae.data.splits import (
@@ -26,9 +26,9 @@ from stage1_vae.data.splits import (
     MIN_PER_SPLIT,
     check_fraction,
     check_total,
-    existing,
+    existing_path,
     fits_in_memory,
-    shuffled,
+    random_order,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
@@ -41,9 +41,9 @@ median."""
 
 
 class Picture(NamedTuple):
-    """One image: the file it was found in, and what is known of it."""
+    """One image: the file it is in, and what is known of it."""
 
-    found: Found
+    file: ImageFile
     header: Header
 
 
@@ -84,7 +84,7 @@ class ImageFolder:
                 images of differing modes or of more than 8 bits a channel.
         """
         self._check_keys()
-        root = existing(self.root, "a folder of images")
+        root = existing_path(self.root, "a folder of images")
         began_ns = time.time_ns()
         layout = self._layout(root)
         splits = self._split(root, layout)
@@ -114,23 +114,23 @@ class ImageFolder:
             class_names=layout.classes,
             check_unchanged=(lambda: None)
             if keep
-            else Watched({picture.found.path for picture in pictures}, began_ns).check,
+            else Watched({picture.file.path for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *labels.values())),
             value_range=(low, high),
             guesses=(*layout.guesses, *guesses),
-            left_out=(*layout.left_out, *_dropped(pictures, target)),
+            left_out=(*layout.left_out, *_dropped_channels(pictures, target)),
         )
 
     def _layout(self, root: Path) -> Layout:
         if not root.is_dir():
             raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
-        found, others = walked(root)
-        words = unread(others)
-        if not found:
+        files, others = walk(root)
+        words = describe_unread(others)
+        if not files:
             hint = f"there are {'; '.join(words)}" if words else "there is no .png, .jpg, .tif or other image file"
             state = "holds no image that is read" if words else "is empty"
             raise DataError(f"{root} {state}: {hint} below data.root")
-        layout = laid_out(root, found, self.splits != "none", self.classes != "none")
+        layout = find_layout(root, files, self.splits != "none", self.classes != "none")
         layout.left_out.extend(words)
         return layout
 
@@ -157,21 +157,21 @@ class ImageFolder:
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
-        files = {name: _pictures(found, self.pages) for name, found in layout.images.items()}
+        files = {name: _pictures(files, self.pages) for name, files in layout.images.items()}
         _tell_pages([of_file for of_files in files.values() for of_file in of_files], layout)
         total = sum(len(of_file) for of_files in files.values() for of_file in of_files)
         check_total(total)
         if HEAP in files:
             heap = _units(files[HEAP], layout)
             rows = split_rows(len(heap), self.val_fraction, self.test_fraction)
-            return {name: _mixed([heap[i] for i in getattr(rows, name)]) for name in SPLITS}
-        units = {name: [of_files[i] for i in shuffled(len(of_files))] for name, of_files in files.items()}
+            return {name: _mix([heap[i] for i in getattr(rows, name)]) for name in SPLITS}
+        units = {name: [of_files[i] for i in random_order(len(of_files))] for name, of_files in files.items()}
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in units:
                 train = _units(units["train"], layout)
                 num = max(MIN_PER_SPLIT, round(len(train) * fraction))
                 units[name], units["train"] = train[:num], train[num:]
-        splits = {name: _mixed(units[name]) for name in SPLITS}
+        splits = {name: _mix(units[name]) for name in SPLITS}
         for name in SPLITS:
             if len(splits[name]) < MIN_PER_SPLIT:
                 raise DataError(
@@ -223,12 +223,12 @@ class ImageFolder:
         return next(iter(kinds))
 
 
-def _pictures(found: list[Found], pages: str | None) -> list[list[Picture]]:
+def _pictures(files: list[ImageFile], pages: str | None) -> list[list[Picture]]:
     """The images of each file."""
-    if not found:
+    if not files:
         return []
-    headers = scan([each.path for each in found], pages)
-    return [[Picture(each, header) for header in of_file] for each, of_file in zip(found, headers, strict=True)]
+    headers = scan([file.path for file in files], pages)
+    return [[Picture(file, header) for header in of_file] for file, of_file in zip(files, headers, strict=True)]
 
 
 def _tell_pages(files: list[list[Picture]], layout: Layout) -> None:
@@ -239,15 +239,15 @@ def _tell_pages(files: list[list[Picture]], layout: Layout) -> None:
             f"{sum(stacks):,} images are the pages or frames of {len(stacks):,} files (data.pages=first: one a file)"
         )
     short = [of_file[0].header for of_file in files if of_file[0].header.further]
-    for words, chosen in (
+    for words, is_meant in (
         ("smaller copies and masks inside {} TIFF files", lambda h: h.kind == "TIFF" and h.page is not None),
         ("further pages of {} TIFF stacks (data.pages=all)", lambda h: h.kind == "TIFF" and h.page is None),
         ("further pictures inside {} JPEG files", lambda h: h.kind == "MPO"),
         ("further frames of {} animations (data.pages=all)", lambda h: h.kind not in ("TIFF", "MPO")),
     ):
-        some = [header.further for header in short if chosen(header)]
-        if some:
-            layout.left_out.append(f"{sum(some):,} {words.format(f'{len(some):,}')}")
+        counts = [header.further for header in short if is_meant(header)]
+        if counts:
+            layout.left_out.append(f"{sum(counts):,} {words.format(f'{len(counts):,}')}")
 
 
 def _units(files: list[list[Picture]], layout: Layout) -> list[list[Picture]]:
@@ -258,35 +258,35 @@ def _units(files: list[list[Picture]], layout: Layout) -> list[list[Picture]]:
     return [[picture] for of_file in files for picture in of_file]
 
 
-def _mixed(files: list[list[Picture]]) -> list[Picture]:
+def _mix(files: list[list[Picture]]) -> list[Picture]:
     """The images of files that are in random order, in random order."""
     images = [picture for of_file in files for picture in of_file]
-    return images if len(images) == len(files) else [images[i] for i in shuffled(len(images))]
+    return images if len(images) == len(files) else [images[i] for i in random_order(len(images))]
 
 
 def _place(picture: Picture) -> str:
     page = picture.header.page
-    return f"{picture.found.path}" + (f", page {page.number + 1}," if page and page.number else "")
+    return f"{picture.file.path}" + (f", page {page.number + 1}," if page and page.number else "")
 
 
-def _dropped(pictures: list[Picture], target: Target) -> list[str]:
+def _dropped_channels(pictures: list[Picture], target: Target) -> list[str]:
     """Channels that images have and their `target` has not, in words."""
     modes = Counter(picture.header.mode for picture in pictures)
     transparent = sum(picture.header.transparent for picture in pictures) if target.kind != "RGBA" else 0
     coloured = len(pictures) - modes["L"] - modes["1"] - modes["LA"] if target.kind == "L" else 0
-    found = {"transparency": (transparent, "which are put on white"), "colour": (coloured, "data.mode=grey")}
-    return [f"{what} of {num:,} image{'s' * (num != 1)} ({how})" for what, (num, how) in found.items() if num]
+    channels = {"transparency": (transparent, "which are put on white"), "colour": (coloured, "data.mode=grey")}
+    return [f"{what} of {num:,} image{'s' * (num != 1)} ({how})" for what, (num, how) in channels.items() if num]
 
 
 def _labels(images: list[Picture], layout: Layout, split: str) -> torch.Tensor | None:
     if not layout.classes or (split in layout.unlabelled and split in layout.images):
         return None
     number = {name: i for i, name in enumerate(layout.classes)}
-    return torch.tensor([number[picture.found.inside[0]] for picture in images], dtype=torch.int64)
+    return torch.tensor([number[picture.file.inside[0]] for picture in images], dtype=torch.int64)
 
 
 def _image_set(images: list[Picture], target: Target, labels: torch.Tensor | None, keep: bool) -> ImageSet:
-    paths, pages = [picture.found.path for picture in images], [picture.header.page for picture in images]
+    paths, pages = [picture.file.path for picture in images], [picture.header.page for picture in images]
     return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
 
 

@@ -76,7 +76,7 @@ class InMemory(ImageSet):
         return InMemory(self.images.to(device), None if self.labels is None else self.labels.to(device))
 
 
-class Rows(ImageSet):
+class Subset(ImageSet):
     """Some rows of a split that is not in memory."""
 
     def __init__(self, images: ImageSet, index: Tensor) -> None:
@@ -96,23 +96,23 @@ def spread_classes(total: int, num: int, labels: Tensor | None, of_each: int) ->
     index = spread_rows(total, num)
     if labels is None or of_each == 0:
         return index
-    labels, chosen = labels.cpu(), torch.zeros(total, dtype=torch.bool)
-    chosen[index] = True
+    labels, is_taken = labels.cpu(), torch.zeros(total, dtype=torch.bool)
+    is_taken[index] = True
     for y in labels.unique():
-        mine = labels == y
-        lacking = max(0, of_each - int((mine & chosen).sum()))
-        chosen[(mine & ~chosen).nonzero().squeeze(1)[:lacking]] = True
-    return chosen.nonzero().squeeze(1)
+        of_class = labels == y
+        lacking = max(0, of_each - int((of_class & is_taken).sum()))
+        is_taken[(of_class & ~is_taken).nonzero().squeeze(1)[:lacking]] = True
+    return is_taken.nonzero().squeeze(1)
 
 
-def spread(images: ImageSet, num: int, of_each: int = 0) -> ImageSet:
+def subset(images: ImageSet, num: int, of_each: int = 0) -> ImageSet:
     """At most `num` images, evenly spread over the split, for files often come sorted by class; and as many more as
     `of_each` of every class take."""
     if num >= len(images):
         return images
     index = spread_classes(len(images), num, images.labels, of_each)
     if not isinstance(images, InMemory):
-        return Rows(images, index)
+        return Subset(images, index)
     labels = None if images.labels is None else images.labels[index.to(images.labels.device)]
     return InMemory(images.batch(index), labels)
 

@@ -38,14 +38,14 @@ class Labels:
         return self.names == tuple(map(str, range(len(self.names))))
 
 
-def in_order(names: Collection[str]) -> tuple[str, ...]:
+def sort_names(names: Collection[str]) -> tuple[str, ...]:
     """Names of classes in the order of their numbers, if all are whole numbers, else in that of the alphabet."""
-    if all(_whole(name) is not None for name in names):
+    if all(_whole_number(name) is not None for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def _whole(name: str) -> int | None:
+def _whole_number(name: str) -> int | None:
     try:
         return int(name) if name.strip() == name and "_" not in name else None
     except ValueError:
@@ -65,8 +65,8 @@ def class_number(label: int | str, names: Sequence[str]) -> int:
     words = str(label)
     if words in names:
         return names.index(words)
-    number = _whole(words)
-    values = [_whole(name) for name in names]
+    number = _whole_number(words)
+    values = [_whole_number(name) for name in names]
     if number is not None and values.count(number) == 1:  # 01 is 1
         return values.index(number)
     if number is not None and not any(value is not None for value in values) and 0 <= number < len(names):
@@ -75,13 +75,13 @@ def class_number(label: int | str, names: Sequence[str]) -> int:
         raise DataError(f"label {words} is out of range; the classes are 0 to {len(names) - 1}")
     nearest = get_close_matches(words, names, n=1) if number is None else []
     hint = f"did you mean {nearest[0]}? " if nearest else ""
-    raise DataError(f"there is no class {words}; {hint}the classes are {listed(names)}")
+    raise DataError(f"there is no class {words}; {hint}the classes are {list_names(names)}")
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """The first few names."""
-    few = ", ".join(" ".join(name.split())[:40] for name in names[:MOST_NAMED])
-    return few + (", ..." if len(names) > MOST_NAMED else "")
+    first_names = ", ".join(" ".join(name.split())[:40] for name in names[:MOST_NAMED])
+    return first_names + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def read_labels(
@@ -110,7 +110,7 @@ def read_labels(
             labels = labels[:, _column(what, labels, column, none)]
     elif column:
         raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
-    return _named(what, labels, guesses, none)
+    return _number_classes(what, labels, guesses, none)
 
 
 def is_one_hot(labels: np.ndarray) -> bool:
@@ -127,14 +127,14 @@ def _column(what: str, labels: np.ndarray, column: int | None, none: str) -> int
     if column is None and num == 1:
         return 0
     if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
-        chosen = "" if column is None else f"data.label_column={column}: "
+        request = "" if column is None else f"data.label_column={column}: "
         raise DataError(
-            f"{chosen}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}{none}"
+            f"{request}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}{none}"
         )
     return column
 
 
-def _named(what: str, labels: np.ndarray, guesses: tuple[str, ...], none: str) -> Labels:
+def _number_classes(what: str, labels: np.ndarray, guesses: tuple[str, ...], none: str) -> Labels:
     if labels.dtype.kind == "f":
         whole = np.isfinite(labels) & (np.abs(labels) < 2.0**53)
         whole[whole] = labels[whole] == np.round(labels[whole])
@@ -151,7 +151,7 @@ def _named(what: str, labels: np.ndarray, guesses: tuple[str, ...], none: str) -
         value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
         for value in values.tolist()
     ]
-    names = in_order(words)
+    names = sort_names(words)
     places = {name: place for place, name in enumerate(names)}
     place = np.array([places[word] for word in words], dtype=np.int64)
     return Labels(place[numbers.reshape(-1)], names, guesses)

@@ -18,7 +18,7 @@ CHANNELS = (1, 3, 4)
 LAYOUTS = tuple("".join(axes) for names in ("NHW", "NCHW") for axes in permutations(names))
 
 
-def arranged(what: str, images: np.ndarray, layout: str | None, domain: Domain) -> tuple[np.ndarray, tuple[str, ...]]:
+def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain) -> tuple[np.ndarray, tuple[str, ...]]:
     """A view [N, C, H, W] of `images`, and what was guessed to make it.
 
     Args:
@@ -37,7 +37,7 @@ def arranged(what: str, images: np.ndarray, layout: str | None, domain: Domain) 
         raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C){_remedy(shape)}")
     guesses: tuple[str, ...] = ()
     if layout is None:
-        layout, guesses = _found(what, shape, domain)
+        layout, guesses = _find_layout(what, shape, domain)
     elif len(layout) != images.ndim:
         raise DataError(
             f"{what} has shape {shape}, and data.layout={layout} names {len(layout)} axes; name all of them"
@@ -55,7 +55,7 @@ def _remedy(shape: tuple[int, ...]) -> str:
     return f"; rows of pixels become images by x.reshape(-1, {sides})"
 
 
-def _found(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tuple[str, ...]]:
+def _find_layout(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tuple[str, ...]]:
     """The layout of an array of this shape, and what was guessed."""
     if len(shape) == 3:
         if shape[2] in CHANNELS[1:] and shape[1] >= 4 * shape[2]:
@@ -76,9 +76,9 @@ def _found(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tupl
         if first or square_last or max(two, three) >= 2 * min(two, three):  # no map is so narrow
             return ("NCHW" if first else "NHWC"), ()
     elif domain is Domain.REAL and square_first != square_last:
-        read, other = ("NCHW", "NHWC") if square_first else ("NHWC", "NCHW")
-        return read, (
-            f"{one if square_first else three} channels: axes read as {read} (data.layout={other} otherwise)",
+        likely, otherwise = ("NCHW", "NHWC") if square_first else ("NHWC", "NCHW")
+        return likely, (
+            f"{one if square_first else three} channels: axes read as {likely} (data.layout={otherwise} otherwise)",
         )
     if first or last or domain is Domain.REAL:
         raise DataError(

@@ -54,21 +54,20 @@ class LinearGaussianDensity:
         """x [B, C, H, W] -> log p(x), exact, [B] nats."""
         centred = x.double().flatten(1) - self.offset.to(x.device)  # [B, P]
         u = centred @ self.basis.to(x.device)  # [B, D]
-        seen = self.lengths.to(x.device).square() + self.sigma**2  # [D] variance of u
-        beside = (
-            (centred - u @ self.basis.to(x.device).T).square().sum(1)
-        )  # [B], without the cancellation of |x|^2 - |u|^2
+        variance = self.lengths.to(x.device).square() + self.sigma**2  # [D] variance of u
+        # [B], without the cancellation of |x|^2 - |u|^2
+        residual = (centred - u @ self.basis.to(x.device).T).square().sum(1)
         num, dims = self.basis.shape
-        log_det = seen.log().sum() + (num - dims) * 2 * math.log(self.sigma)
-        return -0.5 * ((u.square() / seen).sum(1) + beside / self.sigma**2 + log_det + num * LOG_2PI)
+        log_det = variance.log().sum() + (num - dims) * 2 * math.log(self.sigma)
+        return -0.5 * ((u.square() / variance).sum(1) + residual / self.sigma**2 + log_det + num * LOG_2PI)
 
     def posterior(self, x: Tensor) -> DiagonalNormal:
         """x [B, C, H, W] -> p(z|x), exact, batch [B], event [D]."""
         lengths = self.lengths.to(x.device)
         u = (x.double().flatten(1) - self.offset.to(x.device)) @ self.basis.to(x.device)  # [B, D]
-        seen = lengths.square() + self.sigma**2
-        loc = u * (lengths / seen)
-        log_std = (math.log(self.sigma) - 0.5 * seen.log()).expand_as(loc)
+        variance = lengths.square() + self.sigma**2
+        loc = u * (lengths / variance)
+        log_std = (math.log(self.sigma) - 0.5 * variance.log()).expand_as(loc)
         return DiagonalNormal(loc, log_std)
 
     def decode(self, z: Tensor) -> Tensor:

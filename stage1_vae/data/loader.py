@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stage1_vae.data.images import DataError, ImageSet, InMemory
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.ranks import Ranks
 
 ORDER, NOISE, WORKERS = range(3)
 
 
-def seeded(device: torch.device, *key: int) -> torch.Generator:
+def generator_for(device: torch.device, *key: int) -> torch.Generator:
     """A generator on `device` whose stream is unlike that of any other `key`."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
@@ -47,8 +48,7 @@ class Part:
 
         `even` makes them of one size and leaves fewer than `world` things over; else together they are all.
         """
-        num -= num % self.world if even else 0
-        return slice(num * self.rank // self.world, num * (self.rank + 1) // self.world)
+        return Ranks(self.rank, self.world).share(num - (num % self.world if even else 0))
 
 
 ALL = Part()
@@ -70,33 +70,28 @@ class EpochOrder(Sampler[Tensor]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.chosen.stop - self.chosen.start
+        return self.own_batches.stop - self.own_batches.start
 
     @property
-    def chosen(self) -> slice:
+    def own_batches(self) -> slice:
         """Which of everybody's batches this rank has a part in."""
         full, rest = divmod(self.num, self.batch_size)
         least = self.part.world if self.shuffle and not self.part.whole_batches else 1
         num = full + (not self.drop_last and rest >= least)
         return self.part.share(num, even=False) if self.part.whole_batches else slice(0, num)
 
-    @property
-    def preceding(self) -> int:
-        """Batches that other ranks take before this one's first."""
-        return self.chosen.start
-
     def rows(self) -> Tensor:
         """All rows of this epoch in their order, int64."""
         if not self.shuffle:
             return torch.arange(self.num)
-        return torch.randperm(self.num, generator=seeded(torch.device("cpu"), self.seed, self.epoch, ORDER))
+        return torch.randperm(self.num, generator=generator_for(torch.device("cpu"), self.seed, self.epoch, ORDER))
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from self.divided(self.rows())
+        yield from self.divide(self.rows())
 
-    def divided(self, rows: Tensor) -> list[Tensor]:
+    def divide(self, rows: Tensor) -> list[Tensor]:
         """`rows` of the epoch as this rank's batches."""
-        batches = list(rows.split(self.batch_size)[self.chosen])
+        batches = list(rows.split(self.batch_size)[self.own_batches])
         if self.part.whole_batches:
             return batches
         return [batch[self.part.share(len(batch), even=self.shuffle)] for batch in batches]
@@ -170,8 +165,8 @@ class Batches:
     @property
     def rows(self) -> range:
         """Of whole batches in the order of the split: the rows that they cover."""
-        chosen, size = self.sampler.chosen, self.sampler.batch_size
-        return range(min(chosen.start * size, self.sampler.num), min(chosen.stop * size, self.sampler.num))
+        own_batches, size = self.sampler.own_batches, self.sampler.batch_size
+        return range(min(own_batches.start * size, self.sampler.num), min(own_batches.stop * size, self.sampler.num))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; Lightning calls this through `sampler`."""
@@ -181,24 +176,23 @@ class Batches:
         epoch = self.sampler.epoch if self.sampler.shuffle else 0
         part = self.sampler.part
         own = (part.rank,) if part.rank and not part.whole_batches else ()
-        noise = seeded(self.device, self.seed, epoch, NOISE, *own)
-        if self.sampler.preceding:
-            self._skip_noise(noise)
+        noise = generator_for(self.device, self.seed, epoch, NOISE, *own)
+        self._skip_noise(noise)
         labels = None if self.images.labels is None else self.images.labels.to(self.device)
         for index, raw in self._raw(epoch):
             yield self.preprocess(raw, noise), None if labels is None else labels[index]
 
     def _skip_noise(self, noise: torch.Generator) -> None:
         """Leave `noise` where the batches that other ranks take first would leave it."""
-        if not self.preprocess.is_random or not len(self):
+        if not (self.preprocess.is_random and self.sampler.own_batches.start and len(self)):
             return
         shape = self.images.batch(torch.zeros(1, dtype=torch.int64)).shape[1:]
-        for _ in range(self.sampler.preceding):
+        for _ in range(self.sampler.own_batches.start):
             torch.rand((self.sampler.batch_size, *shape), generator=noise, device=self.device)
 
     def _raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs of row numbers [B] and raw images [B, C, H, W], both on the device."""
-        batches = self.sampler.divided(self.sampler.rows().to(self.device))  # one transfer an epoch
+        batches = self.sampler.divide(self.sampler.rows().to(self.device))  # one transfer an epoch
         if isinstance(self.images, InMemory):
             for index in batches:
                 yield index, self.images.batch(index)
@@ -210,7 +204,7 @@ class Batches:
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             # given, so that torch does not draw the workers' seeds from the global generator
-            generator=seeded(torch.device("cpu"), self.seed, epoch, WORKERS),
+            generator=generator_for(torch.device("cpu"), self.seed, epoch, WORKERS),
         )
         for index, raw in zip(batches, loader, strict=True):
             if isinstance(raw, DataError):

@@ -65,16 +65,16 @@ class RingsDensity:
         """`num` draws, [num, 2] float64."""
         which, distance, turn = torch.from_numpy(random.random_sample((3, num)))  # [num] each, uniform
         ring = torch.searchsorted(self.log_weights.exp().cumsum(0), which).clamp(max=len(self.radii) - 1)  # [num]
-        chosen = RingsDensity(self.centres[ring], self.radii[ring], self.widths[ring], self.log_weights[ring])
-        wanted = distance * chosen._mass_within(torch.full_like(chosen.radii, math.inf))
-        low = torch.zeros_like(wanted)
-        high = chosen.radii + REACH * chosen.widths
+        rings = RingsDensity(self.centres[ring], self.radii[ring], self.widths[ring], self.log_weights[ring])
+        mass = distance * rings._mass_within(torch.full_like(rings.radii, math.inf))
+        low = torch.zeros_like(mass)
+        high = rings.radii + REACH * rings.widths
         for _ in range(60):
             middle = 0.5 * (low + high)
-            is_below = chosen._mass_within(middle) < wanted
+            is_below = rings._mass_within(middle) < mass
             low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
         angle = 2 * math.pi * turn
-        return chosen.centres + high[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+        return rings.centres + high[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def read_pixels(
             f"data.levels={levels} is for images in unsigned bytes that are taken as they are; {what} is "
             f"{images.dtype}: leave it out" + (", or data.range" if ends is not None else "")
         )
-    low, high, digest = _looked_at(what, images)
+    low, high, digest = _survey(what, images)
     if not len(images):
         return Pixels(256 if images.dtype.kind in "bu" and ends is None else None, domain, ends, (0.0, 0.0), digest)
     if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
@@ -128,7 +128,7 @@ def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] 
         return None
     if not isinstance(scale, Sequence):
         raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
-    numbers = [each for each in scale if isinstance(each, (int, float)) and not isinstance(each, bool)]
+    numbers = [number for number in scale if isinstance(number, (int, float)) and not isinstance(number, bool)]
     if isinstance(scale, str) or len(scale) != 2 or len(numbers) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
         raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
     if domain is Domain.REAL:
@@ -163,7 +163,7 @@ def _white(high: float) -> int:
     return next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), math.ceil(high))
 
 
-def _looked_at(what: str, images: np.ndarray) -> tuple[float, float, str]:
+def _survey(what: str, images: np.ndarray) -> tuple[float, float, str]:
     """Smallest and largest value, and the sha256 of all."""
     digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
     low, high = math.inf, -math.inf
@@ -205,48 +205,48 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
         if low < 0 or high > 1:
             return (f"values from {low:.8g} to {high:.8g} are cut to [0, 1]",)
         return ()
-    told = f"{what} holds values from {low:g} to {high:g}, outside [0, 1]"
+    facts = f"{what} holds values from {low:g} to {high:g}, outside [0, 1]"
     real = ", or data.domain=real for numbers that are no intensities" if may_be_real else ""
     if low < -slack:
         if low >= -1 - slack and high <= 1 + slack and low < -0.5:
-            raise DataError(f"{told}: they look like [-1, 1]; save (x + 1) / 2, or set data.range=[-1,1]{real}")
+            raise DataError(f"{facts}: they look like [-1, 1]; save (x + 1) / 2, or set data.range=[-1,1]{real}")
         if low >= -0.5 - slack and high <= 0.5 + slack:
-            raise DataError(f"{told}: they look like [-0.5, 0.5]; save x + 0.5, or set data.range=[-0.5,0.5]{real}")
+            raise DataError(f"{facts}: they look like [-0.5, 0.5]; save x + 0.5, or set data.range=[-0.5,0.5]{real}")
         if low >= -0.25 and high <= 1.25:
-            raise DataError(f"{told}: save numpy.clip(x, 0, 1) if a filter overshot{real}")
+            raise DataError(f"{facts}: save numpy.clip(x, 0, 1) if a filter overshot{real}")
         raise DataError(
-            f"{told}: undo what made them so (a standardisation, say), or set data.range=[LOW,HIGH] to what is black "
+            f"{facts}: undo what made them so (a standardisation, say), or set data.range=[LOW,HIGH] to what is black "
             f"and white{real}"
         )
     if high <= 1.25:
         raise DataError(
-            f"{told}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}]{real}"
+            f"{facts}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}]{real}"
         )
     white = _white(high) if high > 100 else math.ceil(high)
     divided = f"divide by {white}" if high > 100 else "divide by what is white"
-    raise DataError(f"{told}: {divided}, or set data.range=[0,{white}]{real}")
+    raise DataError(f"{facts}: {divided}, or set data.range=[0,{white}]{real}")
 
 
-def levels_of(what: str, high: int, asked: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
+def levels_of(what: str, high: int, levels: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
     """How many levels bytes have whose largest value is `high`, and what was guessed about that.
 
     Args:
         what: the file or folder, to name it.
         high: the largest value that was seen.
-        asked: `data.levels`; None: to be found out.
+        levels: `data.levels`; None: to be found out.
         complete: whether every pixel was seen, and not a part of the images.
 
     Raises:
-        DataError: `asked` is no number of levels of these bytes; all are 0; there are few, and not all were seen.
+        DataError: `levels` is no number of levels of these bytes; all are 0; there are few, and not all were seen.
     """
-    if asked is not None:
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 2 <= asked <= BYTE:
-            raise DataError(f"data.levels={asked}: give a whole number from 2 to {BYTE}, or null")
-        if high >= asked:
+    if levels is not None:
+        if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= BYTE:
+            raise DataError(f"data.levels={levels}: give a whole number from 2 to {BYTE}, or null")
+        if high >= levels:
             raise DataError(
-                f"{what} holds {high}, and data.levels={asked} ends at {asked - 1}: give at least {high + 1}"
+                f"{what} holds {high}, and data.levels={levels} ends at {levels - 1}: give at least {high + 1}"
             )
-        return asked, ()
+        return levels, ()
     if high == 0 and complete:
         raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")
     if high >= HALF:

@@ -36,7 +36,7 @@ class Split:
     test: np.ndarray
 
 
-def shuffled(num: int) -> np.ndarray:
+def random_order(num: int) -> np.ndarray:
     """The one random order of `num` images, int64 [num]."""
     return np.random.RandomState(SPLIT_SEED).permutation(num).astype(np.int64)
 
@@ -58,7 +58,7 @@ def split_rows(num: int, val_fraction: float, test_fraction: float) -> Split:
             f"{num} images leave {max(num_train, 0)} to train on after {num_val} for validation and {num_test} for the "
             "test; lower data.val_fraction or data.test_fraction"
         )
-    order = shuffled(num)
+    order = random_order(num)
     return Split(order[num_val + num_test :], order[num_test : num_test + num_val], order[:num_test])
 
 
@@ -72,7 +72,7 @@ def hold_out(num: int, num_held: int, key: str) -> tuple[np.ndarray, np.ndarray]
         raise DataError(f"{key} is {num_held!r}; give a whole number of at least {MIN_PER_SPLIT}")
     if num - num_held < MIN_PER_SPLIT:
         raise DataError(f"{key}={num_held} leaves {max(num - num_held, 0)} of {num} images to train on; lower {key}")
-    order = shuffled(num)
+    order = random_order(num)
     return order[num_held:], order[:num_held]
 
 
@@ -99,7 +99,7 @@ def fits_in_memory(num_bytes: int, limit_gib: float) -> bool:
     return num_bytes <= limit_gib * 2**30
 
 
-def existing(root: str | None, what: str, hint: str = "") -> Path:
+def existing_path(root: str | None, what: str, hint: str = "") -> Path:
     """`root` as an absolute path that exists; `~` is the home folder, relative paths start at the current one.
 
     Args:

@@ -51,8 +51,8 @@ class Watched:
         facts = np.empty((len(self.paths), 3), np.int64)
         for i, path in enumerate(self.paths):
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError as error:
                 raise DataError(f"{path}: {error.strerror}; put it back, then repeat the command") from error
-            facts[i] = found.st_size, found.st_mtime_ns, np.uint64(found.st_ino).astype(np.int64)
+            facts[i] = status.st_size, status.st_mtime_ns, np.uint64(status.st_ino).astype(np.int64)
         return facts

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from stage1_vae.files.memory import available_bytes
+from stage1_vae.machine import available_bytes
 
 MAX_READ = 2**24
 """Bytes that are read at once, and so the longest listing."""
@@ -49,7 +49,7 @@ class _SmallReads(io.RawIOBase):
 
 
 @contextmanager
-def opened_archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+def open_archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """The archive in an open file, its listing checked, its members unread.
 
     Raises:

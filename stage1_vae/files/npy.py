@@ -18,7 +18,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from stage1_vae.files.archives import check_unpacked, opened_archive
+from stage1_vae.files.archives import check_unpacked, open_archive
 
 MAX_HEADER_BYTES = 10_000
 """numpy's own limit, which it compares only after it has read the header."""
@@ -39,7 +39,7 @@ class Header:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
-def mapped(path: Path) -> np.memmap:
+def map_array(path: Path) -> np.memmap:
     """The array in an `.npy` file, memory-mapped, for reading only.
 
     Raises:
@@ -95,7 +95,7 @@ class NumpyArchive:
 
     def __init__(self, archive: ZipFile) -> None:
         self._archive = archive
-        self._members = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
+        self._members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         self.names = list(self._members)
 
     def read(self, name: str) -> np.ndarray:
@@ -118,12 +118,12 @@ class NumpyArchive:
 
 
 @contextmanager
-def opened_npz(path: Path) -> Iterator[NumpyArchive]:
+def open_npz(path: Path) -> Iterator[NumpyArchive]:
     """The arrays of an `.npz` file.
 
     Raises:
         ValueError: it is no archive, or not one to be touched.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file, opened_archive(file) as archive:
+    with path.open("rb") as file, open_archive(file) as archive:
         yield NumpyArchive(archive)

@@ -1,6 +1,6 @@
 """The door between the stages: what stage 2 may know of stage 1, and nothing else."""
 
-from stage1_vae.latents.dataset import DiagonalNormal, LatentDataset, LatentDensity, Posterior, Rows
-from stage1_vae.latents.spec import LatentSpec, Support
+from stage1_vae.latents.dataset import DiagonalNormal, LatentDataset, Posterior
+from stage1_vae.latents.spec import Column, LatentDensity, LatentSpec, Support
 
-__all__ = ["DiagonalNormal", "LatentDataset", "LatentDensity", "LatentSpec", "Posterior", "Rows", "Support"]
+__all__ = ["Column", "DiagonalNormal", "LatentDataset", "LatentDensity", "LatentSpec", "Posterior", "Support"]

@@ -7,17 +7,17 @@ for is how often a sequence occurs.
 """
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Distribution
 
+from stage1_vae.latents.spec import Column, LatentSpec
 from stage1_vae.posteriors import LOG_2PI
-
-if TYPE_CHECKING:
-    from stage1_vae.latents.dataset import LatentDataset
 
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that are looked at together: 2 MiB of float64, and 128 MiB on a GPU."""
@@ -25,8 +25,19 @@ NEGLIGIBLE = -80.0
 """A term below exp(-80) of the largest changes no digit of a sum, whatever their number."""
 
 
+class Posteriors(Protocol):
+    """What an aggregate is made of: the posteriors of a `LatentDataset`, block by block or a parameter at a time."""
+
+    spec: LatentSpec
+    family: str
+    params: dict[str, Column]
+
+    def __len__(self) -> int: ...
+    def blocks(self) -> Iterator[Distribution]: ...
+
+
 @torch.no_grad()
-def log_mixture(latents: "LatentDataset", z: Tensor, chunk: int) -> Tensor:
+def log_mixture(latents: Posteriors, z: Tensor, chunk: int) -> Tensor:
     """log 1/N sum_i q(z|x_i) of bits or diagonal normals, [B] nats for z [B, *shape]; `chunk` latents a tile."""
     form = _Bits(latents) if latents.family == "bits" else _Normals(latents)
     left = form.left(z.flatten(1).double())  # [B, F]
@@ -56,14 +67,14 @@ class _Normals:
     """-(z - m)^2 / 2s^2 expands into one product; in float64 because its terms cancel, about a common centre because
     they cancel less there."""
 
-    def __init__(self, latents: "LatentDataset") -> None:
+    def __init__(self, latents: Posteriors) -> None:
         self.latents = latents
         self.centre, num = np.zeros(latents.spec.num_dims), 0  # [D] mean of all posterior means
         for posterior in latents.blocks():
-            some = posterior.batch_shape[0]
-            num += some
+            rows = posterior.batch_shape[0]
+            num += rows
             mean = posterior.mean.numpy().mean(0, dtype=np.float64).ravel()
-            self.centre += (mean - self.centre) * (some / num)
+            self.centre += (mean - self.centre) * (rows / num)
 
     def left(self, z: Tensor) -> Tensor:
         """z [B, D] -> [B, 2 D + 1]."""
@@ -82,7 +93,7 @@ class _Normals:
 class _Bits:
     """Independent bits: their logits are the natural parameters."""
 
-    def __init__(self, latents: "LatentDataset") -> None:
+    def __init__(self, latents: Posteriors) -> None:
         self.latents = latents
 
     def left(self, z: Tensor) -> Tensor:
@@ -95,24 +106,24 @@ class _Bits:
         return torch.cat([logits, -F.softplus(logits).sum(1, keepdim=True)], dim=1).T.contiguous()
 
 
-def _flat(latents: "LatentDataset", name: str, rows: slice) -> Tensor:
+def _flat(latents: Posteriors, name: str, rows: slice) -> Tensor:
     """A parameter of the posteriors in `rows`, float64 [n, D]."""
     return torch.from_numpy(np.asarray(latents.params[name][rows], np.float64).reshape(-1, latents.spec.num_dims))
 
 
 @torch.no_grad()
-def log_frequency(latents: "LatentDataset", z: Tensor) -> Tensor:
+def log_frequency(latents: Posteriors, z: Tensor) -> Tensor:
     """Logarithm of the share of images whose codes are exactly z [B, T], [B] nats; minus infinity for no image."""
     dtype = latents.spec.dtype("codes")
-    asked, which = np.unique(_as_keys(z.long().cpu().numpy().astype(dtype)), return_inverse=True)
-    counts = np.zeros(len(asked), np.int64)
+    sequences, which = np.unique(_as_keys(z.long().cpu().numpy().astype(dtype)), return_inverse=True)
+    counts = np.zeros(len(sequences), np.int64)
     for posterior in latents.blocks():
         keys = _as_keys(posterior.sample().numpy().astype(dtype))
-        place = np.searchsorted(asked, keys).clip(max=len(asked) - 1)
-        counts += np.bincount(place[asked[place] == keys], minlength=len(asked))
+        place = np.searchsorted(sequences, keys).clip(max=len(sequences) - 1)
+        counts += np.bincount(place[sequences[place] == keys], minlength=len(sequences))
     with np.errstate(divide="ignore"):
-        found = np.log(counts / len(latents))[which]
-    return torch.from_numpy(found).to(z.device, torch.float64 if z.dtype == torch.float64 else torch.float32)
+        log_share = np.log(counts / len(latents))[which]
+    return torch.from_numpy(log_share).to(z.device, torch.float64 if z.dtype == torch.float64 else torch.float32)
 
 
 def _as_keys(codes: np.ndarray) -> np.ndarray:

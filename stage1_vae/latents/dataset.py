@@ -11,18 +11,17 @@ Parameters are float32, but for codes: those are the smallest unsigned integers 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.files.npy import mapped
+from stage1_vae.files.npy import map_array
 from stage1_vae.latents.aggregate import log_frequency, log_mixture
 from stage1_vae.latents.files import HEADER, LatentWriter
-from stage1_vae.latents.shuffle import rows_of, shuffled_blocks
-from stage1_vae.latents.spec import PARAMETERS, LatentSpec
-from stage1_vae.latents.spec import Support as Support
+from stage1_vae.latents.shuffle import rows_of, shuffle_blocks
+from stage1_vae.latents.spec import PARAMETERS, Column, LatentSpec
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
 Posterior = DiagonalNormal | Delta | Codes | Bits
@@ -37,23 +36,6 @@ IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
 BLOCK_ELEMENTS = 2**22
 MAX_HEADER_BYTES = 2**20
-
-
-class Rows(Protocol):
-    """As much of an array as is asked of a parameter."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
-
-
-class LatentDensity(Protocol):
-    """What stage 1, sampling and judging may know of a prior: base, learned jointly or learned afterwards."""
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor: ...
-    def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
 class LatentDataset:
@@ -72,7 +54,7 @@ class LatentDataset:
         self,
         spec: LatentSpec,
         family: str,
-        params: Mapping[str, Rows],
+        params: Mapping[str, Column],
         labels: np.ndarray | Tensor | None = None,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
@@ -123,9 +105,9 @@ class LatentDataset:
         return self._posterior({name: np.array(values[rows]) for name, values in self.params.items()})
 
     def _posterior(self, params: Mapping[str, np.ndarray]) -> Posterior:
-        whole = np.int64 if self.family == "codes" else np.float32  # torch indexes with int64 alone
+        dtype = np.int64 if self.family == "codes" else np.float32  # torch indexes with int64 alone
         return FAMILIES[self.family](
-            **{name: torch.from_numpy(values.astype(whole, copy=False)) for name, values in params.items()}
+            **{name: torch.from_numpy(values.astype(dtype, copy=False)) for name, values in params.items()}
         )
 
     def draw(self, index: Tensor) -> Tensor:
@@ -171,21 +153,21 @@ class LatentDataset:
         self, size: int, generator: torch.Generator | None, num: int
     ) -> Iterator[tuple[Tensor, Posterior]]:
         rows = torch.zeros(0, dtype=torch.int64)
-        held = {name: values[:0] for name, values in self.params.items()}
-        done = 0
-        for blocks in shuffled_blocks(len(self), self.row_bytes, generator):
+        columns = {name: values[:0] for name, values in self.params.items()}
+        num_done = 0
+        for blocks in shuffle_blocks(len(self), self.row_bytes, generator):
             rows = torch.cat([rows, rows_of(blocks)])
             for name, values in self.params.items():
-                held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])
+                columns[name] = np.concatenate([columns[name], *(values[block] for block in blocks)])
             order = torch.randperm(len(rows), generator=generator)
-            ready = len(order) if done + len(order) >= num else len(order) // size * size
-            for some in order[: min(ready, num - done)].split(size) if ready else ():
-                yield rows[some], self._posterior({name: values[some.numpy()] for name, values in held.items()})
-            done += ready
-            if done >= num:
+            ready = len(order) if num_done + len(order) >= num else len(order) // size * size
+            for batch in order[: min(ready, num - num_done)].split(size) if ready else ():
+                yield rows[batch], self._posterior({name: values[batch.numpy()] for name, values in columns.items()})
+            num_done += ready
+            if num_done >= num:
                 return
-            rest = order[ready:]
-            rows, held = rows[rest], {name: values[rest.numpy()] for name, values in held.items()}
+            remaining = order[ready:]
+            rows, columns = rows[remaining], {name: values[remaining.numpy()] for name, values in columns.items()}
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One epoch of fresh draws in random order: pairs of z [size, *shape] and labels [size] or None.
@@ -227,10 +209,10 @@ class LatentDataset:
         try:
             header = _read_header(folder / HEADER)
             names = PARAMETERS[header["family"]]
-            params = {name: mapped(folder / f"{name}.npy") for name in names}
-            labels = np.array(mapped(folder / "labels.npy")) if header["labels"] else None
-            if (found := len(next(iter(params.values())))) != header["num"]:
-                raise ValueError(f"it holds {found} latents and its header says {header['num']}")
+            params = {name: map_array(folder / f"{name}.npy") for name in names}
+            labels = np.array(map_array(folder / "labels.npy")) if header["labels"] else None
+            if (num := len(next(iter(params.values())))) != header["num"]:
+                raise ValueError(f"it holds {num} latents and its header says {header['num']}")
             return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder} holds no latents that can be read: {error}") from error

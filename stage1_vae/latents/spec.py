@@ -1,14 +1,32 @@
-"""What one latent is, and which numbers tell its posterior."""
+"""What one latent is, which numbers tell its posterior, and what a density of latents does."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",), "codes": ("codes",), "bits": ("logits",)}
 """Family of q(z|x) -> the parameters that are stored, each [N, *shape]."""
+
+
+class Column(Protocol):
+    """A parameter of all posteriors, [N, *shape]: an array, memory-mapped, or made when its rows are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
+class LatentDensity(Protocol):
+    """What stage 1, sampling and judging may know of a prior: base, learned jointly or learned afterwards."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor: ...
+    def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
 class Support(str, Enum):

@@ -30,7 +30,7 @@ def latent_input(latent_shape: tuple[int, ...], grid: tuple[int, int, int]) -> n
     return nn.Linear(math.prod(latent_shape), math.prod(grid))
 
 
-def spread(layer: nn.Linear | nn.Conv2d, z: Tensor, grid: tuple[int, int, int]) -> Tensor:
+def to_grid(layer: nn.Linear | nn.Conv2d, z: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """Latents [B, *latent_shape] through the first layer: [B, *grid]."""
     return layer(z) if isinstance(layer, nn.Conv2d) else layer(z.flatten(1)).view(-1, *grid)
 
@@ -86,7 +86,7 @@ class ConvDecoder(nn.Module):
         self.output = nn.ConvTranspose2d(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = spread(self.input, z, self.grid)  # [B, channels, h, w]
+        h = to_grid(self.input, z, self.grid)  # [B, channels, h, w]
         output = self.output(self.stages(h))  # [B, C, >=H, >=W]
         return output[..., : self.height, : self.width].contiguous()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
-from stage1_vae.nets.conv import latent_input, pad_to_multiple, smallest_grid, spread
+from stage1_vae.nets.conv import latent_input, pad_to_multiple, smallest_grid, to_grid
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -75,7 +75,7 @@ class ResNetDecoder(nn.Module):
         self.output = nn.Conv2d(channels[0], out_channels, kernel_size=3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = F.silu(spread(self.input, z, self.grid))  # [B, channels, h, w]
+        h = F.silu(to_grid(self.input, z, self.grid))  # [B, channels, h, w]
         output = self.output(self.stages(h))  # [B, C, >=H, >=W]
         return output[..., : self.height, : self.width].contiguous()
 

@@ -1,7 +1,7 @@
 """Lightning glue of stage 1: one objective, its figures, its optimiser. No maths."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,9 +13,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 
 from stage1_vae.codes.codebook import Codebook
+from stage1_vae.codes.usage import EpochFigures
 from stage1_vae.errors import ExpostError
 from stage1_vae.objective import Objective, Terms
-from stage1_vae.training.epoch_figures import EpochFigures
+from stage1_vae.ranks import ranks_here
+from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
 
 SCHEDULES_DONE = 2**31
@@ -39,11 +41,11 @@ class Means:
             value = value * weight if weight != 1 else value
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
-    def read(self, prefix: str, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    def read(self, prefix: str) -> dict[str, float]:
         """The means, of all ranks together where there are several: each reads the same and decides alike."""
-        totals, count = self.totals, torch.tensor(self.count)
-        if sum_over_ranks is not None:
-            summed = sum_over_ranks(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
+        totals, count, ranks = self.totals, torch.tensor(self.count), ranks_here()
+        if ranks.world > 1:
+            summed = ranks.sum(torch.stack([*totals.values(), count.to(next(iter(totals.values())))]).double())
             totals, count = dict(zip(totals, summed[:-1], strict=True)), summed[-1]
         means = {f"{prefix}{name}": (total / count).item() for name, total in totals.items()}
         self.totals, self.count = {}, 0
@@ -88,49 +90,26 @@ def _probe(x: Tensor) -> Tensor:
 
 
 class VAEModule(pl.LightningModule):
-    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.training.stretches`).
+    """Trains `vae` on `objective`, a stretch of batches at a time (see `stage1_vae.training.train`).
 
     Args:
         vae, objective: what is trained, on what.
-        lr, weight_decay: of Adam (decoupled weight decay where it is not zero).
-        schedule: `constant` or `cosine`, down to zero at the last step.
-        warmup_steps: optimiser steps over which the learning rate rises.
+        settings: how.
+        total_steps: optimiser steps of the whole run, for the schedule.
         seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it, and
             every rank its own.
-        gradient_clip: largest norm of the gradient; None: any.
-        max_steps: optimiser steps after which training ends; None: none.
-        total_steps: optimiser steps of the whole run, for the schedule.
         batch_size: of a full batch; any other goes the eager way, since each new size would be compiled anew.
-        bf16: run the nets in bfloat16 where autocast allows it. The module does this itself: inside the compiled step
-            it costs nothing, and Lightning's own precision plugin adds a tenth to a small step.
-        compiled: compile the whole step; without a C++ compiler the step runs as it is.
     """
 
     def __init__(
-        self,
-        vae: VAE,
-        objective: Objective,
-        lr: float,
-        weight_decay: float,
-        schedule: str,
-        warmup_steps: int,
-        gradient_clip: float | None,
-        max_steps: int | None,
-        total_steps: int,
-        seed: int,
-        batch_size: int,
-        bf16: bool = False,
-        compiled: bool = False,
+        self, vae: VAE, objective: Objective, settings: Settings, total_steps: int, seed: int, batch_size: int
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one call of training_step is many steps
-        self.batch_size = batch_size
-        self.gradient_clip, self.max_steps, self.total_steps = gradient_clip, max_steps, total_steps
-        self.step = Step(vae, objective, bf16)
-        if compiled:
+        self.step = Step(vae, objective, settings.precision == "bf16")
+        if settings.compile:
             self.step.compile_if_possible()
-        self.lr, self.weight_decay, self.schedule, self.warmup_steps = lr, weight_decay, schedule, warmup_steps
-        self.seed = seed
+        self.settings, self.total_steps, self.seed, self.batch_size = settings, total_steps, seed, batch_size
         self.history: list[dict[str, float]] = []
         self._train, self._val = Means(), Means()
         self._books = [part for part in vae.modules() if isinstance(part, Codebook)]  # that have not started yet
@@ -159,41 +138,40 @@ class VAEModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> int | None:
         # Lightning's own `max_steps` repeats a batch where training continues from the end of an epoch.
-        return -1 if self.max_steps is not None and self.global_step >= self.max_steps else None
+        return -1 if self._is_over else None
+
+    @property
+    def _is_over(self) -> bool:
+        return self.settings.max_steps is not None and self.global_step >= self.settings.max_steps
 
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
-        backward = self.manual_backward if self._is_spread else Tensor.backward  # Lightning's costs a small step 2 %
+        in_ranks = ranks_here().world > 1
+        backward = self.manual_backward if in_ranks else Tensor.backward  # Lightning's costs a small step 2 %
         for x, _ in batch:
-            if self.max_steps is not None and self.global_step >= self.max_steps:
+            if self._is_over:
                 return
             loss = self._loss(x)
             optimizer.zero_grad()
             backward(loss)
-            if self.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            if self.settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
         self._average_statistics()
 
-    @property
-    def _is_spread(self) -> bool:
-        return self.trainer.world_size > 1
-
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
-
     def _average_statistics(self) -> None:
         """Give all ranks the same running statistics: each has seen other images."""
-        if not self._is_spread:
+        ranks = ranks_here()
+        if ranks.world == 1:
             return
         for layer in self.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 for statistic in (layer.running_mean, layer.running_var):
                     if statistic is not None:
-                        statistic.copy_(self._sum_over_ranks(statistic.clone()) / self.trainer.world_size)
+                        statistic.copy_(ranks.sum(statistic.clone()) / ranks.world)
 
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
@@ -218,17 +196,17 @@ class VAEModule(pl.LightningModule):
         terms, figures = self.step.eager(x, SCHEDULES_DONE)
         if not torch.isfinite(terms.loss):
             raise TrainingError(self._diagnosis(terms, x))
-        self._val.add(figures, weight=len(x) if self._is_spread else 1)  # shares of a batch differ by an image
+        self._val.add(figures, weight=len(x) if ranks_here().world > 1 else 1)  # shares of a batch differ by an image
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self._val.count == 0:
             return
-        figures = self._val.read("val_", self._sum_over_ranks if self._is_spread else None)
+        figures = self._val.read("val_")
         self._record(figures)
         self.log("val_loss", figures["val_loss"], logger=False, batch_size=1)  # what early stopping watches
 
     def on_train_epoch_end(self) -> None:
-        figures = self._train.read("train_", self._sum_over_ranks if self._is_spread else None)
+        figures = self._train.read("train_")
         for module in self.step.vae.modules():
             if isinstance(module, EpochFigures):
                 figures |= module.read()
@@ -258,14 +236,46 @@ class VAEModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        chosen = optimizer(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        if self.schedule == "constant" and not self.warmup_steps:
-            return {"optimizer": chosen}
+        settings = self.settings
+        optimizer_class = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        optimizer = optimizer_class(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        if settings.schedule == "constant" and not settings.warmup_steps:
+            return {"optimizer": optimizer}
 
         def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            rise = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
             fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
-            return rise * (fall if self.schedule == "cosine" else 1.0)
+            return rise * (fall if settings.schedule == "cosine" else 1.0)
 
-        return {"optimizer": chosen, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(chosen, factor)}
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+
+    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.best:
+            self.best = loss
+            self.weights = self.validated
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.weights:
+            module.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]

@@ -1,69 +1,55 @@
-"""Stage 1's training run: settings to callbacks, and the fastest step that the hardware offers."""
+"""Stage 1's training run: settings to callbacks, and batches handed to Lightning a stretch at a time.
 
+Lightning's bookkeeping (hooks, progress, connectors) costs about half a millisecond a batch, a seventh of a small net's
+step. A stretch of batches passes through it as one, and the module takes one optimiser step for each batch in it: the
+same steps on the same batches, whatever the length. Large images make long steps, to which that cost is nothing, and
+long stretches of them would not fit in memory; so a stretch is bounded by its pixels.
+"""
+
+import math
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+from torch import Tensor
 
 from stage1_vae.data.loader import Batches
 from stage1_vae.objective import Objective
-from stage1_vae.training.module import VAEModule
-from stage1_vae.training.stretches import Stretches
+from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The `trainer:` section as far as it can change a result; `precision` is "32" or "bf16"."""
-
-    max_epochs: int
-    max_steps: int | None
-    lr: float
-    weight_decay: float
-    schedule: str
-    warmup_steps: int
-    gradient_clip: float | None
-    ema_decay: float | None
-    patience: int | None
-    val_every: int
-    precision: str
-    compile: bool
+TRAIN_VERSION = 2
+"""Part of the key of what `train` makes; raised whenever its results change."""
+MAX_LENGTH = 16
+MAX_PIXELS = 2**22
+"""16 MiB of float32."""
 
 
-class BestWeights(pl.Callback):
-    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+class Stretches:
+    """An iterable of lists of batches; Lightning takes it as it is.
 
-    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    Args:
+        batches: pairs of x [B, C, H, W] and labels.
+        image_shape: (C, H, W).
+        one_by_one: stretches of one batch, for callbacks that must see each step.
     """
 
-    def __init__(self) -> None:
-        self.best = float("inf")
-        self.weights: dict[str, torch.Tensor] = {}
-        self.validated: dict[str, torch.Tensor] = {}
+    def __init__(self, batches: Batches, image_shape: tuple[int, int, int], one_by_one: bool = False) -> None:
+        self.batches = batches
+        fitting = MAX_PIXELS // (batches.batch_size * math.prod(image_shape))
+        self.length = 1 if one_by_one else max(1, min(MAX_LENGTH, fitting))
+        self.sampler = batches.sampler  # Lightning tells it the epoch
+        self.batch_sampler = None  # Lightning looks for it beside a sampler
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.length)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        loss = float(trainer.callback_metrics["val_loss"])
-        if not trainer.sanity_checking and loss < self.best:
-            self.best = loss
-            self.weights = self.validated
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.weights:
-            module.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.weights = state["best"], state["weights"]
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
+        rest = iter(self.batches)
+        while stretch := list(islice(rest, self.length)):
+            yield stretch
 
 
 def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
@@ -72,10 +58,6 @@ def validation_schedule(settings: Settings, total_steps: int, stretches: Stretch
     if total_steps < num_batches:
         return {"val_check_interval": -(-total_steps // stretches.length), "check_val_every_n_epoch": None}
     return {"check_val_every_n_epoch": min(settings.val_every, total_steps // num_batches)}
-
-
-TRAIN_VERSION = 2
-"""Part of the key of what `train` makes; raised whenever its results change."""
 
 
 def train(
@@ -95,24 +77,15 @@ def train(
     Raises:
         TrainingError: the loss became NaN or infinite.
     """
+    # Lightning takes seconds to import: only where something is trained.
+    from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+
+    from stage1_vae.training.module import BestWeights, VAEModule
+
     stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
     total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
-    module = VAEModule(
-        vae,
-        objective,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        gradient_clip=settings.gradient_clip,
-        max_steps=settings.max_steps,
-        total_steps=total_steps,
-        seed=seed,
-        batch_size=batches.batch_size,
-        bf16=settings.precision == "bf16",
-        compiled=settings.compile,
-    )
-    callbacks: list[pl.Callback] = []
+    module = VAEModule(vae, objective, settings, total_steps, seed, batches.batch_size)
+    callbacks: list[Callback] = []
     if settings.ema_decay is not None:
         # Buffers (running statistics) are averages already.
         callbacks.append(EMAWeightAveraging(decay=settings.ema_decay, use_buffers=False))

@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.em.covariances import Covariance
-from stage2_prior.ranks import ALONE, Ranks
 
 CACHE_BYTES = 2**28
 """Statistics of all points are kept between iterations up to this size, and computed afresh beyond."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.ranks import Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.em.covariances import COVARIANCES
 from stage2_prior.em.gaussian import (
@@ -44,7 +45,6 @@ from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_e
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
 from stage2_prior.prior import Exactness, Prior, check_real_vector
-from stage2_prior.ranks import Ranks
 from stage2_prior.sampling import Sampling
 
 START_POINTS = 20_000

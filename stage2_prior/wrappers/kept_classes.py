@@ -55,7 +55,7 @@ class KeptClasses:
             self._told[y].append((named, step))
             self.run.log(named, step)
 
-        alone = partial(self.run.lightning_fit, keeps=False)  # its checkpoints would be taken for another class's
+        alone = partial(self.run.lightning_fit, resumable=False)  # its checkpoints would be taken for another class's
         return replace(self.run, log=log, kept=_OneClass(self), lightning_fit=alone)
 
     def finish(self, y: int, prior: Prior, report: FitReport) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage1_vae.latents import Column, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
 from stage2_prior.prior import Prior, Wrapper
@@ -23,7 +23,7 @@ from stage2_prior.wrappers.kept_classes import KeptClasses, mean_curve
 class Chosen:
     """Some rows of a parameter, read when they are asked for."""
 
-    values: Rows
+    values: Column
     rows: np.ndarray
 
     @property

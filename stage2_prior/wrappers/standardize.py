@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Rows
+from stage1_vae.latents import Column, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
@@ -95,7 +95,7 @@ class Standardized(Wrapper):
 class Rescaled:
     """Rows of a parameter in other units."""
 
-    values: Rows
+    values: Column
     rescale: Callable[[np.ndarray], np.ndarray]
 
     @property

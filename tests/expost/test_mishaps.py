@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from expost import job as stages
-from expost import pipeline
 from expost.evaluation.images import features
+from expost.stages import vae
 from expost.store import manifest
 from expost.store.artifacts import Store, digest
 from stage1_vae.data.arrays import Arrays
@@ -74,8 +74,8 @@ def test_a_stranger_that_a_stage_could_read_is_moved_aside_alone(tmp_path: Path,
     told: list[str] = []
     assert store.find("latents", KEY, told.append) is not None
     assert len(told) == 1 and name in told[0] and not (folder / name).exists()
-    (aside,) = store.quarantined()
-    assert (aside / name).read_bytes() == b"planted" and list(manifest.damaged(folder)) == []
+    (aside,) = store.quarantined_folders()
+    assert (aside / name).read_bytes() == b"planted" and list(manifest.damaged_files(folder)) == []
 
 
 def test_litter_of_a_desktop_is_not_sealed_in(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_beside_artifacts_it_does_no_harm_either(tmp_path: Path) -> None:
     for name in (".DS_Store", "Thumbs.db", "@eaDir/x", "latents/@eaDir/x", "latents/desktop.ini", "latents/._x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [artifact.stage for artifact in store.artifacts()] == ["latents"] and store.unfinished() == []
+    assert [artifact.stage for artifact in store.artifacts()] == ["latents"] and store.unfinished_folders() == []
 
 
 def test_damage_is_named_where_it_is_found(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_damage_is_named_where_it_is_found(tmp_path: Path) -> None:
     (folder / "train" / "loc.npy").write_bytes(b"numberz")
     told: list[str] = []
     assert store.find("latents", KEY, told.append) is None
-    (aside,) = store.quarantined()
+    (aside,) = store.quarantined_folders()
     assert len(told) == 1 and "train/loc.npy is damaged" in told[0] and str(aside) in told[0]
 
 
@@ -187,7 +187,7 @@ def test_what_vanishes_under_a_stage_is_one_line(
             mishap(tmp_path)
             if mishap is not remove_inputs:
                 monkeypatch.undo()
-        return held(store, at, *words, **named)  # type: ignore[arg-type]
+        return held(store, at, *words, **named)
 
     monkeypatch.setattr(stages.Store, "writing", writing)
     done = small(tmp_path)
@@ -245,14 +245,14 @@ def test_one_changed_picture_of_a_folder_is_noticed(tmp_path: Path, change: str)
 
 def test_a_vae_of_images_that_changed_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8))
-    trained = pipeline.train
+    trained = vae.train
 
     def spoilt(*words: object, **named: object) -> object:
-        history = trained(*words, **named)  # type: ignore[arg-type]
+        history = trained(*words, **named)
         np.save(tmp_path / "x.npy", np.zeros((60, 8, 8), np.uint8) + 9)
         return history
 
-    monkeypatch.setattr(pipeline, "train", spoilt)
+    monkeypatch.setattr(vae, "train", spoilt)
     words = ("data=arrays", f"data.root={tmp_path / 'x.npy'}", "data.memory_limit_gib=0", "stage=vae")
     done = small(tmp_path, *words)
     assert done.code == 2 and len(done.lines) == 1 and "has changed while it was read" in done.err

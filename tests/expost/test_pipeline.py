@@ -137,9 +137,9 @@ def test_equal_seeds_give_equal_weights_and_figures_and_other_seeds_do_not(
     (tmp_path / "runs/store/features").mkdir(parents=True)  # so that the feature net is trained anew too
     run(tmp_path, "seed=7", "seeds.vae=0", "seeds.prior=0", "seeds.sample=0")  # seeds.* win over seed
     for stage, file in (("vae", "model"), ("prior", "prior"), ("features", "features")):
-        (one,) = tmp_path.glob(f"runs/store/{stage}/*/{file}.safetensors")
-        other = made[0] / "runs/store" / stage / one.parent.name / one.name  # the same key
-        first, second = load_file(one), load_file(other)
+        (path,) = tmp_path.glob(f"runs/store/{stage}/*/{file}.safetensors")
+        other = made[0] / "runs/store" / stage / path.parent.name / path.name  # the same key
+        first, second = load_file(path), load_file(other)
         assert all(np.array_equal(first[name], second[name]) for name in first | second), stage
     mine, theirs = (report_of(folder)["rows"] for folder in (tmp_path, _rerun(made[0])))
     for row in ROWS:
@@ -190,11 +190,11 @@ def test_check_runs_everything_and_keeps_a_sheet_of_images(tmp_path: Path) -> No
 def test_check_reads_few_images_but_as_many_as_a_mixture_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(job: Any, parts: Any) -> None:
+    def stop(goal: str, job: Any, parts: Any) -> None:
         seen.append(parts)
         raise UserError("seen enough")
 
-    monkeypatch.setattr(pipeline, "train_vae", stop)
+    monkeypatch.setattr(pipeline, "made", stop)
     for words in ((), ("prior.num_components=700",)):
         run_here(tmp_path, "stage=check", "experiment=oracle", "prior=mixture", "net.hidden=[8]", *words)
     assert [len(parts.data.train) for parts in seen] == [512, 700]
@@ -209,11 +209,11 @@ def test_check_keeps_enough_images_of_each_class_for_a_prior_of_its_own(
     np.savez(tmp_path / "images.npz", x=images, label=labels)
     seen = []
 
-    def stop(job: Any, parts: Any) -> None:
+    def stop(goal: str, job: Any, parts: Any) -> None:
         seen.append(parts)
         raise UserError("seen enough")
 
-    monkeypatch.setattr(pipeline, "train_vae", stop)
+    monkeypatch.setattr(pipeline, "made", stop)
     words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "prior=mixture")
     result = run_here(tmp_path, "stage=check", *words, "prior.conditional=true", "prior.num_components=20")
     assert "seen enough" in result.err, result

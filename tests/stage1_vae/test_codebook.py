@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from stage1_vae.codes.codebook import Codebook, rotated
+from stage1_vae.codes.codebook import Codebook, rotate
 from stage1_vae.codes.usage import CodeUsage
 
 
@@ -137,11 +137,11 @@ def test_the_rotation_turns_the_gradient_as_it_turns_the_vector() -> None:
     """What points along the code vector comes back along h, and angles between gradient and vector are kept."""
     torch.manual_seed(1)
     h, chosen, towards = torch.randn(30, 6, requires_grad=True), torch.randn(30, 6), torch.randn(30, 6)
-    (along,) = torch.autograd.grad(rotated(h, chosen), h, chosen)
+    (along,) = torch.autograd.grad(rotate(h, chosen), h, chosen)
     torch.testing.assert_close(cosine(along, h), torch.ones(30), rtol=1e-4, atol=1e-4)
-    (any_other,) = torch.autograd.grad(rotated(h, chosen), h, towards)
+    (any_other,) = torch.autograd.grad(rotate(h, chosen), h, towards)
     torch.testing.assert_close(cosine(any_other, h), cosine(towards, chosen), rtol=1e-4, atol=1e-4)
-    opposite = rotated(h, -2 * h.detach())
+    opposite = rotate(h, -2 * h.detach())
     torch.testing.assert_close(opposite, -2 * h.detach())
 
 

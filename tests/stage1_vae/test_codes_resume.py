@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stopped_run import Dies, KilledError, keeper
+from stopped_run import Dies, KilledError, training_states
 from training_run import equal, run, weights
 
 from stage1_vae.bottleneck import Bottleneck
@@ -28,7 +28,7 @@ def test_every_bit_is_that_of_a_run_that_nobody_stopped(kind: type[Bottleneck], 
     whole, vae = make(), make()
     expected = run(whole)
     with pytest.raises(KilledError):
-        run(make(), watchers=(Dies(2),), keeper=keeper(tmp_path))
-    assert run(vae, keeper=keeper(tmp_path)) == expected
+        run(make(), watchers=(Dies(2),), states=training_states(tmp_path))
+    assert run(vae, states=training_states(tmp_path)) == expected
     assert equal(weights(vae), weights(whole))
     assert any(name.endswith("codes_used") for name in expected[-1])

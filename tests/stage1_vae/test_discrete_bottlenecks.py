@@ -21,13 +21,12 @@ from stage1_vae.bottlenecks.vq import VQ
 from stage1_vae.bottlenecks.vq2 import VQ2
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.codes.maps import Projection, code_spec, to_map, to_vectors, uniform_codes
-from stage1_vae.codes.usage import CodeUsage, collapse
+from stage1_vae.codes.usage import CodeUsage, EpochFigures, collapse
 from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.conv import Conv
 from stage1_vae.posteriors import Bits, CategoricalCodes, Codes
 from stage1_vae.rate import rate_nats
-from stage1_vae.training.epoch_figures import EpochFigures
 from stage1_vae.vae import VAE
 
 FEATURES = (6, 3, 5)
@@ -148,7 +147,7 @@ def test_the_commitment_is_the_squared_distance_to_the_codes_and_draws_the_featu
     kind: type[Bottleneck],
 ) -> None:
     torch.manual_seed(0)
-    model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()  # type: ignore[call-arg]
+    model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()
     model(features(64))
     model.eval()
     seen: list[tuple[Tensor, Tensor]] = []

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from stage1_vae.data.images import InMemory, spread
+from stage1_vae.data.images import InMemory, subset
 from stage1_vae.rows import spread_rows
 from stage2_prior import held_out
 
@@ -47,4 +47,4 @@ def test_rows_of_stored_results_stay() -> None:
 def test_stages_share_one_copy() -> None:
     assert held_out.spread_rows is spread_rows
     images = InMemory(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1))
-    assert spread(images, 7).batch(torch.arange(7)).flatten().tolist() == spread_rows(100, 7).tolist()
+    assert subset(images, 7).batch(torch.arange(7)).flatten().tolist() == spread_rows(100, 7).tolist()

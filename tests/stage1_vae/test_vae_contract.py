@@ -74,7 +74,8 @@ def some_latents(model: VAE, x: Tensor, n: int) -> Tensor:
 
 
 def node(group: str, name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+    plain: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+    return plain
 
 
 def make_likelihood(name: str) -> Likelihood:

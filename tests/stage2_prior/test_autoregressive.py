@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from training_run import settings as trainer_settings
 
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.fitting import FitRun, FitSettings, PriorError

@@ -1,6 +1,5 @@
 """Stage 2 that was stopped continues and ends in the same bits: the gradient loop, and loops of a prior's own."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,18 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stopped_run import NAME, Dies, KilledError, keeper
+from stopped_run import NAME, KilledError, StopsAt, lent, training_states
 from torch import Tensor
-from training_run import equal, settings
+from training_run import equal
 
 from expost.store.manifest import file_sha256
-from expost.store.training_states import Keeper, states
-from expost.training.devices import lightning_fit
-from expost.training.resume import LoopStates
+from expost.store.training_states import TrainingStates, states_in
+from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, best_of, pack
-from stage2_prior.fitting import FitReport, FitRun, NothingKept, Stopwatch
+from stage2_prior.fitting import FitReport, NothingKept, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
@@ -37,16 +35,6 @@ def posteriors(num: int, seed: int) -> LatentDataset:
 
 
 TRAIN, VAL = posteriors(600, 0), posteriors(150, 1)
-
-
-def lent(kept: Keeper | None = None, dies: int | None = None, **asked: Any) -> FitRun:
-    fit = lightning_fit(settings(), [], keeper=kept)
-    watchers = [] if dies is None else [Dies(dies)]
-
-    def watched(*what: Any, **trainer: Any) -> None:
-        fit(*what, callbacks=watchers, **trainer)
-
-    return FitRun(torch.device("cpu"), 3, lambda figures, step: None, watched, asked)
 
 
 def autoregressive() -> Prior:
@@ -74,12 +62,12 @@ def test_the_gradient_loop(asked: dict[str, Any], precision: str, tmp_path: Path
     expected = whole.fit(TRAIN, VAL, lent(**asked))
     for epoch in (1, 3):
         with pytest.raises(KilledError):
-            autoregressive().fit(TRAIN, VAL, lent(keeper(tmp_path), epoch, **asked))
-        assert [kept.done for kept in states(tmp_path / NAME)] == [epoch]
+            autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), epoch, **asked))
+        assert [kept.done for kept in states_in(tmp_path / NAME)] == [epoch]
     said: list[str] = []
     prior = autoregressive()
     torch.rand(7)
-    report = prior.fit(TRAIN, VAL, lent(keeper(tmp_path, said), **asked))
+    report = prior.fit(TRAIN, VAL, lent(training_states(tmp_path, said), **asked))
     assert len(said) == 1 and said[0].startswith("continues after epoch 3 of ")
     assert same(report, expected) and report.curve[0]["epoch"] == 0
     assert equal(state(prior), state(whole))
@@ -88,32 +76,16 @@ def test_the_gradient_loop(asked: dict[str, Any], precision: str, tmp_path: Path
 def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:
     asked = {"max_epochs": 3, "max_seconds": 100.0}
     with pytest.raises(KilledError):
-        autoregressive().fit(TRAIN, VAL, lent(keeper(tmp_path), 2, **asked))
-    (kept,) = states(tmp_path / NAME)
+        autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), 2, **asked))
+    (kept,) = states_in(tmp_path / NAME)
     content = torch.load(kept.path, weights_only=True)
     assert 0 < content["seconds"] < 60
     content["seconds"] = 99.9999
     torch.save(content, kept.path)
     kept.path.rename(kept.path.with_name(f"epoch-2-of-3.{file_sha256(kept.path)}.ckpt"))
-    report = autoregressive().fit(TRAIN, VAL, lent(keeper(tmp_path), **asked))
+    report = autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), **asked))
     assert report.seconds > 99.9999 and len(report.curve) == 3
     assert report.notes == ["stopped after epoch 3 at the limit of 100 seconds"]
-
-
-class StopsAt:
-    """Lets a fit keep `num` times and stops it there."""
-
-    def __init__(self, kept: LoopStates, num: int) -> None:
-        self.kept, self.left = kept, num
-
-    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self.kept.save(done, total, tensors, facts)
-        self.left -= 1
-        if not self.left:
-            raise KilledError
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.kept.load()
 
 
 @pytest.mark.parametrize("batch_size", ["all", 128])
@@ -130,9 +102,9 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
     iterations = 7 if batch_size == "all" else 6
     for num in (2, iterations - 2, 3):
         with pytest.raises(KilledError):
-            fitted(StopsAt(LoopStates(keeper(tmp_path)), num))
+            fitted(StopsAt(LoopStates(training_states(tmp_path)), num))
     said: list[str] = []
-    prior, report, relogged = fitted(LoopStates(keeper(tmp_path, said)))
+    prior, report, relogged = fitted(LoopStates(training_states(tmp_path, said)))
     assert said == [f"continues after iteration {iterations + 3} of {2 * iterations}"]
     assert same(report, expected) and equal(prior.state_dict(), whole.state_dict())
     assert relogged == log, "the whole curves of both starts"
@@ -146,11 +118,11 @@ def test_seconds_of_a_mixture_are_those_of_all_attempts(batch_size: int | str, t
 
     for stops in (1, 2):
         with pytest.raises(KilledError):
-            fitted(StopsAt(LoopStates(keeper(tmp_path)), stops))
-        tensors, facts = LoopStates(keeper(tmp_path)).load() or ({}, {})
+            fitted(StopsAt(LoopStates(training_states(tmp_path)), stops))
+        tensors, facts = LoopStates(training_states(tmp_path)).load() or ({}, {})
         assert 100 * (stops - 1) < facts["seconds"] < 100 * (stops - 1) + 50
-        LoopStates(keeper(tmp_path)).save(stops, 5, tensors, facts | {"seconds": 100.0})
-    assert 100 < fitted(LoopStates(keeper(tmp_path))).seconds < 150
+        LoopStates(training_states(tmp_path)).save(stops, 5, tensors, facts | {"seconds": 100.0})
+    assert 100 < fitted(LoopStates(training_states(tmp_path))).seconds < 150
 
 
 def test_states_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -162,9 +134,9 @@ def test_states_come_back_to_the_last_bit(tmp_path: Path) -> None:
         "empty": torch.zeros(0, 4),
     }
     facts = {"curve": [0.1 + 0.2, 1e-300, -float("inf")], "count": 3, "none": None}
-    LoopStates(keeper(tmp_path)).save(4, 9, tensors, facts)
+    LoopStates(training_states(tmp_path)).save(4, 9, tensors, facts)
     said: list[str] = []
-    found = LoopStates(keeper(tmp_path, said)).load()
+    found = LoopStates(training_states(tmp_path, said)).load()
     assert found is not None and said == ["continues after iteration 4 of 9"]
     assert found[1] == facts and found[0].keys() == tensors.keys()
     assert all(
@@ -177,7 +149,7 @@ def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {"generator": torch.Generator().get_state()}
     begun = EMState.begin(Components(torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3)))
     facts = {"number": 0, "told": [], "seconds": 5.0, "state": pack(begun, "state", tensors), "best": None}
-    LoopStates(keeper(tmp_path)).save(1, 9, tensors, facts)
+    LoopStates(training_states(tmp_path)).save(1, 9, tensors, facts)
     search = Search(
         kind=EMState,
         num=1,
@@ -192,25 +164,25 @@ def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
         device=torch.device("meta"),
         watch=Stopwatch(),
     )
-    found = best_of(search, LoopStates(keeper(tmp_path)))
+    found = best_of(search, LoopStates(training_states(tmp_path)))
     parts = (found.current.log_weights, found.current.means, found.current.scale, found.may_move)
     assert {part.device.type for part in parts} == {"meta"}
 
 
 @pytest.mark.parametrize("harm", ["flipped", "foreign", "no_safetensors"])
 def test_a_state_that_is_not_as_it_was_kept_is_put_aside(harm: str, tmp_path: Path) -> None:
-    LoopStates(keeper(tmp_path)).save(4, 9, {"x": torch.ones(3)}, {})
-    (kept,) = states(tmp_path / NAME)
+    LoopStates(training_states(tmp_path)).save(4, 9, {"x": torch.ones(3)}, {})
+    (kept,) = states_in(tmp_path / NAME)
     if harm == "flipped":
         kept.path.write_bytes(kept.path.read_bytes()[:-1] + b"x")
     elif harm == "foreign":
         (tmp_path / NAME).rename(tmp_path / "elsewhere")
-        LoopStates(Keeper(tmp_path / "prior-other", tmp_path / "quarantine", 1e9)).save(5, 9, {}, {})
+        LoopStates(TrainingStates(tmp_path / "prior-other", tmp_path / "quarantine", 1e9)).save(5, 9, {}, {})
         (tmp_path / "prior-other").rename(tmp_path / NAME)
     else:
-        place = keeper(tmp_path)
+        place = training_states(tmp_path)
         place.keep("iteration", 5, 9, "safetensors", lambda path: path.write_bytes(b"\xff" * 64) and None)
     said: list[str] = []
-    assert LoopStates(keeper(tmp_path, said)).load() is None
+    assert LoopStates(training_states(tmp_path, said)).load() is None
     assert len(said) == 1 and "training starts over" in said[0]
-    assert len(list(tmp_path.glob("quarantine/*/*"))) == 1 and not states(tmp_path / NAME)
+    assert len(list(tmp_path.glob("quarantine/*/*"))) == 1 and not states_in(tmp_path / NAME)

@@ -10,12 +10,14 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from expost import pipeline
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.export.config import CONFIG, sealed
 from expost.job import Run
 from expost.measure.subject import Trained
+from expost.parts.assembly import assemble
+from expost.parts.weights import fitted_prior, trained_vae
 from expost.store.artifacts import Store
 from stage1_vae.latents import LatentDataset
 from stage2_prior.priors.standard_normal import StandardNormal
@@ -27,7 +29,7 @@ def job(folder: Path, *words: str) -> Run:
     """A quiet run of the real configuration with its store in `folder`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[f"paths.root={folder}", "trainer.accelerator=cpu", *words]))
-    return Run(config, Launch(), Store(folder / "store"), quiet=True)
+    return Run(config, Command(), Store(folder / "store"), quiet=True)
 
 
 def exported(folder: Path, *words: str) -> Path:
@@ -41,12 +43,10 @@ def stages_of(folder: Path, *words: str) -> tuple[Trained, Run]:
     """The pipeline's own objects of the same configuration, from its store."""
     run = job(folder, "upstream=require", *words)
     run = replace(run, config=run.config.model_copy(update={"stage": "export"}))
-    parts = pipeline.assemble(run)
-    vae = pipeline.train_vae(run, parts)
-    latents = pipeline.encode_images(run, parts, vae)
-    prior = pipeline.fit_prior(run, parts, latents)
-    model, density = pipeline.trained_vae(run, parts, vae), pipeline.fitted_prior(run, parts, prior)
-    train, test = (LatentDataset.load(latents.path / split) for split in ("train", "test"))
+    run, parts = assemble(run)
+    made = pipeline.made("prior", run, parts)
+    model, density = trained_vae(parts, made["vae"], run.device), fitted_prior(parts, made["prior"], run.device)
+    train, test = (LatentDataset.load(made["latents"].path / split) for split in ("train", "test"))
     return Trained(model, density, StandardNormal(model.spec), train, test, parts, run.device), run
 
 

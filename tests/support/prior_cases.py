@@ -13,7 +13,7 @@ from training_run import settings as trainer_settings
 
 from expost.config.build import build as make
 from expost.parts.priors import constructor_node, wrapper_nodes
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
@@ -38,7 +38,8 @@ def config_of(name: str) -> DictConfig:
 
 
 def models(name: str, kind: str) -> bool:
-    return hydra.utils.get_class(config_of(name)["_target_"]).check(SPECS[kind]) is None
+    prior: Any = hydra.utils.get_class(config_of(name)["_target_"])
+    return prior.check(SPECS[kind]) is None
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if models(name, kind)]
@@ -77,7 +78,7 @@ def discrete(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
         fresh = rng.random(num) < (1.0 if t == 0 else 0.3)
         z[:, t] = np.where(fresh, rng.integers(size, size=num) ** 2 // size, (z[:, t - 1] + 1) % size)
     if spec.support is Support.BITS:
-        return LatentDataset(spec, "bits", {"logits": np.float32(6.0 * z - 3.0)})
+        return LatentDataset(spec, "bits", {"logits": (6.0 * z - 3.0).astype(np.float32)})
     return LatentDataset(spec, "codes", {"codes": z.astype(spec.dtype("codes"))})
 
 

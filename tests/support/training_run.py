@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from expost.config.schema import Trainer
-from expost.store.training_states import Keeper
-from expost.training.devices import lightning_fit
+from expost.store.training_states import TrainingStates
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import ImageData, InMemory
@@ -26,7 +26,7 @@ from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
 
-DEFAULTS = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf/trainer/default.yaml"))
+DEFAULTS: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf/trainer/default.yaml"))
 PREPROCESS = Preprocess(levels=17)
 STEPS = 10  # an epoch of 1,257 images, 128 a batch
 
@@ -54,12 +54,13 @@ def run(
     val_images: InMemory | None = None,
     preprocess: Preprocess = PREPROCESS,
     shuffle: bool = True,
-    keeper: Keeper | None = None,
+    states: TrainingStates | None = None,
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train `vae` on the digits; its history."""
-    data, chosen = digits(), settings(**changes)
-    fit = lightning_fit(chosen, [], keeper=keeper)
+    data = digits()
+    chosen: Any = settings(**changes)  # it says more than training asks for
+    fit = lightning_fit(chosen, [], states=states)
 
     def fit_watched(*what: Any, callbacks: list[pl.Callback], **asked: Any) -> None:
         fit(*what, callbacks=[*callbacks, *watchers], **asked)
@@ -81,14 +82,15 @@ class Watch(pl.Callback):
     """Calls `look(vae, trainer)` after each optimiser step and keeps the answers."""
 
     def __init__(self, look: Callable[[VAE, pl.Trainer], Any]) -> None:
-        self.look, self.seen = look, []
+        self.look = look
+        self.seen: list[Any] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         self.seen.append(self.look(module.step.vae, trainer))
 
 
 def gradient_norm(vae: VAE, trainer: pl.Trainer) -> float:
-    return math.sqrt(sum(p.grad.square().sum().item() for p in vae.parameters()))
+    return math.sqrt(sum(p.grad.square().sum().item() for p in vae.parameters() if p.grad is not None))
 
 
 def learning_rate_after(vae: VAE, trainer: pl.Trainer) -> float:

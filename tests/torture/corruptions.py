@@ -23,7 +23,7 @@ def corruptions(plan: Plan, known: Mapping[str, Reference]) -> Tally:
     shutil.copytree(known["autoregressive"].folder, folder)
     _leave_a_state(folder, (*words, "seed=1", "stage=vae", "trainer.max_epochs=100000", "trainer.max_steps=null"))
     store = Store(folder / "runs/store")
-    folders = [artifact.path for artifact in store.artifacts()] + [place for _, _, place in store.resumable()]
+    folders = [artifact.path for artifact in store.artifacts()] + [place for _, _, place in store.resumables()]
     files = [path for place in folders for path in sorted(place.rglob("*")) if path.is_file() and path.stat().st_size]
     tally, hit = Tally(), set()
     for number in plan.numbers(FULL):
@@ -60,12 +60,12 @@ def _corrupted(store: Store, folder: Path, path: Path, at: int, change: int) -> 
     try:
         if folder.parent.name == ".resume":
             return _missed_state(store, folder, path)
-        named = list(manifest.damaged(folder))
+        named = list(manifest.damaged_files(folder))
         if named != [name]:
             return f"named {named}"
         if store.find(folder.parent.name, folder.name) is not None:
             return "loaded"
-        (aside,) = store.quarantined()
+        (aside,) = store.quarantined_folders()
         aside.rename(folder)
         return None
     finally:
@@ -73,12 +73,12 @@ def _corrupted(store: Store, folder: Path, path: Path, at: int, change: int) -> 
 
 
 def _missed_state(store: Store, folder: Path, path: Path) -> str | None:
-    if (named := list(kept.damaged(folder))) != [path.name]:
+    if (named := list(kept.damaged_files(folder))) != [path.name]:
         return f"named {named}"
-    keeper = kept.Keeper(folder, store.root / "quarantine", share=0)
-    if keeper.find("ckpt", lambda path: None) is not None:
+    states = kept.TrainingStates(folder, store.root / "quarantine", share=0)
+    if states.find("ckpt", lambda path: None) is not None:
         return "loaded"
-    (aside,) = store.quarantined()
+    (aside,) = store.quarantined_folders()
     (aside / path.name).rename(path)
     aside.rmdir()
     return None

@@ -11,7 +11,7 @@ from pool import Attempt, Plan, Tally
 from recipe import Reference, comparable, difference
 
 from expost.store.artifacts import Store
-from expost.store.references import folder_bytes
+from expost.store.housekeeping import folder_bytes
 
 DISK_BYTES = 64 * 2**20
 PAGE = 4096
@@ -76,7 +76,7 @@ def _filled(disk: Path, reference: Reference, what: str) -> str | None:
     made = comparable(store)
     mine = {name: content for name, content in reference.content.items() if name in made}
     made = {name: content for name, content in made.items() if not name.startswith("samples/")}
-    left = [*store.unfinished(), *store.quarantined(), *(store.root / ".resume").glob("*")]
+    left = [*store.unfinished_folders(), *store.quarantined_folders(), *(store.root / ".resume").glob("*")]
     unlike = difference(mine, made)
     return f"other content in {unlike}" if unlike else ", ".join(map(str, left)) or None
 

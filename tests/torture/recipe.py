@@ -118,8 +118,8 @@ def leftovers(folder: Path) -> str | None:
     """What a dead process has left under `folder` that nobody needs; None: nothing."""
     store = Store(folder / "runs/store")
     found = [
-        *store.unfinished(),
-        *store.quarantined(),
+        *store.unfinished_folders(),
+        *store.quarantined_folders(),
         *(store.root / ".resume").glob("*"),
         *(store.root / ".locks").glob("*.owner"),
         *(folder / "runs").glob(".*"),

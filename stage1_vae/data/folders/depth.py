@@ -26,15 +26,10 @@ def beyond_bytes(image: Image.Image, content: bytes) -> str:
         image: opened, not decoded.
         content: the whole file, or its first `START` bytes.
     """
-    if image.format == "PNG":
-        bits = content[24]
-    elif image.format in ("TIFF", "PPM", "JPEG2000", "AVIF"):
-        if image.format == "TIFF" and (words := _of_tiff(image.tag_v2)):  # type: ignore[attr-defined]
-            return words
-        bits = {"PPM": _of_ppm, "JPEG2000": _of_jpeg2000, "AVIF": _of_avif}.get(image.format, _eight)(image, content)
-    else:
-        bits = 8
-    if bits > 8:
+    if image.format == "TIFF" and (words := _tiff_words(image.tag_v2)):  # type: ignore[attr-defined]
+        return words
+    readers = {"PNG": _png_bits, "PPM": _ppm_bits, "JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}
+    if image.format in readers and (bits := readers[image.format](image, content)) > 8:
         return f"{bits} bits a channel"
     return MODES.get(image.mode[0], "")
 
@@ -56,7 +51,7 @@ def tiff_in_words(content: bytes) -> str:
     return ", ".join(filter(None, [*words, f"compression {packed}" * (packed > PRIVATE)]))
 
 
-def _of_tiff(tags: ImageFileDirectory_v2) -> str:
+def _tiff_words(tags: ImageFileDirectory_v2) -> str:
     bits = max(tags.get(BITS, (1,)))
     kind = KINDS.get(max(tags.get(SAMPLE_FORMAT, (1,))), "")
     if tags.get(DEPTH, 1) > 1:
@@ -66,18 +61,18 @@ def _of_tiff(tags: ImageFileDirectory_v2) -> str:
     return f"{bits} bits a channel" if bits > 8 else ""
 
 
-def _eight(image: Image.Image, content: bytes) -> int:
-    return 8
+def _png_bits(image: Image.Image, content: bytes) -> int:
+    return content[24]
 
 
-def _of_ppm(image: Image.Image, content: bytes) -> int:
+def _ppm_bits(image: Image.Image, content: bytes) -> int:
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else ()
     largest = args[1] if isinstance(args, tuple) and len(args) == 2 and isinstance(args[1], int) else 255
     return max(8, largest.bit_length())
 
 
-def _of_jpeg2000(image: Image.Image, content: bytes) -> int:
+def _jpeg2000_bits(image: Image.Image, content: bytes) -> int:
     start = content.find(b"\xff\x4f\xff\x51")  # start of the code stream, and of its size
     if start < 0 or len(content) < start + 42:
         return 8
@@ -85,7 +80,7 @@ def _of_jpeg2000(image: Image.Image, content: bytes) -> int:
     return max(((size & 0x7F) + 1 for size in content[start + 42 : start + 42 + 3 * num : 3]), default=8)
 
 
-def _of_avif(image: Image.Image, content: bytes) -> int:
+def _avif_bits(image: Image.Image, content: bytes) -> int:
     start = content.find(b"av1C", 0, START)
     if start < 0 or len(content) < start + 7:
         return 8

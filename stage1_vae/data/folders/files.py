@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from stage1_vae.data.folders.depth import beyond_bytes, tiff_in_words
-from stage1_vae.data.folders.pages import Page, frames_of, images_without_directory, opened_at, pages_of
+from stage1_vae.data.folders.pages import Page, frames_of, images_without_directory, open_at, pages_of
 from stage1_vae.data.folders.suffixes import BY_SUFFIX, FORMATS
 from stage1_vae.data.images import DataError, ImageSet
 
@@ -170,10 +170,10 @@ def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
             with Image.open(content, formats=_formats(path)) as opened:
                 values = _values(opened, target)
         else:
-            with opened_at(path, page, FORMATS) as opened:
+            with open_at(path, page, FORMATS) as opened:
                 values = _values(opened, target)
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
-        raise _unreadable(path, error) from error
+        raise _refusal(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
 
 
@@ -181,13 +181,13 @@ def _values(opened: Image.Image, target: Target) -> np.ndarray:
     """[H, W] or [H, W, C]."""
     image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
     if image.mode != target.kind:
-        image = _converted(image, target.kind)
+        image = _convert(image, target.kind)
     if image.size != target.size[::-1]:
         image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
-def _converted(image: Image.Image, kind: str) -> Image.Image:
+def _convert(image: Image.Image, kind: str) -> Image.Image:
     if image.has_transparency_data and kind != "RGBA":
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
@@ -216,15 +216,15 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
                 return [first]
             if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
                 return [first._replace(further=num - 1, kind=kind)]
-            found = [
+            headers = [
                 _header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest())._replace(page=page)
                 for page in pages_of(image, content)
             ]
-            return [found[0]._replace(further=num - len(found), kind=kind), *found[1:]]
+            return [headers[0]._replace(further=num - len(headers), kind=kind), *headers[1:]]
     except DataError:
         raise
     except Exception as error:  # as in `decode`
-        raise _unreadable(path, error) from error
+        raise _refusal(path, error) from error
 
 
 def _header(image: Image.Image, content: bytes, digest: bytes) -> Header:
@@ -249,7 +249,7 @@ def _content(path: Path) -> bytes:
         return file.readall()
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _refusal(path: Path, error: Exception) -> DataError:
     if not isinstance(error, Image.UnidentifiedImageError):
         return DataError(f"{path} cannot be read as an image ({' '.join(str(error).split())}): repair or remove it")
     content = path.read_bytes()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from stage1_vae.data.folders.split_names import splits_of, words_of
 from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
-from stage1_vae.data.labels import in_order
+from stage1_vae.data.labels import sort_names
 from stage1_vae.data.splits import PARTS, SPLITS
 
 HEAP = "all"
@@ -33,7 +33,7 @@ FEW, SHARE = 3, 100
 """So many images beside class folders are strays, or one in so many of those inside."""
 
 
-class Found(NamedTuple):
+class ImageFile(NamedTuple):
     """One image file: where it is, and its path below the folder that holds its split."""
 
     path: Path
@@ -52,7 +52,7 @@ class Layout:
         guesses, left_out: see `stage1_vae.data.images.ImageData`.
     """
 
-    images: dict[str, list[Found]]
+    images: dict[str, list[ImageFile]]
     folders: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
@@ -60,13 +60,13 @@ class Layout:
     left_out: list[str] = field(default_factory=list)
 
 
-def walked(root: Path) -> tuple[list[Found], Counter[str]]:
+def walk(root: Path) -> tuple[list[ImageFile], Counter[str]]:
     """Image files below `root` in alphabetical order, and how many other files there are of each suffix.
 
     Links are followed, but no folder is entered twice; hidden files and folders, and those of the system, are passed
     over.
     """
-    images: list[Found] = []
+    images: list[ImageFile] = []
     others: Counter[str] = Counter()
     entered: set[str] = set()
     base = len(root.parts)
@@ -82,21 +82,21 @@ def walked(root: Path) -> tuple[list[Found], Counter[str]]:
             if file.startswith("."):
                 continue
             if os.path.splitext(file)[1].lower() in SUFFIXES:
-                images.append(Found(Path(folder, file), (*parts, file)))
+                images.append(ImageFile(Path(folder, file), (*parts, file)))
             elif file.lower() not in SYSTEM_FILES:
                 others[suffix_of(file)] += 1
     return images, others
 
 
-def laid_out(root: Path, images: list[Found], use_splits: bool, use_classes: bool) -> Layout:
+def find_layout(root: Path, images: list[ImageFile], use_splits: bool, use_classes: bool) -> Layout:
     """What the folders of `images` mean.
 
     Raises:
         DataError: they can be read in two ways.
     """
-    images, path, left_out = _descended(images)
+    images, path, left_out = _descend(images)
     where = root.joinpath(*path)
-    layout = (_split(where, images) if use_splits else None) or Layout({HEAP: images})
+    layout = (_find_splits(where, images) if use_splits else None) or Layout({HEAP: images})
     layout.left_out[:0] = left_out
     if use_classes:
         find_classes(where, layout)
@@ -105,51 +105,51 @@ def laid_out(root: Path, images: list[Found], use_splits: bool, use_classes: boo
     return layout
 
 
-def _tops(images: Sequence[Found]) -> dict[str, int]:
+def _tops(images: Sequence[ImageFile]) -> dict[str, int]:
     """First-level folders, with their numbers of images, in order."""
-    return Counter(found.inside[0] for found in images if len(found.inside) > 1)
+    return Counter(file.inside[0] for file in images if len(file.inside) > 1)
 
 
-def _below(images: Sequence[Found], folder: str) -> list[Found]:
+def _below(images: Sequence[ImageFile], folder: str) -> list[ImageFile]:
     return [
-        Found(found.path, found.inside[1:]) for found in images if found.inside[0] == folder and len(found.inside) > 1
+        ImageFile(file.path, file.inside[1:]) for file in images if file.inside[0] == folder and len(file.inside) > 1
     ]
 
 
-def _descended(images: list[Found]) -> tuple[list[Found], tuple[str, ...], list[str]]:
+def _descend(images: list[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...], list[str]]:
     """The images as seen from the deepest folder that holds all of them, its path, and what lies beside it.
 
     Masks in a folder beside that of the images lie beside it, and so do a few loose images above splits or classes.
     """
-    tops, loose = _tops(images), _loose(images)
-    if loose and tops and not _few(loose, images) and all(_words(name) & BESIDE for name in tops):
+    tops, loose = _tops(images), _loose_images(images)
+    if loose and tops and not _are_few(loose, images) and all(_words(name) & BESIDE for name in tops):
         return loose, (), [f"{_images(num)} in {name}/, beside the images" for name, num in tops.items()]
     if len(tops) > 1 and not loose:
-        within, beside = _beside_masks(tops)
-        if not within:
+        folder, beside = _images_beside_masks(tops)
+        if not folder:
             return images, (), []
-    elif len(tops) == 1 and _few(loose, images):
-        within = next(iter(tops))
-        beside = [f"{_named(loose)}, beside {within}/"] if loose else []
+    elif len(tops) == 1 and _are_few(loose, images):
+        folder = next(iter(tops))
+        beside = [f"{_name_files(loose)}, beside {folder}/"] if loose else []
     else:
         return images, (), []
-    inner, path, left_out = _descended(_below(images, within))
+    inner, path, left_out = _descend(_below(images, folder))
     if loose and len(_tops(inner)) < 2:
         return images, (), []  # nothing is lost by taking all of them
-    return inner, (within, *path), beside + left_out
+    return inner, (folder, *path), beside + left_out
 
 
 def _refuse_unreadable(error: OSError) -> None:
     raise DataError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or move it away") from error
 
 
-def _beside_masks(tops: Mapping[str, int]) -> tuple[str, list[str]]:
+def _images_beside_masks(tops: Mapping[str, int]) -> tuple[str, list[str]]:
     """The folder of images where all others are of masks or labels, and these in words; empty where that is not so."""
-    within = [name for name in tops if name.lower() in IMAGE_FOLDERS or _words(name) & {*IMAGE_FOLDERS}]
-    if len(within) != 1 or any(not _words(name) & BESIDE for name in tops if name not in within):
+    of_images = [name for name in tops if name.lower() in IMAGE_FOLDERS or _words(name) & {*IMAGE_FOLDERS}]
+    if len(of_images) != 1 or any(not _words(name) & BESIDE for name in tops if name not in of_images):
         return "", []
-    return within[0], [
-        f"{_images(num)} in {name}/, beside {within[0]}/" for name, num in tops.items() if name not in within
+    return of_images[0], [
+        f"{_images(num)} in {name}/, beside {of_images[0]}/" for name, num in tops.items() if name not in of_images
     ]
 
 
@@ -157,15 +157,15 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in PARTS.findall(name)}
 
 
-def _few(loose: Sequence[Found], images: Sequence[Found]) -> bool:
+def _are_few(loose: Sequence[ImageFile], images: Sequence[ImageFile]) -> bool:
     return len(loose) <= max(FEW, len(images) // SHARE)
 
 
-def _loose(images: Sequence[Found]) -> list[Found]:
-    return [found for found in images if len(found.inside) == 1]
+def _loose_images(images: Sequence[ImageFile]) -> list[ImageFile]:
+    return [file for file in images if len(file.inside) == 1]
 
 
-def _named(loose: Sequence[Found]) -> str:
+def _name_files(loose: Sequence[ImageFile]) -> str:
     return loose[0].inside[-1] + (f" and {len(loose) - 1:,} more" if len(loose) > 1 else "")
 
 
@@ -173,29 +173,29 @@ def _images(num: int) -> str:
     return f"{num:,} image{'s' * (num != 1)}"
 
 
-def _split(where: Path, images: list[Found]) -> Layout | None:
+def _find_splits(where: Path, images: list[ImageFile]) -> Layout | None:
     """The images of each split, in the order in which they were found; None where folders are no splits."""
     tops = _tops(images)
-    if given := splits_of(tops, str(where)):
-        return _split_at_top(where, images, given)
+    if top_splits := splits_of(tops, str(where)):
+        return _split_at_top(where, images, top_splits)
     inner = {
-        top: splits_of({found.inside[1] for found in images if found.inside[0] == top and len(found.inside) > 2}, top)
+        top: splits_of({file.inside[1] for file in images if file.inside[0] == top and len(file.inside) > 2}, top)
         for top in tops
     }
     holding = [top for top, splits in inner.items() if splits]
-    if holding and len(holding) == len(tops) and _few(_loose(images), images):
+    if holding and len(holding) == len(tops) and _are_few(_loose_images(images), images):
         return _split_in_classes(images, inner)
     if holding:
-        other = next((top for top in tops if top not in holding), "loose images")
+        beside = next((top for top in tops if top not in holding), "loose images")
         raise DataError(
-            f"{where / holding[0]} holds splits ({', '.join(sorted(inner[holding[0]]))}) and {other} beside it does "
+            f"{where / holding[0]} holds splits ({', '.join(sorted(inner[holding[0]]))}) and {beside} beside it does "
             f"not: set data.root={where / holding[0]}, or data.splits=none if these folders are no splits"
         )
     _refuse_half_a_split(where, images, tops)
     return None
 
 
-def _refuse_half_a_split(where: Path, images: list[Found], tops: Mapping[str, int]) -> None:
+def _refuse_half_a_split(where: Path, images: list[ImageFile], tops: Mapping[str, int]) -> None:
     parsed = {top: words_of(top) for top in tops}
     if len(tops) > 1 and all(words and words[0] != "train" and not words[1] for words in parsed.values()):
         raise DataError(
@@ -203,33 +203,33 @@ def _refuse_half_a_split(where: Path, images: list[Found], tops: Mapping[str, in
             "train, or set data.splits=none if these are classes"
         )
     for train in (top for top, words in parsed.items() if words == ("train", "") and len(tops) > 1):
-        classes = {found.inside[1] for found in images if found.inside[0] == train and len(found.inside) > 2}
-        flat = [top for top in tops if all(len(found.inside) == 2 for found in images if found.inside[0] == top)]
-        others = [top for top in tops if top.lower() in NOT_TRAINED_ON or (len(classes) > 1 and top in flat)]
-        if others:
+        classes = {file.inside[1] for file in images if file.inside[0] == train and len(file.inside) > 2}
+        flat = [top for top in tops if all(len(file.inside) == 2 for file in images if file.inside[0] == top)]
+        rest = [top for top in tops if top.lower() in NOT_TRAINED_ON or (len(classes) > 1 and top in flat)]
+        if rest:
             raise DataError(
-                f"{where} has {train}/ and {others[0]}/, which may be a split and a rest, or classes: set data.root="
+                f"{where} has {train}/ and {rest[0]}/, which may be a split and a rest, or classes: set data.root="
                 f"{where / train} to read it alone, or data.splits=none if these are classes"
             )
 
 
-def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[str, str]]) -> Layout:
+def _split_at_top(where: Path, images: list[ImageFile], splits: Mapping[str, tuple[str, str]]) -> Layout:
     layout = Layout({})
-    for folder, (split, domain) in given.items():
-        inside = _below(images, folder)
+    for folder, (split, domain) in splits.items():
+        files = _below(images, folder)
         if domain:
-            inside = [Found(found.path, (domain, *found.inside)) for found in inside]
-        layout.images.setdefault(split, []).extend(inside)
+            files = [ImageFile(file.path, (domain, *file.inside)) for file in files]
+        layout.images.setdefault(split, []).extend(files)
         layout.folders[split] = f"{layout.folders[split]}/, {folder}" if split in layout.folders else folder
     for top, num in _tops(images).items():
-        if top not in given:
+        if top not in splits:
             layout.left_out.append(f"{_images(num)} in {top}/, beside the splits (data.root={where / top} reads them)")
-    if loose := _loose(images):
-        layout.left_out.append(f"{_named(loose)}, beside the splits")
-    for split, found in layout.images.items():
-        within, beside = _beside_masks(_tops(found))
-        if beside and not _loose(found):
-            layout.images[split] = _below(found, within)
+    if loose := _loose_images(images):
+        layout.left_out.append(f"{_name_files(loose)}, beside the splits")
+    for split, files in layout.images.items():
+        folder_of_images, beside = _images_beside_masks(_tops(files))
+        if beside and not _loose_images(files):
+            layout.images[split] = _below(files, folder_of_images)
             layout.left_out += [f"{words} of {layout.folders[split]}/" for words in beside]
     _strip(layout.images)
     if any(folder not in (*SPLITS, "valid", "validation") for folder in layout.folders.values()):
@@ -237,13 +237,13 @@ def _split_at_top(where: Path, images: list[Found], given: Mapping[str, tuple[st
     return layout
 
 
-def _split_in_classes(images: list[Found], inner: Mapping[str, Mapping[str, tuple[str, str]]]) -> Layout:
+def _split_in_classes(images: list[ImageFile], inner: Mapping[str, Mapping[str, tuple[str, str]]]) -> Layout:
     layout, beside = Layout({}), 0
-    for found in images:
-        if len(found.inside) > 2 and found.inside[1] in inner[found.inside[0]]:
-            top, folder = found.inside[:2]
+    for file in images:
+        if len(file.inside) > 2 and file.inside[1] in inner[file.inside[0]]:
+            top, folder = file.inside[:2]
             split = inner[top][folder][0]
-            layout.images.setdefault(split, []).append(Found(found.path, (top, *found.inside[2:])))
+            layout.images.setdefault(split, []).append(ImageFile(file.path, (top, *file.inside[2:])))
             layout.folders[split] = folder
         else:
             beside += 1
@@ -257,17 +257,17 @@ def _as_splits(folders: Mapping[str, str]) -> str:
     return ", ".join(f"{folders[split]}/ as {split}" for split in SPLITS if split in folders)
 
 
-def _strip(splits: dict[str, list[Found]]) -> None:
+def _strip(splits: dict[str, list[ImageFile]]) -> None:
     """Take away a folder that holds all images of a split, such as train/images/, unless it is a class of another."""
     while True:
         tops = {split: set(_tops(images)) for split, images in splits.items()}
-        single = {split for split, names in tops.items() if len(names) == 1 and not _loose(splits[split])}
-        done = True
+        single = {split for split, names in tops.items() if len(names) == 1 and not _loose_images(splits[split])}
+        is_done = True
         for split in single:
             elsewhere = set().union(*(names for other, names in tops.items() if other != split))
             if len(single) == len(splits) or not tops[split] & elsewhere:
-                splits[split], done = _below(splits[split], next(iter(tops[split]))), False
-        if done:
+                splits[split], is_done = _below(splits[split], next(iter(tops[split]))), False
+        if is_done:
             return
 
 
@@ -278,56 +278,56 @@ def find_classes(where: Path, layout: Layout) -> None:
         DataError: it is not clear whether the folders are classes, or a class has no training images.
     """
     main = HEAP if HEAP in layout.images else "train"
-    known = {split: set(_tops(images)) for split, images in layout.images.items()}
-    if len(set().union(*known.values())) < 2:
+    tops = {split: set(_tops(images)) for split, images in layout.images.items()}
+    if len(set().union(*tops.values())) < 2:
         return
-    if not known[main]:
+    if not tops[main]:
         layout.left_out.append(f"labels, for {layout.folders[main]}/ has no class folders")
         return
-    if 2 * len(_loose(layout.images[main])) > len(layout.images[main]):
-        layout.left_out.append(f"labels, for most images lie beside {sorted(known[main])[0]}/ and the other folders")
+    if 2 * len(_loose_images(layout.images[main])) > len(layout.images[main]):
+        layout.left_out.append(f"labels, for most images lie beside {sorted(tops[main])[0]}/ and the other folders")
         return
     for split in [name for name in layout.images if name != main]:
-        if known[split] & known[main]:
+        if tops[split] & tops[main]:
             continue
-        if known[split] and len(known[split]) > 1:
+        if tops[split] and len(tops[split]) > 1:
             break  # refused below
         layout.unlabelled += (split,)
-        known[split] = set()
+        tops[split] = set()
     for split in layout.images:
         if split not in layout.unlabelled:
             layout.images[split] = _in_folders(where, layout, split)
-    unseen = sorted(set().union(*known.values()) - known[main])
+    unseen = sorted(set().union(*tops.values()) - tops[main])
     if unseen:
         raise DataError(
             f"class folder {unseen[0]} has no training images: add some, use the name of a training class, or set "
             "data.classes=none to take all images without labels"
         )
-    if len(known[main]) < 2:
+    if len(tops[main]) < 2:
         return
-    layout.classes = in_order(known[main])
+    layout.classes = sort_names(tops[main])
     if split_like := [name for name in layout.classes if words_of(name)]:
         layout.guesses.append(f"{', '.join(f'{name}/' for name in split_like)} taken as a class, not as a split")
-    _tell_unlabelled(layout)
+    _pass_over_unlabelled(layout)
 
 
-def _in_folders(where: Path, layout: Layout, split: str) -> list[Found]:
+def _in_folders(where: Path, layout: Layout, split: str) -> list[ImageFile]:
     images = layout.images[split]
-    if not (loose := _loose(images)):
+    if not (loose := _loose_images(images)):
         return images
-    if not _few(loose, images):
+    if not _are_few(loose, images):
         raise DataError(
             f"{loose[0].path} and {len(loose) - 1:,} other images lie beside class folders below {where}: move them "
             "into one, or set data.classes=none to take all images without labels"
         )
     inside = "" if split == HEAP else f" of {layout.folders[split]}/"
     layout.left_out.append(
-        f"{_named(loose)}, beside the class folders{inside} (data.classes=none takes all images, without labels)"
+        f"{_name_files(loose)}, beside the class folders{inside} (data.classes=none takes all images, without labels)"
     )
-    return [found for found in images if len(found.inside) > 1]
+    return [file for file in images if len(file.inside) > 1]
 
 
-def _tell_unlabelled(layout: Layout) -> None:
+def _pass_over_unlabelled(layout: Layout) -> None:
     for split in layout.unlabelled:
         num, folder = len(layout.images[split]), layout.folders[split]
         if split == "val":

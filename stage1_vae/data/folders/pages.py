@@ -94,7 +94,7 @@ def pages_of(image: Image.Image, content: bytes) -> Iterator[Page]:
 
 
 @contextmanager
-def opened_at(path: Path, page: Page, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def open_at(path: Path, page: Page, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """The image at `page`, not yet decoded."""
     if page.offset:
         with io.BufferedReader(_FirstAt(path, page.offset)) as file, Image.open(file, formats=formats) as image:
@@ -116,10 +116,10 @@ def _directories(content: bytes) -> list[int]:
     place, pointer = _pointer(content)
     order, large = pointer[0], pointer[1] == "Q"
     count, entry = (order + "Q", 20) if large else (order + "H", 12)
-    found: list[int] = []
-    known = {0}
-    while (offset := struct.unpack_from(pointer, content, place)[0]) not in known:
-        found.append(offset)
-        known.add(offset)
+    offsets: list[int] = []
+    visited = {0}
+    while (offset := struct.unpack_from(pointer, content, place)[0]) not in visited:
+        offsets.append(offset)
+        visited.add(offset)
         place = offset + struct.calcsize(count) + entry * struct.unpack_from(count, content, offset)[0]
-    return found
+    return offsets

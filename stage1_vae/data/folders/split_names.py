@@ -12,23 +12,11 @@ from collections.abc import Iterable
 from stage1_vae.data.images import DataError
 from stage1_vae.data.splits import PARTS, SPLIT_WORDS
 
-EMPTY = frozenset(
-    (
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "split",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "photos",
-        "pictures",
-        "samples",
-        "png",
-    )
-)
+EMPTY = {
+    *("set", "sets", "data", "dataset", "split", "samples"),
+    *("image", "images", "img", "imgs", "photos", "pictures", "png"),
+}
+"""Words that say nothing."""
 
 
 def words_of(name: str) -> tuple[str, str] | None:
@@ -49,17 +37,17 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
     Raises:
         DataError: two folders are the same split.
     """
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    domains: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(names):
         if words := words_of(name):
-            found[words[1]][words[0]].append(name)
-    whole = sorted(rest for rest, splits in found.items() if "train" in splits and len(splits) > 1)
+            domains[words[1]][words[0]].append(name)
+    whole = sorted(rest for rest, splits in domains.items() if "train" in splits and len(splits) > 1)
     if "" in whole:
         whole = [""]
-    elif not whole and len(found) > 1 and all(len(rest) == 1 and set(found[rest]) == {"train"} for rest in found):
-        whole = sorted(found)  # trainA and trainB by themselves
+    elif not whole and len(domains) > 1 and all(len(d) == 1 and set(domains[d]) == {"train"} for d in domains):
+        whole = sorted(domains)  # trainA and trainB by themselves
     for rest in whole:
-        for split, folders in found[rest].items():
+        for split, folders in domains[rest].items():
             if len({re.sub(r"\d+", "", folder) for folder in folders}) > 1:
                 raise DataError(
                     f"{where} has {folders[0]}/ and {folders[1]}/ for the {split} split: keep one, or set "
@@ -69,7 +57,7 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
     return {
         folder: (split, _as_written(folder) if several else "")
         for rest in whole
-        for split, folders in found[rest].items()
+        for split, folders in domains[rest].items()
         for folder in folders
     }
 

@@ -46,16 +46,16 @@ def suffix_of(name: str) -> str:
     return ".nii.gz" if stem.endswith(".nii") and suffix == "gz" else point + suffix
 
 
-def unread(counts: Mapping[str, int]) -> tuple[str, ...]:
+def describe_unread(counts: Mapping[str, int]) -> tuple[str, ...]:
     """What files of these suffixes are and what to do with them, in words; those that hold no images in one phrase."""
-    found = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
-    words = [f"{_files(suffix, counts[suffix])} ({REMEDIES[suffix]})" for suffix in found if suffix in REMEDIES]
-    rest = [suffix for suffix in found if suffix not in REMEDIES]
+    by_number = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
+    words = [f"{_files(suffix, counts[suffix])} ({REMEDIES[suffix]})" for suffix in by_number if suffix in REMEDIES]
+    rest = [suffix for suffix in by_number if suffix not in REMEDIES]
     if rest:
-        named = [_files(suffix, counts[suffix]) for suffix in rest[:MOST_NAMED]]
+        phrases = [_files(suffix, counts[suffix]) for suffix in rest[:MOST_NAMED]]
         if more := sum(counts[suffix] for suffix in rest[MOST_NAMED:]):
-            named.append(f"{more:,} of other suffixes")
-        words.append(f"{', '.join(named)} (no images)")
+            phrases.append(f"{more:,} of other suffixes")
+        words.append(f"{', '.join(phrases)} (no images)")
     return tuple(words)
 
 

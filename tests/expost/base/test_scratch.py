@@ -11,7 +11,7 @@ import pytest
 from command_line import run_here
 
 from expost.base import scratch
-from expost.base.stopped import record_stop
+from expost.base.scratch import record_stop
 
 HOLDER = "from expost.base import scratch; scratch.begin(); print(scratch.folder(), flush=True); input()"
 

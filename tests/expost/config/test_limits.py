@@ -15,7 +15,7 @@ from training_run import settings as trainer_settings
 from expost.cli import CONF
 from expost.config.limits import EM_TOKENS, limited_evaluation, limited_prior
 from expost.config.schema import Evaluation, Limits
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import Course, FitRun, FitSettings
 from stage2_prior.priors.transformer import Transformer

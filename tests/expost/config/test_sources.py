@@ -11,7 +11,7 @@ from command_line import SMALL, keys, run_outside
 
 from expost.config import sources
 from expost.config.build import origins, versions
-from expost.config.sources import SHIPPED, own_sources, shipped_now
+from expost.config.sources import SHIPPED, current_sources, own_sources
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.image_folder import ImageFolder
 from stage2_prior.priors.gaussian import Gaussian
@@ -29,7 +29,7 @@ class Wide(StandardNormal):
 
 def test_the_table_of_what_is_shipped_is_that_of_the_sources() -> None:
     table = json.loads(SHIPPED.read_text(encoding="utf-8"))
-    assert table == shipped_now(), "run: python -m expost.config.sources"
+    assert table == current_sources(), "run: python -m expost.config.sources"
     compared = {name for name, text in table.items() if text is not None}
     assert {"stage2_prior.priors.mixture", "stage1_vae.likelihoods", "stage1_vae.data.folders.layout"} <= compared
     assert table["stage2_prior.em.gaussian"] is None, "machinery"
@@ -44,7 +44,7 @@ def test_shipped_classes_are_in_the_keys_by_their_versions_alone() -> None:
 def test_an_edited_shipped_source_counts_and_so_does_what_it_imports(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "shipped", lambda: shipped_now() | {module: "of another text"})
+    monkeypatch.setattr(sources, "shipped_sources", lambda: current_sources() | {module: "of another text"})
     assert own_sources(Transformer) is not None and own_sources(Gaussian) is None
 
 
@@ -83,10 +83,10 @@ def test_a_class_of_the_users_counts_with_all_that_it_imports_of_its_own(package
 
 
 def test_a_new_module_among_the_shipped_ones_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = {name: text for name, text in shipped_now().items() if name != "stage2_prior.priors.gaussian"}
-    monkeypatch.setattr(sources, "shipped", lambda: listed)
+    listed = {name: text for name, text in current_sources().items() if name != "stage2_prior.priors.gaussian"}
+    monkeypatch.setattr(sources, "shipped_sources", lambda: listed)
     assert own_sources(Gaussian) is not None, "not in the table"
-    monkeypatch.setattr(sources, "shipped", lambda: listed | {"stage2_prior.priors.gaussian": None})
+    monkeypatch.setattr(sources, "shipped_sources", lambda: listed | {"stage2_prior.priors.gaussian": None})
     assert own_sources(Gaussian) is None, "machinery counts by its version"
 
 

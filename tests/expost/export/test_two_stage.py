@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from expost import pipeline
 from expost.base.errors import UserError
 from expost.export.two_stage import TwoStage
 from expost.measure.bounds import measured_bounds
-from expost.parts.sampling import image_blocks
+from expost.parts.decoding import image_blocks
 from expost.store.safe import UnsafeError
-from stage1_vae.data.images import spread
+from stage1_vae.data.images import subset
 
 FEW_POINTS = ("data.num_train=300", "data.num_val=50", "data.num_test=50")
 KINDS = {
@@ -59,11 +60,11 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         break
     if name in WITH_BOUND:
         small = run.config.evaluation.model_copy(update={"num_bound_images": 40, "importance_samples": 7})
-        run.config = run.config.model_copy(update={"evaluation": small})
+        run = replace(run, config=run.config.model_copy(update={"evaluation": small}))
         torch.manual_seed(5)
         costs = measured_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
-        batches = theirs.parts.batches(spread(theirs.parts.data.test, 40), 40, run)
+        batches = theirs.parts.batches(subset(theirs.parts.data.test, 40), 40, run)
         bound = torch.cat([model.log_prob_bound(x, num_samples=7) for x, _ in batches])
         assert costs is not None and torch.equal(bound, -costs) and bound.dtype == torch.float64
     else:
@@ -73,7 +74,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
 
 def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     net = ("vae=vq2", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
-    words = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
+    words: tuple[str, ...] = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
     words += ("prior.fit.max_epochs=1", "prior.positions=rotary")
     model = TwoStage.load(exported(tmp_path, *words))
     theirs, run = stages_of(tmp_path, *words)

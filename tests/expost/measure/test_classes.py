@@ -8,16 +8,16 @@ import pytest
 import torch
 from command_line import SMALL, keys, report_of, run_here
 from exported_model import exported, job, stages_of
+from outside.torchscript import script
 from PIL import Image
-from test_feature_file import script
 
+from expost import pipeline
 from expost.evaluation.figures.classes import ClassRow, class_rows
 from expost.evaluation.images.class_accuracy import class_accuracy, classes_followed
 from expost.evaluation.images.features import FeatureNet
 from expost.measure.classes import judged_classes
 from expost.measure.feature_nets import load_own_net
 from expost.measure.subject import Trained
-from expost.stages.features import own_net
 from stage2_prior.wrappers.per_class import PerClass
 
 PER_CLASS = ("prior=mixture", "prior.num_components=2", "prior.conditional=true")
@@ -53,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, FeatureN
     words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
     (model, _), run = stages_of(folder, *words), job(folder, *words)
-    return model, load_own_net(own_net(run, model.parts), run)
+    return model, load_own_net(pipeline.made("classifier", run, model.parts)["classifier"], run)
 
 
 def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, FeatureNet]) -> None:

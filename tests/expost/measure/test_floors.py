@@ -14,8 +14,8 @@ from expost.measure.image_sets import seen_images
 from expost.measure.subject import Trained, baseline_prior
 from stage1_vae.latents import LatentSpec, Support
 
-WORDS = ("debug=fast", "trainer.max_steps=5", "vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16")
-WORDS += ("vae.bottleneck.code_dim=4", "prior=unigram", "logger=csv")
+CODES = ("vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
+WORDS = ("debug=fast", "trainer.max_steps=5", *CODES, "prior=unigram", "logger=csv")
 
 
 class Pixels:
@@ -60,11 +60,7 @@ def test_an_evaluation_of_codes_is_another_when_a_floor_is(
 
 
 def evaluation_key(model: Trained, run: Run) -> str:
-    plan = replace(run, plans=True)
-    vae = pipeline.train_vae(plan, model.parts)
-    latents = pipeline.encode_images(plan, model.parts, vae)
-    prior = pipeline.fit_prior(plan, model.parts, latents)
-    return pipeline.evaluate_priors(plan, model.parts, vae, latents, prior).key
+    return pipeline.keys("evaluation", run, model.parts)["evaluation"]
 
 
 def test_only_floors_that_are_counted_have_a_part_in_the_key() -> None:

@@ -11,7 +11,7 @@ from command_line import SMALL
 from encoded import encoded
 from hydra import compose, initialize_config_dir
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
@@ -38,11 +38,10 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     """A model of the digits with fresh weights and a prior that nobody fitted: what is measured is still defined."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
-    run = Run(config, Launch(), Store(folder / "store"), quiet=True)
-    run.max_images = 200
-    parts = assemble(run)
+    run = Run(config, Command(), Store(folder / "store"), quiet=True, max_images=200)
+    run, parts = assemble(run)
     parts.vae.eval()
-    latents = encoded(parts.vae, parts.batches(parts.data.test, 100, run), folder)
+    latents = encoded(parts.vae, parts.batches(parts.data.test, 100), folder)
     baseline = StandardNormal(parts.vae.spec)
     return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 

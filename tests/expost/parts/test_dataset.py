@@ -13,7 +13,7 @@ from expost.evaluation.images.image_sheet import image_sheet
 from expost.parts.dataset import dataset_facts, dataset_line, described
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.images import DataError
-from stage1_vae.data.labels import class_number, in_order, listed
+from stage1_vae.data.labels import class_number, list_names, sort_names
 
 FAST = ("debug=fast", "logger=csv", "prior=gaussian")
 
@@ -86,8 +86,8 @@ def test_the_sheet_shows_images_the_right_way_up(tmp_path: Path) -> None:
 
 
 def test_names_are_what_users_give() -> None:
-    assert in_order(["10", "2", "1"]) == ("1", "2", "10") and in_order(["10", "2", "b"]) == ("10", "2", "b")
-    numbers = in_order(list(map(str, range(12))))
+    assert sort_names(["10", "2", "1"]) == ("1", "2", "10") and sort_names(["10", "2", "b"]) == ("10", "2", "b")
+    numbers = sort_names(list(map(str, range(12))))
     assert [class_number(name, numbers) for name in (2, "2", 11)] == [2, 2, 11]
     letters = tuple(map(str, range(1, 27)))
     assert class_number(1, letters) == 0 and class_number(26, letters) == 25 and class_number("07", letters) == 6
@@ -102,7 +102,7 @@ def test_names_are_what_users_give() -> None:
     ):
         with pytest.raises(DataError, match=told.replace("?", r"\?").replace("...", r"\.\.\.")):
             class_number(label, names)
-    assert listed(["a\nb", *"cdefg"]) == "a b, c, d, e, f, ..."
+    assert list_names(["a\nb", *"cdefg"]) == "a b, c, d, e, f, ..."
 
 
 def test_a_label_is_drawn_by_its_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from command_line import SMALL, assert_refused, run_here
 from exported_model import TINY, exported
 
 from expost import TwoStage
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.cli import groups
 from expost.parts.priors import choose_prior, prior_nodes
@@ -28,35 +28,35 @@ def with_fit(node: dict[str, Any], **changes: object) -> dict[str, Any]:
 
 
 def test_a_vector_is_modelled_by_the_masked_network() -> None:
-    chosen = choose_prior(AUTOREGRESSIVE, VECTOR, OFFERED, Launch())
+    chosen = choose_prior(AUTOREGRESSIVE, VECTOR, OFFERED, Command())
     assert chosen == {key: value for key, value in AUTOREGRESSIVE.items() if key != "otherwise"}
     assert chosen["_target_"].endswith(".Autoregressive")
 
 
 @pytest.mark.parametrize("spec", [MAP, CODES, BITS], ids=["map", "codes", "bits"])
 def test_all_else_by_the_transformer_as_its_file_has_it(spec: LatentSpec) -> None:
-    assert choose_prior(AUTOREGRESSIVE, spec, OFFERED, Launch()) == TRANSFORMER
+    assert choose_prior(AUTOREGRESSIVE, spec, OFFERED, Command()) == TRANSFORMER
 
 
 def test_what_was_changed_holds_for_the_other_prior() -> None:
     node = with_fit(AUTOREGRESSIVE, max_epochs=3) | {"conditional": True}
-    assert choose_prior(node, CODES, OFFERED, Launch()) == with_fit(TRANSFORMER, max_epochs=3) | {"conditional": True}
+    assert choose_prior(node, CODES, OFFERED, Command()) == with_fit(TRANSFORMER, max_epochs=3) | {"conditional": True}
 
 
 def test_so_does_what_was_typed_though_it_changes_nothing() -> None:
     same = AUTOREGRESSIVE["fit"]["learning_rate"]
     assert same != TRANSFORMER["fit"]["learning_rate"]
-    launch = Launch(overrides=(f"prior.fit.learning_rate={same}", "prior=autoregressive"))
-    assert choose_prior(AUTOREGRESSIVE, CODES, OFFERED, launch) == with_fit(TRANSFORMER, learning_rate=same)
+    command = Command(overrides=(f"prior.fit.learning_rate={same}", "prior=autoregressive"))
+    assert choose_prior(AUTOREGRESSIVE, CODES, OFFERED, command) == with_fit(TRANSFORMER, learning_rate=same)
 
 
 def test_a_key_of_the_first_alone_is_refused() -> None:
     with pytest.raises(UserError, match=r"prior\.hidden: .*codes of shape \(4\).*leave it out"):
-        choose_prior(AUTOREGRESSIVE | {"hidden": [3]}, CODES, OFFERED, Launch())
+        choose_prior(AUTOREGRESSIVE | {"hidden": [3]}, CODES, OFFERED, Command())
 
 
 def test_the_user_can_want_the_first_alone() -> None:
-    assert "Autoregressive" in choose_prior(AUTOREGRESSIVE | {"otherwise": None}, CODES, OFFERED, Launch())["_target_"]
+    assert "Autoregressive" in choose_prior(AUTOREGRESSIVE | {"otherwise": None}, CODES, OFFERED, Command())["_target_"]
 
 
 def test_the_report_and_the_key_are_those_of_the_prior_that_was_fitted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from command_line import SMALL, Result, run_here
 
 from expost.base.errors import UserError
 from expost.config.schema import Sample
-from expost.parts.sampling import check_destination, is_ours
+from expost.stages.samples import check_destination, is_ours
 
 PLAIN = {"num": 4, "noise": False, "prior": "learned", "label": None, "temperature": 1, "top_k": None, "top_p": 1}
 

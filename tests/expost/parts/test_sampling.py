@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from expost.parts import sampling
-from expost.parts.sampling import block_size, image_blocks
+from expost.parts.decoding import block_size, image_blocks
+from expost.stages import samples as sampling
 from stage1_vae.data.digits import Digits
 
 

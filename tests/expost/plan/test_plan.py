@@ -268,10 +268,10 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     labels = np.repeat(np.arange(25), [120] * 24 + [40])
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=images, label=labels)
-    words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "plan.probe_seconds=0.001")
-    words += ("prior=mixture", "prior.conditional=true", "prior.num_components=20", "prior.max_iter=7")
+    source = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "plan.probe_seconds=0.001")
+    words = (*source, "prior=mixture", "prior.conditional=true", "prior.num_components=20", "prior.max_iter=7")
     run = job(tmp_path, *words, "prior.lloyd_iterations=1")
-    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    probing = Probing(*assemble(run), tmp_path / "scratch", 8)
     imagine_inputs(probing)
     facts = probe_prior(probing)
     assert facts["num"] == 7 and facts["more"] in (0, 1)
@@ -279,14 +279,14 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     fit = iterations(probing, few_latents(probing, 1024), 0.5, 2)
     assert set(fit.ends) == {str(y) for y in range(25)}
     one_fit = job(tmp_path, *words, "prior.conditional=false")
-    alone = Probing(one_fit, assemble(one_fit), probing.scratch, 8)
+    alone = Probing(*assemble(one_fit), probing.scratch, 8)
     assert len(iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
 
 
 def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:
     words = ("net.hidden=[8]", "prior=autoregressive", "prior.hidden=[8]", "plan.probe_seconds=0.001")
     run = job(tmp_path, *words)
-    probing = Probing(run, assemble(run), tmp_path / "scratch", 8)
+    probing = Probing(*assemble(run), tmp_path / "scratch", 8)
     imagine_inputs(probing)
     facts = probe_prior(probing)
     assert facts["epochs"] == 20

@@ -13,19 +13,20 @@ import pytest
 import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
 from hydra import compose, initialize_config_dir
-from rank_processes import gone, ranks_alive
+from processes import gone, ranks_alive
 from safetensors.torch import load_file
 from without_lightning import RUN
 
-from expost.base.command import Launch
+from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble
-from expost.parts.encoding import encode_split
-from expost.parts.weights import trained_vae
+from expost.stages.latents import encode_images
+from expost.stages.making import Making
 from expost.store.artifacts import Artifact, Store
-from expost.training.devices import lightning_fit
+from expost.training.tracking import Tracker
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitRun
 
@@ -57,8 +58,8 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> Ddp:
     assert (result.code, result.err) == (0, "")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*DDP, f"paths.root={folder}/runs"]))
-    job = Run(config, Launch(), Store(folder / "runs/store"), quiet=True)
-    return Ddp(folder, result, job, assemble(job))
+    job = Run(config, Command(), Store(folder / "runs/store"), quiet=True)
+    return Ddp(folder, result, *assemble(job))
 
 
 def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
@@ -67,7 +68,7 @@ def test_each_stage_is_made_once_and_nothing_is_left(ddp: Ddp) -> None:
         assert len(keys(ddp.folder, stage)) == 1
     runs = [path for path in (ddp.folder / "runs").iterdir() if path.name not in ("store", "latest")]
     assert len(runs) == 1, "a rank made a run's folder of its own"
-    assert not ddp.job.store.unfinished() and not ranks_alive(ddp.folder)
+    assert not ddp.job.store.unfinished_folders() and not ranks_alive(ddp.folder)
     again = run_here(ddp.folder, *DDP, "stage=prior")
     assert again.stages("skipped") == ["vae", "latents", "prior"]
 
@@ -82,10 +83,9 @@ def test_figures_of_the_ranks_reach_the_run(ddp: Ddp) -> None:
 
 
 def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) -> None:
-    vae = trained_vae(ddp.job, ddp.parts, ddp.artifact("vae"))
     found = ddp.artifact("latents").path
+    encode_images(Making(ddp.job, ddp.parts, {"vae": ddp.artifact("vae")}, tmp_path, Tracker()))
     for split in ("train", "val", "test"):
-        encode_split(ddp.job, ddp.parts, vae, split, tmp_path / split, {})
         names = sorted(path.name for path in (tmp_path / split).glob("*.npy"))
         assert names == ["labels.npy", "loc.npy", "log_std.npy"]
         for name in names:
@@ -156,10 +156,10 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     made = ddp.folder / result.out.split()[-1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*words, f"paths.root={ddp.folder}/runs"]))
-    prior = assemble(Run(config, Launch(), ddp.job.store, quiet=True)).prior
+    _, parts = assemble(Run(config, Command(), ddp.job.store, quiet=True))
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
-    alone = prior.fit(train, val, lent).curve
+    alone = parts.prior.fit(train, val, lent).curve
     found = json.loads((made / "fit.json").read_text(encoding="utf-8"))["curve"]
     assert [epoch["epoch"] for epoch in found] == [epoch["epoch"] for epoch in alone] == [0, 1, 2]
     assert found[0]["train_nll_nats"] == pytest.approx(alone[0]["train_nll_nats"], rel=2e-4)
@@ -185,7 +185,7 @@ def test_two_machines_make_each_stage_together(tmp_path: Path) -> None:
     first, second = (Result(0, *words).stages("done in") for words in said)
     assert first == ["vae", "latents", "prior", "features", "evaluation"] and second == []
     assert len(list(tmp_path.glob("runs/[0-9]*/report.json"))) == 1
-    assert gone(tmp_path, 0) and not Store(tmp_path / "runs/store").unfinished()
+    assert gone(tmp_path, 0) and not Store(tmp_path / "runs/store").unfinished_folders()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training_run import equal
 
 from expost.parts.assembly import assemble
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitRun
 
@@ -35,17 +35,17 @@ def test_two_ranks_fit_what_one_process_fits(kind: str, tmp_path: Path) -> None:
     assert np.load(tmp_path / "ones.npz")["x"].shape == (30, 1, 8, 8)
     (latents,), (made,) = keys(tmp_path, "latents"), keys(tmp_path, "prior")
     alone = job(tmp_path / "runs", *words)
-    prior = assemble(alone).prior
+    alone, parts = assemble(alone)
     train, val = (LatentDataset.load(tmp_path / "runs/store/latents" / latents / split) for split in ("train", "val"))
     settings = alone.config.prior.get("fit") or {}
     one = alone.config.trainer.model_copy(update={"devices": 1, "strategy": "auto"})
     lent = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit(one, []), settings)
-    report = prior.fit(train, val, lent)
+    report = parts.prior.fit(train, val, lent)
     folder = tmp_path / "runs/store/prior" / made
     found = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     if kind == "per_class":
-        assert equal(load_file(folder / "prior.safetensors"), prior.state_dict())
+        assert equal(load_file(folder / "prior.safetensors"), parts.prior.state_dict())
         assert (found["val_nll_nats"], found["curve"]) == (report.val_nll_nats, report.curve)
     else:
         assert found["val_nll_nats"] == pytest.approx(report.val_nll_nats, rel=1e-3)
-        assert prior.num_classes == 10
+        assert parts.prior.num_classes == 10

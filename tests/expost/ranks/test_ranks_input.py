@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import SMALL, run_here
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from training_run import DEFAULTS
 
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Trainer
 from expost.ranks import parent as ranks
-from expost.ranks.machines import Node, without_ranks
+from expost.ranks.machines import Machine, without_ranks
 from expost.ranks.messages import Ending, Order
 from stage1_vae.data.images import DataError, InMemory
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.ranks import Ranks
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.prior import LatentDataset, LatentSpec
-from stage2_prior.ranks import Ranks
 
 DYNAMIC, PLAIN = Preprocess(levels=17, binarize="dynamic"), Preprocess(levels=256)
 
@@ -101,11 +101,11 @@ SLURM = {"SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[07-09,12],cpu1", "SLURM
 
 
 def test_machines_are_told_apart_by_their_launcher() -> None:
-    assert Node.of(1, TORCHRUN) == Node(0, "127.0.0.1", 0)
-    assert Node.of(2, TORCHRUN) == Node(1, "gpu07", 29500)
-    assert Node.of(2, SLURM) == Node(1, "gpu07", 19567)
-    assert Node.of(2, {**SLURM, "SLURM_JOB_NODELIST": "alpha,beta"}).address == "alpha"
-    assert Node.of(2, {**SLURM, **TORCHRUN, "NODE_RANK": "0"}) == Node(0, "gpu07", 29500)
+    assert Machine.of(1, TORCHRUN) == Machine(0, "127.0.0.1", 0)
+    assert Machine.of(2, TORCHRUN) == Machine(1, "gpu07", 29500)
+    assert Machine.of(2, SLURM) == Machine(1, "gpu07", 19567)
+    assert Machine.of(2, {**SLURM, "SLURM_JOB_NODELIST": "alpha,beta"}).address == "alpha"
+    assert Machine.of(2, {**SLURM, **TORCHRUN, "NODE_RANK": "0"}) == Machine(0, "gpu07", 29500)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_machines_are_told_apart_by_their_launcher() -> None:
 )
 def test_a_machine_that_does_not_know_itself_is_told_what_to_set(changes: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"NODE_RANK|MASTER_PORT") as caught:
-        Node.of(2, {**TORCHRUN, **changes})
+        Machine.of(2, {**TORCHRUN, **changes})
     assert "\n" not in str(caught.value)
 
 
@@ -131,11 +131,11 @@ def test_variables_of_other_ranks_are_not_handed_on() -> None:
 
 
 def test_the_cause_is_told_before_what_follows_from_it() -> None:
-    lost = Ending.of(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), ())
-    full = Ending.of(OSError(28, "No space left on device", "/store/x"), ())
+    lost = Ending.of(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"))
+    full = Ending.of(OSError(28, "No space left on device", "/store/x"))
     assert (lost.kind, full.kind, full.code, full.file) == ("peer", "disk", 28, "/store/x")
-    assert Ending.of(DataError("one line"), (DataError,)) == Ending("user", "one line")
-    assert Ending.of(ZeroDivisionError("x"), (DataError,)).kind == "crash"
+    assert Ending.of(DataError("one line")) == Ending("user", "one line")
+    assert Ending.of(ZeroDivisionError("x")).kind == "crash"
 
 
 @pytest.mark.parametrize(("num_nodes", "kind"), [(1, ranks.RankError), (2, UserError)])
@@ -143,7 +143,7 @@ def test_ranks_that_lost_those_of_another_machine_are_one_line(num_nodes: int, k
     """Its cause is told there; of a single machine's it would have been heard here."""
     order = Order("vae", "0" * 20, 2, 0, 4, 1, "", 0, {"trainer": {"num_nodes": num_nodes}}, "", {}, None, False)
     with subprocess.Popen(["true"]) as process:
-        lost = Ending.of(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), ())
+        lost = Ending.of(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"))
         assert type(ranks.Child(order, process, None, lost).error()) is kind
 
 
@@ -167,22 +167,21 @@ def test_what_ranks_cannot_do_is_refused_in_one_line(tmp_path: Path, words: tupl
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_study_of_optunas_has_one_rank(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
+def test_a_study_of_optunas_has_one_rank(devices: int) -> None:
     sweeper = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}
-    facts = OmegaConf.create({"mode": RunMode.MULTIRUN, "sweeper": sweeper})
-    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
-    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: facts))
+    facts = {"sweeper": sweeper, "runtime": {"choices": {}}, "overrides": {"task": []}, "job": {"num": 0}}
+    command = Command.of(OmegaConf.create({"mode": RunMode.MULTIRUN, **facts}))
     trainer = Trainer(**{**DEFAULTS, "devices": devices, "accelerator": "cpu"})
     if devices == 1:
-        return ranks.check_ranks(trainer)
+        return ranks.check_ranks(trainer, command)
     with pytest.raises(UserError, match=r"Optuna sweep with 2 ranks is refused: .* different ones"):
-        ranks.check_ranks(trainer)
+        ranks.check_ranks(trainer, command)
 
 
 def test_keys_know_of_ranks_only_where_there_are_several() -> None:
-    def spread(**changes: object) -> dict[str, object]:
-        return Trainer(**{**DEFAULTS, **changes}).spread
+    def division(**changes: object) -> dict[str, object]:
+        return Trainer(**{**DEFAULTS, **changes}).division
 
-    assert spread() == spread(strategy="ddp") == {}
-    assert spread(devices=2) == spread(devices=2, strategy="ddp") == spread(num_nodes=2) == {"ranks": 2}
-    assert spread(devices=2, strategy="fsdp") == {"ranks": 2, "strategy": "fsdp"} and spread(strategy="fsdp") == {}
+    assert division() == division(strategy="ddp") == {}
+    assert division(devices=2) == division(devices=2, strategy="ddp") == division(num_nodes=2) == {"ranks": 2}
+    assert division(devices=2, strategy="fsdp") == {"ranks": 2, "strategy": "fsdp"} and division(strategy="fsdp") == {}

@@ -12,7 +12,7 @@ import pytest
 from command_line import PROJECT, run_here
 
 from expost.store.artifacts import Artifact, Store, digest
-from expost.store.references import listed, needed_by, references_in
+from expost.store.housekeeping import entries_of, references_in, runs_by_key
 
 KEYS = {name: digest({"name": name}) for name in ("vae", "latents", "prior", "other", "figures", "lonely", "sample")}
 
@@ -61,7 +61,7 @@ def held(root: Path) -> set[str]:
 
 
 def test_who_needs_what(root: Path) -> None:
-    needs = needed_by(listed(Store(root / "store")), references_in(root).named)
+    needs = runs_by_key(entries_of(Store(root / "store")), references_in(root)[0])
     assert {name: needs[key] for name, key in KEYS.items()} == {
         "vae": ["no-report", "one", "sweeps/s/0"],
         "latents": ["one", "sweeps/s/0"],
@@ -96,7 +96,7 @@ def test_gc_removes_what_no_run_needs_and_says_so(root: Path) -> None:
     shutil.rmtree(root / "no-report")
     assert stage_store(root, "store.gc=true")[0] == 0
     assert held(root) == set()
-    assert not Store(root / "store").unfinished()
+    assert not Store(root / "store").unfinished_folders()
 
 
 def test_gc_removes_what_the_dead_left_and_refuses_while_someone_lives(root: Path) -> None:
@@ -139,7 +139,7 @@ def test_verify_names_every_damaged_file_and_moves_its_folder_aside(root: Path) 
     code, out, err = stage_store(root, "store.verify=true", "store.gc=true")
     assert code == 2 and err.startswith("error: 2 of 7 artifacts are damaged: ") and err.count("\n") == 1
     assert f"vae/{KEYS['vae']}/manifest.json" in out and f"evaluation/{KEYS['figures']}/content.bin" in out
-    assert len(Store(root / "store").quarantined()) == 2
+    assert len(Store(root / "store").quarantined_folders()) == 2
     assert held(root) == set(KEYS) - {"vae", "figures"}, "nothing is collected where something was damaged"
 
 
@@ -150,7 +150,7 @@ def test_verify_leaves_alone_what_is_kept_of_a_stage_at_work(root: Path) -> None
     (folder / f"epoch-1-of-9.{64 * '0'}.ckpt").write_bytes(b"replaced between its listing and its reading")
     with store.lock("vae", key):
         code, _, err = stage_store(root, "store.verify=true")
-    assert (code, err) == (0, "") and folder.is_dir() and not store.quarantined()
+    assert (code, err) == (0, "") and folder.is_dir() and not store.quarantined_folders()
     code, _, err = stage_store(root, "store.verify=true")
     assert code == 2 and f"what is kept of vae/{key}" in err and not folder.exists()
 
@@ -162,7 +162,7 @@ def test_quarantine_goes_when_its_content_is_back(root: Path) -> None:
         assert store.find(stage, KEYS[name]) is None
     make(root, "vae", "vae", "one")
     assert stage_store(root, "store.gc=true")[0] == 0
-    (left,) = store.quarantined()
+    (left,) = store.quarantined_folders()
     assert left.name.startswith(f"evaluation-{KEYS['figures']}"), "what is nowhere else stays"
 
 

@@ -53,13 +53,13 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 def seconds_to_get(folder: Path) -> tuple[float, list[str]]:
     told: list[str] = []
     started = time.monotonic()
-    with KeyLock(folder, NAME).held(told.append):
+    with KeyLock(folder, NAME).hold(told.append):
         return time.monotonic() - started, told
 
 
 def test_the_owner_is_written_down_touched_and_removed(tmp_path: Path, hurried: None) -> None:
     path = tmp_path / f"{NAME}.owner"
-    with KeyLock(tmp_path, NAME).held():
+    with KeyLock(tmp_path, NAME).hold():
         facts = json.loads(path.read_text(encoding="utf-8"))
         assert (facts["process"], facts["host"]) == (os.getpid(), socket.gethostname())
         first = path.stat().st_mtime_ns
@@ -113,13 +113,13 @@ def test_an_owner_on_another_host_that_beats_is_waited_for(tmp_path: Path, no_fl
 
 
 def test_who_does_not_wait_hears_who_has_it(tmp_path: Path) -> None:
-    with KeyLock(tmp_path, NAME).held(), KeyLock(tmp_path, NAME).held_if_free() as owner:
+    with KeyLock(tmp_path, NAME).hold(), KeyLock(tmp_path, NAME).hold_if_free() as owner:
         assert owner == f"process {os.getpid()} on {socket.gethostname()}"
     path = owned_by(tmp_path, "elsewhere", 7)
-    with KeyLock(tmp_path, NAME).held_if_free() as owner:
+    with KeyLock(tmp_path, NAME).hold_if_free() as owner:
         assert owner == "process 7 on elsewhere"
     os.utime(path, (time.time() - 2 * locks.ABSENT_SECONDS,) * 2)
-    with KeyLock(tmp_path, NAME).held_if_free() as owner:
+    with KeyLock(tmp_path, NAME).hold_if_free() as owner:
         assert owner is None
     assert not path.exists()
 
@@ -206,7 +206,7 @@ def test_a_holder_that_is_slow_to_write_its_name_is_not_taken_for_nobody(
         raise PermissionError(1, "Operation not permitted")
 
     def work() -> None:
-        with KeyLock(tmp_path, NAME).held():
+        with KeyLock(tmp_path, NAME).hold():
             inside.append(1)
             most.append(len(inside))
             time.sleep(1)
@@ -236,7 +236,7 @@ def test_threads_of_one_process_exclude_each_other(tmp_path: Path, hurried: None
     most: list[int] = []
 
     def work() -> None:
-        with KeyLock(tmp_path, NAME).held():
+        with KeyLock(tmp_path, NAME).hold():
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.05)
@@ -254,7 +254,7 @@ def test_a_lock_does_not_outlive_its_process_in_a_forked_worker(tmp_path: Path) 
     """Data loaders fork: what they inherit must not hold the lock of a trainer that was killed."""
     script = (
         "import os, sys, time; from pathlib import Path; from expost.store.locks import KeyLock\n"
-        "with KeyLock(Path(sys.argv[1]), sys.argv[2]).held():\n"
+        "with KeyLock(Path(sys.argv[1]), sys.argv[2]).hold():\n"
         "    child = os.fork()\n"
         "    if child == 0: time.sleep(20); os._exit(0)\n"
         "    print(child, flush=True); os.kill(os.getpid(), 9)\n"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from stopped_run import NAME, Dies, KilledError, keeper, quarantined
+from stopped_run import NAME, Dies, KilledError, quarantined, training_states
 from training_run import equal, make_vae, run, weights
 
-from expost.store.training_states import FIRST_COST_SECONDS, damaged, states
-from expost.training.resume import OF
+from expost.store.training_states import FIRST_COST_SECONDS, damaged_files, states_in
+from expost.training.trainer import OF
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 def stopped(tmp_path: Path) -> Path:
     """What is kept of a training that was stopped in its third epoch."""
     with pytest.raises(KilledError):
-        run(make_vae(), watchers=(Dies(2),), keeper=keeper(tmp_path))
-    (state,) = states(tmp_path / NAME)
+        run(make_vae(), watchers=(Dies(2),), states=training_states(tmp_path))
+    (state,) = states_in(tmp_path / NAME)
     return state.path
 
 
@@ -102,10 +102,10 @@ def test_what_is_not_as_it_was_kept_is_put_aside_and_training_starts_over(
     content = (tmp_path / NAME / name).read_bytes()
     said: list[str] = []
     whole, vae = make_vae(), make_vae()
-    assert run(vae, keeper=keeper(tmp_path, said, share=0)) == run(whole)
+    assert run(vae, states=training_states(tmp_path, said, share=0)) == run(whole)
     assert equal(weights(vae), weights(whole))
     assert len(said) == 1 and "training starts over" in said[0] and "\n" not in said[0]
-    assert quarantined(tmp_path) == [name] and not states(tmp_path / NAME)
+    assert quarantined(tmp_path) == [name] and not states_in(tmp_path / NAME)
     assert next(tmp_path.glob("quarantine/*/*")).read_bytes() == content
     assert not (tmp_path / "executed").exists()
 
@@ -116,14 +116,14 @@ def test_seconds_of_a_stage_are_those_of_the_attempts_that_led_there(
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     for attempt in range(3):
-        kept = keeper(tmp_path)
+        kept = training_states(tmp_path)
         assert kept.earlier_seconds == 20 * attempt
         now += 20
         kept.keep("epoch", attempt, 9, "ckpt", lambda path: path.write_text("state", encoding="utf-8") and None)
         now += 7  # lost
-    found = keeper(tmp_path).find("ckpt", lambda path: None)
+    found = training_states(tmp_path).find("ckpt", lambda path: None)
     assert found is not None and found.seconds == 60
-    kept = keeper(tmp_path)
+    kept = training_states(tmp_path)
     assert kept.find("ckpt", lambda path: "is foreign") is None and kept.earlier_seconds == 0
 
 
@@ -131,16 +131,16 @@ def test_a_half_written_state_is_nobody_s(stopped: Path, tmp_path: Path) -> None
     (stopped.parent / ".writing").write_bytes(b"half")
     older = stopped.with_name(f"epoch-1-of-3.{'0' * 64}.ckpt")  # its content is not what its name says
     older.write_bytes(stopped.read_bytes())
-    assert list(damaged(stopped.parent)) == [older.name]
+    assert list(damaged_files(stopped.parent)) == [older.name]
     said: list[str] = []
-    run(make_vae(), keeper=keeper(tmp_path, said))
+    run(make_vae(), states=training_states(tmp_path, said))
     assert quarantined(tmp_path) == [older.name] and len(said) == 2
     assert said[0].startswith("what was kept") and "starts over" not in said[0]
     assert said[1] == "continues after epoch 2 of 3"
 
 
 def test_a_disk_that_is_full_leaves_what_was_kept_before(tmp_path: Path) -> None:
-    kept = keeper(tmp_path)
+    kept = training_states(tmp_path)
     kept.keep("epoch", 1, 9, "ckpt", lambda path: path.write_text("one", encoding="utf-8") and None)
 
     def full(path: Path) -> None:
@@ -149,21 +149,21 @@ def test_a_disk_that_is_full_leaves_what_was_kept_before(tmp_path: Path) -> None
 
     with pytest.raises(OSError, match="No space"):
         kept.keep("epoch", 2, 9, "ckpt", full)
-    assert [state.done for state in states(tmp_path / NAME)] == [1] and not list(damaged(tmp_path / NAME))
+    assert [state.done for state in states_in(tmp_path / NAME)] == [1] and not list(damaged_files(tmp_path / NAME))
     assert [path.name[:5] for path in (tmp_path / NAME).iterdir()] == ["epoch"]
 
 
 def test_nothing_passes_through_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    run(make_vae(), keeper=keeper(tmp_path))
-    assert [state.done for state in states(tmp_path / NAME)] == [2]
+    run(make_vae(), states=training_states(tmp_path))
+    assert [state.done for state in states_in(tmp_path / NAME)] == [2]
 
 
 def test_keeping_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    kept = keeper(tmp_path, share=0.05)
-    kept.starts()
+    kept = training_states(tmp_path, share=0.05)
+    kept.start()
 
     def write(path: Path) -> None:
         nonlocal now
@@ -176,4 +176,4 @@ def test_keeping_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytes
             assert kept.num_kept or now >= FIRST_COST_SECONDS / 0.05
             kept.keep("epoch", done, 2000, "ckpt", write)
     assert 0.04 <= kept.seconds / 20 <= 0.05 and kept.num_kept == 5
-    assert not keeper(tmp_path, share=0).is_due
+    assert not training_states(tmp_path, share=0).is_due

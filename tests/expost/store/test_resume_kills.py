@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Of every file of every artifact but times."""
     found = {}
     for artifact in Store(folder / "runs/store").artifacts():
-        assert not list(manifest.damaged(artifact.path))
+        assert not list(manifest.damaged_files(artifact.path))
         for path in sorted(artifact.path.rglob("*")):
             if path.is_file() and path.name != manifest.MANIFEST:
                 content = path.read_bytes()
@@ -79,7 +79,7 @@ def test_killed_in_a_stage_or_in_both(last: str, tmp_path: Path) -> None:
         second = kill_when(killed, "runs/store/.resume/prior-*/epoch-[3-9]-*", *PRIOR, always)
         assert re.search(r"^vae +continues after epoch \d+ of 60$", second, re.M), second
     store = Store(killed / "runs/store")
-    (kept,) = (folder for _, _, folder in store.resumable())
+    (kept,) = (folder for _, _, folder in store.resumables())
     assert kept.name.startswith(f"{last}-"), "what is finished needs no resume data"
     listing = run_here(killed, "stage=store", "store.verify=true")
     assert listing.code == 0 and re.search(r"kept up to epoch \d+ of \d+; \d{8}-", listing.out), listing
@@ -91,7 +91,7 @@ def test_killed_in_a_stage_or_in_both(last: str, tmp_path: Path) -> None:
     for stage in {"vae", last}:
         (facts,) = (artifact.manifest() for artifact in store.artifacts() if artifact.stage == stage)
         assert facts["seconds"] > facts["finished"] - facts["started"] + 0.1, "those of the killed attempt count"
-    assert store.resumable() == store.unfinished() == store.quarantined() == []
+    assert store.resumables() == store.unfinished_folders() == store.quarantined_folders() == []
     assert not list((store.root / ".locks").glob("*.owner"))
     curves = [next(reversed(sorted(folder.glob("runs/*/logs/prior/metrics.csv")))) for folder in (whole, killed)]
     assert (
@@ -114,7 +114,7 @@ def test_two_ranks_continue_together(stage: str, pattern: str, tmp_path: Path) -
     assert (last.code, last.err) == (0, "")
     assert re.search(rf"^{stage} +continues after epoch \d+ of ", last.out, re.M), last.out
     assert contents(killed) == contents(whole)
-    assert Store(killed / "runs/store").resumable() == []
+    assert Store(killed / "runs/store").resumables() == []
 
 
 def test_what_a_process_left_that_died_after_its_work_was_done_is_tidied(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_a_process_left_that_died_after_its_work_was_done_is_tidied(tmp_pat
     owner.write_text(json.dumps({"process": 2**22 + 1, "host": socket.gethostname(), "taken": 1.0}), encoding="utf-8")
     again = run_here(tmp_path, *words)
     assert again.code == 0 and again.stages("skipped") == ["vae"]
-    assert not left.exists() and not owner.exists() and store.quarantined() == []
+    assert not left.exists() and not owner.exists() and store.quarantined_folders() == []
 
 
 @pytest.mark.parametrize("run_is_there", [True, False])
@@ -154,4 +154,4 @@ def test_gc_keeps_what_was_kept_as_long_as_the_run_that_began_it_is_there(tmp_pa
         damaged = run_here(tmp_path, "stage=store", "store.verify=true")
         assert damaged.code == 2 and f"what is kept of vae/{key}" in damaged.err
         assert f"damaged    .resume/vae-{key}/epoch-12-of-300." in damaged.out
-        assert not folder.exists() and len(Store(tmp_path / "runs/store").quarantined()) == 1
+        assert not folder.exists() and len(Store(tmp_path / "runs/store").quarantined_folders()) == 1

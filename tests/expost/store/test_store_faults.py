@@ -71,12 +71,12 @@ def test_a_killed_writer_leaves_no_orphan_behind_the_next(store: Store, tmp_path
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    assert store.find("vae", KEY) is None and len(store.unfinished()) == 1
+    assert store.find("vae", KEY) is None and len(store.unfinished_folders()) == 1
     following = start(store, tmp_path / "log", 0.0)
     following.communicate(timeout=60)
     assert following.returncode == 0
     assert store.find("vae", KEY) is not None
-    assert store.unfinished() == [] and store.quarantined() == []
+    assert store.unfinished_folders() == [] and store.quarantined_folders() == []
     assert [path.name for path in (store.root / "vae").iterdir()] == [KEY]
     assert not list((store.root / ".locks").glob("*.owner"))
 
@@ -91,13 +91,13 @@ def test_while_the_trainer_lives_its_scratch_stays_and_when_it_is_killed_a_waite
     assert waiter.stdout is not None
     said = waiter.stdout.readline()
     assert said.startswith(f"waiting for process {trainer.pid} on "), said
-    assert len(store.unfinished()) == 1, "of a living writer nothing is removed"
+    assert len(store.unfinished_folders()) == 1, "of a living writer nothing is removed"
     trainer.send_signal(signal.SIGKILL)
     trainer.communicate()
     killed = time.monotonic()
     waiter.communicate(timeout=30)
     assert waiter.returncode == 0 and time.monotonic() - killed < 10
-    assert store.find("vae", KEY) is not None and store.unfinished() == []
+    assert store.find("vae", KEY) is not None and store.unfinished_folders() == []
     assert log.read_text(encoding="utf-8").split() == [str(trainer.pid), str(waiter.pid)]
 
 
@@ -123,10 +123,10 @@ def test_any_byte_that_changes_is_found_and_named(store: Store) -> None:
         intact = path.read_bytes()
         folder = next(folder for folder in folders if path.is_relative_to(folder))
         path.write_bytes(intact[:at] + bytes([intact[at] ^ draw.randrange(1, 256)]) + intact[at + 1 :])
-        found += next(manifest.damaged(folder), None) == path.relative_to(folder).as_posix()
+        found += next(manifest.damaged_files(folder), None) == path.relative_to(folder).as_posix()
         path.write_bytes(intact)
     assert found == 200
-    assert [next(manifest.damaged(folder), None) for folder in folders] == [None] * 3
+    assert [next(manifest.damaged_files(folder), None) for folder in folders] == [None] * 3
 
 
 def test_every_byte_of_a_manifest_counts(store: Store) -> None:
@@ -134,27 +134,27 @@ def test_every_byte_of_a_manifest_counts(store: Store) -> None:
     intact = path.read_bytes()
     for at in range(len(intact)):
         path.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
-        assert list(manifest.damaged(path.parent)) == [MANIFEST], (at, intact[at - 5 : at + 5])
+        assert list(manifest.damaged_files(path.parent)) == [MANIFEST], (at, intact[at - 5 : at + 5])
     for blank in (b"\t", b"\n", b"\r"):  # the same to JSON
         path.write_bytes(intact.replace(b" ", blank, 1))
-        assert list(manifest.damaged(path.parent)) == [MANIFEST]
+        assert list(manifest.damaged_files(path.parent)) == [MANIFEST]
 
 
 def test_what_is_added_moved_or_linked_is_damage(store: Store, tmp_path: Path) -> None:
     folder = write(store)
     (folder / ".nfs0001").write_text("left by a network file system", encoding="utf-8")
-    assert not list(manifest.damaged(folder))
+    assert not list(manifest.damaged_files(folder))
     (folder / "labels.npy").write_text("planted", encoding="utf-8")
-    assert list(manifest.damaged(folder)) == ["labels.npy (not in the manifest)"]
+    assert list(manifest.damaged_files(folder)) == ["labels.npy (not in the manifest)"]
     (folder / "labels.npy").unlink()
     outside = tmp_path / "outside"
     (folder / "deep").rename(outside)
     (folder / "deep").symlink_to(outside)
-    assert next(manifest.damaged(folder)) == "deep/notes.txt"
+    assert next(manifest.damaged_files(folder)) == "deep/notes.txt"
     (folder / "deep").unlink()
     outside.rename(folder / "deep")
     moved = folder.rename(folder.with_name(digest({"a": 9})))
-    assert list(manifest.damaged(moved)) == [MANIFEST], "another key's content"
+    assert list(manifest.damaged_files(moved)) == [MANIFEST], "another key's content"
 
 
 def test_a_listing_cannot_lead_out_of_its_folder(store: Store, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_listing_cannot_lead_out_of_its_folder(store: Store, tmp_path: Path) -
         forged = {k: v for k, v in facts.items() if k != "checksum"} | {"files": {**facts["files"], name: said}}
         forged["checksum"] = manifest.checksum(forged)
         (folder / MANIFEST).write_text(json.dumps(forged, indent=2), encoding="utf-8")
-        assert list(manifest.damaged(folder)) == [name]
+        assert list(manifest.damaged_files(folder)) == [name]
 
 
 def test_an_artifact_from_before_there_were_checksums_stays_readable(store: Store) -> None:
@@ -179,7 +179,7 @@ def test_an_artifact_from_before_there_were_checksums_stays_readable(store: Stor
     found = store.find("vae", KEY)
     assert found is not None and found.manifest() == old
     (folder / MANIFEST).write_text(json.dumps(facts | {"checksun": "x"}, indent=2), encoding="utf-8")
-    assert list(manifest.damaged(folder)) == [MANIFEST]
+    assert list(manifest.damaged_files(folder)) == [MANIFEST]
 
 
 SAYS_FULL = [
@@ -195,7 +195,7 @@ def test_a_full_disk_while_writing_is_one_line_and_leaves_nothing(store: Store, 
         (folder / "half.bin").write_bytes(b"half")
         raise error
     assert "make room" in str(caught.value) and "\n" not in str(caught.value)
-    assert store.artifacts() == [] and store.unfinished() == []
+    assert store.artifacts() == [] and store.unfinished_folders() == []
     assert write(store).is_dir() and store.find("vae", KEY) is not None
 
 
@@ -207,7 +207,7 @@ def test_a_full_disk_while_the_manifest_is_forced_out(store: Store, monkeypatch:
         patched.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="make room"):
             write(store)
-    assert store.artifacts() == [] and store.unfinished() == []
+    assert store.artifacts() == [] and store.unfinished_folders() == []
     write(store)
     assert store.find("vae", KEY) is not None
 
@@ -234,11 +234,11 @@ def test_a_disk_that_is_really_full(tmp_path: Path, through: str) -> None:
         ):
             saves[through](folder)
         assert "\n" not in str(caught.value)
-        assert store.find("vae", KEY) is None and store.unfinished() == []
+        assert store.find("vae", KEY) is None and store.unfinished_folders() == []
         subprocess.run(["mount", "-o", "remount,size=4m", str(place)], check=True)
         with store.lock("vae", KEY):
             write(store)
-        assert store.find("vae", KEY) is not None and store.unfinished() == []
+        assert store.find("vae", KEY) is not None and store.unfinished_folders() == []
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
@@ -260,7 +260,7 @@ def test_damage_in_a_store_that_cannot_be_written_is_named_and_nothing_is_lost(
             words = str(caught.value)
             assert "model.bin" in words and "Read-only file system" in words and "\n" not in words
         assert folder.is_dir()
-    assert store.find("vae", KEY) is None and len(store.quarantined()) == 1
+    assert store.find("vae", KEY) is None and len(store.quarantined_folders()) == 1
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES])
@@ -275,7 +275,7 @@ def test_a_vanished_mount_is_no_damage(store: Store, code: int, monkeypatch: pyt
         with pytest.raises(UserError, match=os.strerror(code)) as caught:
             store.find("vae", KEY)
     assert str(folder) in str(caught.value) and "paths.root=DIR" in str(caught.value)
-    assert store.find("vae", KEY) is not None and store.quarantined() == []
+    assert store.find("vae", KEY) is not None and store.quarantined_folders() == []
 
 
 def test_a_scratch_folder_that_vanishes_is_one_line(store: Store) -> None:
@@ -296,4 +296,4 @@ def test_of_two_writers_that_both_believe_in_their_lock_one_result_stays(store: 
         (slow / "a").write_text("a", encoding="utf-8")
         with store.writing("vae", KEY, {}) as quick:
             (quick / "a").write_text("a", encoding="utf-8")
-    assert store.find("vae", KEY) is not None and store.unfinished() == []
+    assert store.find("vae", KEY) is not None and store.unfinished_folders() == []

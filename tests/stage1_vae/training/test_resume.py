@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from image_files import everything
 from PIL import Image
-from stopped_run import NAME, Dies, KilledError, keeper, quarantined
+from stopped_run import NAME, Dies, KilledError, quarantined, training_states
 from training_run import digits, equal, make_vae, run, settings, weights
 
-from expost.store.training_states import states
-from expost.training.devices import lightning_fit
+from expost.store.training_states import states_in
+from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.delta import Delta
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import InMemory
@@ -22,7 +23,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.objectives.iwae import IWAE
 from stage1_vae.objectives.reconstruction import Reconstruction
-from stage1_vae.training import stretches
+from stage1_vae.training import train as training_run
 from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
 
@@ -50,17 +51,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_every_bit_is_that_of_a_run_that_nobody_stopped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stretches, "MAX_LENGTH", 4)  # of the ten batches of an epoch
+    monkeypatch.setattr(training_run, "MAX_LENGTH", 4)  # of the ten batches of an epoch
     asked = {"max_epochs": 5, "max_steps": None, **SETTINGS[name]}
     whole = make_vae()
     expected = run(whole, **asked)
     for epoch in (1, 3):
         with pytest.raises(KilledError):
-            run(make_vae(), watchers=(Dies(epoch),), keeper=keeper(tmp_path), **asked)
-        assert [state.done for state in states(tmp_path / NAME)] == [epoch]
+            run(make_vae(), watchers=(Dies(epoch),), states=training_states(tmp_path), **asked)
+        assert [state.done for state in states_in(tmp_path / NAME)] == [epoch]
     said: list[str] = []
     vae = make_vae(seed=9)  # what it starts with must not matter
-    history = run(vae, keeper=keeper(tmp_path, said), **asked)
+    history = run(vae, states=training_states(tmp_path, said), **asked)
     assert len(said) == 1 and said[0].startswith("continues after epoch 3 of ")
     assert history == expected and equal(weights(vae), weights(whole))
     assert not quarantined(tmp_path)
@@ -78,8 +79,8 @@ def test_other_models(name: str, tmp_path: Path) -> None:
     whole, vae = make(), make()
     expected = run(whole, objective())
     with pytest.raises(KilledError):
-        run(make(), objective(), watchers=(Dies(2),), keeper=keeper(tmp_path))
-    assert run(vae, objective(), keeper=keeper(tmp_path)) == expected
+        run(make(), objective(), watchers=(Dies(2),), states=training_states(tmp_path))
+    assert run(vae, objective(), states=training_states(tmp_path)) == expected
     assert equal(weights(vae), weights(whole))
 
 
@@ -88,14 +89,14 @@ def test_a_compiled_step(tmp_path: Path) -> None:
     whole, vae = make_vae(), make_vae()
     expected = run(whole, compile=True)
     with pytest.raises(KilledError):
-        run(make_vae(), compile=True, watchers=(Dies(2),), keeper=keeper(tmp_path))
-    assert run(vae, compile=True, keeper=keeper(tmp_path)) == expected
+        run(make_vae(), compile=True, watchers=(Dies(2),), states=training_states(tmp_path))
+    assert run(vae, compile=True, states=training_states(tmp_path)) == expected
     assert equal(weights(vae), weights(whole))
 
 
 def test_a_folder_of_images_with_a_worker_and_noise(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    for i, image in enumerate(digits().train.images[:300, 0]):
+    for i, image in enumerate(everything(digits().train)[:300, 0]):
         Image.fromarray((image.numpy() * 15).astype(np.uint8)).save(tmp_path / f"images/{i:03d}.png")
     data = ImageFolder(str(tmp_path / "images"), memory_limit_gib=0).load()
     assert not isinstance(data.train, InMemory)
@@ -114,15 +115,15 @@ def test_a_folder_of_images_with_a_worker_and_noise(tmp_path: Path) -> None:
     whole, vae = make_vae(), make_vae()
     expected = trained(whole)
     with pytest.raises(KilledError):
-        trained(make_vae(), Dies(1), keeper=keeper(tmp_path))
-    assert trained(vae, keeper=keeper(tmp_path)) == expected
+        trained(make_vae(), Dies(1), states=training_states(tmp_path))
+    assert trained(vae, states=training_states(tmp_path)) == expected
     assert equal(weights(vae), weights(whole))
 
 
 def test_the_last_epoch_end_is_not_kept(tmp_path: Path) -> None:
     for asked in ({"max_epochs": 1}, {"max_epochs": 9, "max_steps": 7}):
-        run(make_vae(), keeper=keeper(tmp_path), **asked)
+        run(make_vae(), states=training_states(tmp_path), **asked)
         assert not (tmp_path / NAME).exists()
-    history = run(make_vae(), keeper=keeper(tmp_path), max_steps=None, **OVERFITS)
-    (state,) = states(tmp_path / NAME)
+    history = run(make_vae(), states=training_states(tmp_path), max_steps=None, **OVERFITS)
+    (state,) = states_in(tmp_path / NAME)
     assert state.done == len(history) - 1 < 30, "the end that early stopping chose was kept"

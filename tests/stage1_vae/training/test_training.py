@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from image_files import everything
 from torch import Tensor
 from training_run import (
     PREPROCESS,
@@ -22,7 +23,7 @@ from stage1_vae.bottlenecks.delta import Delta
 from stage1_vae.data.images import InMemory
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.objectives.reconstruction import Reconstruction
-from stage1_vae.training import stretches
+from stage1_vae.training import train as training_run
 from stage1_vae.training.module import TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's callbacks see every step."""
-    monkeypatch.setattr(stretches, "MAX_LENGTH", 1)
+    monkeypatch.setattr(training_run, "MAX_LENGTH", 1)
 
 
 def test_loss_falls_and_history_has_every_epoch() -> None:
@@ -173,7 +174,7 @@ def test_early_stopping_restores_the_best_weights(ema_decay: float | None) -> No
     best = losses.index(min(losses))
     assert len(losses) == best + 6 < 300, "training did not stop five epochs after the best"
     with torch.no_grad():
-        found = Reconstruction()(vae, PREPROCESS(digits().val.images), 0).loss.item()
+        found = Reconstruction()(vae, PREPROCESS(everything(digits().val)), 0).loss.item()
     assert found == pytest.approx(losses[best], rel=1e-5)
     assert found < losses[-1]
 

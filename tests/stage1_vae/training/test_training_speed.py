@@ -12,7 +12,7 @@ from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.objective import Objective
 from stage1_vae.objectives.elbo import ELBO
-from stage1_vae.training import stretches
+from stage1_vae.training import train as training_run
 from stage1_vae.vae import VAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -67,7 +67,7 @@ def test_stretches_of_any_length_take_the_same_steps(
 ) -> None:
     found = []
     for length in (1, 4, 16):
-        monkeypatch.setattr(stretches, "MAX_LENGTH", length)
+        monkeypatch.setattr(training_run, "MAX_LENGTH", length)
         vae = make_vae()
         history = run(vae, max_epochs=2, max_steps=max_steps, schedule="cosine", gradient_clip=clip)
         found.append((weights(vae), [epoch["train_loss"] for epoch in history]))
@@ -77,8 +77,8 @@ def test_stretches_of_any_length_take_the_same_steps(
 
 def test_stretches_hold_every_batch_once_and_are_bounded_by_pixels() -> None:
     batches = Batches(digits().train, Preprocess(levels=17), 128, shuffle=True, seed=0)
-    several = stretches.Stretches(batches, (1, 8, 8))
+    several = training_run.Stretches(batches, (1, 8, 8))
     sizes = [[len(x) for x, _ in stretch] for stretch in several]
     assert len(sizes) == len(several) == 1 and sum(sizes[0]) == len(digits().train) and len(sizes[0]) == STEPS
-    assert stretches.Stretches(batches, (3, 64, 64)).length == 2
-    assert stretches.Stretches(batches, (3, 1024, 1024)).length == 1
+    assert training_run.Stretches(batches, (3, 64, 64)).length == 2
+    assert training_run.Stretches(batches, (3, 1024, 1024)).length == 1

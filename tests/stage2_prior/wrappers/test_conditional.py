@@ -13,7 +13,7 @@ from training_run import settings as trainer_settings
 from expost.config.build import build as make
 from expost.config.build import target_class
 from expost.parts.priors import constructor_node, wrapper_nodes
-from expost.training.devices import lightning_fit
+from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior

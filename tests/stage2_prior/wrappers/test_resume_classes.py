@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume_priors import KilledError, StopsAt, keeper, lent
+from stopped_run import KilledError, StopsAt, lent, training_states
 from training_run import equal
 
-from expost.training.devices import lightning_fit
-from expost.training.resume import LoopStates
+from expost.training.trainer import LoopStates, lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, NothingKept
 from stage2_prior.prior import Prior
@@ -53,9 +52,9 @@ def test_wherever_it_stops(stops: tuple[int, ...], tmp_path: Path) -> None:
     expected, report, log = fitted(mixture(), NothingKept())
     for num in stops:
         with pytest.raises(KilledError):
-            fitted(mixture(), StopsAt(LoopStates(keeper(tmp_path)), num))
+            fitted(mixture(), StopsAt(LoopStates(training_states(tmp_path)), num))
     said: list[str] = []
-    found, again, relogged = fitted(mixture(), LoopStates(keeper(tmp_path, said)))
+    found, again, relogged = fitted(mixture(), LoopStates(training_states(tmp_path, said)))
     assert equal(found.state_dict(), expected.state_dict())
     assert replace(again, seconds=0) == replace(report, seconds=0)
     assert relogged == log and {name for figures, _ in log for name in figures} >= {
@@ -70,9 +69,9 @@ def test_wherever_it_stops(stops: tuple[int, ...], tmp_path: Path) -> None:
 def test_closed_forms_are_kept_class_by_class(tmp_path: Path) -> None:
     expected, _, _ = fitted(Gaussian(SPEC), NothingKept())
     with pytest.raises(KilledError):
-        fitted(Gaussian(SPEC), StopsAt(LoopStates(keeper(tmp_path)), 2))
+        fitted(Gaussian(SPEC), StopsAt(LoopStates(training_states(tmp_path)), 2))
     said: list[str] = []
-    found, _, _ = fitted(Gaussian(SPEC), LoopStates(keeper(tmp_path, said)))
+    found, _, _ = fitted(Gaussian(SPEC), LoopStates(training_states(tmp_path, said)))
     assert said == ["continues after iteration 2 of 3"] and equal(found.state_dict(), expected.state_dict())
 
 
@@ -102,10 +101,10 @@ def test_no_class_trained_by_gradient_begins_where_another_one_ended(tmp_path: P
         whole.fit(TRAIN, VAL, run)
         return whole.state_dict()
 
-    assert equal(trained(keeper(tmp_path)), trained(None))
+    assert equal(trained(training_states(tmp_path)), trained(None))
 
 
 def lightning_fit_with(kept: Any) -> Any:
     from training_run import settings
 
-    return lightning_fit(settings(), [], keeper=kept)
+    return lightning_fit(settings(), [], states=kept)

@@ -1,0 +1,52 @@
+"""Latents into images in blocks: bounded memory for any number of images of any size."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from stage1_vae.data.images import Domain, ImageData
+from stage1_vae.vae import VAE
+
+MAX_BLOCK = 500
+BLOCK_PIXELS = 2**22
+
+
+@torch.no_grad()
+def image_blocks(
+    vae: VAE, draw: Callable[[int], Tensor], num: int, noise: bool, seed: int, data: ImageData
+) -> Iterator[Tensor]:
+    """uint8 images [<=block, C, H, W], `num` in all: means of p(x|z), or draws from it with `noise`.
+
+    Args:
+        vae: on the device to compute on.
+        draw: z, [n, *latent].
+        num: how many images.
+        noise: draw from p(x|z) instead of taking its mean.
+        seed: the same one gives the same images.
+        data: says where a pixel lives; real ones are scaled from the range of the training images.
+    """
+    low, high = pixel_range(data)
+    size, device = block_size(data.shape), next(vae.parameters(), torch.empty(0)).device
+    for block, start in enumerate(range(0, num, size)):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed * 1_000_003 + block)
+            image = vae.decode(draw(size))
+            x = image.sample() if noise else image.mean  # [size, C, H, W]
+        pixels = ((x - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+        yield pixels[: num - start]
+
+
+def block_size(shape: tuple[int, ...]) -> int:
+    """Images that are decoded at once: bounded memory for large ones, and the same for every `num`."""
+    return max(1, min(MAX_BLOCK, BLOCK_PIXELS // math.prod(shape)))
+
+
+def pixel_range(data: ImageData) -> tuple[float, float]:
+    """What becomes black and what becomes white."""
+    if data.domain is Domain.UNIT:
+        return 0.0, 1.0
+    some = data.train.batch(torch.arange(min(1000, len(data.train))))
+    low, high = some.min().item(), some.max().item()
+    return low, high if high > low else low + 1.0

@@ -1,0 +1,61 @@
+"""The judge: figures and pictures of the baseline prior and of the learned one, side by side."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from expost.config.schema import Config
+from expost.costs.evaluation import evaluation_parts
+from expost.evaluation.images import class_accuracy
+from expost.job import Run
+from expost.measure.evaluate import measure, measure_ingredients
+from expost.measure.feature_nets import Nets
+from expost.parts.assembly import Parts
+from expost.parts.identity import CIRCUMSTANCES, circumstances
+from expost.parts.weights import histories
+from expost.stages.making import Making, Stage
+from expost.training.tracking import with_one_name
+
+
+def needs(config: Config, parts: Parts) -> tuple[str, ...]:
+    """Samples of classes are shown to a classifier: to the features' net, where that is the data set's own."""
+    classifier = bool(parts.prior.num_classes) and config.evaluation.features is not None
+    return "vae", "latents", "prior", "features", *["classifier"] * classifier
+
+
+def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change a figure, and what the learned prior is called in them."""
+    of_classes = {"judge": keys.get("classifier", keys["features"]), "classes": class_accuracy.VERSION}
+    return {
+        **{name: keys[name] for name in ("vae", "latents", "prior", "features")},
+        **(of_classes if parts.prior.num_classes else {}),
+        "name": job.prior_name,
+        "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
+        "seed": job.config.seeds.sample,
+        **measure_ingredients(parts, job.config.evaluation.num_samples),
+    }
+
+
+def evaluate_priors(making: Making) -> Mapping[str, Any]:
+    """`figures.json`, the pictures, and the circumstances in which they were made."""
+    job, parts, inputs = making.job, making.parts, making.inputs
+    (making.folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
+    nets = Nets(inputs["features"], inputs.get("classifier", inputs["features"]) if parts.prior.num_classes else None)
+    latents = making.latents("train"), making.latents("val"), making.latents("test")
+    recorded = histories(inputs["vae"], inputs["prior"])
+    with job.seeded(job.config.seeds.sample):
+        figures = measure(job, parts, making.vae, making.prior, nets, latents, recorded, making.folder, making.tracker)
+    return with_one_name(figures, job.prior_name)
+
+
+STAGE = Stage(
+    name="evaluation",
+    typed="evaluate",
+    needs=needs,
+    ingredients=ingredients,
+    make=evaluate_priors,
+    expected=lambda making: evaluation_parts(
+        making.job, making.parts, making.vae, making.prior, making.latents("train")
+    ),
+    reads_images=True,
+)

@@ -1,0 +1,89 @@
+"""Stage 1: images -> VAE."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from safetensors.torch import save_file
+
+from expost.config.build import origins
+from expost.costs.foresight import Part, stage1_parts
+from expost.job import Run
+from expost.parts.assembly import Parts
+from expost.parts.decoding import block_size
+from expost.parts.weights import weights
+from expost.stages.making import Making, Stage
+from expost.training.devices import resolved_precision
+from stage1_vae.codes.usage import collapse
+from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.training.train import TRAIN_VERSION, Settings, train
+
+
+def vae_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change a trained VAE."""
+    config = job.config
+    nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
+    left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
+    return {
+        "data": parts.data.fingerprint,
+        "preprocess": {
+            "binarize": parts.preprocess.binarize,
+            "dequantize": parts.preprocess.dequantize,
+            "domain": parts.preprocess.domain.value,
+            "version": Preprocess.version,
+        },
+        "net": config.net,
+        "vae": config.vae.model_dump(),
+        "likelihood": config.likelihood,
+        "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
+        "seed": config.seeds.vae,
+        "versions": origins(nodes) | {"train": TRAIN_VERSION},
+        "limits": job.trainer_overrides,
+    }
+
+
+def learns(parts: Parts) -> bool:
+    return next(parts.vae.parameters(), None) is not None
+
+
+def train_vae(making: Making) -> Mapping[str, Any]:
+    """`model.safetensors` and the figures of each epoch, `history.json`; of several ranks, the first writes them."""
+    job, parts, folder = making.job, making.parts, making.folder
+    history: list[dict[str, Any]] = []
+    if learns(parts):
+        chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
+        settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
+        size, seed = job.config.trainer.batch_size, job.config.seeds.vae
+        batches = parts.batches(parts.data.train, size, job.ranks, shuffle=True, seed=seed)
+        val_batches = parts.batches(parts.data.val, max(size, block_size(parts.data.shape)), job.ranks)
+        fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
+        with job.seeded(seed):
+            history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
+    else:
+        job.say("vae", "has no parameters: there is nothing to train")
+    trained = weights(parts.vae)
+    job.ranks.check_equal(trained)
+    if job.ranks.rank == 0:
+        save_file(trained, folder / "model.safetensors")
+        (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
+        for note in collapse(history[-1]) if history else ():
+            job.say("vae", note)
+    return history[-1] if history else {}
+
+
+def expected(making: Making) -> list[Part]:
+    return stage1_parts(making.job, making.parts) if learns(making.parts) else []
+
+
+STAGE = Stage(
+    name="vae",
+    typed="vae",
+    needs=lambda config, parts: (),
+    ingredients=vae_ingredients,
+    make=train_vae,
+    expected=expected,
+    in_ranks=learns,
+    reads_images=True,
+)

@@ -1,0 +1,29 @@
+"""What this machine has: memory to take, and arithmetic in half precision."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def available_bytes() -> int:
+    """What this process can still take without swapping, in bytes: of the machine, within a container's limit."""
+    num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):  # only Linux says more
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        num_bytes = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # "max" is no number
+            num_bytes = min(num_bytes, int(Path(path).read_text(encoding="utf-8")))
+    return num_bytes
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are faster than float32 there, and not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
