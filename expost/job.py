@@ -22,7 +22,7 @@ from expost.training.progress import show_progress
 from expost.training.tracking import Tracker
 from stage1_vae.machine import has_native_bf16
 from stage1_vae.ranks import ALONE, Ranks
-from stage2_prior.fitting import FitRun, NothingKept
+from stage2_prior.fitting import FitRun, NoStates
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -145,7 +145,7 @@ class Run:
             log=tracker.log,
             lightning_fit=self.lightning_fit(tracker, states=tracker.states),
             settings=self.fit_settings,
-            kept=LoopStates(tracker.states, self.ranks) if tracker.states else NothingKept(),
+            states=LoopStates(tracker.states, self.ranks) if tracker.states else NoStates(),
             ranks=self.ranks,
         )
         return replace(usual, **changes)

@@ -30,7 +30,6 @@ class CountingPrior(Prior, ABC):
     """
 
     log_prob_is = Exactness.EXACT
-    fits_in_ranks = False
     knobs = CODE_KNOBS
     log_probs: Tensor
 

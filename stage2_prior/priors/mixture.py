@@ -174,8 +174,8 @@ class Mixture(Prior):
         settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
 
-        def climb(state: EMState, heard: Callable[[EMState], None]) -> EMState:
-            return expectation_maximisation(points, state, settings, heard)
+        def climb(state: EMState, on_step: Callable[[EMState], None]) -> EMState:
+            return expectation_maximisation(points, state, settings, on_step)
 
         search = Search(
             kind=EMState,
@@ -191,7 +191,7 @@ class Mixture(Prior):
             device=run.device,
             watch=watch,
         )
-        best = best_of(search, run.kept)
+        best = best_of(search, run.states)
         self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
@@ -218,8 +218,8 @@ class Mixture(Prior):
 
         stepwise = StepwiseSettings(settings, len(train), size)
 
-        def climb(state: StepwiseState, heard: Callable[[StepwiseState], None]) -> StepwiseState:
-            return stepwise_em(state, epoch, held_out, stepwise, heard)
+        def climb(state: StepwiseState, on_step: Callable[[StepwiseState], None]) -> StepwiseState:
+            return stepwise_em(state, epoch, held_out, stepwise, on_step)
 
         search = Search(
             kind=StepwiseState,
@@ -235,7 +235,7 @@ class Mixture(Prior):
             device=run.device,
             watch=watch,
         )
-        best = best_of(search, run.kept)
+        best = best_of(search, run.states)
         self._adopt(best.current, scaling)
         return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
 
@@ -270,12 +270,12 @@ class Mixture(Prior):
 
 def notes(state: EMState | StepwiseState, max_iter: int) -> list[str]:
     """What the user should know of a fit."""
-    said = []
+    lines = []
     if not state.converged:
-        said.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
+        lines.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
     if state.reseeded:
-        said.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
-    return said
+        lines.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
+    return lines
 
 
 POINTS_AT_ONCE = 8192
