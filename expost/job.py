@@ -154,7 +154,7 @@ class Run:
             changes: fields of a `FitRun` that are not as usual.
         """
         from expost.training.trainer import LoopStates
-        from stage2_prior.fitting import FitRun, NothingKept
+        from stage2_prior.fitting import FitRun, NoStates
 
         usual = FitRun(
             device=self.device,
@@ -162,7 +162,7 @@ class Run:
             log=tracker.log,
             lightning_fit=self.lightning_fit(tracker, states=tracker.states),
             settings=self.fit_settings,
-            kept=LoopStates(tracker.states, self.ranks) if tracker.states else NothingKept(),
+            states=LoopStates(tracker.states, self.ranks) if tracker.states else NoStates(),
             ranks=self.ranks,
         )
         return replace(usual, **changes)

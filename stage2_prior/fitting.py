@@ -31,7 +31,7 @@ class Density(LatentDensity, Protocol):
     passes: int
 
 
-class Kept(Protocol):
+class FitStates(Protocol):
     """Where a fit that has no Lightning loop keeps its state between iterations, and finds it when it starts again."""
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Kept(Protocol):
         """What was saved last by an attempt that did not finish, on the CPU; None: the fit begins."""
 
 
-class NothingKept:
+class NoStates:
     """A fit that starts over when it is stopped."""
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None: ...
@@ -90,7 +90,7 @@ class FitRun:
             its training and validation batches, and any keyword of `pytorch_lightning.Trainer`; with `resumable=False`
             it keeps nothing, which whoever calls it twice must say.
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
-        kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
+        states: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
         sizes: where the fit goes another way.
     """
@@ -100,7 +100,7 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    kept: Kept = field(default_factory=NothingKept)
+    states: FitStates = field(default_factory=NoStates)
     ranks: Ranks = field(default_factory=Ranks)
     sizes: Sizes = field(default_factory=Sizes)
 

@@ -50,10 +50,10 @@ def moments(latents: LatentDataset, device: torch.device | str = "cpu", full: bo
         step = its_mean - mean
         if full:
             centred = loc - its_mean
-            spread, apart = centred.T @ centred / len(loc), torch.outer(step, step)
+            block, apart = centred.T @ centred / len(loc), torch.outer(step, step)
         else:
-            spread, apart = loc.var(0, unbiased=False), step.square()
-        between = between + share * (spread - between) + share * (1 - share) * apart
+            block, apart = loc.var(0, unbiased=False), step.square()
+        between = between + share * (block - between) + share * (1 - share) * apart
         mean = mean + share * step
         if isinstance(posterior, DiagonalNormal) and log_std is not None:
             its_log_std = posterior.log_std.to(device).flatten(1).double()

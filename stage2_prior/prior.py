@@ -43,6 +43,8 @@ class Prior(nn.Module, ABC):
     """Fewest training images that it can be fitted to."""
     min_images_a_class: int = 0
     """The same of each class, where each is fitted to its own images alone; else 0."""
+    fits_in_ranks: bool = False
+    """Whether `fit` divides its work over several ranks; a closed form does not need to."""
     num_classes: int = 0
     """Classes whose labels it takes as context; 0: it takes none."""
     passes: int = 1
@@ -64,11 +66,6 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def num_parameters(self) -> int:
         """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
-
-    @property
-    @abstractmethod
-    def fits_in_ranks(self) -> bool:
-        """Whether `fit` divides its work over several ranks; a closed form does not need to."""
 
     @classmethod
     @abstractmethod
@@ -173,6 +170,10 @@ class GradientPrior(Prior, ABC):
 
     fits_in_ranks = True
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
     @abstractmethod
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         """What training minimises, [B, *shape] -> [B]."""
@@ -199,6 +200,7 @@ class Wrapper(Prior, ABC):
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
+        self.fits_in_ranks = prior.fits_in_ranks
 
     @property
     @abstractmethod
@@ -213,10 +215,6 @@ class Wrapper(Prior, ABC):
     @property
     def log_prob_is(self) -> Exactness:
         return self.inner.log_prob_is
-
-    @property
-    def fits_in_ranks(self) -> bool:
-        return self.inner.fits_in_ranks
 
 
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:

@@ -92,6 +92,6 @@ def cut(logits: Tensor, how: Sampling) -> Tensor:
     return logits
 
 
-def guided(conditional: Tensor, unconditional: Tensor, how: Sampling) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, how: Sampling) -> Tensor:
     """(1 + w) conditional - w unconditional, for log-densities or logits of the same shape."""
     return conditional + how.guidance * (conditional - unconditional)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from expost.config.build import construct
+from expost.config.schema import Node
 from expost.store.safe import UnsafeError, read_json, resolve_class
 from expost.store.tensors import Layout, layouts, read_layouts, read_tensors
 from stage1_vae.bottleneck import Bottleneck
@@ -45,8 +46,6 @@ MOVED = {
 """Where classes of earlier exports are today."""
 MAX_PIXELS = 2**26
 """Numbers of one image or one latent: a model without weights could ask for any."""
-
-Node = dict[str, Any]
 
 
 class Strict(BaseModel):
@@ -103,7 +102,7 @@ class Exported(Strict):
     sha256: str
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` with the hash of itself."""
     plain = {key: value for key, value in content.items() if key != "sha256"}
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -120,7 +119,7 @@ def read_config(folder: Path) -> Exported:
     place = folder / CONFIG
     if content.get("format") != FORMAT:
         raise UnsafeError(f"{place} is no {FORMAT!r}, but {content.get('format')!r}")
-    if sealed(content) != content:
+    if seal(content) != content:
         raise UnsafeError(f"{place} is damaged or was edited: its sha256 is not that of its content")
     try:
         config = Exported.model_validate(content)
@@ -162,7 +161,7 @@ def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"):
         with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
             vae = build_vae(config)
-            prior = build_prior(config, _checked_spec(config, vae), len(promised[PRIOR_FILE]))
+            prior = build_prior(config, _check_spec(config, vae), len(promised[PRIOR_FILE]))
         expected: dict[str, dict[str, Layout]] = {VAE_FILE: layouts(vae), PRIOR_FILE: layouts(prior)}
     tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected.items()}
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"), torch.random.fork_rng(devices=[]):
@@ -177,10 +176,10 @@ def build_vae(config: Exported) -> VAE:
     """Stage 1 with fresh weights."""
 
     def bottleneck(**injected: Any) -> Bottleneck:
-        return made(config, "bottleneck", Bottleneck, **injected, num_classes=config.latent.get("num_classes", 0))
+        return build_part(config, "bottleneck", Bottleneck, **injected, num_classes=config.latent.get("num_classes", 0))
 
     channels, height, width = config.image_shape
-    net, likelihood = made(config, "net", Net), made(config, "likelihood", Likelihood)
+    net, likelihood = build_part(config, "net", Net), build_part(config, "likelihood", Likelihood)
     return VAE((channels, height, width), net, bottleneck, likelihood)
 
 
@@ -190,7 +189,7 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     Raises:
         UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
     """
-    prior = made(config, "prior", Prior, spec=spec)
+    prior = build_part(config, "prior", Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
     if prior.takes_labels and prior.num_classes:
@@ -210,7 +209,7 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     return prior
 
 
-def made(config: Exported, part: str, base: type, **injected: Any) -> Any:
+def build_part(config: Exported, part: str, base: type, **injected: Any) -> Any:
     """The object that one part of the configuration names."""
     node: Node = getattr(config, part)
     cls: Any = resolve_class(node.get("_target_"), base)
@@ -228,7 +227,7 @@ def check_version(config: Exported, target: str, now: int) -> None:
         raise UnsafeError(f"{target} was exported as version {written} and is version {now} here; install {release}")
 
 
-def _checked_spec(config: Exported, vae: VAE) -> LatentSpec:
+def _check_spec(config: Exported, vae: VAE) -> LatentSpec:
     if vae.spec.num_dims > MAX_PIXELS:
         raise UnsafeError(f"{CONFIG}: latents of {vae.spec.num_dims:,} numbers; at most {MAX_PIXELS:,} are expected")
     if LatentSpec.from_json(config.latent) != vae.spec:
@@ -252,13 +251,13 @@ def _at_most(num_parameters: int) -> Iterator[None]:
     """Stop this thread from making more parameter tensors than that: there is no file for them."""
     here, count = threading.get_ident(), 0
 
-    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal count
         count += threading.get_ident() == here
         if count > num_parameters:
             raise UnsafeError(f"{CONFIG} asks for more layers than its files hold")
 
-    handle = register_module_parameter_registration_hook(counted)
+    handle = register_module_parameter_registration_hook(count_parameter)
     try:
         yield
     finally:

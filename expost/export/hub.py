@@ -102,10 +102,10 @@ def upload(folder: Path, files: Sequence[str], name: str, private: bool, what: s
         hub.utils.disable_progress_bars()
     api = hub.HfApi(library_name=LIBRARY)
     with _one_line(Place(name), UserError):
-        made = api.create_repo(name, private=private, exist_ok=True)
+        page = api.create_repo(name, private=private, exist_ok=True)
         additions = [hub.CommitOperationAdd(file, folder / file) for file in files]
         api.create_commit(name, additions, commit_message=what)
-    return str(made)
+    return str(page)
 
 
 def parse(address: str) -> Place:
@@ -113,13 +113,13 @@ def parse(address: str) -> Place:
     Raises:
         UnsafeError: it is no address of a model.
     """
-    if (found := ADDRESS.fullmatch(address)) is None or ".." in address:
+    if (match := ADDRESS.fullmatch(address)) is None or ".." in address:
         raise UnsafeError(f"{address} names no model on the hub; give {SCHEME}USER/NAME or {SCHEME}USER/NAME@REVISION")
-    return Place(found["name"], found["revision"])
+    return Place(match["name"], match["revision"])
 
 
 @contextmanager
-def downloaded(address: str) -> Iterator[Path]:
+def download(address: str) -> Iterator[Path]:
     """The model at `address` as a folder of plain files, for as long as the block lasts.
 
     Without a network, what the hub's cache holds is used.
@@ -146,7 +146,7 @@ def _fetch(place: Place, folder: Path) -> None:
     try:
         info = hub.HfApi(library_name=LIBRARY).model_info(place.name, revision=place.revision, files_metadata=True)
         state = {"revision": place.revision}  # by its name: the cache then finds it again without a network
-        sizes = {each.rfilename: each.size for each in info.siblings or ()}
+        sizes = {file.rfilename: file.size for file in info.siblings or ()}
     except Exception as error:  # of the HTTP client, which the library chooses
         if getattr(error, "response", None) is not None:
             raise  # the hub has answered

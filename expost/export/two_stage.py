@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 
 from expost.evaluation.bounds import importance_bounds
 from expost.export.config import load_stages, preprocess_of, read_config
-from expost.export.hub import SCHEME, downloaded
+from expost.export.hub import SCHEME, download
 from expost.store.safe import UnsafeError
 from stage1_vae.codes.maps import uniform_codes
 from stage1_vae.data.images import Domain
@@ -78,7 +78,7 @@ class TwoStage:
             ValueError: in one line, when there is none, it is damaged, or it is not safe to load.
         """
         if isinstance(path, str) and path.startswith(SCHEME):
-            with downloaded(path) as copy:
+            with download(path) as copy:
                 return cls.load(copy)
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -164,7 +164,7 @@ class TwoStage:
         elif isinstance(label, (list, tuple)) and label and all(type(name) in (int, str) for name in label):
             label = torch.tensor([class_number(name, self.class_names) for name in label])
         elif not self._are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
-            label = self._named(torch.as_tensor(label))
+            label = self._class_numbers(torch.as_tensor(label))
         try:
             given = torch.as_tensor(label)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -179,7 +179,7 @@ class TwoStage:
         """Whether a class's number is what it is called by."""
         return self.class_names == tuple(map(str, range(len(self.class_names))))
 
-    def _named(self, labels: Tensor) -> Tensor:
+    def _class_numbers(self, labels: Tensor) -> Tensor:
         """Class numbers of whole numbers that name classes."""
         if labels.is_floating_point() or labels.dtype == torch.bool or not self.prior.num_classes:
             return labels
@@ -193,7 +193,7 @@ class TwoStage:
         Raises:
             ValueError: x is not what the model was trained on.
         """
-        return self.vae.encode(self._checked(x)).posterior
+        return self.vae.encode(self._check_images(x)).posterior
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class TwoStage:
         """
         if (reason := self.why_no_bound()) is not None:
             raise ValueError(f"there is no bound on log p(x): {reason}")
-        x = self._checked(x)
+        x = self._check_images(x)
         if len(x) == 0:
             return torch.zeros(0, dtype=torch.float64)
         levels = self.preprocess.num_levels
@@ -262,8 +262,8 @@ class TwoStage:
         rows = max(1, min(MAX_BOUND_ROWS, BOUND_PIXELS // math.prod(self.image_shape)))
         densities = {"learned": self.prior.log_prob}
         num = min(num_samples, 1) if self.vae.bottleneck.family == "codes" else num_samples  # all draws are the same
-        found = importance_bounds(x.split(rows), propose, log_likelihood, densities, num, max_rows=rows)
-        upper = found["learned"].iwae_nats  # on -log p(x)
+        bounds = importance_bounds(x.split(rows), propose, log_likelihood, densities, num, max_rows=rows)
+        upper = bounds["learned"].iwae_nats  # on -log p(x)
         assert upper is not None
         return -upper
 
@@ -280,7 +280,7 @@ class TwoStage:
             return f"log p(z) of its prior is {self.prior.log_prob_is.value}"
         return None
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def _check_images(self, x: Tensor) -> Tensor:
         """x on this model's device, float32.
 
         Raises:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from expost.base.errors import UserError
 from expost.config.build import target_class, versions
 from expost.config.schema import Export
-from expost.export.config import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, sealed
+from expost.export.config import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE, VAE_FILE, Node, seal
 from expost.export.hub import SCHEME, check_upload, upload
 from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
@@ -122,7 +122,7 @@ def _write(
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
-    (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(seal(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     measured = None if figures is None else stored_json(figures, "figures.json")
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
     settings = run.config.export

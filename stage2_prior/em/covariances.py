@@ -42,7 +42,7 @@ class Covariance(Protocol):
     def rescale(self, scale: Tensor, unit: Tensor) -> Tensor: ...
 
 
-def spread(num_components: int, num_dims: int) -> float:
+def part_variance(num_components: int, num_dims: int) -> float:
     """How much smaller than the whole K equal parts of it are, as a variance (Fraley & Raftery, 2007, section 3)."""
     return num_components ** (-2 / num_dims)
 
@@ -90,7 +90,7 @@ class MatrixCovariance:
         return means, cholesky(covariance)
 
     def guess(self, total: Tensor, num_components: int) -> Tensor:
-        return total * spread(num_components, len(total))
+        return total * part_variance(num_components, len(total))
 
     def factor(self, guess: Tensor) -> Tensor:
         return cholesky(guess)
@@ -159,7 +159,7 @@ class VectorCovariance:
     def guess(self, total: Tensor, num_components: int) -> Tensor:
         variance = total.diagonal()  # [D], also where all are equal
         variance = variance.mean().expand_as(variance) if self.isotropic else variance
-        return variance * spread(num_components, len(total))
+        return variance * part_variance(num_components, len(total))
 
     def factor(self, guess: Tensor) -> Tensor:
         return guess[:1].sqrt() if self.isotropic else guess.sqrt()

@@ -66,10 +66,10 @@ def on_disk(
     latents: LatentDataset, device: torch.device, isotropic: bool, min_std: float
 ) -> tuple[StoredPoints, Scaling, Tensor]:
     """The same of a set that is read block by block."""
-    of_all = moments(latents, device, full=True)
-    scaling = Scaling(of_all.mean, _unit(of_all.total.diagonal(), isotropic), min_std)
-    widened = torch.diag(torch.full_like(of_all.mean, min_std**2))
-    total = of_all.total / torch.outer(scaling.unit, scaling.unit) + widened
+    aggregate = moments(latents, device, full=True)
+    scaling = Scaling(aggregate.mean, _unit(aggregate.total.diagonal(), isotropic), min_std)
+    widened = torch.diag(torch.full_like(aggregate.mean, min_std**2))
+    total = aggregate.total / torch.outer(scaling.unit, scaling.unit) + widened
     return StoredPoints(latents, scaling), scaling, total
 
 

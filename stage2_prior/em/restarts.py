@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from stage2_prior.fitting import Kept, Stopwatch
+from stage2_prior.fitting import FitStates, Stopwatch
 
 
 class Climbing(Protocol):
@@ -15,11 +15,11 @@ class Climbing(Protocol):
 
     @property
     def curve(self) -> tuple[float, ...]:
-        """One number an iteration, or fewer: those that may be told."""
+        """One number an iteration, or fewer: those that may be logged."""
 
 
 S = TypeVar("S", bound=Climbing)
-Told = tuple[dict[str, float], int]
+Logged = tuple[dict[str, float], int]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Search(Generic[S]):
         climb: a state to the end of its climb; tells its second argument of the state after each iteration.
         score: of a state at its end; the highest is kept.
         done: iterations of a state so far.
-        figures: of a state and the number of a point of its curve: what is told of it, and the step it belongs to.
+        figures: of a state and the number of a point of its curve: what is logged of it, and the step it belongs to.
         tell: takes them; of a search that goes on it hears all of earlier attempts again, so that a log is whole.
         generator: on the CPU.
         device: where states live; what was kept comes back there.
@@ -48,7 +48,7 @@ class Search(Generic[S]):
     climb: Callable[[S, Callable[[S], None]], S]
     score: Callable[[S], float]
     done: Callable[[S], int]
-    figures: Callable[[S, int], Told]
+    figures: Callable[[S, int], Logged]
     tell: Callable[[Mapping[str, float], int], None]
     generator: torch.Generator
     device: torch.device
@@ -63,35 +63,35 @@ class Progress(Generic[S]):
         best: end of the best start so far.
         state: of the start that is climbing.
         number: of that start.
-        told: everything that the log has heard.
+        logged: everything that the log has heard.
     """
 
     best: S | None = None
     state: S | None = None
     number: int = 0
-    told: list[Told] = field(default_factory=list)
+    logged: list[Logged] = field(default_factory=list)
 
 
-def best_of(search: Search[S], kept: Kept) -> S:
-    """The best end of all starts; what it depends on goes into `kept` after each iteration, and is looked for there."""
-    at = _found(search, kept)
-    for figures, step in at.told:
+def best_of(search: Search[S], states: FitStates) -> S:
+    """The best end of all starts; `states` take what it depends on after each iteration, and are asked for it first."""
+    at = _resume(search, states)
+    for figures, step in at.logged:
         search.tell(figures, step)
     num_points = 0 if at.state is None else len(at.state.curve)
 
-    def heard(now: S) -> None:
+    def on_step(now: S) -> None:
         nonlocal num_points
-        at.told += (news := [search.figures(now, point) for point in range(num_points, len(now.curve))])
+        at.logged += (news := [search.figures(now, point) for point in range(num_points, len(now.curve))])
         for figures, step in news:
             search.tell(figures, step)
         num_points = len(now.curve)
         tensors: dict[str, Tensor] = {"generator": search.generator.get_state()}
-        facts = {"number": at.number, "told": at.told, "seconds": search.watch.seconds}
+        facts = {"number": at.number, "told": at.logged, "seconds": search.watch.seconds}
         facts |= {"state": pack(now, "state", tensors), "best": pack(at.best, "best", tensors)}
-        kept.save(at.number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
+        states.save(at.number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
 
     while at.number < search.num:
-        end = search.climb(search.start() if at.state is None else at.state, heard)
+        end = search.climb(search.start() if at.state is None else at.state, on_step)
         if at.best is None or search.score(end) > search.score(at.best):
             at.best = end
         at.state, at.number, num_points = None, at.number + 1, 0
@@ -99,10 +99,10 @@ def best_of(search: Search[S], kept: Kept) -> S:
     return at.best
 
 
-def _found(search: Search[S], kept: Kept) -> Progress[S]:
-    if (found := kept.load()) is None:
+def _resume(search: Search[S], states: FitStates) -> Progress[S]:
+    if (saved := states.load()) is None:
         return Progress()
-    tensors, facts = found
+    tensors, facts = saved
     search.generator.set_state(tensors["generator"])
     search.watch.go_on_from(facts.get("seconds", 0.0))  # of states that were kept before this was, as `told` below
     tensors = {name: value.to(search.device) for name, value in tensors.items()}
@@ -116,7 +116,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value
         return name
     if is_dataclass(value):
-        return {each.name: pack(getattr(value, each.name), f"{name}.{each.name}", tensors) for each in fields(value)}
+        return {part.name: pack(getattr(value, part.name), f"{name}.{part.name}", tensors) for part in fields(value)}
     return value
 
 
@@ -124,7 +124,7 @@ def unpack(kind: Any, packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `pack` made of a value of the type `kind`; optional ones may be None."""
     if packed is None:
         return None
-    kind = next((each for each in get_args(kind) if is_dataclass(each)), kind)
+    kind = next((option for option in get_args(kind) if is_dataclass(option)), kind)
     if kind is Tensor:
         return tensors[packed]
     if isinstance(kind, type) and is_dataclass(kind):

@@ -116,7 +116,7 @@ def one_epoch(
         bound += step.bound_nats * len(batch)
         num += len(batch)
     averaged = total / num
-    candidates = [(state.current, state.stats), (_maximised(averaged, settings), averaged)]
+    candidates = [(state.current, state.stats), (_maximise(averaged, settings), averaged)]
     bounds = [_bound(components, held_out, settings, state.double) for components, _ in candidates]
     better = int(bounds[1] >= bounds[0])
     current, stats = candidates[better]
@@ -132,7 +132,7 @@ def one_epoch(
         converged=gain < settings.em.tol and not len(empty),
     )
     if len(empty) and state.epoch < settings.em.max_iter:
-        state = _placed_anew(state, empty, step.worst(len(empty)), settings)
+        state = _reseed(state, empty, step.worst(len(empty)), settings)
     return state
 
 
@@ -143,14 +143,14 @@ def one_batch(state: StepwiseState, batch: Points, settings: StepwiseSettings) -
     share = (state.step + 2) ** -FORGETTING * len(batch) / settings.batch_size
     stats = torch.lerp(state.stats, step.stats / len(batch), share)
     double = state.double or (statistics.double and len(batch) == settings.batch_size)
-    return replace(state, current=_maximised(stats, settings), stats=stats, step=state.step + 1, double=double), step
+    return replace(state, current=_maximise(stats, settings), stats=stats, step=state.step + 1, double=double), step
 
 
 def _statistics(points: Points, num_components: int, settings: StepwiseSettings, double: bool) -> Statistics:
     return Statistics(points, settings.em.covariance, num_components, double, ranks=settings.em.ranks)
 
 
-def _maximised(stats: Tensor, settings: StepwiseSettings) -> Components:
+def _maximise(stats: Tensor, settings: StepwiseSettings) -> Components:
     """The M-step, as if all N points had the mean statistics `stats` [K, F]."""
     em = settings.em
     return m_step(stats * settings.num, em.covariance, em.guess, em.pseudo_counts, settings.num)
@@ -165,12 +165,12 @@ def _bound(components: Components, points: Points, settings: StepwiseSettings, d
     return e_step(statistics, _natural(components, settings)).bound_nats
 
 
-def _placed_anew(state: StepwiseState, empty: Tensor, worst: Points, settings: StepwiseSettings) -> StepwiseState:
+def _reseed(state: StepwiseState, empty: Tensor, worst: Points, settings: StepwiseSettings) -> StepwiseState:
     """`state` with the components `empty` [M] on the points `worst` [M], each with the weight of one point."""
     covariance, guess = settings.em.covariance, settings.em.guess
     moved = move(state.current, empty, worst.loc, 1 / settings.num, covariance.factor(guess))
-    spread = (guess.diagonal() if guess.ndim == 2 else guess).expand_as(worst.loc)
+    variance = (guess.diagonal() if guess.ndim == 2 else guess).expand_as(worst.loc)
     stats, may_move = state.stats.clone(), state.may_move.clone()
-    stats[empty] = Points(worst.loc, spread).features(covariance, torch.float64) / settings.num
+    stats[empty] = Points(worst.loc, variance).features(covariance, torch.float64) / settings.num
     may_move[empty] = False
     return replace(state, current=moved, stats=stats, may_move=may_move, reseeded=state.reseeded + len(empty))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.nets.transformer import Layout
-from stage2_prior.sampling import Sampling, code_sizes, draw_categorical, guided
+from stage2_prior.sampling import Sampling, code_sizes, draw_categorical, guide
 
 MIN_LOG_STD = math.log(1e-3)
 """Floor under the widths of Gaussians, in standardised latents: point masses would send the likelihood to infinity."""
@@ -100,7 +100,7 @@ class CodeTokens(Tokens):
         head = self.heads[bisect_right(self.ends, t)]
         logits = head(output).float()  # [B, K]
         if without is not None:
-            logits = guided(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
+            logits = guide(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
         return draw_categorical(logits, how)
 
 
@@ -185,7 +185,7 @@ class RealTokens(Tokens):
         """The mean of a component where the density, guided or not, is highest: [B, C]."""
         means = self._conditionals(numbers)[1].movedim(1, 0)  # [K, B, C]
         score = self._density(numbers, means)  # [K, B]
-        score = score if other is None else guided(score, self._density(other, means), how)
+        score = score if other is None else guide(score, self._density(other, means), how)
         return means[score.argmax(0), torch.arange(len(numbers), device=numbers.device)]
 
     def _draw(self, numbers: Tensor, how: Sampling) -> Tensor:

@@ -83,7 +83,7 @@ class Autoregressive(LabelledPrior):
         )
         self.register_buffer("order", torch.arange(spec.num_dims))  # [D] order[i]: the dimension that comes i-th
         self.register_buffer("max_log_std", torch.full((spec.num_dims,), LOG_WIDEST))  # [D], in that order
-        self._spread_components()
+        self._set_components_apart()
 
     @property
     def num_parameters(self) -> int:
@@ -96,7 +96,7 @@ class Autoregressive(LabelledPrior):
         return check_real_vector("autoregressive", spec)
 
     @torch.no_grad()
-    def _spread_components(self) -> None:
+    def _set_components_apart(self) -> None:
         """Start with means over two standard deviations to each side: equal components would stay equal."""
         bias = self.net.head.bias.view(self.spec.num_dims, 3, self.num_components)
         reach = 2.0 if self.num_components > 1 else 0.0
@@ -106,11 +106,11 @@ class Autoregressive(LabelledPrior):
     def prepare(self, train: LatentDataset) -> None:
         """Order the dimensions by information; point masses, which tell nothing of it, keep the encoder's order."""
         super().prepare(train)
-        of_all = moments(train)
-        if of_all.log_std is not None:
-            information = 0.5 * of_all.total.log() - of_all.log_std  # [D] nats, of Gaussians with these widths
+        aggregate = moments(train)
+        if aggregate.log_std is not None:
+            information = 0.5 * aggregate.total.log() - aggregate.log_std  # [D] nats, of Gaussians with these widths
             self.order.copy_(information.argsort(descending=True, stable=True))
-        widest = LOG_WIDEST + 0.5 * torch.where(of_all.total > 0, of_all.total, 1.0).log()
+        widest = LOG_WIDEST + 0.5 * torch.where(aggregate.total > 0, aggregate.total, 1.0).log()
         self.max_log_std.copy_(widest[self.order.cpu()].clamp_min(self.min_log_std + LOG_WIDEST))
 
     def _conditionals(self, outputs: Tensor, max_log_std: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.counting import CountingPrior
-from stage2_prior.counts import (
+from stage2_prior.counting import (
+    CountingPrior,
     best_strength,
     check_discrete,
     pair_counts,
@@ -69,7 +69,7 @@ class Bigram(CountingPrior):
         alone = self.log_probs[place, z]  # [B, T]
         total = alone.new_zeros(len(z))
         for (where, _), table in zip(places(self.spec), self._tables(), strict=True):
-            together, before = seen(table, z[:, where])
+            together, before = pair_counts_at(table, z[:, where])
             unigram = alone[:, where]
             pairs = (together + self.strength * unigram[:, 1:].exp()) / (before + self.strength)
             total += unigram[:, 0] + pairs.log().sum(1)
@@ -102,7 +102,7 @@ class Bigram(CountingPrior):
             return mean_nll_nats(self, latents)
 
 
-def seen(table: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def pair_counts_at(table: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Counts of the pairs in z [B, t], and of the first of each pair: [B, t - 1] each, float64."""
     before, after = z[:, :-1], z[:, 1:]
     which = torch.arange(1, z.shape[1], device=z.device) % len(table)

@@ -29,7 +29,6 @@ class Gaussian(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
-    fits_in_ranks = False
     mean: Tensor
     scale: Tensor
 
@@ -63,12 +62,12 @@ class Gaussian(Prior):
         """
         watch = Stopwatch()
         check_finite(train, "training")
-        of_all = moments(train, run.device, full=True)
-        covariance = of_all.total
+        aggregate = moments(train, run.device, full=True)
+        covariance = aggregate.total
         scale = cholesky(covariance)
         ridge = (scale @ scale.T - covariance).diagonal().mean().item()
         singular = ridge > 1e-14 * covariance.diagonal().mean().item()
-        self.mean.copy_(of_all.mean)
+        self.mean.copy_(aggregate.mean)
         self.scale.copy_(scale)
         notes = [f"the covariance was singular: {ridge:.1e} was added to its diagonal"] if singular else []
         return report(self, train, val, run, watch.seconds, notes=notes)

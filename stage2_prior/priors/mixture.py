@@ -37,7 +37,6 @@ from stage2_prior.em.gaussian import (
     expectation_maximisation,
     m_step,
 )
-from stage2_prior.em.kmeans import kmeans
 from stage2_prior.em.points import Scaling, in_memory, on_disk
 from stage2_prior.em.restarts import Search, best_of
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
@@ -168,8 +167,8 @@ class Mixture(Prior):
         settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
 
-        def climb(state: EMState, heard: Callable[[EMState], None]) -> EMState:
-            return expectation_maximisation(points, state, settings, heard)
+        def climb(state: EMState, on_step: Callable[[EMState], None]) -> EMState:
+            return expectation_maximisation(points, state, settings, on_step)
 
         search = Search(
             kind=EMState,
@@ -185,7 +184,7 @@ class Mixture(Prior):
             device=run.device,
             watch=watch,
         )
-        best = best_of(search, run.kept)
+        best = best_of(search, run.states)
         self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
@@ -214,8 +213,8 @@ class Mixture(Prior):
 
         stepwise = StepwiseSettings(settings, len(train), size)
 
-        def climb(state: StepwiseState, heard: Callable[[StepwiseState], None]) -> StepwiseState:
-            return stepwise_em(state, epoch, held_out, stepwise, heard)
+        def climb(state: StepwiseState, on_step: Callable[[StepwiseState], None]) -> StepwiseState:
+            return stepwise_em(state, epoch, held_out, stepwise, on_step)
 
         search = Search(
             kind=StepwiseState,
@@ -231,7 +230,7 @@ class Mixture(Prior):
             device=run.device,
             watch=watch,
         )
-        best = best_of(search, run.kept)
+        best = best_of(search, run.states)
         self._adopt(best.current, scaling)
         return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
 
@@ -269,9 +268,48 @@ class Mixture(Prior):
 
 def notes(state: EMState | StepwiseState, max_iter: int) -> list[str]:
     """What the user should know of a fit."""
-    said = []
+    lines = []
     if not state.converged:
-        said.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
+        lines.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
     if state.reseeded:
-        said.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
-    return said
+        lines.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
+    return lines
+
+
+POINTS_AT_ONCE = 8192
+"""Of k-means."""
+
+
+def seed_centres(points: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """k-means++ centres [num, D] among `points` [N, D]; where fewer than `num` points differ, some centres repeat.
+
+    Each next centre is a point drawn with a probability proportional to its squared distance from the nearest centre so
+    far (Arthur & Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007).
+    """
+    centres = points.new_empty(num, points.shape[1])
+    distance = points.new_full((len(points),), 1.0)  # the first is drawn uniformly
+    for k in range(num):
+        weight = distance if distance.sum() > 0 else torch.ones_like(distance)
+        cumulative = weight.double().cumsum(0)
+        target = torch.rand((), generator=generator, dtype=torch.float64).to(points.device) * cumulative[-1]
+        centres[k] = points[torch.searchsorted(cumulative, target).clamp_max(len(points) - 1)]
+        to_new = (points - centres[k]).square().sum(1)
+        distance = to_new if k == 0 else torch.minimum(distance, to_new)
+    return centres
+
+
+def assign(points: Tensor, centres: Tensor) -> Tensor:
+    """Index of the nearest centre of each point, [N]."""
+    half_norm = 0.5 * centres.square().sum(1)
+    return torch.cat([(half_norm - rows @ centres.T).argmin(1) for rows in points.split(POINTS_AT_ONCE)])
+
+
+def kmeans(points: Tensor, num: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Assignment [N] of `points` [N, D] to `num` clusters, each with at least one point while enough differ."""
+    centres = seed_centres(points, num, generator)
+    for _ in range(iterations):
+        nearest = assign(points, centres)
+        count = torch.bincount(nearest, minlength=num)
+        total = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centres)
+    return assign(points, centres)

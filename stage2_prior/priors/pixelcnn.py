@@ -12,7 +12,7 @@ from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.gated_pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Exactness
-from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guided
+from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guide
 
 SAMPLE_ROWS = 512
 DENSITY_PLACES = 2**14
@@ -52,10 +52,6 @@ class PixelCNN(LabelledPrior):
         except ValueError as error:
             raise PriorError(str(error)) from error
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support is not Support.CODES:
@@ -85,7 +81,7 @@ class PixelCNN(LabelledPrior):
 
         def draw(logits: Tensor) -> Tensor:
             given, without = logits.log_softmax(-1).chunk(2)
-            return draw_categorical(guided(given, without, how), how).repeat(2)
+            return draw_categorical(guide(given, without, how), how).repeat(2)
 
         twins = torch.cat([labels, torch.full_like(labels, self.no_class)])
         return self.net.generate(self.grid, twins, draw)[:n].flatten(1)

@@ -17,7 +17,6 @@ class StandardNormal(Prior):
 
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
-    fits_in_ranks = False
 
     @property
     def num_parameters(self) -> int:

@@ -79,10 +79,6 @@ class Transformer(LabelledPrior):
         self.prefix = nn.Embedding(self.num_labels, width)
         nn.init.normal_(self.prefix.weight, std=0.02)
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         if spec.support is Support.SPHERE:

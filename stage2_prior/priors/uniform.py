@@ -19,7 +19,6 @@ class Uniform(Prior):
     version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
     num_parameters = 0
-    fits_in_ranks = False
     sizes: Tensor
 
     def __init__(self, spec: LatentSpec) -> None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.counting import CountingPrior
-from stage2_prior.counts import check_discrete, place_counts, smoothed_log_probs
+from stage2_prior.counting import CountingPrior, check_discrete, place_counts, smoothed_log_probs
 from stage2_prior.sampling import Sampling, draw_categorical
 
 

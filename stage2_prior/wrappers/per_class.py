@@ -3,8 +3,9 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import Column, LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, FitRun, PriorError
+from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
 from stage2_prior.held_out import report
 from stage2_prior.prior import Prior, Wrapper
 from stage2_prior.sampling import Sampling
-from stage2_prior.wrappers.kept_classes import KeptClasses, mean_curve
+
+FINISHED, CURRENT = "finished", "current"
+Logged = list[tuple[dict[str, float], int]]
+"""Figures and their step, in the order in which a log heard them."""
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RowSubset:
     """Some rows of a parameter, read when they are asked for."""
 
     values: Column
@@ -41,19 +45,19 @@ class PerClass(Wrapper):
     """As many copies of `prior` as there are classes; its latents have labels."""
 
     version: ClassVar[int] = 1
-    fits_in_ranks = False
     log_weights: Tensor
 
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
         self.num_classes, self.min_images_a_class = prior.spec.num_classes, prior.min_images
+        self.fits_in_ranks = False
         self.priors = nn.ModuleList(copy.deepcopy(prior) for _ in range(self.num_classes))
         uniform = torch.full((self.num_classes,), 1.0 / self.num_classes, dtype=torch.float64)
         self.register_buffer("log_weights", uniform.log())  # [classes] log p(y)
 
     @property
     def inner(self) -> Prior:
-        return next(self._each())
+        return next(self._members())
 
     @classmethod
     def num_copies(cls, spec: LatentSpec) -> int:
@@ -61,7 +65,7 @@ class PerClass(Wrapper):
 
     @property
     def num_parameters(self) -> int:
-        return sum(prior.num_parameters for prior in self._each()) + self.num_classes - 1
+        return sum(prior.num_parameters for prior in self._members()) + self.num_classes - 1
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -69,17 +73,17 @@ class PerClass(Wrapper):
             return None
         return "prior.conditional=true needs labels and these images have none; set it to false"
 
-    def _each(self) -> Iterator[Prior]:
+    def _members(self) -> Iterator[Prior]:
         return (prior for prior in self.priors if isinstance(prior, Prior))
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         if context is None:
-            each = torch.stack([prior.log_prob(z).double() for prior in self._each()])  # [classes, B]
-            return torch.logsumexp(self.log_weights[:, None] + each, dim=0).float()
-        found = torch.zeros(len(z), device=z.device)
+            densities = torch.stack([prior.log_prob(z).double() for prior in self._members()])  # [classes, B]
+            return torch.logsumexp(self.log_weights[:, None] + densities, dim=0).float()
+        densities = torch.zeros(len(z), device=z.device)
         for prior, rows in self._rows(context.to(z.device)):
-            found = found.index_copy(0, rows, prior.log_prob(z[rows]).float())
-        return found
+            densities = densities.index_copy(0, rows, prior.log_prob(z[rows]).float())
+        return densities
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         labels = torch.multinomial(self.log_weights.exp(), n, replacement=True) if context is None and n else context
@@ -91,7 +95,7 @@ class PerClass(Wrapper):
 
     def _rows(self, labels: Tensor) -> Iterator[tuple[Prior, Tensor]]:
         """The prior of each class that occurs in `labels` [B], and where."""
-        for y, prior in enumerate(self._each()):
+        for y, prior in enumerate(self._members()):
             rows = (labels == y).nonzero().squeeze(1)
             if len(rows):
                 yield prior, rows
@@ -102,30 +106,30 @@ class PerClass(Wrapper):
         Raises:
             PriorError: a class has no image, or whatever the wrapped prior raises, with the class.
         """
-        kept, counts = KeptClasses(run, self.num_classes), []
-        for y, prior in enumerate(self._each()):
-            mine, held_out = of_class(train, y), of_class(val, y)
-            if len(mine) == 0:
+        states, counts = ClassStates(run, self.num_classes), []
+        for y, prior in enumerate(self._members()):
+            train_y, val_y = latents_of(train, y), latents_of(val, y)
+            if len(train_y) == 0:
                 raise PriorError(
                     f"no training image is of class {y}, so none can be fitted to it; set prior.conditional=false"
                 )
-            counts.append(len(mine))
-            if kept.restore(y, prior):
+            counts.append(len(train_y))
+            if states.restore(y, prior):
                 continue
             try:
-                of_one = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
+                of_one = prior.fit(train_y, val_y if len(val_y) else train_y, states.fit_of(y))
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
-            kept.finish(y, prior, of_one)
+            states.finish(y, prior, of_one)
         shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         self.log_weights.copy_(shares.log())
-        seconds = sum(of_one.seconds for of_one in kept.reports)
-        notes = [f"class {y}: {note}" for y, of_one in enumerate(kept.reports) for note in of_one.notes]
-        curve = list(mean_curve(kept.reports, shares.tolist()))
+        seconds = sum(of_one.seconds for of_one in states.reports)
+        notes = [f"class {y}: {note}" for y, of_one in enumerate(states.reports) for note in of_one.notes]
+        curve = list(mean_curve(states.reports, shares.tolist()))
         return report(self, train, val, run, seconds, curve, notes)
 
 
-def of_class(latents: LatentDataset, y: int) -> LatentDataset:
+def latents_of(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:
         raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
@@ -135,5 +139,104 @@ def of_class(latents: LatentDataset, y: int) -> LatentDataset:
 def subset(latents: LatentDataset, rows: Tensor) -> LatentDataset:
     """Those of `rows` [n], read when they are asked for."""
     labels = None if latents.labels is None else latents.labels[rows]
-    params = {name: Chosen(values, rows.numpy()) for name, values in latents.params.items()}
+    params = {name: RowSubset(values, rows.numpy()) for name, values in latents.params.items()}
     return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
+
+
+class ClassStates:
+    """The progress of a fit of one class after the other: those that are finished, and where the next one is; an
+    earlier attempt at it is looked for when it is made.
+
+    Args:
+        run: of the whole fit.
+        num: classes.
+    """
+
+    def __init__(self, run: FitRun, num: int) -> None:
+        self.run, self.num = run, num
+        self.reports: list[FitReport] = []  # of finished classes, in their order
+        self._logged: list[Logged] = []
+        self._state: dict[str, Tensor] = {}  # of finished classes, under "3.NAME"
+        self._current: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._iterations = 1  # of one class, at most
+        if (saved := run.states.load()) is not None:
+            tensors, facts = saved
+            self._state, current = _under(FINISHED, tensors), _under(CURRENT, tensors)
+            self.reports = [FitReport(**report) for report in facts["reports"]]
+            self._logged = [[(figures, step) for figures, step in logged] for logged in facts["told"]]
+            self._current = None if facts[CURRENT] is None else (current, facts[CURRENT])
+
+    def restore(self, y: int, prior: Prior) -> bool:
+        """Give `prior` the state of class `y`, and the log its figures, if that class is finished."""
+        if y >= len(self.reports):
+            return False
+        prior.load_state_dict(_under(str(y), self._state))
+        for figures, step in self._logged[y]:
+            self.run.log(figures, step)
+        return True
+
+    def fit_of(self, y: int) -> FitRun:
+        """What the fit of class `y` is lent: figures under its name, and states beside those of finished classes."""
+        self._logged.append([])
+
+        def log(figures: Mapping[str, float], step: int) -> None:
+            named = {f"{name}_of_{y}": value for name, value in figures.items()}
+            self._logged[y].append((named, step))
+            self.run.log(named, step)
+
+        alone = partial(self.run.lightning_fit, resumable=False)  # its checkpoints would be taken for another class's
+        return replace(self.run, log=log, states=_OneClass(self), lightning_fit=alone)
+
+    def finish(self, y: int, prior: Prior, report: FitReport) -> None:
+        self._state |= {f"{y}.{name}": value for name, value in prior.state_dict().items()}
+        self.reports.append(report)
+        self._current = None
+        self.save(0, self._iterations, {}, None)
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None) -> None:
+        """As of `FitStates`, for the class under way."""
+        self._iterations = total
+        ready = len(self.reports)
+        state = {f"{FINISHED}.{name}": value for name, value in self._state.items()}
+        state |= {f"{CURRENT}.{name}": value for name, value in tensors.items()}
+        known = {"reports": [asdict(report) for report in self.reports], "told": self._logged[:ready], CURRENT: facts}
+        self.run.states.save(ready * total + done, self.num * total, state, known)
+
+    def take_current(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was kept of the class under way; once, for the classes behind it begin anew."""
+        current, self._current = self._current, None
+        return current
+
+
+@dataclass(frozen=True)
+class _OneClass(FitStates):
+    """The `FitStates` of the class under way."""
+
+    classes: ClassStates = field(repr=False)
+
+    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self.classes.save(done, total, tensors, facts)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.classes.take_current()
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `tensors` whose names begin with `name` and a dot, without it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def mean_curve(reports: list[FitReport], weights: list[float]) -> Iterator[dict[str, float]]:
+    """The curves of all classes as one, weighted; a class that is done stays where it is."""
+    curves = [report.curve for report in reports]
+    if not all(curves):
+        return
+    names = set.intersection(*(set(record) for curve in curves for record in curve))
+    longest = max(curves, key=len)
+    for i, record in enumerate(longest):
+        means = {
+            name: sum(w * curve[min(i, len(curve) - 1)][name] for w, curve in zip(weights, curves, strict=True))
+            for name in sorted(names)
+            if name.endswith("_nats")
+        }
+        yield means | {name: value for name, value in record.items() if not name.endswith("_nats")}

@@ -66,33 +66,33 @@ class Standardized(Wrapper):
             PriorError: for latents that are not finite, or whatever the wrapped prior raises.
         """
         check_finite(train, "training")
-        of_all = moments(train)
-        unit = torch.where(of_all.total > 1e-12, of_all.total, 1.0).sqrt()  # 1 for a dimension that never moves
-        self.shift.copy_(of_all.mean.view_as(self.shift))
+        aggregate = moments(train)
+        unit = torch.where(aggregate.total > 1e-12, aggregate.total, 1.0).sqrt()  # 1 for a dimension that never moves
+        self.shift.copy_(aggregate.mean.view_as(self.shift))
         self.unit.copy_(unit.view_as(self.unit))
         log_unit = self.unit.log().sum().item()
-        inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures, log_unit), step))
-        report = self.prior.fit(self._standardised(train), self._standardised(val), inner)
+        inner = replace(run, log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step))
+        report = self.prior.fit(self._standardise(train), self._standardise(val), inner)
         return replace(
             report,
             train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
             val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
-            curve=[in_units_of_z(row, log_unit) for row in report.curve],
+            curve=[to_units_of_z(row, log_unit) for row in report.curve],
         )
 
-    def _standardised(self, latents: LatentDataset) -> LatentDataset:
+    def _standardise(self, latents: LatentDataset) -> LatentDataset:
         """The same posteriors over u; exact, and rescaled when they are read: there is no second copy of the set."""
         shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
         rescale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "loc": lambda loc: (loc - shift) / unit,
             "log_std": lambda log_std: log_std - np.log(unit),
         }
-        params = {name: Rescaled(values, rescale[name]) for name, values in latents.params.items()}
+        params = {name: RescaledRows(values, rescale[name]) for name, values in latents.params.items()}
         return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
 
 
 @dataclass(frozen=True)
-class Rescaled:
+class RescaledRows:
     """Rows of a parameter in other units."""
 
     values: Column
@@ -109,6 +109,6 @@ class Rescaled:
         return self.rescale(np.asarray(self.values[rows]))
 
 
-def in_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:
+def to_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:
     """Add the log-determinant to every figure in nats of a whole latent."""
     return {name: value + log_unit if name.endswith("_nats") else value for name, value in figures.items()}

@@ -8,7 +8,7 @@ import torch
 from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.counts import STRENGTHS, pair_counts, place_counts
+from stage2_prior.counting import STRENGTHS, pair_counts, place_counts
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.priors.bigram import Bigram

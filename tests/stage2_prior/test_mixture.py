@@ -12,9 +12,8 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import COVARIANCES, cholesky
 from stage2_prior.em.gaussian import Components, EMSettings, EMState, Points, e_step, expectation_maximisation
 from stage2_prior.em.gaussian import Statistics as PointStatistics
-from stage2_prior.em.kmeans import kmeans
 from stage2_prior.fitting import PriorError
-from stage2_prior.priors.mixture import Mixture
+from stage2_prior.priors.mixture import Mixture, kmeans
 
 KINDS = sorted(COVARIANCES)
 SKLEARN = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}

@@ -17,7 +17,7 @@ from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, best_of, pack
-from stage2_prior.fitting import FitReport, NothingKept, Stopwatch
+from stage2_prior.fitting import FitReport, NoStates, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
@@ -96,9 +96,9 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
 
     def fitted(kept: Any) -> tuple[Prior, FitReport, list[Any]]:
         prior, logged = Mixture(SPEC, num_components=30, tol=0, pseudo_counts=0.5, **settings), list[Any]()
-        return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *told: logged.append(told), kept=kept)), logged
+        return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *told: logged.append(told), states=kept)), logged
 
-    whole, expected, log = fitted(NothingKept())
+    whole, expected, log = fitted(NoStates())
     iterations = 7 if batch_size == "all" else 6
     for num in (2, iterations - 2, 3):
         with pytest.raises(KilledError):
@@ -114,7 +114,7 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
 def test_seconds_of_a_mixture_are_those_of_all_attempts(batch_size: int | str, tmp_path: Path) -> None:
     def fitted(kept: Any) -> FitReport:
         mixture = Mixture(SPEC, num_components=3, tol=0, max_iter=4, batch_size=batch_size)
-        return mixture.fit(TRAIN, VAL, replace(lent(), kept=kept))
+        return mixture.fit(TRAIN, VAL, replace(lent(), states=kept))
 
     for stops in (1, 2):
         with pytest.raises(KilledError):

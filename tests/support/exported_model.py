@@ -13,7 +13,7 @@ from expost import pipeline
 from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
-from expost.export.config import CONFIG, sealed
+from expost.export.config import CONFIG, seal
 from expost.job import Run
 from expost.measure.subject import Trained
 from expost.parts.assembly import assemble
@@ -54,7 +54,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the content of `config.json` and seal it again, as whoever means harm would."""
     content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     change(content)
-    (folder / CONFIG).write_text(json.dumps(sealed(content)), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(seal(content)), encoding="utf-8")
 
 
 def reseal(folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_inner_prior_sees_the_same_posteriors_in_new_units(family: str) -> N
     data = latents(family=family)
     prior = Standardized(StandardNormal(SPEC))
     prior.fit(data, data, RUN)
-    inner = prior._standardised(data)
+    inner = prior._standardise(data)
     index = torch.arange(0, 4000, 7)
     torch.manual_seed(1)
     z = data.draw(index)
