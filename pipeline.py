@@ -7,7 +7,7 @@ The pipeline itself is `expost/pipeline.py`, which reads as it runs; `docs/archi
 
 import sys
 
-from expost.cli import main
+from expost.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Whether `stage=check` costs about the same whatever the latent: seconds of it beside those of `vae=gaussian`.
 
-    python benchmarks/check.py [--out docs/measured/check.md]
+    python -m benchmarks.check [--out docs/measured/check.md]
 
 Fifty images of noise of each shape, which make up to 3,119 codes an image. Seconds are those of the processors, start
 of the interpreter included, so that other work on the machine does not count; rounds of a shape follow each other, and
@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from child import machine, pipeline
+
+from benchmarks.child import machine, pipeline
 
 TARGET = 2.0
 NUM_IMAGES = 50
@@ -88,7 +89,7 @@ def main() -> int:
         "## What a check costs\n\n"
         f"`stage=check` on {NUM_IMAGES} images of each shape: seconds of the processors, start of the interpreter "
         "included, and in brackets their ratio to those of `vae=gaussian prior=gaussian` on the same images.\n\n"
-        f"    python benchmarks/check.py\n\n{table(found)}\n\n"
+        f"    python -m benchmarks.check\n\n{table(found)}\n\n"
         f"- rounds: {given.repeats}; {machine()}. The target is {TARGET:g}; the largest ratio is {worst:.2f}.\n"
         "- refused: 9,900 codes an image, more than `prior.max_tokens`.\n"
     )

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PIPELINE = Path(__file__).resolve().parent.parent / "pipeline.py"
+HERE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,17 @@ class Measured:
     cpu_seconds: float
 
 
-def pipeline(*words: str) -> Measured:
-    """`python pipeline.py WORDS`, with W&B offline.
+def pipeline(*words: str, checkout: Path = HERE) -> Measured:
+    """`python pipeline.py WORDS` of `checkout`, with W&B offline.
 
     Raises:
         SystemExit: the command failed; with what it said.
     """
-    command = [sys.executable, str(PIPELINE), *words]
+    command = [sys.executable, str(checkout / "pipeline.py"), *words]
+    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(checkout)}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         started = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"WANDB_MODE": "offline"}
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

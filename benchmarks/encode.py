@@ -1,6 +1,6 @@
 """Seconds to encode 60,000 images of MNIST's shape with the reference net into a LatentDataset on disk.
 
-    python benchmarks/encode.py [--repeats 5]
+    python -m benchmarks.encode [--repeats 5]
 
 The pipeline's own path: `encode` streams batches of 1,000 into the files of a new folder. The weights are
 fresh and the images random, which costs the same as trained ones. Median. Exits with 1 when the target is missed.
@@ -23,12 +23,11 @@ from stage1_vae.bottlenecks.gaussian import Gaussian
 from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.encode import encode
 from stage1_vae.latents import LatentDataset
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.mlp import MLP
-from stage1_vae.vae import VAE
+from stage1_vae.vae import VAE, encode
 
 NUM, BATCH_SIZE, TARGET_SECONDS = 60_000, 1000, 1.0
 

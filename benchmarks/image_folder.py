@@ -1,6 +1,6 @@
 """Processor seconds to read a folder of images into memory, and whether another checkout reads the same.
 
-    python benchmarks/image_folder.py --data FOLDER [--against CHECKOUT] [--rounds 5]
+    python -m benchmarks.image_folder --data FOLDER [--against CHECKOUT] [--rounds 5]
 
 User and system seconds of `ImageFolder(FOLDER).load()`, without the imports, one process each; with `--against`, of
 both checkouts in turn, round by round, and the ratio is of the medians. Exits with 1 when it is above 1.05, or when the

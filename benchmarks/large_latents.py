@@ -1,6 +1,6 @@
 """Priors fitted to latents larger than memory: peak anonymous memory, seconds, and nats above the truth.
 
-    python benchmarks/large_latents.py [--num 5000000] [--folder DIR] [--fits em,autoregressive] [--components 20]
+    python -m benchmarks.large_latents [--num 5000000] [--folder DIR] [--fits em,autoregressive] [--components 20]
 
 Writes posteriors whose aggregate is a known mixture of 20 Gaussians in 64 dimensions (2.6 GB of parameters for five
 million), block by block as `encode` does, fits priors to them, each in a process of its own, and removes them again.

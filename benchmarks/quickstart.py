@@ -1,6 +1,6 @@
 """What a newcomer waits for: `python pipeline.py` on the embedded digits, and `--help`. Prints one table.
 
-    python benchmarks/quickstart.py [--repeats 3]
+    python -m benchmarks.quickstart [--repeats 3]
 
 Each run starts from nothing: a new paths.root, so every stage is made. Medians. Exits with 1 when a target is missed.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from child import Measured, machine, pipeline
+from benchmarks.child import Measured, machine, pipeline
 
 RUN_SECONDS, RUN_GIB, HELP_SECONDS = 60.0, 1.5, 1.5
 

@@ -1,6 +1,6 @@
 """The reference experiment against its targets: a VAE on MNIST, a mixture and an autoregressive prior on it.
 
-    python benchmarks/reference.py --data DIR
+    python -m benchmarks.reference --data DIR
 
 Runs `pipeline.py experiment=mnist_reference` from nothing with a mixture of 100 full components, then again on the
 same store with the autoregressive prior, which must train no second VAE. Both run as a user runs them; their figures
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from child import Measured, machine, pipeline
+from benchmarks.child import Measured, machine, pipeline
 
 GIB, MINUTES = 2.5, 6.0
 SYMBOLS: dict[str, Callable[[float, float], bool]] = {

@@ -1,6 +1,6 @@
 """Mixture of Gaussians: our EM against scikit-learn's, side by side. Prints one table.
 
-    python benchmarks/vs_sklearn_mixture.py [--latents FILE.npz] [--repeats 3] [--components 100]
+    python -m benchmarks.vs_sklearn_mixture [--latents FILE.npz] [--repeats 3] [--components 100]
 
 Both fit the same 60,000 x 16 points (one draw a posterior, so point masses for us) and are scored on the same
 held-out points. The runs are interleaved, A B A B ..., so that a busy machine is unfair to neither; medians are

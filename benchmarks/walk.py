@@ -1,6 +1,6 @@
 """How often a job comes back to a file that it has been in, on its walk through the stages of a real run.
 
-    python benchmarks/walk.py [ROOT] [OVERRIDE ...]        # ROOT: a checkout, of this commit or of an earlier one
+    python -m benchmarks.walk [ROOT] [OVERRIDE ...]        # ROOT: a checkout, of this commit or of an earlier one
 
 A door is a line of the project that hands the job to a function in another file: the job itself, or an object holding
 it. Each door counts once, in the order in which the run goes through it; one into a file that was entered before is a

@@ -3,7 +3,6 @@
 torch is imported by a job, never here, so that `--help` and a misspelt key are answered at once.
 """
 
-import errno
 import os
 import re
 import sys
@@ -18,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expost.base import scratch, streams
-from expost.base.command import COMMAND, SWEEP, Command, remember_program, set_agent_aside, timestamp, typed_program
+from expost.base.command import COMMAND, SWEEP, Command, remember_program, timestamp, typed_program
+from expost.base.disk import FULL
 from expost.base.errors import UserError, nearest
 from expost.base.malloc import keep_freed_memory
 from expost.base.places import CONF
@@ -31,11 +31,10 @@ from expost.sweeps.launchers import JoblibLauncher, register
 from expost.sweeps.ray_launcher import RayLauncher
 from expost.sweeps.study import OptunaSweeper
 from expost.sweeps.submitit_launcher import SubmititLauncher
-from expost.training.wandb_run import wandb_mode
+from expost.training.wandb_run import set_agent_aside, wandb_mode
 
 USER_ERROR = 2
 Metric = float | tuple[float, ...] | None
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
 register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
@@ -144,7 +143,6 @@ def run_validated(config: Config, command: Command) -> Metric:
     from expost import dispatch
     from expost.sweeps.metric import check_metric, read_metric
 
-    be_quiet()  # Lightning turns its own logger up when it is imported
     check_metric(config)
     dispatch.run(config, command)
     return read_metric(config, command)

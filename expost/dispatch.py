@@ -1,20 +1,12 @@
-"""Which word of the user's is done by what."""
+"""Which word of the user's is done by what; its work is imported when it is asked for, as all of it takes seconds."""
 
-from expost import pipeline
 from expost.base.command import Command
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
-from expost.compare import run_comparison
+from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Config
 from expost.job import Run
-from expost.measure.pictures import draw_sheet
-from expost.oracle import run_oracle
-from expost.parts.assembly import assemble, read_images
-from expost.parts.dataset import dataset_line
-from expost.parts.reduced import reduced
-from expost.plan.command import run_plan
-from expost.ranks.parent import check_ranks
-from expost.stages.check import check_all, check_request
+from expost.store.answers import Question
 from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
 
@@ -34,22 +26,61 @@ def run(config: Config, command: Command) -> None:
 
 def do(config: Config, command: Command) -> None:
     """The same, with the errors of the rooms as they are."""
-    check_ranks(config.trainer)
-    job = Run(config, command, Store(config.paths.root / "store"))
-    if config.stage == "check":
-        check(config, command)
-    elif config.stage == "compare":
+    if config.trainer.num_ranks > 1:
+        from expost.ranks.parent import check_ranks
+
+        check_ranks(config.trainer, command)
+    if config.stage == "compare":
+        from expost.compare import run_comparison
+
         run_comparison(config)
-    elif config.stage == "plan":
+    elif config.stage == "check":
+        check(config, command)
+    else:
+        work(config, command)
+
+
+def work(config: Config, command: Command) -> None:
+    """What is a job of its own: a plan, the oracle, or the pipeline."""
+    job = Run(config, command, Store(config.paths.root / "store"))
+    if config.stage == "plan":
+        from expost.plan.command import run_plan
+
         run_plan(job)
     elif config.stage == "oracle":
+        from expost.oracle import run_oracle
+
         run_oracle(job)
     else:
-        pipeline.perform(job)
+        perform(job)
+
+
+def perform(job: Run) -> None:
+    """What the pipeline does; without it, where the same was asked before and is in the store."""
+    question = Question.of(job.config, job.command, job.store)
+    if question is not None and (remembered := question.recall()) is not None:
+        from expost.stages.report import repeat
+
+        return repeat(job, remembered)
+    from expost import pipeline
+
+    turn_loggers_down()  # which torch has turned up
+    answer = pipeline.perform(job)
+    if question is not None and answer is not None:
+        question.remember(answer)
+    return None
 
 
 def check(config: Config, command: Command) -> None:
     """All stages on two batches each, and a sheet of training images to look at."""
+    from expost import pipeline
+    from expost.measure.pictures import draw_sheet
+    from expost.parts.assembly import assemble, read_images
+    from expost.parts.dataset import dataset_line
+    from expost.parts.reduced import reduced
+    from expost.stages.check import check_all, check_request
+
+    turn_loggers_down()  # which torch has turned up
     with reduced(config, command) as job:
         check_request(job)
         data = read_images(job)

@@ -1,4 +1,7 @@
-"""One job: what was asked, where its results go, and what it lends to whatever works for it."""
+"""One job: what was asked, where its results go, and what it lends to whatever works for it.
+
+torch and Lightning take seconds to import: who works imports them by what it borrows, who only reports needs neither.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
 from expost.config.schema import Config
@@ -17,16 +18,15 @@ from expost.evaluation.tables import printable
 from expost.ranks.machines import Machine
 from expost.store.artifacts import Artifact, Store
 from expost.store.training_states import TrainingStates
-from expost.training.devices import device_of
 from expost.training.progress import show_progress
 from expost.training.tracking import Tracker
-from expost.training.trainer import LoopStates, lightning_fit
-from stage1_vae.machine import has_native_bf16
-from stage1_vae.ranks import ALONE, Ranks
-from stage2_prior.fitting import FitRun, NothingKept
 
 if TYPE_CHECKING:
+    import torch
     from pytorch_lightning import Callback
+
+    from stage1_vae.ranks import Ranks
+    from stage2_prior.fitting import FitRun
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Run:
         watchers: callbacks of every Lightning trainer, beside those that a stage asks for (stage=plan).
         quiet: says nothing.
         max_images: to which each split is cut (stage=check).
-        ranks: which of the processes that make one stage together this one is.
+        rank, world: of the processes that make one stage together, which one this is, and how many there are.
         relay: of one of several ranks: takes what it says to the job that has started it.
+        said: what it has said so far; copies of a job go on with it.
     """
 
     config: Config
@@ -51,12 +52,23 @@ class Run:
     watchers: tuple["Callback", ...] = ()
     quiet: bool = False
     max_images: int | None = None
-    ranks: Ranks = ALONE
+    rank: int = 0
+    world: int = 1
     relay: Callable[[Mapping[str, Any]], None] | None = None
+    said: list[tuple[str, str]] = field(default_factory=list)
 
     @cached_property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
+        from expost.training.devices import device_of
+
         return device_of(self.config.trainer)
+
+    @cached_property
+    def ranks(self) -> "Ranks":
+        """The processes that make one stage together."""
+        from stage1_vae.ranks import Ranks
+
+        return Ranks(self.rank, self.world)
 
     @cached_property
     def machine(self) -> Machine:
@@ -89,6 +101,7 @@ class Run:
         """One line; in a sweep it says which job is talking, for several may be."""
         if self.quiet:
             return
+        self.said.append((what, words))
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:
@@ -111,6 +124,8 @@ class Run:
 
         With `states` it continues where an earlier attempt ended; they serve one fit.
         """
+        from expost.training.trainer import lightning_fit
+
         return lightning_fit(
             self.config.trainer,
             tracker.loggers,
@@ -124,18 +139,23 @@ class Run:
     @property
     def fit_settings(self) -> dict[str, Any]:
         """The `fit:` section of the prior with `precision: auto` decided for this machine."""
+        from stage1_vae.machine import has_native_bf16
+
         settings = dict(self.config.prior.get("fit") or {})
         if settings.get("precision") == "auto":
             settings["precision"] = "bf16-mixed" if has_native_bf16(self.device) else "32-true"
         return settings
 
-    def fit_run(self, tracker: Tracker, **changes: Any) -> FitRun:
+    def fit_run(self, tracker: Tracker, **changes: Any) -> "FitRun":
         """What a prior's fit is lent; with a tracker's states it continues where an earlier attempt ended.
 
         Args:
             tracker: of the stage.
             changes: fields of a `FitRun` that are not as usual.
         """
+        from expost.training.trainer import LoopStates
+        from stage2_prior.fitting import FitRun, NothingKept
+
         usual = FitRun(
             device=self.device,
             seed=self.config.seeds.prior,
@@ -150,6 +170,8 @@ class Run:
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
         """torch's global generators seeded inside the block and put back after it."""
+        import torch
+
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield

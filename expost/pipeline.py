@@ -10,12 +10,13 @@ from typing import Any
 
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble
-from expost.parts.dataset import dataset_facts, dataset_line
+from expost.parts.dataset import dataset_facts, dataset_line, described
 from expost.parts.identity import identity
 from expost.stages import evaluation, export, features, latents, prior, samples, vae
 from expost.stages.check import check_all, check_evaluation, check_request
 from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
 from expost.stages.report import publish
+from expost.store.answers import Answer
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 
@@ -38,34 +39,36 @@ GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
 """The word of stage=WORD -> the stage that it takes."""
 
 
-def perform(job: Run) -> None:
-    """What the job asks for, and before it whatever that needs."""
+def perform(job: Run) -> Answer | None:
+    """What the job asks for, and before it whatever that needs; what is known now, where that is a report."""
     check_request(job)
     job, parts = assemble(job)
     check_all(job, parts)
-    carry_out(job, parts)
+    return carry_out(job, parts)
 
 
-def carry_out(job: Run, parts: Parts) -> None:
+def carry_out(job: Run, parts: Parts) -> Answer | None:
     """The same, from what was built and checked."""
     word, is_first = job.config.stage, job.machine.rank == 0
     if is_first:
         job.say("data", dataset_line(parts.data))
+    said = list(job.said)
     if word == "report":
         evaluation_keys = keys("evaluation", job, parts)
         if figures := stored_figures(job, evaluation_keys["evaluation"]):
-            return report(job, parts, figures, evaluation_keys) if is_first else None
+            return report(job, parts, figures, evaluation_keys, said) if is_first else None
         check_evaluation(job, parts)
     artifacts = made(GOALS[word], job, parts)
     if not is_first or word == "check":
         return None
     if word == "sample":
-        return samples.deliver(job, artifacts["samples"])
+        samples.deliver(job, artifacts["samples"])
     if word == "export":
         figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
-        return export.export(job, parts, artifacts, figures)
+        export.export(job, parts, artifacts, figures)
     if GOALS[word] == "evaluation":
-        return report(job, parts, artifacts["evaluation"], {name: each.key for name, each in artifacts.items()})
+        known = {name: artifact.key for name, artifact in artifacts.items()}
+        return report(job, parts, artifacts["evaluation"], known, said)
     return None
 
 
@@ -148,8 +151,25 @@ def stored_figures(job: Run, key: str) -> Artifact | None:
     return figures
 
 
-def report(job: Run, parts: Parts, figures: Artifact, made_from: Mapping[str, str]) -> None:
-    """The table on the terminal, report.json, report.html and the pictures in the run's folder."""
-    vae_key, prior_key, features_key = (made_from[name] for name in ("vae", "prior", "features"))
-    provenance = {"vae": vae_key, "prior": prior_key, "data": parts.data.fingerprint, "features": features_key}
-    publish(job, figures, {**provenance, **identity(job, parts)}, dataset_facts(parts.data))
+def report(job: Run, parts: Parts, figures: Artifact, known: dict[str, str], said: list[tuple[str, str]]) -> Answer:
+    """The table on the terminal, report.json, report.html and the pictures in the run's folder.
+
+    Args:
+        job, parts: what was asked, and what was built for it.
+        figures: the evaluation's artifact.
+        known: its key and those of all that it was made from, by stage.
+        said: lines before any stage.
+    """
+    facts = dataset_facts(parts.data)
+    provenance = {name: known[name] for name in ("vae", "prior", "features")} | {"data": parts.data.fingerprint}
+    answer = Answer(
+        keys=known,
+        said=said,
+        prior=job.config.prior,
+        evaluation=job.config.evaluation,
+        provenance=provenance | identity(job, parts),
+        dataset=facts,
+        dataset_words=described(facts),
+    )
+    publish(job, figures, answer)
+    return answer

@@ -43,8 +43,7 @@ def main() -> None:
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        figures = take_part(order, channel)
-        channel.tell({"done": figures})
+        channel.tell({"done": carry_out(order, channel)})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
         channel.tell({"ending": asdict(Ending.of(error))})
@@ -57,17 +56,17 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def take_part(order: Order, channel: Channel) -> dict[str, Any]:
-    """This rank's share of the stage; its final figures."""
+def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
+    """Make this rank's part of the stage; its final figures."""
     from expost import pipeline
     from expost.base.command import Command
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
     from expost.job import Run
-    from expost.ranks.member import Relay, connect
+    from expost.ranks.rendezvous import connect
     from expost.store.artifacts import Store
+    from expost.training.loggers import Relay
     from expost.training.tracking import Tracker
-    from stage1_vae.ranks import Ranks
 
     be_quiet()
     config = Config.model_validate(order.config)
@@ -79,7 +78,8 @@ def take_part(order: Order, channel: Channel) -> dict[str, Any]:
         order.overrides,
         quiet=order.quiet or order.rank > 0,
         max_images=order.max_images,
-        ranks=Ranks(order.rank, order.world),
+        rank=order.rank,
+        world=order.world,
         relay=channel.tell,
     )
     tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])

@@ -23,8 +23,6 @@ from torch.distributions import Distribution, Independent, Normal
 from stage1_vae.posteriors import Shape
 
 FEW_LEVELS = 32
-
-
 FLOAT_LEVELS = 256
 """Bins in which a likelihood over levels scores float images in [0, 1]."""
 
@@ -37,18 +35,22 @@ class Pixels(str, Enum):
     CONTINUOUS = "continuous"
 
 
-class BernoulliImage(Distribution):
-    """Independent Bernoulli pixels with the given logits [B, C, H, W]; sums over the image.
-
-    On intensities between 0 and 1 the same formula is a cross-entropy and not the logarithm of a density; torch's own
-    Bernoulli refuses those, so this one does without validation.
-    """
+class LogitsImage(Distribution):
+    """Independent pixels, each of one logit, [B, C, H, W]."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
         super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+
+class BernoulliImage(LogitsImage):
+    """Independent Bernoulli pixels with the given logits [B, C, H, W]; sums over the image.
+
+    On intensities between 0 and 1 the same formula is a cross-entropy and not the logarithm of a density; torch's own
+    Bernoulli refuses those, so this one does without validation.
+    """
 
     @property
     def mean(self) -> Tensor:
@@ -64,18 +66,12 @@ class BernoulliImage(Distribution):
         return -per_pixel.flatten(-3).sum(-1)
 
 
-class ContinuousBernoulliImage(Distribution):
+class ContinuousBernoulliImage(LogitsImage):
     """Independent pixels in [0, 1] with density l exp(l x) / (exp(l) - 1) for logits l [B, C, H, W].
 
     The same family as torch's, whose normaliser and mean work on the probability and so saturate where a float32
     probability rounds to 0 or 1: at |l| = 16, with means no darker than 0.06.
     """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -3,15 +3,20 @@
 x -> encoder -> features -> bottleneck -> q(z|x) -> z -> decoder -> likelihood -> p(x|z)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
+from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
+
+ENCODE_VERSION = 1
+"""Part of the key of what `encode` makes; raised whenever its results change."""
 
 
 class VAE(nn.Module):
@@ -71,3 +76,35 @@ class VAE(nn.Module):
         if encoding.embedded is None:
             return encoding, z, self.decode(z)
         return encoding, z, self.decode_embedded(encoding.embedded)
+
+
+@torch.no_grad()
+def encode(
+    vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], writer: LatentWriter, rows: range | None = None
+) -> None:
+    """The one encoding loop: q(z|x_i) of every image of `batches`, in its order, into `rows` of `writer`.
+
+    Args:
+        vae: on the device to compute on; switched to evaluation mode.
+        batches: pairs of x [B, C, H, W] and labels [B] or None, in a fixed order.
+        writer: where they go; its header is left to the caller.
+        rows: a stretch of the data set, for a process that encodes a part of it; None: all.
+
+    Raises:
+        ValueError: the batches hold more or fewer images than there are rows.
+    """
+    vae.eval()
+    device = next((value.device for value in (*vae.parameters(), *vae.buffers())), None)  # none: nothing to move to
+    rows = range(writer.num) if rows is None else rows
+    done = rows.start
+    for x, labels in batches:
+        if done + len(x) > rows.stop:
+            raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
+        posterior = vae.encode(x if device is None else x.to(device)).posterior
+        params = {name: getattr(posterior, name) for name in writer.params}
+        # Real numbers in float32, whatever the net computed in; codes as they are.
+        params = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
+        writer.write(done, params, labels)
+        done += len(x)
+    if done != rows.stop:
+        raise ValueError(f"{done - rows.start} images for {len(rows)} rows")

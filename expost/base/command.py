@@ -15,16 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
 from expost.base.streams import can_show
 
 COMMAND = "EXPOST_COMMAND"
 """Names this command, in the environment."""
-AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
-"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
 SWEEP = "EXPOST_SWEEP"
 """The folder of its sweep, in the environment, as seen from the folder where the command was typed."""
 PROGRAM = "EXPOST_PROGRAM"
@@ -45,7 +39,7 @@ class Command:
     is_sweep: one job of several.
     sweep_dir: folder of the sweep; None outside one.
     job_number: of the job in its sweep.
-    sweeper: Hydra's name of what chose this job: basic, or optuna_study for a search.
+    is_trial: one of a search by Optuna.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -53,7 +47,7 @@ class Command:
     is_sweep: bool = False
     sweep_dir: Path | None = None
     job_number: int = 0
-    sweeper: str = "basic"
+    is_trial: bool = False
 
     @classmethod
     def of(cls, hydra_config: Any) -> "Command":
@@ -64,7 +58,7 @@ class Command:
             is_sweep=is_sweep,
             sweep_dir=sweep_dir() if is_sweep else None,
             job_number=int(hydra_config.job.num) if is_sweep else 0,
-            sweeper=str(hydra_config.runtime.choices.get("hydra/sweeper")),
+            is_trial=is_sweep and "optuna" in str(hydra_config.sweeper.get("_target_", "")).lower(),
         )
 
     def line(self, stage: str, *changes: str) -> str:
@@ -81,33 +75,10 @@ class Command:
         return command_line(f"stage={stage}", *own, *changes)
 
 
-def set_agent_aside() -> None:
-    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
-
-    W&B copies the environment when it is first used, so this comes first.
-    """
-    for name in AGENT:
-        if name in os.environ:
-            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
-
-
-def agent() -> dict[str, str]:
-    """What the agent said, by the names of W&B's settings; nothing without one."""
-    settings = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
-    return {name: value for name, value in settings.items() if value}
-
-
 def sweep_dir() -> Path | None:
     """Folder of the sweep that this process belongs to."""
     name = os.environ.get(SWEEP)
     return Path(name) if name else None
-
-
-class SweepFolder(Callback):
-    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[COMMAND])
 
 
 def remember_program() -> None:
@@ -159,6 +130,10 @@ def _is_command(script: str) -> bool:
 
 
 def _config_flags(words: Sequence[str]) -> list[str]:
+    if not any(word.startswith(("-c", "--c")) for word in words):
+        return []
+    from hydra._internal.utils import get_args_parser  # costs a fifth of a second, and `--help` waits for it
+
     flags, _ = get_args_parser().parse_known_args(list(words))
     values = {name: getattr(flags, name) for name in CONFIG_FLAGS}
     return [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from expost.base.errors import UserError
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = FULL | {errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
 VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
 MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Something else is where a file of ours was, or nothing."""
@@ -24,7 +25,7 @@ def disk_trouble(error: BaseException, scratch: Path) -> str | None:
     """
     chain: BaseException | None = error
     while chain is not None:
-        for code in (errno.ENOSPC, errno.EDQUOT):
+        for code in FULL:
             if getattr(chain, "errno", None) == code or os.strerror(code) in str(chain):
                 return f"{os.strerror(code)}; make room or set paths.root=DIR, then repeat the command"
         chain = chain.__cause__ or chain.__context__
@@ -57,7 +58,8 @@ def blaming_the_disk(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = next((Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if _is_name(n)), None)
+        names = [n for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
+        place = Path(os.fsdecode(names[0])) if names else None
         inside = place is not None and Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))
         if place is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
             words = f"{place}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
@@ -83,7 +85,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str | bytes | os.PathLike)

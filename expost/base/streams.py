@@ -82,15 +82,15 @@ class Stream(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._unheard(error) from None
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._unheard(error) from None
 
-    def _lost(self, error: OSError) -> Unheard:
+    def _unheard(self, error: OSError) -> Unheard:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what else is said on the way out goes there
         return Unheard(None if isinstance(error, BrokenPipeError) else error.strerror or str(error))
 

@@ -33,6 +33,11 @@ def be_quiet() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # worker processes
     warnings.simplefilter("ignore")
+    turn_loggers_down()
+
+
+def turn_loggers_down() -> None:
+    """Only errors of libraries are logged. torch and Lightning turn theirs up again when they are imported."""
     for name in ("pytorch_lightning", "lightning_fabric", "torch", "wandb", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("hydra", "opentelemetry"):  # the one logs what it then raises, the other that W&B's server is away

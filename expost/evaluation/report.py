@@ -9,16 +9,17 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
-from expost.evaluation.distances import Distances, gap_closed
-from expost.evaluation.images.halves import differ
 from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST, learned_rows
 from expost.evaluation.tables import Column, laid_out, printable
 from expost.evaluation.verdict import verdict_lines
+
+if TYPE_CHECKING:
+    from expost.evaluation.distances import Distances
 
 TITLES = {
     **BASELINES,
@@ -79,7 +80,7 @@ SPREADS = (
 
 def build_row(
     bounds: Mapping[str, float | None] | None = None,
-    distances: Distances | None = None,
+    distances: "Distances | None" = None,
     bits_per_dim: float | None = None,
     fit_seconds: float | None = None,
     num_parameters: int | None = None,
@@ -142,6 +143,8 @@ def build_report(
 def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], baseline: str) -> float | None:
     base, best = (rows.get(name, {}).get("frechet_distance") for name in (baseline, RECONSTRUCTIONS))
     mine = row["frechet_distance"]
+    from expost.evaluation.distances import gap_closed  # torch: only who measures
+
     return None if mine is None or base is None or best is None else gap_closed(base, mine, best)
 
 
@@ -217,6 +220,13 @@ def winners(report: Mapping[str, Any]) -> dict[str, str]:
     rows = {name: row for name, row in report["rows"].items() if name not in FLOORS}
     best = {_label(figure): _winner(key, figure, rows, report["baseline"]) for key, figure in FIGURES.items()}
     return {label: name for label, name in best.items() if name is not None}
+
+
+def differ(a: float, b: float, spread_a: float | None, spread_b: float | None) -> bool:
+    """Whether a and b are two standard deviations of their difference apart; never where a spread is unknown."""
+    if spread_a is None or spread_b is None:
+        return False
+    return abs(a - b) > 2 * math.hypot(spread_a, spread_b)
 
 
 def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]], baseline: str) -> str | None:

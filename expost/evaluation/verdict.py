@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from expost.evaluation.code_verdict import codes_used, over_counting
-from expost.evaluation.images.class_accuracy import classes_followed
 from expost.evaluation.row_names import (
     AGGREGATE,
     BASELINES,
@@ -47,6 +46,8 @@ def verdict_lines(report: Row) -> list[str]:
             missing or None.
     """
     rows: Row = report.get("rows") or {}
+    from expost.evaluation.images.class_accuracy import classes_followed  # torch: only who measures
+
     baseline = report.get("baseline") or "standard_normal"
     title = BASELINES.get(baseline, baseline)
     learned = learned_rows(report)

@@ -29,11 +29,10 @@ from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.ranks import ALONE
 from stage1_vae.vae import VAE
-from stage2_prior.fit_settings import FitSettings
+from stage2_prior.fitting import FitSettings
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.mixture import Mixture
-from stage2_prior.wrappers.per_class import PerClass
 
 Module = TypeVar("Module", bound=nn.Module)
 LONG_SECONDS, MOST_MINUTES = 600.0, 90
@@ -147,9 +146,8 @@ def prior_parts(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset
     """All steps, or iterations, that the configuration allows; a fit in closed form takes none."""
     node, ranks = job.config.prior, job.config.trainer.num_ranks if prior.fits_in_ranks else 1
     model = trial(prior)
-    per_class = next((module for module in model.modules() if isinstance(module, PerClass)), None)
     if "fit" in node:
-        return _by_gradient(job, model, per_class, train, val, ranks)
+        return _by_gradient(job, model, train, val, ranks)
     if "max_iter" not in node:
         return []
     mixture = next((module for module in model.modules() if isinstance(module, Mixture)), None)
@@ -173,12 +171,10 @@ def seconds_a_pass(job: Run, mixture: Mixture, train: LatentDataset) -> float:
     return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
 
-def _by_gradient(
-    job: Run, prior: Prior, per_class: PerClass | None, train: LatentDataset, val: LatentDataset, ranks: int
-) -> list[Part]:
+def _by_gradient(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset, ranks: int) -> list[Part]:
     settings, dims = FitSettings(**job.fit_settings), train.spec.num_dims
     labels, of_each = train.labels, [len(train)]
-    if per_class is not None and labels is not None:
+    if prior.min_images_a_class and labels is not None:
         of_each = [int(count) for count in torch.bincount(labels) if count]
     courses = [settings.course(num, dims) for num in of_each]
     num_val = len(val) if val.is_certain else max(len(val), settings.val_draws)

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expost.evaluation.figures.classes import ClassRow
-from expost.evaluation.images.class_accuracy import ClassAccuracy, class_accuracy
+from expost.evaluation.images.class_accuracy import ClassAccuracy, ClassRow, class_accuracy
 from expost.evaluation.images.features import FeatureNet
 from expost.evaluation.row_names import RECONSTRUCTIONS
 from expost.measure.image_sets import num_compared, test_rows

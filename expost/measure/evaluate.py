@@ -14,6 +14,7 @@ from expost.config.schema import Evaluation
 from expost.evaluation import report
 from expost.evaluation.bounds import Bounds
 from expost.evaluation.distances import Distances
+from expost.evaluation.figures import PICTURES
 from expost.job import Run
 from expost.measure.annealing import tight_bounds
 from expost.measure.bounds import measured_bounds
@@ -22,7 +23,6 @@ from expost.measure.counted_priors import counted_floors, floor_ingredients
 from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.image_sets import SCATTERED, Copied, Seen, measured_distances, measured_memorisation, seen_images
 from expost.measure.latents import dissect
-from expost.measure.pictures import PICTURES, draw_pictures
 from expost.measure.remedies import told_of_fit
 from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
 from expost.measure.subject import Trained, baseline_prior
@@ -122,6 +122,8 @@ def judge_classes(f: Findings) -> Classes | None:
 
 def draw(f: Findings) -> dict[str, Path]:
     """By their names."""
+    from expost.measure.pictures import draw_pictures  # matplotlib is slow to import: only who draws
+
     codes, num = f.surgery["codes"], f.settings.num_samples
     draw_pictures(f.trained, f.images, f.copies, f.name, f.histories, codes, f.classes, num, f.folder)
     return {stem: path for stem in PICTURES if (path := f.folder / f"{stem}.png").is_file()}

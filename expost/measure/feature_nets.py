@@ -13,7 +13,8 @@ from expost.evaluation.images import class_accuracy, feature_file, features
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
-from expost.store.safe import layouts, read_json, read_tensors
+from expost.store.safe import read_json
+from expost.store.tensors import layouts, read_tensors
 
 MAX_FEATURE_IMAGES = 100_000
 MAX_FEATURE_PIXELS = 2**28

@@ -24,19 +24,6 @@ from stage2_prior.prior import Prior
 SHEET, SHOWN = "check-images.png", 40
 """What stage=check leaves in `paths.root`, and how many images are on it."""
 
-PICTURES = {
-    "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
-    "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
-    "the share is that of all its samples which the classifier takes for it.",
-    "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
-    "latents": "Latents of training images on their first two principal axes, against both priors.",
-    "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
-    "interpolations": "From one test image to another, through latent space.",
-    "curves": "Training of both stages.",
-    "codes": "How evenly codes are used.",
-}
-"""File stem -> caption, in the order of the report; `codes` exists of codes alone, `classes` of conditional priors."""
-
 
 def draw_pictures(
     trained: Trained,
@@ -49,9 +36,10 @@ def draw_pictures(
     limit: int,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none.
+    """The PNG files of `expost.evaluation.figures.PICTURES`.
 
-    No more than `limit` samples of a prior are drawn.
+    `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none. No more than `limit` samples of a
+    prior are drawn.
     """
     baseline = BASELINES[trained.baseline_name]
     shown = {key: picture(s.few) for key, s in seen.items()}

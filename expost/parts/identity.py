@@ -4,21 +4,22 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from expost.base.command import Command
 from expost.config.schema import Config, Trainer
 from expost.job import Run
-from expost.parts.assembly import Parts
 from expost.store.artifacts import digest
+
+if TYPE_CHECKING:
+    from expost.parts.assembly import Parts
 
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
 CIRCUMSTANCES = "circumstances.json"
 NEUTRAL_DATA = ("root", "download", "name")
 
 
-def identity(job: Run, parts: Parts) -> dict[str, str]:
+def identity(job: Run, parts: "Parts") -> dict[str, str]:
     """What a report says of its run so that it can be compared: for `provenance`.
 
     `vae_recipe` and `prior_recipe` are the same for runs that differ in their seeds alone; `stage1`, `stage2` and
@@ -45,7 +46,7 @@ def identity(job: Run, parts: Parts) -> dict[str, str]:
     }
 
 
-def likelihood_words(config: Config, parts: Parts) -> str:
+def likelihood_words(config: Config, parts: "Parts") -> str:
     """Family of the likelihood and preprocessing: bounds are comparable where this is the same. Settings of the family,
     such as its scale, make a better or a worse model and not another measure."""
     name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1].removesuffix("Likelihood")
@@ -80,6 +81,8 @@ def _changes(command: Command, groups: Sequence[str]) -> list[str]:
 
 def circumstances() -> dict[str, str]:
     """The code and the machine at this moment: kept with figures, whose report may be written elsewhere and later."""
+    import torch  # who only reports does without
+
     return {
         "commit": _commit() or "unknown",
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {accelerator()}",
@@ -89,6 +92,8 @@ def circumstances() -> dict[str, str]:
 
 
 def accelerator() -> str:
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 

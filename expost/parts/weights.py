@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
-from expost.store.safe import layouts, read_json, read_json_list, read_tensors
+from expost.store.safe import read_json, read_json_list
+from expost.store.tensors import layouts, read_tensors
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
@@ -16,6 +16,8 @@ MAX_HISTORY_BYTES = 2**26
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state of `module` as safetensors wants it: whole, detached, contiguous, on the CPU. All ranks ask for it."""
+    from torch.distributed.tensor import DTensor  # costs half a second, and only who has trained asks for it
+
     state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 

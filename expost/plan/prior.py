@@ -21,10 +21,9 @@ from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import LatentDataset
-from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import Sizes
+from stage2_prior.fitting import FitSettings, Sizes
 from stage2_prior.prior import GradientPrior
-from stage2_prior.wrappers.per_class import Chosen, needed_of_each
+from stage2_prior.wrappers.per_class import subset
 
 MIN_LATENTS = 1024
 PASSES = 2
@@ -102,7 +101,7 @@ def probe_iterations(probing: Probing) -> Facts:
         fits[few] = fit_iterations(probing, train, len(train) / num, PASSES)
         return fits[few].seconds_a_pass
 
-    first = min(len(whole), max(MIN_LATENTS, 2 * components, 2 * needed_of_each(prior) * prior.num_classes))
+    first = min(len(whole), max(MIN_LATENTS, 2 * components, 2 * prior.min_images_a_class * prior.num_classes))
     iterate(first)  # pays for what is there once in a process
     timed = [fits[few] for few, _ in lengthen(iterate, first, len(whole), probing.enough)]
     few_on_disk = Artifact("latents", "1" * 20, probing.scratch / "few")
@@ -125,12 +124,11 @@ def probe_iterations(probing: Probing) -> Facts:
 
 def few_latents(probing: Probing, num: int) -> LatentDataset:
     """The first `num` of the imagined latents; where each class has a prior of its own, enough of each for that."""
-    of_each, whole = needed_of_each(probing.parts.prior), first_latents(probing, "train", len(probing.parts.data.train))
+    of_each = probing.parts.prior.min_images_a_class
+    whole = first_latents(probing, "train", len(probing.parts.data.train))
     if of_each == 0 or whole.labels is None or num >= len(whole):
         return first_latents(probing, "train", num)
-    rows = spread_classes(len(whole), num, whole.labels, of_each)
-    params = {name: Chosen(values, rows.numpy()) for name, values in whole.params.items()}
-    return LatentDataset(whole.spec, whole.family, params, whole.labels[rows])
+    return subset(whole, spread_classes(len(whole), num, whole.labels, of_each))
 
 
 def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:

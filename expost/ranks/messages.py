@@ -8,7 +8,7 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.ranks.machines import without_ranks
 from stage1_vae.errors import ExpostError
 
@@ -60,7 +60,7 @@ class Order:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // self.config["trainer"]["devices"])))
         if self.config["trainer"]["num_nodes"] == 1 and sys.platform == "linux":
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may lead nowhere
-        environment["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])])
+        environment["PYTHONPATH"] = python_path()
         return environment | {name: str(value) for name, value in own.items()}
 
 

@@ -21,10 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from expost.base import scratch as temporary
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Trainer
 from expost.ranks.machines import Machine, refuse_study
@@ -71,7 +69,7 @@ class RankTraceback(Exception):  # noqa: N818  # no error of this process
         return f"\n{self.args[0]}"
 
 
-def check_ranks(trainer: Trainer) -> None:
+def check_ranks(trainer: Trainer, command: Command) -> None:
     """Refuse what several ranks cannot do, before any work.
 
     Raises:
@@ -90,19 +88,11 @@ def check_ranks(trainer: Trainer) -> None:
             "trainer.strategy=fsdp has no whole weights to compile or to average: set trainer.compile=false "
             "trainer.ema_decay=null, or use trainer.strategy=ddp"
         )
-    if _optuna_sweeps():
+    if command.is_trial:
         refuse_study(trainer.num_ranks)
     if device_of(trainer).type == "cpu" and trainer.devices > (most := max(2, num_cores())):
         raise UserError(f"trainer.devices={trainer.devices}: there is a core for {most} ranks here, at most")
     Machine.of(trainer.num_nodes, os.environ)
-
-
-def _optuna_sweeps() -> bool:
-    """Whether this job is a trial of Optuna's."""
-    if not HydraConfig.initialized():
-        return False
-    facts = HydraConfig.get()
-    return facts.mode == RunMode.MULTIRUN and "optuna" in str(facts.sweeper.get("_target_", "")).lower()
 
 
 @dataclass
@@ -140,7 +130,7 @@ class Child:
                 messages.put((self, json.loads(line)))
         messages.put((self, None))
 
-    def silent(self) -> Ending:
+    def silence(self) -> Ending:
         """The ending of a process that messages nothing about it."""
         code = self.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -177,7 +167,7 @@ def make_in_ranks(
     key: str,
     tracker: Tracker,
     rendezvous: Rendezvous | None = None,
-    arrived: Callable[[], bool] = lambda: False,
+    is_there: Callable[[], bool] = lambda: False,
 ) -> Mapping[str, Any]:
     """Make the files of a stage with this machine's ranks; the final figures, from rank 0.
 
@@ -185,7 +175,7 @@ def make_in_ranks(
         job, stage, key: what is made.
         tracker: takes what rank 0 logs.
         rendezvous: where this machine's ranks ask; None on any machine but the first.
-        arrived: asked now and then; once it says yes, the ranks are no longer needed.
+        is_there: asked now and then; once it says yes, the ranks are no longer needed.
 
     Raises:
         UserError: a rank met a mistake of the user's, or was killed.
@@ -199,7 +189,7 @@ def make_in_ranks(
             for local_rank in range(job.config.trainer.devices):
                 order = _order(job, stage, key, machine, rendezvous.port if rendezvous else machine.port, local_rank)
                 children.append(_start(order, job.shows_progress, Path(scratch)))
-            return _listen(children, job, tracker, arrived)
+            return _listen(children, job, tracker, is_there)
         finally:
             _end(children)
 
@@ -241,7 +231,7 @@ def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
     return Child(order, process, errors)
 
 
-def _listen(children: list[Child], job: Job, tracker: Tracker, arrived: Callable[[], bool]) -> Mapping[str, Any]:
+def _listen(children: list[Child], job: Job, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
     """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
     messages: queue.Queue[ChildMessage] = queue.Queue()
     for child in children:
@@ -251,15 +241,16 @@ def _listen(children: list[Child], job: Job, tracker: Tracker, arrived: Callable
         try:
             child, message = messages.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            if arrived():
+            if is_there():
                 return {}
             if (lost := next((child for child in children if child.is_lost), None)) is None:
                 continue
-            child, message = lost, {"ending": asdict(lost.silent())}  # a process of its own keeps its output open
+            # A process of its own keeps its output open.
+            child, message = lost, {"ending": asdict(lost.silence())}
         if message is None:
             speaking -= 1
             if child.figures is None and child.ending is None:
-                child.ending = child.silent()
+                child.ending = child.silence()
         elif "log" in message:
             tracker.log(message["log"], message["step"])
         elif "say" in message:

@@ -10,11 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from socket import create_server
 
+import torch
+import torch.distributed as dist
 from torch.distributed import DistError, DistNetworkError, TCPStore
 
 from expost.base.errors import UserError
+from expost.config.schema import Trainer
 from expost.ranks.machines import Machine
 from expost.ranks.messages import Order
+from expost.training.devices import device_of
 
 COMING = timedelta(minutes=30)
 """Until machine 0 answers, or does again where it was at something else; and then until all ranks are there."""
@@ -124,3 +128,29 @@ def wait_for_all(store: TCPStore, order: Order) -> None:
             f"rank {order.rank} of stage {order.stage} waited {round(COMING.total_seconds() / 60)} minutes for those "
             "of other machines; see that the command runs on all of them"
         ) from error
+
+
+def connect(order: Order, settings: Trainer, wait: timedelta) -> Path:
+    """Meet the other ranks; the folder that all write to.
+
+    Args:
+        order: who this is, and where they meet.
+        settings: the `trainer:` section.
+        wait: longest time in a collective.
+
+    Raises:
+        UserError: machine 0 does not come, cannot be reached, or is gone; or others do not come.
+    """
+    on_gpu = device_of(settings).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(order.local_rank)
+    store, folder = join(order)
+    wait_for_all(store, order)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=dist.PrefixStore(order.key, store),
+        rank=order.rank,
+        world_size=order.world,
+        timeout=wait,
+    )
+    return folder

@@ -8,8 +8,8 @@ from expost.parts.decoding import block_size
 from expost.stages.making import Making, Stage
 from expost.training.progress import bar
 from stage1_vae.data.splits import SPLITS
-from stage1_vae.encode import ENCODE_VERSION, encode
 from stage1_vae.latents.files import LatentWriter
+from stage1_vae.vae import ENCODE_VERSION, encode
 
 
 def encode_images(making: Making) -> Mapping[str, Any]:

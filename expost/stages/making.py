@@ -25,7 +25,6 @@ from expost.ranks.rendezvous import serve
 from expost.store.artifacts import Artifact, Store, digest
 from expost.store.training_states import TrainingStates
 from expost.training.tracking import Tracker, tracking
-from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
@@ -58,10 +57,9 @@ class Making:
         """The fitted prior."""
         return fitted_prior(self.parts, self.inputs["prior"], self.job.device)
 
-    @cached_property
-    def latents(self) -> dict[str, LatentDataset]:
-        """Of each split."""
-        return {split: LatentDataset.load(self.inputs["latents"].path / split) for split in SPLITS}
+    def latents(self, split: str) -> LatentDataset:
+        """Of the images of `split`."""
+        return LatentDataset.load(self.inputs["latents"].path / split)
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def help_make(recipe: Recipe, job: Run) -> Artifact:
     stage, key = recipe.stage.place, recipe.key
     job.say(stage, f"made by machine 0 with the help of this one, number {job.machine.rank}")
     place = job.store.root / stage / key
-    make_in_ranks(job, stage, key, Tracker(), arrived=place.is_dir)
+    make_in_ranks(job, stage, key, Tracker(), is_there=place.is_dir)
     with job.store.lock(stage, key):  # machine 0 gives it back when it has committed, or failed
         if artifact := job.stored(stage, key):
             return artifact

@@ -21,7 +21,7 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
         fit_run = job.fit_run(tracker, log=log)
-        report = prior.fit(making.latents["train"], making.latents["val"], fit_run)
+        report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
     for note in report.notes:
         job.say("prior", note)
     fitted = weights(prior)
@@ -44,6 +44,6 @@ STAGE = Stage(
     needs=lambda config, parts: ("latents",),
     ingredients=ingredients,
     make=fit_prior,
-    expected=lambda making: prior_parts(making.job, making.parts.prior, making.latents["train"], making.latents["val"]),
+    expected=lambda making: prior_parts(making.job, making.parts.prior, making.latents("train"), making.latents("val")),
     in_ranks=lambda parts: parts.prior.fits_in_ranks,
 )

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +14,61 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from expost.base.command import agent
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.evaluation import page, report
+from expost.evaluation.figures import PICTURES
 from expost.evaluation.tables import printable
 from expost.job import Run
-from expost.measure.pictures import PICTURES
-from expost.parts.dataset import described
 from expost.parts.identity import CIRCUMSTANCES
+from expost.store.answers import Answer
 from expost.store.artifacts import Artifact
 from expost.store.safe import UnsafeError, read_json
 from expost.training.tracking import tracking, with_one_name
+from expost.training.wandb_run import agent
 
 LONE_BYTES = "backslashreplace"
 """How text tells the bytes of a name that are no UTF-8; in JSON it is their escape."""
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
-def publish(run: Run, figures: Artifact, keys: Mapping[str, str], dataset: Mapping[str, Any]) -> None:
+def repeat(job: Run, answer: Answer) -> None:
+    """Say and write again what another job was answered, all of which is in the store and intact.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    sections = {"prior": answer.prior, "evaluation": answer.evaluation}
+    job = replace(job, config=job.config.model_copy(update=sections))
+    for what, words in answer.said:
+        job.say(what, words)
+    artifacts = answer.artifacts(job.store, job.config.stage)
+    for artifact in artifacts:
+        job.store.tidy(artifact.stage, artifact.key)
+        job.say(artifact.stage, f"unchanged, skipped: {artifact.path}")
+    publish(job, artifacts[-1], answer)
+
+
+def publish(run: Run, figures: Artifact, answer: Answer) -> None:
     """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
         run: whose folder is written.
         figures: the evaluation's artifact.
-        keys: keys of what the figures were measured on, for the provenance.
-        dataset: of `dataset_facts`.
+        answer: where they come from, and what was taken of the data.
 
     Raises:
         UserError: the folder cannot be written.
     """
     content = stored_json(figures, "figures.json")
-    content["dataset"] = dict(dataset)
-    content["provenance"] = provenance(run, figures, keys)
+    content["dataset"] = answer.dataset
+    content["provenance"] = provenance(run, figures, answer.provenance)
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
         drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
         pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
         _write_whole(run.folder / "config.yaml", config_yaml)
-        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, described(dataset)))
+        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, answer.dataset_words))
         _write_whole(run.folder / "report.json", report.to_json(content))
         point_latest(run)
     except OSError as error:

@@ -85,6 +85,15 @@ class Store:
             say(f"{folder / damage} is damaged: its folder is moved to {aside}, and made again")
         return None
 
+    def is_intact(self, artifact: Artifact) -> bool:
+        """Whether `find` would find it, and have nothing to say; nothing is moved.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
+        folder = artifact.path
+        return folder.is_dir() and next(altered_files(folder), None) is None and next(strays(folder), None) is None
+
     @contextmanager
     def writing(
         self,

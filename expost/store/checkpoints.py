@@ -87,7 +87,7 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
         raise UnsafeError(f"{place} is no checkpoint that torch.save wrote: no zip archive begins there")
     try:
         with open_archive(file) as archive:
-            pickled = _checked_members(archive.infolist(), os.fstat(file.fileno()).st_size)
+            pickled = _pickle_member(archive.infolist(), os.fstat(file.fileno()).st_size)
             if (damaged := archive.testzip()) is not None:  # torch is built without this check
                 raise ValueError(f"the checksum of its member {damaged!r} does not fit")
             return archive.read(pickled)
@@ -95,7 +95,7 @@ def _pickle_of(file: BinaryIO, place: Path) -> bytes:
         raise UnsafeError(f"{place} is no checkpoint, or damaged: {error}") from error
 
 
-def _checked_members(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
+def _pickle_member(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
     """The one that is the pickle.
 
     Raises:

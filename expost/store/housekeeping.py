@@ -83,21 +83,8 @@ def _strings(value: Any) -> Iterable[str]:
             yield from _strings(part)
 
 
-@dataclass(frozen=True)
-class References:
-    """What run folders say.
-
-    Attributes:
-        keys_by_run: run, as its folder lies under `paths.root` -> keys that it names.
-        unreadable: files that should say so, and cannot be read.
-    """
-
-    keys_by_run: Mapping[str, frozenset[str]]
-    unreadable: tuple[Path, ...]
-
-
-def references_in(root: Path) -> References:
-    """Every folder of a run under `root`, with the keys in its JSON files."""
+def references_in(root: Path) -> tuple[dict[str, frozenset[str]], list[Path]]:
+    """Every run, as its folder lies under `root`, with the keys in its JSON files; and those that cannot be read."""
     keys_by_run: dict[str, frozenset[str]] = {}
     unreadable = []
     for folder in sorted(path for pattern in RUNS for path in root.glob(pattern) if path.is_dir()):
@@ -110,7 +97,7 @@ def references_in(root: Path) -> References:
             except OSError:
                 unreadable.append(path)
         keys_by_run[folder.relative_to(root).as_posix()] = frozenset(keys)
-    return References(keys_by_run, tuple(unreadable))
+    return keys_by_run, unreadable
 
 
 def runs_by_key(entries: Iterable[Entry], keys_by_run: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
@@ -194,12 +181,12 @@ class Inventory:
     @classmethod
     def of(cls, store: Store, root: Path) -> "Inventory":
         """What is in `store`, and which runs below `root` need it."""
-        entries, references = entries_of(store), references_in(root)
-        needs = runs_by_key(entries, references.keys_by_run)
-        return cls(store, entries, needs, resumables_of(store, references.keys_by_run), list(references.unreadable))
+        entries = entries_of(store)
+        keys_by_run, unreadable = references_in(root)
+        return cls(store, entries, runs_by_key(entries, keys_by_run), resumables_of(store, keys_by_run), unreadable)
 
     @property
-    def free(self) -> list[Entry]:
+    def free_entries(self) -> list[Entry]:
         """What no run needs."""
         return [entry for entry in self.entries if not self.needs[entry.artifact.key]]
 
@@ -283,7 +270,7 @@ def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
 
 def show(inventory: Inventory) -> None:
     """The listing, and what could be removed."""
-    store, entries, free = inventory.store, inventory.entries, inventory.free
+    store, entries, free = inventory.store, inventory.entries, inventory.free_entries
     print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
     for entry in entries:
         words = _names(inventory.needs[entry.artifact.key])
@@ -312,7 +299,7 @@ def collect(inventory: Inventory) -> None:
     Raises:
         UserError: a job is at work, or what is needed cannot be known.
     """
-    store, free = inventory.store, inventory.free
+    store, free = inventory.store, inventory.free_entries
     _refuse_doubt(inventory)
     _refuse_company(store)
     given_up = [rest for rest in inventory.resumables if not rest.runs]

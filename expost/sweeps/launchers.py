@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
@@ -27,8 +29,9 @@ from omegaconf import DictConfig, open_dict
 
 from expost.base.command import COMMAND, PROGRAM, SWEEP, Command, sweep_dir
 from expost.base.errors import UserError
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.base.streams import open_streams
+from expost.ranks.messages import num_cores
 from expost.sweeps.failures import record_failure
 
 TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
@@ -73,10 +76,6 @@ class SweepJob:
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    @property
-    def command(self) -> Command:
-        return Command(overrides=tuple(self.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=self.number)
-
 
 @dataclass(frozen=True)
 class Lost:
@@ -86,6 +85,13 @@ class Lost:
 
 
 Outcome = JobReturn | Lost
+
+
+class SweepFolder(Callback):
+    """Tells the jobs where their sweep is, before the first of them starts; named in conf/config.yaml."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        os.environ[SWEEP] = str(Path(config.paths.root) / "sweeps" / os.environ[COMMAND])
 
 
 class Workers(Launcher):
@@ -106,8 +112,7 @@ class Workers(Launcher):
         Raises:
             UserError: the launcher's package is not installed.
         """
-        paths = [str(PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # workers import this project
+        os.environ["PYTHONPATH"] = python_path()  # workers import this project
         environment = {name: os.environ[name] for name in (*TRAVELS, "PYTHONPATH") if name in os.environ}
         environment |= self.threads()
         state = Singleton.get_state()
@@ -145,8 +150,8 @@ class Workers(Launcher):
 
     def threads(self) -> dict[str, str]:
         """Environment variables that share this machine's cores out to the jobs, unless the user has set them."""
-        name, cores = "OMP_NUM_THREADS", len(os.sched_getaffinity(0))
-        return {} if name in os.environ else {name: str(max(1, cores // self.n_jobs))}
+        name = "OMP_NUM_THREADS"
+        return {} if name in os.environ else {name: str(max(1, num_cores() // self.n_jobs))}
 
     @abstractmethod
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
@@ -156,7 +161,8 @@ class Workers(Launcher):
 def _job_return(job: SweepJob, outcome: Outcome) -> JobReturn:
     if isinstance(outcome, JobReturn):
         return outcome
-    record_failure(job.command, f"{outcome.reason}; the same command tries it again")
+    command = Command(overrides=tuple(job.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=job.number)
+    record_failure(command, f"{outcome.reason}; the same command tries it again")
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
@@ -209,10 +215,6 @@ def _signal(words: str) -> str:
     name = next((sign.name for sign in signal.Signals if sign.name in words), None)
     memory = ", which is what Linux does when memory runs out" if name == "SIGKILL" else ""
     return f" by {name}{memory}" if name else ""
-
-
-def run_now(job: SweepJob) -> JobReturn:
-    return job()
 
 
 def missing_extra(name: str) -> UserError:

@@ -8,7 +8,6 @@ all attempts, without what was done twice.
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from expost.base.command import Command
@@ -82,12 +81,9 @@ def _value(config: Config, report: dict[str, Any], name: str, learned: str) -> f
     figures = report["rows"].get(learned if row == LEARNED else row, {})
     value = figures.get(figure)
     if value is None or not math.isfinite(value):
-        raise UserError(f"sweep.metric={name}: the report has no such figure{_reason(figures.get('notes', []))}")
+        notes = "; ".join(figures.get("notes", []))
+        raise UserError(f"sweep.metric={name}: the report has no such figure{notes and f'; it notes: {notes}'}")
     return float(value)
-
-
-def _reason(notes: Sequence[str]) -> str:
-    return f"; it notes: {'; '.join(notes)}" if notes else ""
 
 
 def _seconds(config: Config, report: dict[str, Any], stage: str) -> float:

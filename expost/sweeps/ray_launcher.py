@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads, run_now
+from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class RayLauncher(Workers):
@@ -45,7 +45,7 @@ class RayLauncher(Workers):
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         import ray
 
-        call: Any = ray.remote(max_retries=0, **self.resources)(run_now)
+        call: Any = ray.remote(max_retries=0, **self.resources)(lambda job: job())
 
         def on_ray(job: SweepJob) -> Outcome:
             try:

@@ -75,8 +75,8 @@ class OptunaSweeper(Sweeper):
             raise UserError("a search needs sweep.metric=NAME, for example sweep.metric=iwae_nats")
         if not space:
             raise UserError("a search needs a space, for example 'trainer.lr=tag(log,interval(1e-4,1e-2))'")
-        own = fingerprint(space, lambda words: self.compose([*fixed, *words]))
-        name = config.sweep.study or f"optuna-{own}"
+        identity = fingerprint(space, lambda words: self.compose([*fixed, *words]))
+        name = config.sweep.study or f"optuna-{identity}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
         with lock_study(folder, name), database((folder / name).resolve()) as storage:
@@ -86,7 +86,7 @@ class OptunaSweeper(Sweeper):
                 directions=list(map(direction, config.sweep.metric)),
                 load_if_exists=True,
             )
-            refuse_another(study, own, config.sweep.metric)
+            refuse_another(study, identity, config.sweep.metric)
             retry(study)
             complete = _count(study, "COMPLETE")
             # A study that goes on must not draw again what it drew first.
@@ -218,16 +218,16 @@ def result_key(config: Config) -> str | None:
         return None
 
 
-def refuse_another(study: Any, own: str, metrics: Sequence[str]) -> None:
+def refuse_another(study: Any, identity: str, metrics: Sequence[str]) -> None:
     """
     Raises:
-        UserError: a study of that name has another fingerprint than `own`.
+        UserError: a study of that name has another fingerprint than `identity`.
     """
     known = study.user_attrs.get("fingerprint")
     if known is None:
-        study.set_user_attr("fingerprint", own)
+        study.set_user_attr("fingerprint", identity)
         study.set_metric_names(list(metrics))
-    elif known != own:
+    elif known != identity:
         raise UserError(
             f"sweep.study={study.study_name} searches something else, or other images or algorithms; give another "
             "sweep.study=NAME"

@@ -38,12 +38,12 @@ def counting(label: str, shown: bool, log: Callable[..., None]) -> Iterator[Call
     """`log` with a bar that counts its calls and shows the last figures: for loops that report each round."""
     with bar(label, shown, unit="round") as counter:
 
-        def counted(figures: Mapping[str, float], step: int) -> None:
+        def log_round(figures: Mapping[str, float], step: int) -> None:
             counter.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
             counter.update()
             log(figures, step)
 
-        yield counted
+        yield log_round
 
 
 @contextmanager

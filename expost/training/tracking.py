@@ -10,24 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.loggers import CSVLogger, Logger
-from pytorch_lightning.utilities import rank_zero_only
+from typing import TYPE_CHECKING, Any
 
 from expost.config.schema import Logger as LoggerSettings
 from expost.evaluation.row_names import BASELINES
 from expost.store.training_states import TrainingStates
-from expost.training.wandb_run import Say, WandbRun, open_run, wandb_mode
+from expost.training.wandb_run import STEP, Say, WandbRun, open_run, wandb_mode, wandb_name
 
-STEP = "epoch"
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
 FINAL = "final/"
 """Before the names of figures that a stage has one of, when it is done."""
-
-
-def wandb_name(stage: str, name: str) -> str:
-    """What the figure `name` of `stage` is called in W&B."""
-    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
 
 
 def with_one_name(figures: Mapping[str, Any], prior: str) -> dict[str, Any]:
@@ -41,44 +35,6 @@ def with_one_name(figures: Mapping[str, Any], prior: str) -> dict[str, Any]:
     return {f"learned/{k.removeprefix(own)}" if k.startswith(own) else k: value for k, value in figures.items()}
 
 
-class WandbFigures(Logger):
-    """Lightning's figures into a W&B run that is already open.
-
-    Lightning's own logger counts optimiser steps, and defines its axis only in a run that it has opened itself.
-
-    Args:
-        run: open; closed by whoever opened it.
-        stage: before every name.
-    """
-
-    def __init__(self, run: WandbRun, stage: str) -> None:
-        super().__init__()
-        self.run, self.stage = run, stage
-        run.tell(self._define)
-
-    def _define(self, run: Any) -> None:
-        run.define_metric(STEP, hidden=True)
-        for pattern, summary in (("train_*", "last"), ("val_*", "last,min")):
-            run.define_metric(wandb_name(self.stage, pattern), step_metric=STEP, summary=summary)
-
-    @property
-    def name(self) -> str:
-        return self.stage
-
-    @property
-    def version(self) -> str:
-        return self.run.id
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        axis = {} if step is None else {STEP: step}
-        self.run.log({**{wandb_name(self.stage, name): value for name, value in metrics.items()}, **axis})
-
-    @rank_zero_only
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The resolved config is in the run from its beginning."""
-
-
 @dataclass
 class Tracker:
     """Loggers of one stage; Lightning writes to `loggers`, everything else calls the methods.
@@ -86,7 +42,7 @@ class Tracker:
     `states` are what an earlier attempt at the stage has kept, and this one keeps for the next; None: nothing is kept.
     """
 
-    loggers: list[Logger] = field(default_factory=list)
+    loggers: list["Logger"] = field(default_factory=list)
     wandb_run: WandbRun | None = None
     stage: str = ""
     states: TrainingStates | None = None
@@ -123,7 +79,7 @@ class Tracker:
             shown = {wandb_name(self.stage, name): str(path) for name, path in pictures.items()}
             self.wandb_run.tell(lambda run: run.log({name: wandb.Image(path) for name, path in shown.items()}))
 
-    def lineage(self, made: tuple[str, str], used: Mapping[str, str], path: Path) -> None:
+    def lineage(self, output: tuple[str, str], inputs: Mapping[str, str], path: Path) -> None:
         """Say in W&B what this stage made (kind, key) and from what: references by path, nothing is uploaded.
 
         `use_artifact` needs a server, so offline the inputs are metadata of the output alone.
@@ -133,8 +89,8 @@ class Tracker:
         import wandb
 
         def refer(run: Any) -> None:
-            kind, key = made
-            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(used)})
+            kind, key = output
+            artifact = wandb.Artifact(f"{kind}-{key}", type=kind, metadata={"inputs": dict(inputs)})
             artifact.add_reference(path.resolve().as_uri(), checksum=False)
             run.log_artifact(artifact)
 
@@ -163,6 +119,10 @@ def tracking(
     Raises:
         UserError: W&B cannot be used as it is set up.
     """
+    from pytorch_lightning.loggers import CSVLogger  # takes seconds to import: only where figures are written
+
+    from expost.training.loggers import WandbFigures
+
     loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
     run: WandbRun | None = None
     if settings.wandb and wandb_mode(settings) != "disabled":

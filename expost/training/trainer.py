@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Trainer
 from expost.store.checkpoints import read_checkpoint
 from expost.store.safe import UnsafeError
@@ -32,6 +33,7 @@ from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
 from stage1_vae.ranks import ALONE, Ranks
 
+turn_loggers_down()  # which Lightning has turned up
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
 OF = "kept_for"
 """Where a state says whose it is."""
@@ -200,7 +202,7 @@ def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> 
 
 
 class LoopStates:
-    """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.prior.Kept` as fits see it."""
+    """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.fitting.Kept` as fits see it."""
 
     def __init__(self, states: TrainingStates, ranks: Ranks = ALONE) -> None:
         self.states, self.ranks = states, ranks

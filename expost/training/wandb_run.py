@@ -21,14 +21,39 @@ from expost.config.schema import Logger as LoggerSettings
 MODE = "WANDB_MODE"
 SERVER = "https://api.wandb.ai"
 OLD_NAMES = {"dryrun": "offline", "run": "online"}
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep says, in the environment, to the one run that it has started."""
 MODES = ("disabled", "offline", "online", "shared")
 INIT_SECONDS, FINISH_SECONDS = 15.0, 60.0
 """That W&B may take to answer, and at the end to take the rest, unless the user's environment says otherwise."""
 
+STEP = "epoch"
+
 Say = Callable[[str], None]
 
 
-def logged_in() -> bool:
+def wandb_name(stage: str, name: str) -> str:
+    """What the figure `name` of `stage` is called in W&B."""
+    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
+
+
+def set_agent_aside() -> None:
+    """Every stage is a run in W&B, and each would take the agent's identity for its own: the report alone has it.
+
+    W&B copies the environment when it is first used, so this comes first.
+    """
+    for name in AGENT:
+        if name in os.environ:
+            os.environ[f"EXPOST_{name}"] = os.environ.pop(name)
+
+
+def agent() -> dict[str, str]:
+    """What the agent said, by the names of W&B's settings; nothing without one."""
+    settings = {"run_id": os.environ.get("EXPOST_WANDB_RUN_ID"), "sweep_id": os.environ.get("EXPOST_WANDB_SWEEP_ID")}
+    return {name: value for name, value in settings.items() if value}
+
+
+def has_key() -> bool:
     """Whether the user has a W&B key on this machine."""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -50,7 +75,7 @@ def wandb_mode(settings: LoggerSettings) -> str:
             raise UserError(f"{MODE}={chosen}: {nearest(chosen, MODES)}")
         return OLD_NAMES.get(chosen, chosen)
     if settings.mode == "auto":
-        return "online" if logged_in() else "offline"
+        return "online" if has_key() else "offline"
     return settings.mode
 
 
@@ -100,7 +125,7 @@ def open_run(
         os.environ.pop(MODE, None)  # an empty one is no mode to W&B
     import wandb
 
-    def opened(mode: str) -> WandbRun:
+    def open_in(mode: str) -> WandbRun:
         run = wandb.init(
             project=settings.project,
             group=group,
@@ -118,7 +143,7 @@ def open_run(
     mode = wandb_mode(settings)
     try:
         try:
-            return opened(mode)
+            return open_in(mode)
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError):
             raise
         except wandb.Error as error:
@@ -127,7 +152,7 @@ def open_run(
             os.environ[MODE] = "offline"  # what follows need not wait for it again
             later = f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
             say(f"W&B does not answer ({_reason(error)}); goes on offline, and this sends it later: {later}")
-            return opened("offline")
+            return open_in("offline")
     except (wandb.Error, ValueError) as error:  # pydantic's complaints of a variable are ValueErrors
         raise UserError(f"W&B: {_reason(error)}; mend that, or set {MODE}=offline or logger=csv") from error
 

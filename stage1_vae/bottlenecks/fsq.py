@@ -43,8 +43,7 @@ class FSQ(Bottleneck):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"vae.bottleneck.levels={list(levels)}: give at least one number, each at least 2")
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (math.prod(levels),), num_classes)
         self.decoder_shape = (len(levels), *self.grid)
         self.base_prior = uniform_codes(self.spec)

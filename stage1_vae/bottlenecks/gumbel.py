@@ -56,8 +56,7 @@ class Gumbel(Bottleneck):
             )
         if min(num_codes, code_dim, anneal_steps) < 1:
             raise ValueError("vae.bottleneck: num_codes, code_dim and anneal_steps must be at least 1")
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        channels, self.grid = map_shape(features_shape)
         self.temperatures, self.anneal_steps = (start_temperature, end_temperature), anneal_steps
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)

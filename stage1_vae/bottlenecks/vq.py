@@ -9,16 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.maps import (
-    Projection,
-    check_weight,
-    code_spec,
-    map_shape,
-    squared_distance,
-    to_map,
-    uniform_codes,
-)
+from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
 
@@ -53,8 +45,7 @@ class VQ(Bottleneck):
     ) -> None:
         super().__init__()
         self.commitment = check_weight(commitment)
-        channels, *grid = map_shape(features_shape)
-        self.grid = (grid[0], grid[1])
+        channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
         self.base_prior = uniform_codes(self.spec)

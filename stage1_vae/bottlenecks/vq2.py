@@ -13,16 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.maps import (
-    Projection,
-    check_weight,
-    code_spec,
-    map_shape,
-    squared_distance,
-    to_map,
-    uniform_codes,
-)
+from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
 from stage1_vae.posteriors import Codes
 
 
@@ -53,10 +45,10 @@ class VQ2(Bottleneck):
     ) -> None:
         super().__init__()
         self.commitment = check_weight(commitment)
-        channels, height, width = map_shape(features_shape)
-        self.bottom, self.top = (height, width), (-(-height // 2), -(-width // 2))
+        channels, self.bottom = map_shape(features_shape)
+        self.top = (-(-self.bottom[0] // 2), -(-self.bottom[1] // 2))
         self.spec = code_spec((self.top, self.bottom), (num_codes, num_codes), num_classes)
-        self.decoder_shape = (2 * code_dim, height, width)
+        self.decoder_shape = (2 * code_dim, *self.bottom)
         self.base_prior = uniform_codes(self.spec)
         self.halve = nn.Sequential(
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),

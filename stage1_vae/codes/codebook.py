@@ -157,3 +157,20 @@ def rotate(h: Tensor, chosen: Tensor) -> Tensor:
     reflected = h - 2 * (h * middle).sum(1, keepdim=True) * middle
     turned = reflected + 2 * (h * start).sum(1, keepdim=True) * end  # the Householder form of the rotation start -> end
     return scale * turned
+
+
+def check_weight(commitment: float) -> float:
+    """The weight of `squared_distance` in the loss.
+
+    Raises:
+        ValueError: it is below zero.
+    """
+    if commitment < 0:
+        raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
+    return commitment
+
+
+def squared_distance(h: Tensor, chosen: Tensor, num_images: int) -> Tensor:
+    """Of vectors [B h w, D] from their code vectors, summed over places, [B]; with a gradient to `h` alone: what an
+    encoder pays for staying near its codes (van den Oord, Vinyals & Kavukcuoglu, 2017, eq. 3, third term)."""
+    return (h - chosen.detach()).square().sum(1).view(num_images, -1).sum(1)

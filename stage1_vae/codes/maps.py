@@ -1,4 +1,4 @@
-"""Maps of feature vectors, the sequences of codes that stand for them, and what an encoder pays for staying near."""
+"""Maps of feature vectors and the sequences of codes that stand for them."""
 
 import math
 
@@ -13,8 +13,8 @@ MOST_CODES = 2**16
 """As many as 16 bits can tell apart, which is what a code is stored in at most."""
 
 
-def map_shape(features_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(C, h, w) of the encoder's features.
+def map_shape(features_shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    """Channels and (h, w) of the encoder's features.
 
     Raises:
         ValueError: they are no map.
@@ -22,7 +22,7 @@ def map_shape(features_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(features_shape) != 3:
         raise ValueError("codes stand for the places of a map and this net makes none; use net=conv or net=resnet")
     channels, height, width = features_shape
-    return channels, height, width
+    return channels, (height, width)
 
 
 def to_vectors(features: Tensor) -> Tensor:
@@ -78,20 +78,3 @@ def uniform_codes(spec: LatentSpec) -> UniformCodes:
     return UniformCodes(
         torch.repeat_interleave(torch.tensor(spec.num_codes), lengths, output_size=spec.num_dims)  # as `meta` must know
     )
-
-
-def check_weight(commitment: float) -> float:
-    """The weight of `squared_distance` in the loss.
-
-    Raises:
-        ValueError: it is below zero.
-    """
-    if commitment < 0:
-        raise ValueError(f"vae.bottleneck.commitment must not be negative, got {commitment}")
-    return commitment
-
-
-def squared_distance(h: Tensor, chosen: Tensor, num_images: int) -> Tensor:
-    """Of vectors [B h w, D] from their code vectors, summed over places, [B]; with a gradient to `h` alone: the third
-    term of van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017, eq. 3."""
-    return (h - chosen.detach()).square().sum(1).view(num_images, -1).sum(1)

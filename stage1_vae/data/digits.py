@@ -3,7 +3,10 @@
 Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 """
 
+import gzip
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -20,11 +23,10 @@ class Digits:
     version: ClassVar[int] = 1
 
     def load(self) -> ImageData:
-        from sklearn.datasets import load_digits  # costs a second, so only where it is used
-
-        bunch = load_digits()
-        images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)  # [1797, 1, 8, 8]
-        labels = torch.from_numpy(bunch.target.astype(np.int64))
+        with gzip.open(digits_file(), "rt", encoding="utf-8") as file:
+            table = np.loadtxt(file, delimiter=",")  # [1797, 65]: pixels, then the label
+        images = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 8, 8)
+        labels = torch.from_numpy(table[:, -1].astype(np.int64))
         split = split_rows(len(images), val_fraction=0.1, test_fraction=0.2)
         train, val, test = (InMemory(images[rows], labels[rows]) for rows in (split.train, split.val, split.test))
         return ImageData(
@@ -40,3 +42,15 @@ class Digits:
             value_range=(0, 16),
             fingerprint=fingerprint(("digits", train, val, test)),
         )
+
+
+def digits_file() -> Path:
+    """Where scikit-learn keeps them; it is not imported, for that takes longer than all else that a short run does.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"

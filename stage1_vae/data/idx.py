@@ -61,20 +61,9 @@ MIRRORS = {
 }
 CLASS_NAMES = {
     "fashion_mnist": (
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
 }
-
-
 NAME = re.compile(r"(?:(.+)-)?(train|training|t10k|test|testing)-(images|labels?)[-.]idx\d-\w+(?:\.gz)?", re.IGNORECASE)
 """Of a file: the word before, the split, and what it holds."""
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -344,8 +333,8 @@ def _sets(folder: Path) -> dict[str, dict[int, Path]]:
     """The word before the file names -> place in `FILES` -> the file; an unpacked one before its gzipped copy."""
     sets: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if (named := NAME.fullmatch(path.name)) and path.is_file():
-            prefix, split, what = named.group(1) or "", named.group(2).lower(), named.group(3).lower()
+        if (match := NAME.fullmatch(path.name)) and path.is_file():
+            prefix, split, what = match.group(1) or "", match.group(2).lower(), match.group(3).lower()
             place = 2 * (not split.startswith("train")) + (what != "images")
             sets.setdefault(prefix, {}).setdefault(place, path)
     return sets

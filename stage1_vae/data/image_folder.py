@@ -157,7 +157,7 @@ class ImageFolder:
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
-        files = {name: _pictures(found, self.pages) for name, found in layout.images.items()}
+        files = {name: _pictures(files, self.pages) for name, files in layout.images.items()}
         _tell_pages([of_file for of_files in files.values() for of_file in of_files], layout)
         total = sum(len(of_file) for of_files in files.values() for of_file in of_files)
         check_total(total)

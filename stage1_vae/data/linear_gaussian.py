@@ -55,9 +55,8 @@ class LinearGaussianDensity:
         centred = x.double().flatten(1) - self.offset.to(x.device)  # [B, P]
         u = centred @ self.basis.to(x.device)  # [B, D]
         variance = self.lengths.to(x.device).square() + self.sigma**2  # [D] variance of u
-        residual = (
-            (centred - u @ self.basis.to(x.device).T).square().sum(1)
-        )  # [B], without the cancellation of |x|^2 - |u|^2
+        # [B], without the cancellation of |x|^2 - |u|^2
+        residual = (centred - u @ self.basis.to(x.device).T).square().sum(1)
         num, dims = self.basis.shape
         log_det = variance.log().sum() + (num - dims) * 2 * math.log(self.sigma)
         return -0.5 * ((u.square() / variance).sum(1) + residual / self.sigma**2 + log_det + num * LOG_2PI)

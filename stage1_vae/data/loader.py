@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stage1_vae.data.images import DataError, ImageSet, InMemory
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.ranks import Ranks
 
 ORDER, NOISE, WORKERS = range(3)
 
@@ -47,8 +48,7 @@ class Part:
 
         `even` makes them of one size and leaves fewer than `world` things over; else together they are all.
         """
-        num -= num % self.world if even else 0
-        return slice(num * self.rank // self.world, num * (self.rank + 1) // self.world)
+        return Ranks(self.rank, self.world).share(num - (num % self.world if even else 0))
 
 
 ALL = Part()
@@ -79,11 +79,6 @@ class EpochOrder(Sampler[Tensor]):
         least = self.part.world if self.shuffle and not self.part.whole_batches else 1
         num = full + (not self.drop_last and rest >= least)
         return self.part.share(num, even=False) if self.part.whole_batches else slice(0, num)
-
-    @property
-    def preceding(self) -> int:
-        """Batches that other ranks take before this one's first."""
-        return self.own_batches.start
 
     def rows(self) -> Tensor:
         """All rows of this epoch in their order, int64."""
@@ -182,18 +177,17 @@ class Batches:
         part = self.sampler.part
         own = (part.rank,) if part.rank and not part.whole_batches else ()
         noise = generator_for(self.device, self.seed, epoch, NOISE, *own)
-        if self.sampler.preceding:
-            self._skip_noise(noise)
+        self._skip_noise(noise)
         labels = None if self.images.labels is None else self.images.labels.to(self.device)
         for index, raw in self._raw(epoch):
             yield self.preprocess(raw, noise), None if labels is None else labels[index]
 
     def _skip_noise(self, noise: torch.Generator) -> None:
         """Leave `noise` where the batches that other ranks take first would leave it."""
-        if not self.preprocess.is_random or not len(self):
+        if not (self.preprocess.is_random and self.sampler.own_batches.start and len(self)):
             return
         shape = self.images.batch(torch.zeros(1, dtype=torch.int64)).shape[1:]
-        for _ in range(self.sampler.preceding):
+        for _ in range(self.sampler.own_batches.start):
             torch.rand((self.sampler.batch_size, *shape), generator=noise, device=self.device)
 
     def _raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -227,26 +227,26 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
     raise DataError(f"{facts}: {divided}, or set data.range=[0,{white}]{real}")
 
 
-def levels_of(what: str, high: int, asked: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
+def levels_of(what: str, high: int, levels: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
     """How many levels bytes have whose largest value is `high`, and what was guessed about that.
 
     Args:
         what: the file or folder, to name it.
         high: the largest value that was seen.
-        asked: `data.levels`; None: to be found out.
+        levels: `data.levels`; None: to be found out.
         complete: whether every pixel was seen, and not a part of the images.
 
     Raises:
-        DataError: `asked` is no number of levels of these bytes; all are 0; there are few, and not all were seen.
+        DataError: `levels` is no number of levels of these bytes; all are 0; there are few, and not all were seen.
     """
-    if asked is not None:
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 2 <= asked <= BYTE:
-            raise DataError(f"data.levels={asked}: give a whole number from 2 to {BYTE}, or null")
-        if high >= asked:
+    if levels is not None:
+        if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= BYTE:
+            raise DataError(f"data.levels={levels}: give a whole number from 2 to {BYTE}, or null")
+        if high >= levels:
             raise DataError(
-                f"{what} holds {high}, and data.levels={asked} ends at {asked - 1}: give at least {high + 1}"
+                f"{what} holds {high}, and data.levels={levels} ends at {levels - 1}: give at least {high + 1}"
             )
-        return asked, ()
+        return levels, ()
     if high == 0 and complete:
         raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")
     if high >= HALF:

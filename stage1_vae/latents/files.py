@@ -126,9 +126,9 @@ class _RowFile:
         try:
             if np.lib.format.read_magic(self.file) != (1, 0):
                 raise ValueError(f"{path} is no array of this program")
-            found = np.lib.format.read_array_header_1_0(self.file)
-            if found != (shape, False, dtype):
-                raise ValueError(f"{path} holds {found[2]} {found[0]}, not {dtype} {shape}")
+            header = np.lib.format.read_array_header_1_0(self.file)
+            if header != (shape, False, dtype):
+                raise ValueError(f"{path} holds {header[2]} {header[0]}, not {dtype} {shape}")
         except BaseException:  # whatever it is: nobody else could close the file
             self.file.close()
             raise

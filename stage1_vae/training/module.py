@@ -17,6 +17,7 @@ from stage1_vae.codes.usage import EpochFigures
 from stage1_vae.errors import ExpostError
 from stage1_vae.objective import Objective, Terms
 from stage1_vae.ranks import ranks_here
+from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
 
 SCHEDULES_DONE = 2**31
@@ -93,45 +94,22 @@ class VAEModule(pl.LightningModule):
 
     Args:
         vae, objective: what is trained, on what.
-        lr, weight_decay: of Adam (decoupled weight decay where it is not zero).
-        schedule: `constant` or `cosine`, down to zero at the last step.
-        warmup_steps: optimiser steps over which the learning rate rises.
+        settings: how.
+        total_steps: optimiser steps of the whole run, for the schedule.
         seed: of the noise; each epoch reseeds, so that an epoch draws the same whatever ran before it, and
             every rank its own.
-        gradient_clip: largest norm of the gradient; None: any.
-        max_steps: optimiser steps after which training ends; None: none.
-        total_steps: optimiser steps of the whole run, for the schedule.
         batch_size: of a full batch; any other goes the eager way, since each new size would be compiled anew.
-        bf16: run the nets in bfloat16 where autocast allows it. The module does this itself: inside the compiled step
-            it costs nothing, and Lightning's own precision plugin adds a tenth to a small step.
-        compiled: compile the whole step; without a C++ compiler the step runs as it is.
     """
 
     def __init__(
-        self,
-        vae: VAE,
-        objective: Objective,
-        lr: float,
-        weight_decay: float,
-        schedule: str,
-        warmup_steps: int,
-        gradient_clip: float | None,
-        max_steps: int | None,
-        total_steps: int,
-        seed: int,
-        batch_size: int,
-        bf16: bool = False,
-        compiled: bool = False,
+        self, vae: VAE, objective: Objective, settings: Settings, total_steps: int, seed: int, batch_size: int
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one call of training_step is many steps
-        self.batch_size = batch_size
-        self.gradient_clip, self.max_steps, self.total_steps = gradient_clip, max_steps, total_steps
-        self.step = Step(vae, objective, bf16)
-        if compiled:
+        self.step = Step(vae, objective, settings.precision == "bf16")
+        if settings.compile:
             self.step.compile_if_possible()
-        self.lr, self.weight_decay, self.schedule, self.warmup_steps = lr, weight_decay, schedule, warmup_steps
-        self.seed = seed
+        self.settings, self.total_steps, self.seed, self.batch_size = settings, total_steps, seed, batch_size
         self.history: list[dict[str, float]] = []
         self._train, self._val = Means(), Means()
         self._books = [part for part in vae.modules() if isinstance(part, Codebook)]  # that have not started yet
@@ -160,22 +138,25 @@ class VAEModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> int | None:
         # Lightning's own `max_steps` repeats a batch where training continues from the end of an epoch.
-        return -1 if self.max_steps is not None and self.global_step >= self.max_steps else None
+        return -1 if self._is_over else None
+
+    @property
+    def _is_over(self) -> bool:
+        return self.settings.max_steps is not None and self.global_step >= self.settings.max_steps
 
     def training_step(self, batch: Iterable[tuple[Tensor, Tensor | None]], batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
-        backward = (
-            self.manual_backward if ranks_here().world > 1 else Tensor.backward
-        )  # Lightning's costs a small step 2 %
+        in_ranks = ranks_here().world > 1
+        backward = self.manual_backward if in_ranks else Tensor.backward  # Lightning's costs a small step 2 %
         for x, _ in batch:
-            if self.max_steps is not None and self.global_step >= self.max_steps:
+            if self._is_over:
                 return
             loss = self._loss(x)
             optimizer.zero_grad()
             backward(loss)
-            if self.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            if self.settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
@@ -255,14 +236,46 @@ class VAEModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer_class = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        optimizer = optimizer_class(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        if self.schedule == "constant" and not self.warmup_steps:
+        settings = self.settings
+        optimizer_class = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        optimizer = optimizer_class(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        if settings.schedule == "constant" and not settings.warmup_steps:
             return {"optimizer": optimizer}
 
         def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            rise = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
             fall = 0.5 * (1 + math.cos(min(1.0, step / self.total_steps) * math.pi))
-            return rise * (fall if self.schedule == "cosine" else 1.0)
+            return rise * (fall if settings.schedule == "cosine" else 1.0)
 
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
+
+    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.best:
+            self.best = loss
+            self.weights = self.validated
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.weights:
+            module.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]

@@ -10,17 +10,14 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from torch import Tensor
 
 from stage1_vae.data.loader import Batches
 from stage1_vae.objective import Objective
-from stage1_vae.training.module import VAEModule
+from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
 
 TRAIN_VERSION = 2
@@ -28,55 +25,6 @@ TRAIN_VERSION = 2
 MAX_LENGTH = 16
 MAX_PIXELS = 2**22
 """16 MiB of float32."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `trainer:` section as far as it can change a result; `precision` is "32" or "bf16"."""
-
-    max_epochs: int
-    max_steps: int | None
-    lr: float
-    weight_decay: float
-    schedule: str
-    warmup_steps: int
-    gradient_clip: float | None
-    ema_decay: float | None
-    patience: int | None
-    val_every: int
-    precision: str
-    compile: bool
-
-
-class BestWeights(pl.Callback):
-    """Keeps the weights of the lowest validation loss and puts them back at the end: what early stopping is for.
-
-    Stands behind weight averaging in the list of callbacks, so that it sees the weights that are validated.
-    """
-
-    def __init__(self) -> None:
-        self.best = float("inf")
-        self.weights: dict[str, Tensor] = {}
-        self.validated: dict[str, Tensor] = {}
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.validated = {name: value.clone() for name, value in module.state_dict().items()}
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        loss = float(trainer.callback_metrics["val_loss"])
-        if not trainer.sanity_checking and loss < self.best:
-            self.best = loss
-            self.weights = self.validated
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.weights:
-            module.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.weights = state["best"], state["weights"]
 
 
 class Stretches:
@@ -129,24 +77,15 @@ def train(
     Raises:
         TrainingError: the loss became NaN or infinite.
     """
+    # Lightning takes seconds to import: only where something is trained.
+    from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+
+    from stage1_vae.training.module import BestWeights, VAEModule
+
     stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
     total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
-    module = VAEModule(
-        vae,
-        objective,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        gradient_clip=settings.gradient_clip,
-        max_steps=settings.max_steps,
-        total_steps=total_steps,
-        seed=seed,
-        batch_size=batches.batch_size,
-        bf16=settings.precision == "bf16",
-        compiled=settings.compile,
-    )
-    callbacks: list[pl.Callback] = []
+    module = VAEModule(vae, objective, settings, total_steps, seed, batches.batch_size)
+    callbacks: list[Callback] = []
     if settings.ema_decay is not None:
         # Buffers (running statistics) are averages already.
         callbacks.append(EMAWeightAveraging(decay=settings.ema_decay, use_buffers=False))

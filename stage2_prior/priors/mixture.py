@@ -41,11 +41,10 @@ from stage2_prior.em.kmeans import kmeans
 from stage2_prior.em.points import Scaling, in_memory, on_disk
 from stage2_prior.em.restarts import Search, best_of
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
-from stage2_prior.fitting import FitReport, FitRun, PriorError
-from stage2_prior.held_out import check_finite, mean_nll_nats
+from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
+from stage2_prior.held_out import check_finite, report
 from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
-from stage2_prior.stopwatch import Stopwatch
 
 BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
@@ -154,11 +153,7 @@ class Mixture(Prior):
         self._check_fit(train)
         size = self._rows_a_batch(train, run)
         result = self._by_all(train, run, watch) if size is None else self._by_batches(train, val, run, size, watch)
-        seconds = watch.seconds
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
-        return FitReport(seconds, train_nll, val_nll, *result)
+        return report(self, train, val, run, watch.seconds, *result)
 
     def _rows_a_batch(self, train: LatentDataset, run: FitRun) -> int | None:
         """How many posteriors a batch has; None: all of them."""

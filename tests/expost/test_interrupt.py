@@ -5,21 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from command_line import PROJECT, SMALL, ctrl_c_is_heard
-
-ENDLESS = ("stage=vae", "trainer.max_epochs=1000000", "trainer.max_steps=null", "net.hidden=[8]")
-
-
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 150
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no {pattern} within 150 s"
-        time.sleep(0.1)
+from processes import ENDLESS, wait_for
 
 
 def test_ctrl_c_in_a_fit_ends_in_one_line(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_what_vanishes_under_a_stage_is_one_line(
             mishap(tmp_path)
             if mishap is not remove_inputs:
                 monkeypatch.undo()
-        return held(store, at, *words, **named)  # type: ignore[arg-type]
+        return held(store, at, *words, **named)
 
     monkeypatch.setattr(stages.Store, "writing", writing)
     done = small(tmp_path)
@@ -248,7 +248,7 @@ def test_a_vae_of_images_that_changed_is_not_kept(tmp_path: Path, monkeypatch: p
     trained = vae.train
 
     def spoilt(*words: object, **named: object) -> object:
-        history = trained(*words, **named)  # type: ignore[arg-type]
+        history = trained(*words, **named)
         np.save(tmp_path / "x.npy", np.zeros((60, 8, 8), np.uint8) + 9)
         return history
 

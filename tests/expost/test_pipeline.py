@@ -15,7 +15,7 @@ from whole_run import ALL, BOUNDS, DISTANCES, FIT, LATENTS, ROWS, finite, null, 
 
 from expost import pipeline
 from expost.base.errors import UserError
-from expost.measure.pictures import PICTURES as OF_ALL_KINDS
+from expost.evaluation.figures import PICTURES as OF_ALL_KINDS
 from expost.store.artifacts import MANIFEST
 
 PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}
@@ -137,9 +137,9 @@ def test_equal_seeds_give_equal_weights_and_figures_and_other_seeds_do_not(
     (tmp_path / "runs/store/features").mkdir(parents=True)  # so that the feature net is trained anew too
     run(tmp_path, "seed=7", "seeds.vae=0", "seeds.prior=0", "seeds.sample=0")  # seeds.* win over seed
     for stage, file in (("vae", "model"), ("prior", "prior"), ("features", "features")):
-        (one,) = tmp_path.glob(f"runs/store/{stage}/*/{file}.safetensors")
-        other = made[0] / "runs/store" / stage / one.parent.name / one.name  # the same key
-        first, second = load_file(one), load_file(other)
+        (path,) = tmp_path.glob(f"runs/store/{stage}/*/{file}.safetensors")
+        other = made[0] / "runs/store" / stage / path.parent.name / path.name  # the same key
+        first, second = load_file(path), load_file(other)
         assert all(np.array_equal(first[name], second[name]) for name in first | second), stage
     mine, theirs = (report_of(folder)["rows"] for folder in (tmp_path, _rerun(made[0])))
     for row in ROWS:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import wandb
 from command_line import PROJECT, SMALL, run_here
-from fake_runs import take_runs
+from outside.wandb_runs import take_runs
 
 from expost.evaluation.report import FIGURES
 

@@ -19,7 +19,7 @@ from stage1_vae.nets.conv import Conv
 from stage1_vae.nets.mlp import MLP
 from stage1_vae.vae import VAE
 
-KINDS = {
+KINDS: dict[str, partial[Bottleneck]] = {
     "vq": partial(VQ, num_codes=32, code_dim=8),
     "vq_rotation": partial(VQ, num_codes=32, code_dim=8, rotation=True),
     "fsq": partial(FSQ, levels=[4, 4, 4]),

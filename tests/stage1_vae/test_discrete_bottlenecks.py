@@ -147,7 +147,7 @@ def test_the_commitment_is_the_squared_distance_to_the_codes_and_draws_the_featu
     kind: type[Bottleneck],
 ) -> None:
     torch.manual_seed(0)
-    model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()  # type: ignore[call-arg]
+    model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()
     model(features(64))
     model.eval()
     seen: list[tuple[Tensor, Tensor]] = []

@@ -1,6 +1,7 @@
 """The importance-weighted objective against a loop over its draws, and against the ELBO that it tightens."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_it_is_the_bound_of_a_float64_loop(vae: VAE, x: torch.Tensor) -> None:
     torch.manual_seed(3)
     terms = IWAE(num_samples=6)(vae, x, 0)
     torch.manual_seed(3)
-    posterior = vae.encode(x).posterior
+    posterior: Any = vae.encode(x).posterior
     z = posterior.rsample(torch.Size([6]))  # the same draws
     weights = torch.zeros(6, 7, dtype=torch.float64)
     for k in range(6):
@@ -66,7 +67,7 @@ def test_its_gradient_is_that_of_normalised_weights(vae: VAE, x: torch.Tensor) -
     torch.manual_seed(5)
     (automatic,) = torch.autograd.grad(IWAE(4)(vae, x, 0).loss, [vae.bottleneck.linear.weight])
     torch.manual_seed(5)
-    posterior = vae.encode(x).posterior
+    posterior: Any = vae.encode(x).posterior
     z = posterior.rsample(torch.Size([4]))
     log_weight = torch.stack(
         [vae.decode(draw).log_prob(x) + vae.base_prior.log_prob(draw) - posterior.log_prob(draw) for draw in z]

@@ -33,9 +33,9 @@ def masses(loc: float, log_scale: float, levels: int, dtype: torch.dtype = torch
 
 def masses_by_difference(loc: float, log_scale: float, levels: int) -> Tensor:
     """The same in float64, by the textbook difference of two sigmoids."""
-    loc, log_scale = (torch.tensor(float(torch.tensor(value)), dtype=torch.float64) for value in (loc, log_scale))
+    centre, width = (torch.tensor(float(torch.tensor(value)), dtype=torch.float64) for value in (loc, log_scale))
     edges = (torch.arange(levels - 1, dtype=torch.float64) + 0.5) / (levels - 1)
-    below = torch.sigmoid((edges - loc) / log_scale.exp())
+    below = torch.sigmoid((edges - centre) / width.exp())
     return torch.diff(torch.cat([torch.zeros(1), below, torch.ones(1)]).double())
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from image_files import everything
 from torch import Tensor
 from training_run import PREPROCESS, digits, make_vae, run
 
@@ -26,7 +27,7 @@ def test_kl_weight_rises_from_zero_to_beta() -> None:
     assert found == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4, 4])
     assert [float(objective.weight(torch.tensor(step))) for step in range(12)] == pytest.approx(found)
     assert ELBO(beta=4.0).weight(0) == 4.0
-    vae, x = make_vae(), PREPROCESS(digits().val.images)
+    vae, x = make_vae(), PREPROCESS(everything(digits().val))
     for step in (0, 5, 100):
         terms = objective(vae, x, step)
         expected = terms.distortion.mean() + objective.weight(step) * terms.rate.mean()
@@ -34,7 +35,7 @@ def test_kl_weight_rises_from_zero_to_beta() -> None:
 
 
 def test_free_bits_are_a_floor_under_each_dimension() -> None:
-    vae, x = make_vae(), PREPROCESS(digits().val.images)
+    vae, x = make_vae(), PREPROCESS(everything(digits().val))
 
     def paid(free_nats: float) -> tuple[Tensor, Terms]:
         torch.manual_seed(0)

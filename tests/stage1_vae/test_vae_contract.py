@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expost.config.build import build, target_class
-from expost.store.safe import layouts
+from expost.store.tensors import layouts
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.images import InMemory
 from stage1_vae.data.loader import Batches
@@ -74,7 +74,8 @@ def some_latents(model: VAE, x: Tensor, n: int) -> Tensor:
 
 
 def node(group: str, name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+    plain: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+    return plain
 
 
 def make_likelihood(name: str) -> Likelihood:

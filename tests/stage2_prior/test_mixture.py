@@ -31,7 +31,8 @@ def known(num: int, seed: int) -> np.ndarray:
     """Draws of a known mixture of four correlated Gaussians in three dimensions, [num, 3] float32."""
     rng = np.random.default_rng(seed)
     which = rng.choice(4, size=num, p=WEIGHTS)
-    return np.float32(MEANS[which] + np.einsum("nde,ne->nd", factors()[which], rng.normal(size=(num, 3))))
+    draws = MEANS[which] + np.einsum("nde,ne->nd", factors()[which], rng.normal(size=(num, 3)))
+    return draws.astype(np.float32)
 
 
 def points_of(loc: np.ndarray, log_std: np.ndarray | None = None) -> LatentDataset:
@@ -58,7 +59,7 @@ def start(kind: str, num_components: int) -> Components:
 
 def ascend(
     kind: str, loc: np.ndarray, num_components: int, iterations: int, counts: float = 0.0, variance: float = 0.0
-):
+) -> EMState:
     covariance = COVARIANCES[kind]
     points = Points(torch.from_numpy(loc), torch.full(loc.shape, variance))
     guess = covariance.guess(torch.eye(loc.shape[1], dtype=torch.float64), num_components)

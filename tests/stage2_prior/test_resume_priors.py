@@ -1,6 +1,5 @@
 """Stage 2 that was stopped continues and ends in the same bits: the gradient loop, and loops of a prior's own."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,21 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stopped_run import NAME, Dies, KilledError, training_states
+from stopped_run import NAME, KilledError, StopsAt, lent, training_states
 from torch import Tensor
-from training_run import equal, settings
+from training_run import equal
 
 from expost.store.manifest import file_sha256
 from expost.store.training_states import TrainingStates, states_in
-from expost.training.trainer import LoopStates, lightning_fit
+from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, best_of, pack
-from stage2_prior.fitting import FitReport, FitRun, NothingKept
+from stage2_prior.fitting import FitReport, NothingKept, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
-from stage2_prior.stopwatch import Stopwatch
 from stage2_prior.wrappers.standardize import Standardized
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
@@ -37,16 +35,6 @@ def posteriors(num: int, seed: int) -> LatentDataset:
 
 
 TRAIN, VAL = posteriors(600, 0), posteriors(150, 1)
-
-
-def lent(kept: TrainingStates | None = None, dies: int | None = None, **asked: Any) -> FitRun:
-    fit = lightning_fit(settings(), [], states=kept)
-    watchers = [] if dies is None else [Dies(dies)]
-
-    def watched(*what: Any, **trainer: Any) -> None:
-        fit(*what, callbacks=watchers, **trainer)
-
-    return FitRun(torch.device("cpu"), 3, lambda figures, step: None, watched, asked)
 
 
 def autoregressive() -> Prior:
@@ -98,22 +86,6 @@ def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:
     report = autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), **asked))
     assert report.seconds > 99.9999 and len(report.curve) == 3
     assert report.notes == ["stopped after epoch 3 at the limit of 100 seconds"]
-
-
-class StopsAt:
-    """Lets a fit keep `num` times and stops it there."""
-
-    def __init__(self, kept: LoopStates, num: int) -> None:
-        self.kept, self.left = kept, num
-
-    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self.kept.save(done, total, tensors, facts)
-        self.left -= 1
-        if not self.left:
-            raise KilledError
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.kept.load()
 
 
 @pytest.mark.parametrize("batch_size", ["all", 128])

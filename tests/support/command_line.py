@@ -26,6 +26,8 @@ from expost.base.places import CONF
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = ("debug=fast", "trainer.val_every=2", "prior.num_components=5", "net.hidden=[32]", "logger=csv")
 """A whole run of the real configuration in a few seconds."""
+STAGES = ["vae", "latents", "prior", "features", "evaluation"]
+"""What it makes, in order."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stage1_vae.encode import encode
 from stage1_vae.latents import LatentDataset
 from stage1_vae.latents.files import LatentWriter
-from stage1_vae.vae import VAE
+from stage1_vae.vae import VAE, encode
 
 
 def encoded(

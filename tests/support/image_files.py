@@ -16,7 +16,7 @@ RNG = np.random.default_rng(2)
 GREY, RGB = (), (3,)
 
 
-def refusal(call: Callable[[], object], *words: str) -> str:
+def refusal(call: Callable[..., object], *words: str) -> str:
     """The one line that refuses what `call` asks for; it holds all `words`."""
     with pytest.raises(DataError) as caught:
         call()

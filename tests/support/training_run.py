@@ -26,7 +26,7 @@ from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
 
-DEFAULTS = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf/trainer/default.yaml"))
+DEFAULTS: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf/trainer/default.yaml"))
 PREPROCESS = Preprocess(levels=17)
 STEPS = 10  # an epoch of 1,257 images, 128 a batch
 
@@ -58,7 +58,8 @@ def run(
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train `vae` on the digits; its history."""
-    data, chosen = digits(), settings(**changes)
+    data = digits()
+    chosen: Any = settings(**changes)  # it says more than training asks for
     fit = lightning_fit(chosen, [], states=states)
 
     def fit_watched(*what: Any, callbacks: list[pl.Callback], **asked: Any) -> None:
@@ -81,14 +82,15 @@ class Watch(pl.Callback):
     """Calls `look(vae, trainer)` after each optimiser step and keeps the answers."""
 
     def __init__(self, look: Callable[[VAE, pl.Trainer], Any]) -> None:
-        self.look, self.seen = look, []
+        self.look = look
+        self.seen: list[Any] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         self.seen.append(self.look(module.step.vae, trainer))
 
 
 def gradient_norm(vae: VAE, trainer: pl.Trainer) -> float:
-    return math.sqrt(sum(p.grad.square().sum().item() for p in vae.parameters()))
+    return math.sqrt(sum(p.grad.square().sum().item() for p in vae.parameters() if p.grad is not None))
 
 
 def learning_rate_after(vae: VAE, trainer: pl.Trainer) -> float:

@@ -29,10 +29,11 @@ def make(spec: LatentSpec, positions: str = "learned", conditional: bool = False
         for parameter in prior.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn_like(parameter) / math.sqrt(parameter.shape[1]))
-        if hasattr(prior.tokens, "head"):  # real numbers would run away
-            prior.tokens.head.weight.mul_(0.3)
+        tokens: Any = prior.tokens
+        if hasattr(tokens, "head"):  # real numbers would run away
+            tokens.head.weight.mul_(0.3)
         else:
-            for head in prior.tokens.heads:
+            for head in tokens.heads:
                 head.weight.mul_(2.0)
     return prior
 

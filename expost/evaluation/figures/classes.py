@@ -1,7 +1,6 @@
 """The picture of a conditional prior: one row a class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +20,13 @@ from expost.evaluation.figures.images import (
     save_pixels,
     tile,
 )
+from expost.evaluation.images.class_accuracy import ClassRow
 
 LETTER, LONGEST_NAME = 9, 18
 """Width of a letter beside a row, in pixels, and letters of a class's name that are shown."""
 MARGIN, BAND = 20, 40
 COLUMNS = 10, 4
 """Samples and test images side by side."""
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class.
-
-    Attributes:
-        name: of the class.
-        share: of its samples that a classifier takes for it.
-        samples: [n, C, H, W] in [0, 1].
-        images: of test images, [m, C, H, W]; there may be none.
-    """
-
-    name: str
-    share: float
-    samples: Tensor
-    images: Tensor
 
 
 def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:

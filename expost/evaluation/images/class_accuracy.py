@@ -130,3 +130,20 @@ def _further(found: Mapping[str, float], mine: Mapping[str, float]) -> bool:
 
 def _share(found: Mapping[str, float]) -> str:
     return f"{found['value']:.1%} ± {found['standard_error']:.1%}"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a picture.
+
+    Attributes:
+        name: of the class.
+        share: of its samples that a classifier takes for it.
+        samples: [n, C, H, W] in [0, 1].
+        images: of test images, [m, C, H, W]; there may be none.
+    """
+
+    name: str
+    share: float
+    samples: Tensor
+    images: Tensor

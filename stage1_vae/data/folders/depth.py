@@ -26,17 +26,10 @@ def beyond_bytes(image: Image.Image, content: bytes) -> str:
         image: opened, not decoded.
         content: the whole file, or its first `START` bytes.
     """
-    if image.format == "PNG":
-        bits = content[24]
-    elif image.format in ("TIFF", "PPM", "JPEG2000", "AVIF"):
-        if image.format == "TIFF" and (words := _tiff_words(image.tag_v2)):  # type: ignore[attr-defined]
-            return words
-        bits = {"PPM": _ppm_bits, "JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}.get(image.format, _eight)(
-            image, content
-        )
-    else:
-        bits = 8
-    if bits > 8:
+    if image.format == "TIFF" and (words := _tiff_words(image.tag_v2)):  # type: ignore[attr-defined]
+        return words
+    readers = {"PNG": _png_bits, "PPM": _ppm_bits, "JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}
+    if image.format in readers and (bits := readers[image.format](image, content)) > 8:
         return f"{bits} bits a channel"
     return MODES.get(image.mode[0], "")
 
@@ -68,8 +61,8 @@ def _tiff_words(tags: ImageFileDirectory_v2) -> str:
     return f"{bits} bits a channel" if bits > 8 else ""
 
 
-def _eight(image: Image.Image, content: bytes) -> int:
-    return 8
+def _png_bits(image: Image.Image, content: bytes) -> int:
+    return content[24]
 
 
 def _ppm_bits(image: Image.Image, content: bytes) -> int:

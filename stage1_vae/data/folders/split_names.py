@@ -12,23 +12,11 @@ from collections.abc import Iterable
 from stage1_vae.data.images import DataError
 from stage1_vae.data.splits import PARTS, SPLIT_WORDS
 
-EMPTY = frozenset(
-    (
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "split",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "photos",
-        "pictures",
-        "samples",
-        "png",
-    )
-)
+EMPTY = {
+    *("set", "sets", "data", "dataset", "split", "samples"),
+    *("image", "images", "img", "imgs", "photos", "pictures", "png"),
+}
+"""Words that say nothing."""
 
 
 def words_of(name: str) -> tuple[str, str] | None:

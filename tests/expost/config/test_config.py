@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 import pytest
-from command_line import PROJECT, SMALL, composed, run_here
+from command_line import PROJECT, SMALL, composed, run_here, run_outside
 from omegaconf import OmegaConf
 
 from expost.cli import CONF, choices, groups
@@ -24,7 +24,7 @@ NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_", "defaul
 
 
 def load(path: Path) -> dict[str, Any]:
-    plain = OmegaConf.to_container(OmegaConf.load(path))
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(plain, dict)
     return plain
 
@@ -67,7 +67,7 @@ def test_yaml_mirrors_the_constructor(place: str, node: dict[str, Any]) -> None:
 
 
 def test_fit_sections_mirror_the_settings() -> None:
-    from stage2_prior.fit_settings import FitSettings
+    from stage2_prior.fitting import FitSettings
 
     for place, node in targets():
         if "fit" in node:
@@ -122,10 +122,18 @@ def test_help_lists_stages_and_choices_quickly_and_without_torch(tmp_path: Path)
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}:"))
         assert all(choice in line for choice in choices(group)), line
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "hydra" in imported
-    assert not {name.split(".")[0] for name in imported} & {"torch", "pytorch_lightning", "wandb", "matplotlib"}
+    assert "omegaconf" in imported
+    heavy = {"torch", "pytorch_lightning", "wandb", "matplotlib", "hydra", "pydantic"}
+    assert not {name.split(".")[0] for name in imported} & heavy
     assert seconds < 10, "1.5 s on an idle machine"
     assert not list(tmp_path.iterdir())
+
+
+def test_help_is_what_hydra_prints(tmp_path: Path) -> None:
+    """Another word beside it is Hydra's to look at, and changes nothing of what is said."""
+    alone, beside = (run_outside(tmp_path, "--help", *words) for words in ((), ("seed=1",)))
+    assert alone.code == beside.code == 0
+    assert alone.out == beside.out and "Groups and their choices" in alone.out
 
 
 def test_printing_the_configuration_runs_nothing(tmp_path: Path) -> None:

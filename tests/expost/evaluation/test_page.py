@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Page, chromium, find_chromium
+from outside.browser import Page, chromium, find_chromium
 from PIL import Image
 
 from expost.evaluation.page import dimensions, rates, render_html, tight_bounds

@@ -58,7 +58,7 @@ def an_oracle(width: int) -> Group:
 @pytest.mark.parametrize("width", [20, 32, 40, 60, 80, 120, 200])
 @pytest.mark.parametrize("table", [a_report, a_comparison, a_plan, an_oracle])
 def test_no_digit_is_lost_and_no_line_too_long(table: object, width: int) -> None:
-    wide, narrow = (shown(table(w), w) for w in (200, width))  # type: ignore[operator]
+    wide, narrow = (shown(table(w), w) for w in (200, width))
     assert max(map(len, narrow.splitlines())) <= width and "…" not in narrow
     numbers = set(NUMBER.findall(wide)) if table is not a_report else {"-0.0293", "-123456.78", "1,234,567", "5.1%"}
     whole = {word for word in numbers if len(word) <= width - 4}

@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from exported_model import TINY, exported, reseal, rewrite
-from hostile_checkpoints import Bomb
-from hostile_models import CONFIGS, PLACES, TARGETS, TEXTS, WEIGHTS, one
-from hostile_watch import refuse
+from hostile.checkpoints import Bomb
+from hostile.models import CONFIGS, PLACES, TARGETS, TEXTS, WEIGHTS, one
+from hostile.watch import refuse
 from torch import nn
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE, read_config
@@ -50,12 +51,12 @@ def test_every_alias_in_every_part(copy: Path, honest: Path, part: str) -> None:
 def test_every_alias_as_a_wrapper(copy: Path, honest: Path) -> None:
     for target in TARGETS:
         shutil.copy(honest / CONFIG, copy / CONFIG)
-        rewrite(copy, lambda content, target=target: content.update(wrap=[target]))
+        rewrite(copy, partial(dict.update, wrap=[target]))
         refuse(copy, "_target_|wrap")
 
 
 def test_real_classes_are_found_under_their_own_names() -> None:
-    assert resolve_class("stage1_vae.nets.mlp.MLP", Net) is MLP
+    assert resolve_class("stage1_vae.nets.mlp.MLP", Net) is MLP  # type: ignore[type-abstract]
     assert resolve_class("torch.nn.Linear", nn.Module) is nn.Linear  # the library's own second name for it
     assert resolve_class("torch.optim.Adam", torch.optim.Optimizer) is torch.optim.Adam
     for target in ("torch.nn.modules.container.Any", "stage1_vae.nets.conv.Net", "torch.optim.adam.Tensor"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import Result, run_here
 from exported_model import TINY, exported, rewrite
-from hub_server import Hub, Repository, serving
+from outside.hub_server import Hub, Repository, serving
 
 from expost.export.config import CONFIG, PRIOR_FILE, VAE_FILE
 from expost.export.hub import Place, parse

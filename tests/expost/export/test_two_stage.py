@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         break
     if name in WITH_BOUND:
         small = run.config.evaluation.model_copy(update={"num_bound_images": 40, "importance_samples": 7})
-        run.config = run.config.model_copy(update={"evaluation": small})
+        run = replace(run, config=run.config.model_copy(update={"evaluation": small}))
         torch.manual_seed(5)
         costs = measured_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
@@ -73,7 +74,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
 
 def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     net = ("vae=vq2", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
-    words = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
+    words: tuple[str, ...] = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
     words += ("prior.fit.max_epochs=1", "prior.positions=rotary")
     model = TwoStage.load(exported(tmp_path, *words))
     theirs, run = stages_of(tmp_path, *words)

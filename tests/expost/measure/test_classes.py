@@ -8,8 +8,8 @@ import pytest
 import torch
 from command_line import SMALL, keys, report_of, run_here
 from exported_model import exported, job, stages_of
+from outside.torchscript import script
 from PIL import Image
-from test_feature_file import script
 
 from expost import pipeline
 from expost.evaluation.figures.classes import ClassRow, class_rows

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from command_line import report_of, run_here
-from test_verdict import REPORT
 
 from expost.evaluation.figures.codes import codebook_usage
 from expost.evaluation.row_names import learned_rows
@@ -23,6 +22,8 @@ from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.priors.uniform import Uniform
 
 FAST = ("net.channels=[8,16]", "prior.width=16", "prior.depth=1", "prior.fit.max_epochs=2", "debug=fast", "logger=csv")
+CEILINGS = {"reconstructions": 1.0, "aggregate_draws": 1.1, "train_against_test": 0.1}
+"""Frechet distances of the rows that no prior can beat."""
 
 
 def coded(values: np.ndarray) -> LatentDataset:
@@ -49,7 +50,9 @@ def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
 
 def report(**over: float) -> dict[str, Any]:
     """A report of codes; `over`: floor -> nats that the transformer costs more than it, each known to 0.1."""
-    rows = {name: dict(row) for name, row in REPORT["rows"].items() if name not in ("mixture", "standard_normal")}
+    rows: dict[str, Any] = {
+        name: {"frechet_distance": distance, "spread": {"frechet_distance": 0.1}} for name, distance in CEILINGS.items()
+    }
     rows |= {"uniform": {"frechet_distance": 10.0, "latent_nll_nats": 40.0}}
     rows |= {floor: {"frechet_distance": 6.0, "latent_nll_nats": 25.0} for floor in over}
     gains = {floor: {"latent_nll_nats": {"value": v, "standard_error": 0.1}} for floor, v in over.items()}

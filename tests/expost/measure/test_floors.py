@@ -14,8 +14,8 @@ from expost.measure.image_sets import seen_images
 from expost.measure.subject import Trained, baseline_prior
 from stage1_vae.latents import LatentSpec, Support
 
-WORDS = ("debug=fast", "trainer.max_steps=5", "vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16")
-WORDS += ("vae.bottleneck.code_dim=4", "prior=unigram", "logger=csv")
+CODES = ("vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
+WORDS = ("debug=fast", "trainer.max_steps=5", *CODES, "prior=unigram", "logger=csv")
 
 
 class Pixels:

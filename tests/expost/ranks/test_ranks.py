@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from command_line import PROJECT, SMALL, Result, keys, run_here
-from expost.parts.encoding import encode_split
 from hydra import compose, initialize_config_dir
-from rank_processes import gone, ranks_alive
+from processes import gone, ranks_alive
 from safetensors.torch import load_file
 from without_lightning import RUN
 
@@ -23,8 +22,10 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble
-from expost.parts.weights import trained_vae
+from expost.stages.latents import encode_images
+from expost.stages.making import Making
 from expost.store.artifacts import Artifact, Store
+from expost.training.tracking import Tracker
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitRun
@@ -82,10 +83,9 @@ def test_figures_of_the_ranks_reach_the_run(ddp: Ddp) -> None:
 
 
 def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) -> None:
-    vae = trained_vae(ddp.job, ddp.parts, ddp.artifact("vae"))
     found = ddp.artifact("latents").path
+    encode_images(Making(ddp.job, ddp.parts, {"vae": ddp.artifact("vae")}, tmp_path, Tracker()))
     for split in ("train", "val", "test"):
-        encode_split(ddp.job, ddp.parts, vae, split, tmp_path / split, {})
         names = sorted(path.name for path in (tmp_path / split).glob("*.npy"))
         assert names == ["labels.npy", "loc.npy", "log_std.npy"]
         for name in names:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from command_line import PROJECT, SMALL, ctrl_c_is_heard, keys, run_here
-from rank_processes import gone, ranks_alive
-from test_interrupt import ENDLESS, wait_for
+from processes import ENDLESS, gone, ranks_alive, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 

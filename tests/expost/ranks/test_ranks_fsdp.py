@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from command_line import PROJECT, SMALL, keys, run_here
-from test_interrupt import wait_for
+from processes import wait_for
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*litlogger"), pytest.mark.slow]
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    words = (*SMALL, "trainer=fsdp", "stage=vae", "trainer.max_epochs=60", "trainer.max_steps=null")
+    words: tuple[str, ...] = (*SMALL, "trainer=fsdp", "stage=vae", "trainer.max_epochs=60", "trainer.max_steps=null")
     words += ("trainer.keep_share=1.0", "trainer.schedule=cosine", "data.binarize=dynamic", "likelihood=bernoulli")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import SMALL, run_here
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from training_run import DEFAULTS
 
+from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Trainer
 from expost.ranks import parent as ranks
@@ -167,16 +167,15 @@ def test_what_ranks_cannot_do_is_refused_in_one_line(tmp_path: Path, words: tupl
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_study_of_optunas_has_one_rank(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
+def test_a_study_of_optunas_has_one_rank(devices: int) -> None:
     sweeper = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}
-    facts = OmegaConf.create({"mode": RunMode.MULTIRUN, "sweeper": sweeper})
-    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
-    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: facts))
+    facts = {"sweeper": sweeper, "runtime": {"choices": {}}, "overrides": {"task": []}, "job": {"num": 0}}
+    command = Command.of(OmegaConf.create({"mode": RunMode.MULTIRUN, **facts}))
     trainer = Trainer(**{**DEFAULTS, "devices": devices, "accelerator": "cpu"})
     if devices == 1:
-        return ranks.check_ranks(trainer)
+        return ranks.check_ranks(trainer, command)
     with pytest.raises(UserError, match=r"Optuna sweep with 2 ranks is refused: .* different ones"):
-        ranks.check_ranks(trainer)
+        ranks.check_ranks(trainer, command)
 
 
 def test_keys_know_of_ranks_only_where_there_are_several() -> None:

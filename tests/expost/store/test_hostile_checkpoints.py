@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_checkpoints import ATTACKS, equal, honest
-from hostile_watch import nothing_runs, refused
+from hostile.checkpoints import ATTACKS, equal, honest
+from hostile.watch import nothing_runs, refused
 
 from expost.store import checkpoints
 from expost.store.checkpoints import read_checkpoint

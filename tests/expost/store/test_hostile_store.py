@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import SMALL, run_here
-from hostile_checkpoints import Bomb
-from hostile_data import HEADERS
-from hostile_watch import nothing_runs, refused
+from hostile.checkpoints import Bomb
+from hostile.data import HEADERS
+from hostile.watch import nothing_runs, refused
 
 from expost import compare
 from expost.base.errors import UserError

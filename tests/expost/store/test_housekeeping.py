@@ -61,7 +61,7 @@ def held(root: Path) -> set[str]:
 
 
 def test_who_needs_what(root: Path) -> None:
-    needs = runs_by_key(entries_of(Store(root / "store")), references_in(root).keys_by_run)
+    needs = runs_by_key(entries_of(Store(root / "store")), references_in(root)[0])
     assert {name: needs[key] for name, key in KEYS.items()} == {
         "vae": ["no-report", "one", "sweeps/s/0"],
         "latents": ["one", "sweeps/s/0"],

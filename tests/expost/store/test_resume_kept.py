@@ -163,7 +163,7 @@ def test_keeping_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytes
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     kept = training_states(tmp_path, share=0.05)
-    kept.starts()
+    kept.start()
 
     def write(path: Path) -> None:
         nonlocal now

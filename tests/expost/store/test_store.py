@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def misspell_manifest(artifact: Artifact) -> None:
     ],
     ids=lambda damage: damage.__name__,
 )
-def test_a_damaged_artifact_is_moved_aside_and_made_again(store: Store, damage) -> None:
+def test_a_damaged_artifact_is_moved_aside_and_made_again(store: Store, damage: Callable[[Artifact], None]) -> None:
     artifact = write(store)
     damage(artifact)
     assert store.find("vae", KEY) is None

@@ -20,8 +20,8 @@ from expost.sweeps.study import fingerprint
 from stage2_prior.priors.mixture import Mixture
 
 SPACE = ("vae.bottleneck.latent_dim=2,3", "trainer.lr=interval(0.001,0.01)", "vae.objective.beta=1")
-SEARCH = ("sweep=optuna_vae", "data=arrays", "data.root=digits.npy", "prior=gaussian", "debug=fast", "net.hidden=[8]")
-SEARCH = (*SEARCH, "logger=csv", "sweep.num_trials=3", *SPACE)
+FAST = ("prior=gaussian", "debug=fast", "net.hidden=[8]", "logger=csv")
+SEARCH = ("sweep=optuna_vae", "data=arrays", "data.root=digits.npy", *FAST, "sweep.num_trials=3", *SPACE)
 TWO_AIMS = "sweep.metric=[iwae_nats,seconds]"
 
 

@@ -26,7 +26,7 @@ from expost.base.command import SWEEP
 from expost.sweeps.failures import tidy
 from expost.sweeps.submitit_launcher import Again
 
-JOBS = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=prior", "trainer.max_steps=null")
+JOBS: tuple[str, ...] = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=prior", "trainer.max_steps=null")
 JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
 
 

@@ -5,18 +5,23 @@ What is seen: the command that the agent writes, the run that it waits for, a qu
 
 import contextlib
 import io
+import json
 import os
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from command_line import PROJECT
-from test_tracking import STAGES, read_back, records_of
+from command_line import PROJECT, STAGES
+from wandb.proto import wandb_internal_pb2
 from wandb.wandb_agent import Agent
 
 SMALL = {"debug": "fast", "net.hidden": [32], "evaluation.num_samples": 128, "stage": "all"}
+BLOCK, FULL, LAST = 32768, 1, 4
+"""Of LevelDB's log: bytes of a block, and the types of a chunk that ends a record."""
 
 
 def first_value(parameter: dict[str, Any]) -> Any:
@@ -72,3 +77,35 @@ def test_the_agents_run_is_the_report_and_has_the_metric(
     assert {key for key in chosen if "." in key} <= {
         item.key or "/".join(item.nested_key) for item in report.config.update
     }
+
+
+def read_back(offline: list[Path]) -> None:
+    """The axes, the summaries and the figures are in the files that `wandb sync` would send."""
+    records = {folder: list(records_of(next(folder.glob("*.wandb")))) for folder in offline}
+    vae = next(rows for rows in records.values() if any(r.run.job_type == "vae" for r in rows))
+    axes = {r.metric.name or r.metric.glob_name: r.metric for r in vae if r.WhichOneof("record_type") == "metric"}
+    assert axes["epoch"].options.hidden
+    assert axes["vae/val_*"].step_metric == axes["vae/train_*"].step_metric == "epoch"
+    assert axes["vae/val_*"].summary.min and axes["vae/val_*"].summary.last
+    curve = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in vae
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [row["epoch"] for row in curve if "vae/train_loss" in row] == [0, 1]
+    assert {"vae/final/val_loss"} <= set(curve[-1])
+
+
+def records_of(file: Path) -> Iterator[Any]:
+    """Records of an offline run: protobuf in LevelDB's log (blocks of 32 KiB; chunks of checksum, length, type)."""
+    content, whole, at = file.read_bytes(), b"", 7
+    while at + 7 <= len(content):
+        if (left := BLOCK - at % BLOCK) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (FULL, LAST):
+            yield wandb_internal_pb2.Record.FromString(whole)  # type: ignore[attr-defined]
+            whole = b""

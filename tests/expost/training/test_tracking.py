@@ -1,22 +1,16 @@
 """W&B and CSV: one run a stage, grouped, finished with its exit code; nothing outside the run, nothing on stderr."""
 
 import csv
-import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import wandb
-from command_line import SMALL, run_here
-from fake_runs import FakeRun, take_runs
-from wandb.proto.wandb_internal_pb2 import Record
+from command_line import SMALL, STAGES, run_here
+from outside.wandb_runs import FakeRun, take_runs
 
 from expost.training.tracking import with_one_name
 
 WANDB = (*SMALL[:-1], "logger=wandb")
-STAGES = ["vae", "latents", "prior", "features", "evaluation"]
 
 
 @pytest.fixture
@@ -84,38 +78,3 @@ def test_csv_is_written_beside_it(tmp_path: Path) -> None:
     assert len(losses) == 2 and losses[1] < losses[0]
     with (run / "logs/prior/metrics.csv").open(encoding="utf-8") as file:
         assert list(csv.DictReader(file))
-
-
-def read_back(offline: list[Path]) -> None:
-    """The axes, the summaries and the figures are in the files that `wandb sync` would send."""
-    records = {folder: list(records_of(next(folder.glob("*.wandb")))) for folder in offline}
-    vae = next(rows for rows in records.values() if any(r.run.job_type == "vae" for r in rows))
-    axes = {r.metric.name or r.metric.glob_name: r.metric for r in vae if r.WhichOneof("record_type") == "metric"}
-    assert axes["epoch"].options.hidden
-    assert axes["vae/val_*"].step_metric == axes["vae/train_*"].step_metric == "epoch"
-    assert axes["vae/val_*"].summary.min and axes["vae/val_*"].summary.last
-    curve = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in vae
-        if record.WhichOneof("record_type") == "history"
-    ]
-    assert [row["epoch"] for row in curve if "vae/train_loss" in row] == [0, 1]
-    assert {"vae/final/val_loss"} <= set(curve[-1])
-
-
-def records_of(file: Path) -> Iterator[Any]:
-    """Records of an offline run: protobuf in LevelDB's log (blocks of 32 KiB; chunks of checksum, length, type)."""
-    content, whole, at = file.read_bytes(), b"", 7
-    while at + 7 <= len(content):
-        if (left := BLOCK - at % BLOCK) < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, at)
-        whole += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (FULL, LAST):
-            yield Record.FromString(whole)
-            whole = b""
-
-
-BLOCK, FULL, LAST = 32768, 1, 4

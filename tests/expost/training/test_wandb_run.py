@@ -11,15 +11,11 @@ from unittest.mock import Mock
 import pytest
 import wandb
 from command_line import PROJECT, SMALL, assert_refused, run_here
-from fake_runs import take_runs
+from outside.wandb_runs import KEY, SETTINGS, opened, take_runs
 
 from expost.base.errors import UserError
-from expost.config.schema import Logger
 from expost.training import wandb_run
-from expost.training.wandb_run import logged_in, open_run, wandb_mode
-
-KEY = "0123456789" * 4
-SETTINGS = Logger(wandb=True, project="expost", mode="auto")
+from expost.training.wandb_run import has_key, wandb_mode
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +26,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", str(tmp_path))
-
-
-def opened(folder: Path, said: list[str]) -> Any:
-    return open_run(SETTINGS, folder, "vae", "group", {}, {}, said.append)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +49,14 @@ def test_modes_are_those_of_wandb_and_an_unused_one_is_not_looked_at(
 
 
 def test_a_login_is_found_where_wandb_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not logged_in()
+    assert not has_key()
     (tmp_path / ".netrc").write_text(f"machine wandb.example login user password {KEY}\n", encoding="utf-8")
     (tmp_path / ".netrc").chmod(0o600)
-    assert not logged_in(), "a key of another server"
+    assert not has_key(), "a key of another server"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example:8080/")
-    assert logged_in()
+    assert has_key()
     (tmp_path / ".netrc").write_bytes(b"\xff\xfe what is this")
-    assert not logged_in()
+    assert not has_key()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +65,8 @@ def test_a_login_is_found_where_wandb_finds_it(tmp_path: Path, monkeypatch: pyte
 def test_a_server_that_does_not_answer_is_one_line_and_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    asked, said = [], []
+    asked: list[str] = []
+    said: list[str] = []
     monkeypatch.setenv("WANDB_API_KEY", KEY)
 
     def init(mode: str, **_: Any) -> Any:
@@ -101,7 +94,7 @@ BAD_DAY = """
 import os, signal, subprocess, time
 from pathlib import Path
 from expost.base.errors import UserError
-from test_wandb_run import KEY, opened
+from outside.wandb_runs import KEY, opened
 
 def refused(**variables):
     os.environ.update(variables)
@@ -132,7 +125,7 @@ def test_without_a_network_it_goes_on_offline_and_a_process_that_dies_is_told_on
     """W&B itself, in a process of its own."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests/support"), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests/support")]),
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "WANDB_INIT_TIMEOUT": "1",
         "WANDB_SILENT": "true",
@@ -156,7 +149,7 @@ def test_what_wandb_does_not_take_ends_no_training(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fake_runs.FakeRun.log", full)
+    monkeypatch.setattr("outside.wandb_runs.FakeRun.log", full)
     result = run_here(tmp_path, *SMALL[:-1], "logger=wandb", "stage=encode")
     assert (result.code, result.err) == (0, "") and len(runs) == 2
     assert result.out.count("No space left on device") == 2, "a stage is another chance"

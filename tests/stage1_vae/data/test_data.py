@@ -11,32 +11,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from image_files import everything, refusal
 
 from stage1_vae.data import idx
 from stage1_vae.data.digits import Digits
 from stage1_vae.data.idx import FILES, MIRRORS, Idx, Mirror
-from stage1_vae.data.images import DataError, Domain, ImageSet, InMemory, fingerprint
+from stage1_vae.data.images import Domain, InMemory, fingerprint
 from stage1_vae.data.splits import existing_path, hold_out, split_rows
 
 NUM_TRAIN, NUM_TEST, HEIGHT, WIDTH = 40, 12, 5, 7
 
 
-def refusal(call, *words: str) -> str:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-    return message
-
-
 def idx_bytes(values: np.ndarray) -> bytes:
     return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
 
 
 @pytest.fixture
@@ -57,7 +44,7 @@ def folder(tmp_path: Path, arrays: list[np.ndarray]) -> Path:
 # --- splits
 
 
-def test_split_covers_each_row_once_and_is_fixed():
+def test_split_covers_each_row_once_and_is_fixed() -> None:
     split = split_rows(103, 0.1, 0.2)
     assert (len(split.train), len(split.val), len(split.test)) == (72, 10, 21)
     assert sorted(np.concatenate((split.train, split.val, split.test))) == list(range(103))
@@ -67,19 +54,19 @@ def test_split_covers_each_row_once_and_is_fixed():
     assert split.test[:4].tolist() == [16, 69, 94, 101]  # the definition itself: any change moves published figures
 
 
-def test_ten_images_are_enough_and_nine_are_not():
+def test_ten_images_are_enough_and_nine_are_not() -> None:
     split = split_rows(10, 0.1, 0.2)
     assert (len(split.train), len(split.val), len(split.test)) == (6, 2, 2)
     refusal(lambda: split_rows(9, 0.1, 0.2), "9 images", "at least 10")
 
 
-def test_bad_fractions_are_refused():
+def test_bad_fractions_are_refused() -> None:
     refusal(lambda: split_rows(100, 0.5, 0.5), "lower data.val_fraction or data.test_fraction")
     for bad in (0, 1, -0.1, 1.5, "many", None, True, float("nan")):
         refusal(lambda bad=bad: split_rows(100, bad, 0.2), "data.val_fraction", "between 0 and 1")
 
 
-def test_hold_out_bounds():
+def test_hold_out_bounds() -> None:
     rest, held = hold_out(10, 8, "data.num_val")
     assert sorted([*rest, *held]) == list(range(10)) and len(held) == 8
     refusal(lambda: hold_out(10, 9, "data.num_val"), "lower data.num_val")
@@ -87,7 +74,7 @@ def test_hold_out_bounds():
         refusal(lambda bad=bad: hold_out(10, bad, "data.num_val"), "data.num_val", "at least 2")
 
 
-def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "here").mkdir()
@@ -96,7 +83,7 @@ def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refusal(lambda: existing_path("gone", "a folder"), "data.root=gone does not exist")
 
 
-def test_fingerprint_sees_content_labels_and_assignment():
+def test_fingerprint_sees_content_labels_and_assignment() -> None:
     images, labels = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2), torch.arange(6) % 2
     base = fingerprint((InMemory(images[:4], labels[:4]), InMemory(images[4:], labels[4:])))
     changed = images.clone()
@@ -115,7 +102,7 @@ def test_fingerprint_sees_content_labels_and_assignment():
 # --- digits
 
 
-def test_digits_are_those_of_scikit_learn():
+def test_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     data = Digits().load()
@@ -126,7 +113,7 @@ def test_digits_are_those_of_scikit_learn():
     found = torch.cat([part.batch(torch.arange(len(part))) for part in splits])
     assert found.dtype == torch.uint8 and int(found.max()) == 16
     pairs = sorted(
-        (x.numpy().tobytes(), int(k)) for part in splits for x, k in zip(part.images, part.labels, strict=True)
+        (x.numpy().tobytes(), int(k)) for part in splits for x, k in zip(everything(part), part.labels, strict=True)
     )
     assert pairs == sorted(
         (x.astype(np.uint8).tobytes(), int(k)) for x, k in zip(truth.images, truth.target, strict=True)
@@ -139,25 +126,25 @@ def test_digits_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_reads_plain_and_gzipped(tmp_path: Path, arrays: list[np.ndarray], suffix: str):
+def test_idx_reads_plain_and_gzipped(tmp_path: Path, arrays: list[np.ndarray], suffix: str) -> None:
     for name, values in zip(FILES, arrays, strict=True):
         content = idx_bytes(values)
         (tmp_path / f"{name}{suffix}").write_bytes(gzip.compress(content) if suffix else content)
     data = Idx(str(tmp_path), num_val=6).load()
     assert (len(data.train), len(data.val), len(data.test)) == (34, 6, 12)
     assert data.shape == (1, HEIGHT, WIDTH) and data.levels == 256 and data.num_classes == 3
-    assert np.array_equal(data.test.images[:, 0].numpy(), arrays[2])
+    assert np.array_equal(everything(data.test)[:, 0].numpy(), arrays[2])
     assert np.array_equal(data.test.labels.numpy(), arrays[3])
     known = {x.tobytes(): int(k) for x, k in zip(arrays[0], arrays[1], strict=True)}
     seen = {
         x.numpy().tobytes(): int(k)
         for part in (data.train, data.val)
-        for x, k in zip(part.images, part.labels, strict=True)
+        for x, k in zip(everything(part), part.labels, strict=True)
     }
     assert seen == known
 
 
-def test_idx_fingerprint_does_not_depend_on_packing(folder: Path):
+def test_idx_fingerprint_does_not_depend_on_packing(folder: Path) -> None:
     plain = Idx(str(folder), num_val=6).load().fingerprint
     path = folder / FILES[0]
     (folder / f"{FILES[0]}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -166,7 +153,7 @@ def test_idx_fingerprint_does_not_depend_on_packing(folder: Path):
     assert Idx(str(folder), num_val=7).load().fingerprint != plain
 
 
-def test_idx_root_mistakes(tmp_path: Path):
+def test_idx_root_mistakes(tmp_path: Path) -> None:
     refusal(lambda: Idx(None).load(), "data.root=DIR", "data.download=true")
     refusal(lambda: Idx(str(tmp_path / "gone")).load(), "does not exist", "data.root=DIR data.download=true")
     refusal(lambda: Idx(str(tmp_path)).load(), FILES[0], "data.download=true", "data.root=DIR")
@@ -175,13 +162,13 @@ def test_idx_root_mistakes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_idx_truncated_names_the_file(folder: Path, which: int):
+def test_idx_truncated_names_the_file(folder: Path, which: int) -> None:
     path = folder / FILES[which]
     path.write_bytes(path.read_bytes()[:-1])
     refusal(lambda: Idx(str(folder), num_val=6).load(), str(path), "truncated", "fetch it again")
 
 
-def test_idx_truncated_gzip_header_and_excess(folder: Path):
+def test_idx_truncated_gzip_header_and_excess(folder: Path) -> None:
     path = folder / FILES[0]
     content = path.read_bytes()
     path.write_bytes(gzip.compress(content)[:-20])
@@ -194,7 +181,7 @@ def test_idx_truncated_gzip_header_and_excess(folder: Path):
     refusal(lambda: Idx(str(folder)).load(), str(path), "starts with nothing")
 
 
-def test_idx_wrong_magic_names_the_file(folder: Path):
+def test_idx_wrong_magic_names_the_file(folder: Path) -> None:
     path = folder / FILES[0]
     path.write_bytes(b"\x89PNG" + path.read_bytes()[4:])
     refusal(lambda: Idx(str(folder)).load(), str(path), "not an IDX file", "89 50 4e 47")
@@ -202,7 +189,7 @@ def test_idx_wrong_magic_names_the_file(folder: Path):
     refusal(lambda: Idx(str(folder)).load(), str(path), "3 dimensions")
 
 
-def test_idx_files_that_do_not_fit_each_other(folder: Path, arrays: list[np.ndarray]):
+def test_idx_files_that_do_not_fit_each_other(folder: Path, arrays: list[np.ndarray]) -> None:
     (folder / FILES[3]).write_bytes(idx_bytes(arrays[3][:-1]))
     refusal(lambda: Idx(str(folder)).load(), "12 images", "11 labels", FILES[3])
     (folder / FILES[3]).write_bytes(idx_bytes(arrays[3]))
@@ -212,7 +199,9 @@ def test_idx_files_that_do_not_fit_each_other(folder: Path, arrays: list[np.ndar
     refusal(lambda: Idx(str(folder)).load(), "data.num_val=5000", "40 images")
 
 
-def test_idx_download_checks_sums_and_reports_failure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_idx_download_checks_sums_and_reports_failure(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mirror is a folder served over HTTP by the test itself."""
     import functools
     import http.server
@@ -246,7 +235,7 @@ def test_idx_download_checks_sums_and_reports_failure(folder: Path, tmp_path: Pa
     refusal(lambda: Idx(str(tmp_path / "other"), download=True).load(), "cannot download", "by hand")
 
 
-def test_known_sums_have_the_form_of_md5():
+def test_known_sums_have_the_form_of_md5() -> None:
     sums = [md5 for mirror in MIRRORS.values() for md5 in mirror.md5]
     assert len(set(sums)) == 8 and all(len(md5) == 32 and int(md5, 16) >= 0 for md5 in sums)
 
@@ -258,7 +247,7 @@ CONFIGS = sorted((Path(__file__).parents[3] / "conf" / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_mirrors_the_constructor(path: Path):
+def test_config_mirrors_the_constructor(path: Path) -> None:
     import dataclasses
 
     text = path.read_text(encoding="utf-8")
@@ -277,7 +266,7 @@ def test_config_mirrors_the_constructor(path: Path):
         refusal(lambda: source(**config).load(), "data.root")
 
 
-def test_idx_labels_have_the_names_that_are_written(folder: Path, arrays: list[np.ndarray]):
+def test_idx_labels_have_the_names_that_are_written(folder: Path, arrays: list[np.ndarray]) -> None:
     for place in (1, 3):
         (folder / FILES[place]).write_bytes(idx_bytes(arrays[place] * 5 + 1))
     data = Idx(str(folder), num_val=6).load()
@@ -286,7 +275,7 @@ def test_idx_labels_have_the_names_that_are_written(folder: Path, arrays: list[n
 
 
 @pytest.mark.parametrize("code", [9, 11, 12, 13, 14])
-def test_idx_labels_of_any_type_and_in_columns(folder: Path, arrays: list[np.ndarray], code: int):
+def test_idx_labels_of_any_type_and_in_columns(folder: Path, arrays: list[np.ndarray], code: int) -> None:
     def typed(values: np.ndarray) -> bytes:
         kind = {9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}[code]
         return (
@@ -308,7 +297,7 @@ def test_idx_labels_of_any_type_and_in_columns(folder: Path, arrays: list[np.nda
 
 
 @pytest.mark.parametrize("names", ["emnist-letters-{}", "qmnist-{}", "MNIST/raw/{}"])
-def test_idx_files_of_mnists_relatives_and_below_the_root(tmp_path: Path, arrays: list[np.ndarray], names: str):
+def test_idx_files_of_mnists_relatives_and_below_the_root(tmp_path: Path, arrays: list[np.ndarray], names: str) -> None:
     files = [name.replace("t10k", "test") for name in FILES] if "-" in names else FILES
     for file, values in zip(files, arrays, strict=True):
         path = tmp_path / names.format(file)
@@ -324,7 +313,7 @@ def test_idx_files_of_mnists_relatives_and_below_the_root(tmp_path: Path, arrays
         assert "MNIST/raw/" in data.guesses[0]
 
 
-def test_idx_files_of_several_sets_are_asked_for(tmp_path: Path, arrays: list[np.ndarray]):
+def test_idx_files_of_several_sets_are_asked_for(tmp_path: Path, arrays: list[np.ndarray]) -> None:
     for prefix in ("emnist-letters", "emnist-digits"):
         for file, values in zip(FILES, arrays, strict=True):
             (tmp_path / f"{prefix}-{file}").write_bytes(idx_bytes(values))

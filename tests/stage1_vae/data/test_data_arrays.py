@@ -1,6 +1,7 @@
 """Images in NumPy files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def rows_of(images: torch.Tensor) -> list[bytes]:
         ((30, 3, 5, 3), (3, 5, 3)),  # both ends qualify: channels-first
     ],
 )
-def test_layouts(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]):
+def test_layouts(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     images = RNG.integers(0, 256, shape, dtype=np.uint8)
     data = Arrays(saved(tmp_path, images)).load()
     assert data.shape == expected and data.levels == 256 and data.num_classes == 0 and data.class_names == ()
@@ -51,7 +52,7 @@ def test_layouts(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ..
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-def test_floats(tmp_path: Path, dtype: object):
+def test_floats(tmp_path: Path, dtype: Any) -> None:
     images = RNG.random((30, 4, 6)).astype(dtype)
     data = Arrays(saved(tmp_path, images)).load()
     assert data.levels is None and data.domain is Domain.UNIT
@@ -61,7 +62,7 @@ def test_floats(tmp_path: Path, dtype: object):
     assert all(row.numpy().tobytes() in known for row in found)
 
 
-def test_labels_travel_with_their_images(tmp_path: Path):
+def test_labels_travel_with_their_images(tmp_path: Path) -> None:
     labels = np.arange(30) % 3
     images = np.broadcast_to((labels * 50 + 7)[:, None, None], (30, 4, 6)).astype(np.uint8)
     data = Arrays(saved(tmp_path, images, label=labels.astype(np.uint16))).load()
@@ -72,7 +73,7 @@ def test_labels_travel_with_their_images(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1)])
-def test_large_files_stay_on_disk_and_read_the_same(tmp_path: Path, layout: tuple[int, ...]):
+def test_large_files_stay_on_disk_and_read_the_same(tmp_path: Path, layout: tuple[int, ...]) -> None:
     images = RNG.random((30, 3, 5, 6)).transpose(layout)
     root = saved(tmp_path, images)
     whole, mapped = Arrays(root).load(), Arrays(root, memory_limit_gib=0).load()
@@ -82,7 +83,7 @@ def test_large_files_stay_on_disk_and_read_the_same(tmp_path: Path, layout: tupl
     assert whole.fingerprint == mapped.fingerprint
 
 
-def test_fingerprint(tmp_path: Path):
+def test_fingerprint(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8)
     labels = np.arange(30) % 2
     base = Arrays(saved(tmp_path, images, label=labels)).load().fingerprint
@@ -98,7 +99,7 @@ def test_fingerprint(tmp_path: Path):
     assert len(others) == 4 and base not in others
 
 
-def test_real_domain_takes_any_numbers(tmp_path: Path):
+def test_real_domain_takes_any_numbers(tmp_path: Path) -> None:
     images = RNG.normal(size=(30, 4, 4)).astype(np.float32) * 100
     root = saved(tmp_path, images)
     refusal(lambda: Arrays(root).load(), "outside [0, 1]", "data.range=[LOW,HIGH]", "data.domain=real")
@@ -107,7 +108,7 @@ def test_real_domain_takes_any_numbers(tmp_path: Path):
     assert float(everything(data.train).abs().max()) > 50
 
 
-def test_not_a_file_of_images(tmp_path: Path):
+def test_not_a_file_of_images(tmp_path: Path) -> None:
     refusal(lambda: Arrays(None).load(), "data.root is not set", "data.root=PATH")
     refusal(lambda: Arrays(str(tmp_path / "gone.npy")).load(), "does not exist", ".npy or .npz")
     refusal(lambda: Arrays(str(tmp_path)).load(), "is a folder", "data.root=FILE", "data=image_folder")
@@ -118,30 +119,30 @@ def test_not_a_file_of_images(tmp_path: Path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("domain", ["unit", "real"])
-def test_nan_and_infinite_values(tmp_path: Path, bad: float, domain: str):
+def test_nan_and_infinite_values(tmp_path: Path, bad: float, domain: str) -> None:
     images = RNG.random((30, 4, 4))
     images[17, 2, 1] = bad
     root = saved(tmp_path, images)
     refusal(lambda: Arrays(root, domain=domain).load(), "NaN or infinite", "image 17", "remove or replace")
 
 
-def test_beyond_float32(tmp_path: Path):
+def test_beyond_float32(tmp_path: Path) -> None:
     root = saved(tmp_path, np.full((30, 4, 4), 1e300))
     refusal(lambda: Arrays(root, domain="real").load(), "beyond float32", "rescale")
 
 
 @pytest.mark.parametrize("shape", [(30,), (30, 16), (30, 1, 1, 4, 4), (30, 0, 4)])
-def test_wrong_rank(tmp_path: Path, shape: tuple[int, ...]):
+def test_wrong_rank(tmp_path: Path, shape: tuple[int, ...]) -> None:
     root = saved(tmp_path, np.zeros(shape, np.uint8))
     refusal(lambda: Arrays(root).load(), str(shape), "(N, C, H, W)")
 
 
-def test_no_channel_axis(tmp_path: Path):
+def test_no_channel_axis(tmp_path: Path) -> None:
     refusal(lambda: Arrays(saved(tmp_path, np.zeros((30, 2, 8, 8), np.uint8))).load(), "size 1, 3 or 4")
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_python_objects(tmp_path: Path, kind: str):
+def test_python_objects(tmp_path: Path, kind: str) -> None:
     images = np.array([np.zeros((4, 4)), "code"] * 10, dtype=object)
     path = tmp_path / f"set.{kind}"
     if kind == "npy":
@@ -152,7 +153,7 @@ def test_python_objects(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_damaged_files(tmp_path: Path, kind: str):
+def test_damaged_files(tmp_path: Path, kind: str) -> None:
     images = RNG.integers(0, 256, (30, 8, 8), dtype=np.uint8)
     path = Path(saved(tmp_path, images) if kind == "npy" else saved(tmp_path, images, label=np.zeros(30, int)))
     content = path.read_bytes()
@@ -161,7 +162,7 @@ def test_damaged_files(tmp_path: Path, kind: str):
         refusal(lambda: Arrays(str(path)).load(), str(path), "cannot be read", "save it again")
 
 
-def test_other_types(tmp_path: Path):
+def test_other_types(tmp_path: Path) -> None:
     for dtype in (np.int64, np.uint16, np.complex64):
         root = saved(tmp_path, np.zeros((30, 4, 4), dtype))
         refusal(lambda root=root: Arrays(root).load(), str(np.dtype(dtype)), "uint8", "float32 in [0, 1]")
@@ -171,7 +172,7 @@ def test_other_types(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("high", "levels"), [(1, 2), (16, 17), (31, 32)])
-def test_bytes_of_few_levels_are_taken_by_their_own_range(tmp_path: Path, high: int, levels: int):
+def test_bytes_of_few_levels_are_taken_by_their_own_range(tmp_path: Path, high: int, levels: int) -> None:
     images = RNG.integers(0, high + 1, (30, 4, 4), dtype=np.uint8)
     images[0, 0, 0] = high
     data = Arrays(saved(tmp_path, images)).load()
@@ -183,19 +184,19 @@ def test_bytes_of_few_levels_are_taken_by_their_own_range(tmp_path: Path, high: 
     refusal(lambda: Arrays(saved(tmp_path, images), levels=high).load(), f"data.levels={high}")
 
 
-def test_bytes_of_half_the_range_are_taken_as_they_are_and_said(tmp_path: Path):
+def test_bytes_of_half_the_range_are_taken_as_they_are_and_said(tmp_path: Path) -> None:
     data = Arrays(saved(tmp_path, RNG.integers(0, 64, (30, 4, 4), dtype=np.uint8))).load()
     assert data.levels == 256 and "data.levels=64" in data.guesses[0]
 
 
-def test_truth_values_are_two_levels(tmp_path: Path):
+def test_truth_values_are_two_levels(tmp_path: Path) -> None:
     images = RNG.integers(0, 2, (30, 4, 4)).astype(bool)
     data = Arrays(saved(tmp_path, images)).load()
     assert data.levels == 2 and everything(data.train).dtype == torch.uint8 and everything(data.train).max() == 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_black_images_are_refused(tmp_path: Path, dtype: type):
+def test_black_images_are_refused(tmp_path: Path, dtype: type) -> None:
     refusal(lambda: Arrays(saved(tmp_path, np.zeros((30, 4, 4), dtype))).load(), "nothing but 0", "black")
 
 
@@ -217,12 +218,12 @@ UNIT[0, 0, :2] = 0, 1
         (UNIT * 6 - 3, ["standardisation", "data.range=[LOW,HIGH]"]),
     ],
 )
-def test_advice_for_floats_is_what_mends_them(tmp_path: Path, images: np.ndarray, words: list[str]):
+def test_advice_for_floats_is_what_mends_them(tmp_path: Path, images: np.ndarray, words: list[str]) -> None:
     refusal(lambda: Arrays(saved(tmp_path, images)).load(), *words)
 
 
 @pytest.mark.parametrize("images", [UNIT * np.float32(1 + 2e-7), UNIT - np.float32(1e-8), (UNIT * 1.0005).astype("f2")])
-def test_what_rounding_puts_outside_is_cut_and_said(tmp_path: Path, images: np.ndarray):
+def test_what_rounding_puts_outside_is_cut_and_said(tmp_path: Path, images: np.ndarray) -> None:
     data = Arrays(saved(tmp_path, images)).load()
     found = everything(data.train)
     assert found.min() >= 0 and found.max() <= 1 and "cut to [0, 1]" in data.guesses[0]
@@ -237,7 +238,7 @@ def test_what_rounding_puts_outside_is_cut_and_said(tmp_path: Path, images: np.n
         (UNIT, [0, 1]),
     ],
 )
-def test_a_range_is_mapped_to_black_and_white(tmp_path: Path, images: np.ndarray, ends: list[float]):
+def test_a_range_is_mapped_to_black_and_white(tmp_path: Path, images: np.ndarray, ends: list[float]) -> None:
     root = saved(tmp_path, images)
     whole, mapped = Arrays(root, range=ends).load(), Arrays(root, range=ends, memory_limit_gib=0).load()
     truth = (images.astype(np.float64) - ends[0]) / (ends[1] - ends[0])
@@ -247,7 +248,7 @@ def test_a_range_is_mapped_to_black_and_white(tmp_path: Path, images: np.ndarray
     assert whole.value_range == (images.min(), images.max())
 
 
-def test_bad_ranges(tmp_path: Path):
+def test_bad_ranges(tmp_path: Path) -> None:
     root = saved(tmp_path, 2 * UNIT - 1)
     for bad in ([1], [1, 0], "01", [0, np.inf], [True, 3]):
         refusal(lambda bad=bad: Arrays(root, range=bad).load(), "data.range=[-1,1]")
@@ -270,7 +271,7 @@ def test_bad_ranges(tmp_path: Path):
 )
 def test_maps_of_real_numbers_have_any_number_of_channels(
     tmp_path: Path, shape: tuple[int, ...], domain: str, expected: tuple[int, ...]
-):
+) -> None:
     root = saved(tmp_path, RNG.random(shape, dtype=np.float32))
     assert Arrays(root, domain=domain).load().shape == expected
 
@@ -279,14 +280,14 @@ def test_maps_of_real_numbers_have_any_number_of_channels(
     ("shape", "domain"),
     [((30, 8, 4, 4), "unit"), ((30, 8, 6, 4), "real"), ((30, 7, 8, 9), "real"), ((30, 8, 8, 8), "real")],
 )
-def test_what_has_two_readings_is_asked_for(tmp_path: Path, shape: tuple[int, ...], domain: str):
+def test_what_has_two_readings_is_asked_for(tmp_path: Path, shape: tuple[int, ...], domain: str) -> None:
     root = saved(tmp_path, RNG.random(shape, dtype=np.float32))
     refusal(lambda: Arrays(root, domain=domain).load(), str(shape), "data.layout=NCHW", "data.layout=NHWC")
     assert Arrays(root, domain=domain, layout="NCHW").load().shape == shape[1:]
     assert Arrays(root, domain=domain, layout="NHWC").load().shape == (shape[3], shape[1], shape[2])
 
 
-def test_any_order_of_axes_can_be_named(tmp_path: Path):
+def test_any_order_of_axes_can_be_named(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (5, 6, 3, 30), dtype=np.uint8)  # as street view house numbers come
     data = Arrays(saved(tmp_path, images), layout="HWCN").load()
     found = torch.cat([everything(part) for part in (data.train, data.val, data.test)])
@@ -295,12 +296,12 @@ def test_any_order_of_axes_can_be_named(tmp_path: Path):
     refusal(lambda: Arrays(saved(tmp_path, images), layout="NHW").load(), "names 3 axes")
 
 
-def test_uint8_is_not_real(tmp_path: Path):
+def test_uint8_is_not_real(tmp_path: Path) -> None:
     root = saved(tmp_path, np.full((30, 4, 4), 200, np.uint8))
     refusal(lambda: Arrays(root, domain="real").load(), "data.domain=unit")
 
 
-def test_too_few(tmp_path: Path):
+def test_too_few(tmp_path: Path) -> None:
     root = saved(tmp_path, np.full((9, 4, 4), 200, np.uint8))
     refusal(lambda: Arrays(root).load(), "9 images", "at least 10")
     root = saved(tmp_path, np.full((0, 4, 4), 200, np.uint8))
@@ -310,7 +311,7 @@ def test_too_few(tmp_path: Path):
     refusal(lambda: Arrays(root, memory_limit_gib=-1).load(), "data.memory_limit_gib")
 
 
-def test_dark_floats_are_said(tmp_path: Path):
+def test_dark_floats_are_said(tmp_path: Path) -> None:
     data = Arrays(saved(tmp_path, UNIT * np.float32(0.06))).load()
     assert "data.range=[0,0.06]" in data.guesses[0]
     data = Arrays(saved(tmp_path, (UNIT * 15).astype(np.int64)), range=[0, 255]).load()

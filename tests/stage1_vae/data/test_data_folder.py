@@ -6,48 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import GREY, everything, fill, refusal, sizes, write
 from PIL import Image
 
 from stage1_vae.data.folders.files import Files
 from stage1_vae.data.image_folder import ImageFolder
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
-
-RNG = np.random.default_rng(2)
-GREY, RGB = (), (3,)
+from stage1_vae.data.images import Domain
 
 
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-def write(
-    path: Path, size: tuple[int, int] = (6, 8), channels: tuple[int, ...] = RGB, value: int | None = None
-) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = RNG.integers(0, 256, (*size, *channels), dtype=np.uint8)
-    Image.fromarray(pixels if value is None else np.full_like(pixels, value)).save(path)
-    return path
-
-
-def fill(folder: Path, num: int, **more: object) -> None:
-    for i in range(num):
-        write(folder / f"{i:03}.png", **more)
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
-
-
-def sizes(data: ImageData) -> tuple[int, int, int]:
-    return len(data.train), len(data.val), len(data.test)
-
-
-def test_flat_folder_is_read_as_it_is(tmp_path: Path):
+def test_flat_folder_is_read_as_it_is(tmp_path: Path) -> None:
     fill(tmp_path, 20)
     (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     (tmp_path / ".hidden.png").write_bytes(b"no image either")
@@ -60,7 +27,7 @@ def test_flat_folder_is_read_as_it_is(tmp_path: Path):
     assert sorted(image.numpy().tobytes() for image in found) == sorted(truth)
 
 
-def test_class_folders_with_any_names(tmp_path: Path):
+def test_class_folders_with_any_names(tmp_path: Path) -> None:
     for value, name in ((200, "zebra crossing"), (10, "Äpfel & more"), (90, "42")):
         fill(tmp_path / name / "deeper", 10, value=value, channels=GREY)
     data = ImageFolder(str(tmp_path)).load()
@@ -70,7 +37,7 @@ def test_class_folders_with_any_names(tmp_path: Path):
         assert torch.equal(torch.tensor([90, 200, 10])[part.labels], everything(part)[:, 0, 0, 0].long())
 
 
-def test_numbers_that_are_class_names_stay_numbers(tmp_path: Path):
+def test_numbers_that_are_class_names_stay_numbers(tmp_path: Path) -> None:
     for name in range(-1, 12):
         fill(tmp_path / str(name), 4, value=10 * (name + 2), channels=GREY)
     data = ImageFolder(str(tmp_path)).load()
@@ -79,7 +46,7 @@ def test_numbers_that_are_class_names_stay_numbers(tmp_path: Path):
         assert torch.equal(part.labels, everything(part)[:, 0, 0, 0].long() // 10 - 1)
 
 
-def test_labels_of_training_images_stay_without_those_of_test_images(tmp_path: Path):
+def test_labels_of_training_images_stay_without_those_of_test_images(tmp_path: Path) -> None:
     for name, value in (("cat", 100), ("dog", 200)):
         fill(tmp_path / "train" / name, 20, value=value)
     fill(tmp_path / "test", 6)
@@ -102,7 +69,9 @@ def test_labels_of_training_images_stay_without_those_of_test_images(tmp_path: P
         ((("train", 15), ("valid", 4), ("test", 3)), "98082fa228f6807e"),
     ],
 )
-def test_fingerprints_of_earlier_releases_stay(tmp_path: Path, folders: tuple[tuple[str, int], ...], start: str):
+def test_fingerprints_of_earlier_releases_stay(
+    tmp_path: Path, folders: tuple[tuple[str, int], ...], start: str
+) -> None:
     for k, (name, num) in enumerate(folders):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         for i in range(num):
@@ -112,12 +81,12 @@ def test_fingerprints_of_earlier_releases_stay(tmp_path: Path, folders: tuple[tu
 
 
 @pytest.mark.parametrize("key", ["splits", "classes", "pages"])
-def test_unknown_choices(tmp_path: Path, key: str):
+def test_unknown_choices(tmp_path: Path, key: str) -> None:
     fill(tmp_path, 10)
     refusal(lambda: ImageFolder(str(tmp_path), **{key: "some"}).load(), f"data.{key}=some", "choose")
 
 
-def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path):
+def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path) -> None:
     fill(tmp_path / "images", 12)
     assert ImageFolder(str(tmp_path)).load().num_classes == 0
     fill(tmp_path / "more", 12)
@@ -133,7 +102,7 @@ def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_given_splits(tmp_path: Path, name: str):
+def test_given_splits(tmp_path: Path, name: str) -> None:
     for split, value, num in (("train", 10, 20), (name, 20, 4), ("test", 30, 6)):
         fill(tmp_path / split, num, value=value)
     data = ImageFolder(str(tmp_path)).load()
@@ -142,7 +111,7 @@ def test_given_splits(tmp_path: Path, name: str):
         assert everything(part).eq(value).all()
 
 
-def test_missing_splits_are_cut_from_the_training_images(tmp_path: Path):
+def test_missing_splits_are_cut_from_the_training_images(tmp_path: Path) -> None:
     for name, value in (("cat", 1), ("dog", 2)):
         fill(tmp_path / "train" / name, 20, value=value)
         fill(tmp_path / "test" / name, 5, value=value + 100)
@@ -156,14 +125,14 @@ def test_missing_splits_are_cut_from_the_training_images(tmp_path: Path):
     assert sizes(data) == (32, 10, 8) and everything(data.val).min() > 100
 
 
-def test_train_among_other_names_is_a_class(tmp_path: Path):
+def test_train_among_other_names_is_a_class(tmp_path: Path) -> None:
     for name in ("bus", "car", "train"):
         fill(tmp_path / name, 10)
     data = ImageFolder(str(tmp_path)).load()
     assert data.class_names == ("bus", "car", "train") and sum(sizes(data)) == 30
 
 
-def test_splits_too_small_or_with_unknown_classes(tmp_path: Path):
+def test_splits_too_small_or_with_unknown_classes(tmp_path: Path) -> None:
     fill(tmp_path / "train" / "cat", 10)
     fill(tmp_path / "train" / "dog", 10)
     write(tmp_path / "test" / "cat" / "0.png")
@@ -172,7 +141,7 @@ def test_splits_too_small_or_with_unknown_classes(tmp_path: Path):
     refusal(lambda: ImageFolder(str(tmp_path)).load(), "class folder bird has no training images")
 
 
-def test_most_common_size_and_given_sizes(tmp_path: Path):
+def test_most_common_size_and_given_sizes(tmp_path: Path) -> None:
     fill(tmp_path / "a", 8, size=(6, 8))
     fill(tmp_path / "b", 5, size=(12, 16))
     fill(tmp_path / "c", 3, size=(9, 9))
@@ -182,7 +151,7 @@ def test_most_common_size_and_given_sizes(tmp_path: Path):
     assert ImageFolder(root, size=[5, 10]).load().shape == (3, 5, 10)
 
 
-def test_lazy_set_equals_the_one_in_memory(tmp_path: Path):
+def test_lazy_set_equals_the_one_in_memory(tmp_path: Path) -> None:
     fill(tmp_path / "a", 15)
     fill(tmp_path / "b", 15, size=(9, 9))
     whole, lazy = ImageFolder(str(tmp_path)).load(), ImageFolder(str(tmp_path), memory_limit_gib=0).load()
@@ -193,7 +162,7 @@ def test_lazy_set_equals_the_one_in_memory(tmp_path: Path):
     assert whole.fingerprint == lazy.fingerprint
 
 
-def test_fingerprint_sees_content_not_place(tmp_path: Path):
+def test_fingerprint_sees_content_not_place(tmp_path: Path) -> None:
     fill(tmp_path / "one" / "a", 10)
     fill(tmp_path / "one" / "b", 10)
     base = ImageFolder(str(tmp_path / "one")).load().fingerprint
@@ -212,7 +181,7 @@ def test_fingerprint_sees_content_not_place(tmp_path: Path):
     assert ImageFolder(str(root)).load().fingerprint != base
 
 
-def test_root_mistakes(tmp_path: Path):
+def test_root_mistakes(tmp_path: Path) -> None:
     refusal(lambda: ImageFolder(None).load(), "data.root is not set", "data.root=PATH")
     refusal(lambda: ImageFolder(str(tmp_path / "gone")).load(), "does not exist", "a folder of images")
     refusal(lambda: ImageFolder(str(tmp_path)).load(), "is empty", ".png")
@@ -222,12 +191,12 @@ def test_root_mistakes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, "big", [4], [4, 5, 6], [4, 0], True])
-def test_bad_sizes(tmp_path: Path, size: object):
+def test_bad_sizes(tmp_path: Path, size: object) -> None:
     fill(tmp_path, 10)
     refusal(lambda: ImageFolder(str(tmp_path), size=size).load(), "data.size=", "[height,width]")
 
 
-def test_links_are_followed_once(tmp_path: Path):
+def test_links_are_followed_once(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", 12)
     root = tmp_path / "root"
     root.mkdir()

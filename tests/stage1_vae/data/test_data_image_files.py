@@ -7,49 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import GREY, RGB, everything, fill, refusal, sizes, write
 from PIL import Image
 
-from stage1_vae.data.folders.files import Target, decode
+from stage1_vae.data.folders.files import Files, Target, decode
 from stage1_vae.data.image_folder import ImageFolder
-from stage1_vae.data.images import DataError, ImageData, ImageSet
-
-RNG = np.random.default_rng(2)
-GREY, RGB = (), (3,)
+from stage1_vae.data.images import ImageSet
 
 
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-def write(
-    path: Path, size: tuple[int, int] = (6, 8), channels: tuple[int, ...] = RGB, value: int | None = None
-) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = RNG.integers(0, 256, (*size, *channels), dtype=np.uint8)
-    Image.fromarray(pixels if value is None else np.full_like(pixels, value)).save(path)
-    return path
-
-
-def fill(folder: Path, num: int, **more: object) -> None:
-    for i in range(num):
-        write(folder / f"{i:03}.png", **more)
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
-
-
-def sizes(data: ImageData) -> tuple[int, int, int]:
-    return len(data.train), len(data.val), len(data.test)
+def paths_of(images: ImageSet) -> list[Path]:
+    """Of a set that stays on the disk."""
+    assert isinstance(images, Files)
+    return list(images.paths)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "TIFF", "PNG"])
-def test_formats(tmp_path: Path, suffix: str):
+def test_formats(tmp_path: Path, suffix: str) -> None:
     for i in range(12):
         write(tmp_path / f"{i}.{suffix}", value=20 * i)
     data = ImageFolder(str(tmp_path)).load()
@@ -60,7 +33,7 @@ def test_formats(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.parametrize("limit", [2.0, 0.0])
-def test_large_images_go_through_threads_in_order(tmp_path: Path, limit: float):
+def test_large_images_go_through_threads_in_order(tmp_path: Path, limit: float) -> None:
     for i in range(150):
         write(tmp_path / f"{i:03}.png", size=(100, 100), channels=GREY, value=i)
     write(tmp_path / "big" / "150.bmp", size=(400, 400), channels=GREY, value=150)  # the first file, above LARGE_BYTES
@@ -69,14 +42,14 @@ def test_large_images_go_through_threads_in_order(tmp_path: Path, limit: float):
     data = ImageFolder(str(tmp_path), memory_limit_gib=limit).load()
     files = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
     for part, names in ((data.train, files.train), (data.val, files.val), (data.test, files.test)):
-        expected = [150 if path.stem == "!" else int(path.stem) for path in names.paths]
+        expected = [150 if path.stem == "!" else int(path.stem) for path in paths_of(names)]
         assert everything(part)[:, 0, 50, 50].tolist() == expected
-    path = files.test.paths[2]
+    path = paths_of(files.test)[2]
     path.write_bytes(path.read_bytes()[:60])
     refusal(lambda: ImageFolder(str(tmp_path)).load(), str(path), "repair or remove")
 
 
-def test_resizing_covers_and_cuts_about_the_centre(tmp_path: Path):
+def test_resizing_covers_and_cuts_about_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((40, 80), np.uint8)
     pixels[:, 20:60] = np.tile(np.array([0, 255], np.uint8), 20)  # the central square: stripes one pixel wide
     pixels[:, :20] = 255  # cut away
@@ -87,7 +60,7 @@ def test_resizing_covers_and_cuts_about_the_centre(tmp_path: Path):
     assert np.abs(small[:, 1:-1] - 127.5).max() < 20
 
 
-def test_differing_modes_are_refused_and_converted_on_request(tmp_path: Path):
+def test_differing_modes_are_refused_and_converted_on_request(tmp_path: Path) -> None:
     fill(tmp_path / "grey", 6, channels=GREY, value=100)
     fill(tmp_path / "colour", 6, channels=RGB, value=100)
     root = str(tmp_path)
@@ -105,7 +78,7 @@ def test_differing_modes_are_refused_and_converted_on_request(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA", "1"])
-def test_uniform_modes(tmp_path: Path, mode: str):
+def test_uniform_modes(tmp_path: Path, mode: str) -> None:
     for i in range(10):
         image = Image.new("RGBA", (8, 6), (200, 0, 0, 128)) if mode == "RGBA" else Image.new("RGB", (8, 6), "red")
         image.convert(mode).save(tmp_path / f"{i}.{'tif' if mode == 'CMYK' else 'png'}")
@@ -115,13 +88,13 @@ def test_uniform_modes(tmp_path: Path, mode: str):
     assert data.shape[0] == {"1": 1, "RGBA": 4}.get(mode, 3)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path):
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     for i in range(10):
         Image.new("RGBA", (8, 6), (0, 0, 0, 0)).save(tmp_path / f"{i}.png")
     assert everything(ImageFolder(str(tmp_path), mode="rgb").load().train).eq(255).all()
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path):
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     for i in range(10):
         Image.fromarray(np.full((6, 8), 40000, np.uint16)).save(tmp_path / f"{i}.png")
     for mode in (None, "grey"):
@@ -138,7 +111,7 @@ ONE_DIRECTORY = {
 
 
 @pytest.mark.parametrize("writer", ONE_DIRECTORY)
-def test_stack_with_one_directory_is_refused_or_its_first_image_taken(tmp_path: Path, writer: str):
+def test_stack_with_one_directory_is_refused_or_its_first_image_taken(tmp_path: Path, writer: str) -> None:
     for i in range(10):
         page = Image.new("RGB", (8, 6), (i, i, i))
         page.save(tmp_path / f"{i}.tif", tiffinfo={270: ONE_DIRECTORY[writer]})
@@ -156,7 +129,7 @@ def test_stack_with_one_directory_is_refused_or_its_first_image_taken(tmp_path: 
     assert found[:, 0, 0, 0].sort().values.tolist() == list(range(10))
 
 
-def test_description_of_a_stack_beside_one_image_or_all_directories_refuses_nothing(tmp_path: Path):
+def test_description_of_a_stack_beside_one_image_or_all_directories_refuses_nothing(tmp_path: Path) -> None:
     words = {270: ONE_DIRECTORY["ImageJ"]}
     pages = [Image.new("RGB", (8, 6), (20 * i, 255, 0)) for i in range(7)]
     for name, further in (("one", []), ("all", pages[1:])):
@@ -166,7 +139,7 @@ def test_description_of_a_stack_beside_one_image_or_all_directories_refuses_noth
         assert sum(sizes(ImageFolder(str(tmp_path / name)).load())) == 10 * (1 + len(further))
 
 
-def test_orientation_tag_is_obeyed(tmp_path: Path):
+def test_orientation_tag_is_obeyed(tmp_path: Path) -> None:
     pixels = np.zeros((6, 8), np.uint8)
     pixels[:, :4] = 255  # left half white
     exif = Image.Exif()
@@ -181,7 +154,7 @@ def test_orientation_tag_is_obeyed(tmp_path: Path):
 
 @pytest.mark.parametrize("limit", [2.0, 0.0])
 @pytest.mark.parametrize("content", [b"", b"this is no image", b"\x89PNG\r\n\x1a\nbut not really"])
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, limit: float):
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, limit: float) -> None:
     fill(tmp_path, 20)
     (tmp_path / "007.png").write_bytes(content)
     refusal(
@@ -193,18 +166,18 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, limit:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_truncated_image_is_named(tmp_path: Path, suffix: str):
+def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
     for i in range(12):
         write(tmp_path / f"{i:03}.{suffix}", size=(32, 32))
     path = tmp_path / f"007.{suffix}"
     path.write_bytes(path.read_bytes()[:-400])
     refusal(lambda: ImageFolder(str(tmp_path)).load(), str(path), "repair or remove")
     data = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
-    part = next(part for part in (data.train, data.val, data.test) if path in part.paths)
+    part = next(part for part in (data.train, data.val, data.test) if path in paths_of(part))
     refusal(lambda: everything(part), str(path), "repair or remove")
 
 
-def test_no_warning_of_pillow_reaches_the_user(tmp_path: Path):
+def test_no_warning_of_pillow_reaches_the_user(tmp_path: Path) -> None:
     for i in range(10):  # a palette with a transparency of bytes: Pillow warns about it on conversion
         image = Image.new("P", (8, 6))
         image.putpalette([255, 0, 0] * 256)
@@ -215,7 +188,7 @@ def test_no_warning_of_pillow_reaches_the_user(tmp_path: Path):
     assert not caught
 
 
-def test_channels_that_are_dropped_are_said(tmp_path: Path):
+def test_channels_that_are_dropped_are_said(tmp_path: Path) -> None:
     """A sprite's palette has a transparent colour, which becomes white; grey pictures of colours have none."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):

@@ -7,27 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import refusal
 from PIL import Image
 
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.digits import Digits
+from stage1_vae.data.folders.files import Files
 from stage1_vae.data.image_folder import ImageFolder
-from stage1_vae.data.images import DataError, Domain, InMemory
+from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 
 PLAIN = Preprocess(levels=256)
 DYNAMIC = Preprocess(levels=256, binarize="dynamic")
 NUM = 103
-
-
-def refusal(call, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 def generator() -> torch.Generator:
@@ -53,7 +46,7 @@ def epoch(batches: Batches, number: int = 0) -> torch.Tensor:
 # --- preprocessing
 
 
-def test_levels_become_intensities():
+def test_levels_become_intensities() -> None:
     raw = torch.tensor([0, 8, 16], dtype=torch.uint8).view(1, 1, 1, 3)
     preprocess = Preprocess(levels=17)
     assert preprocess(raw).flatten().tolist() == [0.0, 0.5, 1.0]
@@ -61,13 +54,13 @@ def test_levels_become_intensities():
     assert torch.equal(preprocess.clean(raw), preprocess(raw))
 
 
-def test_floats_pass_unchanged():
+def test_floats_pass_unchanged() -> None:
     raw = torch.randn(4, 1, 3, 3, generator=generator())
     preprocess = Preprocess(levels=None, domain=Domain.REAL)
     assert torch.equal(preprocess(raw), raw) and preprocess.num_levels is None
 
 
-def test_threshold():
+def test_threshold() -> None:
     raw = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     preprocess = Preprocess(levels=256, binarize="threshold")
     assert preprocess(raw).flatten().tolist() == [0.0, 0.0, 1.0, 1.0]
@@ -75,7 +68,7 @@ def test_threshold():
     assert torch.allclose(preprocess.clean(raw).flatten(), torch.tensor([0, 127, 128, 255]) / 255)
 
 
-def test_dynamic_binarisation_has_the_right_frequencies():
+def test_dynamic_binarisation_has_the_right_frequencies() -> None:
     levels = torch.tensor([0, 1, 64, 128, 254, 255], dtype=torch.uint8)
     num = 200_000
     x = DYNAMIC(levels.view(1, 1, 1, 6).expand(num, 1, 1, 6), generator())
@@ -86,7 +79,7 @@ def test_dynamic_binarisation_has_the_right_frequencies():
     assert ((frequency - p).abs() <= 4.5 * (p * (1 - p) / num).sqrt()).all()
 
 
-def test_dequantisation_fills_each_level_evenly():
+def test_dequantisation_fills_each_level_evenly() -> None:
     preprocess = Preprocess(levels=256, dequantize=True)
     levels = torch.tensor([0, 100, 255], dtype=torch.uint8)
     num = 100_000
@@ -98,7 +91,7 @@ def test_dequantisation_fills_each_level_evenly():
     assert preprocess.num_levels is None and preprocess.is_random
 
 
-def test_combinations_that_mean_nothing():
+def test_combinations_that_mean_nothing() -> None:
     refusal(lambda: Preprocess(256, binarize="dinamic"), "data.binarize=dinamic", "did you mean dynamic?", "threshold")
     refusal(lambda: Preprocess(None, Domain.REAL, binarize="dynamic"), "data.binarize=none", "data.domain=unit")
     refusal(lambda: Preprocess(256, binarize="threshold", dequantize=True), "data.dequantize=false")
@@ -106,7 +99,7 @@ def test_combinations_that_mean_nothing():
     refusal(lambda: Preprocess(256, dequantize="auto"), "data.dequantize=auto")
 
 
-def test_noise_needs_a_generator():
+def test_noise_needs_a_generator() -> None:
     raw = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     for preprocess in (DYNAMIC, Preprocess(256, dequantize=True)):
         with pytest.raises(ValueError, match="needs a generator"):
@@ -117,7 +110,7 @@ def test_noise_needs_a_generator():
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_each_image_once_an_epoch_with_its_label(numbered: InMemory, shuffle: bool):
+def test_each_image_once_an_epoch_with_its_label(numbered: InMemory, shuffle: bool) -> None:
     batches = Batches(numbered, PLAIN, 20, shuffle, seed=3)
     pairs = list(batches)
     assert len(pairs) == len(batches) == 6
@@ -128,16 +121,16 @@ def test_each_image_once_an_epoch_with_its_label(numbered: InMemory, shuffle: bo
     assert (labels.tolist() == list(range(NUM))) is not shuffle
 
 
-def test_drop_last(numbered: InMemory):
+def test_drop_last(numbered: InMemory) -> None:
     batches = Batches(numbered, PLAIN, 20, True, seed=3, drop_last=True)
     assert len(batches) == 5 and [len(x) for x, _ in batches] == [20] * 5
 
 
-def test_no_labels_no_labels(noisy: InMemory):
+def test_no_labels_no_labels(noisy: InMemory) -> None:
     assert all(labels is None for _, labels in Batches(noisy, PLAIN, 20, True, seed=0))
 
 
-def test_epochs_are_reproducible_and_differ(noisy: InMemory):
+def test_epochs_are_reproducible_and_differ(noisy: InMemory) -> None:
     batches = Batches(noisy, DYNAMIC, 20, True, seed=3)
     first, second, third = (epoch(batches, number) for number in range(3))
     assert not torch.equal(first, second) and not torch.equal(second, third)
@@ -146,27 +139,27 @@ def test_epochs_are_reproducible_and_differ(noisy: InMemory):
     assert not torch.equal(epoch(Batches(noisy, DYNAMIC, 20, True, seed=4), 0), first)
 
 
-def test_order_is_new_each_epoch(numbered: InMemory):
+def test_order_is_new_each_epoch(numbered: InMemory) -> None:
     batches = Batches(numbered, PLAIN, 20, True, seed=3)
     orders = [tuple(epoch(batches, number)[:, 0, 0, 0].tolist()) for number in range(4)]
     assert len(set(orders)) == 4
 
 
-def test_noise_is_new_each_epoch():
+def test_noise_is_new_each_epoch() -> None:
     """One grey image: the order cannot matter, only the noise can."""
     grey = InMemory(torch.full((1, 1, 16, 16), 128, dtype=torch.uint8))
     batches = Batches(grey, DYNAMIC, 1, True, seed=0)
     assert not torch.equal(epoch(batches, 0), epoch(batches, 1))
 
 
-def test_validation_has_the_same_order_and_noise_always(noisy: InMemory):
+def test_validation_has_the_same_order_and_noise_always(noisy: InMemory) -> None:
     batches = Batches(noisy, DYNAMIC, 20, False, seed=3)
     first = epoch(batches, 0)
     assert torch.equal(epoch(batches, 1), first) and torch.equal(epoch(batches, 7), first)
     assert not torch.equal(epoch(Batches(noisy, DYNAMIC, 20, False, seed=4)), first)
 
 
-def test_the_global_generator_is_neither_used_nor_heeded(noisy: InMemory, tmp_path: Path):
+def test_the_global_generator_is_neither_used_nor_heeded(noisy: InMemory, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", noisy.images.numpy())
     lazy = Arrays(str(tmp_path / "x.npy"), memory_limit_gib=0).load().train
     for images, workers in ((noisy, 0), (lazy, 0)):
@@ -179,7 +172,7 @@ def test_the_global_generator_is_neither_used_nor_heeded(noisy: InMemory, tmp_pa
         assert torch.equal(epoch(batches), first)
 
 
-def test_lazy_sets_yield_what_memory_yields_with_any_number_of_workers(tmp_path: Path):
+def test_lazy_sets_yield_what_memory_yields_with_any_number_of_workers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -197,29 +190,31 @@ def test_lazy_sets_yield_what_memory_yields_with_any_number_of_workers(tmp_path:
     assert [len(x) for x, _ in kept] == [8] * (len(lazy) // 8)
 
 
-def test_a_damaged_file_met_by_a_worker_is_one_line(tmp_path: Path):
+def test_a_damaged_file_met_by_a_worker_is_one_line(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     data = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
+    assert isinstance(data.train, Files)
     path = data.train.paths[3]
     path.write_bytes(path.read_bytes()[:-500])
     refusal(lambda: list(Batches(data.train, PLAIN, 4, True, seed=0, num_workers=1)), str(path), "repair or remove")
 
 
-def test_bad_numbers(noisy: InMemory):
+def test_bad_numbers(noisy: InMemory) -> None:
     refusal(lambda: Batches(noisy, PLAIN, 0, True, seed=0), "at least 1")
     refusal(lambda: Batches(noisy, PLAIN, NUM + 1, True, seed=0, drop_last=True), f"{NUM} images", "lower")
     refusal(lambda: Batches(noisy, PLAIN, 4, True, seed=0, num_workers=-1), "0 or more")
 
 
-def test_sets_on_the_right_device_are_not_copied(noisy: InMemory):
+def test_sets_on_the_right_device_are_not_copied(noisy: InMemory) -> None:
     batches = Batches(noisy, PLAIN, 4, True, seed=0, device="cpu")
+    assert isinstance(batches.images, InMemory)
     assert batches.images.images.data_ptr() == noisy.images.data_ptr()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu(noisy: InMemory):
+def test_on_a_gpu(noisy: InMemory) -> None:
     batches = Batches(noisy, DYNAMIC, 20, True, seed=0, device="cuda")
     assert epoch(batches).is_cuda and torch.equal(epoch(batches), epoch(batches))
     plain = epoch(Batches(noisy, PLAIN, 20, True, seed=0, device="cuda"))
@@ -227,7 +222,7 @@ def test_on_a_gpu(noisy: InMemory):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of Lightning, about torch
-def test_lightning_moves_the_epoch_on():
+def test_lightning_moves_the_epoch_on() -> None:
     import pytorch_lightning as pl
 
     class Recorder(pl.LightningModule):
@@ -268,7 +263,7 @@ def test_lightning_moves_the_epoch_on():
 
 
 @pytest.mark.slow
-def test_throughput():
+def test_throughput() -> None:
     """At least 100,000 MNIST-sized images a second of this process's own time."""
     images = InMemory(torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8))
     threads = torch.get_num_threads()

@@ -39,7 +39,7 @@ def rows_of(images: torch.Tensor) -> list[bytes]:
         (np.arange(30) % 2 == 0, ("0", "1")),
     ],
 )
-def test_labels_as_they_come_have_their_own_names(tmp_path: Path, label: np.ndarray, names: tuple[str, ...]):
+def test_labels_as_they_come_have_their_own_names(tmp_path: Path, label: np.ndarray, names: tuple[str, ...]) -> None:
     shade = np.arange(30) * 8 + 7  # which image is which
     images = np.broadcast_to(shade[:, None, None], (30, 4, 4)).astype(np.uint8)
     data = Arrays(saved(tmp_path, x=images, label=label)).load()
@@ -52,7 +52,7 @@ def test_labels_as_they_come_have_their_own_names(tmp_path: Path, label: np.ndar
         assert [names[y] for y in part.labels] == [words[row] for row in rows]
 
 
-def test_labels_that_are_no_classes(tmp_path: Path):
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     images = np.full((30, 4, 4), 200, np.uint8)
     for label, words in (
         (np.arange(30) / 7, ["whole numbers or words", "data.label=false"]),
@@ -68,14 +68,14 @@ def test_labels_that_are_no_classes(tmp_path: Path):
     refusal(lambda: Arrays(root, label_column=2).load(), "data.label_column=2", "0 to 1")
 
 
-def test_numbers_of_images_are_no_classes(tmp_path: Path):
+def test_numbers_of_images_are_no_classes(tmp_path: Path) -> None:
     root = saved(tmp_path, x=np.full((200, 4, 4), 200, np.uint8), y=np.arange(200))
     data = Arrays(root).load()
     assert data.num_classes == 0 and "200 values for 200 images" in data.left_out[0]
     assert Arrays(root, label="y").load().num_classes == 200
 
 
-def test_npz_keys(tmp_path: Path):
+def test_npz_keys(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     images, labels = RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8), np.arange(30) % 3
     for x, y in (("images", "labels"), ("X", "y"), ("imgs", "target"), ("arr_0", None)):
@@ -92,7 +92,7 @@ def test_npz_keys(tmp_path: Path):
     refusal(lambda: Arrays(str(path)).load(), "holds nothing", "must be called x")
 
 
-def test_official_splits_are_kept(tmp_path: Path):
+def test_official_splits_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     images, labels = RNG.integers(0, 256, (60, 4, 4), dtype=np.uint8), np.arange(60, dtype=np.uint8) % 3
     np.savez(path, x_train=images[:40], y_train=labels[:40], x_test=images[40:], y_test=labels[40:])
@@ -145,12 +145,12 @@ def test_official_splits_are_kept(tmp_path: Path):
 )
 def test_one_line_for_arrays_that_do_not_fit(
     tmp_path: Path, arrays: dict[str, np.ndarray], keys: dict[str, str], words: list[str]
-):
+) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     refusal(lambda: Arrays(str(tmp_path / "set.npz"), **keys).load(), *words)
 
 
-def test_labels_of_splits_can_be_chosen(tmp_path: Path):
+def test_labels_of_splits_can_be_chosen(tmp_path: Path) -> None:
     fine = {"y_train_fine": KINDS[:40] + 5, "y_test_fine": KINDS[40:] + 5, "y_train_coarse": KINDS[:40]}
     np.savez(tmp_path / "set.npz", **SPLIT, **fine)
     data = Arrays(str(tmp_path / "set.npz"), label="y_train_fine").load()
@@ -165,7 +165,7 @@ def test_labels_of_splits_can_be_chosen(tmp_path: Path):
         "train_set_x train_set_y test_set_x test_set_y",
     ],
 )
-def test_official_splits_under_other_names(tmp_path: Path, names: str):
+def test_official_splits_under_other_names(tmp_path: Path, names: str) -> None:
     images, labels, test_images, test_labels = names.split()
     arrays = {images: IMAGES[:40], labels: KINDS[:40], test_images: IMAGES[40:], test_labels: KINDS[40:]}
     np.savez(tmp_path / "set.npz", **arrays)
@@ -175,7 +175,7 @@ def test_official_splits_under_other_names(tmp_path: Path, names: str):
         assert torch.equal(data.test.labels, torch.from_numpy(KINDS[40:]))
 
 
-def test_hidden_test_labels_are_none_and_unseen_classes_are_refused(tmp_path: Path):
+def test_hidden_test_labels_are_none_and_unseen_classes_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **SPLIT, y_train=KINDS[:40], y_test=np.full(20, -1))
     data = Arrays(str(tmp_path / "set.npz")).load()
     assert data.class_names == ("0", "1", "2") and data.test.labels is None
@@ -184,7 +184,7 @@ def test_hidden_test_labels_are_none_and_unseen_classes_are_refused(tmp_path: Pa
     refusal(lambda: Arrays(str(tmp_path / "set.npz")).load(), "class 3 has no training images", "data.label=false")
 
 
-def test_a_folder_of_arrays_is_stacked_and_capitals_are_read(tmp_path: Path):
+def test_a_folder_of_arrays_is_stacked_and_capitals_are_read(tmp_path: Path) -> None:
     for i in range(3):
         np.save(tmp_path / f"{i}.npy", IMAGES[i])
     refusal(lambda: Arrays(str(tmp_path)).load(), "0.npy, 1.npy", "numpy.stack")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import everything
 from PIL import Image
 
 from stage1_vae.data.folders.files import Files
@@ -13,10 +14,6 @@ from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, ImageData, ImageSet
 
 PAGES, FILES = 7, 11
-
-
-def everything(images: ImageSet) -> torch.Tensor:
-    return images.batch(torch.arange(len(images)))
 
 
 def parts(data: ImageData) -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -47,7 +44,7 @@ def tiff(order: str, kind: str, samples: int, **tags: int) -> bytes:
 
 @pytest.mark.parametrize("keys", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}], ids=str)
 @pytest.mark.parametrize("large", [False, True])
-def test_every_page_is_an_image_and_a_stack_is_not_torn(tmp_path: Path, keys: dict[str, str], large: bool):
+def test_every_page_is_an_image_and_a_stack_is_not_torn(tmp_path: Path, keys: dict[str, str], large: bool) -> None:
     pixels = stacks(tmp_path, big_tiff=large, **keys)
     data = ImageFolder(str(tmp_path)).load()
     lazy = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
@@ -63,7 +60,7 @@ def test_every_page_is_an_image_and_a_stack_is_not_torn(tmp_path: Path, keys: di
     assert everything(data.train)[:PAGES, 0, 0, 0].div(16).floor().unique().numel() > 1  # the first are a fair sample
 
 
-def test_a_page_is_read_without_the_rest_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_is_read_without_the_rest_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stacks(tmp_path)
     lazy = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
 
@@ -74,7 +71,7 @@ def test_a_page_is_read_without_the_rest_of_its_file(tmp_path: Path, monkeypatch
     assert len(everything(lazy.test)) == 2 * PAGES
 
 
-def test_smaller_copies_are_no_images(tmp_path: Path):
+def test_smaller_copies_are_no_images(tmp_path: Path) -> None:
     for i in range(10):
         pages = [Image.fromarray(np.full(size, 10 * i + 100, np.uint8)) for size in ((6, 8), (3, 4))]
         pages[1].encoderinfo = {"tiffinfo": {254: 1}}
@@ -84,7 +81,7 @@ def test_smaller_copies_are_no_images(tmp_path: Path):
     assert "10 smaller copies and masks inside 10 TIFF files" in data.left_out
 
 
-def test_frames_of_an_animation_are_counted_or_taken(tmp_path: Path):
+def test_frames_of_an_animation_are_counted_or_taken(tmp_path: Path) -> None:
     for i in range(12):
         first, *rest = (Image.new("RGB", (8, 6), (20 * i, 60 * frame, 200)) for frame in range(3))
         first.save(tmp_path / f"{i:02}.png", save_all=True, append_images=rest)
@@ -109,7 +106,7 @@ def test_frames_of_an_animation_are_counted_or_taken(tmp_path: Path):
         (b"MM\0+\0\x08\0\0" + bytes(12), "big-endian BigTIFF"),
     ],
 )
-def test_tiffs_that_are_no_bytes_are_told(tmp_path: Path, content: bytes, words: str):
+def test_tiffs_that_are_no_bytes_are_told(tmp_path: Path, content: bytes, words: str) -> None:
     for i in range(10):
         (tmp_path / f"{i}.tif").write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -126,7 +123,7 @@ def test_tiffs_that_are_no_bytes_are_told(tmp_path: Path, content: bytes, words:
         (b"\n<!DOCTYPE html>", "a web page"),
     ],
 )
-def test_other_content_under_an_image_name_is_told(tmp_path: Path, content: bytes, words: str):
+def test_other_content_under_an_image_name_is_told(tmp_path: Path, content: bytes, words: str) -> None:
     for i in range(10):
         (tmp_path / f"{i}.jpg").write_bytes(content)
     with pytest.raises(DataError, match=str(tmp_path / "0.jpg")) as caught:
@@ -134,13 +131,14 @@ def test_other_content_under_an_image_name_is_told(tmp_path: Path, content: byte
     assert words in str(caught.value)
 
 
-def test_a_value_beyond_the_levels_is_found_when_it_is_read(tmp_path: Path):
+def test_a_value_beyond_the_levels_is_found_when_it_is_read(tmp_path: Path) -> None:
     for i in range(200):
         Image.fromarray(np.full((6, 8), i % 17, np.uint8)).save(tmp_path / f"{i:03}.png")
     with pytest.raises(DataError, match=r"data\.levels=17"):
         ImageFolder(str(tmp_path), memory_limit_gib=0).load()
     data = ImageFolder(str(tmp_path), memory_limit_gib=0, levels=17).load()
     assert data.levels == 17 and data.fingerprint == ImageFolder(str(tmp_path)).load().fingerprint
+    assert isinstance(data.train, Files)
     path = data.train.paths[1]  # not among the ones that are looked at
     Image.fromarray(np.full((6, 8), 40, np.uint8)).save(path)
     data = ImageFolder(str(tmp_path), memory_limit_gib=0, levels=17).load()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_data import ARCHIVES, HEADERS, IDX, IMAGES, PICTURE_PLACES, PICTURES, archive, honest_picture, idx, member
-from hostile_watch import nothing_runs, refused
+from hostile.data import ARCHIVES, HEADERS, IDX, IMAGES, PICTURE_PLACES, PICTURES, archive, honest_picture, idx, member
+from hostile.watch import nothing_runs, refused
 
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.idx import FILES, Idx

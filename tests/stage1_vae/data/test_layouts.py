@@ -2,27 +2,28 @@
 
 from pathlib import Path
 
-import layouts
 import pytest
+from layouts.cases import Layout, facts, loaded, said
+from layouts.page import MODULES, PAGE, page
 
-ALL = [layout for _, some in layouts.named_modules() for layout in some]
+ALL = [layout for module in MODULES for layout in module.LAYOUTS]
 
 
 @pytest.mark.parametrize("layout", ALL, ids=lambda layout: layout.title[:60])
-def test_layout(layout: layouts.Layout, tmp_path: Path):
-    found = layouts.loaded(layout, tmp_path)
+def test_layout(layout: Layout, tmp_path: Path) -> None:
+    found = loaded(layout, tmp_path)
     if layout.taken is None:
-        assert isinstance(found, str), f"taken: {layouts.facts(found)}"
+        assert isinstance(found, str), f"taken: {facts(found)}"
         assert layout.refused and "\n" not in found
         for word in layout.refused:
             assert word in found, found
         return
     assert not isinstance(found, str), f"refused: {found}"
     expected = {key: value for key, value in layout.taken.items() if key != "says"}
-    assert expected and {key: layouts.facts(found)[key] for key in expected} == expected
+    assert expected and {key: facts(found)[key] for key in expected} == expected
     for word in layout.taken.get("says", ()):
-        assert word in layouts.said(found, tmp_path), layouts.said(found, tmp_path)
+        assert word in said(found, tmp_path), said(found, tmp_path)
 
 
-def test_page_tells_them():
-    assert layouts.PAGE.read_text(encoding="utf-8") == layouts.page(), "run: python tests/layouts.py"
+def test_page_tells_them() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/support/layouts/page.py"

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from stage1_vae.bottlenecks.delta import Delta
-from stage1_vae.encode import encode
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents.dataset import HEADER
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.nets.mlp import MLP
-from stage1_vae.vae import VAE
+from stage1_vae.vae import VAE, encode
 
 SPEC, NUM = LatentSpec((2, 3), num_classes=10), 100
 

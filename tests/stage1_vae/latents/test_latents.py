@@ -4,6 +4,7 @@ import json
 import math
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_load_never_unpickles(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
 
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return Path.touch, (trap,)
 
     for name in ("loc.npy", "labels.npy"):

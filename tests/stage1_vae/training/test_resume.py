@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from image_files import everything
 from PIL import Image
 from stopped_run import NAME, Dies, KilledError, quarantined, training_states
 from training_run import digits, equal, make_vae, run, settings, weights
@@ -95,7 +96,7 @@ def test_a_compiled_step(tmp_path: Path) -> None:
 
 def test_a_folder_of_images_with_a_worker_and_noise(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    for i, image in enumerate(digits().train.images[:300, 0]):
+    for i, image in enumerate(everything(digits().train)[:300, 0]):
         Image.fromarray((image.numpy() * 15).astype(np.uint8)).save(tmp_path / f"images/{i:03d}.png")
     data = ImageFolder(str(tmp_path / "images"), memory_limit_gib=0).load()
     assert not isinstance(data.train, InMemory)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from image_files import everything
 from torch import Tensor
 from training_run import (
     PREPROCESS,
@@ -173,7 +174,7 @@ def test_early_stopping_restores_the_best_weights(ema_decay: float | None) -> No
     best = losses.index(min(losses))
     assert len(losses) == best + 6 < 300, "training did not stop five epochs after the best"
     with torch.no_grad():
-        found = Reconstruction()(vae, PREPROCESS(digits().val.images), 0).loss.item()
+        found = Reconstruction()(vae, PREPROCESS(everything(digits().val)), 0).loss.item()
     assert found == pytest.approx(losses[best], rel=1e-5)
     assert found < losses[-1]
 

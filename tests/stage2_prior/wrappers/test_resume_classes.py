@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume_priors import KilledError, StopsAt, lent, training_states
+from stopped_run import KilledError, StopsAt, lent, training_states
 from training_run import equal
 
 from expost.training.trainer import LoopStates, lightning_fit

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from command_line import SMALL, report_of, run_here
+from outside.torchscript import script
 from torch import Tensor, nn
 
 from expost.evaluation.errors import EvaluationError
@@ -39,13 +39,6 @@ class Demanding(nn.Module):
 class Blind(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(len(x), 12)
-
-
-def script(net: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(net).save(path)
-    return path
 
 
 @pytest.fixture

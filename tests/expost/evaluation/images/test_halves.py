@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from expost.evaluation import distances as d
-from expost.evaluation.images.halves import NUM_BLOCKS, Subsets, differ, spread
+from expost.evaluation.images.halves import NUM_BLOCKS, Subsets, spread
+from expost.evaluation.report import differ
 
 
 @pytest.fixture(autouse=True)

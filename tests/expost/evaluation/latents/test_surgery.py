@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -30,11 +31,11 @@ def latents(loc: Tensor, std: float | Tensor) -> LatentDataset:
     return LatentDataset(LatentSpec(tuple(loc.shape[1:])), "diagonal_normal", params)
 
 
-def normal(std: float):
+def normal(std: float) -> Callable[[Tensor], Tensor]:
     return lambda z: Normal(0.0, std).log_prob(z).flatten(1).sum(1)
 
 
-def dissect(data: LatentDataset, priors, rows: Tensor | None = None) -> tuple[Tensor, Surgery]:
+def dissect(data: LatentDataset, priors: Any, rows: Tensor | None = None) -> tuple[Tensor, Surgery]:
     posterior = data.posterior(torch.arange(len(data)) if rows is None else rows)
     z = posterior.sample()
     exact = z.double()
@@ -172,9 +173,7 @@ def test_log_aggregate_is_fast_and_small() -> None:
 
 
 class WithoutDensity(StandardNormalPrior):
-    @property
-    def log_prob_is(self) -> Exactness:
-        return Exactness.NONE
+    log_prob_is = Exactness.NONE
 
 
 def glued(train: LatentDataset, test: LatentDataset, prior: Prior, name: str) -> dict[str, Any]:
@@ -219,18 +218,18 @@ def test_glue_measures_both_splits_under_both_priors() -> None:
 def test_glue_says_what_has_no_figure() -> None:
     torch.manual_seed(0)
     spec = LatentSpec((2,))
-    sets = [
+    train, test = (
         LatentDataset(spec, "delta", {"loc": np.random.default_rng(0).standard_normal((num, 2), np.float32)})
         for num in (300, 200)
-    ]
-    report = glued(*sets, StandardNormalPrior(spec), "standard_normal")
+    )
+    report = glued(train, test, StandardNormalPrior(spec), "standard_normal")
     assert report["train"] is None and report["test"] is None
     assert any("point masses" in note for note in report["notes"])
     assert report["dimensions"]["num_collapsed"] is None and report["dimensions"]["num_active"] == 2
     two = report["two_sample"]["standard_normal"]
     assert two["known_accuracy_percent"] is None and 30 < two["accuracy_percent"] < 70
-    small = [latents(torch.randn(num, 2), 0.5) for num in (300, 30)]
-    report = glued(*small, WithoutDensity(spec), "silent")
+    train, test = (latents(torch.randn(num, 2), 0.5) for num in (300, 30))
+    report = glued(train, test, WithoutDensity(spec), "silent")
     assert report["train"]["priors"]["silent"] is None and report["train"]["priors"]["standard_normal"] is not None
     assert report["two_sample"] == {"standard_normal": None, "silent": None}
     assert any("no density" in note for note in report["notes"]) and any("too few" in note for note in report["notes"])

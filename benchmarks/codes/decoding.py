@@ -1,0 +1,141 @@
+"""Drawing codes from the transformer: with its cache, without it, and how much of the machine that uses. Two tables.
+
+    python -m benchmarks.codes.decoding [--images 1000] [--side 7] [--codes 256] [--width 128] [--depth 4] [--repeats 3]
+
+Without the cache the same network takes all tokens so far through every layer for each new one: what sampling costs
+when nothing is kept. Both draw the same number of images in the same blocks, one after the other in each round.
+
+The machine's peaks are measured beside each draw, in the model's dtype: the product of two matrices of 2048 x 2048, and
+a sum over 256 MiB, which reads them once. A share of the first is that of the operations in products (weights, scores,
+mixing: two a multiplication), a share of the second that of the bytes that must be read for each token at the least:
+all weights once a block, the keys and values so far of every sequence. Both count what the computation needs, not what
+it happens to do. Medians over rounds. Exits with 1 when the cache gains less than 10 times.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from benchmarks.child import machine
+from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.priors.transformer import SAMPLE_ROWS, Transformer
+from stage2_prior.sampling import PLAIN
+
+BATCHES = (1, 64, 512)
+TARGET = 10.0
+PEAK_SIZE, PEAK_BYTES = 2048, 2**28
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One draw beside the machine's peaks: images and operations a second, bytes a second, and shares of the peaks."""
+
+    images: float
+    flops: float
+    bandwidth: float
+    peak_flops: float
+    peak_bandwidth: float
+
+
+@torch.no_grad()
+def without_cache(prior: Transformer, num: int) -> None:
+    """Draw `num` latents with a whole pass over the tokens so far for each new one."""
+    places = prior.tokens.layout.num_tokens
+    for labels in torch.full((num,), prior.num_classes).split(SAMPLE_ROWS):
+        h = prior.prefix(labels)[:, None]  # [n, t + 1, W] inputs so far
+        for t in range(places):
+            token = prior.tokens.draw(prior.net(h)[:, -1], None, t, PLAIN)
+            h = torch.cat([h, prior.tokens.embed(token[:, None], slice(t, t + 1))], dim=1)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def demands(prior: Transformer, batch: int) -> tuple[float, float]:
+    """Operations in products, and bytes that must be read, for `batch` latents."""
+    places, width, depth = prior.tokens.layout.num_tokens, prior.prefix.embedding_dim, len(prior.net.blocks)
+    matrices = [p for p in [*prior.net.blocks.parameters(), *prior.tokens.heads.parameters()] if p.ndim > 1]
+    looked_at = places * (places + 1) / 2 * depth * width * 2  # numbers of keys and values, a latent
+    operations = batch * (2 * places * sum(p.numel() for p in matrices) + 2 * looked_at)
+    blocks = math.ceil(batch / SAMPLE_ROWS)
+    read = blocks * places * sum(p.nbytes for p in matrices) + batch * looked_at * matrices[0].element_size()
+    return operations, read
+
+
+def measured(prior: Transformer, batch: int, a: torch.Tensor, line: torch.Tensor) -> Round:
+    operations, read = demands(prior, batch)
+    peak_flops = 2 * PEAK_SIZE**3 / seconds(partial(torch.mm, a, a))
+    peak_bandwidth = line.nbytes / seconds(line.sum)
+    taken = seconds(partial(prior.sample, batch))
+    return Round(batch / taken, operations / taken, read / taken, peak_flops, peak_bandwidth)
+
+
+def shares(prior: Transformer, dtype: torch.dtype, repeats: int) -> None:
+    """Print what decoding reaches of the machine at each batch."""
+    a = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
+    line = torch.randn(PEAK_BYTES // 4)  # a sum in float32 is bound by reading; one in bfloat16 need not be
+    print(f"{'batch':>7}{'images/s':>12}{'GFLOP/s':>10}{'of peak':>10}{'GB/s':>8}{'of peak':>10}")
+    rounds: list[Round] = []
+    for batch in BATCHES:
+        measured(prior, batch, a, line)  # allocates
+        these = [measured(prior, batch, a, line) for _ in range(repeats)]
+        rounds += these
+        flops = statistics.median(at.flops / at.peak_flops for at in these)
+        read = statistics.median(at.bandwidth / at.peak_bandwidth for at in these)
+        print(
+            f"{batch:7d}{statistics.median(at.images for at in these):12.1f}"
+            f"{statistics.median(at.flops for at in these) / 1e9:10.2f}{flops:10.1%}"
+            f"{statistics.median(at.bandwidth for at in these) / 1e9:8.2f}{read:10.1%}"
+        )
+    peak_flops, peak_bandwidth = (at.peak_flops for at in rounds), (at.peak_bandwidth for at in rounds)
+    print(
+        f"peaks: {statistics.median(peak_flops) / 1e9:.0f} GFLOP/s in products of {dtype}, "
+        f"{statistics.median(peak_bandwidth) / 1e9:.1f} GB/s read"
+    )
+
+
+def gain(prior: Transformer, images: int, repeats: int) -> float:
+    """Print and return how many times faster the cache is."""
+    cached, whole = [], []
+    for _ in range(repeats):
+        cached.append(seconds(partial(prior.sample, images)))
+        whole.append(seconds(partial(without_cache, prior, images)))
+    ratio = statistics.median(b / a for a, b in zip(cached, whole, strict=True))
+    for name, taken in (("with the cache", cached), ("without", whole)):
+        print(f"{images} images {name}: {statistics.median(taken):.2f} s ({images / statistics.median(taken):.0f}/s)")
+    print(f"{ratio:.1f} times; target {TARGET:g}: {'reached' if ratio >= TARGET else 'MISSED'}")
+    return ratio
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = {"images": 1000, "side": 7, "codes": 256, "width": 128, "depth": 4, "heads": 4, "repeats": 3}
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache")
+    given = parser.parse_args()
+    spec = LatentSpec((given.side**2,), Support.CODES, ((given.side, given.side),), (given.codes,))
+    torch.manual_seed(0)
+    prior = Transformer(spec, width=given.width, depth=given.depth, num_heads=given.heads).eval()
+    prior.to(DTYPES[given.dtype]).sample(2)
+    print(
+        f"width {given.width}, depth {given.depth}, {given.side**2} codes of {given.codes}, {given.dtype}, "
+        f"{torch.get_num_threads()} threads; {machine()}, {given.repeats} rounds"
+    )
+    shares(prior, DTYPES[given.dtype], given.repeats)
+    return 0 if gain(prior, given.images, given.repeats) >= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

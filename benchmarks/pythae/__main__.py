@@ -1,0 +1,167 @@
+"""Against pythae 0.1.2, side by side: training throughput of the same nets, and sampling codes of the same grid.
+
+    python -m benchmarks.pythae [--data DIR] [--env DIR] [--parts training codes] [--rounds 7]
+
+Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
+comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
+machine is unfair to neither. The first round of each side (compilation, allocation) is not counted. Both sides get the
+same torch, the same number of threads and the same OpenMP settings. Each ratio is the median of the ratios of rounds
+that stood next to each other. Exits with 1 when a target is missed.
+
+    reference   784-512-(16)-512-784, ReLU
+    wide_conv   pythae's own MNIST convolutions, 128-256-512-1024 channels, batch normalisation, latent 16
+
+Both with Bernoulli on intensities and Adam at 1e-3. What is compared of codes is in codes.py; that part needs
+MNIST.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.pythae.codes import CHANNELS, compare_codes
+from benchmarks.pythae.sides import Side, described, pythae_python, start
+from stage1_vae.data.idx import Idx
+from stage1_vae.machine import has_native_bf16
+
+HERE = Path(__file__).resolve().parent
+EAGER = "float32 eager"
+EAGER_TARGET = 0.95
+
+
+@dataclass(frozen=True)
+class Task:
+    """One net: batches a round, and how many times pythae's speed our best settings must reach."""
+
+    num_batches: int
+    target: float
+    variants: dict[str, tuple[str, str, str]]
+    """Name -> precision, compile or eager, memory format."""
+
+
+FLOAT_VARIANTS = {
+    EAGER: ("32", "eager", "contiguous_format"),
+    "float32, compile": ("32", "compile", "contiguous_format"),
+}
+BF16_VARIANTS = {
+    "bf16": ("bf16", "eager", "contiguous_format"),
+    "bf16, compile": ("bf16", "compile", "contiguous_format"),
+}
+# A processor without bf16 instructions emulates them, fifteen times slower than float32.
+MLP_VARIANTS = FLOAT_VARIANTS | (BF16_VARIANTS if has_native_bf16(torch.device("cpu")) else {})
+CONV_VARIANTS = MLP_VARIANTS | {
+    f"{name}, channels last": (*words[:2], "channels_last") for name, words in MLP_VARIANTS.items() if name != EAGER
+}
+TASKS = {"reference": Task(150, 2.0, MLP_VARIANTS), "wide_conv": Task(4, 1.8, CONV_VARIANTS)}
+
+
+def images(num: int, data: Path | None) -> np.ndarray:
+    """[num, 1, 28, 28] uint8: MNIST's training images, or noise of that shape."""
+    if data is None:
+        return np.random.default_rng(0).integers(256, size=(num, 1, 28, 28), dtype=np.uint8)
+    return Idx(str(data)).load().train.batch(torch.arange(num)).numpy()
+
+
+def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) -> list[Side]:
+    """pythae first, then our variants, with the seconds of their counted rounds."""
+    task = TASKS[net]
+    file = scratch / f"{net}.npy"
+    np.save(file, images(task.num_batches * options.batch_size, options.data))
+    given = [net, file, str(options.batch_size)]
+    sides = [start("pythae", [python, HERE / "training_theirs.py", *given], options, scratch)]
+    try:
+        for name, words in task.variants.items():
+            command = [sys.executable, HERE / "training_ours.py", *given, *words]
+            sides.append(start(name, command, options, scratch))
+        for side in sides:
+            seconds = side.round()  # compiles, allocates
+            print(f"{net}: {side.name} is warm after {seconds:.1f} s", file=sys.stderr)
+        for _ in range(options.rounds):
+            for side in sides:
+                side.seconds.append(side.round())
+    finally:
+        for side in sides:
+            side.process.communicate()  # its input ends, and so does it
+    return sides
+
+
+def report(net: str, sides: list[Side], batch_size: int) -> bool:
+    """Print the rows of one net; whether its targets were reached."""
+    task, theirs = TASKS[net], sides[0]
+    num_images = task.num_batches * batch_size
+    ratios: dict[str, float] = {}
+    print(f"\n{net}: {task.num_batches} batches a round\n{'':32}{'images/s':>10}{'(min - max)':>22}{'ratio':>8}")
+    for side in sides:
+        speeds = [num_images / seconds for seconds in side.seconds]
+        ratios[side.name] = statistics.median(a / b for a, b in zip(theirs.seconds, side.seconds, strict=True))
+        spread = f"({min(speeds):,.0f} - {max(speeds):,.0f})"
+        print(f"{side.name:32}{statistics.median(speeds):10,.0f}{spread:>22}{ratios[side.name]:8.2f}")
+    best = max((name for name in ratios if name != theirs.name), key=ratios.__getitem__)
+    verdicts = {EAGER: EAGER_TARGET, best: task.target}
+    for name, target in verdicts.items():
+        reached = "reached" if ratios[name] >= target else "MISSED"
+        print(f"target {target:.2f}x for {'the best settings' if name == best else name}: {reached} ({name})")
+    return all(ratios[name] >= target for name, target in verdicts.items())
+
+
+def training(python: Path, options: argparse.Namespace) -> list[bool]:
+    """Measure and print the nets; whether each reached its targets."""
+    reached = []
+    for net in options.nets:
+        with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
+            sides = compare(net, python, options, Path(scratch))
+        if net == options.nets[0]:
+            theirs, ours = sides[0].facts, sides[1].facts
+            print(f"{described(theirs)} against {described(ours)}")
+            print(
+                f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, batch {options.batch_size}, "
+                f"{'bf16 in hardware' if has_native_bf16(torch.device('cpu')) else 'no bf16 in hardware'}, "
+                f"{options.rounds} rounds, idle threads {'spin' if options.spin else 'sleep'}, "
+                f"{'MNIST' if options.data else 'random images'}"
+            )
+        reached.append(report(net, sides, options.batch_size))
+    return reached
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
+    parser.add_argument("--env", type=Path, default=Path("runs/bench/pythae"), help="where pythae's environment is")
+    parser.add_argument("--parts", nargs="+", choices=("training", "codes"), default=["training", "codes"])
+    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--grids", nargs="+", type=int, choices=CHANNELS, default=[7, 4], help="rows of code maps")
+    parser.add_argument("--samples", type=int, default=1000, help="images a round")
+    parser.add_argument("--epochs", type=int, default=3, help="of pythae's PixelCNN")
+    parser.add_argument("--codes-root", type=Path, default=Path("runs/bench/codes"), help="where our runs are kept")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--spin",
+        action="store_true",
+        help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
+        "many times slower on a busy one; without it OMP_WAIT_POLICY=PASSIVE, as the pipeline sets it",
+    )
+    options = parser.parse_args()
+    if "codes" in options.parts and options.data is None:
+        parser.error("the part about codes needs MNIST: give --data DIR, or --parts training")
+    python = pythae_python(options.env.absolute())
+    reached = []
+    if "training" in options.parts:
+        reached += training(python, options)
+    if "codes" in options.parts:
+        for side in options.grids:
+            with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
+                reached.append(compare_codes(side, python, options, Path(scratch)))
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
