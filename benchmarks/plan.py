@@ -43,8 +43,8 @@ MIB = 2**20
 
 def planned(words: list[str], root: Path) -> dict[str, Any]:
     out = root / "plan.json"
-    said = pipeline("stage=plan", f"plan.out={out}", f"paths.root={root / 'planned'}", *words)
-    print(said.output)
+    run = pipeline("stage=plan", f"plan.out={out}", f"paths.root={root / 'planned'}", *words)
+    print(run.output)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -59,12 +59,12 @@ def disk_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def parts_of(told: dict[str, Any], folder: Path) -> dict[str, tuple[float, float]]:
+def parts_of(cost: dict[str, Any], folder: Path) -> dict[str, tuple[float, float]]:
     """Part of a stage -> seconds planned and real, where it writes them down and they matter."""
-    if not told["parts"]:
+    if not cost["parts"]:
         return {}
     real = json.loads(next(folder.glob("*/figures.json")).read_text(encoding="utf-8"))["seconds"]
-    return {part: (seconds, real[part]) for part, seconds in told["parts"].items() if max(seconds, real[part]) > 1}
+    return {part: (seconds, real[part]) for part, seconds in cost["parts"].items() if max(seconds, real[part]) > 1}
 
 
 def mean_of(one: Any, other: Any) -> Any:
@@ -84,10 +84,10 @@ def rows_of(plan: dict[str, Any], real: dict[str, Measured], root: Path) -> list
     for stage, folders in STAGES.items():
         run = real[stage]
         for folder in folders:
-            told = plan[NAMES.get(folder, folder)]
-            rows.append((folder, "disk, MiB", told["disk_bytes"] / MIB, disk_bytes(root / "store" / folder) / MIB))
-            rows.append((folder, "seconds", told["seconds"], stage_seconds(run, folder)))
-            rows += [(folder, f"  {part}, s", *pair) for part, pair in parts_of(told, root / "store" / folder).items()]
+            cost = plan[NAMES.get(folder, folder)]
+            rows.append((folder, "disk, MiB", cost["disk_bytes"] / MIB, disk_bytes(root / "store" / folder) / MIB))
+            rows.append((folder, "seconds", cost["seconds"], stage_seconds(run, folder)))
+            rows += [(folder, f"  {part}, s", *pair) for part, pair in parts_of(cost, root / "store" / folder).items()]
         memory = max(plan[NAMES.get(folder, folder)]["memory_bytes"] for folder in folders)
         rows.append((stage, "memory, MiB", memory / MIB, run.peak_gib * 1024))
     return rows

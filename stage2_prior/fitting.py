@@ -74,7 +74,7 @@ class Sizes:
     start_points: int = 20_000
     held_out_points: int = 20_000
 
-    def scaled(self, share: float) -> "Sizes":
+    def scale(self, share: float) -> "Sizes":
         return Sizes(**{name: max(1, round(share * size)) for name, size in asdict(self).items()})
 
 

@@ -56,17 +56,17 @@ class Part:
     remedy: str
 
 
-def foretell(run: Run, stage: str, parts: Callable[[], list[Part]]) -> None:
+def foretell(job: Run, stage: str, parts: Callable[[], list[Part]]) -> None:
     """One line where the `parts` of a stage take longer than ten minutes; rank 0 speaks, with a rank's share."""
-    if run.quiet or run.ranks.rank > 0:
+    if job.quiet or job.ranks.rank > 0:
         return
-    with run.seeded(0):
-        found = parts()
-    total = sum(part.seconds for part in found)
+    with job.seeded(0):
+        expected = parts()
+    total = sum(part.seconds for part in expected)
     if total > LONG_SECONDS:
-        longest = max(found, key=lambda part: part.seconds)
+        longest = max(expected, key=lambda part: part.seconds)
         words = f"{total / 60:.0f} min" if total < MOST_MINUTES * 60 else in_time(total)
-        run.say(stage, f"is expected to take up to about {words}; to shorten it, {longest.remedy}")
+        job.say(stage, f"is expected to take up to about {words}; to shorten it, {longest.remedy}")
 
 
 def expected_seconds(work: Callable[[int], object], at_once: int, num: float) -> float:
@@ -102,15 +102,15 @@ def take_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def some_images(run: Run, parts: Parts, num: int) -> Tensor:
+def first_images(job: Run, parts: Parts, num: int) -> Tensor:
     """x [num, C, H, W] of training images, from the first on and around."""
-    raw = parts.data.train.batch(torch.arange(num) % len(parts.data.train)).to(run.device)
-    return parts.preprocess(raw, torch.Generator(run.device).manual_seed(0))
+    raw = parts.data.train.batch(torch.arange(num) % len(parts.data.train)).to(job.device)
+    return parts.preprocess(raw, torch.Generator(job.device).manual_seed(0))
 
 
-def stage1_parts(run: Run, parts: Parts) -> list[Part]:
+def stage1_parts(job: Run, parts: Parts) -> list[Part]:
     """Steps and validations of stage 1."""
-    trainer = run.config.trainer
+    trainer = job.config.trainer
     steps, _, validations = length_of_stage1(trainer, len(parts.data.train))
     size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
     rows = steps * size + FORWARD * validations * len(parts.data.val) / trainer.num_ranks
@@ -119,8 +119,8 @@ def stage1_parts(run: Run, parts: Parts) -> list[Part]:
     optimizer = optimizer_of(vae)
 
     def work(num: int) -> None:
-        x = some_images(run, parts, num)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
+        x = first_images(job, parts, num)
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=half):
             loss = parts.objective(vae, x, 0).loss
         take_step(loss, optimizer)
 
@@ -132,47 +132,47 @@ def lower(key: str, value: object) -> str:
     return f"lower {key} (now {value})"
 
 
-def encode_parts(run: Run, parts: Parts, vae: VAE) -> list[Part]:
+def encode_parts(job: Run, parts: Parts, vae: VAE) -> list[Part]:
     """One pass over all images; several ranks share it."""
     num = sum(len(split) for split in (parts.data.train, parts.data.val, parts.data.test))
-    copied, block = trial(vae), block_size(parts.data.shape)
+    model, block = trial(vae), block_size(parts.data.shape)
     with torch.no_grad():
-        seconds = expected_seconds(lambda num: copied.encode(some_images(run, parts, num)), block, num)
-    trainer = run.config.trainer
+        seconds = expected_seconds(lambda num: model.encode(first_images(job, parts, num)), block, num)
+    trainer = job.config.trainer
     return [Part(seconds / trainer.num_ranks, f"raise trainer.devices (now {trainer.devices})")]
 
 
-def prior_parts(run: Run, prior: Prior, train: LatentDataset, val: LatentDataset) -> list[Part]:
+def prior_parts(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset) -> list[Part]:
     """All steps, or iterations, that the configuration allows; a fit in closed form takes none."""
-    node, ranks = run.config.prior, run.config.trainer.num_ranks if prior.fits_in_ranks else 1
-    copied = trial(prior)
+    node, ranks = job.config.prior, job.config.trainer.num_ranks if prior.fits_in_ranks else 1
+    model = trial(prior)
     if "fit" in node:
-        return _by_gradient(run, copied, train, val, ranks)
+        return _by_gradient(job, model, train, val, ranks)
     if "max_iter" not in node:
         return []
-    mixture = next((each for each in copied.modules() if isinstance(each, Mixture)), None)
+    mixture = next((module for module in model.modules() if isinstance(module, Mixture)), None)
     if mixture is None:
         return []
     passes = mixture.max_iter * mixture.num_restarts
     if passes * len(train) * mixture.scale.numel() < EM_OPERATIONS * LITTLE * LONG_SECONDS:
         return []
     remedy = lower("prior.max_iter", mixture.max_iter)
-    return [Part(passes * seconds_a_pass(run, mixture, train) / ranks, remedy)]
+    return [Part(passes * seconds_a_pass(job, mixture, train) / ranks, remedy)]
 
 
-def seconds_a_pass(run: Run, mixture: Mixture, train: LatentDataset) -> float:
+def seconds_a_pass(job: Run, mixture: Mixture, train: LatentDataset) -> float:
     """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them."""
     num = min(len(train), max(EM_ROWS, 2 * mixture.num_components))
     few = LatentDataset(train.spec, train.family, {name: values[:num] for name, values in train.params.items()})
     mixture.max_iter, mixture.num_restarts, mixture.tol = EM_PASSES, 1, 0.0
     ends: list[float] = []
-    lent = run.fit_run(Tracker(), log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the others wait
+    lent = job.fit_run(Tracker(), log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the others wait
     mixture.fit(few, few, lent)
     return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
 
-def _by_gradient(run: Run, prior: Prior, train: LatentDataset, val: LatentDataset, ranks: int) -> list[Part]:
-    settings, dims = FitSettings(**run.fit_settings), train.spec.num_dims
+def _by_gradient(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset, ranks: int) -> list[Part]:
+    settings, dims = FitSettings(**job.fit_settings), train.spec.num_dims
     labels, of_each = train.labels, [len(train)]
     if prior.min_images_a_class and labels is not None:
         of_each = [int(count) for count in torch.bincount(labels) if count]
@@ -183,9 +183,9 @@ def _by_gradient(run: Run, prior: Prior, train: LatentDataset, val: LatentDatase
     half, optimizer = settings.precision == "bf16-mixed", optimizer_of(prior)
 
     def work(num: int) -> None:
-        y = None if labels is None or not prior.num_classes else labels[torch.arange(num) % len(train)].to(run.device)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-            loss = prior.loss(drawn(train, num, run), y).mean()
+        y = None if labels is None or not prior.num_classes else labels[torch.arange(num) % len(train)].to(job.device)
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=half):
+            loss = prior.loss(draw_latents(train, num, job), y).mean()
         take_step(loss, optimizer)
 
     seconds = expected_seconds(work, max(course.batch_size for course in courses), rows / ranks)
@@ -197,12 +197,12 @@ def _by_gradient(run: Run, prior: Prior, train: LatentDataset, val: LatentDatase
     return [Part(seconds, lower(f"prior.fit.{key}", getattr(settings, key)))]
 
 
-def drawn(latents: LatentDataset, num: int, run: Run) -> Tensor:
+def draw_latents(latents: LatentDataset, num: int, job: Run) -> Tensor:
     """z [num, *latent] of the first posteriors, and around."""
-    return latents.draw(torch.arange(num) % len(latents)).to(run.device)
+    return latents.draw(torch.arange(num) % len(latents)).to(job.device)
 
 
-def sample_parts(run: Run, parts: Parts, vae: VAE, draw: Callable[[int], Tensor], settings: Sample) -> list[Part]:
+def sample_parts(job: Run, parts: Parts, vae: VAE, draw: Callable[[int], Tensor], settings: Sample) -> list[Part]:
     """Drawing and decoding all images that are asked for, in full blocks."""
     block = block_size(parts.data.shape)
     num = block * math.ceil(settings.num / block)
@@ -211,42 +211,44 @@ def sample_parts(run: Run, parts: Parts, vae: VAE, draw: Callable[[int], Tensor]
     return [Part(seconds, lower("sample.num", settings.num))]
 
 
-def feature_parts(run: Run, parts: Parts, num: int) -> list[Part]:
+def feature_parts(job: Run, parts: Parts, num: int) -> list[Part]:
     """Training the classifier on `num` images; random features take one pass of few of them."""
     data = parts.data
     if data.num_classes < 2:
         return []
     epochs, batches, size = training_length(max(1, num - num_held_out(num)))
-    net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(run.device).eval()
+    net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(job.device).eval()
     optimizer = optimizer_of(net)
 
     def work(num: int) -> None:
-        logits = net.logits(some_images(run, parts, num))
-        take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=run.device)), optimizer)
+        logits = net.logits(first_images(job, parts, num))
+        take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=job.device)), optimizer)
 
     seconds = expected_seconds(work, size, epochs * batches * size)
     return [Part(seconds, "give a trained net, evaluation.features=FILE.pt")]
 
 
-def evaluation_parts(run: Run, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
+def evaluation_parts(job: Run, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
     """Samples, bounds and annealing; all else is little beside them, but for training images by the million."""
-    settings, data = run.config.evaluation, parts.data
+    settings, data = job.config.evaluation, parts.data
     num, bounded = num_compared(data, settings.num_samples), min(settings.num_bound_images, len(data.test))
     draws = 1 if train.is_certain else settings.importance_samples
     block = block_size(data.shape)
 
     def decode(num: int) -> None:
-        vae.decode(drawn(train, num, run)).mean.cpu()
+        vae.decode(draw_latents(train, num, job)).mean.cpu()
 
     with torch.no_grad():
         an_image = expected_seconds(decode, block, bounded * draws + SETS * num) / (bounded * draws + SETS * num)
-        samples = expected_seconds(prior.sample, DRAWN_AT_ONCE, num_drawn(run, parts, prior, train))
+        samples = expected_seconds(prior.sample, DRAWN_AT_ONCE, num_drawn(job, parts, prior, train))
         density = 0.0
         taken_apart = 2 * affordable(min(len(data.test), settings.num_samples), prior)
         if prior.log_prob_is is not Exactness.NONE:
             rows = bounded * draws + taken_apart
-            density = expected_seconds(lambda num: prior.log_prob(drawn(train, num, run)), DRAWN_AT_ONCE, rows) / rows
-    found = [
+            density = (
+                expected_seconds(lambda num: prior.log_prob(draw_latents(train, num, job)), DRAWN_AT_ONCE, rows) / rows
+            )
+    expected = [
         Part(
             samples + SETS * num * an_image + taken_apart * density,
             lower("evaluation.num_samples", settings.num_samples),
@@ -257,13 +259,13 @@ def evaluation_parts(run: Run, parts: Parts, vae: VAE, prior: Prior, train: Late
         images = asked.num_images + 2 * asked.bdmc_images
         gradients = images * asked.num_chains * asked.num_steps * asked.leapfrog_steps
         of_one = 3 * (an_image + density)
-        found.append(Part(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
-    return found
+        expected.append(Part(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
+    return expected
 
 
-def num_drawn(run: Run, parts: Parts, prior: Prior, train: LatentDataset) -> int:
+def num_drawn(job: Run, parts: Parts, prior: Prior, train: LatentDataset) -> int:
     """Samples of the learned prior."""
-    limit = run.config.evaluation.num_samples
+    limit = job.config.evaluation.num_samples
     num = num_compared(parts.data, limit)
     total = max(num, min(SCATTERED, limit, len(train)))
     total += num if prior.num_classes else 0

@@ -69,13 +69,13 @@ class Findings:
     folder: Path
     notes: list[str] = field(init=False, default_factory=list)
     seconds: dict[str, float] = field(init=False, default_factory=dict)
-    seen: Mapping[str, Seen] = field(init=False)
+    images: Mapping[str, Seen] = field(init=False)
     distances: Mapping[str, Distances] = field(init=False)
-    copied: Copied = field(init=False)
+    copies: Copied = field(init=False)
     classes: Classes | None = field(init=False, default=None)
-    bounded: Mapping[str, Bounds] = field(init=False)
+    bounds: Mapping[str, Bounds] = field(init=False)
     surgery: dict[str, Any] = field(init=False)
-    tight: dict[str, Any] = field(init=False)
+    annealing: dict[str, Any] = field(init=False)
     pictures: dict[str, Path] = field(init=False)
 
     @property
@@ -125,20 +125,22 @@ def draw(f: Findings) -> dict[str, Path]:
     from expost.measure.pictures import draw_pictures  # matplotlib is slow to import: only who draws
 
     codes, num = f.surgery["codes"], f.settings.num_samples
-    draw_pictures(f.trained, f.seen, f.copied, f.name, f.histories, codes, f.classes, num, f.folder)
+    draw_pictures(f.trained, f.images, f.copies, f.name, f.histories, codes, f.classes, num, f.folder)
     return {stem: path for stem in PICTURES if (path := f.folder / f"{stem}.png").is_file()}
 
 
 PARTS = {
     part.name: part
     for part in (
-        Part("samples and features", "seen", lambda f: seen_images(f.trained, f.net, f.settings.num_samples)),
-        Part("distances", "distances", lambda f: measured_distances(f.trained, f.seen, f.settings.neighbours, f.notes)),
-        Part("nearest training images", "copied", lambda f: measured_memorisation(f.trained, f.net, f.seen, f.notes)),
+        Part("samples and features", "images", lambda f: seen_images(f.trained, f.net, f.settings.num_samples)),
+        Part(
+            "distances", "distances", lambda f: measured_distances(f.trained, f.images, f.settings.neighbours, f.notes)
+        ),
+        Part("nearest training images", "copies", lambda f: measured_memorisation(f.trained, f.net, f.images, f.notes)),
         Part("classes", "classes", judge_classes),
-        Part("bounds", "bounded", lambda f: measured_bounds(f.trained, f.job), shows_bar=True),
+        Part("bounds", "bounds", lambda f: measured_bounds(f.trained, f.job), shows_bar=True),
         Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
-        Part("annealing", "tight", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
+        Part("annealing", "annealing", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
         Part("pictures", "pictures", draw),
     )
 }
@@ -185,11 +187,11 @@ def measure(
 def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
     """The rows of the report, with what each part says of them."""
     trained, name = findings.trained, findings.name
-    shares, fit = findings.copied.shares, findings.histories["fit"]
-    rows = assembled_rows(name, trained, findings.seen, findings.distances, shares, findings.bounded, fit)
+    shares, fit = findings.copies.shares, findings.histories["fit"]
+    rows = assembled_rows(name, trained, findings.images, findings.distances, shares, findings.bounds, fit)
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, findings.classes)
-    add_tight_bounds(rows, findings.tight)
+    add_tight_bounds(rows, findings.annealing)
     if carries_unchanged(trained.vae):
         for facts in rows.values():
             notes = [note for note in facts["notes"] if note != trained.parts.kind.note]
@@ -200,8 +202,8 @@ def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
 def build_result(findings: Findings) -> dict[str, Any]:
     """The content of `figures.json`."""
     trained, name, settings = findings.trained, findings.name, findings.settings
-    data, num_compared = trained.parts.data, len(findings.seen["reference"].features)
-    truth = against_truth(trained.parts, subset(data.test, settings.num_bound_images), findings.bounded, name)
+    data, num_compared = trained.parts.data, len(findings.images["reference"].features)
+    truth = against_truth(trained.parts, subset(data.test, settings.num_bound_images), findings.bounds, name)
     return report.build_report(
         data=data.name,
         features=findings.net.description,
@@ -221,7 +223,7 @@ def build_result(findings: Findings) -> dict[str, Any]:
         surgery=findings.surgery,
         classes=findings.classes and findings.classes.facts,
         fitting={name: told_of_fit(findings.job, trained, name, findings.histories["fit"])},
-        annealing=findings.tight or None,
+        annealing=findings.annealing or None,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=findings.seconds,
     )

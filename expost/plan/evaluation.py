@@ -15,18 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from expost import pipeline
 from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, Findings, measure, trained_stages
-from expost.measure.feature_nets import Nets, filled, load_feature_net, num_feature_images
+from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own_net, num_feature_images
 from expost.measure.image_sets import Seen
 from expost.measure.latents import MAX_DRAWS
 from expost.measure.subject import cleaned
 from expost.parts.decoding import block_size
 from expost.plan.costs import Facts
-from expost.plan.probe import Probing, at_most, change, files_of
+from expost.plan.probe import Probing, at_most, change, files_of, make
 from expost.plan.stages import first_latents
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -86,24 +85,19 @@ def probe_features(probing: Probing) -> Facts:
     else:
         seconds += linear_seconds(times, min(count, features.MAX_CALIBRATION))
         work = f"random weights, scaled on {count:,} images"
-    block = min(count, BLOCK_IMAGES)
+    block, artifact = min(count, BLOCK_IMAGES), write_untrained_net(probing)
     with at_most(2 * enough):  # the net is scaled with full blocks, whose first layers take the most
-        untrained_net(probing).to(probing.job.device).extract(torch.rand(block, *data.shape))
+        load_own_net(artifact, probing.job).extract(torch.rand(block, *data.shape))
     more_bytes = (count - max(times[-1][0], block)) * math.prod(data.shape) * 4
-    return {"seconds": seconds, "work": work, "more_bytes": more_bytes, "files": files_of(untrained(probing))}
+    return {"seconds": seconds, "work": work, "more_bytes": more_bytes, "files": files_of(artifact)}
 
 
-def untrained_net(probing: Probing) -> features.FeatureNet:
-    data = probing.parts.data
-    accuracy = 0.5 if data.num_classes else None
-    return features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy))
-
-
-def untrained(probing: Probing) -> Artifact:
-    """The feature net with random weights, written as the trained one will be."""
-    folder = probing.scratch / "features"
+def write_untrained_net(probing: Probing) -> Artifact:
+    """The feature net with random weights, as the trained one will be written."""
+    folder, data = probing.scratch / "features", probing.parts.data
     folder.mkdir(exist_ok=True)
-    net = untrained_net(probing)
+    accuracy = 0.5 if data.num_classes else None
+    net = features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy))
     save_file(net.state_dict(), folder / "features.safetensors")
     (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
     return Artifact("features", "0" * 20, folder)
@@ -114,9 +108,9 @@ def begin(probing: Probing) -> Findings:
     job, vae, prior = probing.job, probing.parts.vae.eval(), probing.parts.prior.eval()
     train, val, test = (first_latents(probing, split, NUM_LATENTS) for split in SPLITS)
     trained = trained_stages(job, probing.with_few(test=len(test)), vae, prior, (train, val, test))
-    net = own_net = untrained(probing)
+    net = own_net = write_untrained_net(probing)
     if job.config.evaluation.features is not None:
-        net = pipeline.made("features", probing.place("features"), probing.parts)["features"]
+        net, _ = make("features", probing.place("features"), probing.parts)
     folder = probing.scratch / "evaluation"
     folder.mkdir()
     nets = Nets(net, own_net if prior.num_classes else None)
@@ -183,9 +177,11 @@ def with_features(findings: Findings, images: Mapping[str, Seen], num: int, num_
     """An evaluation whose sets of `num` images were looked at: noise instead of the features of `images`."""
     trained, data = findings.trained, findings.trained.parts.data
     parts = replace(trained.parts, data=replace(data, train=subset(data.train, num_train)))
-    found = replace(findings, trained=replace(trained, parts=parts))
-    found.seen = {row: replace(seen, features=torch.rand(num, seen.features.shape[1])) for row, seen in images.items()}
-    return found
+    looked_at = replace(findings, trained=replace(trained, parts=parts))
+    looked_at.images = {
+        row: replace(seen, features=torch.rand(num, seen.features.shape[1])) for row, seen in images.items()
+    }
+    return looked_at
 
 
 def seconds_of_part(name: str, findings: Findings) -> float:
@@ -204,7 +200,7 @@ def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, M
     PARTS["samples and features"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
     facts = {name: seconds[name] for name in ("annealing", "pictures")}
-    return facts | {"files": files_of(Artifact("evaluation", "", few.folder))}, few.seen
+    return facts | {"files": files_of(Artifact("evaluation", "", few.folder))}, few.images
 
 
 def aggregate_seconds(probing: Probing) -> Facts:

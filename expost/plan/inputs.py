@@ -60,12 +60,17 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
     held_out = min(MAX_HELD_OUT, max(2, plan.num_images // 10))
     counts = {"train": plan.num_images, "val": plan.num_val or held_out, "test": plan.num_test or held_out}
     num = sum(counts.values())
+    num_bytes = num * math.prod(shape)
     limit, in_files = config.data.get("memory_limit_gib"), issubclass(target_class(config.data), ImageFolder)
-    fits = limit is None or fits_in_memory(num * math.prod(shape), limit)
+    fits = limit is None or fits_in_memory(num_bytes, limit)
     labels = {split: torch.arange(n) % plan.num_classes if plan.num_classes else None for split, n in counts.items()}
     sets: dict[str, ImageSet] = {}
     if fits:
-        check_room(num * math.prod(shape))
+        if num_bytes > (free := available_bytes()) / 2:
+            raise UserError(
+                f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free "
+                "here; plan with data=image_folder, which reads them from disk"
+            )
         few = torch.from_numpy(smooth_noise(num_pictures(shape), shape))
         for split, n in counts.items():
             sets[split] = InMemory(few.repeat(-(-n // len(few)), 1, 1, 1)[:n], labels[split])
@@ -77,7 +82,7 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
             sets[split] = Files([paths[i % NUM_FILES] for i in range(n)], target, labels[split])
     else:
         raise UserError(
-            f"{num * math.prod(shape) / 2**30:.0f} GiB of images do not fit in data.memory_limit_gib={limit}; "
+            f"{num_bytes / 2**30:.0f} GiB of images do not fit in data.memory_limit_gib={limit}; "
             "plan with data=image_folder, which reads them from disk"
         )
     classes = tuple(str(number) for number in range(plan.num_classes))
@@ -94,18 +99,6 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
         fingerprint="imagined",
     )
     return data, time_opening(folder, num, fits) if in_files else Opening(0.0, 0, "held in memory")
-
-
-def check_room(num_bytes: int) -> None:
-    """
-    Raises:
-        UserError: there is less than twice that free.
-    """
-    if num_bytes > (free := available_bytes()) / 2:
-        raise UserError(
-            f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free here; "
-            "plan with data=image_folder, which reads them from disk"
-        )
 
 
 def num_pictures(shape: tuple[int, int, int]) -> int:

@@ -10,12 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from expost import pipeline
 from expost.config.build import target_class
 from expost.forecast.timing import FORWARD, lengthen, seconds_of
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
-from expost.plan.probe import Probing, Watch, at_most, change, files_of
+from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
 from expost.plan.stages import first_latents, latents_of
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -144,7 +143,7 @@ def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: in
         of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
         ends.setdefault(of_class, []).append(time.perf_counter())
 
-    lent = job.fit_run(Tracker(), log=log, sizes=Sizes().scaled(share))
+    lent = job.fit_run(Tracker(), log=log, sizes=Sizes().scale(share))
     seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
 
@@ -155,9 +154,8 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
     job = change(job, "prior", **settings)
     prior, node = build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train))
     job, parts = change(job, "prior", **node), replace(probing.parts, prior=prior)
-    artifacts: list[Artifact] = []
-    seconds = seconds_of(lambda: artifacts.append(pipeline.made("prior", job, parts, {"latents": latents})["prior"]))
-    fit = json.loads((artifacts[0].path / "fit.json").read_text(encoding="utf-8"))
+    artifact, seconds = make("prior", job, parts, latents=latents)
+    fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {
         "epochs": 0,
@@ -165,6 +163,6 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
         "num_parameters": fit["num_parameters"],
         "bytes_a_row": curve_bytes / max(1, len(fit["curve"])),
         "bytes_of_curve": curve_bytes,
-        "files": files_of(artifacts[0]),
+        "files": files_of(artifact),
     }
     return facts, seconds

@@ -21,7 +21,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from expost import pipeline
 from expost.base.errors import UserError
+from expost.forecast.timing import seconds_of
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.plan.costs import Facts
@@ -187,6 +189,13 @@ def change(job: Run, section: str, **values: Any) -> Run:
     asked = getattr(job.config, section)
     asked = asked | values if isinstance(asked, dict) else asked.model_copy(update=values)
     return replace(job, config=job.config.model_copy(update={section: asked}))
+
+
+def make(stage: str, job: Run, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
+    """The artifact of a stage from those that are `given`, and the seconds that it took."""
+    artifacts: dict[str, Artifact] = {}
+    seconds = seconds_of(lambda: artifacts.update(pipeline.made(stage, job, parts, given)))
+    return artifacts[stage], seconds
 
 
 def files_of(artifact: Artifact) -> dict[str, int]:

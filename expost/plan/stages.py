@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from expost import pipeline
-from expost.forecast.timing import lengthen, seconds_of
+from expost.forecast.timing import lengthen
 from expost.parts.decoding import block_size
 from expost.plan.costs import Facts
-from expost.plan.probe import Probing, Watch, change, files_of
+from expost.plan.probe import Probing, Watch, change, files_of, make
 from expost.store.artifacts import Artifact
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import IN_MEMORY_BYTES, LatentDataset, LatentSpec
@@ -31,15 +30,15 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
 
     A smaller batch comes with as many images fewer, so that an epoch keeps its number of batches.
     """
-    watch, artifacts = Watch(enough), list[Artifact]()
+    watch = Watch(enough)
     job = probing.place(f"vae-{batch_size}-{enough}", limit_val_batches=2)
     job = change(job, "trainer", batch_size=batch_size, max_steps=None, max_epochs=10**6, val_every=1)
     job = replace(job, watchers=(watch,))
     num = round(batch_size / probing.rank_batch * len(probing.parts.data.train))
     parts = probing.with_few(train=max(4 * batch_size, num))
-    seconds = seconds_of(lambda: artifacts.append(pipeline.made("vae", job, parts)["vae"]))
-    files = files_of(artifacts[0])
-    history = json.loads((artifacts[0].path / "history.json").read_text(encoding="utf-8"))
+    vae, seconds = make("vae", job, parts)
+    files = files_of(vae)
+    history = json.loads((vae.path / "history.json").read_text(encoding="utf-8"))
     return {
         "batch_size": batch_size,
         "step_size": batch_size,
@@ -54,7 +53,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
 def train_hardly(probing: Probing) -> Artifact:
     """A VAE after one step: made by the first who asks, found by all others."""
     job = change(probing.place("vae"), "trainer", max_steps=1, batch_size=2)
-    return pipeline.made("vae", job, probing.with_few(train=4, val=2))["vae"]
+    return make("vae", job, probing.with_few(train=4, val=2))[0]
 
 
 def probe_encode(probing: Probing) -> Facts:
@@ -64,7 +63,9 @@ def probe_encode(probing: Probing) -> Facts:
 
     def encode(num: int) -> float:
         parts, job = probing.with_few(train=num, val=1, test=1), probing.place(f"encode-{len(artifacts)}")
-        return seconds_of(lambda: artifacts.append(pipeline.made("latents", job, parts, {"vae": vae})["latents"]))
+        latents, seconds = make("latents", job, parts, vae=vae)
+        artifacts.append(latents)
+        return seconds
 
     encode(2)  # pays for what is there once in a process
     times = lengthen(encode, min(block_size(data.shape), len(data.train)), len(data.train), probing.enough)

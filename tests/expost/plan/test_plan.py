@@ -172,8 +172,8 @@ def test_work_is_interrupted_and_only_there() -> None:
 
 def test_few_latents_are_read_as_the_many_that_they_stand_for() -> None:
     latents = LatentDataset(LatentSpec((4,)), "delta", {"loc": np.zeros((2**16, 4), dtype=np.float32)})  # 1 MiB
-    assert not latents.fits_memory(Sizes().scaled(1 / 512).in_memory_bytes)
-    assert latents.fits_memory(Sizes().scaled(1 / 256).in_memory_bytes)
+    assert not latents.fits_memory(Sizes().scale(1 / 512).in_memory_bytes)
+    assert latents.fits_memory(Sizes().scale(1 / 256).in_memory_bytes)
     assert latents.fits_memory(Sizes().in_memory_bytes) and latents.fits_memory()
 
 
