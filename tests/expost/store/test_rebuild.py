@@ -58,7 +58,7 @@ def test_where_it_was_measured_is_told_wherever_it_is_written(
     folder, _ = made
     (stored,) = folder.glob("runs/store/evaluation/*/circumstances.json")
     monkeypatch.setattr("platform.machine", lambda: "another machine")
-    monkeypatch.setattr("expost.stages.report._commit", lambda: "another commit")
+    monkeypatch.setattr("expost.parts.identity._commit", lambda: "another commit")
     assert run_here(folder, *SMALL, "stage=report").code == 0
     told = report_of(folder)["provenance"]
     assert {key: told[key] for key in json.loads(stored.read_text(encoding="utf-8"))} == json.loads(
