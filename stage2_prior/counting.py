@@ -1,6 +1,5 @@
 """Priors that are fitted by counting: of discrete latents, in closed form, with nothing to train."""
 
-import time
 from abc import ABC, abstractmethod
 
 import torch
@@ -8,8 +7,8 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counts import places, unfitted_log_probs
-from stage2_prior.fitting import FitReport, FitRun
-from stage2_prior.held_out import check_finite, measured_nll_nats
+from stage2_prior.fitting import FitReport, FitRun, Stopwatch
+from stage2_prior.held_out import check_finite, report
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.sampling import CODE_KNOBS, Sampling
 
@@ -53,8 +52,7 @@ class CountingPrior(Prior, ABC):
         Raises:
             PriorError: for latents that are not finite.
         """
-        started = time.perf_counter()
+        watch = Stopwatch()
         check_finite(train, "training")
         note = self._count(train, val, run.seed)
-        seconds = time.perf_counter() - started
-        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), notes=[note])
+        return report(self, train, val, run, watch.seconds, notes=[note])

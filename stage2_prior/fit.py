@@ -9,29 +9,40 @@ where it is best on draws of the validation set that stay the same throughout.
 import copy
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.machine import has_native_bf16
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.rows import spread_rows
-from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitReport, FitRun, PriorError
-from stage2_prior.held_out import affordable, check_finite, mean_nll_nats
-from stage2_prior.prior import GradientPrior
-from stage2_prior.stopwatch import Stopwatch
+from stage2_prior.fitting import Density, FitReport, FitRun, FitSettings, PriorError, Stopwatch
+from stage2_prior.held_out import check_finite, report
 
 Batch = tuple[Tensor, Tensor | None]
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 HELD_OUT_BYTES = 2**26
 """Draws of the validation set that are kept in memory."""
+
+
+class Learner(Density, Protocol):
+    """What the loop asks of a prior, a module: `stage2_prior.prior.GradientPrior`."""
+
+    num_classes: int
+
+    def prepare(self, train: LatentDataset) -> None: ...
+    def train(self) -> Self: ...
+    def eval(self) -> Self: ...
+    def to(self, device: torch.device) -> Self: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class FreshBatches:
@@ -95,9 +106,7 @@ class FixedDraws:
 class PriorTraining(LightningModule):
     """Glue between a prior and Lightning; the running average, the best of it, and when to stop."""
 
-    def __init__(
-        self, prior: GradientPrior, settings: FitSettings, run: FitRun, labelled: bool, watch: Stopwatch
-    ) -> None:
+    def __init__(self, prior: Learner, settings: FitSettings, run: FitRun, labelled: bool, watch: Stopwatch) -> None:
         super().__init__()
         self.prior = prior.train()
         self.unregistered = {"average": copy.deepcopy(prior).eval()}  # in a dict: Lightning must not train or save it
@@ -109,7 +118,7 @@ class PriorTraining(LightningModule):
         self.val_losses: list[Tensor] = []
 
     @property
-    def average(self) -> GradientPrior:
+    def average(self) -> Learner:
         return self.unregistered["average"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -201,7 +210,7 @@ class PriorTraining(LightningModule):
         self.trainer.should_stop |= bool(self.stopped)  # a watcher may have asked for it too
 
 
-def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
     """Minimise `prior.loss` on `train` and leave in `prior` the averaged weights that are best on `val`.
 
     Reproducible: the same seed gives the same weights. Torch's global generator is left as it was found.
@@ -227,11 +236,8 @@ def fit_by_gradient(prior: GradientPrior, train: LatentDataset, val: LatentDatas
             run.lightning_fit(module, batches, held_out, max_epochs=course.epochs, **options)
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
-        seconds = watch.seconds
-        torch.manual_seed(run.seed)
-        rows = (affordable(num, prior, settings.max_tokens) for num in (10_000, len(val)))
-        train_nll, val_nll = (mean_nll_nats(prior, *split) for split in zip((train, val), rows, strict=True))
-    return FitReport(seconds, train_nll, val_nll, module.curve, [module.stopped] if module.stopped else [])
+    notes = [module.stopped] if module.stopped else []
+    return report(prior, train, val, run, watch.seconds, module.curve, notes, settings.max_tokens)
 
 
 def precision_of(settings: FitSettings, device: torch.device) -> str | None:

@@ -1,18 +1,34 @@
-"""What the world lends to a fit, and what a fit reports."""
+"""What the world lends to a fit, what its `fit:` section may say, and what it reports."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from stage1_vae.errors import ExpostError
-from stage1_vae.ranks import Ranks
+from stage1_vae.latents import BUFFER_BYTES, IN_MEMORY_BYTES, LatentDensity, LatentSpec
+from stage1_vae.ranks import ALONE, Ranks
+
+FIT_VERSION = 2
+"""Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
+FEW_STEPS = 2
+"""Where tokens are few, batches become smaller until there are so many."""
 
 
 class PriorError(ExpostError, ValueError):
     """A fit that cannot be done as asked: one line for the user, with the remedy."""
+
+
+class Density(LatentDensity, Protocol):
+    """What is measured of a prior: the costs of latents."""
+
+    spec: LatentSpec
+    anchor: Tensor
+    passes: int
 
 
 class Kept(Protocol):
@@ -41,6 +57,28 @@ class NothingKept:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Where a fit goes another way. One in little that stands for a larger one has them as much smaller.
+
+    Attributes:
+        in_memory_bytes: of parameters; more of them are read in blocks.
+        buffer_bytes: of the buffer that those blocks are mixed in.
+        cache_bytes: statistics of all points are kept between iterations up to this size, and computed afresh beyond.
+        start_points: k-means sees so many at most: it only starts the fit.
+        held_out_points: validation posteriors that decide when mini-batch EM stops.
+    """
+
+    in_memory_bytes: int = IN_MEMORY_BYTES
+    buffer_bytes: int = BUFFER_BYTES
+    cache_bytes: int = 2**28
+    start_points: int = 20_000
+    held_out_points: int = 20_000
+
+    def scaled(self, share: float) -> "Sizes":
+        return Sizes(**{name: max(1, round(share * size)) for name, size in asdict(self).items()})
+
+
+@dataclass(frozen=True)
 class FitRun:
     """What the world lends to a fit.
 
@@ -54,6 +92,7 @@ class FitRun:
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
         kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
+        sizes: where the fit goes another way.
     """
 
     device: torch.device
@@ -63,6 +102,7 @@ class FitRun:
     settings: Mapping[str, Any] = field(default_factory=dict)
     kept: Kept = field(default_factory=NothingKept)
     ranks: Ranks = field(default_factory=Ranks)
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 @dataclass(frozen=True)
@@ -84,3 +124,116 @@ class FitReport:
     val_nll_nats: float | None
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+class Stopwatch:
+    """Seconds of a fit over all of its attempts, from its making: what a state was kept after counts, what was lost
+    behind it does not."""
+
+    def __init__(self) -> None:
+        self.go_on_from(0.0)
+
+    def go_on_from(self, seconds: float) -> None:
+        """Stand at `seconds` now, as when the state was kept from which the fit continues."""
+        self._started = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The `fit:` section of a gradient prior's config.
+
+    Attributes:
+        max_epochs, max_steps: training ends with whichever comes first, at the end of an epoch; the learning rate
+            reaches zero there. max_steps null: no limit.
+        batch_size: latents a step, at most a sixteenth of the training set (but at least 32).
+        learning_rate: its peak.
+        weight_decay: of AdamW, on matrices.
+        warmup: share of all steps over which the learning rate rises.
+        clip: largest norm of the gradient.
+        average: decay a step of the running average of the weights; 0: no average.
+        patience: epochs without a better held-out figure before the fit stops.
+        val_draws: latents that the held-out figure averages over, at least; small sets are drawn repeatedly, but for
+            those all of whose draws are the same (codes, and vectors without noise).
+        max_tokens: numbers (codes, bits, dimensions) of latents that training looks at, which may then end within an
+            epoch, and as many that the held-out figures look at; null: no limit.
+        max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
+        precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
+
+    Raises:
+        PriorError: for a number out of range.
+    """
+
+    max_epochs: int = 20
+    max_steps: int | None = None
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip: float = 1.0
+    average: float = 0.998
+    patience: int = 8
+    val_draws: int = 4096
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    precision: Literal["auto", "32-true", "bf16-mixed"] | None = "auto"
+
+    def __post_init__(self) -> None:
+        positive = ("max_epochs", "max_steps", "batch_size", "learning_rate", "clip", "patience", "val_draws")
+        for name in (*positive, "max_tokens", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise PriorError(f"prior.fit.{name}={value}: give a number above 0")
+        for name in ("warmup", "average"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise PriorError(f"prior.fit.{name}={share}: give a share from 0 to below 1")
+        if self.weight_decay < 0:
+            raise PriorError(f"prior.fit.weight_decay={self.weight_decay}: give 0 or more")
+
+    @classmethod
+    def of(cls, run: FitRun) -> "FitSettings":
+        """Settings from the `fit:` section of the config.
+
+        Raises:
+            PriorError: for a key that does not exist.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in run.settings:
+            if name not in known:
+                raise PriorError(f"prior.fit.{name} is unknown; the keys are {', '.join(known)}")
+        return cls(**run.settings)
+
+    def course(self, num: int, dims: int, ranks: Ranks = ALONE) -> "Course":
+        """What there is to do on `num` latents of `dims` numbers each."""
+        size = min(self.batch_size, max(32, num // 16), num)
+        if self.max_tokens is not None:
+            size = min(size, max(1, self.max_tokens // (FEW_STEPS * dims)))
+        size = ranks.divisible(size)
+        steps = max(1, num // size)
+        most = steps * self.max_epochs if self.max_steps is None else self.max_steps
+        if self.max_tokens is not None:
+            most = min(most, max(FEW_STEPS, self.max_tokens // (size * dims)))
+            steps = min(steps, most)
+        epochs = min(self.max_epochs, math.ceil(most / steps))
+        held_out = None if self.max_tokens is None else max(1, self.max_tokens // (dims * epochs))
+        return Course(size, steps, epochs, held_out)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a training is.
+
+    Attributes:
+        batch_size: latents a step, of all ranks together.
+        steps: of an epoch.
+        epochs: at most.
+        held_out: draws of the validation set that each epoch may look at; None: as many as the settings say.
+    """
+
+    batch_size: int
+    steps: int
+    epochs: int
+    held_out: int | None

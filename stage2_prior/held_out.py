@@ -1,14 +1,16 @@
 """Latents looked at by every fit, whatever its family: whether they are finite, and what held-out ones cost."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from stage1_vae.latents import LatentDataset
 from stage1_vae.rows import spread_rows
-from stage2_prior.fitting import PriorError
-from stage2_prior.prior import Prior
+from stage2_prior.fitting import Density, FitReport, FitRun, PriorError
 
 ROWS_AT_ONCE = 4096
-LEAST_ROWS = 1000
+LEAST_ROWS, TRAIN_ROWS = 1000, 10_000
+"""Latents of a mean: at least, and of training ones at most."""
 
 
 def check_finite(latents: LatentDataset, split: str) -> None:
@@ -34,7 +36,7 @@ def check_finite(latents: LatentDataset, split: str) -> None:
 
 
 @torch.no_grad()
-def mean_nll_nats(prior: Prior, latents: LatentDataset, max_rows: int | None = None) -> float:
+def mean_nll_nats(prior: Density, latents: LatentDataset, max_rows: int | None = None) -> float:
     """Mean -log p(z) in nats over one fresh z ~ q(z|x) an image, or of `max_rows` images spread over the set."""
     device = prior.anchor.device
     rows = spread_rows(len(latents), max_rows or len(latents))
@@ -44,7 +46,7 @@ def mean_nll_nats(prior: Prior, latents: LatentDataset, max_rows: int | None = N
     return total / len(rows)
 
 
-def affordable(rows: int, prior: Prior, max_tokens: int | None = None) -> int:
+def affordable(rows: int, prior: Density, max_tokens: int | None = None) -> int:
     """Fewer than `rows` latents where each takes a pass of the network a class; a thousand still give a mean.
 
     With `max_tokens` as few as hold so many numbers, in all passes, but at least one.
@@ -53,8 +55,27 @@ def affordable(rows: int, prior: Prior, max_tokens: int | None = None) -> int:
     return rows if max_tokens is None else min(rows, max(1, max_tokens // (prior.spec.num_dims * prior.passes)))
 
 
-def measured_nll_nats(prior: Prior, train: LatentDataset, val: LatentDataset, seed: int) -> tuple[float, float]:
-    """`mean_nll_nats` on (at most 10,000 of) `train` and on `val`; torch's global generator is left as it was."""
+def report(
+    prior: Density,
+    train: LatentDataset,
+    val: LatentDataset,
+    run: FitRun,
+    seconds: float,
+    curve: Sequence[Mapping[str, float]] = (),
+    notes: Sequence[str] = (),
+    max_tokens: int | None = None,
+) -> FitReport:
+    """What a fit ends with: its costs, of `affordable` fresh draws; torch's global generator is left as it was.
+
+    Args:
+        prior: fitted.
+        train, val: what it was fitted to, and beside.
+        run: what the fit was lent.
+        seconds, curve, notes: of the report.
+        max_tokens: of the held-out figures; None: no limit.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return mean_nll_nats(prior, train, max_rows=10_000), mean_nll_nats(prior, val)
+        torch.manual_seed(run.seed)
+        rows = (affordable(num, prior, max_tokens) for num in (TRAIN_ROWS, len(val)))
+        train_nll, val_nll = (mean_nll_nats(prior, *split) for split in zip((train, val), rows, strict=True))
+    return FitReport(seconds, train_nll, val_nll, [dict(row) for row in curve], list(notes))

@@ -9,6 +9,7 @@ Frechet distance of 4.3, where classes drawn first gave 1.0.
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class LabelledPrior(GradientPrior, ABC):
         PriorError: no labels travel with the latents, or a share that is none.
     """
 
+    takes_labels: ClassVar[bool] = True
     log_shares: Tensor
 
     def __init__(self, spec: LatentSpec, conditional: bool, label_dropout: float = 0.0) -> None:

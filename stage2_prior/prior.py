@@ -35,9 +35,14 @@ class Prior(nn.Module, ABC):
     version: ClassVar[int] = 1
     """Part of the key of what the class produces; raised whenever its results change."""
 
+    takes_labels: ClassVar[bool] = False
+    """Whether `conditional=true` is a word of its constructor; any other prior is then fitted once a class."""
+
     anchor: Tensor
     min_images: int = 1
     """Fewest training images that it can be fitted to."""
+    min_images_a_class: int = 0
+    """The same of each class, where each is fitted to its own images alone; else 0."""
     num_classes: int = 0
     """Classes whose labels it takes as context; 0: it takes none."""
     passes: int = 1
@@ -181,6 +186,37 @@ class GradientPrior(Prior, ABC):
         from stage2_prior.fit import fit_by_gradient  # here, because Lightning takes seconds to import
 
         return fit_by_gradient(self, train, val, run)
+
+
+class Wrapper(Prior, ABC):
+    """A prior around another one of the same latents; `conf/wrappers.yaml` offers those that `prior.wrap` may name.
+
+    Args:
+        prior: unfitted; its spec is the wrapper's.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior.spec)
+        self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
+        self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
+
+    @property
+    @abstractmethod
+    def inner(self) -> Prior:
+        """What it stands around; of several equal ones the first."""
+
+    @classmethod
+    def num_copies(cls, spec: LatentSpec) -> int:
+        """How many copies of the wrapped prior it makes, of latents of `spec`."""
+        return 0
+
+    @property
+    def log_prob_is(self) -> Exactness:
+        return self.inner.log_prob_is
+
+    @property
+    def fits_in_ranks(self) -> bool:
+        return self.inner.fits_in_ranks
 
 
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:

@@ -26,6 +26,7 @@ ROOMS = (
     "stage1_vae.objectives",
     "stage2_prior.nets",
     "stage2_prior.priors",
+    "stage2_prior.wrappers",
 )
 """Where one adds a class: packages and modules of this project whose sources are compared."""
 PROJECT = ("stage1_vae", "stage2_prior", "expost")

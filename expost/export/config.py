@@ -29,9 +29,8 @@ from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 from stage1_vae.vae import VAE
-from stage2_prior.labels import LABELS_VERSION, LabelledPrior
-from stage2_prior.prior import Prior
-from stage2_prior.wrappers.per_class import PerClass
+from stage2_prior.labels import LABELS_VERSION
+from stage2_prior.prior import Prior, Wrapper
 
 CONFIG = "config.json"
 VAE_FILE, PRIOR_FILE = "vae.safetensors", "prior.safetensors"
@@ -75,7 +74,8 @@ class Exported(Strict):
         format: of the folder.
         image_shape: [C, H, W].
         net, bottleneck, likelihood, prior: `_target_` and the keywords of the constructor.
-        wrap: classes around the prior, the innermost first.
+        wrap, wrap_keywords: classes around the prior, the innermost first, and what their constructors are given; of
+            earlier exports, nothing.
         latent: of `LatentSpec.to_json`.
         preprocess: how raw images become x.
         pixel_range: which x are black and white.
@@ -92,6 +92,7 @@ class Exported(Strict):
     likelihood: Node
     prior: Node
     wrap: list[str]
+    wrap_keywords: list[Node] = []
     latent: Node
     preprocess: Preprocessing
     pixel_range: list[float]
@@ -192,18 +193,20 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     prior = made(config, "prior", Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
-    if isinstance(prior, LabelledPrior) and prior.num_classes:
+    if prior.takes_labels and prior.num_classes:
         check_version(config, LABELS, LABELS_VERSION)
     if len(config.wrap) > 8:
         raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
-    for target in config.wrap:
+    for target, keywords in zip(config.wrap, config.wrap_keywords or [{}] * len(config.wrap), strict=True):
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
         check_version(config, target, cls.version)
         if (reason := cls.check(spec)) is not None:
             raise UnsafeError(f"{CONFIG}: {reason}")
-        if issubclass(cls, PerClass) and spec.num_classes > num_tensors:
-            raise UnsafeError(f"{CONFIG} asks for {spec.num_classes:,} priors, more than its files hold")
-        prior = cls(prior)
+        if not issubclass(cls, Wrapper):
+            raise ValueError(f"{target} stands around no prior")
+        if (num := cls.num_copies(spec)) > num_tensors:
+            raise UnsafeError(f"{CONFIG} asks for {num:,} priors, more than its files hold")
+        prior = construct("wrap", cls, keywords, prior=prior)
     return prior
 
 

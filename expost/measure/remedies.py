@@ -20,7 +20,6 @@ from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
-from stage2_prior.wrappers.per_class import PerClass
 
 NETWORKS = ("autoregressive", "transformer", "pixelcnn")
 SMALLER = ("dropout", "width", "depth", "hidden")
@@ -30,8 +29,8 @@ MOST_COMPONENTS = 10
 
 def told_of_fit(run: Run, trained: Trained, name: str, fit: Mapping[str, Any]) -> dict[str, Any]:
     """`fitting` of the learned prior of an evaluation."""
-    alone = isinstance(trained.prior, PerClass)
-    return fitting(name, run.config.prior, trained.train.spec, trained.train.labels if alone else None, fit)
+    labels = trained.train.labels if trained.prior.min_images_a_class else None
+    return fitting(name, run.config.prior, trained.train.spec, labels, fit)
 
 
 def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: Mapping[str, Any]) -> dict[str, Any]:

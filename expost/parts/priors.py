@@ -4,7 +4,6 @@
 the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -18,13 +17,12 @@ from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Run
 from stage1_vae.latents import LatentSpec
-from stage2_prior.fit_settings import FIT_VERSION, FitSettings
+from stage2_prior.fitting import FIT_VERSION, FitSettings
 from stage2_prior.labels import LABELS_VERSION
-from stage2_prior.prior import GradientPrior, Prior
-from stage2_prior.wrappers.per_class import PerClass
-from stage2_prior.wrappers.standardize import Standardized
+from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
-WRAPPERS = {"standardize": Standardized}
+PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
+"""Around a prior that takes no labels, where `prior.conditional` asks for one a class."""
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
@@ -42,7 +40,7 @@ def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
     if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
         raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
-    a_class = bool(node.get("conditional")) and not takes_labels(cls)
+    a_class = bool(node.get("conditional")) and not cls.takes_labels
     node = limited_prior(node, spec, num_images, job.config.limits, a_class)
     if (reason := cls.check(spec)) is not None:
         best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
@@ -57,15 +55,18 @@ def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
             f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
             "lower prior.num_components or give more images"
         )
-    for wrapper in wrappers_of(node, spec):
-        prior = wrapper(prior)
+    for wrapper in wrapper_nodes(node, spec):
+        prior = build("prior.wrap", wrapper, prior=prior)
     return prior.to(job.device), node
 
 
 def prior_nodes() -> dict[str, Node]:
     """All priors that `conf/prior/` offers, by name."""
-    files = sorted(CONF.glob("prior/*.yaml"))
-    return {path.stem: cast(Node, OmegaConf.to_container(OmegaConf.load(path))) for path in files}
+    return {path.stem: _load(f"prior/{path.name}") for path in sorted(CONF.glob("prior/*.yaml"))}
+
+
+def _load(file: str) -> Node:
+    return cast(Node, OmegaConf.to_container(OmegaConf.load(CONF / file)))
 
 
 def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
@@ -134,63 +135,65 @@ def set_key(node: Node, path: tuple[str, ...], value: Any, name: str, spec: Late
 def constructor_node(node: Node) -> Node:
     """What of a prior's section its constructor takes."""
     cls = target_class(node)
-    others = ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not takes_labels(cls))
+    others = ["fit"] * issubclass(cls, GradientPrior) + ["conditional"] * (not cls.takes_labels)
     return without(node, ("wrap", "otherwise", *others))
 
 
-def takes_labels(cls: type) -> bool:
-    """Whether a prior has its own way with classes; the others are fitted once a class."""
-    return "conditional" in inspect.signature(cls).parameters
-
-
-def wrappers_of(node: Node, spec: LatentSpec) -> list[type[Standardized] | type[PerClass]]:
-    """What stands around a prior of latents of `spec`, the innermost first.
+def wrapper_nodes(node: Node, spec: LatentSpec) -> list[Node]:
+    """The sections of what stands around a prior of latents of `spec`, the innermost first.
 
     Raises:
         UserError: no such wrapper, one that needs labels where there are none, or no answer to whether labels count.
     """
-    wrappers: list[type[Standardized] | type[PerClass]] = []
     if not isinstance(conditional := node.get("conditional", False), bool):
         raise UserError(f"prior.conditional={conditional}: give true or false")
-    if conditional and not takes_labels(target_class(node)):
-        if (reason := PerClass.check(spec)) is not None:
-            raise UserError(reason)
-        wrappers.append(PerClass)
-    for name in listed("prior.wrap", node.get("wrap")):
-        if name not in WRAPPERS:
-            raise UserError(f"prior.wrap={name}: no such wrapper; {nearest(name, WRAPPERS)}")
-        if WRAPPERS[name].check(spec) is None:  # codes have no scale; one file suits them and real numbers
-            wrappers.append(WRAPPERS[name])
-    return wrappers
+    a_class = conditional and not target_class(node).takes_labels
+    if a_class and (reason := target_class(PER_CLASS).check(spec)) is not None:
+        raise UserError(reason)
+    wrappers = [wrapper for _, wrapper in listed_wrappers(node)]  # codes have no scale; one file suits them and reals
+    return [PER_CLASS] * a_class + [wrapper for wrapper in wrappers if target_class(wrapper).check(spec) is None]
 
 
-def listed(key: str, value: Any) -> list[str]:
-    """A list of names; None is the empty one.
+def listed_wrappers(node: Node) -> list[tuple[str, Node]]:
+    """What `prior.wrap` lists, each under its name, or under its `_target_` where it is a section itself.
 
     Raises:
-        UserError: `value` is something else.
+        UserError: it is no list, or names what is no wrapper.
     """
-    if value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-        return value or []
-    raise UserError(f"{key}={value}: give a list of names, such as {key}=[{next(iter(WRAPPERS))}]")
+    asked, offered = node.get("wrap"), _load("wrappers.yaml")
+    listed = [] if asked is None else asked
+    if not isinstance(listed, list) or not all(isinstance(wrapper, str | dict) for wrapper in listed):
+        raise UserError(f"prior.wrap={asked}: give a list of names, such as prior.wrap=[{next(iter(offered))}]")
+    wrappers = []
+    for wrapper in listed:
+        if isinstance(wrapper, str) and wrapper not in offered:
+            raise UserError(f"prior.wrap={wrapper}: no such wrapper; {nearest(wrapper, offered)}")
+        name, section = (wrapper, offered[wrapper]) if isinstance(wrapper, str) else (wrapper.get("_target_"), wrapper)
+        if not issubclass(target_class(section), Wrapper):
+            raise UserError(f"prior.wrap={name}: it stands around no prior; give a class of stage2_prior.prior.Wrapper")
+        wrappers.append((name, section))
+    return wrappers
 
 
 def prior_ingredients(job: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
     ranks = job.config.trainer.num_ranks if prior.fits_in_ranks else 1
-    node = job.config.prior
-    wrappers = {name: WRAPPERS[name].version for name in node.get("wrap") or []}
+    node, versions = job.config.prior, {}
+    wrappers = listed_wrappers(node)
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
-    elif not takes_labels(target_class(node)):
-        wrappers["per_class"] = PerClass.version
+    elif target_class(node).takes_labels:
+        versions["labels"] = LABELS_VERSION
     else:
-        wrappers["labels"] = LABELS_VERSION
+        wrappers.append(("per_class", PER_CLASS))
+    for name, wrapper in wrappers:  # by their names, where they have one
+        own = origins([wrapper])
+        versions |= {name: own.pop(wrapper["_target_"])} | own
     return {
         "latents": latents_key,
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
-        "versions": {**origins([node]), **wrappers, "fit": FIT_VERSION},
+        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
     } | ({"ranks": ranks} if ranks > 1 else {})
 
 

@@ -15,7 +15,6 @@ from expost.store.artifacts import Store
 from stage1_vae.data.images import ImageData, subset
 from stage1_vae.latents import LatentSpec
 from stage2_prior.prior import Prior
-from stage2_prior.wrappers.per_class import needed_of_each
 
 TOKENS = 2**13
 """A batch of 128 latents of 64 numbers; of longer ones, smaller batches."""
@@ -72,6 +71,5 @@ def shortened(job: Run, spec: LatentSpec) -> Run:
 def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
     """`data` with at most `limit` images a split, but as many of training, and of each class, as `prior` needs: a large
     mixture is no mistake, nor is one a class."""
-    most = max(limit, *(each.min_images for each in prior.modules() if isinstance(each, Prior)))
-    train = subset(data.train, most, needed_of_each(prior))
+    train = subset(data.train, max(limit, prior.min_images), prior.min_images_a_class)
     return replace(data, train=train, val=subset(data.val, limit), test=subset(data.test, limit))

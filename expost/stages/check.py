@@ -7,12 +7,11 @@ import torch
 from expost.base.errors import UserError
 from expost.job import Run
 from expost.measure.annealing import check_tight_bounds
-from expost.measure.evaluate import check_feature_file, try_feature_file
+from expost.measure.feature_nets import check_feature_file, try_feature_file
 from expost.parts.assembly import Parts
 from expost.stages.export import check_export
 from expost.stages.samples import check_destination, check_knobs
 from stage1_vae.codes.codebook import Codebook
-from stage2_prior.wrappers.per_class import PerClass
 
 
 def check_request(job: Run) -> None:
@@ -49,17 +48,17 @@ def check_classes(parts: Parts) -> None:
     Raises:
         UserError: a class has too few images for the prior that is fitted to it alone.
     """
-    labels = parts.data.train.labels
-    for prior in parts.prior.modules():
-        if isinstance(prior, PerClass) and labels is not None:
-            counts = torch.bincount(labels.cpu(), minlength=prior.num_classes)
-            y = int(counts.argmin())
-            if counts[y] < prior.min_images:
-                raise UserError(
-                    f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
-                    f"{prior.min_images} for a prior of its own; set prior.conditional=false, lower "
-                    "prior.num_components, or give more images"
-                )
+    labels, least = parts.data.train.labels, parts.prior.min_images_a_class
+    if labels is None or least == 0:
+        return
+    counts = torch.bincount(labels.cpu(), minlength=parts.prior.num_classes)
+    y = int(counts.argmin())
+    if counts[y] < least:
+        raise UserError(
+            f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
+            f"{least} for a prior of its own; set prior.conditional=false, lower "
+            "prior.num_components, or give more images"
+        )
 
 
 def check_codebooks(job: Run, parts: Parts) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from expost.config.schema import Config
-from expost.costs.evaluation import evaluation_parts
 from expost.evaluation.images import class_accuracy
+from expost.forecast.notice import evaluation_parts
 from expost.job import Run
-from expost.measure.evaluate import measure, measure_ingredients
+from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
 from expost.parts.assembly import Parts
 from expost.parts.identity import CIRCUMSTANCES, circumstances
@@ -44,7 +44,8 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
     latents = making.latents("train"), making.latents("val"), making.latents("test")
     recorded = histories(inputs["vae"], inputs["prior"])
     with job.seeded(job.config.seeds.sample):
-        figures = measure(job, parts, making.vae, making.prior, nets, latents, recorded, making.folder, making.tracker)
+        trained = trained_stages(job, parts, making.vae, making.prior, latents)
+        figures = measure(job, trained, nets, recorded, making.folder, making.tracker)
     return with_one_name(figures, job.prior_name)
 
 

@@ -27,7 +27,7 @@ from expost.export.two_stage import TwoStage
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.decoding import pixel_range
-from expost.parts.priors import constructor_node, wrappers_of
+from expost.parts.priors import constructor_node, without, wrapper_nodes
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.stages.report import LONE_BYTES, stored_json
 from expost.store.artifacts import Artifact
@@ -137,8 +137,8 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
     likelihood: Node = dict(config.likelihood)
     if target_class(likelihood).pixels is Pixels.LEVELS:
         likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS
-    prior, wrappers = constructor_node(config.prior), wrappers_of(config.prior, parts.vae.spec)
-    wrap = {f"{cls.__module__}.{cls.__qualname__}": cls.version for cls in wrappers}
+    prior, wrappers = constructor_node(config.prior), wrapper_nodes(config.prior, parts.vae.spec)
+    keywords = [without(node, ("_target_",)) for node in wrappers]
     labels = {LABELS: LABELS_VERSION} if prior.get("conditional") else {}
     low, high = pixel_range(parts.data)
     return {
@@ -148,7 +148,8 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
         "bottleneck": config.vae.bottleneck,
         "likelihood": likelihood,
         "prior": prior,
-        "wrap": [f"{cls.__module__}.{cls.__qualname__}" for cls in wrappers],
+        "wrap": [node["_target_"] for node in wrappers],
+        **({"wrap_keywords": keywords} if any(keywords) else {}),
         "latent": parts.vae.spec.to_json(),
         "preprocess": {
             "levels": preprocess.levels,
@@ -158,7 +159,7 @@ def described(run: Run, parts: Parts) -> dict[str, Any]:
         },
         "pixel_range": [float(low), float(high)],
         "class_names": list(parts.data.class_names),
-        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS]) | wrap | labels,
+        "versions": versions([config.net, config.vae.bottleneck, likelihood, prior, PREPROCESS, *wrappers]) | labels,
         "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
     }
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from expost.config.build import version
 from expost.config.schema import Config
-from expost.costs.foresight import Part, feature_parts
 from expost.evaluation.images import feature_file, features
+from expost.forecast.notice import Part, feature_parts
 from expost.job import Run
 from expost.measure.feature_nets import filled, num_feature_images
 from expost.measure.subject import cleaned

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expost.costs.foresight import encode_parts
+from expost.forecast.notice import encode_parts
 from expost.parts.decoding import block_size
 from expost.stages.making import Making, Stage
 from expost.training.progress import bar

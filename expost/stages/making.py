@@ -16,7 +16,7 @@ from typing import Any
 from expost.base.errors import UserError
 from expost.base.scratch import record_stop
 from expost.config.schema import Config
-from expost.costs.foresight import Part, foretell
+from expost.forecast.notice import Part, foretell
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.weights import fitted_prior, trained_vae

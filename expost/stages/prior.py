@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from expost.costs.foresight import prior_parts
+from expost.forecast.notice import prior_parts
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.priors import prior_ingredients

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.config.schema import Config, Sample
-from expost.costs.foresight import sample_parts
+from expost.forecast.notice import sample_parts
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.decoding import image_blocks

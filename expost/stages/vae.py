@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from expost.config.build import origins
-from expost.costs.foresight import Part, stage1_parts
+from expost.forecast.notice import Part, stage1_parts
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size

@@ -7,8 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from stage2_prior.fitting import Kept
-from stage2_prior.stopwatch import Stopwatch
+from stage2_prior.fitting import Kept, Stopwatch
 
 
 class Climbing(Protocol):

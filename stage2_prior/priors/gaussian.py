@@ -6,7 +6,6 @@ fact that the moments are the answer: Bishop, "Pattern Recognition and Machine L
 """
 
 import math
-import time
 from typing import ClassVar
 
 import torch
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import cholesky
-from stage2_prior.fitting import FitReport, FitRun
-from stage2_prior.held_out import check_finite, mean_nll_nats
+from stage2_prior.fitting import FitReport, FitRun, Stopwatch
+from stage2_prior.held_out import check_finite, report
 from stage2_prior.moments import moments
 from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
@@ -62,7 +61,7 @@ class Gaussian(Prior):
         Raises:
             PriorError: for latents that are not finite.
         """
-        started = time.perf_counter()
+        watch = Stopwatch()
         check_finite(train, "training")
         of_all = moments(train, run.device, full=True)
         covariance = of_all.total
@@ -71,9 +70,5 @@ class Gaussian(Prior):
         singular = ridge > 1e-14 * covariance.diagonal().mean().item()
         self.mean.copy_(of_all.mean)
         self.scale.copy_(scale)
-        seconds = time.perf_counter() - started
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
-        said = [f"the covariance was singular: {ridge:.1e} was added to its diagonal"] if singular else []
-        return FitReport(seconds, train_nll, val_nll, notes=said)
+        notes = [f"the covariance was singular: {ridge:.1e} was added to its diagonal"] if singular else []
+        return report(self, train, val, run, watch.seconds, notes=notes)

@@ -5,7 +5,7 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stage1_vae.latents import Column, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun, PriorError
-from stage2_prior.held_out import measured_nll_nats
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.held_out import report
+from stage2_prior.prior import Prior, Wrapper
 from stage2_prior.sampling import Sampling
 from stage2_prior.wrappers.kept_classes import KeptClasses, mean_curve
 
@@ -37,33 +37,31 @@ class Chosen:
         return self.values[self.rows[rows]]
 
 
-class PerClass(Prior):
-    """As many copies of `prior` as there are classes.
+class PerClass(Wrapper):
+    """As many copies of `prior` as there are classes; its latents have labels."""
 
-    Args:
-        prior: unfitted, of latents with labels.
-    """
-
+    version: ClassVar[int] = 1
+    fits_in_ranks = False
     log_weights: Tensor
 
     def __init__(self, prior: Prior) -> None:
-        super().__init__(prior.spec)
-        self.num_classes, self.knobs, self.min_images = prior.spec.num_classes, prior.knobs, prior.min_images
+        super().__init__(prior)
+        self.num_classes, self.min_images_a_class = prior.spec.num_classes, prior.min_images
         self.priors = nn.ModuleList(copy.deepcopy(prior) for _ in range(self.num_classes))
         uniform = torch.full((self.num_classes,), 1.0 / self.num_classes, dtype=torch.float64)
         self.register_buffer("log_weights", uniform.log())  # [classes] log p(y)
 
     @property
-    def log_prob_is(self) -> Exactness:
-        return next(self._each()).log_prob_is
+    def inner(self) -> Prior:
+        return next(self._each())
+
+    @classmethod
+    def num_copies(cls, spec: LatentSpec) -> int:
+        return spec.num_classes
 
     @property
     def num_parameters(self) -> int:
         return sum(prior.num_parameters for prior in self._each()) + self.num_classes - 1
-
-    @property
-    def fits_in_ranks(self) -> bool:
-        return False
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -86,7 +84,7 @@ class PerClass(Prior):
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         labels = torch.multinomial(self.log_weights.exp(), n, replacement=True) if context is None and n else context
         if labels is None or n == 0:
-            return next(self._each()).sample(0, how=how)
+            return self.inner.sample(0, how=how)
         drawn = [(rows, prior.sample(len(rows), how=how)) for prior, rows in self._rows(labels.to(self.anchor.device))]
         order = torch.cat([rows for rows, _ in drawn]).argsort()
         return torch.cat([z for _, z in drawn])[order]
@@ -115,27 +113,27 @@ class PerClass(Prior):
             if kept.restore(y, prior):
                 continue
             try:
-                report = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
+                of_one = prior.fit(mine, held_out if len(held_out) else mine, kept.fit_of(y))
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
-            kept.finish(y, prior, report)
+            kept.finish(y, prior, of_one)
         shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         self.log_weights.copy_(shares.log())
-        seconds = sum(report.seconds for report in kept.reports)
-        notes = [f"class {y}: {note}" for y, report in enumerate(kept.reports) for note in report.notes]
+        seconds = sum(of_one.seconds for of_one in kept.reports)
+        notes = [f"class {y}: {note}" for y, of_one in enumerate(kept.reports) for note in of_one.notes]
         curve = list(mean_curve(kept.reports, shares.tolist()))
-        return FitReport(seconds, *measured_nll_nats(self, train, val, run.seed), curve, notes)
-
-
-def needed_of_each(prior: Prior) -> int:
-    """Training images of each class that `prior` cannot do without; 0 where no class has a prior of its own."""
-    return max((each.min_images for each in prior.modules() if isinstance(each, PerClass)), default=0)
+        return report(self, train, val, run, seconds, curve, notes)
 
 
 def of_class(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:
         raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
-    rows = (latents.labels == y).nonzero().squeeze(1)
+    return subset(latents, (latents.labels == y).nonzero().squeeze(1))
+
+
+def subset(latents: LatentDataset, rows: Tensor) -> LatentDataset:
+    """Those of `rows` [n], read when they are asked for."""
+    labels = None if latents.labels is None else latents.labels[rows]
     params = {name: Chosen(values, rows.numpy()) for name, values in latents.params.items()}
-    return LatentDataset(latents.spec, latents.family, params, latents.labels[rows], latents.provenance)
+    return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)

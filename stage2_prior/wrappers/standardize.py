@@ -8,7 +8,7 @@ inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,38 +18,31 @@ from stage1_vae.latents import Column, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 
-class Standardized(Prior):
-    """`prior` fitted to standardised latents; its own densities and samples are in the units of z.
+class Standardized(Wrapper):
+    """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
 
-    Args:
-        prior: what models the standardised latents; its spec is the wrapper's.
-    """
+    version: ClassVar[int] = 1
 
     shift: Tensor
     unit: Tensor
 
     def __init__(self, prior: Prior) -> None:
-        super().__init__(prior.spec)
+        super().__init__(prior)
         self.prior = prior
-        self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
         self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
 
     @property
-    def log_prob_is(self) -> Exactness:
-        return self.prior.log_prob_is
+    def inner(self) -> Prior:
+        return self.prior
 
     @property
     def num_parameters(self) -> int:
         return self.prior.num_parameters + 2 * self.spec.num_dims
-
-    @property
-    def fits_in_ranks(self) -> bool:
-        return self.prior.fits_in_ranks
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

@@ -10,6 +10,7 @@ from import_graph import PACKAGES, PROJECT, imports, modules
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 500, 60, 15
 SATELLITE_LINES = 60
 SEVERAL = {
+    "expost.stages",
     "stage1_vae.bottlenecks",
     "stage1_vae.data",
     "stage1_vae.nets",

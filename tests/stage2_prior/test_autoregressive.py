@@ -12,8 +12,7 @@ from training_run import settings as trainer_settings
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fit import FixedDraws, FreshBatches
-from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun, PriorError
+from stage2_prior.fitting import FitRun, FitSettings, PriorError
 from stage2_prior.nets.made import MADE
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.wrappers.standardize import Standardized

@@ -17,11 +17,10 @@ from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, best_of, pack
-from stage2_prior.fitting import FitReport, NothingKept
+from stage2_prior.fitting import FitReport, NothingKept, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
-from stage2_prior.stopwatch import Stopwatch
 from stage2_prior.wrappers.standardize import Standardized
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")

@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.parts.priors import takes_labels
+from expost.config.build import build as make
+from expost.parts.priors import constructor_node, wrapper_nodes
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
-from stage2_prior.prior import GradientPrior, Prior
-from stage2_prior.wrappers.standardize import Standardized
+from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
 GROUP = Path(__file__).parents[2] / "conf" / "prior"
 NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
@@ -50,17 +50,12 @@ real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
 
 def build(name: str, spec: LatentSpec) -> Prior:
     """The prior that `prior=name` gives, wrappers included."""
-    config = config_of(name)
-    wrappers = config.pop("wrap", None) or []
-    for key in ("fit", "otherwise"):
-        config.pop(key, None)
-    if not takes_labels(hydra.utils.get_class(config["_target_"])):
-        config.pop("conditional", None)
+    node: Any = OmegaConf.to_container(config_of(name))
     torch.manual_seed(0)
-    prior = hydra.utils.instantiate(config, _partial_=True, _convert_="all")(spec=spec)
-    assert set(wrappers) <= {"standardize"}, "teach this test the new wrapper"
-    wrapped = "standardize" in wrappers and Standardized.check(spec) is None
-    return Standardized(prior) if wrapped else prior
+    prior = make("prior", constructor_node(node), spec=spec)
+    for wrapper in wrapper_nodes(node, spec):
+        prior = make("prior.wrap", wrapper, prior=prior)
+    return prior
 
 
 def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
@@ -93,7 +88,7 @@ def data(kind: str, num: int, seed: int) -> LatentDataset:
 
 def run_for(prior: Prior) -> FitRun:
     """Two epochs, where it learns by gradients."""
-    learner = prior.prior if isinstance(prior, Standardized) else prior
+    learner = prior.inner if isinstance(prior, Wrapper) else prior
     settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
     fit = lightning_fit(trainer_settings(), [])
     return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)

@@ -67,7 +67,7 @@ def test_yaml_mirrors_the_constructor(place: str, node: dict[str, Any]) -> None:
 
 
 def test_fit_sections_mirror_the_settings() -> None:
-    from stage2_prior.fit_settings import FitSettings
+    from stage2_prior.fitting import FitSettings
 
     for place, node in targets():
         if "fit" in node:

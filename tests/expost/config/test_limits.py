@@ -17,8 +17,7 @@ from expost.config.limits import EM_TOKENS, limited_evaluation, limited_prior
 from expost.config.schema import Evaluation, Limits
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.fit_settings import Course, FitSettings
-from stage2_prior.fitting import FitRun
+from stage2_prior.fitting import Course, FitRun, FitSettings
 from stage2_prior.priors.transformer import Transformer
 
 FAST = Limits(**OmegaConf.load(CONF / "debug/fast.yaml").limits)

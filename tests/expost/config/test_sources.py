@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import SMALL, keys, run_outside
+from command_line import SMALL, keys, run_here
 
 from expost.config import sources
 from expost.config.build import origins, versions
@@ -48,6 +48,13 @@ def test_an_edited_shipped_source_counts_and_so_does_what_it_imports(
     assert own_sources(Transformer) is not None and own_sources(Gaussian) is None
 
 
+def forget() -> None:
+    """Nothing of the user's is imported any more, as in a process of its own."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "helper")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package of the user's, `mine`, on the path."""
@@ -58,8 +65,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (place / "wide.py").write_text(WIDE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield place
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "helper")]:
-        del sys.modules[name]
+    forget()
 
 
 @pytest.mark.parametrize("edited", ["mine/wide.py", "mine/numbers.py", "helper.py", "mine/lazily.py"])
@@ -100,11 +106,12 @@ def test_libraries_of_another_interpreter_are_libraries(tmp_path: Path, monkeypa
         assert sources._is_library(place.name) is is_library
 
 
-def test_an_edited_prior_is_fitted_again(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_prior_is_fitted_again(package: Path, tmp_path: Path) -> None:
     words = ("stage=prior", "prior=standard_normal", "prior._target_=mine.wide.Wide", *SMALL[:2], *SMALL[3:])
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
     for scale, num in (("2.0", 1), ("2.0", 1), ("5.25", 2)):
         (package / "numbers.py").write_text(f"SCALE = {scale}\n", encoding="utf-8")
-        done = run_outside(package.parent, *words)
+        forget()
+        done = run_here(tmp_path, *words)
         assert done.code == 0, done.err
-        assert len(keys(package.parent, "prior")) == num and len(keys(package.parent, "vae")) == 1
+        assert float(scale) == importlib.import_module("mine.numbers").SCALE, "as edited"
+        assert len(keys(tmp_path, "prior")) == num and len(keys(tmp_path, "vae")) == 1

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console, Group
 from stored_reports import row, run
 
-from expost.costs.costs import Cost
-from expost.costs.table import terminal_plan
 from expost.evaluation import oracle
 from expost.evaluation import report as r
 from expost.evaluation.comparison import views
 from expost.evaluation.comparison.compare import compare
 from expost.evaluation.oracle import Compared
 from expost.evaluation.tables import Column, laid_out, printable
+from expost.plan.command import terminal_plan
+from expost.plan.costs import Cost
 
 NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?%?")
 

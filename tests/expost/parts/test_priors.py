@@ -1,16 +1,21 @@
 """prior=autoregressive picks by the latent, and what the user has changed holds for either."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import SMALL, run_here
+from command_line import SMALL, assert_refused, run_here
+from exported_model import TINY, exported
 
+from expost import TwoStage
 from expost.base.command import Command
 from expost.base.errors import UserError
+from expost.cli import groups
 from expost.parts.priors import choose_prior, prior_nodes
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior import wrappers
 
 VECTOR, MAP = LatentSpec((6,)), LatentSpec((3, 2, 4))
 CODES, BITS = LatentSpec((4,), Support.CODES, ((2, 2),), (8,)), LatentSpec((9,), Support.BITS)
@@ -63,3 +68,76 @@ def test_the_report_and_the_key_are_those_of_the_prior_that_was_fitted(tmp_path:
     again = run_here(tmp_path, *small, "prior=transformer", "stage=prior")
     assert again.stages("skipped") == ["vae", "latents", "prior"]
     assert "autoregressive" in json.loads((tmp_path / "runs/latest/report.json").read_text(encoding="utf-8"))["rows"]
+
+
+SHIFTED = '''
+"""A wrapper with a number of its own."""
+from typing import ClassVar
+from stage2_prior.prior import Prior, Wrapper
+
+class Shifted(Wrapper):
+    version: ClassVar[int] = 1
+    num_parameters = 0
+
+    def __init__(self, prior: Prior, by: float = 0.0) -> None:
+        super().__init__(prior)
+        self.prior, self.by = prior, by
+
+    @property
+    def inner(self):
+        return self.prior
+
+    @classmethod
+    def check(cls, spec):
+        return None
+
+    def _log_prob(self, z, context):
+        return self.prior.log_prob(z - self.by, context)
+
+    def _sample(self, n, context, how):
+        return self.prior.sample(n, context, how) + self.by
+
+    def fit(self, train, val, run):
+        return self.prior.fit(train, val, run)
+'''
+
+
+@pytest.fixture
+def shifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a class that somebody has put beside the shipped wrappers."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/shifted.py").write_text(SHIFTED, encoding="utf-8")
+    monkeypatch.setattr(wrappers, "__path__", [*wrappers.__path__, str(tmp_path / "more")])
+    monkeypatch.delitem(sys.modules, "stage2_prior.wrappers.shifted", raising=False)
+    return "stage2_prior.wrappers.shifted.Shifted"
+
+
+def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path: Path) -> None:
+    """It stands in the key of the prior, with its source, and in what is exported."""
+    folder = exported(tmp_path, *TINY, "prior=gaussian", f"+prior.wrap=[standardize,{{_target_:{shifted},by:3.0}}]")
+    prior: Any = TwoStage.load(folder).prior
+    assert (type(prior).__name__, prior.by, type(prior.inner).__name__) == ("Shifted", 3.0, "Standardized")
+    (manifest,) = (json.loads(path.read_text("utf-8")) for path in tmp_path.glob("store/prior/*/manifest.json"))
+    assert manifest["ingredients"]["versions"][shifted] == manifest["ingredients"]["versions"]["standardize"] == 1
+    assert f"source of {shifted}" in manifest["ingredients"]["versions"]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        ("{_target_:stage2_prior.priors.gaussian.Gaussian}", "prior.wrap=stage2_prior.priors.gaussian.Gaussian"),
+        ("{_target_:nowhere.Wrapper}", "_target_=nowhere.Wrapper: no such class"),
+        ("{by:3}", "_target_=None: no such class"),
+        ("{_target_:stage2_prior.wrappers.standardize.Standardized,by:3}", "prior.wrap.by: unknown key"),
+        ("standardise", "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: standardize"),
+        ("3", "prior.wrap=[3]: give a list of names, such as prior.wrap=[standardize]"),
+    ],
+)
+def test_what_is_no_wrapper_is_refused(wrap: str, told: str, tmp_path: Path) -> None:
+    result = run_here(tmp_path, "debug=fast", "logger=csv", "prior=gaussian", f"+prior.wrap=[{wrap}]")
+    assert_refused(result, tmp_path, told)
+
+
+def test_wrappers_are_no_group_of_the_command_line(tmp_path: Path) -> None:
+    assert not any("wrap" in group for group in groups())
+    assert_refused(run_here(tmp_path, "wrapper=standardize"), tmp_path, "wrapper")

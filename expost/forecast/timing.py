@@ -1,7 +1,7 @@
 """How long work takes, when all of it would take too long: a little of it is timed, never more than some seconds.
 
 What is there once (imports, caches, the opening of files) is told apart from what each unit takes by two lengths of the
-same work; within one training by the times at which its steps end (`expost.plan.watch`).
+same work.
 """
 
 import time
@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 
+from expost.config.schema import Trainer
+
 GROWTH = 8
 """A next length is at most so many times the last."""
 
-Times = list[tuple[int, float]]
+FORWARD = 1 / 3
+"""Of a training step, what only looks at the same images takes."""
+
+Times = Sequence[Sequence[float]]
 """One or two lengths of the same work in units, and the seconds that each took."""
 
 
@@ -25,7 +30,9 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def grown(run: Callable[[int], float], first: int, most: int, enough: float, least: int = 1) -> Times:
+def lengthen(
+    run: Callable[[int], float], first: int, most: int, enough: float, least: int = 1
+) -> list[tuple[int, float]]:
     """The last two lengths of work that is made longer until it takes `enough` seconds.
 
     Args:
@@ -43,7 +50,7 @@ def grown(run: Callable[[int], float], first: int, most: int, enough: float, lea
     return times[-2:]
 
 
-def straight(times: Sequence[Sequence[float]]) -> tuple[float, float]:
+def line_through(times: Times) -> tuple[float, float]:
     """Seconds that are there once and seconds a unit, on the line through two lengths; of one, all are the units'."""
     (few, first), (many, last) = times[0], times[-1]
     if many == few:
@@ -52,7 +59,23 @@ def straight(times: Sequence[Sequence[float]]) -> tuple[float, float]:
     return max(0.0, last - unit * many), unit
 
 
-def at(times: Sequence[Sequence[float]], num: float) -> float:
+def linear_seconds(times: Times, num: float) -> float:
     """Seconds of `num` units on that line."""
-    once, unit = straight(times)
+    once, unit = line_through(times)
     return once + unit * num
+
+
+def length_of_stage1(trainer: Trainer, num_images: int) -> tuple[int, int, int]:
+    """Optimiser steps, epochs and validations of stage 1, if nothing stops it early."""
+    batches = -(-num_images // trainer.batch_size)
+    steps = min(trainer.max_epochs * batches, trainer.max_steps or trainer.max_epochs * batches)
+    validations = max(1, (steps // batches) // min(trainer.val_every, max(1, steps // batches)))
+    return steps, -(-steps // batches), validations
+
+
+def in_time(seconds: float) -> str:
+    """Two figures of it: 4.2 s, 12 min, 3.5 h, 2.1 d."""
+    for limit, size, unit in ((90.0, 1.0, "s"), (5400.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86_400:.1f} d"
