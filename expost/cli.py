@@ -27,7 +27,7 @@ from expost.base.terminal import be_quiet
 from expost.config.schema import Config, validate
 from expost.store.housekeeping import keep_house
 from expost.sweeps.failures import Failure, next_command, read_failures, record_failure, tidy
-from expost.sweeps.launchers import JoblibLauncher, register
+from expost.sweeps.launchers import GridSweeper, JoblibLauncher, register
 from expost.sweeps.ray_launcher import RayLauncher
 from expost.sweeps.study import OptunaSweeper
 from expost.sweeps.submitit_launcher import SubmititLauncher
@@ -38,6 +38,7 @@ Metric = float | tuple[float, ...] | None
 
 register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
 register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
+register({"basic": GridSweeper}, "hydra/sweeper", max_batch_size=None, params=None)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -34,6 +35,8 @@ from expost.base.streams import open_streams
 from expost.ranks.messages import num_cores
 from expost.sweeps.failures import record_failure
 
+MOST_COMPOSED = 100
+"""Configurations of jobs that wait in memory for their turn, some hundred KiB each."""
 TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
 """Environment variables that every job needs and not every worker inherits."""
 
@@ -222,13 +225,67 @@ def missing_extra(name: str) -> UserError:
     return UserError(f"{name} is not installed; pip install 'expost[{name}]', in a checkout pip install -e '.[{name}]'")
 
 
-def register(plugins: Mapping[str, type[Plugin]], group: str) -> None:
+class ComposedOnce:
+    """Hydra's config loader, which hands out once more what it composed for a look at it.
+
+    A grid's jobs are all composed before the first one starts, so that a mistake in any of them is seen, and then
+    composed again, which takes as long as all else that an unchanged job does.
+
+    Args:
+        loader: Hydra's.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        words = tuple(sweep_overrides)
+        if words in self.composed:
+            return self.composed.pop(words)  # the job writes into it
+        config: DictConfig = self.loader.load_sweep_config(master_config, sweep_overrides)
+        if len(self.composed) < MOST_COMPOSED:
+            self.composed[words] = config
+        return config
+
+
+class GridSweeper(Sweeper):
+    """Hydra's grid of jobs. Where they run in this process, each is composed once; others compose in their workers.
+
+    Args:
+        max_batch_size, params: as Hydra's.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        # Hydra imports its plugins anew when it looks for them, which is after this file was imported.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        self.grid = BasicSweeper(max_batch_size, params)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+        self.grid.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if isinstance(self.grid.launcher, BasicLauncher):
+            once: Any = ComposedOnce(hydra_context.config_loader)
+            self.grid.hydra_context = self.grid.launcher.hydra_context = replace(hydra_context, config_loader=once)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        return self.grid.sweep(arguments)
+
+
+def register(plugins: Mapping[str, type[Plugin]], group: str, **settings: Any) -> None:
     """Make plugins of this project known to Hydra, as `GROUP: NAME` of a defaults list.
 
     Hydra takes plugins from the package `hydra_plugins` alone; these keep their place in the project's folders, under a
-    name in that package.
+    name in that package. `settings`: keys of their sections beside the target, and what they are unless one is set.
     """
     for name, plugin in plugins.items():
         full_name = f"hydra_plugins.expost.{plugin.__name__}"
         Plugins.instance().class_name_to_class[full_name] = plugin
-        ConfigStore.instance().store(group=group, name=name, node={"_target_": full_name}, provider="expost")
+        ConfigStore.instance().store(
+            group=group, name=name, node={"_target_": full_name, **settings}, provider="expost"
+        )
