@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_what_vanishes_under_a_stage_is_one_line(
         shutil.rmtree(tmp_path / "runs/store" / later)
     held = Store.writing
 
-    def writing(store: Store, at: str, *words: object, **named: object) -> object:
+    def writing(store: Store, at: str, *words: Any, **named: Any) -> object:
         if at == stage:
             mishap(tmp_path)
             if mishap is not remove_inputs:
@@ -247,7 +248,7 @@ def test_a_vae_of_images_that_changed_is_not_kept(tmp_path: Path, monkeypatch: p
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8))
     trained = vae.train
 
-    def spoilt(*words: object, **named: object) -> object:
+    def spoilt(*words: Any, **named: Any) -> object:
         history = trained(*words, **named)
         np.save(tmp_path / "x.npy", np.zeros((60, 8, 8), np.uint8) + 9)
         return history

@@ -191,7 +191,7 @@ def train_in_rank(rank: int, world: int, port: int, folder: Path, compiled: bool
         if compiled and step == 0:  # the first batch, on which it starts, goes the eager way
             book.compile(dynamic=False)
     state = {name: value.numpy() for name, value in book.state_dict().items()}
-    np.savez(folder / f"{rank}.npz", **state, revived=book.revived.numpy(), start=start, **usage.read())
+    np.savez(folder / f"{rank}.npz", **state, revived=book.revived.numpy(), start=start, **usage.read())  # type: ignore[arg-type]
     dist.destroy_process_group()
 
 

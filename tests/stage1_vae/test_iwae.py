@@ -65,7 +65,7 @@ def test_one_sample_is_the_elbo_and_more_only_tighten_it(vae: VAE, x: torch.Tens
 def test_its_gradient_is_that_of_normalised_weights(vae: VAE, x: torch.Tensor) -> None:
     """Burda et al. 2016, eq. 14: sum_k w~_k grad log w_k, with the weights held fixed."""
     torch.manual_seed(5)
-    (automatic,) = torch.autograd.grad(IWAE(4)(vae, x, 0).loss, [vae.bottleneck.linear.weight])
+    (automatic,) = torch.autograd.grad(IWAE(4)(vae, x, 0).loss, [vae.bottleneck.linear.weight])  # type: ignore[arg-type]
     torch.manual_seed(5)
     posterior: Any = vae.encode(x).posterior
     z = posterior.rsample(torch.Size([4]))
@@ -73,7 +73,7 @@ def test_its_gradient_is_that_of_normalised_weights(vae: VAE, x: torch.Tensor) -
         [vae.decode(draw).log_prob(x) + vae.base_prior.log_prob(draw) - posterior.log_prob(draw) for draw in z]
     )
     by_hand = -(torch.softmax(log_weight, 0).detach() * log_weight).sum(0).mean()
-    (expected,) = torch.autograd.grad(by_hand, [vae.bottleneck.linear.weight])
+    (expected,) = torch.autograd.grad(by_hand, [vae.bottleneck.linear.weight])  # type: ignore[arg-type]
     torch.testing.assert_close(automatic, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -81,4 +81,4 @@ def test_no_draws_and_unknown_activations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"vae.objective.num_samples must be at least 1"):
         IWAE(0)
     with pytest.raises(ValueError, match=r"net.activation=gelu: choices: relu, tanh"):
-        MLP((4,), "gelu")
+        MLP((4,), "gelu")  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ CODES = LatentSpec((4,), Support.CODES, ((2, 2),), (5,), num_classes=3)
 VECTOR = LatentSpec((4,), num_classes=3)
 SIZES = {"width": 16, "depth": 1, "num_heads": 2}
 PRIORS = {
-    "transformer": lambda: Transformer(CODES, conditional=True, **SIZES),
-    "transformer of vectors": lambda: Transformer(VECTOR, conditional=True, **SIZES),
+    "transformer": lambda: Transformer(CODES, conditional=True, **SIZES),  # type: ignore[arg-type]
+    "transformer of vectors": lambda: Transformer(VECTOR, conditional=True, **SIZES),  # type: ignore[arg-type]
     "pixelcnn": lambda: PixelCNN(CODES, width=8, depth=2, conditional=True),
     "autoregressive": lambda: Autoregressive(VECTOR, hidden=(8,), conditional=True),
 }
@@ -58,7 +58,7 @@ def test_the_largest_numbers_that_knobs_may_be_still_draw(name: str) -> None:
         assert torch.isfinite(prior.sample(2, labels, how).float()).all()
     for knob in ("temperature", "guidance"):
         with pytest.raises(ValueError, match=f"sample.{knob}=1e.30: give 0 or more, at most 1000"):
-            Sampling(**{knob: 1e30})
+            Sampling(**{knob: 1e30})  # type: ignore[arg-type]
 
 
 def test_guided_gaussians_follow_the_tilted_density() -> None:
@@ -73,7 +73,7 @@ def test_guided_gaussians_follow_the_tilted_density() -> None:
 
 
 def test_a_token_of_two_numbers_integrates_to_one() -> None:
-    prior = Transformer(LatentSpec((2, 1, 1)), num_components=2, **SIZES).eval()
+    prior = Transformer(LatentSpec((2, 1, 1)), num_components=2, **SIZES).eval()  # type: ignore[arg-type]
     axis = torch.linspace(-12, 12, 300)
     with torch.no_grad():
         mass = prior.log_prob(torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)).double().exp().sum()

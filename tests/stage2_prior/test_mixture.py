@@ -37,7 +37,7 @@ def known(num: int, seed: int) -> np.ndarray:
 def points_of(loc: np.ndarray, log_std: np.ndarray | None = None) -> LatentDataset:
     family = "delta" if log_std is None else "diagonal_normal"
     params = {"loc": np.float32(loc)} | ({} if log_std is None else {"log_std": np.float32(log_std)})
-    return LatentDataset(LatentSpec(loc.shape[1:]), family, params)
+    return LatentDataset(LatentSpec(loc.shape[1:]), family, params)  # type: ignore[arg-type]
 
 
 def truth() -> Mixture:
@@ -108,7 +108,7 @@ def test_same_start_same_answer_as_scikit_learn(kind: str) -> None:
 def test_em_is_monotone(kind: str, counts: float) -> None:
     rng = np.random.default_rng(0)
     for loc in (known(1000, 0), np.float32(rng.standard_cauchy((400, 3)))):  # and one with far outliers
-        result = ascend(kind, loc, 8, iterations=40, counts=counts, variance=1e-4)
+        result = ascend(kind, loc, 8, iterations=40, counts=counts, variance=1e-4)  # type: ignore[arg-type]
         gains = np.diff(result.objective)
         assert gains.min() > -1e-9 and gains.sum() > 0.1
         if counts == 0:
@@ -214,7 +214,7 @@ def test_empty_components_are_placed_anew() -> None:
 def test_repeated_points_are_survived(kind: str) -> None:
     few = np.float32(np.repeat(np.arange(12.0).reshape(4, 3), 10, axis=0))
     mixture = Mixture(LatentSpec((3,)), num_components=9, covariance=kind)
-    mixture.fit(points_of(few), points_of(few), RUN)
+    mixture.fit(points_of(few), points_of(few), RUN)  # type: ignore[arg-type]
     assert mixture.log_prob(torch.from_numpy(few)).isfinite().all() and mixture.sample(100).isfinite().all()
 
 

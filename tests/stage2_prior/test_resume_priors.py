@@ -83,7 +83,7 @@ def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:
     content["seconds"] = 99.9999
     torch.save(content, kept.path)
     kept.path.rename(kept.path.with_name(f"epoch-2-of-3.{file_sha256(kept.path)}.ckpt"))
-    report = autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), **asked))
+    report = autoregressive().fit(TRAIN, VAL, lent(training_states(tmp_path), **asked))  # type: ignore[arg-type]
     assert report.seconds > 99.9999 and len(report.curve) == 3
     assert report.notes == ["stopped after epoch 3 at the limit of 100 seconds"]
 
@@ -113,7 +113,7 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("batch_size", ["all", 128])
 def test_seconds_of_a_mixture_are_those_of_all_attempts(batch_size: int | str, tmp_path: Path) -> None:
     def fitted(kept: Any) -> FitReport:
-        mixture = Mixture(SPEC, num_components=3, tol=0, max_iter=4, batch_size=batch_size)
+        mixture = Mixture(SPEC, num_components=3, tol=0, max_iter=4, batch_size=batch_size)  # type: ignore[arg-type]
         return mixture.fit(TRAIN, VAL, replace(lent(), states=kept))
 
     for stops in (1, 2):

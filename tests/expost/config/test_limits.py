@@ -54,7 +54,7 @@ def test_without_limits_nothing_changes() -> None:
         assert limited_prior(node(prior), LONG, 35, none, a_class=False) == node(prior)
     as_before = {key: value for key, value in node("transformer")["fit"].items() if key != "max_tokens"}
     assert limited_prior(node("transformer"), LONG, 35, none, a_class=False)["fit"] == as_before  # and so is its key
-    settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))
+    settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))  # type: ignore[arg-type]
     assert limited_evaluation(settings, LONG, 10, none) is settings
     fit = FitSettings(max_epochs=100, max_steps=3400, batch_size=128)
     assert fit.course(35, 2475) == Course(32, 1, 100, None)
@@ -87,7 +87,7 @@ def test_whole_numbers_count_however_they_are_written(many: Any) -> None:
 
 def test_samples_and_bounds_of_long_latents_are_few() -> None:
     """All that is drawn and decoded: passes of a network a class, and draws of each bound, count."""
-    settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))
+    settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))  # type: ignore[arg-type]
     limits = Limits(steps=None, tokens=495_000)
     few = limited_evaluation(settings, LONG, 1, limits)
     assert (few.num_samples, few.num_bound_images) == (200, 200)

@@ -54,7 +54,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
     mine = model.sample(1203)
     assert torch.equal(mine, images) and mine.shape == (1203, *model.image_shape)
     assert 0 <= mine.min() < mine.max() <= 1
-    for x, _ in theirs.parts.batches(theirs.parts.data.test, 32, run):
+    for x, _ in theirs.parts.batches(theirs.parts.data.test, 32):
         one, other = model.encode(x), theirs.vae.encode(x).posterior
         assert torch.equal(one.mean, other.mean) and torch.equal(one.variance, other.variance)
         break
@@ -64,7 +64,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         torch.manual_seed(5)
         costs = measured_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
-        batches = theirs.parts.batches(subset(theirs.parts.data.test, 40), 40, run)
+        batches = theirs.parts.batches(subset(theirs.parts.data.test, 40), 40)
         bound = torch.cat([model.log_prob_bound(x, num_samples=7) for x, _ in batches])
         assert costs is not None and torch.equal(bound, -costs) and bound.dtype == torch.float64
     else:
@@ -77,13 +77,13 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     words: tuple[str, ...] = (*TINY[:2], *net, "prior.width=8", "prior.depth=1", "prior.num_heads=2", "logger=csv")
     words += ("prior.fit.max_epochs=1", "prior.positions=rotary")
     model = TwoStage.load(exported(tmp_path, *words))
-    theirs, run = stages_of(tmp_path, *words)
+    theirs, _ = stages_of(tmp_path, *words)
     torch.manual_seed(3)
     z = theirs.draw(theirs.prior, 700)
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(700), z) and z.unique().numel() > 8
     assert torch.equal(model.decode(z), torch.cat(list(theirs.decoded(z))))
-    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32, run)))
+    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32)))
     codes = model.encode(x).sample()
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
     assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
@@ -127,9 +127,9 @@ def test_the_bound_is_a_lower_one_that_rises(made: tuple[str, Path, Path]) -> No
     name, folder, out = made
     if name not in WITH_BOUND:
         return
-    theirs, run = stages_of(folder, *KINDS[name])
+    theirs, _ = stages_of(folder, *KINDS[name])
     model = TwoStage.load(out)
-    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 60, run)))
+    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 60)))
     torch.manual_seed(0)
     few, many = model.log_prob_bound(x, 1), model.log_prob_bound(x, 300)
     assert few.mean() < many.mean()

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from expost.base.errors import UserError
 from expost.config.schema import Sample
 from expost.stages.samples import check_destination, is_ours
 
-PLAIN = {"num": 4, "noise": False, "prior": "learned", "label": None, "temperature": 1, "top_k": None, "top_p": 1}
+PLAIN: dict[str, Any] = {
+    "num": 4,
+    "noise": False,
+    "prior": "learned",
+    "label": None,
+    "temperature": 1,
+    "top_k": None,
+    "top_p": 1,
+}
 
 
 def asked(out: Path, overwrite: bool = False) -> Sample:

@@ -61,7 +61,7 @@ def test_a_server_whose_command_is_gone_does_not_begin(tmp_path: Path) -> None:
     job, result = tmp_path / "job.json", tmp_path / "result.json"
     job.write_text("{}", encoding="utf-8")
     command = [sys.executable, "-m", "expost.plan.server", job, result, str(os.getpid() + 1)]
-    assert subprocess.run(command, cwd=PROJECT, timeout=60).returncode == 1
+    assert subprocess.run(command, cwd=PROJECT, timeout=60).returncode == 1  # type: ignore[arg-type]
     assert not result.exists() and not (tmp_path / "scratch").exists()
 
 

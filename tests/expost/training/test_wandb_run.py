@@ -43,7 +43,7 @@ def test_modes_are_those_of_wandb_and_an_unused_one_is_not_looked_at(
 ) -> None:
     for mode, meant in (("dryrun", "offline"), ("run", "online"), ("disabled", "disabled"), ("shared", "shared")):
         monkeypatch.setenv("WANDB_MODE", mode)
-        assert wandb.Settings(mode=mode) and wandb_mode(SETTINGS) == meant
+        assert wandb.Settings(mode=mode) and wandb_mode(SETTINGS) == meant  # type: ignore[arg-type]
     monkeypatch.setenv("WANDB_MODE", "ofline")
     assert "no store" in run_here(tmp_path, "stage=store", "logger=csv").err
 

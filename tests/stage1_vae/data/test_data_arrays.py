@@ -15,7 +15,7 @@ from stage1_vae.data.preprocess import Preprocess
 RNG = np.random.default_rng(1)
 
 
-def saved(folder: Path, images: np.ndarray, **more: np.ndarray) -> str:
+def saved(folder: Path, images: np.ndarray, **more: Any) -> str:
     path = folder / ("set.npz" if more else "set.npy")
     if more:
         np.savez(path, x=images, **more)

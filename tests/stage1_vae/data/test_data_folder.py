@@ -83,7 +83,7 @@ def test_fingerprints_of_earlier_releases_stay(
 @pytest.mark.parametrize("key", ["splits", "classes", "pages"])
 def test_unknown_choices(tmp_path: Path, key: str) -> None:
     fill(tmp_path, 10)
-    refusal(lambda: ImageFolder(str(tmp_path), **{key: "some"}).load(), f"data.{key}=some", "choose")
+    refusal(lambda: ImageFolder(str(tmp_path), **{key: "some"}).load(), f"data.{key}=some", "choose")  # type: ignore[arg-type]
 
 
 def test_one_folder_is_no_class_and_a_loose_image_drops_none(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_root_mistakes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, -3, 2.5, "big", [4], [4, 5, 6], [4, 0], True])
 def test_bad_sizes(tmp_path: Path, size: object) -> None:
     fill(tmp_path, 10)
-    refusal(lambda: ImageFolder(str(tmp_path), size=size).load(), "data.size=", "[height,width]")
+    refusal(lambda: ImageFolder(str(tmp_path), size=size).load(), "data.size=", "[height,width]")  # type: ignore[arg-type]
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

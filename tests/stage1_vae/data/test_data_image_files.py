@@ -193,7 +193,7 @@ def test_channels_that_are_dropped_are_said(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         sprite = Image.fromarray(image).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
-        sprite.save(tmp_path / f"{i:02}.png", **({"transparency": 0} if i < 5 else {}))
+        sprite.save(tmp_path / f"{i:02}.png", **({"transparency": 0} if i < 5 else {}))  # type: ignore[arg-type]
     data = ImageFolder(str(tmp_path)).load()
     assert data.left_out == ("transparency of 5 images (which are put on white)",)
     data = ImageFolder(str(tmp_path), mode="grey").load()

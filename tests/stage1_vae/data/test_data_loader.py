@@ -96,7 +96,7 @@ def test_combinations_that_mean_nothing() -> None:
     refusal(lambda: Preprocess(None, Domain.REAL, binarize="dynamic"), "data.binarize=none", "data.domain=unit")
     refusal(lambda: Preprocess(256, binarize="threshold", dequantize=True), "data.dequantize=false")
     refusal(lambda: Preprocess(None, dequantize=True), "data.dequantize=false")
-    refusal(lambda: Preprocess(256, dequantize="auto"), "data.dequantize=auto")
+    refusal(lambda: Preprocess(256, dequantize="auto"), "data.dequantize=auto")  # type: ignore[arg-type]
 
 
 def test_noise_needs_a_generator() -> None:

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from stage1_vae.data.arrays import Arrays
 RNG = np.random.default_rng(1)
 IMAGES, KINDS = np.random.default_rng(5).integers(0, 256, (60, 4, 4), dtype=np.uint8), np.arange(60) % 3
 IMAGES[0, 0, :2] = 0, 255
-SPLIT = {"x_train": IMAGES[:40], "x_test": IMAGES[40:]}
+SPLIT: dict[str, Any] = {"x_train": IMAGES[:40], "x_test": IMAGES[40:]}
 
 
 def saved(folder: Path, **arrays: np.ndarray) -> str:
-    np.savez(folder / "set.npz", **arrays)
+    np.savez(folder / "set.npz", **arrays)  # type: ignore[arg-type]
     return str(folder / "set.npz")
 
 
@@ -79,7 +80,7 @@ def test_npz_keys(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     images, labels = RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8), np.arange(30) % 3
     for x, y in (("images", "labels"), ("X", "y"), ("imgs", "target"), ("arr_0", None)):
-        np.savez(path, **{x: images} | ({} if y is None else {y: labels}), more=labels)
+        np.savez(path, **{x: images} | ({} if y is None else {y: labels}), more=labels)  # type: ignore[arg-type]
         data = Arrays(str(path)).load()
         assert data.num_classes == (0 if y is None else 3) and f"images from {x}" in data.guesses[0]
         assert "more" in data.left_out[0] and "data.label=NAME" in data.left_out[0]
@@ -104,7 +105,7 @@ def test_official_splits_are_kept(tmp_path: Path) -> None:
     )
     assert any("val cut from train (data.val_fraction)" in guess for guess in data.guesses)
     ends = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
-    named = {
+    named: dict[str, Any] = {
         f"{split}_{what}": values[rows]
         for split, rows in ends.items()
         for what, values in (("images", images), ("labels", labels[:, None] + 1))
@@ -144,7 +145,7 @@ def test_official_splits_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_one_line_for_arrays_that_do_not_fit(
-    tmp_path: Path, arrays: dict[str, np.ndarray], keys: dict[str, str], words: list[str]
+    tmp_path: Path, arrays: dict[str, Any], keys: dict[str, Any], words: list[str]
 ) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     refusal(lambda: Arrays(str(tmp_path / "set.npz"), **keys).load(), *words)
@@ -152,7 +153,7 @@ def test_one_line_for_arrays_that_do_not_fit(
 
 def test_labels_of_splits_can_be_chosen(tmp_path: Path) -> None:
     fine = {"y_train_fine": KINDS[:40] + 5, "y_test_fine": KINDS[40:] + 5, "y_train_coarse": KINDS[:40]}
-    np.savez(tmp_path / "set.npz", **SPLIT, **fine)
+    np.savez(tmp_path / "set.npz", **SPLIT, **fine)  # type: ignore[arg-type]
     data = Arrays(str(tmp_path / "set.npz"), label="y_train_fine").load()
     assert data.class_names == ("5", "6", "7") and len(data.test.labels) == 20
 
@@ -168,9 +169,9 @@ def test_labels_of_splits_can_be_chosen(tmp_path: Path) -> None:
 def test_official_splits_under_other_names(tmp_path: Path, names: str) -> None:
     images, labels, test_images, test_labels = names.split()
     arrays = {images: IMAGES[:40], labels: KINDS[:40], test_images: IMAGES[40:], test_labels: KINDS[40:]}
-    np.savez(tmp_path / "set.npz", **arrays)
+    np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
     for keys in ({}, {"x": images}, {"x": images, "label": labels}):
-        data = Arrays(str(tmp_path / "set.npz"), **keys).load()
+        data = Arrays(str(tmp_path / "set.npz"), **keys).load()  # type: ignore[arg-type]
         assert torch.equal(everything(data.test)[:, 0], torch.from_numpy(IMAGES[40:]))
         assert torch.equal(data.test.labels, torch.from_numpy(KINDS[40:]))
 

@@ -27,7 +27,7 @@ def stacks(folder: Path, num: int = FILES, **keys: object) -> np.ndarray:
     folder.mkdir(exist_ok=True)
     for i, pages in enumerate(pixels):
         first, *rest = map(Image.fromarray, pages)
-        first.save(folder / f"{i:02}.tif", save_all=True, append_images=rest, **keys)
+        first.save(folder / f"{i:02}.tif", save_all=True, append_images=rest, **keys)  # type: ignore[arg-type]
     return pixels
 
 
@@ -45,7 +45,7 @@ def tiff(order: str, kind: str, samples: int, **tags: int) -> bytes:
 @pytest.mark.parametrize("keys", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}], ids=str)
 @pytest.mark.parametrize("large", [False, True])
 def test_every_page_is_an_image_and_a_stack_is_not_torn(tmp_path: Path, keys: dict[str, str], large: bool) -> None:
-    pixels = stacks(tmp_path, big_tiff=large, **keys)
+    pixels = stacks(tmp_path, big_tiff=large, **keys)  # type: ignore[arg-type]
     data = ImageFolder(str(tmp_path)).load()
     lazy = ImageFolder(str(tmp_path), memory_limit_gib=0).load()
     assert data.fingerprint == lazy.fingerprint

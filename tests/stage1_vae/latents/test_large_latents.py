@@ -141,7 +141,7 @@ def known_mixture(num: int, seed: int) -> LatentDataset:
     cluster = np.sort(rng.integers(6, size=num))
     loc = centres[cluster] + np.einsum("nde,ne->nd", mixing[cluster], rng.normal(size=(num, 4)))
     params = {"loc": np.float32(loc), "log_std": np.full((num, 4), np.log(0.3), np.float32)}
-    return LatentDataset(LatentSpec((4,)), "diagonal_normal", params)
+    return LatentDataset(LatentSpec((4,)), "diagonal_normal", params)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", sorted(COVARIANCES))

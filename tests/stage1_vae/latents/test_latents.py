@@ -54,7 +54,7 @@ def test_save_and_load(labels: bool, tmp_path: Path) -> None:
     assert loaded.provenance == latents.provenance and len(loaded) == N
     for name, values in loaded.params.items():
         assert isinstance(values, np.memmap), f"{name} was read into memory"
-        assert values.dtype == np.float32 and np.array_equal(values, latents.params[name])
+        assert values.dtype == np.float32 and np.array_equal(values, latents.params[name])  # type: ignore[arg-type]
     assert (loaded.labels is None) == (not labels)
     if labels:
         assert loaded.labels.dtype == torch.int64 and torch.equal(loaded.labels, latents.labels)

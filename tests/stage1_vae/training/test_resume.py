@@ -110,7 +110,7 @@ def test_a_folder_of_images_with_a_worker_and_noise(tmp_path: Path) -> None:
 
         preprocess = Preprocess(levels=data.levels, binarize="dynamic")
         batches = Batches(data.train, preprocess, 60, shuffle=True, seed=0, num_workers=1)
-        return train(vae, ELBO(), batches, Batches(data.val, preprocess, 60, False, 0), chosen, watched, 0)
+        return train(vae, ELBO(), batches, Batches(data.val, preprocess, 60, False, 0), chosen, watched, 0)  # type: ignore[arg-type]
 
     whole, vae = make_vae(), make_vae()
     expected = trained(whole)
@@ -122,7 +122,7 @@ def test_a_folder_of_images_with_a_worker_and_noise(tmp_path: Path) -> None:
 
 def test_the_last_epoch_end_is_not_kept(tmp_path: Path) -> None:
     for asked in ({"max_epochs": 1}, {"max_epochs": 9, "max_steps": 7}):
-        run(make_vae(), states=training_states(tmp_path), **asked)
+        run(make_vae(), states=training_states(tmp_path), **asked)  # type: ignore[arg-type]
         assert not (tmp_path / NAME).exists()
     history = run(make_vae(), states=training_states(tmp_path), max_steps=None, **OVERFITS)
     (state,) = states_in(tmp_path / NAME)

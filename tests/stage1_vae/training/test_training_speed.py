@@ -53,7 +53,8 @@ def test_compile_makes_one_graph_and_the_same_training(backend: str, monkeypatch
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_compile_goes_with_everything_else() -> None:
-    options = {"max_epochs": 4, "precision": "bf16", "ema_decay": 0.9, "gradient_clip": 5.0, "patience": 3}
+    options: dict[str, Any] = {"max_epochs": 4, "precision": "bf16", "ema_decay": 0.9}
+    options |= {"gradient_clip": 5.0, "patience": 3}
     history = run(make_vae(), ELBO(free_nats=0.05), **options)
     compiled, graphs = compiled_graphs(make_vae(), ELBO(free_nats=0.05), **options)
     assert graphs == 1

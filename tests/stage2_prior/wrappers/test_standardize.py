@@ -21,7 +21,7 @@ def latents(num: int = 4000, family: str = "diagonal_normal") -> LatentDataset:
     params = {"loc": np.float32(rng.normal(size=(num, 3)) * [1, 30, 0.01] + [5, -100, 0])}
     if family != "delta":
         params["log_std"] = np.float32(rng.normal(-1, 0.3, (num, 3)) + np.log([1, 30, 0.01]))
-    return LatentDataset(SPEC, family, params, labels=np.arange(num) % 2, provenance={"of": "a test"})
+    return LatentDataset(SPEC, family, params, labels=np.arange(num) % 2, provenance={"of": "a test"})  # type: ignore[arg-type]
 
 
 def test_density_is_the_change_of_variables() -> None:
