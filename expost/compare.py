@@ -162,8 +162,7 @@ def load(root: Path, folder: Path) -> Source:
 
 def group_of(source: Source) -> str:
     """The configured name of a run; of older reports, its folder's name without the time."""
-    told = source.provenance.get("group")
-    return str(told) if told else re.sub(r"^\d{8}-\d{6}-", "", source.name.removeprefix("sweeps/"))
+    return source.provenance.group or re.sub(r"^\d{8}-\d{6}-", "", source.name.removeprefix("sweeps/"))
 
 
 def of_group(root: Path, folders: Sequence[Path], group: str) -> list[Source]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from expost.config.schema import Config
 from expost.costs.costs import Cost
 from expost.costs.fork import Facts
-from expost.evaluation.tables import Column, laid_out, printable
+from expost.evaluation.tables import Column, lay_out, printable
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -20,7 +20,7 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str], wid
     shape = " x ".join(str(side) for side in images["shape"])
     counts = " + ".join(f"{count:,}" for count in images["num"].values())
     title = Text(printable(f"{images['name']}: {counts} images of {shape}"), "italic")
-    parts = [part for table in laid_out(_columns(costs), width) for part in (Text(""), table)]
+    parts = [part for table in lay_out(_columns(costs), width) for part in (Text(""), table)]
     return Group(title, *parts, Text(""), *(Text(f"- {printable(note)}") for note in notes))
 
 

@@ -6,18 +6,19 @@ times the same parts, by name.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from expost.evaluation import report
 from expost.evaluation.bounds import Bounds
 from expost.evaluation.distances import Distances
+from expost.evaluation.page import PICTURES
+from expost.evaluation.report import FIGURES, Report, Row
+from expost.evaluation.sections import Surgery, TightBounds
+from expost.evaluation.verdict import conclude
 from expost.job import Run
-from expost.measure.annealing import tight_bounds
-from expost.measure.bounds import measured_bounds
-from expost.measure.classes import Classes, add_classes, judged_classes, table_of
-from expost.measure.counted_priors import counted_floors, floor_ingredients
+from expost.measure.bounds import measure_bounds, tight_bounds
+from expost.measure.classes import ConditionalSamples, add_classes, class_table, measure_classes
 from expost.measure.feature_nets import (
     Extractor,
     Nets,
@@ -28,12 +29,13 @@ from expost.measure.feature_nets import (
 )
 from expost.measure.image_sets import SCATTERED, Copied, Seen, measured_distances, measured_memorisation, seen_images
 from expost.measure.latents import dissect
-from expost.measure.pictures import PICTURES, draw_pictures
-from expost.measure.remedies import told_of_fit
-from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
-from expost.measure.subject import Trained, baseline_prior
+from expost.measure.pictures import draw_pictures
+from expost.measure.remedies import fitting_of
+from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
+from expost.measure.subject import Trained, baseline_prior, counted_floors, floor_ingredients
 from expost.measure.truth import Truth, against_truth, carries_unchanged
 from expost.parts.assembly import Parts
+from expost.parts.weights import Histories
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread
@@ -41,7 +43,7 @@ from stage1_vae.latents import LatentDataset
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
-__all__ = ["PICTURES", "VERSION", "check_feature_file", "measure", "try_feature_file"]
+__all__ = ["VERSION", "check_feature_file", "measure", "try_feature_file"]
 VERSION = 8
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
@@ -61,7 +63,7 @@ class Findings:
         trained: both stages, their latents and the images.
         nets: what looks at the images.
         net: of these the one that distances are measured in, on the device.
-        histories: `vae`: figures an epoch; `fit`: what the fit reported.
+        histories: what training and fitting recorded.
         folder: where the pictures go.
         notes: in words, what is missing and why.
         seconds: wall time of each part.
@@ -72,18 +74,18 @@ class Findings:
     trained: Trained
     nets: Nets
     net: Extractor
-    histories: Mapping[str, Any]
+    histories: Histories
     folder: Path
     notes: list[str] = field(init=False, default_factory=list)
     seconds: dict[str, float] = field(init=False, default_factory=dict)
     seen: Mapping[str, Seen] = field(init=False)
     distances: Mapping[str, Distances] = field(init=False)
     copied: Copied = field(init=False)
-    classes: Classes | None = field(init=False, default=None)
+    classes: ConditionalSamples | None = field(init=False, default=None)
     bounded: Mapping[str, Bounds] = field(init=False)
     truth: Truth | None = field(init=False)
-    surgery: dict[str, Any] = field(init=False)
-    tight: dict[str, Any] = field(init=False)
+    surgery: Surgery = field(init=False)
+    tight: TightBounds | None = field(init=False)
 
     @property
     def name(self) -> str:
@@ -138,12 +140,12 @@ def search_for_copies(findings: Findings) -> None:
 def judge_classes(findings: Findings) -> None:
     assert findings.nets.judge is not None
     judge = load_own_net(findings.nets.judge, findings.job)
-    findings.classes = judged_classes(findings.trained, judge, findings.num_samples, findings.notes)
+    findings.classes = measure_classes(findings.trained, judge, findings.num_samples, findings.notes)
 
 
 def bound(findings: Findings) -> None:
     trained, num = findings.trained, findings.job.config.evaluation.num_bound_images
-    findings.bounded = measured_bounds(trained, findings.job)
+    findings.bounded = measure_bounds(trained, findings.job)
     images = spread(trained.parts.data.test, num)
     findings.truth = against_truth(trained.parts, images, findings.bounded, findings.name)
     findings.notes += [] if findings.truth is None else [findings.truth.note]
@@ -151,7 +153,7 @@ def bound(findings: Findings) -> None:
 
 def take_latents_apart(findings: Findings) -> None:
     findings.surgery = dissect(findings.trained, findings.job, findings.name)
-    findings.notes += findings.surgery["notes"]
+    findings.notes += findings.surgery.notes
 
 
 def anneal(findings: Findings) -> None:
@@ -165,7 +167,7 @@ def draw(findings: Findings) -> None:
         findings.copied,
         findings.name,
         findings.histories,
-        findings.surgery["codes"],
+        findings.surgery.codes,
         findings.classes,
         findings.num_samples,
         findings.folder,
@@ -206,8 +208,8 @@ def trained_stages(
 
 
 def measure(
-    job: Run, trained: Trained, nets: Nets, histories: Mapping[str, Any], folder: Path, tracker: Tracker
-) -> dict[str, Any]:
+    job: Run, trained: Trained, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
+) -> dict[str, float | None]:
     """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
 
     The arguments are those of `Findings`, and the tracker of the stage.
@@ -216,63 +218,62 @@ def measure(
     for part in PARTS:
         if part.applies(findings):
             part.carry_out(findings)
-    result = build_result(findings)
-    (folder / "figures.json").write_text(report.to_json(result), encoding="utf-8", errors="backslashreplace")
+    report = build_report(findings)
+    (folder / "figures.json").write_text(report.text(), encoding="utf-8", errors="backslashreplace")
     tracker.pictures({stem: path for stem in PICTURES if (path := folder / f"{stem}.png").is_file()})
-    columns = ["row", *report.FIGURES]
-    table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
-    tracker.table("report", columns, table_rows)
+    tracker.table("report", ["row", *FIGURES], [[name, *row.figures.values()] for name, row in report.rows.items()])
     if findings.classes is not None:
-        tracker.table("classes", *table_of(findings.classes.facts))
-    return {f"{row}/{key}": facts[key] for row, facts in result["rows"].items() for key in report.FIGURES}
+        tracker.table("classes", *class_table(findings.classes.facts))
+    return report.named_figures()
 
 
-def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
+def finish_rows(findings: Findings) -> dict[str, Row]:
     """The rows of the report, with what each part says of them."""
     trained, name = findings.trained, findings.name
-    rows = assembled_rows(
+    rows = build_rows(
         name,
         trained,
         findings.seen,
         findings.distances,
         findings.copied.shares,
         findings.bounded,
-        findings.histories["fit"],
+        findings.histories.fit,
     )
     add_surgery(rows, findings.surgery)
-    add_classes(rows, name, findings.classes)
+    add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
     add_tight_bounds(rows, findings.tight)
     if carries_unchanged(trained.vae):
-        for facts in rows.values():
-            notes = [note for note in facts["notes"] if note != trained.parts.kind.note]
-            facts.update(distortion_nats=None, notes=notes)  # of pixels from themselves: it says nothing
+        for row_name, row in rows.items():
+            notes = tuple(note for note in row.notes if note != trained.parts.kind.note)
+            rows[row_name] = replace(row, distortion_nats=None, notes=notes)  # of pixels from themselves: says nothing
     return rows
 
 
-def build_result(findings: Findings) -> dict[str, Any]:
+def build_report(findings: Findings) -> Report:
     """The content of `figures.json`."""
     trained, name, settings = findings.trained, findings.name, findings.job.config.evaluation
     data, num_compared = trained.parts.data, len(findings.seen["reference"].features)
-    return report.build_report(
+    report = Report(
         data=data.name,
         features=findings.net.description,
-        rows=finished_rows(findings),
+        rows=finish_rows(findings),
         reference=f"{num_compared:,} test images",
         num_samples=num_compared,
         num_bound_images=min(settings.num_bound_images, len(data.test)),
         importance_samples=settings.importance_samples,
         neighbours=settings.neighbours,
-        annealing_settings=settings.annealing and settings.annealing.model_dump(),
+        annealing_settings=None if settings.annealing is None else settings.annealing.model_dump(),
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(data.train),
-        notes=findings.notes,
+        notes=tuple(findings.notes),
         true_nll_nats=None if findings.truth is None else findings.truth.nll_nats,
         baseline=trained.baseline_name,
-        counted=list(trained.floors),
+        counted=tuple(trained.floors),
         surgery=findings.surgery,
-        classes=findings.classes and findings.classes.facts,
-        fitting={name: told_of_fit(findings.job, trained, name, findings.histories["fit"])},
-        annealing=findings.tight or None,
+        classes=None if findings.classes is None else findings.classes.facts,
+        fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
+        annealing=findings.tight,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=findings.seconds,
     )
+    return conclude(report)

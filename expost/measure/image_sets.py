@@ -11,9 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from expost.evaluation import distances, report
+from expost.evaluation import distances
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
+from expost.evaluation.row_names import AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from expost.measure.feature_nets import Extractor
 from expost.measure.subject import Trained, cleaned
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Rows, spread
@@ -91,9 +92,9 @@ def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]
     return {
         "reference": look(net, cleaned(parts, spread(data.test, num))),
         "baseline": look_at_draws(net, trained, partial(trained.draw, trained.baseline, num)),
-        report.AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
-        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
-        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
+        AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
+        RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
+        TRAIN_AGAINST_TEST: look(net, cleaned(parts, spread(data.train, num))),
         # Last: what they draw must not change the draws of rows that other priors on this VAE share. A prior that is
         # one of the floors itself has one floor fewer.
         **{
@@ -152,7 +153,7 @@ def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, S
         notes.append(str(error))
         return Copied({}, {})
     for name, s in seen.items():
-        if name == report.TRAIN_AGAINST_TEST:  # copies by construction: it would always be 100 %
+        if name == TRAIN_AGAINST_TEST:  # copies by construction: it would always be 100 %
             continue
         try:
             found[name] = memorisation.nearest(_placed(s.features, trained), training)
@@ -162,7 +163,7 @@ def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, S
         return Copied({}, {})
     fresh = found.pop("reference").distance
     shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in found.items()}
-    shown = {name: near.index[:NEIGHBOURED] for name, near in found.items() if name in ("learned", report.AGGREGATE)}
+    shown = {name: near.index[:NEIGHBOURED] for name, near in found.items() if name in ("learned", AGGREGATE)}
     nearest = {name: torch.cat(list(cleaned(trained.parts, _rows(images, index)))) for name, index in shown.items()}
     return Copied(shares, nearest)
 

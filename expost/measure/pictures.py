@@ -3,39 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from expost.evaluation import report
 from expost.evaluation.figures import images as figures
 from expost.evaluation.figures.classes import class_rows
 from expost.evaluation.figures.codes import codebook_usage
 from expost.evaluation.images.image_sheet import image_sheet
-from expost.evaluation.row_names import BASELINES
-from expost.measure.classes import Classes
+from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
+from expost.evaluation.sections import Codes
+from expost.measure.classes import ConditionalSamples
 from expost.measure.image_sets import SCATTERED, Copied, Seen
 from expost.measure.subject import Trained, cleaned
 from expost.parts.assembly import Parts
+from expost.parts.weights import Histories
 from stage1_vae.data.images import spread
 from stage2_prior.prior import Prior
 
 SHEET, SHOWN = "check-images.png", 40
 """What stage=check leaves in `paths.root`, and how many images are on it."""
-
-PICTURES = {
-    "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
-    "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
-    "the share is that of all its samples which the classifier takes for it.",
-    "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
-    "latents": "Latents of training images on their first two principal axes, against both priors.",
-    "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
-    "interpolations": "From one test image to another, through latent space.",
-    "curves": "Training of both stages.",
-    "codes": "How evenly codes are used.",
-}
-"""File stem -> caption, in the order of the report; `codes` exists of codes alone, `classes` of conditional priors."""
 
 
 def draw_pictures(
@@ -43,13 +30,13 @@ def draw_pictures(
     seen: Mapping[str, Seen],
     copied: Copied,
     name: str,
-    histories: Mapping[str, Any],
-    codes: Mapping[str, Any] | None,
-    classes: Classes | None,
+    histories: Histories,
+    codes: Codes | None,
+    classes: ConditionalSamples | None,
     limit: int,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`; `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none.
+    """The PNG files of `PICTURES`; `codes`: of `count_codes`, `classes`: of `measure_classes`; None: there are none.
 
     No more than `limit` samples of a prior are drawn.
     """
@@ -57,7 +44,7 @@ def draw_pictures(
     shown = {key: picture(s.few) for key, s in seen.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
     few = slice(0, 24)
-    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
+    figures.reconstructions(shown["reference"][few], shown[RECONSTRUCTIONS][few], folder / "reconstructions.png")
     draw_neighbours(seen, copied, name, folder / "neighbours.png")
     posterior = trained.train.draw(torch.randperm(len(trained.train))[:SCATTERED])
     num = min(limit, len(posterior))
@@ -74,11 +61,9 @@ def draw_pictures(
     paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
     decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(
-        histories["vae"], histories["fit"]["curve"], folder / "curves.png", bool(trained.prior.num_classes)
-    )
+    figures.training_curves(histories.vae, histories.fit.curve, folder / "curves.png", bool(trained.prior.num_classes))
     if codes is not None:
-        codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
+        codebook_usage(codes.books, histories.vae, folder / "codes.png")
     if classes is not None:
         rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
         class_rows(rows, name, folder / "classes.png")
@@ -93,7 +78,7 @@ def more_latents(trained: Trained, prior: Prior, drawn: Tensor, num: int) -> Ten
 def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:
     """Samples of the learned prior and of the training aggregate beside their nearest training images."""
     sources = [("learned", f"learned prior: {name}", figures.LEARNED)]
-    sources.append((report.AGGREGATE, "training aggregate", figures.POSTERIOR))
+    sources.append((AGGREGATE, "training aggregate", figures.POSTERIOR))
     panels = []
     for key, title, colour in sources:
         nearest = copied.nearest.get(key)

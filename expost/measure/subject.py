@@ -1,20 +1,34 @@
-"""What two trained stages are asked for when they are judged: latents, and images in blocks."""
+"""What is judged: two trained stages, asked for latents and for images in blocks, and priors beside the learned one.
 
+Of discrete latents, priors by counting are fitted besides: floors that a learned prior must beat.
+"""
+
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.sampling import block_size, pixel_range
+from expost.training.tracking import Tracker
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
 from stage1_vae.vae import VAE
+from stage2_prior.counting import CountingPrior
+from stage2_prior.fitting import FitRun
 from stage2_prior.prior import Prior
+from stage2_prior.priors.bigram import Bigram
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.priors.uniform import Uniform
+from stage2_prior.priors.unigram import Unigram
+
+COUNTED: dict[str, type[CountingPrior]] = {"unigram": Unigram, "bigram": Bigram}
+"""Row -> prior by counting."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +118,32 @@ def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
     for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
         x = parts.preprocess.clean(images.batch(index)).cpu()
         yield ((x - low) / (high - low)).clamp(0, 1)  # as decoded ones are
+
+
+def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
+    """What of the floors can change an evaluation: `floors`, row -> version; nothing for latents that have none."""
+    found = {row: cls.version for row, cls in COUNTED.items() if cls.check(spec) is None}
+    return {"floors": found} if found else {}
+
+
+def counted_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
+    """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
+    found = {}
+    for row, cls in COUNTED.items():
+        if row == name or cls.check(train.spec) is not None:
+            continue
+        started = time.perf_counter()
+        prior = _fitted(cls(train.spec), train, val, run)
+        found[row] = Floor(prior, time.perf_counter() - started)
+    return found
+
+
+def _fitted(prior: Prior, train: LatentDataset, val: LatentDataset, run: Run) -> Prior:
+    lent = FitRun(
+        device=run.device,
+        seed=run.config.seeds.prior,
+        log=lambda figures, step: None,
+        lightning_fit=run.lightning_fit(Tracker()),
+    )
+    prior.fit(train, val, lent)
+    return prior.to(run.device).eval()

@@ -20,20 +20,21 @@ from expost.costs.watch import at, grown, seconds_of, straight
 from expost.evaluation import distances
 from expost.evaluation.images import features, memorisation
 from expost.job import Run
-from expost.measure.bounds import MAX_BOUND_PIXELS, measured_bounds
-from expost.measure.classes import judged_classes
-from expost.measure.counted_priors import counted_floors
+from expost.measure.bounds import MAX_BOUND_PIXELS, measure_bounds
+from expost.measure.classes import measure_classes
 from expost.measure.evaluate import measure, trained_stages
 from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own_net, num_feature_images
 from expost.measure.image_sets import look, seen_images
 from expost.measure.latents import MAX_DRAWS, dissect
-from expost.measure.subject import Floor, Trained, baseline_prior, cleaned
+from expost.measure.subject import Floor, Trained, baseline_prior, cleaned, counted_floors
 from expost.parts.sampling import block_size
+from expost.parts.weights import Histories
 from expost.plan.stages import Probing, files_of, some_latents
 from expost.stages.features import feature_net
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread
+from stage2_prior.fitting import FitReport
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
 """The larger is enough for full batches of the feature net's training."""
@@ -135,10 +136,10 @@ def probe_evaluation(probing: Probing) -> Facts:
 
     def samples(num: int) -> float:
         seconds = seconds_of(lambda: seen_images(trained, net, num))
-        return seconds if judge is None else seconds + seconds_of(lambda: judged_classes(trained, judge, num, []))
+        return seconds if judge is None else seconds + seconds_of(lambda: measure_classes(trained, judge, num, []))
 
     def bounds(num: int) -> float:
-        return seconds_of(lambda: measured_bounds(trained, asked(probing, num_bound_images=num)))
+        return seconds_of(lambda: measure_bounds(trained, asked(probing, num_bound_images=num)))
 
     def read(num: int) -> float:
         return seconds_of(lambda: look(net, cleaned(probing.parts, spread(data.train, num))))
@@ -199,7 +200,7 @@ def evaluate(probing: Probing, net: Artifact, num: int, num_bounds: int) -> Fact
     folder = probing.scratch / "evaluation"
     folder.mkdir()
     curve = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
-    histories: dict[str, Any] = {"vae": curve, "fit": {"curve": [], "seconds": 1.0, "num_parameters": 1}}
+    histories = Histories(curve, FitReport(1.0, None, None))
     quiet = asked(probing, **small)
     with quiet.seeded(0):
         latents = (trained.train, some_latents(probing, "val", NUM_LATENTS), trained.test)

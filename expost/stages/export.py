@@ -26,7 +26,7 @@ from expost.export.two_stage import TwoStage
 from expost.job import Run
 from expost.parts.assembly import Parts, constructor_node, wrappers_of
 from expost.parts.sampling import pixel_range
-from expost.stages.report import LONE_BYTES, stored_json
+from expost.stages.report import LONE_BYTES, stored_report
 from expost.store.artifacts import Artifact
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
 from stage1_vae.vae import VAE
@@ -117,7 +117,7 @@ def _write(
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
     (folder / CONFIG).write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    measured = None if figures is None else stored_json(figures, "figures.json")
+    measured = None if figures is None else stored_report(figures)
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}

@@ -16,15 +16,15 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from scipy import stats
 
-from expost.evaluation.comparison.lines import Line, Value, available, figure, lines_of
+from expost.evaluation.comparison.lines import Line, Value, available, lines_of
 from expost.evaluation.comparison.sources import Source, refuse_different
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.report import conditions
+from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.row_names import BASELINES
+from expost.evaluation.views import conditions
 
 BOUNDS = frozenset({"distortion_nats", "elbo_nats", "iwae_nats", "ais_nats", "bits_per_dim"})
 """Comparable under one likelihood."""
@@ -98,7 +98,7 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
     blocks = _blocks(lines, sort)
     first = sources[0].report
     return Comparison(
-        data=first["data"],
+        data=first.data,
         sort=sort,
         columns=columns,
         blocks=blocks,
@@ -118,7 +118,7 @@ def _scope(key: str) -> Callable[[Line], str]:
 def _marked(lines: list[Line], columns: Sequence[str]) -> list[Line]:
     """The lines with `leads` set where a learned prior is best by more than the noise."""
     for key in columns:
-        if not figure(key).better or key == OF_STAGE1:
+        if not FIGURES[key].better or key == OF_STAGE1:
             continue
         scope = _scope(key)
         for _, found in groupby(sorted((line for line in lines if key in line.values), key=scope), key=scope):
@@ -201,7 +201,7 @@ def student_quantile(degrees: int) -> float:
 
 
 def _cost(value: float, key: str) -> float:
-    return -value if figure(key).better == "↑" else value
+    return -value if FIGURES[key].better == "↑" else value
 
 
 def _place(line: Line, sort: str) -> tuple[bool, bool, float]:
@@ -212,7 +212,7 @@ def _place(line: Line, sort: str) -> tuple[bool, bool, float]:
 
 def _blocks(lines: Sequence[Line], sort: str) -> dict[str, tuple[Line, ...]]:
     """One block a likelihood; one a VAE where the sorting figure compares nothing else."""
-    by_vae = sort not in OF_IMAGES and sort not in BOUNDS and bool(figure(sort).better)
+    by_vae = sort not in OF_IMAGES and sort not in BOUNDS and bool(FIGURES[sort].better)
     by_vae = by_vae and len({line.vae for line in lines}) > 1
     blocks: dict[str, list[Line]] = {}
     for line in lines:
@@ -223,8 +223,8 @@ def _blocks(lines: Sequence[Line], sort: str) -> dict[str, tuple[Line, ...]]:
     return {title: tuple(found) for title, found in blocks.items()} or {"": tuple(lines)}
 
 
-def _bound_conditions(report: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    images, samples = report.get("num_bound_images"), report.get("importance_samples")
+def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
+    images, samples = report.num_bound_images, report.importance_samples
     if not BOUNDS.intersection(columns) or images is None or samples is None:
         return []
     return [f"Bounds: {images:,} test images, {samples:,} samples an image."]

@@ -86,10 +86,3 @@ def spread(values: Tensor) -> float | None:
     if not len(halves) or not torch.isfinite(halves).all():
         return None
     return math.sqrt(((halves[:, 0] - halves[:, 1]) / 2).square().mean().item())
-
-
-def differ(a: float, b: float, spread_a: float | None, spread_b: float | None) -> bool:
-    """Whether a and b are two standard deviations of their difference apart; never where a spread is unknown."""
-    if spread_a is None or spread_b is None:
-        return False
-    return abs(a - b) > 2 * math.hypot(spread_a, spread_b)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from expost import pipeline
 from expost.base.errors import UserError
 from expost.export.two_stage import TwoStage
-from expost.measure.bounds import measured_bounds
+from expost.measure.bounds import measure_bounds
 from expost.parts.sampling import image_blocks
 from expost.store.safe import UnsafeError
 from stage1_vae.data.images import spread
@@ -61,7 +61,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         small = run.config.evaluation.model_copy(update={"num_bound_images": 40, "importance_samples": 7})
         run.config = run.config.model_copy(update={"evaluation": small})
         torch.manual_seed(5)
-        costs = measured_bounds(theirs, run)["learned"].iwae_nats
+        costs = measure_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
         batches = theirs.parts.batches(spread(theirs.parts.data.test, 40), 40, run)
         bound = torch.cat([model.log_prob_bound(x, num_samples=7) for x, _ in batches])

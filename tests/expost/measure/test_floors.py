@@ -9,9 +9,8 @@ from torch import Tensor
 
 from expost import pipeline
 from expost.job import Run
-from expost.measure.counted_priors import COUNTED, counted_floors, floor_ingredients
 from expost.measure.image_sets import seen_images
-from expost.measure.subject import Trained, baseline_prior
+from expost.measure.subject import COUNTED, Trained, baseline_prior, counted_floors, floor_ingredients
 from stage1_vae.latents import LatentSpec, Support
 
 WORDS = ("debug=fast", "trainer.max_steps=5", "vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16")

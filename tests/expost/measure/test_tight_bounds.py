@@ -16,7 +16,7 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
 from expost.job import Run
-from expost.measure.annealing import check_tight_bounds, tight_bounds
+from expost.measure.bounds import check_tight_bounds, tight_bounds
 from expost.measure.subject import Trained
 from expost.parts.assembly import assemble
 from expost.store.artifacts import Store
@@ -47,17 +47,24 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 
 
+def stored(both: Trained, run: Run, name: str) -> dict[str, Any]:
+    """The bounds as `figures.json` holds them."""
+    bounds = tight_bounds(both, run, name)
+    assert bounds is not None
+    return bounds.to_json()
+
+
 def test_off_unless_asked_for(tmp_path: Path) -> None:
     both, run = trained(tmp_path)
     assert run.config.evaluation.annealing is None
-    assert tight_bounds(both, run, "mixture") == {}
+    assert tight_bounds(both, run, "mixture") is None
 
 
 def test_every_figure_of_two_priors(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW)
     assert isinstance(both.prior, Mixture)
     both.prior.scale.mul_(0.8)
-    result = tight_bounds(both, run, "mixture")
+    result = stored(both, run, "mixture")
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["num_images"] == 6 and result["num_steps"] == 40
     assert list(result["rows"]) == ["standard_normal", "mixture"]
@@ -67,7 +74,7 @@ def test_every_figure_of_two_priors(tmp_path: Path) -> None:
         assert abs(row["bdmc_gap_nats"]) < 5 and row["bdmc_gap_std_error_nats"] > 0
         assert 0.4 < row["acceptance"] < 0.9 and row["acceptance_range"][0] <= row["acceptance"]
         assert row["trusted_images"] == 6 and not any("trusted" in note for note in row["notes"])
-    alone = tight_bounds(both, run, "standard_normal")["rows"]
+    alone = stored(both, run, "standard_normal")["rows"]
     assert alone["standard_normal"] == result["rows"]["standard_normal"]  # the same seed, the same figures
     assert result["rows"]["mixture"]["ais_nats"] != result["rows"]["standard_normal"]["ais_nats"]
 
@@ -78,7 +85,7 @@ def test_a_prior_without_a_density_gets_a_note_and_the_other_its_figures(tmp_pat
     class Implicit(StandardNormal):
         log_prob_is = Exactness.NONE
 
-    rows = tight_bounds(replace(both, prior=Implicit(both.vae.spec)), run, "implicit")["rows"]
+    rows = stored(replace(both, prior=Implicit(both.vae.spec)), run, "implicit")["rows"]
     assert rows["implicit"]["ais_nats"] is None and rows["implicit"]["bdmc_gap_nats"] is None
     assert rows["implicit"]["notes"] == ["Implicit has no density: no bound on log p(x)"]
     assert rows["standard_normal"]["ais_nats"] > 0 and rows["standard_normal"]["bdmc_gap_nats"] is None
@@ -86,7 +93,7 @@ def test_a_prior_without_a_density_gets_a_note_and_the_other_its_figures(tmp_pat
 
 def test_a_cross_entropy_is_called_one(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW, "evaluation.annealing.bdmc_images=0", "likelihood=bernoulli")
-    row = tight_bounds(both, run, "standard_normal")["rows"]["standard_normal"]
+    row = stored(both, run, "standard_normal")["rows"]["standard_normal"]
     assert "cross-entropy" in row["notes"][0] and "no log-likelihoods" in row["notes"][0]
 
 
@@ -95,7 +102,7 @@ def test_a_diverging_model_is_marked_in_words(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in both.vae.decoder.parameters():
             parameter.fill_(torch.nan)
-    row: dict[str, Any] = tight_bounds(both, run, "standard_normal")["rows"]["standard_normal"]
+    row: dict[str, Any] = stored(both, run, "standard_normal")["rows"]["standard_normal"]
     assert row["ais_nats"] is None and row["bdmc_gap_nats"] is None and row["trusted_images"] == 0
     assert any("no chain of 6 of 6 images has a weight" in note for note in row["notes"])
     assert any(note.startswith("simulated images: ") for note in row["notes"])
