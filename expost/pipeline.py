@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from expost.base.command import Launch
 from expost.base.errors import UserError
 from expost.config.schema import Config
-from expost.costs.evaluation import evaluation_parts
-from expost.costs.foresight import encode_parts, foretell, prior_parts, sample_parts, stage1_parts
+from expost.forecast.notice import encode_parts, evaluation_parts, foretell, prior_parts, sample_parts, stage1_parts
 from expost.job import Run, missing, run_stage
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.pictures import draw_sheet

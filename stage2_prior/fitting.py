@@ -1,13 +1,14 @@
 """What the world lends to a fit, and what a fit reports."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from stage1_vae.errors import ExpostError
+from stage1_vae.latents import BUFFER_BYTES, IN_MEMORY_BYTES
 from stage2_prior.ranks import Ranks
 
 
@@ -41,6 +42,28 @@ class NothingKept:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Where a fit goes another way. One in little that stands for a larger one has them as much smaller.
+
+    Attributes:
+        in_memory_bytes: of parameters; more of them are read in blocks.
+        buffer_bytes: of the buffer that those blocks are mixed in.
+        cache_bytes: statistics of all points are kept between iterations up to this size, and computed afresh beyond.
+        start_points: k-means sees so many at most: it only starts the fit.
+        held_out_points: validation posteriors that decide when mini-batch EM stops.
+    """
+
+    in_memory_bytes: int = IN_MEMORY_BYTES
+    buffer_bytes: int = BUFFER_BYTES
+    cache_bytes: int = 2**28
+    start_points: int = 20_000
+    held_out_points: int = 20_000
+
+    def scaled(self, share: float) -> "Sizes":
+        return Sizes(**{name: max(1, round(share * size)) for name, size in asdict(self).items()})
+
+
+@dataclass(frozen=True)
 class FitRun:
     """What the world lends to a fit.
 
@@ -54,6 +77,7 @@ class FitRun:
         settings: the `fit:` section of the prior's config (batch size, learning rate, patience, ...).
         kept: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
+        sizes: where the fit goes another way.
     """
 
     device: torch.device
@@ -63,6 +87,7 @@ class FitRun:
     settings: Mapping[str, Any] = field(default_factory=dict)
     kept: Kept = field(default_factory=NothingKept)
     ranks: Ranks = field(default_factory=Ranks)
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 @dataclass(frozen=True)

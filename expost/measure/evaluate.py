@@ -174,17 +174,20 @@ def draw(findings: Findings) -> None:
     )
 
 
-PARTS = (
-    Part("samples and features", look_at_images),
-    Part("distances", compare_images),
-    Part("nearest training images", search_for_copies),
-    Part("classes", judge_classes, applies=lambda findings: findings.nets.judge is not None),
-    Part("bounds", bound, shows_bar=True),
-    Part("surgery", take_latents_apart, shows_bar=True),
-    Part("annealing", anneal, shows_bar=True),
-    Part("pictures", draw),
-)
-"""In their order: a part may read what those before it found."""
+PARTS = {
+    part.name: part
+    for part in (
+        Part("samples and features", look_at_images),
+        Part("distances", compare_images),
+        Part("nearest training images", search_for_copies),
+        Part("classes", judge_classes, applies=lambda findings: findings.nets.judge is not None),
+        Part("bounds", bound, shows_bar=True),
+        Part("surgery", take_latents_apart, shows_bar=True),
+        Part("annealing", anneal, shows_bar=True),
+        Part("pictures", draw),
+    )
+}
+"""By name, in their order: a part may read what those before it found."""
 
 
 def prior_name(job: Run) -> str:
@@ -215,7 +218,7 @@ def measure(
     The arguments are those of `Findings`, and the tracker of the stage.
     """
     findings = Findings(job, trained, nets, load_feature_net(nets.features, job), histories, folder)
-    for part in PARTS:
+    for part in PARTS.values():
         if part.applies(findings):
             part.carry_out(findings)
     report = build_report(findings)

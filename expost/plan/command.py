@@ -1,7 +1,7 @@
 """stage=plan: what every stage will cost in disk, memory and time, before anything runs.
 
 A process of its own probes the pipeline's own stages for a minute (`expost.plan.server`); from a few of their
-steps follows what all of them cost (`expost.costs.costs`). Nothing that was probed is kept.
+steps follows what all of them cost (`expost.plan.costs`). Nothing that was probed is kept.
 """
 
 import json
@@ -9,36 +9,41 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from rich.console import Group
+from rich.text import Text
 
 from expost.base import scratch
 from expost.base.errors import UserError
 from expost.base.places import PROJECT
 from expost.base.terminal import new_console
-from expost.costs.costs import Cost, costs_of
-from expost.costs.fork import Facts
-from expost.costs.table import notes_of, terminal_plan
+from expost.config.schema import Config
+from expost.evaluation.tables import Column, lay_out, printable
+from expost.forecast.timing import in_time
 from expost.job import Run
+from expost.plan.costs import Cost, Facts, costs_of
 from expost.training.progress import clock
 
 PLAN_KEYS = {"stages", "total", "probed"}
-TAKEN = "taken: "
+DATA_LINE = "taken: "
 """Starts the line of the probing process that says what was taken of the data."""
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def run_plan(run: Run) -> None:
+def run_plan(job: Run) -> None:
     """Print the plan and write it to `plan.out`, or into the run's folder.
 
     Raises:
         UserError: the configuration cannot be run, or the plan cannot be written.
     """
-    target = run.config.plan.out or run.folder / "plan.json"
+    target = job.config.plan.out or job.folder / "plan.json"
     check_target(target)
-    facts = probe(run)
-    costs = costs_of(run.config, facts)
-    notes = notes_of(run.config, costs, facts)
+    facts = probe(job)
+    costs = costs_of(job.config, facts)
+    notes = notes_of(job.config, costs, facts)
     console = new_console()
     console.print()
     console.print(terminal_plan(costs, facts, notes, console.width))
@@ -47,9 +52,9 @@ def run_plan(run: Run) -> None:
         target.write_text(json.dumps(as_json(costs, facts, notes), indent=2), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
-    run.say("plan", str(target))
-    words = tuple(word for word in run.launch.overrides if not word.startswith("plan."))
-    run.say("next", replace(run.launch, overrides=words).command("all"))
+    job.say("plan", str(target))
+    words = tuple(word for word in job.launch.overrides if not word.startswith("plan."))
+    job.say("next", replace(job.launch, overrides=words).command("all"))
 
 
 def check_target(target: Path) -> None:
@@ -58,39 +63,38 @@ def check_target(target: Path) -> None:
     Raises:
         UserError: something else is there.
     """
-    if os.path.isdir(target) or (os.path.isfile(target) and not _is_plan(target)):
+    if os.path.isdir(target) or (os.path.isfile(target) and not is_plan(target)):
         raise UserError(f"plan.out={target} is there already and is no plan; give another name, or remove it")
 
 
-def _is_plan(path: Path) -> bool:
+def is_plan(path: Path) -> bool:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.keys() >= PLAN_KEYS
+    return isinstance(content, dict) and content.keys() >= PLAN_KEYS
 
 
-def probe(run: Run) -> Facts:
+def probe(job: Run) -> Facts:
     """What the probing process measured.
 
     Raises:
         UserError: the configuration cannot be run.
     """
     place = scratch.folder()
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", run.shows_progress):
-        job, result = Path(folder) / "job.json", Path(folder) / "result.json"
-        told = {"choices": run.launch.choices, "overrides": run.launch.overrides}
-        job.write_text(json.dumps({"config": run.config.model_dump(mode="json"), **told}), encoding="utf-8")
-        command = [sys.executable, "-m", "expost.plan.server", str(job), str(result), str(os.getpid())]
+    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", job.shows_progress):
+        asked, result = Path(folder) / "job.json", Path(folder) / "result.json"
+        words = {"choices": job.launch.choices, "overrides": job.launch.overrides}
+        asked.write_text(json.dumps({"config": job.config.model_dump(mode="json"), **words}), encoding="utf-8")
+        command = [sys.executable, "-m", "expost.plan.server", str(asked), str(result), str(os.getpid())]
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-        with subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **pipes) as process:
-            assert process.stdout is not None
-            rest = []
-            for line in process.stdout:  # what was taken of the data is said at once, before all that takes long
-                if line.startswith(TAKEN):
-                    run.say("data", line.removeprefix(TAKEN).rstrip("\n"))
+        environment, rest = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}, []
+        with subprocess.Popen(
+            command, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            for line in process.stdout or ():  # what was taken of the data is said at once, before what takes long
+                if line.startswith(DATA_LINE):
+                    job.say("data", line.removeprefix(DATA_LINE).rstrip("\n"))
                 else:
                     rest.append(line)
         if process.returncode or not result.is_file():
@@ -101,12 +105,77 @@ def probe(run: Run) -> Facts:
     return facts
 
 
-def as_json(costs: list[Cost], facts: Facts, notes: list[str]) -> Facts:
+def as_json(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> Facts:
     """The table, what it was computed from, and its notes."""
-    stages = {cost.stage: asdict(cost) | {"files": dict(cost.files), "disk_bytes": cost.disk_bytes} for cost in costs}
-    total = {
+    stages = {cost.stage: asdict(cost) | {"disk_bytes": cost.disk_bytes} for cost in costs}
+    return {"stages": stages, "total": total_of(costs), "probed": facts, "notes": notes}
+
+
+def total_of(costs: Sequence[Cost]) -> dict[str, float]:
+    """Of all stages, one after the other."""
+    return {
         "disk_bytes": sum(cost.disk_bytes for cost in costs),
         "memory_bytes": max(cost.memory_bytes for cost in costs),
         "seconds": sum(cost.seconds for cost in costs),
     }
-    return {"stages": stages, "total": total, "probed": facts, "notes": notes}
+
+
+def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str], width: int = 80) -> Group:
+    """Disk, memory, time and work of each stage, the total, and notes."""
+    images, total = facts["images"], total_of(costs)
+    shape = " x ".join(str(side) for side in images["shape"])
+    counts = " + ".join(f"{count:,}" for count in images["num"].values())
+    title = Text(printable(f"{images['name']}: {counts} images of {shape}"), "italic")
+    disk = [in_bytes(cost.disk_bytes) if cost.files else "-" for cost in costs]
+    work = [f"{cost.work}; stored already: costs nothing now" if cost.cached else cost.work for cost in costs]
+    memory = [in_bytes(cost.memory_bytes) for cost in costs]
+    columns = [
+        Column("stage", [*(cost.stage for cost in costs), "all"], is_label=True),
+        Column("disk", [*disk, in_bytes(total["disk_bytes"])], is_whole=True),
+        Column("memory", [*memory, in_bytes(total["memory_bytes"])], is_whole=True),
+        Column("time", [*(in_time(cost.seconds) for cost in costs), in_time(total["seconds"])], is_whole=True),
+        Column("what", [*work, "memory: the largest of the stages"], is_text=True),
+    ]
+    tables = [block for table in lay_out(columns, width) for block in (Text(""), table)]
+    return Group(title, *tables, Text(""), *(Text(f"- {printable(note)}") for note in notes))
+
+
+def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
+    """What the figures are of, and what they assume."""
+    machine, models, probes, trainer = facts["machine"], facts["models"], facts["probes"], config.trainer
+    notes = [
+        f"Here: {machine['cores']} {machine['processor']} cores, {machine['threads']} threads, {machine['device']}, "
+        f"precision {machine['precision']}, load {machine['load']:.1f}, {in_bytes(machine['available_bytes'])} free; "
+        f"probed for {facts['seconds']:.0f} s, nothing is kept.",
+        f"VAE: {models['vae_parameters']:,} parameters, {models['latent_dims']:,} latent dimensions; "
+        f"prior: {probes['prior']['num_parameters']:,} parameters.",
+        "Disk: bytes in the store. Memory: resident memory of a process that runs this stage alone. "
+        "Time: as if nothing stops early, on a machine as busy as this one.",
+    ]
+    rank_batch, probed_batch = trainer.batch_size // trainer.num_ranks, probes["vae"]["batch_size"]
+    if trainer.num_ranks > 1:
+        notes.append(
+            f"{trainer.num_ranks} ranks: memory is that of each, time that of machines like this one, one a rank; "
+            "what they tell each other is not counted."
+        )
+    if probed_batch != rank_batch:
+        notes.append(
+            f"A step of {rank_batch} images takes too much memory or time here: probed with "
+            f"{probed_batch}, and memory and time follow a straight line."
+        )
+    rows, num = facts["latent_rows"]["train"], facts["images"]["num"]["train"]
+    if rows < num:
+        notes.append(
+            f"{rows:,} latents were made up for the memory of prior and evaluate; of {num:,}, mapped from the "
+            "disk, the system may keep more there while there is room."
+        )
+    needy = [cost.stage for cost in costs if cost.memory_bytes > machine["available_bytes"]]
+    return notes + [f"{stage} needs more memory than is free here." for stage in needy]
+
+
+def in_bytes(num_bytes: float) -> str:
+    for unit in UNITS[:-1]:
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} {UNITS[-1]}"

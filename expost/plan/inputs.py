@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from expost.base.errors import UserError
 from expost.config.build import target_class
-from expost.config.schema import Config, Plan
-from expost.costs.fork import available_bytes
+from expost.config.schema import Config
 from stage1_vae.data.folders.files import Files, Target
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, ImageData, ImageSet, InMemory
 from stage1_vae.data.splits import fits_in_memory
+from stage1_vae.files.memory import available_bytes
 
 NUM_FILES = 256
 MIN_PICTURES, PICTURED_VALUES = 16, 2**22
@@ -35,7 +34,7 @@ MAX_HELD_OUT = 10_000
 
 
 @dataclass(frozen=True)
-class Reading:
+class Opening:
     """What it costs to open the data set.
 
     Attributes:
@@ -49,27 +48,36 @@ class Reading:
     how: str
 
 
-def imagined(config: Config, folder: Path) -> tuple[ImageData, Reading]:
+def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
     """The data set that `plan.num_images` and `plan.image_shape` describe, and what opening it would cost.
 
     Raises:
         UserError: only one of the two is given, or its images cannot be held as the data source holds them.
     """
-    plan = config.plan
-    if plan.num_images is None or plan.image_shape is None:
+    plan, shape = config.plan, config.plan.image_shape
+    if plan.num_images is None or shape is None:
         raise UserError("plan.num_images and plan.image_shape belong together; give both, or neither")
     held_out = min(MAX_HELD_OUT, max(2, plan.num_images // 10))
     counts = {"train": plan.num_images, "val": plan.num_val or held_out, "test": plan.num_test or held_out}
-    num_bytes = sum(counts.values()) * math.prod(plan.image_shape)
-    limit = config.data.get("memory_limit_gib")
-    in_files = issubclass(target_class(config.data), ImageFolder)
-    if limit is None or fits_in_memory(num_bytes, limit):
-        sets, reading = _in_memory(counts, plan, folder if in_files else None)
+    num = sum(counts.values())
+    limit, in_files = config.data.get("memory_limit_gib"), issubclass(target_class(config.data), ImageFolder)
+    fits = limit is None or fits_in_memory(num * math.prod(shape), limit)
+    labels = {split: torch.arange(n) % plan.num_classes if plan.num_classes else None for split, n in counts.items()}
+    sets: dict[str, ImageSet] = {}
+    if fits:
+        check_room(num * math.prod(shape))
+        few = torch.from_numpy(smooth_noise(num_pictures(shape), shape))
+        for split, n in counts.items():
+            sets[split] = InMemory(few.repeat(-(-n // len(few)), 1, 1, 1)[:n], labels[split])
+        if in_files:
+            write_files(folder, shape)
     elif in_files:
-        sets, reading = _in_files(counts, plan, folder)
+        paths, target = write_files(folder, shape), Target(KINDS[shape[0]], shape[1:])
+        for split, n in counts.items():
+            sets[split] = Files([paths[i % NUM_FILES] for i in range(n)], target, labels[split])
     else:
         raise UserError(
-            f"{num_bytes / 2**30:.0f} GiB of images do not fit in data.memory_limit_gib={limit}; "
+            f"{num * math.prod(shape) / 2**30:.0f} GiB of images do not fit in data.memory_limit_gib={limit}; "
             "plan with data=image_folder, which reads them from disk"
         )
     classes = tuple(str(number) for number in range(plan.num_classes))
@@ -78,65 +86,35 @@ def imagined(config: Config, folder: Path) -> tuple[ImageData, Reading]:
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],
-        shape=plan.image_shape,
+        shape=shape,
         levels=256,
         domain=Domain.UNIT,
         num_classes=len(classes),
         class_names=classes,
         fingerprint="imagined",
     )
-    return data, reading
+    return data, time_opening(folder, num, fits) if in_files else Opening(0.0, 0, "held in memory")
 
 
-def _labels(num: int, plan: Plan) -> Tensor | None:
-    return torch.arange(num) % plan.num_classes if plan.num_classes else None
-
-
-def _in_memory(counts: dict[str, int], plan: Plan, folder: Path | None) -> tuple[dict[str, ImageSet], Reading]:
-    """Tensors at their full size; `folder`: they come from files, which take time to decode."""
-    assert plan.image_shape is not None
-    num_bytes = sum(counts.values()) * math.prod(plan.image_shape)
+def check_room(num_bytes: int) -> None:
+    """
+    Raises:
+        UserError: there is less than twice that free.
+    """
     if num_bytes > (free := available_bytes()) / 2:
         raise UserError(
             f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free here; "
             "plan with data=image_folder, which reads them from disk"
         )
-    few = torch.from_numpy(smooth_noise(num_pictures(plan.image_shape), plan.image_shape))
-    sets: dict[str, ImageSet] = {}
-    for split, num in counts.items():
-        images = torch.empty((num, *plan.image_shape), dtype=torch.uint8)
-        for start in range(0, num, len(few)):
-            images[start : start + len(few)] = few[: num - start]
-        sets[split] = InMemory(images, _labels(num, plan))
-    if folder is None:
-        return sets, Reading(0.0, 0, "held in memory")
-    write_files(folder, plan.image_shape)
-    seconds, peak = _opened(folder, memory_limit_gib=math.inf)
-    return sets, Reading(seconds * sum(counts.values()), round(peak * sum(counts.values())), "decoded into memory")
-
-
-def _in_files(counts: dict[str, int], plan: Plan, folder: Path) -> tuple[dict[str, ImageSet], Reading]:
-    """A few files under as many names as there are images."""
-    assert plan.image_shape is not None
-    channels, height, width = plan.image_shape
-    paths = write_files(folder, plan.image_shape)
-    target = Target(KINDS[channels], (height, width))
-    sets: dict[str, ImageSet] = {
-        split: Files([Path(paths[i % len(paths)]) for i in range(num)], target, _labels(num, plan))
-        for split, num in counts.items()
-    }
-    seconds, peak = _opened(folder, memory_limit_gib=0.0)
-    num_images = sum(counts.values())
-    return sets, Reading(seconds * num_images, round(peak * num_images), "read from files, batch by batch")
 
 
 def num_pictures(shape: tuple[int, int, int]) -> int:
     return max(MIN_PICTURES, min(NUM_FILES, PICTURED_VALUES // math.prod(shape)))
 
 
-def _opened(folder: Path, memory_limit_gib: float) -> tuple[float, float]:
-    """Seconds and bytes of Python objects that one image file costs when its folder is opened."""
-    source = ImageFolder(str(folder), memory_limit_gib=memory_limit_gib)
+def time_opening(folder: Path, num: int, decodes: bool) -> Opening:
+    """What opening `num` such files as are in `folder` costs, where each is decoded into memory or read when needed."""
+    source = ImageFolder(str(folder), memory_limit_gib=math.inf if decodes else 0.0)
     source.load()
     started = time.perf_counter()
     source.load()
@@ -145,10 +123,12 @@ def _opened(folder: Path, memory_limit_gib: float) -> tuple[float, float]:
     source.load()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return seconds / NUM_FILES, peak / NUM_FILES  # tensors are not traced: they are there, and counted, already
+    how = "decoded into memory" if decodes else "read from files, batch by batch"
+    each = num / NUM_FILES
+    return Opening(seconds * each, round(peak * each), how)  # tensors are not traced: they are there, and counted
 
 
-def write_files(folder: Path, shape: tuple[int, int, int]) -> list[str]:
+def write_files(folder: Path, shape: tuple[int, int, int]) -> list[Path]:
     """`NUM_FILES` image files of `shape` (C, H, W): JPEG, or PNG where there is an alpha channel.
 
     Raises:
@@ -157,7 +137,7 @@ def write_files(folder: Path, shape: tuple[int, int, int]) -> list[str]:
     if shape[0] not in KINDS:
         raise UserError(f"plan.image_shape={list(shape)}: image files have 1, 3 or 4 channels, which come first")
     folder.mkdir()
-    paths = [str(folder / f"{i:04d}{'.png' if shape[0] == 4 else '.jpg'}") for i in range(NUM_FILES)]
+    paths = [folder / f"{i:04d}{'.png' if shape[0] == 4 else '.jpg'}" for i in range(NUM_FILES)]
     pictures = smooth_noise(num_pictures(shape), shape)
     for path, pixels in zip(paths, pictures, strict=False):
         Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze())).save(path, quality=90)

@@ -7,38 +7,25 @@ that of all of them, in a fit that is interrupted when it has taken it.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expost import pipeline
 from expost.config.build import target_class
-from expost.config.schema import Node
-from expost.costs.fork import Facts, at_most
-from expost.costs.watch import Times, Watch, grown, seconds_of
+from expost.forecast.timing import FORWARD, lengthen, seconds_of
 from expost.parts.assembly import build_prior, resolved_fit
-from expost.plan.stages import Probing, files_of, latents_of, some_latents
+from expost.plan.costs import Facts
+from expost.plan.probe import Probing, Watch, at_most, change, files_of
+from expost.plan.stages import first_latents, latents_of
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
 from stage1_vae.latents import LatentDataset
-from stage1_vae.latents import dataset as latents
-from stage1_vae.latents import shuffle as block_shuffle
-from stage2_prior.em import gaussian as gaussian_em
 from stage2_prior.fit_settings import FitSettings
-from stage2_prior.fitting import FitRun
+from stage2_prior.fitting import FitRun, Sizes
 from stage2_prior.prior import GradientPrior
-from stage2_prior.priors import mixture
 from stage2_prior.wrappers.per_class import Chosen, needed_of_each
 
-LIMITS = (
-    (latents, "IN_MEMORY_BYTES"),
-    (block_shuffle, "BUFFER_BYTES"),
-    (gaussian_em, "CACHE_BYTES"),
-    (mixture, "START_POINTS"),
-    (mixture, "HELD_OUT_POINTS"),
-)
-"""Sizes at which a fit goes another way."""
 MIN_LATENTS = 1024
 PASSES = 2
 
@@ -77,77 +64,78 @@ def probe_prior(probing: Probing) -> Facts:
     """The prior on imagined latents."""
     node = probing.job.config.prior
     if issubclass(target_class(node), GradientPrior):
-        return by_gradient(probing)
+        return probe_steps(probing)
     if "max_iter" in node:
-        return by_iteration(probing, node)
-    made, seconds = fitted(probing, node)
-    return told(made) | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": seconds, "epochs": 0}
+        return probe_iterations(probing)
+    facts, seconds = fit_prior(probing, latents_of(probing))
+    return facts | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": seconds}
 
 
-def by_gradient(probing: Probing) -> Facts:
+def probe_steps(probing: Probing) -> Facts:
     """Some steps, at the batch size to come, on latents in full number."""
-    node = probing.job.config.prior
-    fit, num = FitSettings(**(node.get("fit") or {})), len(probing.parts.data.train)
+    settings = FitSettings(**(probing.job.config.prior.get("fit") or {}))
     watch = Watch(probing.enough)
-    made, seconds = fitted(probing, node, watch)
-    course = fit.course(num, probing.parts.vae.spec.num_dims)
-    return told(made) | {
+    facts, seconds = fit_prior(probing, latents_of(probing), watch)
+    data, val = probing.parts.data, first_latents(probing, "val", 1)
+    course = settings.course(len(data.train), val.spec.num_dims)
+    num_val = len(data.val) if val.is_certain else max(len(data.val), settings.val_draws)
+    held_out = min(num_val, course.held_out or num_val)
+    return facts | {
         "unit": "step",
         "num": course.epochs * course.steps,
         "seconds_a_unit": watch.seconds_a_step,
-        "seconds_once": watch.once(seconds),
+        "seconds_once": max(0.0, seconds - watch.seconds),
         "epochs": course.epochs,
-        "seconds_an_epoch": watch.seconds_an_item * watch.val_items,
+        "more": FORWARD * course.epochs * held_out / course.batch_size,
     }
 
 
-def by_iteration(probing: Probing, node: Node) -> Facts:
+def probe_iterations(probing: Probing) -> Facts:
     """Some passes over few latents for the time, and over all of them for the memory."""
-    num = len(probing.parts.data.train)
-    whole = some_latents(probing, "train", num)
-    rows, prior, components = len(whole), probing.parts.prior, int(node.get("num_components") or 0)
+    num, node = len(probing.parts.data.train), probing.job.config.prior
+    whole = first_latents(probing, "train", num)
+    prior, components = probing.parts.prior, int(node.get("num_components") or 0)
     fits: dict[int, Iterations] = {}
 
-    def run(few: int) -> float:
+    def iterate(few: int) -> float:
         train = few_latents(probing, few)
-        fits[few] = iterations(probing, train, len(train) / num, PASSES)
+        fits[few] = fit_iterations(probing, train, len(train) / num, PASSES)
         return fits[few].seconds_a_pass
 
-    first = min(rows, max(MIN_LATENTS, 2 * components, 2 * needed_of_each(prior) * prior.num_classes))
-    run(first)  # pays for what is there once in a process
-    lengths = [few for few, _ in grown(run, first, rows, probing.enough)]
-    a_pass: Times = [(fits[few].rows, fits[few].seconds_a_pass) for few in lengths]
-    once: Times = [(fits[few].rows, fits[few].once) for few in lengths]
-    made, _ = fitted(probing, node | {"max_iter": 1}, num=first)
+    first = min(len(whole), max(MIN_LATENTS, 2 * components, 2 * needed_of_each(prior) * prior.num_classes))
+    iterate(first)  # pays for what is there once in a process
+    timed = [fits[few] for few, _ in lengthen(iterate, first, len(whole), probing.enough)]
+    few_on_disk = Artifact("latents", "1" * 20, probing.scratch / "few")
+    for split, latents in {"train": few_latents(probing, first), "val": first_latents(probing, "val", first)}.items():
+        (few_on_disk.path / split).mkdir(parents=True)
+        latents.save(few_on_disk.path / split)
+    facts, _ = fit_prior(probing, few_on_disk, max_iter=1)
     with at_most(6 * probing.enough + 2):
-        iterations(probing, whole, 1.0, 1)
-    return told(made) | {
+        fit_iterations(probing, whole, 1.0, 1)
+    return facts | {
         "unit": "iteration",
         "num": int(node["max_iter"]),
         "restarts": int(node.get("num_restarts") or 1),
         "more": fits[first].num_passes - PASSES,
-        "passes": a_pass,
-        "once": once,
-        "epochs": 0,
+        "passes": [(fit.rows, fit.seconds_a_pass) for fit in timed],
+        "once": [(fit.rows, fit.once) for fit in timed],
     }
 
 
 def few_latents(probing: Probing, num: int) -> LatentDataset:
     """The first `num` of the imagined latents; where each class has a prior of its own, enough of each for that."""
-    of_each, whole = needed_of_each(probing.parts.prior), some_latents(probing, "train", len(probing.parts.data.train))
+    of_each, whole = needed_of_each(probing.parts.prior), first_latents(probing, "train", len(probing.parts.data.train))
     if of_each == 0 or whole.labels is None or num >= len(whole):
-        return some_latents(probing, "train", num)
+        return first_latents(probing, "train", num)
     rows = spread_classes(len(whole), num, whole.labels, of_each)
     params = {name: Chosen(values, rows.numpy()) for name, values in whole.params.items()}
     return LatentDataset(whole.spec, whole.family, params, whole.labels[rows])
 
 
-def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
-    """The prior's own fit on `train`, `num` iterations of it, with limits of `share` of their size."""
-    job = probing.job
-    changes = {"max_iter": num, "tol": 0.0, "num_restarts": 1}
-    job = replace(job, config=job.config.model_copy(update={"prior": job.config.prior | changes}))
-    val = some_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
+def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
+    """The prior's own fit on `train`, `num` iterations of it, as of a set that is `1 / share` times as large."""
+    job = change(probing.job, "prior", max_iter=num, tol=0.0, num_restarts=1)
+    val = first_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
     prior = build_prior(job, train.spec, len(train))
     ends: dict[str, list[float]] = {}
 
@@ -161,52 +149,27 @@ def iterations(probing: Probing, train: LatentDataset, share: float, num: int) -
         log=log,
         lightning_fit=job.lightning_fit(Tracker()),
         settings=resolved_fit(job),
+        sizes=Sizes().scaled(share),
     )
-    with scaled(share):
-        seconds = seconds_of(lambda: prior.fit(train, val, lent))
+    seconds = seconds_of(lambda: prior.fit(train, val, lent))
     return Iterations(len(train), seconds, ends)
 
 
-@contextmanager
-def scaled(share: float) -> Iterator[None]:
-    """Every one of `LIMITS` at `share` of its size inside the block."""
-    sizes = [getattr(module, name) for module, name in LIMITS]
-    for (module, name), size in zip(LIMITS, sizes, strict=True):
-        setattr(module, name, max(1, round(share * size)))
-    try:
-        yield
-    finally:
-        for (module, name), size in zip(LIMITS, sizes, strict=True):
-            setattr(module, name, size)
-
-
-def fitted(probing: Probing, node: Node, *watchers: Watch, num: int | None = None) -> tuple[Artifact, float]:
-    """Stage 2 on the first `num` latents, or all, and its seconds."""
-    place = latents_of(probing) if num is None else few_on_disk(probing, num)
+def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: int) -> tuple[Facts, float]:
+    """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
-    job = replace(job, config=job.config.model_copy(update={"prior": node}))
+    job = change(job, "prior", **settings)
     parts = replace(probing.parts, prior=build_prior(job, probing.parts.vae.spec, len(probing.parts.data.train)))
-    made: list[Artifact] = []
-    seconds = seconds_of(lambda: made.append(pipeline.fit_prior(job, parts, place)))
-    return made[0], seconds
-
-
-def few_on_disk(probing: Probing, num: int) -> Artifact:
-    folder = probing.scratch / "few"
-    for split, some in {"train": few_latents(probing, num), "val": some_latents(probing, "val", num)}.items():
-        (folder / split).mkdir(parents=True)
-        some.save(folder / split)
-    return Artifact("latents", "1" * 20, folder)
-
-
-def told(made: Artifact) -> Facts:
-    """What every prior's artifact tells."""
-    facts = json.loads((made.path / "fit.json").read_text(encoding="utf-8"))
-    curve = facts["curve"]
-    return {
-        "seconds_an_epoch": 0.0,
-        "num_parameters": facts["num_parameters"],
-        "bytes_a_row": len(json.dumps(curve)) / max(1, len(curve)),
-        "bytes_of_curve": len(json.dumps(curve)),
-        "files": files_of(made),
+    artifacts: list[Artifact] = []
+    seconds = seconds_of(lambda: artifacts.append(pipeline.fit_prior(job, parts, latents)))
+    fit = json.loads((artifacts[0].path / "fit.json").read_text(encoding="utf-8"))
+    curve_bytes = len(json.dumps(fit["curve"]))
+    facts = {
+        "epochs": 0,
+        "more": 0,
+        "num_parameters": fit["num_parameters"],
+        "bytes_a_row": curve_bytes / max(1, len(fit["curve"])),
+        "bytes_of_curve": curve_bytes,
+        "files": files_of(artifacts[0]),
     }
+    return facts, seconds

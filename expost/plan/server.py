@@ -10,126 +10,170 @@ A process of its own, because memory is counted from its start, and because what
 import importlib
 import json
 import math
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from expost import pipeline
+from expost.base.command import Launch
 from expost.base.malloc import keep_freed_memory
-from expost.costs.fork import Facts, Probed, available_bytes, end_with, forked, peak_bytes
+from expost.base.terminal import be_quiet
+from expost.config.schema import Config
+from expost.forecast.timing import linear_seconds
+from expost.job import Run
+from expost.parts.assembly import Parts, assemble, read_images
+from expost.parts.dataset import dataset_line
+from expost.plan.command import DATA_LINE
+from expost.plan.costs import Facts
+from expost.plan.evaluation import probe_evaluation, probe_features
+from expost.plan.inputs import Opening, imagine_images
+from expost.plan.prior import probe_prior
+from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes
+from expost.plan.stages import imagine_inputs, probe_encode, probe_vae
+from expost.stages.features import feature_net
+from expost.stages.report import accelerator
+from expost.store.artifacts import Store
+from expost.training.devices import resolved_precision
+from stage1_vae.errors import ExpostError
+from stage1_vae.files.memory import available_bytes
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
 FEW = 8
 """Images of the first steps, which may be large."""
+Fork = Callable[[Callable[[], Facts]], Probed]
 
 
 def main() -> int:
     end_with(int(sys.argv[3]))
-    told, result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
+    job, result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    from expost.base.terminal import be_quiet
-    from stage1_vae.errors import ExpostError
-
     be_quiet()
     keep_freed_memory()  # as the process that does the stages
     try:
         scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it
         scratch.mkdir()
-        facts = probed(told, scratch, threads, lambda work: forked(work, threads, (ExpostError,)))
+        facts = probe_all(job, scratch, threads, lambda work: measure_in_fork(work, threads))
     except ExpostError as error:
         facts = {"mistake": str(error)}
     result.write_text(json.dumps(facts), encoding="utf-8")
     return 0
 
 
-def probed(told: Facts, scratch: Path, threads: int, fork: Callable[[Callable[[], Facts]], Probed]) -> Facts:
-    """Everything that is measured; see `expost.costs.costs` for what becomes of it.
+def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
+    """Everything that is measured; see `expost.plan.costs` for what becomes of it.
 
     Raises:
-        UserError, DataError, PriorError, EvaluationError, TrainingError: what the user has to mend.
+        ExpostError: what the user has to mend.
     """
-    from expost.base.command import Launch
-    from expost.config.schema import Config
-    from expost.job import Run
-    from expost.parts.assembly import assemble, read_images
-    from expost.parts.dataset import dataset_line
-    from expost.plan.command import TAKEN
-    from expost.plan.evaluation import probe_evaluation, probe_features
-    from expost.plan.facts import cached, facts_of
-    from expost.plan.inputs import Reading, imagined
-    from expost.plan.prior import probe_prior
-    from expost.plan.stages import Probing, imagine_inputs, probe_encode, probe_vae
-    from expost.store.artifacts import Store
-
     started = time.perf_counter()
-    config = Config.model_validate(told["config"])
-    launch = Launch(choices=told["choices"], overrides=tuple(told["overrides"]))
+    config = Config.model_validate(job["config"])
     if config.logger.wandb:
         importlib.import_module("wandb")  # takes memory in every stage
+    launch = Launch(choices=job["choices"], overrides=tuple(job["overrides"]))
     whole = Run(config, launch, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
-        data, reading = imagined(config, scratch / "images")
+        data, opening = imagine_images(config, scratch / "images")
         parts = assemble(whole, given=data)
     else:
         data = read_images(whole)
-        print(f"{TAKEN}{dataset_line(data)}", flush=True)
+        print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
         parts = assemble(whole, given=data)
-        reading = Reading(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    config = whole.config  # with what was left to the latents
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "progress": False}
-    trainer = config.trainer.model_copy(update=alone)
-    logger = config.logger.model_copy(update={"wandb": False})
-    paths = config.paths.model_copy(update={"root": scratch})
-    small = config.model_copy(update={"trainer": trainer, "logger": logger, "paths": paths, "upstream": "run"})
-    rank_batch = config.trainer.batch_size // config.trainer.num_ranks
-    probing = Probing(Run(small, launch, Store(scratch / "store"), quiet=True), parts, scratch, rank_batch)
+        opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
+    probing = make_small(whole, parts, scratch)
     base = peak_bytes()
-    probes: dict[str, Probed] = {"vae": stage1(probing, fork, probe_vae)}
-    latents = fork(lambda: imagine_inputs(probing)).facts
+    probes = {"vae": probe_largest_batch(probing, fork)}
+    latent_rows = fork(lambda: imagine_inputs(probing)).facts
     probes["encode"] = fork(lambda: probe_encode(probing))
     probes["prior"] = fork(lambda: probe_prior(probing))
     probes["features"] = fork(lambda: probe_features(probing))
     probes["evaluate"] = fork(lambda: probe_evaluation(probing))
     return {
-        "probes": {name: probe.facts | probe.circumstances for name, probe in probes.items()},
-        "data": {"seconds": reading.seconds, "peak_bytes": base + reading.peak_bytes, "how": reading.how},
-        "latent_rows": latents["rows"],
-        "cached": [] if imagines else cached(whole, parts),
-        **facts_of(whole, parts, threads),
+        "probes": {
+            stage: probe.facts | {"peak_bytes": probe.peak_bytes, "seconds_probed": probe.seconds}
+            for stage, probe in probes.items()
+        },
+        "data": {"seconds": opening.seconds, "peak_bytes": base + opening.peak_bytes, "how": opening.how},
+        "latent_rows": latent_rows,
+        "cached": [] if imagines else stored_stages(whole, parts),
+        "machine": describe_machine(whole, threads),
+        "images": {
+            "name": data.name,
+            "shape": list(data.shape),
+            "num": {split: len(getattr(data, split)) for split in pipeline.SPLITS},
+        },
+        "models": {
+            "vae_parameters": sum(p.numel() for p in parts.vae.parameters()),
+            "latent_dims": parts.vae.spec.num_dims,
+            "prior_in_ranks": parts.prior.fits_in_ranks,
+        },
         "seconds": time.perf_counter() - started,
     }
 
 
-def stage1(probing: Any, fork: Callable[[Callable[[], Facts]], Probed], probe: Callable[..., Facts]) -> Probed:
+def make_small(whole: Run, parts: Parts, scratch: Path) -> Probing:
+    """The job as probes run it: alone, below a root of its own, and silent."""
+    trainer, root = whole.config.trainer, scratch
+    small = change(whole, "trainer", devices=1, num_nodes=1, strategy="auto", progress=False)
+    small = change(change(small, "logger", wandb=False), "paths", root=root)
+    small = replace(small, config=small.config.model_copy(update={"upstream": "run"}), store=Store(root / "store"))
+    return Probing(small, parts, scratch, trainer.batch_size // trainer.num_ranks)
+
+
+def probe_largest_batch(probing: Probing, fork: Fork) -> Probed:
     """Stage 1 at its batch size, or, where one step takes too much memory or time, at the largest half of it that fits.
 
     A few images tell what more of them would take; memory and time are a straight line over their number.
     """
-    from expost.costs.watch import at
-
     batch_size = probing.rank_batch
     few = min(FEW, batch_size)
-    low = fork(lambda: probe(probing, few, 0.0))
+    low = fork(lambda: probe_vae(probing, few, 0.0))
     seconds, room = low.facts["seconds_a_step"] / few, SPARE * available_bytes()
-    grown = (low.facts["bytes_by_steps"] - low.start_bytes) / few
-    fits = batch_size
-    while fits > 2 * few and (grown * fits > room or seconds * fits > MAX_STEP_SECONDS):
-        fits //= 2
-    full = fork(lambda: probe(probing, fits, probing.enough))
-    if fits == batch_size:
+    bytes_an_image = (low.facts["bytes_by_steps"] - low.start_bytes) / few
+    size = batch_size
+    while size > 2 * few and (bytes_an_image * size > room or seconds * size > MAX_STEP_SECONDS):
+        size //= 2
+    full = fork(lambda: probe_vae(probing, size, probing.enough))
+    if size == batch_size:
         return full
-    an_image = max(0.0, (full.facts["bytes_by_steps"] - low.facts["bytes_by_steps"]) / (fits - few))
-    by_steps = full.facts["bytes_by_steps"] + an_image * (batch_size - fits)
-    a_step = at([(each.facts["batch_size"], each.facts["seconds_a_step"]) for each in (low, full)], batch_size)
-    facts = full.facts | {"seconds_a_step": a_step, "step_size": batch_size}
-    return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, math.ceil(full.whole(by_steps))))
+    slope = max(0.0, (full.facts["bytes_by_steps"] - low.facts["bytes_by_steps"]) / (size - few))
+    peak = full.process_bytes(full.facts["bytes_by_steps"] + slope * (batch_size - size))
+    steps = [(probe.facts["batch_size"], probe.facts["seconds_a_step"]) for probe in (low, full)]
+    facts = full.facts | {"seconds_a_step": linear_seconds(steps, batch_size), "step_size": batch_size}
+    return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, math.ceil(peak)))
+
+
+def describe_machine(job: Run, threads: int) -> Facts:
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "threads": threads,
+        "device": job.device.type if job.device.type == "cpu" else accelerator(),
+        "precision": resolved_precision(job.config.trainer),
+        "available_bytes": available_bytes(),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+    }
+
+
+def stored_stages(job: Run, parts: Parts) -> list[str]:
+    """The stages whose output is in the store already."""
+    plan = replace(job, plans=True)
+    vae = pipeline.train_vae(plan, parts)
+    latents = pipeline.encode_images(plan, parts, vae)
+    prior = pipeline.fit_prior(plan, parts, latents)
+    figures = pipeline.evaluate_priors(plan, parts, vae, latents, prior)
+    artifacts = {"vae": vae, "encode": latents, "prior": prior, "evaluate": figures}
+    artifacts["features"] = feature_net(plan, parts)
+    return [stage for stage, artifact in artifacts.items() if artifact.path.is_dir()]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from expost.config.build import version
-from expost.costs.foresight import feature_parts, foretell
 from expost.evaluation.images import feature_file, features
+from expost.forecast.notice import feature_parts, foretell
 from expost.job import Run, run_stage
 from expost.measure.feature_nets import Nets, filled, num_feature_images
 from expost.measure.subject import cleaned

@@ -112,10 +112,12 @@ class LatentDataset:
         """Bytes of the parameters of one posterior."""
         return self.spec.num_dims * sum(self.spec.dtype(name).itemsize for name in self.params)
 
-    @property
-    def fits_memory(self) -> bool:
-        """Whether the parameters of all posteriors may lie in memory at once, several times over."""
-        return len(self) * self.row_bytes <= IN_MEMORY_BYTES
+    def fits_memory(self, limit: int | None = None) -> bool:
+        """Whether the parameters of all posteriors may lie in memory at once, several times over.
+
+        `limit`: bytes; None: 256 MiB.
+        """
+        return len(self) * self.row_bytes <= (IN_MEMORY_BYTES if limit is None else limit)
 
     def posterior(self, index: Tensor | slice) -> Posterior:
         """q(z|x_i) for the rows `index`; B is their number."""
@@ -148,7 +150,12 @@ class LatentDataset:
             yield self.posterior(slice(start, start + rows))
 
     def epoch(
-        self, size: int, generator: torch.Generator | None = None, num: int | None = None
+        self,
+        size: int,
+        generator: torch.Generator | None = None,
+        num: int | None = None,
+        in_memory_bytes: int | None = None,
+        buffer_bytes: int | None = None,
     ) -> Iterator[tuple[Tensor, Posterior]]:
         """Every row once, in random order: pairs of row numbers [size] and their posteriors.
 
@@ -159,21 +166,23 @@ class LatentDataset:
             size: rows a pair; the last may have fewer.
             generator: decides the order; None: torch's global one.
             num: stop after so many rows.
+            in_memory_bytes: what fits memory; None: 256 MiB.
+            buffer_bytes: of the buffer; None: 64 MiB.
         """
         num = len(self) if num is None else min(num, len(self))
-        if not self.fits_memory:
-            yield from self._block_shuffled(size, generator, num)
+        if not self.fits_memory(in_memory_bytes):
+            yield from self._block_shuffled(size, generator, num, buffer_bytes)
             return
         for rows in torch.randperm(len(self), generator=generator)[:num].split(size):
             yield rows, self.posterior(rows)
 
     def _block_shuffled(
-        self, size: int, generator: torch.Generator | None, num: int
+        self, size: int, generator: torch.Generator | None, num: int, buffer_bytes: int | None
     ) -> Iterator[tuple[Tensor, Posterior]]:
         rows = torch.zeros(0, dtype=torch.int64)
         held = {name: values[:0] for name, values in self.params.items()}
         done = 0
-        for blocks in shuffled_blocks(len(self), self.row_bytes, generator):
+        for blocks in shuffled_blocks(len(self), self.row_bytes, generator, buffer_bytes):
             rows = torch.cat([rows, rows_of(blocks)])
             for name, values in self.params.items():
                 held[name] = np.concatenate([held[name], *(values[block] for block in blocks)])

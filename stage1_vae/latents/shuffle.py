@@ -16,9 +16,11 @@ BUFFER_BYTES = 2**26
 """64 MiB of parameters lie in the buffer; a block is 256 KiB of them."""
 
 
-def shuffled_blocks(num_rows: int, row_bytes: int, generator: torch.Generator | None) -> Iterator[list[slice]]:
-    """One epoch of blocks in random order, a buffer at a time."""
-    block = max(1, BUFFER_BYTES // BUFFER_BLOCKS // row_bytes)
+def shuffled_blocks(
+    num_rows: int, row_bytes: int, generator: torch.Generator | None, buffer_bytes: int | None = None
+) -> Iterator[list[slice]]:
+    """One epoch of blocks in random order, a buffer of `buffer_bytes` (None: 64 MiB) at a time."""
+    block = max(1, (buffer_bytes or BUFFER_BYTES) // BUFFER_BLOCKS // row_bytes)
     starts = block * torch.randperm(-(-num_rows // block), generator=generator)
     for some in starts.split(BUFFER_BLOCKS):
         yield [slice(start, min(start + block, num_rows)) for start in some.tolist()]

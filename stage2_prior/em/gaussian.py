@@ -21,9 +21,6 @@ from torch import Tensor
 from stage2_prior.em.covariances import Covariance
 from stage2_prior.ranks import ALONE, Ranks
 
-CACHE_BYTES = 2**28
-"""Statistics of all points are kept between iterations up to this size, and computed afresh beyond."""
-
 SMALL_WORK = 5e7
 """Products [N, F] x [F, K] up to this many multiplications are in float64: they cost nothing."""
 
@@ -81,7 +78,7 @@ class Statistics:
         covariance: what the statistics are.
         num_components: how many components they will be asked under.
         double: compute in double precision whatever the amount of work.
-        keep: whether they will be asked for again.
+        cache_bytes: they are kept up to this size, to be asked for again.
         ranks: among whom the points are shared.
     """
 
@@ -91,10 +88,11 @@ class Statistics:
         covariance: Covariance,
         num_components: int,
         double: bool = False,
-        keep: bool = True,
+        cache_bytes: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.points, self.covariance, self.num_components, self.keep = points, covariance, num_components, keep
+        self.points, self.covariance, self.num_components = points, covariance, num_components
+        self.cache_bytes = cache_bytes
         self.ranks, self.share = ranks, ranks.share(len(points))
         self.num_features = points.rows(slice(0, 1)).features(covariance, torch.float64).shape[1]
         width = max(self.num_features, num_components)
@@ -112,7 +110,7 @@ class Statistics:
         if self.cached:
             yield from self.cached
             return
-        keep = self.keep and len(self.points) * self.num_features * self.dtype.itemsize <= CACHE_BYTES
+        keep = len(self.points) * self.num_features * self.dtype.itemsize <= self.cache_bytes
         blocks = []
         for start in range(self.share.start, self.share.stop, self.block):
             rows = slice(start, min(start + self.block, self.share.stop))
@@ -216,6 +214,7 @@ class EMSettings:
         max_iter: passes over the points, at most.
         tol: stop when one gains less, in nats a point.
         ranks: among whom the points of an E-step are shared; all take the same M-step.
+        cache_bytes: statistics of the points are kept between iterations up to this size.
     """
 
     covariance: Covariance
@@ -224,6 +223,7 @@ class EMSettings:
     max_iter: int
     tol: float
     ranks: Ranks = ALONE
+    cache_bytes: int = 0
 
 
 def expectation_maximisation(
@@ -237,7 +237,8 @@ def expectation_maximisation(
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
-    statistics = Statistics(points, settings.covariance, len(state.may_move), state.double, ranks=settings.ranks)
+    covariance, num = settings.covariance, len(state.may_move)
+    statistics = Statistics(points, covariance, num, state.double, settings.cache_bytes, settings.ranks)
     while not state.converged and state.iteration <= settings.max_iter:
         state = iterate(state, statistics, settings)
         on_iteration(state)
@@ -283,7 +284,7 @@ def m_step(stats: Tensor, covariance: Covariance, guess: Tensor, pseudo_counts: 
 
 def cluster_statistics(points: Points, cluster: Tensor, covariance: Covariance, num: int) -> Tensor:
     """Summed statistics of the points of each of `num` clusters, [K, F] float64; `cluster` [N]."""
-    statistics = Statistics(points, covariance, num, keep=False)
+    statistics = Statistics(points, covariance, num)
     stats = torch.zeros(num, statistics.num_features, dtype=torch.float64, device=points.device)
     for features, rows in zip(statistics, cluster.split(statistics.block), strict=True):
         stats.index_add_(0, rows, features.double())

@@ -147,7 +147,7 @@ def one_batch(state: StepwiseState, batch: Points, settings: StepwiseSettings) -
 
 
 def _statistics(points: Points, num_components: int, settings: StepwiseSettings, double: bool) -> Statistics:
-    return Statistics(points, settings.em.covariance, num_components, double, keep=False, ranks=settings.em.ranks)
+    return Statistics(points, settings.em.covariance, num_components, double, ranks=settings.em.ranks)
 
 
 def _maximised(stats: Tensor, settings: StepwiseSettings) -> Components:

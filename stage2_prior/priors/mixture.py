@@ -44,18 +44,11 @@ from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_e
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import check_finite, mean_nll_nats
 from stage2_prior.prior import Exactness, Prior, check_real_vector
-from stage2_prior.ranks import Ranks
 from stage2_prior.sampling import Sampling
 from stage2_prior.stopwatch import Stopwatch
 
-START_POINTS = 20_000
-"""k-means sees this many points at most: it only starts the fit."""
-
 BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
-
-HELD_OUT_POINTS = 20_000
-"""Validation posteriors that decide when mini-batch EM stops."""
 
 BLOCK_ELEMENTS = 2**23
 """Log-densities are computed in blocks of rows whose [rows, K, D] stays below this."""
@@ -159,7 +152,7 @@ class Mixture(Prior):
         """
         watch = Stopwatch()
         self._check_fit(train)
-        size = self._rows_a_batch(train)
+        size = self._rows_a_batch(train, run)
         result = self._by_all(train, run, watch) if size is None else self._by_batches(train, val, run, size, watch)
         seconds = watch.seconds
         with torch.random.fork_rng(devices=[]):
@@ -167,17 +160,17 @@ class Mixture(Prior):
             train_nll, val_nll = mean_nll_nats(self, train, max_rows=10_000), mean_nll_nats(self, val)
         return FitReport(seconds, train_nll, val_nll, *result)
 
-    def _rows_a_batch(self, train: LatentDataset) -> int | None:
+    def _rows_a_batch(self, train: LatentDataset, run: FitRun) -> int | None:
         """How many posteriors a batch has; None: all of them."""
         if self.batch_size == "auto":
-            return None if train.fits_memory else BATCH_SIZE
+            return None if train.fits_memory(run.sizes.in_memory_bytes) else BATCH_SIZE
         return None if self.batch_size == "all" else min(int(self.batch_size), len(train))
 
     def _by_all(self, train: LatentDataset, run: FitRun, watch: Stopwatch) -> tuple[list[dict[str, float]], list[str]]:
         """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
-        prepare = in_memory if train.fits_memory else on_disk
+        prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
+        settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
 
         def climb(state: EMState, heard: Callable[[EMState], None]) -> EMState:
@@ -187,7 +180,7 @@ class Mixture(Prior):
             kind=EMState,
             num=self.num_restarts,
             iterations=self.max_iter + 1,
-            start=lambda: EMState.begin(self._start(points, settings, generator)[0]),
+            start=lambda: EMState.begin(self._start(points, settings, run, generator)[0]),
             climb=climb,
             score=lambda state: state.objective[-1],
             done=lambda state: state.iteration,
@@ -210,13 +203,15 @@ class Mixture(Prior):
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Mini-batch EM; the curve and what the user should know."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run.ranks), scaling.unit.log().sum().item()
-        held_out = scaling.points(val.posterior(spread_rows(len(val), HELD_OUT_POINTS)))
+        settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
+        sizes = run.sizes
+        held_out = scaling.points(val.posterior(spread_rows(len(val), sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
 
         def epoch(number: int) -> Iterator[Points]:
             order = torch.Generator().manual_seed((run.seed << 32) + number)
-            return (scaling.points(posterior) for _, posterior in train.epoch(size, order))
+            rows = train.epoch(size, order, None, sizes.in_memory_bytes, sizes.buffer_bytes)
+            return (scaling.points(posterior) for _, posterior in rows)
 
         def figures(state: StepwiseState, epoch: int) -> dict[str, float]:
             bounds = {"train_bound_nats": state.train_curve[epoch], "val_bound_nats": state.curve[epoch]}
@@ -231,7 +226,7 @@ class Mixture(Prior):
             kind=StepwiseState,
             num=self.num_restarts,
             iterations=self.max_iter,
-            start=lambda: StepwiseState.begin(*self._start(points, settings, generator)),
+            start=lambda: StepwiseState.begin(*self._start(points, settings, run, generator)),
             climb=climb,
             score=lambda state: state.curve[-1],
             done=lambda state: state.epoch,
@@ -245,9 +240,10 @@ class Mixture(Prior):
         self._adopt(best.current, scaling)
         return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
 
-    def _settings(self, total: Tensor, ranks: Ranks) -> EMSettings:
+    def _settings(self, total: Tensor, run: FitRun) -> EMSettings:
         guess = self.covariance.guess(total, self.num_components)
-        return EMSettings(self.covariance, guess, self.pseudo_counts, self.max_iter, self.tol, ranks)
+        numbers = self.pseudo_counts, self.max_iter, self.tol
+        return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
 
     def _check_fit(self, train: LatentDataset) -> None:
         if self.num_components > len(train):
@@ -257,14 +253,16 @@ class Mixture(Prior):
             )
         check_finite(train, "training")
 
-    def _start(self, points: PointSet, settings: EMSettings, generator: torch.Generator) -> tuple[Components, Tensor]:
+    def _start(
+        self, points: PointSet, settings: EMSettings, run: FitRun, generator: torch.Generator
+    ) -> tuple[Components, Tensor]:
         """Components of k-means clusters of a sample, and the mean statistics [K, F] that they come from."""
-        chosen = torch.randperm(len(points), generator=generator)[: max(START_POINTS, self.num_components)]
+        chosen = torch.randperm(len(points), generator=generator)[: max(run.sizes.start_points, self.num_components)]
         some = points.rows(chosen.to(points.device))
         noise = torch.randn(some.loc.shape, generator=generator).to(some.loc.device)
         cluster = kmeans(some.loc + some.variance.sqrt() * noise, self.num_components, self.lloyd_iterations, generator)
         stats = cluster_statistics(some, cluster, self.covariance, self.num_components)
-        stats = settings.ranks.broadcast(stats)  # another kind of machine rounds otherwise
+        stats = run.ranks.broadcast(stats)  # another kind of machine rounds otherwise
         start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(some))
         return start, stats / len(some)
 

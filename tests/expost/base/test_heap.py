@@ -55,10 +55,10 @@ def work(*_):
         step()
     return {"faults": faults() - before}
 
-def probed(told, scratch, threads, fork):
+def probe_all(job, scratch, threads, fork):
     return fork(work).facts
 
-plan_server.probed = probed
+plan_server.probe_all = probe_all
 raise SystemExit(plan_server.main())
 """
 

@@ -7,8 +7,6 @@ import pytest
 from rich.console import Console, Group
 from stored_reports import row, run
 
-from expost.costs.costs import Cost
-from expost.costs.table import terminal_plan
 from expost.evaluation import oracle
 from expost.evaluation.comparison import views
 from expost.evaluation.comparison.compare import compare
@@ -17,6 +15,8 @@ from expost.evaluation.report import Report, Row
 from expost.evaluation.tables import Column, lay_out, printable
 from expost.evaluation.verdict import conclude
 from expost.evaluation.views import terminal_table
+from expost.plan.command import terminal_plan
+from expost.plan.costs import Cost
 
 NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?%?")
 

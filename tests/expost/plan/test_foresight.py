@@ -11,8 +11,8 @@ import torch
 from command_line import run_here
 
 from expost.base.command import Launch
-from expost.costs import foresight
-from expost.costs.foresight import Part, expected_seconds, foretell
+from expost.forecast import notice
+from expost.forecast.notice import Part, expected_seconds, foretell
 from expost.job import Run
 from expost.store.artifacts import Store
 from stage1_vae.codes.usage import CodeUsage
@@ -73,7 +73,7 @@ def test_every_stage_tells_its_key_and_keeps_its_bits(
 ) -> None:
     """With ten minutes lowered to none; at ten minutes nobody hears of seconds."""
     assert "is expected to take" not in run_all(tmp_path / "quiet", kind)
-    monkeypatch.setattr(foresight, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(notice, "LONG_SECONDS", 0.0)
     said = run_all(tmp_path / "told", kind)
     told = dict(
         re.findall(r"^(\w+) +is expected to take up to about [\d.]+ (?:s|min|h); to shorten it, (.*)$", said, re.M)
@@ -97,7 +97,7 @@ def test_the_work_of_few_tells_that_of_many() -> None:
         time.sleep(0.002 + 0.001 * num)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(foresight, "LONG_SECONDS", 0.0)
+        patched.setattr(notice, "LONG_SECONDS", 0.0)
         assert 4.2 <= expected_seconds(work, 40, 4000) < 6.3
     assert lengths == [1, 1, 8, 40]
 
@@ -136,7 +136,7 @@ def test_a_device_is_waited_for_and_its_first_call_is_not_timed(monkeypatch: pyt
 
 
 def test_a_fit_is_not_expected_to_outlast_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foresight, "expected_seconds", lambda *_: 3600.0)
+    monkeypatch.setattr(notice, "expected_seconds", lambda *_: 3600.0)
     words = ("debug=fast", "stage=prior", "prior=autoregressive", "prior.fit.max_seconds=1200")
     said = run_here(tmp_path, *words).out
     assert re.search(r"^prior +is expected to take up to about 20 min;", said, re.M), said
@@ -164,6 +164,6 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_trial_leaves_the_counts_of_codes_alone() -> None:
     model = torch.nn.Sequential(CodeUsage(3, ""))
     before = model.state_dict() | {"training": model.training}
-    copied = foresight.trial(model)
+    copied = notice.trial(model)
     copied[0].add(torch.tensor([0, 1]))  # type: ignore[operator]
     assert not copied.training and model.state_dict() | {"training": model.training} == before

@@ -13,14 +13,15 @@ from command_line import SMALL, Result, run_here
 from exported_model import job
 
 from expost.base.errors import UserError
-from expost.costs.costs import annealing_share, bent, costs_of, surgery_seconds
-from expost.costs.fork import Probed, at_most, forked, resident_bytes
-from expost.costs.watch import at, grown
+from expost.forecast.timing import lengthen, linear_seconds
 from expost.parts.assembly import assemble
-from expost.plan.inputs import imagined
-from expost.plan.prior import Iterations, few_latents, iterations, probe_prior, scaled
-from expost.plan.stages import Probing, imagine_inputs, imagined_params
+from expost.plan.costs import annealing_factor, costs_of, power_seconds, surgery_seconds
+from expost.plan.inputs import imagine_images
+from expost.plan.prior import Iterations, few_latents, fit_iterations, probe_prior
+from expost.plan.probe import Probed, Probing, at_most, measure_in_fork, resident_bytes
+from expost.plan.stages import imagine_inputs, imagine_params
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage2_prior.fitting import Sizes
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
@@ -119,12 +120,12 @@ def real_seconds(folder: Path, stage: str) -> float:
 
 def test_images_that_are_only_talked_of_are_read_as_real_ones_would_be(tmp_path: Path) -> None:
     words = ("data=image_folder", "plan.num_images=3000", "plan.image_shape=[3,40,24]", "plan.num_test=50")
-    data, reading = imagined(job(tmp_path, *words, "data.memory_limit_gib=0").config, tmp_path / "files")
+    data, reading = imagine_images(job(tmp_path, *words, "data.memory_limit_gib=0").config, tmp_path / "files")
     assert [len(split) for split in (data.train, data.val, data.test)] == [3000, 300, 50]
     batch = data.train.batch(torch.tensor([0, 1, 2999]))
     assert batch.shape == (3, 3, 40, 24) and batch.float().std() > 10
     assert reading.seconds > 0 and reading.peak_bytes > 3000 * 100
-    held, _ = imagined(job(tmp_path, *words, "plan.num_classes=7").config, tmp_path / "held")
+    held, _ = imagine_images(job(tmp_path, *words, "plan.num_classes=7").config, tmp_path / "held")
     assert held.train.batch(torch.tensor([2999])).shape == (1, 3, 40, 24)
     assert held.train.labels is not None and held.train.labels.max() == 6
 
@@ -140,12 +141,12 @@ def test_images_that_are_only_talked_of_are_read_as_real_ones_would_be(tmp_path:
 )
 def test_what_cannot_be_planned_is_refused_with_the_remedy(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        imagined(job(tmp_path, *words).config, tmp_path / "files")
+        imagine_images(job(tmp_path, *words).config, tmp_path / "files")
 
 
 def test_a_probe_is_charged_for_what_it_takes_and_gives_it_back() -> None:
     def taking(num: int) -> Probed:
-        return forked(lambda: {"sum": sum(bytearray(b"\1") * num)}, 1)
+        return measure_in_fork(lambda: {"sum": sum(bytearray(b"\1") * num)}, 1)
 
     before = resident_bytes()
     idle, busy, again = taking(1), taking(100 << 20), taking(1)
@@ -171,11 +172,9 @@ def test_work_is_interrupted_and_only_there() -> None:
 
 def test_few_latents_are_read_as_the_many_that_they_stand_for() -> None:
     latents = LatentDataset(LatentSpec((4,)), "delta", {"loc": np.zeros((2**16, 4), dtype=np.float32)})  # 1 MiB
-    with scaled(1 / 512):
-        assert not latents.fits_memory
-    with scaled(1 / 256):
-        assert latents.fits_memory
-    assert latents.fits_memory
+    assert not latents.fits_memory(Sizes().scaled(1 / 512).in_memory_bytes)
+    assert latents.fits_memory(Sizes().scaled(1 / 256).in_memory_bytes)
+    assert latents.fits_memory(Sizes().in_memory_bytes) and latents.fits_memory()
 
 
 def test_a_mistake_in_a_probe_is_told_here() -> None:
@@ -183,29 +182,29 @@ def test_a_mistake_in_a_probe_is_told_here() -> None:
         raise UserError("mend this")
 
     with pytest.raises(UserError, match="mend this"):
-        forked(work, 1)
+        measure_in_fork(work, 1)
 
 
 def test_a_straight_line_is_followed_and_never_falls() -> None:
-    assert at([(10, 6.0), (30, 16.0)], 100) == pytest.approx(51.0)
-    assert at([(10, 16.0), (30, 6.0)], 100) == 6.0
-    assert at([(30, 6.0)], 60) == pytest.approx(12.0)
+    assert linear_seconds([(10, 6.0), (30, 16.0)], 100) == pytest.approx(51.0)
+    assert linear_seconds([(10, 16.0), (30, 6.0)], 100) == 6.0
+    assert linear_seconds([(30, 6.0)], 60) == pytest.approx(12.0)
 
 
 def test_work_that_grows_with_its_square_is_followed_as_that() -> None:
-    assert bent([(100, 1.0), (200, 4.0)], 1000) == pytest.approx(100.0)
-    assert bent([(100, 1.0), (200, 2.0)], 1000) == pytest.approx(10.0)
-    assert bent([(100, 1.0), (200, 9.0)], 1000) == pytest.approx(225.0)  # noise: nothing here is a cube
+    assert power_seconds([(100, 1.0), (200, 4.0)], 1000) == pytest.approx(100.0)
+    assert power_seconds([(100, 1.0), (200, 2.0)], 1000) == pytest.approx(10.0)
+    assert power_seconds([(100, 1.0), (200, 9.0)], 1000) == pytest.approx(225.0)  # noise: nothing here is a cube
 
 
 def test_work_is_made_longer_until_it_can_be_timed_and_no_longer() -> None:
     def run(num: int) -> float:
         return 0.001 + 0.01 * num
 
-    times = grown(run, 1, 1000, 0.2)
+    times = lengthen(run, 1, 1000, 0.2)
     assert times[-2][1] < 0.2 <= times[-1][1] < 1.7
-    assert grown(run, 5, 8, 100.0) == [(5, run(5)), (8, run(8))]
-    assert grown(run, 50, 8, 0.01) == [(8, run(8))]
+    assert lengthen(run, 5, 8, 100.0) == [(5, run(5)), (8, run(8))]
+    assert lengthen(run, 50, 8, 0.01) == [(8, run(8))]
 
 
 def test_the_surgery_grows_with_draws_times_images() -> None:
@@ -218,9 +217,9 @@ def test_the_surgery_grows_with_draws_times_images() -> None:
 
 
 def test_annealing_grows_with_its_images() -> None:
-    assert annealing_share(None) == 1.0
-    assert annealing_share({"num_images": 100, "bdmc_images": 0}) == 50.0
-    assert annealing_share({"num_images": 100, "bdmc_images": 40}) == pytest.approx(180 / 6)
+    assert annealing_factor(None) == 1.0
+    assert annealing_factor({"num_images": 100, "bdmc_images": 0}) == 50.0
+    assert annealing_factor({"num_images": 100, "bdmc_images": 40}) == pytest.approx(180 / 6)
 
 
 @pytest.mark.slow
@@ -245,7 +244,7 @@ def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> N
     ],
 )
 def test_latents_are_made_up_as_a_vae_would_store_them(spec: LatentSpec, family: str) -> None:
-    params = imagined_params(spec, family)
+    params = imagine_params(spec, family)
     latents = LatentDataset(spec, family, params)
     assert {name: values.dtype for name, values in params.items()} == {name: spec.dtype(name) for name in params}
     z = latents.draw(torch.arange(len(latents)))
@@ -276,11 +275,11 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     facts = probe_prior(probing)
     assert facts["num"] == 7 and facts["more"] in (0, 1)
     assert all(1024 < num < 1100 for num, _ in facts["passes"])  # some more of the last class
-    fit = iterations(probing, few_latents(probing, 1024), 0.5, 2)
+    fit = fit_iterations(probing, few_latents(probing, 1024), 0.5, 2)
     assert set(fit.ends) == {str(y) for y in range(25)}
     one_fit = job(tmp_path, *words, "prior.conditional=false")
     alone = Probing(one_fit, assemble(one_fit), probing.scratch, 8)
-    assert len(iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
+    assert len(fit_iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
 
 
 def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:

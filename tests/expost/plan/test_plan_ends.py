@@ -16,13 +16,13 @@ from expost.plan.command import check_target
 PROJECT = Path(__file__).resolve().parents[3]
 PARENT = """
 import os, pathlib, sys, time
-from expost.costs.fork import forked
+from expost.plan.probe import measure_in_fork
 
 def work():
     pathlib.Path(sys.argv[1]).write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(120)
 
-forked(work, threads=1)
+measure_in_fork(work, threads=1)
 """
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from stage2_prior.em.covariances import COVARIANCES
 from stage2_prior.em.gaussian import Components, EMSettings, Points
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fit import FixedDraws, FreshBatches
-from stage2_prior.fitting import PriorError
+from stage2_prior.fitting import PriorError, Sizes
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
 from stage2_prior.priors.mixture import Mixture
@@ -36,6 +37,9 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "BLOCK_ELEMENTS", 300)
     monkeypatch.setattr(block_shuffle, "BUFFER_BLOCKS", 100)
     monkeypatch.setattr(block_shuffle, "BUFFER_BYTES", 100 * BLOCK * ROW_BYTES)
+
+
+ON_DISK = replace(RUN, sizes=Sizes(in_memory_bytes=0, buffer_bytes=100 * BLOCK * ROW_BYTES))
 
 
 def numbered(num: int) -> LatentDataset:
@@ -149,28 +153,26 @@ def test_mini_batches_reach_what_exact_em_reaches(kind: str, on_disk: None) -> N
     nll = {}
     for size in ("all", 400):
         mixture = Mixture(train.spec, num_components=6, covariance=kind, tol=1e-4, batch_size=size)
-        report = mixture.fit(train, val, RUN)
+        report = mixture.fit(train, val, ON_DISK)
         nll[size] = -mixture.log_prob(z).mean().item()
         assert report.notes == []
         assert report.curve[-1]["train_bound_nats"] < report.curve[0]["train_bound_nats"]
     assert nll[400] < nll["all"] + 0.01
 
 
-def test_exact_em_from_the_disk_is_exact_em(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_em_from_the_disk_is_exact_em() -> None:
     train = known_mixture(3_000, 0)
     curves = []
-    for limit in (door.IN_MEMORY_BYTES, 0):
-        monkeypatch.setattr(door, "IN_MEMORY_BYTES", limit)
+    for run in (RUN, ON_DISK):
         mixture = Mixture(train.spec, num_components=6, batch_size="all", max_iter=20, tol=0)
-        curves.append([row["objective_nats"] for row in mixture.fit(train, train, RUN).curve])
+        curves.append([row["objective_nats"] for row in mixture.fit(train, train, run).curve])
     assert curves[1] == pytest.approx(curves[0], abs=1e-4) and len(curves[0]) > 10
 
 
-def test_auto_takes_batches_only_where_the_set_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_batches_only_where_the_set_is_large() -> None:
     train = known_mixture(2_000, 0)
-    for limit, keys in ((2**28, {"objective_nats"}), (0, {"val_bound_nats"})):
-        monkeypatch.setattr(door, "IN_MEMORY_BYTES", limit)
-        row = Mixture(train.spec, num_components=3, max_iter=2).fit(train, train, RUN).curve[0]
+    for run, keys in ((RUN, {"objective_nats"}), (ON_DISK, {"val_bound_nats"})):
+        row = Mixture(train.spec, num_components=3, max_iter=2).fit(train, train, run).curve[0]
         assert keys <= set(row)
     with pytest.raises(PriorError, match="batch_size=0: give auto, all or a number"):
         Mixture(train.spec, batch_size=0)
@@ -220,16 +222,16 @@ import torch
 from benchmarks.large_latents import status, watched
 from stage1_vae.latents import shuffle as block_shuffle
 from stage1_vae.latents import dataset as door
-from stage2_prior.fitting import FitRun
+from stage2_prior.fitting import FitRun, Sizes
 from stage2_prior.priors.gaussian import Gaussian
-from stage2_prior.priors import mixture
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.standardize import Standardized
 
-door.IN_MEMORY_BYTES, door.BLOCK_ELEMENTS, mixture.START_POINTS = 2**20, 2**17, 2000
+door.IN_MEMORY_BYTES, door.BLOCK_ELEMENTS = 2**20, 2**17
 block_shuffle.BUFFER_BYTES, block_shuffle.BUFFER_BLOCKS = 2**22, 32
 train, val = (door.LatentDataset.load(Path(sys.argv[1]) / split) for split in ("train", "val"))
-run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None)
+sizes = Sizes(in_memory_bytes=2**20, buffer_bytes=2**22, start_points=2000)
+run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None, sizes=sizes)
 def fit(data):
     Standardized(Mixture(data.spec, 4, covariance="diagonal", max_iter=1, batch_size=2048)).fit(data, val, run)
     Gaussian(data.spec).fit(data, val, run)

@@ -17,20 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expost.config.schema import Sample
-from expost.costs.costs import length_of_stage1
-from expost.costs.table import in_time
-from expost.costs.watch import GROWTH, Times, at, seconds_of
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
+from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, linear_seconds, seconds_of
 from expost.job import Run
+from expost.measure.image_sets import SCATTERED, num_compared
+from expost.measure.latents import MAX_KNOWN
 from expost.parts.assembly import Parts, resolved_fit
 from expost.parts.sampling import block_size
 from expost.training.devices import resolved_precision
 from expost.training.tracking import Tracker
-from stage1_vae.latents import LatentDataset
+from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.vae import VAE
 from stage2_prior.fit_settings import FitSettings
 from stage2_prior.fitting import FitRun
-from stage2_prior.prior import Prior
+from stage2_prior.held_out import affordable
+from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.per_class import PerClass
 
@@ -39,13 +40,13 @@ LONG_SECONDS, MOST_MINUTES = 600.0, 90
 LITTLE = 0.25
 """A part that cannot take this share of `LONG_SECONDS` is not timed more exactly."""
 ENOUGH_SECONDS = 0.5
-FORWARD = 1 / 3
-"""Of a training step, what only looks at the same images takes."""
 EM_ROWS, EM_PASSES = 4096, 3
 """Latents of a fit in little, and passes over them."""
 EM_OPERATIONS = 1e9
 """A second, of what is slow in EM; a fit of fewer takes no time worth a trial."""
 DRAWN_AT_ONCE = 500
+SETS = 4
+"""Of decoded images: baseline, aggregate, reconstructions, learned."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def expected_seconds(work: Callable[[int], object], at_once: int, num: float) ->
     if torch.cuda.is_initialized():
         work(1)  # what the device does once
     first = seconds_of(lambda: work(1))
-    times: Times = [(1, min(first, seconds_of(lambda: work(1))) if first < ENOUGH_SECONDS else first)]
+    times = [(1, min(first, seconds_of(lambda: work(1))) if first < ENOUGH_SECONDS else first)]
     while True:
         size, seconds = times[-1]
         is_sure = seconds >= ENOUGH_SECONDS and len(times) > 1
         if is_sure or size >= at_once or seconds / size * num < LITTLE * LONG_SECONDS:
-            return at(times[-2:], at_once) * num / at_once if size > 1 else seconds * num
+            return linear_seconds(times[-2:], at_once) * num / at_once if size > 1 else seconds * num
         size = min(GROWTH * size, at_once)
         times.append((size, seconds_of(lambda size=size: work(size))))  # type: ignore[misc]
 
@@ -229,3 +230,48 @@ def feature_parts(run: Run, parts: Parts, num: int) -> list[Part]:
 
     seconds = expected_seconds(work, size, epochs * batches * size)
     return [Part(seconds, "give a trained net, evaluation.features=FILE.pt")]
+
+
+def evaluation_parts(run: Run, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
+    """Samples, bounds and annealing; all else is little beside them, but for training images by the million."""
+    settings, data = run.config.evaluation, parts.data
+    num, bounded = num_compared(data, settings.num_samples), min(settings.num_bound_images, len(data.test))
+    draws = 1 if train.is_certain else settings.importance_samples
+    block = block_size(data.shape)
+
+    def decode(num: int) -> None:
+        vae.decode(drawn(train, num, run)).mean.cpu()
+
+    with torch.no_grad():
+        an_image = expected_seconds(decode, block, bounded * draws + SETS * num) / (bounded * draws + SETS * num)
+        samples = expected_seconds(prior.sample, DRAWN_AT_ONCE, num_drawn(run, parts, prior, train))
+        density = 0.0
+        taken_apart = 2 * affordable(min(len(data.test), settings.num_samples), prior)
+        if prior.log_prob_is is not Exactness.NONE:
+            rows = bounded * draws + taken_apart
+            density = expected_seconds(lambda num: prior.log_prob(drawn(train, num, run)), DRAWN_AT_ONCE, rows) / rows
+    found = [
+        Part(
+            samples + SETS * num * an_image + taken_apart * density,
+            lower("evaluation.num_samples", settings.num_samples),
+        ),
+        Part(bounded * draws * (an_image + density), lower("evaluation.num_bound_images", settings.num_bound_images)),
+    ]
+    if (asked := settings.annealing) is not None:
+        images = asked.num_images + 2 * asked.bdmc_images
+        gradients = images * asked.num_chains * asked.num_steps * asked.leapfrog_steps
+        of_one = 3 * (an_image + density)
+        found.append(Part(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
+    return found
+
+
+def num_drawn(run: Run, parts: Parts, prior: Prior, train: LatentDataset) -> int:
+    """Samples of the learned prior."""
+    limit = run.config.evaluation.num_samples
+    num = num_compared(parts.data, limit)
+    total = max(num, min(SCATTERED, limit, len(train)))
+    total += num if prior.num_classes else 0
+    if train.spec.support is not Support.CODES:  # against those of test images
+        held_out = min(limit, len(parts.data.test))
+        total += held_out + (0 if train.is_certain else 3 * min(held_out, MAX_KNOWN))
+    return total

@@ -1,0 +1,151 @@
+"""From what was probed to what a whole run costs: arithmetic, and nothing else.
+
+Disk: bytes of the files in the store; those of models, latents and labels are exact. Memory: resident memory of a
+process that does this stage alone, at its largest. Time: what is there once, and so much a step.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from expost.config.schema import Config
+from expost.forecast.timing import FORWARD, Times, length_of_stage1, linear_seconds
+
+Facts = dict[str, Any]
+"""What was probed, as JSON."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage costs.
+
+    Attributes:
+        stage: as a user types it; `data` is opening the images, which every stage does.
+        files: bytes in the store, by path in the artifact.
+        memory_bytes: peak of the process, of each rank where there are several.
+        seconds: estimated.
+        work: how much of what, in words.
+        parts: seconds of its parts, where it has any.
+        cached: it is in the store already, and costs nothing now.
+    """
+
+    stage: str
+    files: Mapping[str, int] = field(default_factory=dict)
+    memory_bytes: int = 0
+    seconds: float = 0.0
+    work: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(self.files.values())
+
+
+def costs_of(config: Config, facts: Facts) -> list[Cost]:
+    """One a stage, in the order in which they run."""
+    data, probes, num = facts["data"], facts["probes"], sum(facts["images"]["num"].values())
+    costs = [Cost("data", {}, data["peak_bytes"], data["seconds"], f"{num:,} images, {data['how']}")]
+    for stage, cost_of in COSTS.items():
+        files, seconds, work, parts = cost_of(config, facts, probes[stage])
+        memory = max(probes[stage]["peak_bytes"], data["peak_bytes"])  # no less than opening the images took
+        memory += probes[stage].get("more_bytes", 0)
+        costs.append(Cost(stage, files, memory, seconds, work, parts, stage in facts["cached"]))
+    return costs
+
+
+Bill = tuple[Mapping[str, int], float, str, Mapping[str, float]]
+"""Files, seconds, work and parts of a `Cost`."""
+
+
+def vae_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+    """Steps and validations to the end; early stopping can only make it less."""
+    trainer, num = config.trainer, facts["images"]["num"]
+    steps, epochs, validations = length_of_stage1(trainer, num["train"])
+    scale = trainer.batch_size / trainer.num_ranks / probe["step_size"]
+    equal_steps = steps + FORWARD * validations * num["val"] / trainer.batch_size
+    seconds = probe["seconds_once"] + equal_steps * scale * probe["seconds_a_step"]
+    if not facts["models"]["vae_parameters"]:
+        steps, epochs, seconds = 0, 0, probe["seconds_once"]
+    files = probe["files"] | {"history.json": round(epochs * probe["bytes_an_epoch"])}
+    return files, seconds, f"{steps:,} steps of {trainer.batch_size}, {epochs:,} epochs", {}
+
+
+def encode_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+    total = sum(facts["images"]["num"].values())
+    once = linear_seconds(probe["times"], 0)
+    seconds = once + (linear_seconds(probe["times"], total) - once) / config.trainer.num_ranks
+    return probe["files"], seconds, f"{total:,} images", {}
+
+
+def prior_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+    """All iterations or epochs that the configuration allows; stopping earlier can only make it less."""
+    rows, unit = facts["images"]["num"]["train"], probe["unit"]
+    if unit == "iteration":
+        passes = (probe["num"] + probe["more"]) * linear_seconds(probe["passes"], rows)
+        seconds = probe["restarts"] * (linear_seconds(probe["once"], rows) + passes)
+    else:
+        factor = rows / facts["latent_rows"]["train"]  # 1 unless there were too many latents to make up
+        seconds = factor * probe["seconds_once"] + (probe["num"] + probe["more"]) * probe["seconds_a_unit"]
+    seconds /= config.trainer.num_ranks if facts["models"]["prior_in_ranks"] else 1
+    curve_rows = probe["epochs"] or probe["num"]
+    curve = round(curve_rows * probe["bytes_a_row"]) - probe["bytes_of_curve"] if curve_rows else 0
+    files = probe["files"] | {"fit.json": probe["files"]["fit.json"] + curve}
+    work = f"{probe['num'] * probe.get('restarts', 1):,} {unit}s at most" if unit else "closed form"
+    return files, seconds, work + (f", {probe['epochs']:,} epochs" if probe["epochs"] else ""), {}
+
+
+def features_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+    return probe["files"], probe["seconds"], probe["work"], {}
+
+
+def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+    """The parts that the report names, each by what it grows with."""
+    num, num_bounds, images = probe["num_samples"], probe["num_bounds"], facts["images"]["num"]
+    times, lengths = probe["times"], probe["lengths"]
+    seconds = {part: linear_seconds(times[part], lengths[part]) for part in times}
+    seconds |= {
+        "distances": power_seconds(times["distances"], num),
+        "surgery": surgery_seconds(probe | times, lengths["surgery"], images),
+        "annealing": probe["annealing"] * annealing_factor(probe["annealing_settings"]),
+        "pictures": probe["pictures"],
+    }
+    work = f"{num:,} samples, bounds of {num_bounds:,} images, {images['train']:,} searched for copies"
+    return probe["files"], sum(seconds.values()), work, seconds
+
+
+COSTS = {
+    "vae": vae_cost,
+    "encode": encode_cost,
+    "prior": prior_cost,
+    "features": features_cost,
+    "evaluate": evaluate_cost,
+}
+
+
+def power_seconds(times: Times, num: int) -> float:
+    """Seconds of `num` units of work that grows faster than its units, as a power of them between two lengths."""
+    (few, first), (many, last) = times[0], times[-1]
+    if many == few or first <= 0:
+        return last * (num / many) ** 2
+    power = min(2.0, max(1.0, math.log(last / first) / math.log(many / few)))
+    return float(last * (num / many) ** power)
+
+
+def surgery_seconds(probe: Facts, num: int, counts: Mapping[str, int]) -> float:
+    """Draws of both splits under the aggregate of the training images and of their own, and all that needs neither."""
+
+    def aggregates(num: float, counts: Mapping[str, int]) -> float:
+        latents = 2 * counts["train"] + counts["test"]
+        return latents * (probe["seconds_a_latent"] + num * probe["seconds_a_pair"])
+
+    rest = [(few, max(0.0, seconds - aggregates(few, probe["few_latents"]))) for few, seconds in probe["surgery"]]
+    return linear_seconds(rest, num) + aggregates(num, counts)
+
+
+def annealing_factor(asked: Mapping[str, Any] | None) -> float:
+    """How many times the work of the probe's two images, and two simulated ones from both ends, is asked for."""
+    if asked is None:
+        return 1.0
+    return (asked["num_images"] + 2 * asked["bdmc_images"]) / (2 + (4 if asked["bdmc_images"] else 0))

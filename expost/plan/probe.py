@@ -1,0 +1,226 @@
+"""A probe: a piece of work in a process of its own, forked from this one, with the peak of its memory.
+
+A fork starts with everything imported, so a probe costs no start of an interpreter; and what it took is given back when
+it ends. A fork has no pages of the libraries' code mapped until it touches them, which is why its growth is counted and
+not its size. No fork may find a pool of threads half alive: whoever forks computes with one thread.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from expost.base.errors import UserError
+from expost.job import Run
+from expost.parts.assembly import Parts
+from expost.plan.costs import Facts
+from expost.store.artifacts import Artifact, Store
+from stage1_vae.data.images import spread
+from stage1_vae.errors import ExpostError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Attributes:
+    facts: what the work returned.
+    peak_bytes: largest resident memory that a process doing this work alone would have.
+    before_bytes: of the process that forked.
+    start_bytes: of the fork at its start, in its own count.
+    seconds: that the probe itself took.
+    """
+
+    facts: Facts
+    peak_bytes: int
+    before_bytes: int
+    start_bytes: int
+    seconds: float
+
+    def process_bytes(self, num_bytes: float) -> float:
+        """What a process doing this work alone would have where the fork counts `num_bytes`."""
+        return self.before_bytes + num_bytes - self.start_bytes
+
+
+def memory_bytes(name: str) -> int:
+    """`VmRSS`, the resident memory of this process, or `VmHWM`, its peak.
+
+    Raises:
+        UserError: there is no /proc here.
+    """
+    try:
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError("stage=plan reads memory from /proc, which this system has not; run it on Linux") from error
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def resident_bytes() -> int:
+    return memory_bytes("VmRSS")
+
+
+def peak_bytes() -> int:
+    return memory_bytes("VmHWM")
+
+
+class Late(BaseException):  # nothing that is interrupted may take it for an error of its own
+    """Ends work whose memory was wanted, and not its result."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Interrupt the block after so many `seconds`: by then work done in blocks has all the memory that it will have."""
+
+    def end(*_: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with suppress(Late):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def end_with(parent: int) -> None:
+    """End this process when `parent`, which started it, ends in whatever way; at once where it has already."""
+    with suppress(AttributeError, OSError):  # of a system without prctl
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def measure_in_fork(work: Callable[[], Facts], threads: int) -> Probed:
+    """Do `work` in a fork whose torch computes with so many `threads`.
+
+    Raises:
+        UserError: what the work raised is the user's to mend, or it took more memory than there is.
+    """
+    size, started, parent = resident_bytes(), time.perf_counter(), os.getpid()
+    read_end, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork: those of libraries, all idle
+        pid = os.fork()
+    if pid == 0:
+        try:  # it never returns into its parent's code
+            end_with(parent)
+            os.close(read_end)
+            with os.fdopen(write_end, "wb") as pipe:
+                pipe.write(json.dumps(_outcome(work, threads)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        content = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    outcome: Facts = json.loads(content) if content else {}
+    if "mistake" in outcome:
+        raise UserError(outcome["mistake"])
+    if "traceback" in outcome:
+        raise RuntimeError(outcome["traceback"])
+    if not outcome:
+        raise UserError(f"a probe was ended by the system (status {status}), most likely for want of memory")
+    start = outcome["start_bytes"]
+    whole = size + outcome["peak_bytes"] - start
+    return Probed(outcome["facts"], whole, size, start, time.perf_counter() - started)
+
+
+def _outcome(work: Callable[[], Facts], threads: int) -> Facts:
+    """What the fork tells its parent."""
+    try:
+        torch.set_num_threads(threads)
+        start = resident_bytes()
+        return {"start_bytes": start, "facts": work(), "peak_bytes": peak_bytes()}
+    except ExpostError as error:
+        return {"mistake": str(error)}
+    except BaseException:  # whatever it is: the parent waits to be told
+        return {"traceback": traceback.format_exc()}
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What the probes share.
+
+    Attributes:
+        job: the run, in small: a root of its own, one rank, no loggers.
+        parts: its images in full number, its models.
+        scratch: an empty folder.
+        rank_batch: images of a step on one rank.
+    """
+
+    job: Run
+    parts: Parts
+    scratch: Path
+    rank_batch: int
+
+    @property
+    def enough(self) -> float:
+        return self.job.config.plan.probe_seconds
+
+    def with_few(self, **counts: int) -> Parts:
+        """The parts with at most so many images of the splits that are named."""
+        data = self.parts.data
+        few: dict[str, Any] = {split: spread(getattr(data, split), num) for split, num in counts.items()}
+        return replace(self.parts, data=replace(data, **few))
+
+    def place(self, name: str, **limits: Any) -> Run:
+        """The job with a store of its own, so that nothing is found there, and with limits for Lightning."""
+        return replace(self.job, store=Store(self.scratch / name), trainer_overrides=limits)
+
+
+def change(job: Run, section: str, **values: Any) -> Run:
+    """The job with other `values` in a section of its configuration."""
+    asked = getattr(job.config, section)
+    asked = asked | values if isinstance(asked, dict) else asked.model_copy(update=values)
+    return replace(job, config=job.config.model_copy(update={section: asked}))
+
+
+def files_of(artifact: Artifact) -> dict[str, int]:
+    """Bytes of each file of an artifact, by its path in it."""
+    paths = sorted(path for path in artifact.path.rglob("*") if path.is_file())
+    return {path.relative_to(artifact.path).as_posix(): path.stat().st_size for path in paths}
+
+
+class Watch(pl.Callback):
+    """Times the steps of one training, and ends it when they took `enough` seconds.
+
+    The first stretch of steps is not timed: it pays for what is there once. Nor are validations.
+
+    Attributes:
+        num, seconds: optimiser steps, and what they took.
+        peak_bytes: of the process, by the end of the last step.
+    """
+
+    def __init__(self, enough: float) -> None:
+        self.enough, self.num, self.seconds, self.peak_bytes = enough, 0, 0.0, 0
+        self._first, self._before = 0, 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        now, self.peak_bytes = time.perf_counter(), peak_bytes()
+        if not self._first:
+            self._first = trainer.global_step
+        else:
+            self.num, self.seconds = trainer.global_step - self._first, self.seconds + now - self._before
+            trainer.should_stop |= self.seconds >= self.enough
+        self._before = now
+
+    def on_validation_end(self, *_: object) -> None:
+        self._before = time.perf_counter()
+
+    @property
+    def seconds_a_step(self) -> float:
+        return self.seconds / max(1, self.num)
