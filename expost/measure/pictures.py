@@ -10,7 +10,6 @@ from torch import Tensor
 from expost.evaluation.figures import images as figures
 from expost.evaluation.figures.classes import class_rows
 from expost.evaluation.figures.codes import codebook_usage
-from expost.evaluation.images.image_sheet import image_sheet
 from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
 from expost.measure.classes import ConditionalSamples
@@ -111,7 +110,7 @@ def draw_sheet(parts: Parts, root: Path) -> Path:
     path, scratch = root / SHEET, root / f".{SHEET}.part"
     title = f"{parts.data.name}: training images" + (" and their labels" if names else "")
     try:
-        image_sheet(picture(images), captions, title, scratch)
+        figures.image_sheet(picture(images), captions, title, scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
