@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.published import RECIPES, WITHOUT_RECIPE, Claim, Recipe
 from expost.base.errors import UserError
-from expost.compare import everything, group_of, load
+from expost.compare import group_of, load, report_folders
 from expost.evaluation.comparison.compare import compare
 from expost.evaluation.comparison.lines import Line
 from expost.evaluation.comparison.sources import Source, beside
@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DOCS / "RESULTS.md")
     options = parser.parse_args(words)
     try:
-        sources = [load(options.runs, folder) for folder in everything(options.runs)]
+        sources = [load(options.runs, folder) for folder in report_folders(options.runs)]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

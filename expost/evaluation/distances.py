@@ -52,8 +52,8 @@ class Distances:
     @property
     def spread(self) -> dict[str, float]:
         """Figure -> standard deviation that other samples and another reference set would give it."""
-        found = {name: spread(values) for name, values in self.halves.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        spreads = {name: spread(values) for name, values in self.halves.items()}
+        return {name: std for name, std in spreads.items() if std is not None}
 
 
 @dataclass(frozen=True)

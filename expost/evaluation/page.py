@@ -100,9 +100,9 @@ def render_html(
 
 
 def _splits(surgery: Surgery) -> Iterator[tuple[str, Decomposition]]:
-    for split, found in (("train", surgery.train), ("test", surgery.test)):
-        if found is not None:
-            yield split, found
+    for split, rate in (("train", surgery.train), ("test", surgery.test)):
+        if rate is not None:
+            yield split, rate
 
 
 def rates(surgery: Surgery) -> Cells:
@@ -158,21 +158,21 @@ def counts(surgery: Surgery) -> str:
 def dimensions(surgery: Surgery) -> Cells:
     """A line a latent dimension; none where they were not listed."""
     caption, head = "Latent dimensions", ["state", "variance of posterior means"]
-    found = surgery.dimensions
-    if found is None or found.mean_variance is None or found.active is None:
+    listed = surgery.dimensions
+    if listed is None or listed.mean_variance is None or listed.active is None:
         return Cells(caption, head, [])
-    distances = {name: d.per_dim for name, d in found.wasserstein_1.items() if d is not None and d.per_dim}
-    collapsed = found.collapsed or [False] * len(found.mean_variance)
+    distances = {name: d.per_dim for name, d in listed.wasserstein_1.items() if d is not None and d.per_dim}
+    collapsed = listed.collapsed or [False] * len(listed.mean_variance)
     lines = [
         (
             str(dim),
             [
-                "collapsed" if collapsed[dim] else "active" if found.active[dim] else "inactive",
+                "collapsed" if collapsed[dim] else "active" if listed.active[dim] else "inactive",
                 f"{variance:.4f}",
                 *(f"{per_dim[dim]:.3f}" for per_dim in distances.values()),
             ],
         )
-        for dim, variance in enumerate(found.mean_variance)
+        for dim, variance in enumerate(listed.mean_variance)
     ]
     return Cells(caption, [*head, *(f"Wasserstein distance to {title(name)}" for name in distances)], lines)
 

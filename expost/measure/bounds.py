@@ -20,7 +20,7 @@ from expost.evaluation.bounds import Bounds, LogLikelihood, Propose, importance_
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.parts.assembly import Parts
 from expost.parts.sampling import block_size
 from expost.training.progress import bar, clock
@@ -36,33 +36,33 @@ MAX_ANNEALED_PIXELS = 2**22
 """Decoded at once, with what the gradient needs: about 400 MB of float32 through a small net."""
 
 
-def measure_bounds(trained: Trained, run: Run) -> dict[str, Bounds]:
+def measure_bounds(subject: Subject, run: Run) -> dict[str, Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = run.config.evaluation
-    vae, images = trained.vae, spread(trained.parts.data.test, settings.num_bound_images)
-    block = block_size(trained.parts.data.shape)
-    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
-    batches = trained.parts.batches(images, min(settings.batch_size, block), run)
+    vae, images = subject.vae, spread(subject.parts.data.test, settings.num_bound_images)
+    block = block_size(subject.parts.data.shape)
+    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(subject.parts.data.shape)))
+    batches = subject.parts.batches(images, min(settings.batch_size, block), run)
     x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
         posterior = vae.encode(x).posterior
         z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
-        return z, None if trained.test.is_point_mass else posterior.log_prob(z)
+        return z, None if subject.test.is_point_mass else posterior.log_prob(z)
 
     def closed_form(x: Tensor) -> Tensor:
         posterior = vae.encode(x).posterior
         return rate_nats(posterior, vae.base_prior, posterior.mean)
 
-    priors = {"baseline": trained.baseline, **{row: floor.prior for row, floor in trained.floors.items()}}
+    priors = {"baseline": subject.baseline, **{row: floor.prior for row, floor in subject.floors.items()}}
     densities = {
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
-        for key, prior in (priors | {"learned": trained.prior}).items()
+        for key, prior in (priors | {"learned": subject.prior}).items()
     }
     # then stage 1 was trained against the baseline itself
     exact = type(vae.bottleneck.base_prior) in (StandardNormal, FairBits)
-    rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}
-    num = 1 if trained.test.is_certain else settings.importance_samples
+    rates = {"baseline": closed_form} if exact and not subject.test.is_point_mass else {}
+    num = 1 if subject.test.is_certain else settings.importance_samples
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
 
 
@@ -79,7 +79,7 @@ def check_tight_bounds(run: Run, parts: Parts) -> None:
         )
 
 
-def tight_bounds(trained: Trained, run: Run, name: str) -> TightBounds | None:
+def tight_bounds(subject: Subject, run: Run, name: str) -> TightBounds | None:
     """What annealing says of the baseline and of the learned prior; None where it is off.
 
     Args:
@@ -93,37 +93,37 @@ def tight_bounds(trained: Trained, run: Run, name: str) -> TightBounds | None:
     settings = run.config.evaluation.annealing
     if settings is None:
         return None
-    check_tight_bounds(run, trained.parts)
+    check_tight_bounds(run, subject.parts)
     with clock("annealing", run.shows_progress):
-        rows = {key: _row(trained, run, prior, settings) for key, prior in trained.priors(name).items()}
+        rows = {key: _row(subject, run, prior, settings) for key, prior in subject.priors(name).items()}
     return TightBounds(
-        num_images=min(settings.num_images, len(trained.parts.data.test)),
+        num_images=min(settings.num_images, len(subject.parts.data.test)),
         bdmc_images=settings.bdmc_images,
         num_chains=settings.num_chains,
         num_steps=settings.num_steps,
         leapfrog_steps=settings.leapfrog_steps,
         importance_samples=run.config.evaluation.importance_samples,
-        is_density=trained.parts.kind.is_density,
+        is_density=subject.parts.kind.is_density,
         rows=rows,
     )
 
 
-def _row(trained: Trained, run: Run, prior: Prior, settings: Settings) -> AnnealedRow:
+def _row(subject: Subject, run: Run, prior: Prior, settings: Settings) -> AnnealedRow:
     """One prior; the same seed for all, so that they are compared from the same starts."""
-    kind, seed = trained.parts.kind, run.config.seeds.sample
+    kind, seed = subject.parts.kind, run.config.seeds.sample
     notes = [] if kind.is_density else [f"{kind.note}: these bounds rank priors and are no log-likelihoods"]
     if refusal := _refusal(prior):
         return AnnealedRow(notes=(*notes, refusal))
     work = Annealing(settings.num_chains, settings.num_steps, settings.leapfrog_steps)
-    start, log_likelihood = starts(trained.vae), likelihood(trained.vae)
-    max_rows = max(1, min(8192, MAX_ANNEALED_PIXELS // math.prod(trained.parts.data.shape)))
+    start, log_likelihood = starts(subject.vae), likelihood(subject.vae)
+    max_rows = max(1, min(8192, MAX_ANNEALED_PIXELS // math.prod(subject.parts.data.shape)))
     with run.seeded(seed):
         annealed = annealed_bounds(
-            _images(trained, run, settings.num_images), start, log_likelihood, prior.log_prob, work, max_rows
+            _images(subject, run, settings.num_images), start, log_likelihood, prior.log_prob, work, max_rows
         )
     with run.seeded(seed):
         weighted = importance_bounds(
-            _images(trained, run, settings.num_images),
+            _images(subject, run, settings.num_images),
             _proposals(start),
             log_likelihood,
             {"p": prior.log_prob},
@@ -134,7 +134,7 @@ def _row(trained: Trained, run: Run, prior: Prior, settings: Settings) -> Anneal
     if settings.bdmc_images:
         with run.seeded(seed):
             both = bidirectional(
-                simulate(trained, prior, settings.bdmc_images), start, log_likelihood, prior.log_prob, work, max_rows
+                simulate(subject, prior, settings.bdmc_images), start, log_likelihood, prior.log_prob, work, max_rows
             )
     return _summarise(annealed, weighted, both, notes)
 
@@ -182,18 +182,18 @@ def _proposals(start: Callable[[Tensor], Start]) -> Propose:
     return propose
 
 
-def _images(trained: Trained, run: Run, num: int) -> Iterator[Tensor]:
+def _images(subject: Subject, run: Run, num: int) -> Iterator[Tensor]:
     """`num` test images, evenly spread over the split, in batches [B, C, H, W] on the device."""
-    images = spread(trained.parts.data.test, num)
-    for x, _ in trained.parts.batches(images, block_size(trained.parts.data.shape), run):
+    images = spread(subject.parts.data.test, num)
+    for x, _ in subject.parts.batches(images, block_size(subject.parts.data.shape), run):
         yield x
 
 
 @torch.no_grad()
-def simulate(trained: Trained, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of x ~ p(x|z) [B, C, H, W] and the z ~ p(z) [B, *latent] that each was drawn from, on the device."""
-    for z in trained.draw(prior, num).to(trained.device).split(block_size(trained.parts.data.shape)):
-        yield trained.vae.decode(z).sample(), z
+    for z in subject.draw(prior, num).to(subject.device).split(block_size(subject.parts.data.shape)):
+        yield subject.vae.decode(z).sample(), z
 
 
 def _summarise(annealed: Annealed, weighted: Bounds, both: Bidirectional | None, notes: list[str]) -> AnnealedRow:

@@ -17,8 +17,8 @@ from expost.evaluation.images.features import FeatureNet
 from expost.evaluation.report import Row
 from expost.evaluation.row_names import RECONSTRUCTIONS
 from expost.evaluation.sections import Classes, ClassShares
-from expost.measure.image_sets import num_compared, test_rows
-from expost.measure.subject import Trained, cleaned
+from expost.measure.image_sets import num_compared, reference_rows
+from expost.measure.subject import Subject, clean_images
 from stage1_vae.data.images import spread
 from stage1_vae.rows import spread_rows
 
@@ -36,7 +36,7 @@ class ConditionalSamples:
 
 
 def measure_classes(
-    trained: Trained, classifier: FeatureNet, limit: int, notes: list[str]
+    subject: Subject, classifier: FeatureNet, limit: int, notes: list[str]
 ) -> ConditionalSamples | None:
     """Draw, decode and classify samples of every class; None, with a note, where that is not possible.
 
@@ -46,30 +46,30 @@ def measure_classes(
         limit: images that the report's figures are measured on at most; as many samples, rounded to whole classes.
         notes: takes what is missing, in words.
     """
-    known = trained.parts.data.train.labels
+    known = subject.parts.data.train.labels
     if known is None or classifier.config.num_classes == 0:
         notes.append("the training images are all of one class: there is no classifier to judge conditional samples")
         return None
     present = torch.unique(known.cpu())
-    num = num_compared(trained.parts.data, limit)
+    num = num_compared(subject.parts.data, limit)
     labels = present.repeat(max(1, num // len(present)))  # every class in turn: the first few hold all of them
-    z = trained.draw(trained.prior, len(labels), labels)
+    z = subject.draw(subject.prior, len(labels), labels)
     if z.is_floating_point() and not torch.isfinite(z).all():
         notes.append("some conditional samples are NaN or infinite, so no class was judged")
         return None
     pictured = present[spread_rows(len(present), MOST_PICTURED)]
-    taken_for, drawn = classify(classifier, trained.decoded(z), labels, pictured, SAMPLES_PICTURED)
+    taken_for, drawn = classify(classifier, subject.decode(z), labels, pictured, SAMPLES_PICTURED)
     samples = class_accuracy(taken_for, labels, present)
     assert samples is not None
-    names = trained.parts.data.class_names
-    reconstructions, test_images, real = classify_test_images(trained, classifier, num, present, pictured)
+    names = subject.parts.data.class_names
+    reconstructions, test_images, real = classify_test_images(subject, classifier, num, present, pictured)
     if real is None:
         notes.append("the test images have no labels, so the class accuracy of samples has no ceiling")
         real = {y: torch.zeros(0, *classifier.config.shape) for y in pictured.tolist()}
     facts = Classes(
         num_a_class=len(labels) // len(present),
         chance=1 / len(present),
-        judge=in_words(classifier),
+        judge=describe(classifier),
         samples=samples.mean,
         reconstructions=None if reconstructions is None else reconstructions.mean,
         test_images=None if test_images is None else test_images.mean,
@@ -89,16 +89,16 @@ def measure_classes(
 
 
 def classify_test_images(
-    trained: Trained, classifier: FeatureNet, num: int, present: Tensor, pictured: Tensor
+    subject: Subject, classifier: FeatureNet, num: int, present: Tensor, pictured: Tensor
 ) -> tuple[ClassAccuracy | None, ClassAccuracy | None, dict[int, Tensor] | None]:
     """What the classifier takes reconstructions and test images for, and some images of each `pictured` class; nothing
     where test images have no labels."""
-    shown = spread(trained.parts.data.test, num)
+    shown = spread(subject.parts.data.test, num)
     if shown.labels is None:
         return None, None, None
     labels = shown.labels.cpu()  # [num]
-    taken_for, real = classify(classifier, cleaned(trained.parts, shown), labels, pictured, IMAGES_PICTURED)
-    decoded = trained.decoded(trained.test.draw(test_rows(trained.parts.data, num)))
+    taken_for, real = classify(classifier, clean_images(subject.parts, shown), labels, pictured, IMAGES_PICTURED)
+    decoded = subject.decode(subject.test.draw(reference_rows(subject.parts.data, num)))
     again, _ = classify(classifier, decoded, labels, pictured[:0], 0)
     return class_accuracy(again, labels, present), class_accuracy(taken_for, labels, present), real
 
@@ -129,7 +129,7 @@ def classify(
     return torch.cat(taken_for), {y: torch.stack(images) if images else none for y, images in first.items()}
 
 
-def in_words(classifier: FeatureNet) -> str:
+def describe(classifier: FeatureNet) -> str:
     """What the classifier is."""
     accuracy = classifier.config.held_out_accuracy
     return "a small classifier" + ("" if accuracy is None else f", {accuracy:.1%} right on held-out images")

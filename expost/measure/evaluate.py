@@ -27,13 +27,20 @@ from expost.measure.feature_nets import (
     load_own_net,
     try_feature_file,
 )
-from expost.measure.image_sets import SCATTERED, Copied, Seen, measured_distances, measured_memorisation, seen_images
+from expost.measure.image_sets import (
+    SCATTERED,
+    Copies,
+    FeaturedSet,
+    collect_sets,
+    measure_distances,
+    measure_memorisation,
+)
 from expost.measure.latents import dissect
 from expost.measure.pictures import draw_pictures
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
-from expost.measure.subject import Trained, baseline_prior, counted_floors, floor_ingredients
-from expost.measure.truth import Truth, against_truth, carries_unchanged
+from expost.measure.subject import Subject, baseline_prior, fit_floors, floor_ingredients
+from expost.measure.truth import Truth, carries_unchanged, compare_with_truth
 from expost.parts.assembly import Parts
 from expost.parts.weights import Histories
 from expost.training.progress import clock
@@ -71,16 +78,16 @@ class Findings:
     """
 
     job: Run
-    trained: Trained
+    trained: Subject
     nets: Nets
     net: Extractor
     histories: Histories
     folder: Path
     notes: list[str] = field(init=False, default_factory=list)
     seconds: dict[str, float] = field(init=False, default_factory=dict)
-    seen: Mapping[str, Seen] = field(init=False)
+    seen: Mapping[str, FeaturedSet] = field(init=False)
     distances: Mapping[str, Distances] = field(init=False)
-    copied: Copied = field(init=False)
+    copied: Copies = field(init=False)
     classes: ConditionalSamples | None = field(init=False, default=None)
     bounded: Mapping[str, Bounds] = field(init=False)
     truth: Truth | None = field(init=False)
@@ -125,21 +132,21 @@ class Part:
 
 
 def look_at_images(findings: Findings) -> None:
-    findings.seen = seen_images(findings.trained, findings.net, findings.num_samples)
+    findings.seen = collect_sets(findings.trained, findings.net, findings.num_samples)
 
 
 def compare_images(findings: Findings) -> None:
     neighbours = findings.job.config.evaluation.neighbours
-    findings.distances = measured_distances(findings.trained, findings.seen, neighbours, findings.notes)
+    findings.distances = measure_distances(findings.trained, findings.seen, neighbours, findings.notes)
 
 
 def search_for_copies(findings: Findings) -> None:
-    findings.copied = measured_memorisation(findings.trained, findings.net, findings.seen, findings.notes)
+    findings.copied = measure_memorisation(findings.trained, findings.net, findings.seen, findings.notes)
 
 
 def judge_classes(findings: Findings) -> None:
-    assert findings.nets.judge is not None
-    judge = load_own_net(findings.nets.judge, findings.job)
+    assert findings.nets.classifier is not None
+    judge = load_own_net(findings.nets.classifier, findings.job)
     findings.classes = measure_classes(findings.trained, judge, findings.num_samples, findings.notes)
 
 
@@ -147,7 +154,7 @@ def bound(findings: Findings) -> None:
     trained, num = findings.trained, findings.job.config.evaluation.num_bound_images
     findings.bounded = measure_bounds(trained, findings.job)
     images = spread(trained.parts.data.test, num)
-    findings.truth = against_truth(trained.parts, images, findings.bounded, findings.name)
+    findings.truth = compare_with_truth(trained.parts, images, findings.bounded, findings.name)
     findings.notes += [] if findings.truth is None else [findings.truth.note]
 
 
@@ -180,7 +187,7 @@ PARTS = {
         Part("samples and features", look_at_images),
         Part("distances", compare_images),
         Part("nearest training images", search_for_copies),
-        Part("classes", judge_classes, applies=lambda findings: findings.nets.judge is not None),
+        Part("classes", judge_classes, applies=lambda findings: findings.nets.classifier is not None),
         Part("bounds", bound, shows_bar=True),
         Part("surgery", take_latents_apart, shows_bar=True),
         Part("annealing", anneal, shows_bar=True),
@@ -197,7 +204,7 @@ def prior_name(job: Run) -> str:
 
 def trained_stages(
     job: Run, parts: Parts, vae: VAE, prior: Prior, latents: tuple[LatentDataset, LatentDataset, LatentDataset]
-) -> Trained:
+) -> Subject:
     """What is judged: both stages and, fitted now, the priors by counting beside them.
 
     Args:
@@ -206,12 +213,12 @@ def trained_stages(
         latents: of training, validation and test images.
     """
     train, val, test = latents
-    floors = counted_floors(train, val, job, prior_name(job))
-    return Trained(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
+    floors = fit_floors(train, val, job, prior_name(job))
+    return Subject(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
 
 
 def measure(
-    job: Run, trained: Trained, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
+    job: Run, trained: Subject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
 ) -> dict[str, float | None]:
     """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
 

@@ -29,7 +29,7 @@ from expost.evaluation.sections import (
     Wasserstein,
 )
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.training.progress import clock
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage1_vae.rows import spread_rows
@@ -44,7 +44,7 @@ MAX_LISTED_DIMS = 512
 BLOCK_ROWS = 4096
 
 
-def dissect(trained: Trained, run: Run, name: str) -> Surgery:
+def dissect(subject: Subject, run: Run, name: str) -> Surgery:
     """Everything about the latents for the report; None with a note for what does not exist.
 
     Args:
@@ -52,42 +52,42 @@ def dissect(trained: Trained, run: Run, name: str) -> Surgery:
         run: the job; `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them.
         name: of the learned prior.
     """
-    priors = trained.priors(name)
+    priors = subject.priors(name)
     limit = min(MAX_DRAWS, run.config.evaluation.num_samples)
     exactness = {key: prior.log_prob_is.value for key, prior in priors.items()}
     with run.seeded(run.config.seeds.sample), clock("surgery", run.shows_progress):
-        splits, notes = decompose_rates(trained, priors, affordable(limit, trained.prior))
+        splits, notes = decompose_rates(subject, priors, affordable(limit, subject.prior))
         dimensions, codes, two_sample = None, None, dict[str, TwoSample | None].fromkeys(priors)
-        if trained.train.spec.support is Support.CODES:
+        if subject.train.spec.support is Support.CODES:
             codes = count_codes(
-                trained
+                subject
             )  # their numbers have no distances: neither moments nor a classifier mean anything
         else:
-            dimensions, two_sample = compare_samples(trained, priors, limit, notes)
+            dimensions, two_sample = compare_samples(subject, priors, limit, notes)
     train, test = splits.get("train"), splits.get("test")
     return Surgery(train, test, dimensions, two_sample, codes, exactness, tuple(notes))
 
 
 def decompose_rates(
-    trained: Trained, priors: Mapping[str, Prior], limit: int
+    subject: Subject, priors: Mapping[str, Prior], limit: int
 ) -> tuple[dict[str, Decomposition], list[str]]:
     """Split -> its rate under every prior, and notes on what is missing."""
-    if trained.train.is_point_mass:
+    if subject.train.is_point_mass:
         return {}, ["posteriors are point masses: they have no rate, no mutual information and no marginal KL"]
     densities = {key: prior.log_prob for key, prior in priors.items() if prior.log_prob_is is not Exactness.NONE}
     silent = [key for key in priors if key not in densities]
     notes = [f"{key} has no density: no rate and no marginal KL under it" for key in silent]
     splits = {}
-    for split, latents in (("train", trained.train), ("test", trained.test)):
+    for split, latents in (("train", subject.train), ("test", subject.test)):
         try:
-            z, log_posterior, rate = decompose_split(latents, densities, limit, trained.device)
+            z, log_posterior, rate = decompose_split(latents, densities, limit, subject.device)
         except EvaluationError as error:
             notes.append(f"{split}: {error}")
             continue
         under: dict[str, UnderPrior | None] = {**dict.fromkeys(priors), **rate.priors}
-        if split == "test" and trained.train.spec.support is not Support.CODES:  # of codes it says what was seen
+        if split == "test" and subject.train.spec.support is not Support.CODES:  # of codes it says what was seen
             aggregate = latents.log_aggregate(z.double())
-            under[TRAINING_AGGREGATE] = under_prior(z, log_posterior, aggregate, trained.train.log_aggregate)
+            under[TRAINING_AGGREGATE] = under_prior(z, log_posterior, aggregate, subject.train.log_aggregate)
         splits[split] = replace(rate, priors=under)
         notes += [f"{split}, {key}: {one.note}" for key, one in under.items() if one is not None and one.note]
     return splits, notes
@@ -110,17 +110,17 @@ def decompose_split(
 
 
 def compare_samples(
-    trained: Trained, priors: Mapping[str, Prior], limit: int, notes: list[str]
+    subject: Subject, priors: Mapping[str, Prior], limit: int, notes: list[str]
 ) -> tuple[Dimensions, dict[str, TwoSample | None]]:
     """What needs no density; `notes` takes what is missing, in words."""
-    train, test = trained.train, trained.test
-    z = test.draw(spread_rows(len(test), limit)).to(trained.device)
+    train, test = subject.train, subject.test
+    z = test.draw(spread_rows(len(test), limit)).to(subject.device)
     used = units(blocks_of(train))
     listed = train.spec.num_dims <= MAX_LISTED_DIMS
     distances: dict[str, Wasserstein | None] = dict.fromkeys(priors)
     two_sample: dict[str, TwoSample | None] = dict.fromkeys(priors)
     for key, prior in priors.items():
-        samples = trained.draw(prior, len(z)).to(trained.device)
+        samples = subject.draw(prior, len(z)).to(subject.device)
         if not torch.isfinite(samples).all():
             notes.append(f"{key}: some of its samples are NaN or infinite, so they were not compared with q(z)")
             continue
@@ -130,7 +130,7 @@ def compare_samples(
         try:
             two_sample[key] = two = tell_apart(samples, z)
             if not test.is_point_mass:
-                two_sample[key] = add_known(two, trained, prior, min(limit, MAX_KNOWN))
+                two_sample[key] = add_known(two, subject, prior, min(limit, MAX_KNOWN))
         except EvaluationError as error:
             notes.append(f"{key}: {error}")
     dimensions = Dimensions(
@@ -162,12 +162,12 @@ def tell_apart(samples: Tensor, z: Tensor) -> TwoSample:
     )
 
 
-def add_known(two: TwoSample, trained: Trained, prior: Prior, num: int) -> TwoSample:
+def add_known(two: TwoSample, subject: Subject, prior: Prior, num: int) -> TwoSample:
     """Prior samples against the aggregate of `num` test images at most besides, trained and judged on draws of them."""
-    rows = spread_rows(len(trained.test), num)
+    rows = spread_rows(len(subject.test), num)
 
     def pair() -> tuple[Tensor, Tensor]:
-        return trained.draw(prior, len(rows)).to(trained.device), trained.test.draw(rows).to(trained.device)
+        return subject.draw(prior, len(rows)).to(subject.device), subject.test.draw(rows).to(subject.device)
 
     accuracy = classifier_of_known(train=pair(), judge=pair(), reference=pair())
     return replace(
@@ -185,12 +185,12 @@ def blocks_of(latents: LatentDataset) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield posterior.mean, getattr(posterior, "log_std", None)
 
 
-def count_codes(trained: Trained) -> Codes:
+def count_codes(subject: Subject) -> Codes:
     """How many codes are used, how often, and which sequences come again."""
-    counts = code_counts(trained.train)
-    z = trained.test.draw(torch.arange(len(trained.test)))
-    is_seen = torch.isfinite(trained.train.log_aggregate(z))
-    books = tuple(_book(each, grid) for each, grid in zip(counts, trained.train.spec.grids, strict=True))
+    counts = code_counts(subject.train)
+    z = subject.test.draw(torch.arange(len(subject.test)))
+    is_seen = torch.isfinite(subject.train.log_aggregate(z))
+    books = tuple(_book(each, grid) for each, grid in zip(counts, subject.train.spec.grids, strict=True))
     return Codes(books, is_seen.double().mean().item())
 
 

@@ -11,7 +11,7 @@ from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.evaluation.sections import Fitting
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.parts.assembly import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.counting import CountingPrior
@@ -27,10 +27,10 @@ SMALLER = ("dropout", "width", "depth", "hidden")
 MOST_COMPONENTS = 10
 
 
-def fitting_of(run: Run, trained: Trained, name: str, fit: FitReport) -> Fitting:
+def fitting_of(run: Run, subject: Subject, name: str, fit: FitReport) -> Fitting:
     """`fitting` of the learned prior of an evaluation."""
-    alone = isinstance(trained.prior, PerClass)
-    return fitting(name, run.config.prior, trained.train.spec, trained.train.labels if alone else None, fit)
+    alone = isinstance(subject.prior, PerClass)
+    return fitting(name, run.config.prior, subject.train.spec, subject.train.labels if alone else None, fit)
 
 
 def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> Fitting:

@@ -13,30 +13,30 @@ from expost.evaluation.images.memorisation import Memorisation
 from expost.evaluation.report import Row, closed_share
 from expost.evaluation.row_names import AGGREGATE, FLOORS, RECONSTRUCTIONS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Estimate, Surgery, TightBounds
-from expost.measure.image_sets import Seen, repeated
-from expost.measure.subject import Trained
+from expost.measure.image_sets import FeaturedSet, describe_repeats
+from expost.measure.subject import Subject
 from stage2_prior.fitting import FitReport
 
 
 def build_rows(
     name: str,
-    trained: Trained,
-    seen: Mapping[str, Seen],
+    subject: Subject,
+    sets: Mapping[str, FeaturedSet],
     measured: Mapping[str, Distances],
     memorised: Mapping[str, Memorisation],
     bounded: Mapping[str, Bounds],
     fit: FitReport,
 ) -> dict[str, Row]:
     """The rows of the report, priors first; the learned prior's under its config name."""
-    kind = trained.parts.kind
-    priors = {trained.baseline_name: ("baseline", 0.0, 0)}
-    for floor, counted in trained.floors.items():
+    kind = subject.parts.kind
+    priors = {subject.baseline_name: ("baseline", 0.0, 0)}
+    for floor, counted in subject.floors.items():
         priors[floor] = (floor, counted.seconds, counted.prior.num_parameters)
-    if name != trained.baseline_name:
-        priors[name] = ("learned", fit.seconds, trained.prior.num_parameters)
+    if name != subject.baseline_name:
+        priors[name] = ("learned", fit.seconds, subject.prior.num_parameters)
     rows = {}
     for row, (key, seconds, num_parameters) in priors.items():
-        means, images = bounded[key].means(), image_row(key, seen, measured, memorised)
+        means, images = bounded[key].means(), image_row(key, sets, measured, memorised)
         iwae = means["iwae_nats"] if kind.is_density else None
         rows[row] = replace(
             images,
@@ -44,31 +44,31 @@ def build_rows(
             rate_nats=means["rate_nats"],
             elbo_nats=means["elbo_nats"],
             iwae_nats=iwae,
-            bits_per_dim=bits_of(iwae, trained),
+            bits_per_dim=bits_of(iwae, subject),
             latent_nll_nats=means["latent_nll_nats"],
             fit_seconds=seconds,
             num_parameters=num_parameters,
-            spread={**images.spread, **_standard_errors(bounded[key], trained)},
+            spread={**images.spread, **_standard_errors(bounded[key], subject)},
             notes=((kind.note,) if kind.note else ()) + images.notes,
         )
-    if name != trained.baseline_name:
-        gain = gains(bounded["learned"], bounded["baseline"], trained)
-        over = {row: gains(bounded["learned"], bounded[row], trained) for row in trained.floors}
+    if name != subject.baseline_name:
+        gain = gains(bounded["learned"], bounded["baseline"], subject)
+        over = {row: gains(bounded["learned"], bounded[row], subject) for row in subject.floors}
         rows[name] = replace(rows[name], gain=gain, over=over or None)
     for row in FLOORS:
-        rows[row] = image_row(row, seen, measured, memorised)
+        rows[row] = image_row(row, sets, measured, memorised)
     distortion = bounded["baseline"].means()["distortion_nats"]
     rows[RECONSTRUCTIONS] = replace(rows[RECONSTRUCTIONS], distortion_nats=distortion)
     return rows
 
 
 def image_row(
-    key: str, seen: Mapping[str, Seen], measured: Mapping[str, Distances], memorised: Mapping[str, Memorisation]
+    key: str, sets: Mapping[str, FeaturedSet], measured: Mapping[str, Distances], memorised: Mapping[str, Memorisation]
 ) -> Row:
     """What is known of one set of images, whatever made them."""
     distances, copies, speed = measured.get(key), memorised.get(key), None
-    if seen[key].seconds > 0:
-        speed = len(seen[key].features) / seen[key].seconds
+    if sets[key].seconds > 0:
+        speed = len(sets[key].features) / sets[key].seconds
     spread = {} if distances is None else dict(distances.spread)
     if (gap := gap_spread(key, measured)) is not None:
         spread["gap_closed"] = gap
@@ -87,13 +87,13 @@ def image_row(
         density=distances.density,
         coverage=distances.coverage,
         num_samples=distances.num_samples,
-        notes=(repeated(repeats, distances.num_samples, "images"),) if repeats else (),
+        notes=(describe_repeats(repeats, distances.num_samples, "images"),) if repeats else (),
     )
 
 
-def repeats_of(measured: Mapping[str, Distances], trained: Trained, name: str) -> dict[str, int]:
+def repeats_of(measured: Mapping[str, Distances], subject: Subject, name: str) -> dict[str, int]:
     """Row, or "reference" -> images that repeat an earlier one of their set; the learned prior's under its name."""
-    titles = {"learned": name, "baseline": trained.baseline_name}
+    titles = {"learned": name, "baseline": subject.baseline_name}
     repeats = {}
     for key, distances in measured.items():
         repeats["reference"] = distances.num_reference_repeats
@@ -112,7 +112,7 @@ def gap_spread(key: str, measured: Mapping[str, Distances]) -> float | None:
     return halves.spread((base - mine) / (base - best))
 
 
-def gains(learned: Bounds, baseline: Bounds, trained: Trained) -> dict[str, Estimate]:
+def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Estimate]:
     """What the learned prior costs an image more than another one, negative where less: mean and standard error.
 
     The images and the draws are the same, so the error is that of the differences and not of the images.
@@ -123,19 +123,19 @@ def gains(learned: Bounds, baseline: Bounds, trained: Trained) -> dict[str, Esti
         if costs is not None and before is not None and len(costs) > 1:
             difference = costs - before
             gain[key] = Estimate(difference.mean().item(), _standard_error(difference))
-    if trained.parts.kind.is_density and "iwae_nats" in gain:
-        bits = math.prod(trained.parts.data.shape) * math.log(2)
+    if subject.parts.kind.is_density and "iwae_nats" in gain:
+        bits = math.prod(subject.parts.data.shape) * math.log(2)
         nats = gain["iwae_nats"]
         gain["bits_per_dim"] = Estimate(nats.value / bits, (nats.standard_error or 0.0) / bits)
     return gain
 
 
-def _standard_errors(bound: Bounds, trained: Trained) -> dict[str, float]:
+def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
     """Of the means over images."""
     values = {key: getattr(bound, key) for key in bound.means()}
     errors = {key: _standard_error(value) for key, value in values.items() if value is not None and len(value) > 1}
-    if trained.parts.kind.is_density and "iwae_nats" in errors:
-        errors["bits_per_dim"] = errors["iwae_nats"] / (math.prod(trained.parts.data.shape) * math.log(2))
+    if subject.parts.kind.is_density and "iwae_nats" in errors:
+        errors["bits_per_dim"] = errors["iwae_nats"] / (math.prod(subject.parts.data.shape) * math.log(2))
     return errors
 
 
@@ -189,9 +189,9 @@ def annealing_note(tight: TightBounds, figures: AnnealedRow) -> str:
     return note
 
 
-def bits_of(nll_nats: float | None, trained: Trained) -> float | None:
+def bits_of(nll_nats: float | None, subject: Subject) -> float | None:
     """Bits per dimension of a bound on a density or mass of images; None where there is none."""
-    kind = trained.parts.kind
+    kind = subject.parts.kind
     if nll_nats is None or not kind.is_density:
         return None
-    return bits_per_dim(nll_nats, math.prod(trained.parts.data.shape), kind.dequantized_levels or 1)
+    return bits_per_dim(nll_nats, math.prod(subject.parts.data.shape), kind.dequantized_levels or 1)

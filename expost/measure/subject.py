@@ -40,7 +40,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Subject:
     """Both stages and what they know of the images.
 
     Attributes:
@@ -70,11 +70,11 @@ class Trained:
         known = {self.baseline_name: self.baseline} | {row: floor.prior for row, floor in self.floors.items()}
         return known | ({} if name == self.baseline_name else {name: self.prior})
 
-    def decoded(self, z: Tensor) -> Iterator[Tensor]:
+    def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""
         return self._means(z, self.vae.decode)
 
-    def decoded_embedded(self, h: Tensor) -> Iterator[Tensor]:
+    def decode_embedded(self, h: Tensor) -> Iterator[Tensor]:
         """The same for what the decoder is given of a latent, h [N, *embedded]."""
         return self._means(h, self.vae.decode_embedded)
 
@@ -86,7 +86,7 @@ class Trained:
             yield ((mean - low) / (high - low)).clamp(0, 1)
 
     @torch.no_grad()
-    def embedded(self, z: Tensor) -> Tensor:
+    def embed(self, z: Tensor) -> Tensor:
         """What the decoder is given of z [N, *latent], on the CPU: of codes, their vectors."""
         return torch.cat([self.vae.bottleneck.embed(block.to(self.device)).cpu() for block in z.split(1000)])
 
@@ -112,7 +112,7 @@ def baseline_prior(spec: LatentSpec) -> Prior:
     return StandardNormal(spec) if spec.support is Support.REAL else Uniform(spec)
 
 
-def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+def clean_images(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
     """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
     low, high = pixel_range(parts.data)
     for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
@@ -122,28 +122,24 @@ def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
 
 def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
     """What of the floors can change an evaluation: `floors`, row -> version; nothing for latents that have none."""
-    found = {row: cls.version for row, cls in COUNTED.items() if cls.check(spec) is None}
-    return {"floors": found} if found else {}
+    versions = {row: cls.version for row, cls in COUNTED.items() if cls.check(spec) is None}
+    return {"floors": versions} if versions else {}
 
 
-def counted_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
+def fit_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
     """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
-    found = {}
+    floors = {}
     for row, cls in COUNTED.items():
         if row == name or cls.check(train.spec) is not None:
             continue
         started = time.perf_counter()
-        prior = _fitted(cls(train.spec), train, val, run)
-        found[row] = Floor(prior, time.perf_counter() - started)
-    return found
-
-
-def _fitted(prior: Prior, train: LatentDataset, val: LatentDataset, run: Run) -> Prior:
-    lent = FitRun(
-        device=run.device,
-        seed=run.config.seeds.prior,
-        log=lambda figures, step: None,
-        lightning_fit=run.lightning_fit(Tracker()),
-    )
-    prior.fit(train, val, lent)
-    return prior.to(run.device).eval()
+        prior = cls(train.spec)
+        fit_run = FitRun(
+            device=run.device,
+            seed=run.config.seeds.prior,
+            log=lambda figures, step: None,
+            lightning_fit=run.lightning_fit(Tracker()),
+        )
+        prior.fit(train, val, fit_run)
+        floors[row] = Floor(prior.to(run.device).eval(), time.perf_counter() - started)
+    return floors

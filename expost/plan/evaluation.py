@@ -19,10 +19,10 @@ from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, Findings, measure, trained_stages
-from expost.measure.feature_nets import Nets, filled, load_feature_net, num_feature_images
-from expost.measure.image_sets import Seen
+from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, num_feature_images
+from expost.measure.image_sets import FeaturedSet
 from expost.measure.latents import MAX_DRAWS
-from expost.measure.subject import cleaned
+from expost.measure.subject import clean_images
 from expost.parts.sampling import block_size
 from expost.parts.weights import Histories
 from expost.plan.costs import Facts
@@ -60,7 +60,7 @@ def probe_features(probing: Probing) -> Facts:
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
 
     def read(num: int) -> Tensor:
-        return filled(cleaned(probing.parts, spread(data.train, num)), (num, *data.shape))
+        return fill_tensor(clean_images(probing.parts, spread(data.train, num)), (num, *data.shape))
 
     def make(num: int) -> float:
         images, labels = read(num), spread(data.train, num).labels
@@ -157,7 +157,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         "bounds": (num_bounds, few_bounds, min(num_bounds, len(test)), bounded),
         "surgery": (num_draws, NUM_DRAWS, min(num_draws, len(train), len(test)), sampled),
     }
-    if findings.nets.judge is not None:
+    if findings.nets.classifier is not None:
         growing["classes"] = (num, few, min(num, len(test)), sampled)
     times = {part: times_of(part, first, most) for part, (_, first, most, _) in growing.items()}
     size = images["reference"].features.shape[1]
@@ -180,7 +180,7 @@ def change_findings(findings: Findings, **values: Any) -> Findings:
     return replace(findings, job=change(findings.job, "evaluation", **values))
 
 
-def with_features(findings: Findings, images: Mapping[str, Seen], num: int, num_train: int) -> Findings:
+def with_features(findings: Findings, images: Mapping[str, FeaturedSet], num: int, num_train: int) -> Findings:
     """An evaluation whose sets of `num` images were looked at: noise instead of the features of `images`."""
     trained, data = findings.trained, findings.trained.parts.data
     parts = replace(trained.parts, data=replace(data, train=spread(data.train, num_train)))
@@ -194,7 +194,7 @@ def seconds_of_part(name: str, findings: Findings) -> float:
     return findings.seconds[name]
 
 
-def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, Seen]]:
+def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, FeaturedSet]]:
     """An evaluation of `num` images: seconds of the parts that do not grow, bytes of what it wrote, and its images."""
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:

@@ -11,8 +11,8 @@ from expost.config.build import version
 from expost.evaluation.images import feature_file, features
 from expost.forecast.notice import feature_parts, foretell
 from expost.job import Run, run_stage
-from expost.measure.feature_nets import Nets, filled, num_feature_images
-from expost.measure.subject import cleaned
+from expost.measure.feature_nets import Nets, fill_tensor, num_feature_images
+from expost.measure.subject import clean_images
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
 from expost.training.progress import counting
@@ -41,7 +41,7 @@ def own_net(run: Run, parts: Parts) -> Artifact:
     def make(folder: Path, tracker: Tracker) -> Mapping[str, Any]:
         some = spread(parts.data.train, num_feature_images(parts.data.shape))
         foretell(run, "features", lambda: feature_parts(run, parts, len(some)))
-        images = filled(cleaned(parts, some), (len(some), *parts.data.shape))
+        images = fill_tensor(clean_images(parts, some), (len(some), *parts.data.shape))
         labels = None if some.labels is None else some.labels.cpu()
         with counting("features", run.shows_progress, tracker.log) as log:
             net = features.make_feature_net(images, labels, parts.data.num_classes, FEATURE_SEED, run.device, log=log)

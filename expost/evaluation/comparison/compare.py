@@ -121,8 +121,8 @@ def _marked(lines: list[Line], columns: Sequence[str]) -> list[Line]:
         if not FIGURES[key].better or key == OF_STAGE1:
             continue
         scope = _scope(key)
-        for _, found in groupby(sorted((line for line in lines if key in line.values), key=scope), key=scope):
-            if (winner := _leader(list(found), key)) is not None:
+        for _, peers in groupby(sorted((line for line in lines if key in line.values), key=scope), key=scope):
+            if (winner := _leader(list(peers), key)) is not None:
                 value = replace(winner.values[key], leads=True)
                 lines[lines.index(winner)] = replace(winner, values={**winner.values, key: value})
     return lines
@@ -178,7 +178,7 @@ def _over_seeds(first: Value, rival: Value) -> tuple[float, int]:
     if common:
         (vae,) = common
         numbers = [value.by_vae[vae] for value in (first, rival)]
-        known = [(statistics.stdev(found), len(found)) for found in numbers if len(found) > 1]
+        known = [(statistics.stdev(seeds), len(seeds)) for seeds in numbers if len(seeds) > 1]
     else:
         known = [(value.seed_std, value.num) for value in (first, rival) if value.seed_std is not None]
     if not known:
@@ -220,7 +220,7 @@ def _blocks(lines: Sequence[Line], sort: str) -> dict[str, tuple[Line, ...]]:
             blocks.setdefault(f"{line.likelihood}, {line.vae_label}", []).append(line)
         elif not by_vae:
             blocks.setdefault(line.likelihood, []).append(line)
-    return {title: tuple(found) for title, found in blocks.items()} or {"": tuple(lines)}
+    return {title: tuple(members) for title, members in blocks.items()} or {"": tuple(lines)}
 
 
 def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
@@ -247,8 +247,8 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         )
     if len({line.vae for line in lines}) > 1:
         yield "Rate, -log p(z) and other figures of the latent space are comparable among priors of one VAE only."
-    told: dict[str, dict[str, None]] = {}
+    labels: dict[str, dict[str, None]] = {}
     for line in lines:
         for note in line.notes:
-            told.setdefault(note, {}).setdefault(line.label)
-    yield from (f"{', '.join(names)}: {note}" for note, names in told.items())
+            labels.setdefault(note, {}).setdefault(line.label)
+    yield from (f"{', '.join(names)}: {note}" for note, names in labels.items())

@@ -120,8 +120,8 @@ def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line
     priors: dict[str, str] = {}
     for vae in labels:
         priors |= _distinct({s.prior_recipe: s.prior_label for s in sources if s.vae_recipe == vae})
-    for (name, *_), found in gathered.items():
-        seeds = [_seed(measured) for measured in found.values()]
+    for (name, *_), units in gathered.items():
+        seeds = [_seed(measured) for measured in units.values()]
         first = seeds[0].source
         values = {key: value for key in columns if (value := _value(seeds, key)) is not None}
         short = [k for k, v in values.items() if v.num < len(seeds)]
@@ -182,5 +182,5 @@ def _value(seeds: Sequence[Seed], key: str) -> Value | None:
         seed_std=statistics.stdev(numbers) if len(numbers) > 1 else None,
         spread=statistics.fmean(known) if len(known) == len(having) else None,
         num=len(numbers),
-        by_vae={vae: tuple(found) for vae, found in on_vae.items()},
+        by_vae={vae: tuple(figures) for vae, figures in on_vae.items()},
     )

@@ -176,7 +176,7 @@ MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
 def comparable(one: Source, other: Source) -> bool:
     """Whether the two may stand in one table."""
     terms = ((of(one), of(other)) for of in MUST_AGREE.values())
-    return all(mine == theirs or None in (mine, theirs) for mine, theirs in terms)
+    return all(a == b or None in (a, b) for a, b in terms)
 
 
 def beside(first: Source, sources: Sequence[Source]) -> list[Source]:

@@ -66,8 +66,8 @@ def terminal(comparison: Comparison, width: int = 80) -> Group:
         styles = ["green" if line.is_learned else "" if line.is_prior else "dim" for line in lines]
         for table in lay_out(_columns(comparison, lines), width, styles):
             parts += [Text(""), table]
-    told = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
-    return Group(*parts, Text(f"\n{told}", style="dim"))
+    caption = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
+    return Group(*parts, Text(f"\n{caption}", style="dim"))
 
 
 def _columns(comparison: Comparison, lines: Sequence[Line]) -> list[Column]:

@@ -117,10 +117,10 @@ def latent_scatter(
             parse_math=False,
         )
         axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
-        for told in axis.legend(
+        for entry in axis.legend(
             loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2
         ).get_texts():
-            told.set_parse_math(False)
+            entry.set_parse_math(False)
     panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
     save_chart(figure, path)
 
@@ -207,9 +207,9 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     origin = flat.mean(0)
     if flat.shape[1] > MOST_EXACT_DIMS:
         flat = flat if len(flat) > 1 else flat.repeat(2, 1)  # one point alone has no axes, and any will do
-        _, scales, found = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
+        _, scales, directions = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
         both = (scales.square() / (flat - origin).square().sum().clamp(min=1e-12)).tolist()
-        return origin, found.T, (both[0], both[1])
+        return origin, directions.T, (both[0], both[1])
     variances, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov((flat - origin).T)))
     order = variances.argsort(descending=True)[:2]
     axes = vectors.T[order]  # [2, D]

@@ -51,9 +51,9 @@ class Distinct:
         members = subsets.members
         if _all_differ(vectors):  # fifty times faster than looking for repeats
             return cls(vectors, members.int())
-        found, index = torch.unique(vectors, dim=0, return_inverse=True)  # [U, D], [N]
-        times = torch.zeros(len(members), len(found), dtype=torch.int32, device=vectors.device)
-        return cls(found, times.index_add_(1, index, members.int()))
+        distinct, index = torch.unique(vectors, dim=0, return_inverse=True)  # [U, D], [N]
+        times = torch.zeros(len(members), len(distinct), dtype=torch.int32, device=vectors.device)
+        return cls(distinct, times.index_add_(1, index, members.int()))
 
     @property
     def num_repeats(self) -> int:

@@ -18,7 +18,7 @@ from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Codebook
 from expost.evaluation.verdict import verdict_lines
 from expost.measure.latents import code_counts, dissect
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.priors.uniform import Uniform
 
@@ -39,7 +39,7 @@ def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
     """`expost.measure.latents` on latents alone under uniform codes; what it returns must be strict JSON."""
     uniform = Uniform(train.spec)
     nothing: Any = None
-    trained = Trained(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
+    trained = Subject(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
     found = dissect(trained, run, "uniform").to_json()

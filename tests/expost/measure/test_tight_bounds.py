@@ -17,7 +17,7 @@ from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
 from expost.job import Run
 from expost.measure.bounds import check_tight_bounds, tight_bounds
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.parts.assembly import assemble
 from expost.store.artifacts import Store
 from stage2_prior.prior import Exactness
@@ -34,7 +34,7 @@ FEW = (
 )
 
 
-def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
+def trained(folder: Path, *words: str) -> tuple[Subject, Run]:
     """A model of the digits with fresh weights and a prior that nobody fitted: what is measured is still defined."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
@@ -44,10 +44,10 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     parts.vae.eval()
     latents = encoded(parts.vae, parts.batches(parts.data.test, 100, run), folder)
     baseline = StandardNormal(parts.vae.spec)
-    return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
+    return Subject(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 
 
-def stored(both: Trained, run: Run, name: str) -> dict[str, Any]:
+def stored(both: Subject, run: Run, name: str) -> dict[str, Any]:
     """The bounds as `figures.json` holds them."""
     bounds = tight_bounds(both, run, name)
     assert bounds is not None

@@ -17,7 +17,7 @@ from expost.evaluation.errors import EvaluationError
 from expost.evaluation.latents.surgery import AT_CEILING_NATS, decompose, mean_of, under_prior
 from expost.evaluation.sections import Decomposition, Estimate
 from expost.measure.latents import dissect as glue
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from stage1_vae.base_priors import StandardNormal
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rate import rate_nats
@@ -182,7 +182,7 @@ def glued(train: LatentDataset, test: LatentDataset, prior: Prior, name: str) ->
     """`expost.measure.latents` on latents alone; what it returns must be strict JSON."""
     nothing: Any = None
     cpu = torch.device("cpu")
-    trained = Trained(nothing, prior, StandardNormalPrior(train.spec), train, test, nothing, cpu)
+    trained = Subject(nothing, prior, StandardNormalPrior(train.spec), train, test, nothing, cpu)
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
     result = glue(trained, run, name).to_json()
