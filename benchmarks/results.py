@@ -14,11 +14,12 @@ from pathlib import Path
 
 from benchmarks.published import RECIPES, WITHOUT_RECIPE, Claim, Recipe
 from expost.base.errors import UserError
-from expost.compare import everything, group_of, load
+from expost.compare import group_of, load, report_folders
 from expost.evaluation.comparison.compare import compare
-from expost.evaluation.comparison.lines import Line, figure
+from expost.evaluation.comparison.lines import Line
 from expost.evaluation.comparison.sources import Source, beside
 from expost.evaluation.comparison.views import columns_of, markdown_table, text
+from expost.evaluation.report import FIGURES
 
 COMMAND = "python -m benchmarks.results --runs runs"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -31,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DOCS / "RESULTS.md")
     options = parser.parse_args(words)
     try:
-        sources = [load(options.runs, folder) for folder in everything(options.runs)]
+        sources = [load(options.runs, folder) for folder in report_folders(options.runs)]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -112,7 +113,7 @@ def of_recipe(sources: Sequence[Source], recipe: Recipe) -> list[Source]:
 def meets(source: Source, claim: Claim) -> bool:
     """Whether the run was measured as the claim asks."""
     needed = claim.importance_samples
-    return needed is None or source.report.get("importance_samples") == needed
+    return needed is None or source.report.importance_samples == needed
 
 
 def of_claim(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> list[Source]:
@@ -139,7 +140,7 @@ def over(sources: Sequence[Source], line: Line | None, claim: Claim) -> str:
     if line is None:
         return "-"
     report = next(source.report for source in sources if source.name in line.runs)
-    images = report.get("num_bound_images" if claim.importance_samples else "num_samples")
+    images = report.num_bound_images if claim.importance_samples else report.num_samples
     what = "test images" if claim.importance_samples else "samples"
     return f"{images:,} {what}" if images is not None else f"an unknown number of {what}"
 
@@ -160,7 +161,7 @@ def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
         bound = f" with {claim.importance_samples:,} importance samples" if claim.importance_samples else ""
         return f"{claim.what}: published {claim.published:.2f}; not run{bound}."
     value = line.values[claim.figure]
-    unit = "nats" if claim.figure.endswith("_nats") else figure(claim.figure).label
+    unit = "nats" if claim.figure.endswith("_nats") else FIGURES[claim.figure].label
     what = f"{claim.what}: published {claim.published:.2f}, ours {shown(line, claim)}"
     changed = line.vae_label.removeprefix(recipe.experiment).strip()
     what += f" with {changed}" if changed else ""
@@ -174,7 +175,7 @@ def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
 
 
 def told(sources: Sequence[Source], name: str) -> str:
-    values = dict.fromkeys(str(source.provenance.get(name, "unknown")) for source in sources)
+    values = dict.fromkeys(str(getattr(source.provenance, name) or "unknown") for source in sources)
     return "; ".join(values)
 
 
@@ -182,8 +183,8 @@ def seeds(sources: Sequence[Source]) -> str:
     """Each distinct set of seeds of the runs."""
     every = []
     for source in sources:
-        given = source.provenance.get("seeds")
-        if not isinstance(given, dict):
+        given = source.provenance.seeds
+        if given is None:
             every.append("unknown")
         elif len(set(given.values())) == 1:
             every.append(str(next(iter(given.values()))))

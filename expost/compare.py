@@ -34,25 +34,26 @@ def run_comparison(config: Config) -> Path:
     Raises:
         UserError: no such run, no run at all, damaged reports, or runs that cannot be compared.
     """
-    sources = chosen(config)
+    sources = choose(config)
     if config.compare.sort is not None and config.compare.sort not in available(sources):
         raise UserError(f"compare.sort={config.compare.sort}: {nearest(config.compare.sort, available(sources))}")
     try:
-        found = compare(sources, config.compare.sort)
+        comparison = compare(sources, config.compare.sort)
     except EvaluationError as error:
         raise UserError(str(error)) from error
     folder = new_folder(config.paths.root / f"{timestamp()}-{config.name or 'compare'}")
-    write(found, folder)
+    write(comparison, folder)
     console = new_console()
-    console.print(views.terminal(found, min(console.width, WIDE)))
+    console.print(views.terminal(comparison, min(console.width, WIDE)))
     print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)
     group = config.compare.group or config.name or "compare"
     plain = config.model_dump(mode="json")
     with tracking(config.logger, folder / "logs", "compare", group, plain, _say_of_wandb) as tracker:
-        columns, rows = views.records(found)
+        columns, rows = views.records(comparison)
         tracker.table("comparison", columns, rows)
         tracker.pictures({"comparison_figure": folder / "comparison.png"})
-        tracker.summarise({"num_runs": len(found.runs), "num_priors": sum(line.is_learned for line in found.lines)})
+        num_priors = sum(line.is_learned for line in comparison.lines)
+        tracker.summarise({"num_runs": len(comparison.runs), "num_priors": num_priors})
     return folder
 
 
@@ -60,18 +61,18 @@ def _say_of_wandb(words: str) -> None:
     print(f"wandb      {words}", flush=True)
 
 
-def write(found: Comparison, folder: Path) -> None:
+def write(comparison: Comparison, folder: Path) -> None:
     """comparison.csv, .md, .png and .html in `folder`.
 
     Raises:
         UserError: they cannot be written.
     """
     try:
-        draw(found, folder / "comparison.png")
+        draw(comparison, folder / "comparison.png")
         texts = {
-            "comparison.csv": views.to_csv(found),
-            "comparison.md": views.to_markdown(found, "comparison.png"),
-            "comparison.html": views.to_html(found, folder / "comparison.png"),
+            "comparison.csv": views.to_csv(comparison),
+            "comparison.md": views.to_markdown(comparison, "comparison.png"),
+            "comparison.html": views.to_html(comparison, folder / "comparison.png"),
         }
         for name, text in texts.items():  # names may hold bytes that are no UTF-8
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -79,34 +80,34 @@ def write(found: Comparison, folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror}; set paths.root=DIR") from error
 
 
-def chosen(config: Config) -> list[Source]:
+def choose(config: Config) -> list[Source]:
     """The runs that were asked for; without a word, those that go with the newest.
 
     Raises:
         UserError: there is none, or no such one.
     """
-    root, asked = config.paths.root, config.compare
-    if asked.runs and asked.group is not None:
+    root, request = config.paths.root, config.compare
+    if request.runs and request.group is not None:
         raise UserError("compare.runs and compare.group both choose runs; give one of them")
-    if asked.runs:
-        folders = [folder for name in asked.runs for folder in named(root, name)]
+    if request.runs:
+        folders = [folder for name in request.runs for folder in folders_named(root, name)]
         return [load(root, folder) for folder in dict.fromkeys(folders)]
-    folders = everything(root)
+    folders = report_folders(root)
     if not folders:
         raise UserError(f"there is no run in {root}; make one with {typed_program()}, or set paths.root=DIR")
-    if asked.group is not None:
-        return of_group(root, folders, asked.group)
-    return beside_newest(root, folders)
+    if request.group is not None:
+        return sources_of_group(root, folders, request.group)
+    return sources_beside_newest(root, folders)
 
 
-def everything(root: Path) -> list[Path]:
+def report_folders(root: Path) -> list[Path]:
     """Folders with a report under `root`, oldest first."""
-    patterns = ("*", "sweeps/*/*")
-    found = [path for pattern in patterns for path in root.glob(f"{pattern}/{REPORT}") if path.parent.name != LATEST]
-    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime, str(path)))]
+    reports = [path for pattern in ("*", "sweeps/*/*") for path in root.glob(f"{pattern}/{REPORT}")]
+    reports.sort(key=lambda path: (path.stat().st_mtime, str(path)))
+    return [path.parent for path in reports if path.parent.name != LATEST]
 
 
-def named(root: Path, name: str) -> list[Path]:
+def folders_named(root: Path, name: str) -> list[Path]:
     """The folders that `name` stands for: a run, or all jobs of a sweep.
 
     Raises:
@@ -119,7 +120,7 @@ def named(root: Path, name: str) -> list[Path]:
         if jobs := sorted((path.parent for path in place.glob(f"*/{REPORT}")), key=_job_number):
             _tell_left_out(place)
             return [job.resolve() for job in jobs]
-    known = {folder.relative_to(root).as_posix() for folder in everything(root)}
+    known = {folder.relative_to(root).as_posix() for folder in report_folders(root)}
     known |= {Path(name).parent.as_posix() for name in known if name.startswith("sweeps/")}
     known |= {LATEST} if (root / LATEST).is_dir() else set()
     if (root / name).is_dir():
@@ -161,39 +162,38 @@ def load(root: Path, folder: Path) -> Source:
 
 def group_of(source: Source) -> str:
     """The configured name of a run; of older reports, its folder's name without the time."""
-    told = source.provenance.get("group")
-    return str(told) if told else re.sub(r"^\d{8}-\d{6}-", "", source.name.removeprefix("sweeps/"))
+    return source.provenance.group or re.sub(r"^\d{8}-\d{6}-", "", source.name.removeprefix("sweeps/"))
 
 
-def of_group(root: Path, folders: Sequence[Path], group: str) -> list[Source]:
-    sources = [source for source in map(_readable(root), folders) if source is not None]
-    found = [source for source in sources if group_of(source) == group]
-    if not found:
+def sources_of_group(root: Path, folders: Sequence[Path], group: str) -> list[Source]:
+    sources = [source for source in map(_reader(root), folders) if source is not None]
+    members = [source for source in sources if group_of(source) == group]
+    if not members:
         raise UserError(f"compare.group={group}: no such group; {nearest(group, {group_of(s) for s in sources})}")
-    print(f"compare    {_counted(found)} of the group {group}", flush=True)
-    return found
+    print(f"compare    {_count(members)} of the group {group}", flush=True)
+    return members
 
 
-def beside_newest(root: Path, folders: Sequence[Path]) -> list[Source]:
+def sources_beside_newest(root: Path, folders: Sequence[Path]) -> list[Source]:
     """The newest run's sweep; of a run alone, every run on the same VAE or, if there is no other, on the same data."""
     newest = load(root, folders[-1])
     sweep = folders[-1].parent
     if sweep.parent == root / "sweeps":
-        jobs = [load(root, folder) for folder in named(root, str(sweep.relative_to(root)))]
-        print(f"compare    {_counted(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]", flush=True)
+        jobs = [load(root, folder) for folder in folders_named(root, str(sweep.relative_to(root)))]
+        print(f"compare    {_count(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]", flush=True)
         return jobs
-    readable = [source for source in map(_readable(root), folders[:-1]) if source is not None]
+    readable = [source for source in map(_reader(root), folders[:-1]) if source is not None]
     sources = beside(newest, [*readable, newest])
     same = [source for source in sources if source.vae_recipe == newest.vae_recipe]
-    found, what = (same, "VAE") if len({source.evaluation for source in same}) > 1 else (sources, "data")
+    shown, what = (same, "VAE") if len({source.evaluation for source in same}) > 1 else (sources, "data")
     print(
-        f"compare    {_counted(found)} on the same {what} as the newest, {newest.name}; others: compare.runs=[a,b]",
+        f"compare    {_count(shown)} on the same {what} as the newest, {newest.name}; others: compare.runs=[a,b]",
         flush=True,
     )
-    return found
+    return shown
 
 
-def _readable(root: Path) -> Callable[[Path], Source | None]:
+def _reader(root: Path) -> Callable[[Path], Source | None]:
     """A reader that passes over what is no report: nobody asked for these runs by name."""
 
     def attempt(folder: Path) -> Source | None:
@@ -206,5 +206,5 @@ def _readable(root: Path) -> Callable[[Path], Source | None]:
     return attempt
 
 
-def _counted(sources: Sequence[Source]) -> str:
+def _count(sources: Sequence[Source]) -> str:
     return f"{len(sources)} run{'s' * (len(sources) != 1)}"

@@ -1,36 +1,98 @@
 """stage=oracle: the judge is judged, on a model whose log p(x) is known.
 
 Everything that this project claims is read off a bound on log p(x) or the fit of a prior. Here both are asked for what
-is known already: the estimators of `evaluation` start from a posterior that is wrong on purpose and must climb back to
-log p(x), and the prior is fitted to exact posteriors, whose aggregate is N(0, I), and must find that.
+is known already. The estimators of `evaluation` start from a posterior that is wrong on purpose and must climb back to
+log p(x): standard deviations times `std_factor`, means moved by `shift_stds` of the true ones, so that the ELBO lacks
+KL(wrong || exact) of every image,
+
+    D [(std_factor^2 + shift_stds^2 - 1) / 2 - log std_factor] nats.
+
+The prior is fitted to the exact posteriors of the training images, whose aggregate over p(x) is N(0, I), and must find
+that.
 
 Sign: `oracle.json` holds log p(x), higher is better; `expost.evaluation.bounds` and `expost.evaluation.annealing`
-return costs, whose sign `expost.measure.estimators` turns.
+return costs, whose sign is turned here.
 """
 
 import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.config.schema import Oracle
+from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds
+from expost.evaluation.annealing.results import Annealed
+from expost.evaluation.bounds import importance_bounds
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Run
-from expost.measure.estimators import Judged, PriorRecovered, judge, recover
 from expost.parts.assembly import read_images
 from expost.parts.dataset import dataset_line
 from expost.parts.priors import build_prior
 from expost.stages.report import point_latest
+from expost.training.progress import bar
+from expost.training.tracking import Tracker
+from stage1_vae.data.images import ImageData, ImageSet
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.posteriors import DiagonalNormal
+from stage2_prior.prior import Exactness, Prior
 
 WHAT = "mean log p(x), nats per image; higher is better"
+BLOCK = 50
+"""Images that are bounded at once."""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates of log p(x) of the same images, log-likelihoods in float64 [N] on the CPU.
+
+    Attributes:
+        truth: log p(x), closed form.
+        elbo_exact: ELBO at the exact posterior, one sample.
+        elbo_expected: ELBO at the wrong posterior, closed form.
+        elbo: the same, estimated.
+        iwae: from the wrong posterior.
+        annealed: of annealed importance sampling from the wrong posterior, costs; its estimate is `ais`.
+    """
+
+    truth: Tensor
+    elbo_exact: Tensor
+    elbo_expected: Tensor
+    elbo: Tensor
+    iwae: Tensor
+    annealed: Annealed
+
+    @property
+    def ais(self) -> Tensor:
+        """[N]; not a number where its chains are not to be trusted."""
+        return -self.annealed.nll_nats.where(self.annealed.trusted.any(), torch.tensor(math.nan, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The fitted prior on held-out z ~ q(z), costs in nats, lower is better.
+
+    Attributes:
+        name: of the prior.
+        compared: -log p(z) under the known aggregate (truth) and under the fitted prior (estimate), on the same z; None
+            for a prior without a density.
+        log_prob_is: what the prior's number is.
+        entropy_nats: of the aggregate, the mean that `true_nats` has over all z.
+        num_fitted: images that it was fitted to.
+    """
+
+    name: str
+    compared: Compared | None
+    log_prob_is: str
+    entropy_nats: float
+    num_fitted: int
 
 
 def run_oracle(run: Run) -> None:
@@ -58,9 +120,9 @@ def run_oracle(run: Run) -> None:
     run = replace(run, config=run.config.model_copy(update={"prior": node}))
     x = data.test.batch(torch.arange(settings.num_images)).to(run.device)
     with run.seeded(run.config.seeds.sample):
-        judged = judge(density, x, settings, run)
-    recovered = recover(density, data, prior, run)
-    facts = report(judged, recovered, settings) | {
+        estimates = estimate(density, x, settings, run)
+    recovery = recover(density, data, prior, run)
+    facts = report(estimates, recovery, settings) | {
         "data": data.name,
         "latent_dim": density.latent_dim,
         "num_pixels": math.prod(data.shape),
@@ -73,51 +135,131 @@ def run_oracle(run: Run) -> None:
     console = new_console()
     console.print()
     title = f"{data.name}: the judge against the known truth"
-    console.print(terminal_table(title, *shown(judged, recovered, settings), console.width))
+    console.print(terminal_table(title, *lines_of(estimates, recovery, settings), console.width))
     for note in facts["notes"]:
         run.say("oracle", note)
     run.say("oracle", str(run.folder / "oracle.json"))
 
 
-def rows(judged: Judged, settings: Oracle) -> dict[str, Compared]:
+def spoil(posterior: DiagonalNormal, settings: Oracle) -> DiagonalNormal:
+    """`posterior` spoiled: standard deviations times `std_factor`, means moved by `shift_stds` of the true ones."""
+    std = torch.exp(posterior.log_std)
+    return DiagonalNormal(posterior.loc + settings.shift_stds * std, posterior.log_std + math.log(settings.std_factor))
+
+
+def kl_of_wrong_nats(latent_dim: int, settings: Oracle) -> float:
+    """KL(wrong posterior || exact posterior), the same for every image: what the ELBO lacks."""
+    per_dim = 0.5 * (settings.std_factor**2 + settings.shift_stds**2 - 1) - math.log(settings.std_factor)
+    return latent_dim * per_dim
+
+
+def estimate(density: LinearGaussianDensity, x: Tensor, settings: Oracle, run: Run | None = None) -> Estimates:
+    """Every estimator on the images x [N, C, H, W], from torch's global generator; `run` shows progress."""
+    shows = run is not None and run.shows_progress
+
+    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        posterior = spoil(density.posterior(x), settings)
+        z = posterior.rsample((n,))  # [n, B, D]
+        return z, posterior.log_prob(z)
+
+    def propose_exactly(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        posterior = density.posterior(x)
+        z = posterior.rsample((n,))  # [n, B, D]
+        return z, posterior.log_prob(z)
+
+    def start(x: Tensor) -> Start:
+        posterior = spoil(density.posterior(x), settings)
+        return Start(lambda n: posterior.rsample((n,)), posterior.log_prob, torch.exp(posterior.log_std))
+
+    model = {"model": density.log_prior}
+    exact = importance_bounds([x], propose_exactly, density.log_likelihood, model, 1)["model"]
+    blocks = bar("importance sampling", shows, x.split(BLOCK))
+    spoiled = importance_bounds(blocks, propose, density.log_likelihood, model, settings.importance_samples)["model"]
+    annealing = Annealing(settings.num_chains, settings.num_steps, settings.leapfrog_steps)
+    blocks = bar("annealing", shows, x.split(BLOCK))
+    annealed = annealed_bounds(blocks, start, density.log_likelihood, density.log_prior, annealing)
+    if exact.elbo_nats is None or spoiled.elbo_nats is None or spoiled.iwae_nats is None:
+        raise ValueError("posteriors with a density have bounds")
+    truth = density.log_prob(x).cpu()
+    return Estimates(
+        truth=truth,
+        elbo_exact=-exact.elbo_nats,
+        elbo_expected=truth - kl_of_wrong_nats(density.latent_dim, settings),
+        elbo=-spoiled.elbo_nats,
+        iwae=-spoiled.iwae_nats,
+        annealed=annealed,
+    )
+
+
+def exact_latents(density: LinearGaussianDensity, images: ImageSet) -> LatentDataset:
+    """The exact p(z|x_i) of every image, as stage 2 gets the q(z|x_i) of a trained VAE."""
+    posterior = density.posterior(images.batch(torch.arange(len(images))).cpu())
+    params = {name: getattr(posterior, name).float().numpy() for name in ("loc", "log_std")}
+    return LatentDataset(LatentSpec((density.latent_dim,)), "diagonal_normal", params)
+
+
+def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: Run) -> Recovery:
+    """Fit `prior` to the exact posteriors of the training images, and ask it about held-out ones.
+
+    Raises:
+        PriorError: the fit cannot be done.
+    """
+    train, val, test = (exact_latents(density, images) for images in (data.train, data.val, data.test))
+    tracker = Tracker()
+    report = prior.fit(train, val, run.fit_run(tracker, lightning_fit=run.lightning_fit(tracker, "prior")))
+    for note in report.notes:
+        run.say("prior", note)
+    with run.seeded(run.config.seeds.sample), torch.no_grad():
+        z = test.draw(torch.arange(len(test))).to(run.device)  # [N, D]
+        compared = None
+        name = run.command.choices.get("prior", "prior")
+        if prior.log_prob_is is not Exactness.NONE:
+            fitted = torch.cat([prior.eval().to(run.device).log_prob(block) for block in z.split(4096)])
+            label = f"-log p(z), held-out z, prior {name}"
+            compared = Compared.of(label, -density.log_prior(z).cpu(), -fitted.double().cpu())
+    entropy = 0.5 * density.latent_dim * math.log(2 * math.pi * math.e)
+    return Recovery(name, compared, prior.log_prob_is.value, entropy, len(train))
+
+
+def rows(estimates: Estimates, settings: Oracle) -> dict[str, Compared]:
     """Every estimate against the truth, under its key in `oracle.json`."""
     spoiled = f"std x {settings.std_factor:g}, mean + {settings.shift_stds:g} std"
     annealing = f"{settings.num_chains} chains, {settings.num_steps} steps"
     return {
-        "elbo_exact_nats": Compared.of("ELBO, exact posterior", judged.truth, judged.elbo_exact),
-        "elbo_nats": Compared.of(f"ELBO, wrong posterior ({spoiled})", judged.truth, judged.elbo),
-        "iwae_nats": Compared.of(f"IWAE from it, K = {settings.importance_samples:,}", judged.truth, judged.iwae),
-        "ais_nats": Compared.of(f"AIS from it, {annealing}", judged.truth, judged.ais),
+        "elbo_exact_nats": Compared.of("ELBO, exact posterior", estimates.truth, estimates.elbo_exact),
+        "elbo_nats": Compared.of(f"ELBO, wrong posterior ({spoiled})", estimates.truth, estimates.elbo),
+        "iwae_nats": Compared.of(f"IWAE from it, K = {settings.importance_samples:,}", estimates.truth, estimates.iwae),
+        "ais_nats": Compared.of(f"AIS from it, {annealing}", estimates.truth, estimates.ais),
     }
 
 
-def shown(judged: Judged, recovered: PriorRecovered, settings: Oracle) -> tuple[list[Compared], str]:
+def lines_of(estimates: Estimates, recovery: Recovery, settings: Oracle) -> tuple[list[Compared], str]:
     """Lines and caption of the table."""
-    lines = list(rows(judged, settings).values())
-    caption = f"log p(x) of {len(judged.truth):,} images, higher is better."
-    if recovered.compared is not None:
-        lines.append(recovered.compared)
+    lines = list(rows(estimates, settings).values())
+    caption = f"log p(x) of {len(estimates.truth):,} images, higher is better."
+    if recovery.compared is not None:
+        lines.append(recovery.compared)
         caption += (
-            f" -log p(z) of {recovered.compared.num:,} held-out z, lower is better: the truth is the known aggregate "
-            f"N(0, I), the estimate a prior fitted to {recovered.num_fitted:,} posteriors."
+            f" -log p(z) of {recovery.compared.num:,} held-out z, lower is better: the truth is the known aggregate "
+            f"N(0, I), the estimate a prior fitted to {recovery.num_fitted:,} posteriors."
         )
     return lines, caption
 
 
-def report(judged: Judged, recovered: PriorRecovered, settings: Oracle) -> dict[str, Any]:
+def report(estimates: Estimates, recovery: Recovery, settings: Oracle) -> dict[str, Any]:
     """The content of `oracle.json`: finite numbers, or None with a note."""
-    table, annealed, notes = rows(judged, settings), judged.annealed, judged.annealed.notes()
+    table, annealed, notes = rows(estimates, settings), estimates.annealed, estimates.annealed.notes()
     for key, row in table.items():
         if not row.is_finite:
             notes.append(f"{row.label} is not finite: no figure {key}")
-    if recovered.compared is None:
-        notes.append(f"the prior {recovered.name} has no density: it cannot be compared with the aggregate")
-    held_out = recovered.compared
+    if recovery.compared is None:
+        notes.append(f"the prior {recovery.name} has no density: it cannot be compared with the aggregate")
+    held_out = recovery.compared
     return {
         "what": WHAT,
-        "num_images": len(judged.truth),
-        "true_nats": judged.truth.mean().item(),
-        "elbo_expected_nats": judged.elbo_expected.mean().item(),
+        "num_images": len(estimates.truth),
+        "true_nats": estimates.truth.mean().item(),
+        "elbo_expected_nats": estimates.elbo_expected.mean().item(),
         **{key: row.estimate_nats if row.is_finite else None for key, row in table.items()},
         "error_nats": {key: row.error_nats if row.is_finite else None for key, row in table.items()},
         "standard_error_nats": {key: row.standard_error_nats if row.is_finite else None for key, row in table.items()},
@@ -125,7 +267,7 @@ def report(judged: Judged, recovered: PriorRecovered, settings: Oracle) -> dict[
         "wrong_posterior": {
             "std_factor": settings.std_factor,
             "shift_stds": settings.shift_stds,
-            "kl_nats": (judged.truth - judged.elbo_expected).mean().item(),
+            "kl_nats": (estimates.truth - estimates.elbo_expected).mean().item(),
         },
         "importance_samples": settings.importance_samples,
         "annealing": {
@@ -137,13 +279,13 @@ def report(judged: Judged, recovered: PriorRecovered, settings: Oracle) -> dict[
         },
         "prior": {
             "what": "mean -log p(z) of held-out z ~ q(z), nats per image; lower is better",
-            "name": recovered.name,
-            "log_prob_is": recovered.log_prob_is,
-            "num_fitted": recovered.num_fitted,
+            "name": recovery.name,
+            "log_prob_is": recovery.log_prob_is,
+            "num_fitted": recovery.num_fitted,
             "num_held_out": None if held_out is None else held_out.num,
             "fitted_nll_nats": None if held_out is None else held_out.estimate_nats,
             "aggregate_nll_nats": None if held_out is None else held_out.true_nats,
-            "aggregate_entropy_nats": recovered.entropy_nats,
+            "aggregate_entropy_nats": recovery.entropy_nats,
             "excess_nats": None if held_out is None else held_out.error_nats,
             "standard_error_nats": None if held_out is None else held_out.standard_error_nats,
         },

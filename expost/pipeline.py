@@ -10,7 +10,7 @@ from typing import Any
 
 from expost.job import Run
 from expost.parts.assembly import Parts, assemble
-from expost.parts.dataset import dataset_facts, dataset_line, described
+from expost.parts.dataset import dataset_facts, dataset_line, describe
 from expost.parts.identity import identity
 from expost.stages import evaluation, export, features, latents, prior, samples, vae
 from expost.stages.check import check_all, check_evaluation, check_request
@@ -168,8 +168,8 @@ def report(job: Run, parts: Parts, figures: Artifact, known: dict[str, str], sai
         prior=job.config.prior,
         evaluation=job.config.evaluation,
         provenance=provenance | identity(job, parts),
-        dataset=facts,
-        dataset_words=described(facts),
+        dataset=facts.to_json(),
+        dataset_words=describe(facts),
     )
     publish(job, figures, answer)
     return answer

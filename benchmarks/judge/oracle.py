@@ -20,7 +20,7 @@ from benchmarks.child import machine
 from expost.cli import CONF
 from expost.config.build import build
 from expost.config.schema import validate
-from expost.measure.estimators import judge
+from expost.oracle import estimate
 from expost.parts.assembly import PREPROCESSING, without
 
 IWAE_NATS, AIS_NATS, ELBO_LOW_NATS = 0.05, 0.1, 1.0
@@ -33,7 +33,7 @@ def errors_of(seed: int, overrides: list[str]) -> dict[str, float]:
     source = build("data", without(config.data, PREPROCESSING))
     data = source.load()
     torch.manual_seed(seed)
-    judged = judge(source.density(), data.test.batch(torch.arange(config.oracle.num_images)), config.oracle)
+    judged = estimate(source.density(), data.test.batch(torch.arange(config.oracle.num_images)), config.oracle)
     estimates = {"ELBO": judged.elbo, "IWAE": judged.iwae, "AIS": judged.ais}
     return {name: (estimate - judged.truth).mean().item() for name, estimate in estimates.items()}
 

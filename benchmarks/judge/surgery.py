@@ -57,8 +57,9 @@ def measured(folder: Path) -> list[Line]:
     import numpy as np
     import torch
 
-    from expost.evaluation.latents.surgery import Surgery, surgery
+    from expost.evaluation.latents.surgery import decompose
     from expost.evaluation.latents.two_sample import classifier_of_known, classifier_two_sample
+    from expost.evaluation.sections import Decomposition
     from stage1_vae.base_priors import StandardNormal
     from stage1_vae.latents import LatentDataset
     from stage1_vae.rate import rate_nats
@@ -70,11 +71,11 @@ def measured(folder: Path) -> list[Line]:
     posterior = train.posterior(rows)
     exact = rate_nats(posterior, base, posterior.mean).double()
 
-    def taken_apart() -> tuple[torch.Tensor, Surgery]:
+    def taken_apart() -> tuple[torch.Tensor, Decomposition]:
         z = posterior.sample()
         wide = z.double()
         aggregate = train.log_aggregate(wide)
-        result = surgery(z, posterior.log_prob(wide), aggregate, len(train), {"base": base.log_prob})
+        result = decompose(z, posterior.log_prob(wide), aggregate, len(train), {"base": base.log_prob})
         return aggregate, result
 
     _, first = taken_apart()

@@ -52,8 +52,8 @@ class Distances:
     @property
     def spread(self) -> dict[str, float]:
         """Figure -> standard deviation that other samples and another reference set would give it."""
-        found = {name: spread(values) for name, values in self.halves.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        spreads = {name: spread(values) for name, values in self.halves.items()}
+        return {name: std for name, std in spreads.items() if std is not None}
 
 
 @dataclass(frozen=True)
@@ -257,13 +257,3 @@ def _moments(x: Tensor, subsets: Subsets) -> Tensor:
         parts = (count, rows.sum(0) * math.sqrt(3 / dims), rows.T @ rows * (math.sqrt(3) / dims), third / dims**1.5)
         blocks.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(blocks)
-
-
-def gap_closed(fd_baseline: float, fd_prior: float, fd_reconstructions: float) -> float | None:
-    """Share of the Frechet distance between baseline and reconstructions that the learned prior removes.
-
-    1: samples are as good as reconstructions, the best that this decoder can do; 0: no better than the baseline;
-    None where the baseline is already no worse than the reconstructions.
-    """
-    gap = fd_baseline - fd_reconstructions
-    return (fd_baseline - fd_prior) / gap if gap > 0 else None

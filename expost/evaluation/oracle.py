@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.text import Text
 from torch import Tensor
 
-from expost.evaluation.tables import Column, laid_out, printable
+from expost.evaluation.tables import Column, lay_out, printable
 
 LABEL_WIDTH = 44
 """Widest label on a terminal; longer ones go on in the next line."""
@@ -66,7 +66,7 @@ def terminal_table(title: str, rows: Sequence[Compared], caption: str, width: in
     columns = [Column("nats an image", [row.label for row in rows], is_label=True, limit=LABEL_WIDTH)]
     for n, name in enumerate(("true value", "estimate", "error", "std. error")):
         columns.append(Column(name, [cells[n] for cells in shown], is_whole=True))
-    parts = [part for table in laid_out(columns, width) for part in (Text(""), table)]
+    parts = [part for table in lay_out(columns, width) for part in (Text(""), table)]
     return Group(Text(printable(title), "italic"), *parts, Text(""), Text(printable(caption), "dim"))
 
 

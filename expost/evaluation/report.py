@@ -1,290 +1,203 @@
-"""From figures to `report.json` and the closing table.
+"""What an evaluation found out: the content of `figures.json` and, with where it comes from, of `report.json`.
 
-The report is a plain mapping, so that every presentation (terminal, page, comparison) is a pure function of what is on
-disk. A figure that does not exist is None, never 0 and never NaN: JSON has no NaN, and a reader could not tell why it
-is there, so a figure that came out infinite or not a number becomes None and a note in words.
+Every presentation (terminal, page, card, comparison) is a pure function of a `Report`. A figure that does not exist is
+None, never 0 and never NaN: JSON has no NaN, and a reader could not tell why it is there, so a figure that came out
+infinite or not a number becomes None and a note in words.
 """
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from rich.console import Group
-from rich.text import Text
-
-from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST, learned_rows
-from expost.evaluation.tables import Column, laid_out, printable
-from expost.evaluation.verdict import verdict_lines
-
-if TYPE_CHECKING:
-    from expost.evaluation.distances import Distances
-
-TITLES = {
-    **BASELINES,
-    AGGREGATE: "aggre-\ngate\ndraws",
-    RECONSTRUCTIONS: "recon-\nstruc-\ntions",
-    TRAIN_AGAINST_TEST: "train\nvs\ntest",
-}
+from expost.evaluation.records import OMITTED, Record
+from expost.evaluation.row_names import FLOORS, RECONSTRUCTIONS
+from expost.evaluation.sections import Classes, Dataset, Estimate, Fitting, Provenance, Surgery, TightBounds
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How one figure is shown: its label, the better direction, and its format."""
+    """How one figure is shown: its label, its format, and the better direction."""
 
     label: str
     format: str
     better: str = ""
 
+    @property
+    def title(self) -> str:
+        """The label with an arrow in the better direction."""
+        return f"{self.label} {self.better}".strip()
 
-Line = tuple[str, list[str]]
-"""Label of a figure, and its text in each column."""
-ROUNDING = 1e-7
-"""A spread of so small a share is that of float32: the figure is the same for every image."""
-WIDE = 110
-"""Columns of a terminal from which on every row has room for its spreads."""
 
-FIGURES = {
-    "distortion_nats": Figure("distortion, nats", ".2f", "↓"),
-    "rate_nats": Figure("rate, nats", ".2f", "↓"),
-    "elbo_nats": Figure("-ELBO, nats", ".2f", "↓"),
-    "iwae_nats": Figure("-IWAE, nats", ".2f", "↓"),
-    "ais_nats": Figure("-AIS, nats", ".2f", "↓"),
-    "bits_per_dim": Figure("bits/dim", ".4f", "↓"),
-    "latent_nll_nats": Figure("-log p(z), nats", ".2f", "↓"),
-    "marginal_kl_nats": Figure("KL(q(z)|p), nats", ".2f", "↓"),
-    "two_sample_accuracy": Figure("told from q(z)", ".1%", "↓"),
-    "latent_mmd": Figure("MMD to q(z)", ".4f", "↓"),
-    "frechet_distance": Figure("Frechet distance", ".3f", "↓"),
-    "kernel_distance": Figure("kernel distance", ".4f", "↓"),
-    "precision": Figure("precision", ".3f", "↑"),
-    "recall": Figure("recall", ".3f", "↑"),
-    "density": Figure("density", ".3f", "↑"),
-    "coverage": Figure("coverage", ".3f", "↑"),
-    "memorisation": Figure("memorisation", ".1%"),
-    "class_accuracy": Figure("class accuracy", ".1%", "↑"),
-    "gap_closed": Figure("gap closed", ".1%", "↑"),
-    "num_samples": Figure("samples", ",d"),
-    "samples_per_second": Figure("samples a second", ",.0f"),
-    "fit_seconds": Figure("fit, seconds", ".1f"),
-    "num_parameters": Figure("parameters", ",d"),
-}
+def _figure(label: str, layout: str, better: str = "") -> Any:
+    return field(default=None, metadata={"figure": Figure(label, layout, better)})
+
+
+@dataclass(frozen=True)
+class Row(Record):
+    """The figures of one set of images, or of the prior that made it; None where a figure does not apply.
+
+    Attributes:
+        distortion_nats to ais_nats: bounds on -log p(x) and what they are made of, means over test images.
+        bits_per_dim: of the tightest bound, where it is one on a density or mass of images.
+        latent_nll_nats, marginal_kl_nats: what a held-out latent costs, and KL(q(z) || p(z)) of test images.
+        two_sample_accuracy: of a classifier of prior samples against q(z), a share.
+        latent_mmd: squared maximum mean discrepancy of the same.
+        frechet_distance to coverage: distances of the samples against the reference split.
+        memorisation: share of samples nearer to the training set than a test image is.
+        class_accuracy: share of conditional samples that are taken for their class, mean over classes.
+        gap_closed: share of the Frechet distance between baseline and reconstructions that a learned prior removes.
+        samples_per_second: drawn and decoded.
+        fit_seconds: wall time of fitting the prior.
+        spread: figure -> its standard deviation: over halves for samples, over images for bounds.
+        notes: what the reader should know about this row, in words.
+        gain: figure -> what the learned prior costs more than the baseline, paired image by image.
+        over: the same against each prior by counting.
+    """
+
+    distortion_nats: float | None = _figure("distortion, nats", ".2f", "↓")
+    rate_nats: float | None = _figure("rate, nats", ".2f", "↓")
+    elbo_nats: float | None = _figure("-ELBO, nats", ".2f", "↓")
+    iwae_nats: float | None = _figure("-IWAE, nats", ".2f", "↓")
+    ais_nats: float | None = _figure("-AIS, nats", ".2f", "↓")
+    bits_per_dim: float | None = _figure("bits/dim", ".4f", "↓")
+    latent_nll_nats: float | None = _figure("-log p(z), nats", ".2f", "↓")
+    marginal_kl_nats: float | None = _figure("KL(q(z)|p), nats", ".2f", "↓")
+    two_sample_accuracy: float | None = _figure("told from q(z)", ".1%", "↓")
+    latent_mmd: float | None = _figure("MMD to q(z)", ".4f", "↓")
+    frechet_distance: float | None = _figure("Frechet distance", ".3f", "↓")
+    kernel_distance: float | None = _figure("kernel distance", ".4f", "↓")
+    precision: float | None = _figure("precision", ".3f", "↑")
+    recall: float | None = _figure("recall", ".3f", "↑")
+    density: float | None = _figure("density", ".3f", "↑")
+    coverage: float | None = _figure("coverage", ".3f", "↑")
+    memorisation: float | None = _figure("memorisation", ".1%")
+    class_accuracy: float | None = _figure("class accuracy", ".1%", "↑")
+    gap_closed: float | None = _figure("gap closed", ".1%", "↑")
+    num_samples: int | None = _figure("samples", ",d")
+    samples_per_second: float | None = _figure("samples a second", ",.0f")
+    fit_seconds: float | None = _figure("fit, seconds", ".1f")
+    num_parameters: int | None = _figure("parameters", ",d")
+    spread: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    gain: Mapping[str, Estimate] | None = field(default=None, metadata=OMITTED)
+    over: Mapping[str, Mapping[str, Estimate]] | None = field(default=None, metadata=OMITTED)
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Every figure by its name, in the order of the table."""
+        return {key: getattr(self, key) for key in FIGURES}
+
+    def with_figure(self, key: str, value: float | None, spread: float | None = None) -> "Row":
+        """The row with another figure, and the spread of it, where there is one."""
+        changes: dict[str, Any] = {key: value}
+        if spread is not None:
+            changes["spread"] = {**self.spread, key: spread}
+        return replace(self, **changes)
+
+    def with_estimate(self, key: str, estimate: Estimate | None) -> "Row":
+        """The same with an estimate; as it is where there is none."""
+        return self if estimate is None else self.with_figure(key, estimate.value, estimate.standard_error)
+
+    def finite(self) -> "Row":
+        """The row with None for every infinite number or NaN, and a note that says so."""
+        row = replace(self, spread={key: value for key, value in self.spread.items() if math.isfinite(value)})
+        for key, value in self.figures.items():
+            if value is not None and not math.isfinite(value):
+                note = f"{key} is missing: it came out as {value}"
+                row = replace(row.with_figure(key, None), notes=(*row.notes, note))
+        return row
+
+
+FIGURES: dict[str, Figure] = {f.name: f.metadata["figure"] for f in fields(Row) if "figure" in f.metadata}
 """Every figure of a row, in the order of the table."""
 
-SPREADS = (
-    "± is one standard deviation: of samples over random halves of them and of the reference, of bounds over the test "
-    "images; other seeds of training are not in it. Bold: better by more than two of the difference."
-)
 
-
-def build_row(
-    bounds: Mapping[str, float | None] | None = None,
-    distances: "Distances | None" = None,
-    bits_per_dim: float | None = None,
-    fit_seconds: float | None = None,
-    num_parameters: int | None = None,
-    notes: Sequence[str] = (),
-    spread: Mapping[str, float] | None = None,
-    **more: float | None,
-) -> dict[str, Any]:
-    """One row with every key of `FIGURES`, None where a figure does not apply, and `notes` in words.
-
-    Args:
-        bounds: `distortion_nats`, `rate_nats`, `elbo_nats`, `iwae_nats`, `latent_nll_nats`, as of `Bounds.means()`.
-        distances: of the samples against the reference split.
-        bits_per_dim: of the tightest bound, where it is one on a density or mass of images.
-        fit_seconds: wall time of fitting the prior.
-        num_parameters: of the prior.
-        notes: what the reader should know about this row.
-        spread: figure -> its standard deviation: over halves for samples, over images for bounds.
-        more: other keys of `FIGURES`.
+@dataclass(frozen=True)
+class Report(Record):
+    """Attributes:
+    data: name of the data set.
+    features: what the distances are measured on, in words.
+    baseline: name of the row of the prior that nobody learns.
+    rows: row name -> figures; learned priors under their config name, and the `FLOORS`.
+    reference: the reference split of the distances, in words.
+    num_samples, num_bound_images, importance_samples, neighbours: what the figures were measured with.
+    annealing_settings: of `evaluation.annealing`; None: off.
+    num_repeats: row, or "reference" -> images that repeat an earlier one.
+    notes: in words.
+    true_nll_nats: entropy of the data where their density is known.
+    counted: rows of priors by counting, which discrete latents are measured with besides.
+    classes: of a conditional prior.
+    fitting: learned prior -> how it was fitted.
+    annealing: None: off.
+    carries_unchanged: z is x, nothing decodes.
+    seconds: part of the evaluation -> wall time.
+    verdict, verdict_lines: of `expost.evaluation.verdict`, as one paragraph and a sentence a line.
+    dataset, provenance: in `report.json` alone.
     """
-    row: dict[str, Any] = dict.fromkeys(FIGURES)
-    row.update(bounds or {})
-    if distances is not None:
-        names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "num_samples")
-        row.update({name: getattr(distances, name) for name in names})
-    row.update(bits_per_dim=bits_per_dim, fit_seconds=fit_seconds, num_parameters=num_parameters, **more)
-    unknown = (set(row) | set(spread or {})) - set(FIGURES)
-    if unknown:
-        raise ValueError(f"unknown figures: {', '.join(sorted(unknown))}")
-    row["spread"] = dict(spread or {})
-    row["notes"] = list(notes)
-    return row
+
+    data: str
+    features: str
+    baseline: str = "standard_normal"
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    reference: str | None = None
+    num_samples: int | None = None
+    num_bound_images: int | None = None
+    importance_samples: int | None = None
+    neighbours: int | None = None
+    annealing_settings: Mapping[str, int] | None = None
+    num_repeats: Mapping[str, int] = field(default_factory=dict)
+    num_training_images: int | None = None
+    notes: tuple[str, ...] = ()
+    true_nll_nats: float | None = None
+    counted: tuple[str, ...] = ()
+    surgery: Surgery = field(default_factory=Surgery)
+    classes: Classes | None = None
+    fitting: Mapping[str, Fitting] = field(default_factory=dict)
+    annealing: TightBounds | None = None
+    carries_unchanged: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""
+    verdict_lines: tuple[str, ...] = ()
+    dataset: Dataset | None = field(default=None, metadata=OMITTED)
+    provenance: Provenance | None = field(default=None, metadata=OMITTED)
+
+    def named_figures(self) -> dict[str, float | None]:
+        """`ROW/FIGURE` -> figure, of every row."""
+        return {f"{name}/{key}": value for name, row in self.rows.items() for key, value in row.figures.items()}
+
+    def text(self) -> str:
+        """The content of the file; strict JSON."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The verdict, a sentence a line; older reports hold it as one paragraph alone."""
+        return self.verdict_lines or (self.verdict,)
+
+    @property
+    def learned(self) -> list[str]:
+        """Rows of the priors that the run is about: neither the baseline nor counted besides nor one of `FLOORS`."""
+        others = {self.baseline, *FLOORS, *self.counted}
+        return [name for name in self.rows if name not in others]
+
+    def row(self, name: str) -> Row:
+        """The row `name`; without any figure where there is none."""
+        return self.rows.get(name) or Row()
+
+    def gap_closed(self, name: str, baseline: str | None = None) -> float | None:
+        """`closed_share` of the gap by the prior `name`; None where a distance is missing."""
+        rows = (self.row(baseline or self.baseline), self.row(name), self.row(RECONSTRUCTIONS))
+        before, after, best = (row.frechet_distance for row in rows)
+        return None if before is None or after is None or best is None else closed_share(before, after, best)
 
 
-def build_report(
-    data: str,
-    features: str,
-    rows: Mapping[str, Mapping[str, Any]],
-    baseline: str = "standard_normal",
-    **more: Any,
-) -> dict[str, Any]:
-    """The content of `report.json`: `gap_closed` and the verdict filled in, nothing infinite or NaN left.
+def closed_share(baseline: float, prior: float, reconstructions: float) -> float | None:
+    """Share of the Frechet distance between baseline and reconstructions that a learned prior removes.
 
-    Args:
-        data: name of the data set.
-        features: what the distances are measured on, in words.
-        rows: row name -> row of `build_row`; learned priors under their config name, and the two `FLOORS`.
-        baseline: name of the row of the prior that nobody learns.
-        more: further top-level keys, for instance `counted`, `reference`, `num_samples`, `notes`, `provenance`.
+    1: samples are as good as reconstructions, the best that this decoder can do; 0: no better than the baseline;
+    None where the baseline is already no worse than the reconstructions.
     """
-    finished = {name: _finite(row) for name, row in rows.items()}
-    for name, row in finished.items():
-        if name != baseline and name not in FLOORS:
-            row["gap_closed"] = _gap_closed(finished, row, baseline)
-        row["spread"] = {key: value for key, value in row["spread"].items() if row.get(key) is not None}
-    report = {"data": data, "features": features, "baseline": baseline, "rows": finished, **_plain(more)}
-    lines = verdict_lines(report)
-    return {**report, "verdict": " ".join(lines), "verdict_lines": lines}
-
-
-def _gap_closed(rows: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], baseline: str) -> float | None:
-    base, best = (rows.get(name, {}).get("frechet_distance") for name in (baseline, RECONSTRUCTIONS))
-    mine = row["frechet_distance"]
-    from expost.evaluation.distances import gap_closed  # torch: only who measures
-
-    return None if mine is None or base is None or best is None else gap_closed(base, mine, best)
-
-
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with None for every infinite number or NaN, and a note that says so."""
-    broken = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    notes = [f"{name} is missing: it came out as {row[name]}" for name in broken]
-    known = {name: value for name, value in row.get("spread", {}).items() if math.isfinite(value)}
-    return {**row, **dict.fromkeys(broken), "spread": known, "notes": [*row.get("notes", []), *notes]}
-
-
-def _plain(value: Any) -> Any:
-    """`value` with None for every float that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_json(report: Mapping[str, Any]) -> str:
-    """The text of `report.json`; strict JSON."""
-    return json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def learned_priors(report: Mapping[str, Any]) -> list[str]:
-    """Names of the rows that are neither the baseline nor counted nor a floor."""
-    return learned_rows(report)
-
-
-def cells(report: Mapping[str, Any], only: Collection[str] | None = None) -> tuple[list[str], list[Line]]:
-    """Column titles, and for each figure that exists in some row its label and one text a column.
-
-    Args:
-        report: of `build_report`.
-        only: rows whose spreads are told; None: all.
-    """
-    rows = report["rows"]
-    titles = [TITLES.get(name, name) for name in rows]
-    lines = []
-    for key, figure in FIGURES.items():
-        if any(row.get(key) is not None for row in rows.values()):
-            texts = [_text(key, row, only is None or name in only) for name, row in rows.items()]
-            lines.append((_label(figure), texts))
-    return titles, lines
-
-
-def _label(figure: Figure) -> str:
-    return f"{figure.label} {figure.better}".strip()
-
-
-def _text(key: str, row: Mapping[str, Any], with_spread: bool) -> str:
-    """The figure as it is shown: "12.34 ± 0.05", to one digit of the spread or two, where the figure has so many."""
-    value, noise, layout = row.get(key), row.get("spread", {}).get(key), FIGURES[key].format
-    if value is None:
-        return "-"
-    if noise is None or not with_spread or noise < ROUNDING * abs(value):
-        return format(value, layout)
-    if noise > 0 and layout.endswith("f"):
-        first = max(0, -math.floor(math.log10(noise)))
-        decimals = min(9, max(first, min(int(layout[-2]), first + 1)))
-        layout = f"{layout[:-2]}{decimals}f"
-    return f"{value:{layout}} ± {noise:{layout}}"
-
-
-def winners(report: Mapping[str, Any]) -> dict[str, str]:
-    """Label of a figure -> the prior that is better in it than every other one, by more than the noise of both.
-
-    A figure where the best two differ by less than two standard deviations of their difference has no winner. Costs of
-    images are paired: both priors were asked about the same images with the same draws, and what the images differ by
-    says nothing about the priors.
-    """
-    rows = {name: row for name, row in report["rows"].items() if name not in FLOORS}
-    best = {_label(figure): _winner(key, figure, rows, report["baseline"]) for key, figure in FIGURES.items()}
-    return {label: name for label, name in best.items() if name is not None}
-
-
-def differ(a: float, b: float, spread_a: float | None, spread_b: float | None) -> bool:
-    """Whether a and b are two standard deviations of their difference apart; never where a spread is unknown."""
-    if spread_a is None or spread_b is None:
-        return False
-    return abs(a - b) > 2 * math.hypot(spread_a, spread_b)
-
-
-def _winner(key: str, figure: Figure, rows: Mapping[str, Mapping[str, Any]], baseline: str) -> str | None:
-    values = {name: row[key] for name, row in rows.items() if row.get(key) is not None}
-    if not figure.better or len(values) < 2:
-        return None
-    ranked = sorted(values, key=lambda name: values[name], reverse=figure.better == "↑")
-    gain = next((gain for name in ranked[:2] if (gain := rows[name].get("gain", {}).get(key))), None)
-    if gain is not None and baseline in ranked[:2]:
-        return ranked[0] if differ(gain["value"], 0.0, gain["standard_error"], 0.0) else None
-    noise = [rows[name].get("spread", {}).get(key) for name in ranked[:2]]
-    return ranked[0] if differ(values[ranked[0]], values[ranked[1]], *noise) else None
-
-
-def conditions(report: Mapping[str, Any]) -> str:
-    """What every distance depends on: number of samples, reference split, feature net."""
-    counts = {row["num_samples"] for row in report["rows"].values() if row.get("num_samples") is not None}
-    samples = " or ".join(f"{count:,}" for count in sorted(counts))
-    reference = report.get("reference") or "the test split"
-    if not samples:
-        return f"No distances ({report['features']})."
-    return f"Distances: {samples} samples against {reference}, on {report['features']}."
-
-
-def legend(report: Mapping[str, Any]) -> str:
-    """`conditions`, and what ± and bold mean in the views of one run; a comparison has words of its own."""
-    has_spread = any(row.get("spread") for row in report["rows"].values())
-    return f"{conditions(report)} {SPREADS}" if has_spread else conditions(report)
-
-
-def notes(report: Mapping[str, Any]) -> list[str]:
-    """Notes of the report and of its rows, each row's under its name; one that several rows share is told once."""
-    told: dict[str, list[str]] = {}
-    for name, row in report["rows"].items():
-        for note in row.get("notes", []):
-            told.setdefault(note, []).append(TITLES.get(name, name).replace("-\n", "").replace("\n", " "))
-    return [*report.get("notes", []), *(f"{', '.join(names)}: {note}" for note, names in told.items())]
-
-
-def terminal_table(report: Mapping[str, Any], width: int = 80) -> Group:
-    """The closing table, figures down, rows across, in as many tables as `width` asks for; on a narrow terminal only
-    the baseline and the learned prior have their spreads."""
-    learned = learned_priors(report)
-    alone = f"{TITLES[report['baseline']]} alone"
-    title = f"{report['data']}: {'what the learned prior bought' if learned else alone}"
-    tables = laid_out(columns(report, None if width >= WIDE else [report["baseline"], *learned]), width)
-    caption = [printable(line) for line in (legend(report), *notes(report))]
-    parts = [part for table in tables for part in (Text(""), table)]
-    return Group(Text(printable(title), "italic"), *parts, Text(""), Text("\n".join(caption), "dim"))
-
-
-def columns(report: Mapping[str, Any], only: Collection[str] | None = None) -> list[Column]:
-    """The labels of the figures, and a column for each row of the report; arguments as of `cells`."""
-    titles, lines = cells(report, only)
-    best = winners(report)
-    shown = [Column("", [label for label, _ in lines], is_label=True)]
-    for n, (title, name) in enumerate(zip(titles, report["rows"], strict=True)):
-        style = "green" if name in learned_priors(report) else "dim" if name in FLOORS else ""
-        bold = frozenset(row for row, (label, _) in enumerate(lines) if best.get(label) == name)
-        shown.append(Column(title, [texts[n] for _, texts in lines], style, bold))
-    return shown
+    gap = baseline - reconstructions
+    return (baseline - prior) / gap if gap > 0 else None

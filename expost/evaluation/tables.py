@@ -27,7 +27,12 @@ def printable(words: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in words)
 
 
-def broken(word: str, width: int) -> str:
+def one_line(title: str) -> str:
+    """The title of a column, which may be hyphenated, in one line."""
+    return title.replace("-\n", "").replace("\n", " ")
+
+
+def break_up(word: str, width: int) -> str:
     """A word that is too long for one line, in lines that end behind a sign: [1024,2048] between its numbers."""
     if Text(word).cell_len <= width:
         return word
@@ -82,23 +87,23 @@ class Column:
         return [printable(cell) for cell in self.cells]
 
     def cell(self, row: int, width: int) -> Text:
-        words = " ".join(broken(word, width) for word in printable(self.cells[row]).split(" "))
+        words = " ".join(break_up(word, width) for word in printable(self.cells[row]).split(" "))
         return Text(words, "bold" if row in self.bold else "")
 
 
-def laid_out(columns: Sequence[Column], width: int, row_styles: Sequence[str] = ()) -> list[RenderableType]:
+def lay_out(columns: Sequence[Column], width: int, row_styles: Sequence[str] = ()) -> list[RenderableType]:
     """The tables for `width` columns of a terminal that show all of `columns`, or their rows as lines of text."""
     labels = [column for column in columns if column.is_label]
     values = [column for column in columns if not column.is_label]
     for sizes in ([label.natural for label in labels], [label.least for label in labels]):
         used = sum(size + GAP for size in sizes)
         if used + max(value.needed for value in values) <= width:
-            packed = _packed(values, width - used)
+            packed = _pack(values, width - used)
             return [_table(labels, sizes, group, width - used, row_styles) for group in packed]
     return [Group(*_lines(labels, values, width, row_styles))]
 
 
-def _packed(values: Sequence[Column], width: int) -> list[list[Column]]:
+def _pack(values: Sequence[Column], width: int) -> list[list[Column]]:
     """The columns in as few tables as fit into `width`, in order."""
     tables: list[list[Column]] = []
     left = 0
@@ -117,7 +122,7 @@ def _table(
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), row_styles=list(row_styles)
     )
-    widths = [*sizes, *_shared_out(values, width)]
+    widths = [*sizes, *_share_out(values, width)]
     for column, size in zip([*labels, *values], widths, strict=True):
         table.add_column(
             Text(column.title),
@@ -132,7 +137,7 @@ def _table(
     return table
 
 
-def _shared_out(values: Sequence[Column], width: int) -> list[int]:
+def _share_out(values: Sequence[Column], width: int) -> list[int]:
     """Widths of columns that fit: to each what it needs, and what is left to those that want least."""
     widths = [value.needed for value in values]
     left = width - sum(widths) - GAP * (len(values) - 1)
@@ -149,5 +154,4 @@ def _lines(labels: Sequence[Column], values: Sequence[Column], width: int, row_s
         style = row_styles[row] if row_styles else ""
         yield Text(" ".join(label.cell(row, width).plain for label in labels), style)
         for value in values:
-            title = value.title.replace("-\n", "").replace("\n", " ")
-            yield Text.assemble(f"  {title} ", value.cell(row, width), style=value.style or style)
+            yield Text.assemble(f"  {one_line(value.title)} ", value.cell(row, width), style=value.style or style)

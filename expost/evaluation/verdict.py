@@ -3,7 +3,8 @@
 Three questions, each answered from what is there: does q(z) match N(0, I)? does the learned prior match q(z)? what is
 left, and is it the prior's fault or the decoder's? A difference counts only beyond `NOISE` standard errors (or, for
 image distances, standard deviations over resampled halves); below that it is called noise, and a figure without a
-spread is quoted without a judgement on its size.
+spread is quoted without a judgement on its size. Of discrete latents it says besides whether a prior beats counting,
+and of a conditional prior whether its samples show the class that was asked for.
 
 The last question is answered in two currencies. In nats, a prior can win the marginal KL(q(z) || p(z)) at most: what a
 held-out draw of q(z) still costs more than it must is the prior's. In images, everything between decoded draws of the
@@ -11,196 +12,319 @@ aggregate posterior (or reconstructions) and real images is the decoder's, and w
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-from expost.evaluation.code_verdict import codes_used, over_counting
+from expost.evaluation.report import Report, Row
 from expost.evaluation.row_names import (
     AGGREGATE,
     BASELINES,
+    FLOORS,
     RECONSTRUCTIONS,
     TRAIN_AGAINST_TEST,
     TRAINING_AGGREGATE,
-    learned_rows,
 )
+from expost.evaluation.sections import Classes, Decomposition, Estimate, Fitting, Share, Surgery
 
 NOISE = 2.0
-"""A difference of fewer standard errors than this is noise."""
+"""A difference of fewer standard errors than this is noise, and no win."""
 CHANCE_PERCENT = 50.0
-
-Row = Mapping[str, Any]
-
-
-def verdict(report: Row) -> str:
-    """The whole verdict as one paragraph."""
-    return " ".join(verdict_lines(report))
+LITTLE_NATS = 0.1
+"""Where counting leaves less than this to be won, a prior that wins nothing has not failed."""
 
 
-def verdict_lines(report: Row) -> list[str]:
-    """One sentence a finding, the most important first.
+def conclude(report: Report) -> Report:
+    """The report with what follows from its figures: the gap that each learned prior closes, and the verdict; nothing
+    infinite or NaN is left in it."""
+    finite = {name: row.finite() for name, row in report.rows.items()}
+    report = Report.from_json(replace(report, rows=finite).to_json())
+    rows = {}
+    for name, row in report.rows.items():
+        if name != report.baseline and name not in FLOORS:
+            row = replace(row, gap_closed=report.gap_closed(name))
+        figures = row.figures
+        rows[name] = replace(row, spread={key: std for key, std in row.spread.items() if figures[key] is not None})
+    report = replace(report, rows=rows)
+    lines = verdict_lines(report)
+    return replace(report, verdict=" ".join(lines), verdict_lines=tuple(lines))
 
-    Args:
-        report: with `rows` (name -> figures), and, where they exist, `baseline` (name of its row), `surgery` (of
-            `expost.measure.latents`), `classes` (of `expost.measure.classes`), `fitting` (name -> what
-            `expost.measure.remedies` says of it), `carries_unchanged` (z is x, nothing decodes). Anything may be
-            missing or None.
-    """
-    rows: Row = report.get("rows") or {}
-    from expost.evaluation.images.class_accuracy import classes_followed  # torch: only who measures
 
-    baseline = report.get("baseline") or "standard_normal"
-    title = BASELINES.get(baseline, baseline)
-    learned = learned_rows(report)
-    surgery: Row = report.get("surgery") or {}
-    base = rows.get(baseline) or {}
-    lines = [_bought(name, rows[name] or {}, base, rows.get(RECONSTRUCTIONS) or {}, title) for name in learned]
-    fitting: Row = report.get("fitting") or {}
-    lines += [over_counting(name, rows, fitting.get(name)) for name in learned if (rows[name] or {}).get("over")]
-    followed = (classes_followed(report.get("classes"), name, fitting.get(name)) for name in learned)
-    lines += [sentence for sentence in followed if sentence]
+def verdict_lines(report: Report) -> list[str]:
+    """One sentence a finding, the most important first; anything in `report` may be missing."""
+    baseline, learned, surgery = report.baseline, report.learned, report.surgery
+    lines = [_bought(name, report) for name in learned]
+    lines += [over_counting(name, report) for name in learned if report.row(name).over]
+    if report.classes is not None:
+        lines += [classes_followed(report.classes, name, report.fitting.get(name)) for name in learned]
     if not learned:
+        title = BASELINES.get(baseline, baseline)
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
-    lines += [sentence for name in (baseline, *learned) if (sentence := _match(name, surgery, baseline))]
-    found = (_information(surgery), _collapse(surgery), codes_used(surgery))
-    lines += [sentence for sentence in found if sentence]
-    unchanged = bool(report.get("carries_unchanged"))
-    left = (_left(name, rows, surgery, baseline, unchanged) for name in learned or [baseline])
-    lines += [sentence for sentence in left if sentence]
-    lines += [sentence] if (sentence := _memory(learned, surgery)) else []
-    return lines
+    sentences = [_match(name, report) for name in (baseline, *learned)]
+    sentences += [_information(surgery.train), _collapse(surgery), codes_used(surgery)]
+    sentences += [_left(name, report) for name in learned or [baseline]]
+    sentences += [_memory(learned, surgery.test)]
+    return [*lines, *(sentence for sentence in sentences if sentence)]
 
 
-def _bought(name: str, row: Row, base: Row, floor: Row, title: str) -> str:
-    """What the learned prior bought against the baseline, called `title`."""
+def _bought(name: str, report: Report) -> str:
+    """What the learned prior bought against the baseline."""
+    base, row, title = report.row(report.baseline), report.row(name), BASELINES.get(report.baseline, report.baseline)
     parts = []
-    for key, what in [("rate_nats", "the rate"), ("latent_nll_nats", "the cost -log p(z) of a held-out latent")]:
-        before, after = base.get(key), row.get(key)
+    for key, before, after, what in [
+        ("rate_nats", base.rate_nats, row.rate_nats, "the rate"),
+        ("latent_nll_nats", base.latent_nll_nats, row.latent_nll_nats, "the cost -log p(z) of a held-out latent"),
+    ]:
         if before is not None and after is not None:
             verb = "lowers" if after <= before else "raises"
-            error = _of(row, "gain", key, "standard_error")  # of the paired difference: same images, same draws
-            told = f"{verb} {what} by {_nats(abs(before - after), error)} an image ({before:.2f} to {after:.2f})"
-            noise = (_spread(base, key), _spread(row, key)) if error is None else (error,)
-            if _beyond_noise(before - after, *noise) is False:
-                told = f"leaves {what} as it is: {before:.2f} to {after:.2f} nats is a difference inside the noise"
-            parts.append(told)
+            gain = (row.gain or {}).get(key)  # of the paired difference: same images, same draws
+            error = None if gain is None else gain.standard_error
+            words = f"{verb} {what} by {_nats(abs(before - after), error)} an image ({before:.2f} to {after:.2f})"
+            noise = (base.spread.get(key), row.spread.get(key)) if error is None else (error,)
+            if beyond_noise(before - after, *noise) is False:
+                words = f"leaves {what} as it is: {before:.2f} to {after:.2f} nats is a difference inside the noise"
+            parts.append(words)
             break  # both say the same where both exist: the entropy of q(z|x) is shared
-    closed, distance = row.get("gap_closed"), row.get("frechet_distance")
-    before, best = base.get("frechet_distance"), floor.get("frechet_distance")
-    if distance is not None and before is not None:
-        spell = f"Frechet distance {before:.3f} to {distance:.3f}"
-        if _beyond_noise(before - distance, _spread(base), _spread(row)) is False:
-            parts.append(f"leaves the images as they are: {spell} is a difference inside the noise")
-        elif closed is not None and best is not None:
-            doing = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
-            gap_words = f"of the gap between decoded {title} samples and reconstructions ({spell}; "
-            parts.append(f"{doing} {gap_words}reconstructions reach {best:.3f})")
-        else:
-            doing = "lowers" if distance < before else "raises"
-            parts.append(f"{doing} the Frechet distance from {before:.3f} to {distance:.3f}")
+    parts += _images_bought(base, row, report.row(RECONSTRUCTIONS), title)
     if not parts:
         return f"There is no figure that compares the prior {name} with {title}."
     return f"Against {title}, the prior {name} {' and '.join(parts)}."
 
 
-def _match(name: str, surgery: Row, baseline: str) -> str | None:
+def _images_bought(base: Row, row: Row, reconstructions: Row, title: str) -> list[str]:
+    """The same in Frechet distances; nothing where one is missing."""
+    before, after, best = base.frechet_distance, row.frechet_distance, reconstructions.frechet_distance
+    if before is None or after is None:
+        return []
+    spell = f"Frechet distance {before:.3f} to {after:.3f}"
+    if beyond_noise(before - after, _spread(base), _spread(row)) is False:
+        return [f"leaves the images as they are: {spell} is a difference inside the noise"]
+    closed = row.gap_closed
+    if closed is None or best is None:
+        return [f"{'lowers' if after < before else 'raises'} the Frechet distance from {before:.3f} to {after:.3f}"]
+    verb = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
+    gap = f"of the gap between decoded {title} samples and reconstructions"
+    return [f"{verb} {gap} ({spell}; reconstructions reach {best:.3f})"]
+
+
+def over_counting(name: str, report: Report) -> str:
+    """Whether the prior `name` beats the priors by counting in held-out nats, which it must unless it counts itself.
+
+    Differences are paired: the same latents of the same images.
+    """
+    failed, won = [], []
+    least: float | None = None
+    for floor, gains in (report.row(name).over or {}).items():
+        paired, before = gains.get("latent_nll_nats"), report.row(floor).latent_nll_nats
+        if paired is None or paired.standard_error is None or before is None:
+            continue
+        after = before + paired.value
+        if paired.value < -NOISE * paired.standard_error:
+            won.append(f"{1 - after / before:.1%} fewer nats than {floor} ({before:.2f} to {after:.2f})")
+            continue
+        least = before if least is None else min(least, before)
+        inside = abs(paired.value) <= NOISE * paired.standard_error
+        noise = ", a difference inside the noise" if inside else ""
+        failed.append(f"{floor} ({before:.2f} nats a held-out latent, {after:.2f} with {name}{noise})")
+    if failed and least is not None and least < LITTLE_NATS:
+        return (
+            f"There is nothing to win for the prior {name}: counting leaves {least:.2f} nats a held-out latent, so the "
+            "codes hardly differ from image to image; that is the doing of stage 1."
+        )
+    fitting = report.fitting.get(name) or Fitting("steps", "train it longer", 0)
+    if failed and fitting.num_places == 1:
+        return f"The prior {name} costs no fewer nats than {' and '.join(failed)}: of latents of one code none can."
+    if failed and fitting.by == "counting":
+        return f"The prior {name} costs no fewer nats than {' and '.join(failed)}; {fitting.remedy}."
+    if failed:
+        return f"FAILED: the prior {name} does not beat counting codes: {' and '.join(failed)}; {fitting.remedy}."
+    if not won:
+        return f"The prior {name} has no density to compare with that of counted codes."
+    closed = report.gap_closed(name, "unigram")
+    images = (
+        "" if closed is None else f"; of the gap between unigram samples and reconstructions it closes {closed:.1%}"
+    )
+    return f"A held-out latent costs the prior {name} {' and '.join(won)}{images}."
+
+
+def codes_used(surgery: Surgery) -> str | None:
+    """How many codes are used, and how many test images have the very codes of a training image."""
+    if surgery.codes is None:
+        return None
+    books = [
+        f"{book.used_share:.1%} of {book.num_codes:,} codes (perplexity {book.perplexity:.0f})"
+        for book in surgery.codes.books
+    ]
+    seen = f"{surgery.codes.seen_share:.1%} of test images have exactly the codes of a training image"
+    return f"Training images use {', '.join(books)}; {seen}."
+
+
+def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None) -> str:
+    """The verdict on samples of the conditional prior `name`.
+
+    A prior is held to what can be seen: not where the classifier takes real test images for their class no more often
+    than by chance, nor where reconstructions of them have lost it already.
+    """
+    samples, chance = classes.samples, classes.chance
+    real, decoded = classes.test_images, classes.reconstructions
+    if not _above(samples, chance) or (real is not None and not _above(real, chance)):
+        return _not_followed(name, classes, "train it longer" if fitting is None else fitting.remedy)
+    beside = [
+        f"{what} {_share(share)}"
+        for share, what in ((decoded, "reconstructions of test images"), (real, "test images"))
+        if share is not None
+    ]
+    return (
+        f"Of {samples.num:,} samples of {name}, equally many a class, a classifier takes {_share(samples)} for the "
+        f"class that was asked for ({', '.join([f'chance {chance:.1%}', *beside])})."
+    )
+
+
+def _not_followed(name: str, classes: Classes, remedy: str) -> str:
+    """Why samples do not show their class: the classifier, stage 1, noise, or in the end the prior."""
+    samples, chance = classes.samples, classes.chance
+    real, decoded = classes.test_images, classes.reconstructions
+    untold = (
+        f"Whether samples of {name} follow their label cannot be told: a classifier takes {_share(samples)} of them"
+    )
+    if real is not None and not _above(real, chance):
+        return (
+            f"{untold} for the class that was asked for, and {_share(real)} of real test images for theirs, no more "
+            f"than by chance ({chance:.1%})."
+        )
+    if decoded is not None and not _above(decoded, chance):
+        return (
+            f"Samples of {name} do not show their class, and neither do reconstructions of test images: "
+            f"{_share(samples)} and {_share(decoded)} are taken for it, by chance {chance:.1%}; it is lost in stage 1, "
+            "and no prior brings it back."
+        )
+    if decoded is not None and not _further(decoded, samples):
+        return (
+            f"{untold} for the class that was asked for (by chance {chance:.1%}), and {_share(decoded)} of the "
+            "reconstructions of test images for theirs, a difference inside the noise."
+        )
+    return (
+        f"FAILED: samples of {name} do not follow their label: a classifier takes {_share(samples)} of them for the "
+        f"class that was asked for, and would take {chance:.1%} by chance; {remedy}."
+    )
+
+
+def _above(share: Share, chance: float) -> bool:
+    """Whether a share is above chance by more than its noise."""
+    return share.value - chance > NOISE * share.standard_error
+
+
+def _further(share: Share, rival: Share) -> bool:
+    """Whether one share is above another by more than the noise of both."""
+    return share.value - rival.value > NOISE * math.hypot(share.standard_error, rival.standard_error)
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.1%} ± {share.standard_error:.1%}"
+
+
+def _match(name: str, report: Report) -> str | None:
     """Does q(z) match this prior? By the classifier first, which needs no density; then by the marginal KL."""
-    title = BASELINES[name] if name == baseline else f"the prior {name}"
-    accuracy = _of(surgery, "two_sample", name, "accuracy_percent")
-    error = _of(surgery, "two_sample", name, "standard_error_percent")
-    marginal = _marginal_kl(surgery, "train", name)
-    nats = None if marginal is None else f"KL(q(z) || p(z)) on training images is {_nats(*marginal)}"
-    if nats is not None and _of(surgery, "train", "at_ceiling"):
+    title = BASELINES[name] if name == report.baseline else f"the prior {name}"
+    train, two = report.surgery.train, report.surgery.two_sample.get(name)
+    under = None if train is None else train.priors.get(name)
+    marginal = None if under is None else under.marginal_kl_nats
+    nats = None if marginal is None else f"KL(q(z) || p(z)) on training images is {_mean(marginal)}"
+    if nats is not None and train is not None and train.at_ceiling:
         nats += ", an upper bound here"
-    if accuracy is None or error is None:
+    if two is None:
         return None if nats is None else f"How far q(z) is from {title}: {nats}."
-    told = f"{accuracy:.1f} ± {error:.1f} %"
-    if accuracy - CHANCE_PERCENT > NOISE * error:
-        known = f"{title} does not match q(z): a classifier tells its samples from held-out q(z) with {told}"
+    accuracy = f"{two.accuracy_percent:.1f} ± {two.standard_error_percent:.1f} %"
+    if two.accuracy_percent - CHANCE_PERCENT > NOISE * two.standard_error_percent:
+        known = f"{title} does not match q(z): a classifier tells its samples from held-out q(z) with {accuracy}"
     else:  # no proof of a match: with few images a classifier sees little
-        known = f"a classifier cannot tell samples of {title} from held-out q(z) ({told})"
+        known = f"a classifier cannot tell samples of {title} from held-out q(z) ({accuracy})"
     sentence = known if nats is None else f"{known}; {nats}"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _information(surgery: Row) -> str | None:
-    mutual, ceiling = _estimate(_of(surgery, "train", "mutual_information_nats")), _of(surgery, "train", "ceiling_nats")
-    if mutual is None or ceiling is None:
+def _information(train: Decomposition | None) -> str | None:
+    if train is None:
         return None
-    sentence = f"The code carries {_nats(*mutual)} about the training image, of at most log N = {ceiling:.2f}"
-    if _of(surgery, "train", "at_ceiling"):
+    mutual = _mean(train.mutual_information_nats)
+    sentence = f"The code carries {mutual} about the training image, of at most log N = {train.ceiling_nats:.2f}"
+    if train.at_ceiling:
         sentence += ": the estimate has reached its ceiling, so it is a lower bound and the marginal KL an upper one"
     return f"{sentence}."
 
 
-def _collapse(surgery: Row) -> str | None:
-    active, num = _of(surgery, "dimensions", "num_active"), _of(surgery, "dimensions", "num_dims")
-    collapsed = _of(surgery, "dimensions", "num_collapsed")
-    if active is None or num is None or (active == num and not collapsed):
+def _collapse(surgery: Surgery) -> str | None:
+    if surgery.dimensions is None:
+        return None
+    active, num = surgery.dimensions.num_active, surgery.dimensions.num_dims
+    collapsed = surgery.dimensions.num_collapsed
+    if active == num and not collapsed:
         return None
     if active == 0:
         return f"None of the {num} latent dimensions is active: the code says nothing about the image."
-    told = f"{active} of {num} latent dimensions are active (their posterior means vary over images)"
-    return f"{told}; {collapsed} have collapsed to the prior." if collapsed else f"{told}."
+    sentence = f"{active} of {num} latent dimensions are active (their posterior means vary over images)"
+    return f"{sentence}; {collapsed} have collapsed to the prior." if collapsed else f"{sentence}."
 
 
-def _left(name: str, rows: Row, surgery: Row, baseline: str, unchanged: bool) -> str | None:
+def _left(name: str, report: Report) -> str | None:
     """What is left between samples and real images, and whose fault it is; without a decoder, it is the prior's."""
-    title = BASELINES[name] if name == baseline else name
-    in_images = None if unchanged else _left_images(name, rows)
-    parts = [part for part in (_left_nats(name, surgery), in_images) if part]
+    title = BASELINES[name] if name == report.baseline else name
+    in_images = None if report.carries_unchanged else _left_images(report.row(name), report)
+    parts = [part for part in (_left_nats(name, report.surgery), in_images) if part]
     return f"What is left with {title}: {'; '.join(parts)}." if parts else None
 
 
-def _left_nats(name: str, surgery: Row) -> str | None:
+def _left_nats(name: str, surgery: Surgery) -> str | None:
     """How much of the marginal KL on training images a prior should not win: q(z) of other images costs more."""
-    seen = _estimate(_of(surgery, "train", "priors", name, "cross_entropy_nats"))
-    unseen = _estimate(_of(surgery, "test", "priors", name, "cross_entropy_nats"))
-    if seen is None or unseen is None:
+    splits = (surgery.train, surgery.test)
+    train, test = (None if split is None else split.priors.get(name) for split in splits)
+    if train is None or test is None or train.cross_entropy_nats is None or test.cross_entropy_nats is None:
         return None
-    excess = unseen[0] - seen[0]
-    told = f"-log p(z) is {_nats(*seen)} on training and {_nats(*unseen)} on test images"
-    judged = _beyond_noise(excess, seen[1], unseen[1])
-    if judged is False:
-        return f"in nats the prior serves unseen images as well as seen ones ({told}, a difference inside the noise)"
-    if judged is None:
-        return told
+    seen, unseen = train.cross_entropy_nats, test.cross_entropy_nats
+    excess = unseen.value - seen.value
+    costs = f"-log p(z) is {_mean(seen)} on training and {_mean(unseen)} on test images"
+    is_real = beyond_noise(excess, seen.standard_error, unseen.standard_error)
+    if is_real is False:
+        return f"in nats the prior serves unseen images as well as seen ones ({costs}, a difference inside the noise)"
+    if is_real is None:
+        return costs
     if excess > 0:
-        return f"in nats the prior has fitted {excess:.2f} nats of the training images that unseen ones lack ({told})"
-    return f"in nats unseen images cost {-excess:.2f} nats less than seen ones ({told})"
+        return f"in nats the prior has fitted {excess:.2f} nats of the training images that unseen ones lack ({costs})"
+    return f"in nats unseen images cost {-excess:.2f} nats less than seen ones ({costs})"
 
 
-def _memory(learned: list[str], surgery: Row) -> str | None:
+def _memory(learned: list[str], test: Decomposition | None) -> str | None:
     """Why no prior should bring the marginal KL on training images to zero."""
-    aggregate = _estimate(_of(surgery, "test", "priors", TRAINING_AGGREGATE, "rate_nats"))
-    rates = {name: _estimate(_of(surgery, "test", "priors", name, "rate_nats")) for name in learned}
-    known = {name: rate for name, rate in rates.items() if rate is not None}
-    if aggregate is None or not known:
+    priors = {} if test is None else test.priors
+    rates = {
+        name: under.rate_nats
+        for name in (TRAINING_AGGREGATE, *learned)
+        if (under := priors.get(name)) is not None and under.rate_nats is not None
+    }
+    aggregate = rates.pop(TRAINING_AGGREGATE, None)
+    if aggregate is None or not rates:
         return None
-    told = ", ".join(f"{rate[0]:.2f} under {name}" for name, rate in known.items())
-    best = min(known.values(), key=lambda rate: rate[0])
-    if _beyond_noise(aggregate[0] - best[0], aggregate[1], best[1]) is False:
+    others = ", ".join(f"{rate.value:.2f} under {name}" for name, rate in rates.items())
+    best = min(rates.values(), key=lambda rate: rate.value)
+    if beyond_noise(aggregate.value - best.value, aggregate.standard_error, best.standard_error) is False:
         end = "a difference inside the noise"
-    elif aggregate[0] > best[0]:
+    elif aggregate.value > best.value:
         end = "so part of the KL on training images is memory of them and no fault of the prior"
     else:
         end = "so a better prior is possible"
-    rate = f"a test image has a rate of {_nats(*aggregate)} under the aggregate of the training images itself"
-    return f"{rate[0].upper()}{rate[1:]} ({told}), {end}."
+    rate = f"a test image has a rate of {_mean(aggregate)} under the aggregate of the training images itself"
+    return f"{rate[0].upper()}{rate[1:]} ({others}), {end}."
 
 
-def _left_images(name: str, rows: Row) -> str | None:
-    mine, floor = rows.get(name) or {}, rows.get(TRAIN_AGAINST_TEST) or {}
-    source = AGGREGATE if (rows.get(AGGREGATE) or {}).get("frechet_distance") is not None else None
-    source = source or RECONSTRUCTIONS
-    decoded = rows.get(source) or {}
-    distance, best = mine.get("frechet_distance"), decoded.get("frechet_distance")
+def _left_images(row: Row, report: Report) -> str | None:
+    has_draws = report.row(AGGREGATE).frechet_distance is not None
+    decoded = report.row(AGGREGATE if has_draws else RECONSTRUCTIONS)
+    distance, best = row.frechet_distance, decoded.frechet_distance
     if distance is None or best is None:
         return None
-    real = floor.get("frechet_distance") or 0.0
+    real = report.row(TRAIN_AGAINST_TEST).frechet_distance or 0.0
     by_prior, by_decoder = distance - best, best - real
-    what = "decoded draws of q(z)" if source == AGGREGATE else "reconstructions"
+    what = "decoded draws of q(z)" if has_draws else "reconstructions"
     spell = f"Frechet distance {distance:.3f}, {what} {best:.3f}, training images {real:.3f}"
-    if _beyond_noise(by_prior, _spread(mine), _spread(decoded)) is False:
+    if beyond_noise(by_prior, _spread(row), _spread(decoded)) is False:
         return f"its samples are as near to test images as {what}, so what is left is the decoder's ({spell})"
     if by_prior <= 0:
         return f"its samples are nearer to test images than {what}, so what is left is the decoder's ({spell})"
@@ -211,32 +335,18 @@ def _left_images(name: str, rows: Row) -> str | None:
     return f"in images {mainly}: {share:.0%} of the distance is the prior's, {1 - share:.0%} the decoder's ({spell})"
 
 
-def _of(mapping: Any, *keys: str) -> Any:
-    """The value under nested keys; None where any is missing."""
-    for key in keys:
-        if not isinstance(mapping, Mapping):
-            return None
-        mapping = mapping.get(key)
-    return mapping
+def _spread(row: Row) -> float | None:
+    return row.spread.get("frechet_distance")
 
 
-def _estimate(stored: Any) -> tuple[float, float | None] | None:
-    value = _of(stored, "value")
-    return None if value is None else (value, _of(stored, "standard_error"))
-
-
-def _marginal_kl(surgery: Row, split: str, name: str) -> tuple[float, float | None] | None:
-    return _estimate(_of(surgery, split, "priors", name, "marginal_kl_nats"))
-
-
-def _spread(row: Row, figure: str = "frechet_distance") -> float | None:
-    return _of(row, "spread", figure)
-
-
-def _beyond_noise(difference: float, *spreads: float | None) -> bool | None:
+def beyond_noise(difference: float, *spreads: float | None) -> bool | None:
     """Whether a difference of two figures is more than noise; None where a spread is missing."""
     known = [spread for spread in spreads if spread is not None]
     return None if len(known) < len(spreads) else abs(difference) > NOISE * math.hypot(*known)
+
+
+def _mean(estimate: Estimate) -> str:
+    return _nats(estimate.value, estimate.standard_error)
 
 
 def _nats(value: float, standard_error: float | None) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expost.evaluation import report
-from expost.evaluation.page import verdict_lines
+from expost.evaluation import views
+from expost.evaluation.report import Report
+from expost.evaluation.tables import one_line
 from expost.export.two_stage import TwoStage
 from expost.parts.assembly import Parts
-from expost.parts.dataset import dataset_facts, described
+from expost.parts.dataset import dataset_facts, describe
 from stage1_vae.data.labels import list_names
 
 FRONT = """---
@@ -43,7 +44,7 @@ def model_card(
     parts: Parts,
     model: TwoStage,
     keys: Mapping[str, str],
-    figures: Mapping[str, Any] | None,
+    figures: Report | None,
     address: str = "path/to/this/folder",
     license: str | None = None,
 ) -> str:
@@ -55,7 +56,7 @@ def model_card(
         parts: data and preprocessing.
         model: the trained model.
         keys: name -> key of what it was made from.
-        figures: content of the evaluation's `figures.json`; None: it was not evaluated.
+        figures: what the evaluation found out; None: it was not evaluated.
         address: what `TwoStage.load` takes.
         license: of the weights, in the hub's short form; None: its owner has not said.
     """
@@ -108,7 +109,7 @@ def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> list[st
     counts = f"{sum(p.numel() for p in model.vae.parameters()):,} and {model.prior.num_parameters:,}"
     rows |= {
         "trained on": f"{parts.data.name}, {len(parts.data.train):,} images",
-        **{what: words for what, words in described(dataset_facts(parts.data)).items() if what != "images"},
+        **{what: words for what, words in describe(dataset_facts(parts.data)).items() if what != "images"},
         "image": f"{' x '.join(map(str, model.image_shape))}, {levels}{said}",
         "latent": f"{' x '.join(map(str, model.latent_shape))}, {model.vae.spec.support.value}",
         "parameters": f"{counts} (VAE and prior)",
@@ -122,17 +123,16 @@ def _class(node: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("-\n", "").replace("\n", " ").replace("|", "\\|")
+    return one_line(text).replace("|", "\\|")
 
 
-def _measured(figures: Mapping[str, Any] | None) -> list[str]:
+def _measured(figures: Report | None) -> list[str]:
     if figures is None:
         return ["## Figures", "", "None: it was exported before it was evaluated (`stage=evaluate`).", ""]
-    titles, lines = report.cells(figures)
     table = [
-        "| " + " | ".join(["", *map(_cell, titles)]) + " |",
-        "|---" + "|---:" * len(titles) + "|",
-        *("| " + " | ".join(map(_cell, [label, *texts])) + " |" for label, texts in lines),
+        "| " + " | ".join(["", *(_cell(views.title(name)) for name in figures.rows)]) + " |",
+        "|---" + "|---:" * len(figures.rows) + "|",
+        *("| " + " | ".join(map(_cell, [line.label, *line.texts])) + " |" for line in views.lines(figures)),
     ]
-    notes = [f"- {note}" for note in [*verdict_lines(figures), *report.notes(figures)]]
-    return ["## Figures", "", *table, "", report.legend(figures), "", *notes, ""]
+    notes = [f"- {note}" for note in [*figures.sentences, *views.notes(figures)]]
+    return ["## Figures", "", *table, "", views.legend(figures), "", *notes, ""]

@@ -1,53 +1,231 @@
-"""Bounds on log p(x) of test images under both priors, from the same proposals."""
+"""The glue between two trained stages and the bounds on log p(x) of test images, under every prior.
+
+By importance sampling, from the same proposals for all priors; and by annealed importance sampling, the tightest bounds
+that there are here, with how far they may be off. Chains start at q(z|x). How far off they may be is measured on images
+simulated from the model itself, one set for each prior, by bidirectional Monte Carlo. It costs minutes, so it is off
+unless asked for: `evaluation=tight`.
+"""
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from expost.evaluation import bounds
+from expost.config.schema import Annealing as Settings
+from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional
+from expost.evaluation.annealing.results import Annealed, Bidirectional
+from expost.evaluation.bounds import Bounds, LogLikelihood, Propose, importance_bounds
+from expost.evaluation.errors import EvaluationError
+from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
+from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
-from expost.training.progress import bar
+from expost.training.progress import bar, clock
 from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import subset
 from stage1_vae.rate import rate_nats
-from stage2_prior.prior import Exactness
+from stage1_vae.vae import VAE
+from stage2_prior.prior import Exactness, Prior
 
 MAX_BOUND_PIXELS = 2**23
 """Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
+MAX_ANNEALED_PIXELS = 2**22
+"""Decoded at once, with what the gradient needs: about 400 MB of float32 through a small net."""
 
 
-def measured_bounds(trained: Trained, run: Run) -> dict[str, bounds.Bounds]:
+def measure_bounds(subject: Subject, run: Run) -> dict[str, Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = run.config.evaluation
-    vae, images = trained.vae, subset(trained.parts.data.test, settings.num_bound_images)
-    block = block_size(trained.parts.data.shape)
-    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(trained.parts.data.shape)))
-    batches = trained.parts.batches(images, min(settings.batch_size, block))
+    vae, images = subject.vae, subset(subject.parts.data.test, settings.num_bound_images)
+    block = block_size(subject.parts.data.shape)
+    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(subject.parts.data.shape)))
+    batches = subject.parts.batches(images, min(settings.batch_size, block))
     x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
         posterior = vae.encode(x).posterior
         z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
-        return z, None if trained.test.is_point_mass else posterior.log_prob(z)
-
-    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
-        image = vae.decode(z.flatten(0, 1))
-        return image.log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
+        return z, None if subject.test.is_point_mass else posterior.log_prob(z)
 
     def closed_form(x: Tensor) -> Tensor:
         posterior = vae.encode(x).posterior
         return rate_nats(posterior, vae.base_prior, posterior.mean)
 
-    priors = {"baseline": trained.baseline, **{row: floor.prior for row, floor in trained.floors.items()}}
+    priors = {"baseline": subject.baseline, **{row: floor.prior for row, floor in subject.floors.items()}}
     densities = {
         key: prior.log_prob if prior.log_prob_is is not Exactness.NONE else None
-        for key, prior in (priors | {"learned": trained.prior}).items()
+        for key, prior in (priors | {"learned": subject.prior}).items()
     }
     # then stage 1 was trained against the baseline itself
     exact = type(vae.bottleneck.base_prior) in (StandardNormal, FairBits)
-    rates = {"baseline": closed_form} if exact and not trained.test.is_point_mass else {}
-    num = 1 if trained.test.is_certain else settings.importance_samples
-    return bounds.importance_bounds(x_batches, propose, log_likelihood, densities, num, rates, max_rows)
+    rates = {"baseline": closed_form} if exact and not subject.test.is_point_mass else {}
+    num = 1 if subject.test.is_certain else settings.importance_samples
+    return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
+
+
+def check_tight_bounds(run: Run, parts: Parts) -> None:
+    """Refuse, before any work, bounds that cannot be had.
+
+    Raises:
+        EvaluationError: the posteriors are point masses, which have no density to start from.
+    """
+    if run.config.evaluation.annealing is not None and parts.vae.bottleneck.family != "diagonal_normal":
+        raise EvaluationError(
+            "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
+            "set evaluation.annealing=null or train with noise (vae=gaussian)"
+        )
+
+
+def tight_bounds(subject: Subject, run: Run, name: str) -> TightBounds | None:
+    """What annealing says of the baseline and of the learned prior; None where it is off.
+
+    Args:
+        trained: both stages.
+        run: its `evaluation.annealing` says how much work.
+        name: of the learned prior in the report.
+
+    Raises:
+        EvaluationError: as for `check_tight_bounds`.
+    """
+    settings = run.config.evaluation.annealing
+    if settings is None:
+        return None
+    check_tight_bounds(run, subject.parts)
+    with clock("annealing", run.shows_progress):
+        rows = {key: _row(subject, run, prior, settings) for key, prior in subject.priors(name).items()}
+    return TightBounds(
+        num_images=min(settings.num_images, len(subject.parts.data.test)),
+        bdmc_images=settings.bdmc_images,
+        num_chains=settings.num_chains,
+        num_steps=settings.num_steps,
+        leapfrog_steps=settings.leapfrog_steps,
+        importance_samples=run.config.evaluation.importance_samples,
+        is_density=subject.parts.kind.is_density,
+        rows=rows,
+    )
+
+
+def _row(subject: Subject, run: Run, prior: Prior, settings: Settings) -> AnnealedRow:
+    """One prior; the same seed for all, so that they are compared from the same starts."""
+    kind, seed = subject.parts.kind, run.config.seeds.sample
+    notes = [] if kind.is_density else [f"{kind.note}: these bounds rank priors and are no log-likelihoods"]
+    if refusal := _refusal(prior):
+        return AnnealedRow(notes=(*notes, refusal))
+    work = Annealing(settings.num_chains, settings.num_steps, settings.leapfrog_steps)
+    start, log_likelihood = starts(subject.vae), likelihood(subject.vae)
+    max_rows = max(1, min(8192, MAX_ANNEALED_PIXELS // math.prod(subject.parts.data.shape)))
+    with run.seeded(seed):
+        annealed = annealed_bounds(
+            _images(subject, run, settings.num_images), start, log_likelihood, prior.log_prob, work, max_rows
+        )
+    with run.seeded(seed):
+        weighted = importance_bounds(
+            _images(subject, run, settings.num_images),
+            _proposals(start),
+            log_likelihood,
+            {"p": prior.log_prob},
+            run.config.evaluation.importance_samples,
+            max_rows=max_rows,
+        )["p"]
+    both = None
+    if settings.bdmc_images:
+        with run.seeded(seed):
+            both = bidirectional(
+                simulate(subject, prior, settings.bdmc_images), start, log_likelihood, prior.log_prob, work, max_rows
+            )
+    return _summarise(annealed, weighted, both, notes)
+
+
+def _refusal(prior: Prior) -> str | None:
+    """Why this prior gets no figure, in words."""
+    if prior.log_prob_is is Exactness.NONE:
+        return f"{type(prior).__name__} has no density: no bound on log p(x)"
+    if prior.log_prob_is is Exactness.ESTIMATE:
+        return f"{type(prior).__name__} only estimates its density, and annealing needs the same number each time"
+    if prior.log_prob_is is Exactness.LOWER_BOUND:
+        return f"{type(prior).__name__} only bounds its density: its samples are not of the density that would be used"
+    return None
+
+
+def starts(vae: VAE) -> Callable[[Tensor], Start]:
+    """Chains begin at q(z|x) and measure their steps by its standard deviations."""
+
+    def start(x: Tensor) -> Start:
+        posterior = vae.encode(x).posterior
+        return Start(
+            sample=lambda n: posterior.sample(torch.Size([n])),
+            log_prob=posterior.log_prob,
+            scale=posterior.variance.sqrt(),
+        )
+
+    return start
+
+
+def likelihood(vae: VAE) -> LogLikelihood:
+    """x [B, C, H, W], z [n, B, *latent] -> log p(x|z) [n, B] nats."""
+
+    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
+        return vae.decode(z.flatten(0, 1)).log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
+
+    return log_likelihood
+
+
+def _proposals(start: Callable[[Tensor], Start]) -> Propose:
+    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        begin = start(x)
+        z = begin.sample(n)
+        return z, begin.log_prob(z)
+
+    return propose
+
+
+def _images(subject: Subject, run: Run, num: int) -> Iterator[Tensor]:
+    """`num` test images, evenly spread over the split, in batches [B, C, H, W] on the device."""
+    images = subset(subject.parts.data.test, num)
+    for x, _ in subject.parts.batches(images, block_size(subject.parts.data.shape)):
+        yield x
+
+
+@torch.no_grad()
+def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of x ~ p(x|z) [B, C, H, W] and the z ~ p(z) [B, *latent] that each was drawn from, on the device."""
+    for z in subject.draw(prior, num).to(subject.device).split(block_size(subject.parts.data.shape)):
+        yield subject.vae.decode(z).sample(), z
+
+
+def _summarise(annealed: Annealed, weighted: Bounds, both: Bidirectional | None, notes: list[str]) -> AnnealedRow:
+    row = AnnealedRow(
+        ais_nats=annealed.mean_nats(),
+        ais_std_error_nats=_std_error(annealed.nll_nats),
+        iwae_nats=_finite_mean(weighted.iwae_nats),
+        acceptance=None if annealed.acceptance is None else annealed.acceptance.mean().item(),
+        acceptance_range=annealed.acceptance_range,
+        ess_share=annealed.ess_share.mean().item(),
+        diverged_share=annealed.diverged.mean().item(),
+        trusted_images=int(annealed.trusted.sum()),
+        notes=(*notes, *annealed.notes()),
+    )
+    if both is None:
+        return row
+    return replace(
+        row,
+        bdmc_gap_nats=both.mean_gap_nats(),
+        bdmc_gap_std_error_nats=_std_error(both.gap_nats),
+        notes=(*row.notes, *(f"simulated images: {note}" for note in both.upper.notes())),
+    )
+
+
+def _finite_mean(per_image: Tensor | None) -> float | None:
+    if per_image is None or not bool(torch.isfinite(per_image).all()):
+        return None
+    return per_image.mean().item()
+
+
+def _std_error(per_image: Tensor) -> float | None:
+    """Of the mean over images; None for a single one, or where a figure is missing."""
+    if len(per_image) < 2 or not bool(torch.isfinite(per_image).all()):
+        return None
+    return per_image.std().item() / math.sqrt(len(per_image))

@@ -4,7 +4,7 @@ Equally many are drawn of each class of the training images, as `sample.label` d
 is chance; the ceilings are the test images that the report's other figures are measured on, and their reconstructions.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from expost.evaluation.images.class_accuracy import ClassAccuracy, ClassRow, class_accuracy
 from expost.evaluation.images.features import FeatureNet
+from expost.evaluation.report import Row
 from expost.evaluation.row_names import RECONSTRUCTIONS
-from expost.measure.image_sets import num_compared, test_rows
-from expost.measure.rows import put
-from expost.measure.subject import Trained, cleaned
+from expost.evaluation.sections import Classes, ClassShares
+from expost.measure.image_sets import num_compared, reference_rows
+from expost.measure.subject import Subject, clean_images
 from stage1_vae.data.images import subset
 from stage1_vae.rows import spread_rows
 
@@ -25,119 +26,122 @@ MOST_PICTURED, SAMPLES_PICTURED, IMAGES_PICTURED = 20, 10, 4
 
 
 @dataclass(frozen=True)
-class Classes:
-    """What was measured of a conditional prior.
+class ConditionalSamples:
+    """What was measured of a conditional prior: `facts` for the report, and the `rows` of the picture, of many classes
+    some, evenly spread."""
 
-    Attributes:
-        facts: for the report, plain JSON values: `num_a_class`, `chance`, `judge` (the classifier in words);
-            `samples`, `reconstructions`, `test_images`, each a `value` with its `standard_error` and `num`, None where
-            no test image is of these classes; `by_class`: `label`, `name` and a share (or None) of each of the three.
-        rows: of the picture; of many classes some, evenly spread.
-    """
-
-    facts: dict[str, Any]
+    facts: Classes
     rows: list[ClassRow]
 
 
-def judged_classes(trained: Trained, judge: FeatureNet, limit: int, notes: list[str]) -> Classes | None:
-    """Draw, decode and judge samples of every class; None, with a note, where that is not possible.
+def measure_classes(
+    subject: Subject, classifier: FeatureNet, limit: int, notes: list[str]
+) -> ConditionalSamples | None:
+    """Draw, decode and classify samples of every class; None, with a note, where that is not possible.
 
     Args:
         trained: with a conditional prior, sampled from torch's global generator.
-        judge: the data set's own net.
+        classifier: the data set's own net.
         limit: images that the report's figures are measured on at most; as many samples, rounded to whole classes.
         notes: takes what is missing, in words.
     """
-    known = trained.parts.data.train.labels
-    if known is None or judge.config.num_classes == 0:
+    known = subject.parts.data.train.labels
+    if known is None or classifier.config.num_classes == 0:
         notes.append("the training images are all of one class: there is no classifier to judge conditional samples")
         return None
     present = torch.unique(known.cpu())
-    num = num_compared(trained.parts.data, limit)
+    num = num_compared(subject.parts.data, limit)
     labels = present.repeat(max(1, num // len(present)))  # every class in turn: the first few hold all of them
-    z = trained.draw(trained.prior, len(labels), labels)
+    z = subject.draw(subject.prior, len(labels), labels)
     if z.is_floating_point() and not torch.isfinite(z).all():
         notes.append("some conditional samples are NaN or infinite, so no class was judged")
         return None
     pictured = present[spread_rows(len(present), MOST_PICTURED)]
-    taken_for, drawn = looked_at(judge, trained.decoded(z), labels, pictured, SAMPLES_PICTURED)
+    taken_for, drawn = classify(classifier, subject.decode(z), labels, pictured, SAMPLES_PICTURED)
     samples = class_accuracy(taken_for, labels, present)
     assert samples is not None
-    names = trained.parts.data.class_names
-    ceilings, real = _of_test(trained, judge, num, present, pictured)
-    if not ceilings:
+    names = subject.parts.data.class_names
+    reconstructions, test_images, real = classify_test_images(subject, classifier, num, present, pictured)
+    if real is None:
         notes.append("the test images have no labels, so the class accuracy of samples has no ceiling")
-    three = {"samples": samples, "reconstructions": None, "test_images": None} | ceilings
-    facts = {
-        "num_a_class": len(labels) // len(present),
-        "chance": 1 / len(present),
-        "judge": in_words(judge),
-        **{key: found and found.to_json() for key, found in three.items()},
-        "by_class": [
-            {"label": y, "name": names[y], **{key: found and found.by_class.get(y) for key, found in three.items()}}
+        real = {y: torch.zeros(0, *classifier.config.shape) for y in pictured.tolist()}
+    facts = Classes(
+        num_a_class=len(labels) // len(present),
+        chance=1 / len(present),
+        judge=describe(classifier),
+        samples=samples.mean,
+        reconstructions=None if reconstructions is None else reconstructions.mean,
+        test_images=None if test_images is None else test_images.mean,
+        by_class=tuple(
+            ClassShares(
+                y,
+                names[y],
+                samples.by_class.get(y),
+                None if reconstructions is None else reconstructions.by_class.get(y),
+                None if test_images is None else test_images.by_class.get(y),
+            )
             for y in present.tolist()
-        ],
-    }
+        ),
+    )
     rows = [ClassRow(names[y], samples.by_class[y], drawn[y], real[y]) for y in pictured.tolist()]
-    return Classes(facts, rows)
+    return ConditionalSamples(facts, rows)
 
 
-def _of_test(
-    trained: Trained, judge: FeatureNet, num: int, present: Tensor, pictured: Tensor
-) -> tuple[dict[str, ClassAccuracy | None], dict[int, Tensor]]:
-    """How the judge sees test images and their reconstructions, and some images of each `pictured` class; no accuracy
+def classify_test_images(
+    subject: Subject, classifier: FeatureNet, num: int, present: Tensor, pictured: Tensor
+) -> tuple[ClassAccuracy | None, ClassAccuracy | None, dict[int, Tensor] | None]:
+    """What the classifier takes reconstructions and test images for, and some images of each `pictured` class; nothing
     where test images have no labels."""
-    shown = subset(trained.parts.data.test, num)
+    shown = subset(subject.parts.data.test, num)
     if shown.labels is None:
-        return {}, {y: torch.zeros(0, *judge.config.shape) for y in pictured.tolist()}
+        return None, None, None
     labels = shown.labels.cpu()  # [num]
-    taken_for, real = looked_at(judge, cleaned(trained.parts, shown), labels, pictured, IMAGES_PICTURED)
-    decoded = trained.decoded(trained.test.draw(test_rows(trained.parts.data, num)))
-    again, _ = looked_at(judge, decoded, labels, pictured[:0], 0)
-    of_test = {"reconstructions": class_accuracy(again, labels, present)}
-    return of_test | {"test_images": class_accuracy(taken_for, labels, present)}, real
+    taken_for, real = classify(classifier, clean_images(subject.parts, shown), labels, pictured, IMAGES_PICTURED)
+    decoded = subject.decode(subject.test.draw(reference_rows(subject.parts.data, num)))
+    again, _ = classify(classifier, decoded, labels, pictured[:0], 0)
+    return class_accuracy(again, labels, present), class_accuracy(taken_for, labels, present), real
 
 
-def looked_at(
-    judge: FeatureNet, blocks: Iterator[Tensor], labels: Tensor, pictured: Tensor, few: int
+def classify(
+    classifier: FeatureNet, blocks: Iterator[Tensor], labels: Tensor, pictured: Tensor, few: int
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What each image of a stream is taken for, [N], and the first `few` images of each `pictured` class.
 
     Args:
-        judge: of C, H, W.
+        classifier: of C, H, W.
         blocks: images [b, C, H, W] in [0, 1].
         labels: [N] int64, the class of each.
         pictured: classes.
         few: images.
     """
     taken_for: list[Tensor] = []
-    kept: dict[int, list[Tensor]] = {y: [] for y in pictured.tolist()}
+    first: dict[int, list[Tensor]] = {y: [] for y in pictured.tolist()}
     start = 0
     for block in blocks:
-        taken_for.append(judge.classify(block))
+        taken_for.append(classifier.classify(block))
         of_block = labels[start : start + len(block)]
-        for y, images in kept.items():
+        for y, images in first.items():
             if (missing := few - len(images)) > 0:
                 images += block[of_block == y][:missing].unbind()
         start += len(block)
-    none = torch.zeros(0, *judge.config.shape)
-    return torch.cat(taken_for), {y: torch.stack(images) if images else none for y, images in kept.items()}
+    none = torch.zeros(0, *classifier.config.shape)
+    return torch.cat(taken_for), {y: torch.stack(images) if images else none for y, images in first.items()}
 
 
-def in_words(judge: FeatureNet) -> str:
+def describe(classifier: FeatureNet) -> str:
     """What the classifier is."""
-    accuracy = judge.config.held_out_accuracy
+    accuracy = classifier.config.held_out_accuracy
     return "a small classifier" + ("" if accuracy is None else f", {accuracy:.1%} right on held-out images")
 
 
-def add_classes(rows: Mapping[str, dict[str, Any]], name: str, classes: Classes | None) -> None:
+def add_classes(rows: dict[str, Row], name: str, classes: Classes | None) -> None:
     """The figure of the conditional prior `name`, and of reconstructions, into their rows."""
     if classes is not None:
-        put(rows[name], "class_accuracy", classes.facts["samples"])
-        put(rows[RECONSTRUCTIONS], "class_accuracy", classes.facts["reconstructions"])
+        rows[name] = rows[name].with_estimate("class_accuracy", classes.samples)
+        rows[RECONSTRUCTIONS] = rows[RECONSTRUCTIONS].with_estimate("class_accuracy", classes.reconstructions)
 
 
-def table_of(facts: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def class_table(classes: Classes) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows, one a class."""
     columns = ["label", "name", "samples", "reconstructions", "test_images"]
-    return columns, [[found[key] for key in columns] for found in facts["by_class"]]
+    return columns, [[getattr(shares, key) for key in columns] for shares in classes.by_class]

@@ -6,28 +6,41 @@ times the same parts, by name.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from expost.config.schema import Evaluation
-from expost.evaluation import report
 from expost.evaluation.bounds import Bounds
 from expost.evaluation.distances import Distances
-from expost.evaluation.figures import PICTURES
+from expost.evaluation.page import PICTURES
+from expost.evaluation.report import FIGURES, Report, Row
+from expost.evaluation.sections import Surgery, TightBounds
+from expost.evaluation.verdict import conclude
 from expost.job import Run
-from expost.measure.annealing import tight_bounds
-from expost.measure.bounds import measured_bounds
-from expost.measure.classes import Classes, add_classes, judged_classes, table_of
-from expost.measure.counted_priors import counted_floors, floor_ingredients
-from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
-from expost.measure.image_sets import SCATTERED, Copied, Seen, measured_distances, measured_memorisation, seen_images
+from expost.measure.bounds import measure_bounds, tight_bounds
+from expost.measure.classes import ConditionalSamples, add_classes, class_table, measure_classes
+from expost.measure.feature_nets import (
+    Extractor,
+    Nets,
+    load_feature_net,
+    load_own_net,
+)
+from expost.measure.image_sets import (
+    SCATTERED,
+    Copies,
+    FeaturedSet,
+    collect_sets,
+    measure_distances,
+    measure_memorisation,
+)
 from expost.measure.latents import dissect
-from expost.measure.remedies import told_of_fit
-from expost.measure.rows import add_surgery, add_tight_bounds, assembled_rows, repeats_of
-from expost.measure.subject import Trained, baseline_prior
-from expost.measure.truth import against_truth, carries_unchanged
+from expost.measure.remedies import fitting_of
+from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
+from expost.measure.subject import Subject, baseline_prior, fit_floors, floor_ingredients
+from expost.measure.truth import carries_unchanged, compare_with_truth
 from expost.parts.assembly import Parts
+from expost.parts.weights import Histories
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import subset
@@ -54,7 +67,7 @@ class Findings:
         trained: both stages, their latents and the images.
         nets: what looks at the images.
         net: of these the one that distances are measured in, on the device.
-        histories: `vae`: figures an epoch; `fit`: what the fit reported.
+        histories: what training and fitting recorded.
         folder: where the pictures go.
         notes: in words, what is missing and why, but for that of the surgery.
         seconds: wall time of each part.
@@ -62,20 +75,20 @@ class Findings:
     """
 
     job: Run
-    trained: Trained
+    trained: Subject
     nets: Nets
     net: Extractor
-    histories: Mapping[str, Any]
+    histories: Histories
     folder: Path
     notes: list[str] = field(init=False, default_factory=list)
     seconds: dict[str, float] = field(init=False, default_factory=dict)
-    images: Mapping[str, Seen] = field(init=False)
+    images: Mapping[str, FeaturedSet] = field(init=False)
     distances: Mapping[str, Distances] = field(init=False)
-    copies: Copied = field(init=False)
-    classes: Classes | None = field(init=False, default=None)
+    copies: Copies = field(init=False)
+    classes: ConditionalSamples | None = field(init=False, default=None)
     bounds: Mapping[str, Bounds] = field(init=False)
-    surgery: dict[str, Any] = field(init=False)
-    annealing: dict[str, Any] = field(init=False)
+    surgery: Surgery = field(init=False)
+    annealing: TightBounds | None = field(init=False)
     pictures: dict[str, Path] = field(init=False)
 
     @property
@@ -115,16 +128,16 @@ class Part:
         findings.seconds[self.name] = time.perf_counter() - started
 
 
-def judge_classes(f: Findings) -> Classes | None:
-    assert f.nets.judge is not None
-    return judged_classes(f.trained, load_own_net(f.nets.judge, f.job), f.settings.num_samples, f.notes)
+def judge_classes(f: Findings) -> ConditionalSamples | None:
+    assert f.nets.classifier is not None
+    return measure_classes(f.trained, load_own_net(f.nets.classifier, f.job), f.settings.num_samples, f.notes)
 
 
 def draw(f: Findings) -> dict[str, Path]:
     """By their names."""
     from expost.measure.pictures import draw_pictures  # matplotlib is slow to import: only who draws
 
-    codes, num = f.surgery["codes"], f.settings.num_samples
+    codes, num = f.surgery.codes, f.settings.num_samples
     draw_pictures(f.trained, f.images, f.copies, f.name, f.histories, codes, f.classes, num, f.folder)
     return {stem: path for stem in PICTURES if (path := f.folder / f"{stem}.png").is_file()}
 
@@ -132,13 +145,13 @@ def draw(f: Findings) -> dict[str, Path]:
 PARTS = {
     part.name: part
     for part in (
-        Part("samples and features", "images", lambda f: seen_images(f.trained, f.net, f.settings.num_samples)),
+        Part("samples and features", "images", lambda f: collect_sets(f.trained, f.net, f.settings.num_samples)),
         Part(
-            "distances", "distances", lambda f: measured_distances(f.trained, f.images, f.settings.neighbours, f.notes)
+            "distances", "distances", lambda f: measure_distances(f.trained, f.images, f.settings.neighbours, f.notes)
         ),
-        Part("nearest training images", "copies", lambda f: measured_memorisation(f.trained, f.net, f.images, f.notes)),
+        Part("nearest training images", "copies", lambda f: measure_memorisation(f.trained, f.net, f.images, f.notes)),
         Part("classes", "classes", judge_classes),
-        Part("bounds", "bounds", lambda f: measured_bounds(f.trained, f.job), shows_bar=True),
+        Part("bounds", "bounds", lambda f: measure_bounds(f.trained, f.job), shows_bar=True),
         Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
         Part("annealing", "annealing", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
         Part("pictures", "pictures", draw),
@@ -149,7 +162,7 @@ PARTS = {
 
 def trained_stages(
     job: Run, parts: Parts, vae: VAE, prior: Prior, latents: tuple[LatentDataset, LatentDataset, LatentDataset]
-) -> Trained:
+) -> Subject:
     """What is judged: both stages and, fitted now, the priors by counting beside them.
 
     Args:
@@ -158,72 +171,72 @@ def trained_stages(
         latents: of training, validation and test images.
     """
     train, val, test = latents
-    floors = counted_floors(train, val, job, job.prior_name)
-    return Trained(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
+    floors = fit_floors(train, val, job, job.prior_name)
+    return Subject(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
 
 
 def measure(
-    job: Run, trained: Trained, nets: Nets, histories: Mapping[str, Any], folder: Path, tracker: Tracker
-) -> dict[str, Any]:
+    job: Run, trained: Subject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
+) -> dict[str, float | None]:
     """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
 
     The arguments are those of `Findings`, and the tracker of the stage.
     """
     findings = Findings(job, trained, nets, load_feature_net(nets.features, job), histories, folder)
     for part in PARTS.values():
-        if part.fills != "classes" or nets.judge is not None:
+        if part.fills != "classes" or nets.classifier is not None:
             part.carry_out(findings)
-    result = build_result(findings)
-    (folder / "figures.json").write_text(report.to_json(result), encoding="utf-8", errors="backslashreplace")
+    report = build_report(findings)
+    (folder / "figures.json").write_text(report.text(), encoding="utf-8", errors="backslashreplace")
     tracker.pictures(findings.pictures)
-    columns = ["row", *report.FIGURES]
-    table_rows = [[row, *(facts[key] for key in report.FIGURES)] for row, facts in result["rows"].items()]
-    tracker.table("report", columns, table_rows)
+    tracker.table("report", ["row", *FIGURES], [[name, *row.figures.values()] for name, row in report.rows.items()])
     if findings.classes is not None:
-        tracker.table("classes", *table_of(findings.classes.facts))
-    return {f"{row}/{key}": facts[key] for row, facts in result["rows"].items() for key in report.FIGURES}
+        tracker.table("classes", *class_table(findings.classes.facts))
+    return report.named_figures()
 
 
-def finished_rows(findings: Findings) -> dict[str, dict[str, Any]]:
+def finish_rows(findings: Findings) -> dict[str, Row]:
     """The rows of the report, with what each part says of them."""
     trained, name = findings.trained, findings.name
-    shares, fit = findings.copies.shares, findings.histories["fit"]
-    rows = assembled_rows(name, trained, findings.images, findings.distances, shares, findings.bounds, fit)
+    shares, fit = findings.copies.shares, findings.histories.fit
+    rows = build_rows(name, trained, findings.images, findings.distances, shares, findings.bounds, fit)
     add_surgery(rows, findings.surgery)
-    add_classes(rows, name, findings.classes)
+    add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
     add_tight_bounds(rows, findings.annealing)
     if carries_unchanged(trained.vae):
-        for facts in rows.values():
-            notes = [note for note in facts["notes"] if note != trained.parts.kind.note]
-            facts.update(distortion_nats=None, notes=notes)  # of pixels from themselves: it says nothing
+        for row_name, row in rows.items():
+            notes = tuple(note for note in row.notes if note != trained.parts.kind.note)
+            rows[row_name] = replace(row, distortion_nats=None, notes=notes)  # of pixels from themselves: says nothing
     return rows
 
 
-def build_result(findings: Findings) -> dict[str, Any]:
+def build_report(findings: Findings) -> Report:
     """The content of `figures.json`."""
     trained, name, settings = findings.trained, findings.name, findings.settings
     data, num_compared = trained.parts.data, len(findings.images["reference"].features)
-    truth = against_truth(trained.parts, subset(data.test, settings.num_bound_images), findings.bounds, name)
-    return report.build_report(
+    shown = subset(data.test, settings.num_bound_images)
+    truth = compare_with_truth(trained.parts, shown, findings.bounds, name)
+    report = Report(
         data=data.name,
         features=findings.net.description,
-        rows=finished_rows(findings),
+        rows=finish_rows(findings),
         reference=f"{num_compared:,} test images",
         num_samples=num_compared,
         num_bound_images=min(settings.num_bound_images, len(data.test)),
         importance_samples=settings.importance_samples,
         neighbours=settings.neighbours,
-        annealing_settings=settings.annealing and settings.annealing.model_dump(),
+        annealing_settings=None if settings.annealing is None else settings.annealing.model_dump(),
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(data.train),
-        notes=[*findings.notes, *([] if truth is None else [truth.note]), *findings.surgery["notes"]],
+        notes=(*findings.notes, *([] if truth is None else [truth.note]), *findings.surgery.notes),
         true_nll_nats=None if truth is None else truth.nll_nats,
         baseline=trained.baseline_name,
-        counted=list(trained.floors),
+        counted=tuple(trained.floors),
         surgery=findings.surgery,
-        classes=findings.classes and findings.classes.facts,
-        fitting={name: told_of_fit(findings.job, trained, name, findings.histories["fit"])},
-        annealing=findings.annealing or None,
+        classes=None if findings.classes is None else findings.classes.facts,
+        fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
+        annealing=findings.annealing,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=findings.seconds,
     )
+    return conclude(report)

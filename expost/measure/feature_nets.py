@@ -35,17 +35,17 @@ class Nets:
 
     Attributes:
         features: whose features distances are measured in.
-        judge: the classifier that samples of a conditional prior are shown to; None for any other prior.
+        classifier: that samples of a conditional prior are shown to; None for any other prior.
     """
 
     features: Artifact
-    judge: Artifact | None = None
+    classifier: Artifact | None = None
 
     @property
     def ingredients(self) -> dict[str, Any]:
         """Their part in the key of the evaluation."""
-        judged = {} if self.judge is None else {"judge": self.judge.key, "classes": class_accuracy.VERSION}
-        return {"features": self.features.key, **judged}
+        judge = {} if self.classifier is None else {"judge": self.classifier.key, "classes": class_accuracy.VERSION}
+        return {"features": self.features.key, **judge}
 
 
 def check_feature_file(run: Run) -> None:
@@ -78,7 +78,7 @@ def num_feature_images(shape: tuple[int, ...]) -> int:
     return min(MAX_FEATURE_IMAGES, MAX_FEATURE_PIXELS // math.prod(shape))
 
 
-def filled(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+def fill_tensor(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Blocks [b, C, H, W] one after the other in one tensor of `shape`; never all of them twice, as with `cat`."""
     images, start = torch.empty(shape), 0
     for block in blocks:

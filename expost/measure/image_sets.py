@@ -11,11 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from expost.evaluation import distances, report
+from expost.evaluation import distances
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
+from expost.evaluation.row_names import AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from expost.measure.feature_nets import Extractor
-from expost.measure.subject import Trained, cleaned
+from expost.measure.subject import Subject, clean_images
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Subset, subset
 from stage1_vae.rows import spread_rows
 
@@ -25,7 +26,7 @@ NEIGHBOURED = 24
 
 
 @dataclass(frozen=True)
-class Seen:
+class FeaturedSet:
     """A set of images as the feature net saw it.
 
     Attributes:
@@ -42,7 +43,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Copied:
+class Copies:
     """How near the sets come to the training images.
 
     Attributes:
@@ -54,27 +55,27 @@ class Copied:
     nearest: Mapping[str, Tensor]
 
 
-def look(net: Extractor, blocks: Iterator[Tensor]) -> Seen:
+def extract_features(net: Extractor, blocks: Iterator[Tensor]) -> FeaturedSet:
     """Features of a stream of images; only the few that will be pictured are kept."""
     rows: list[Tensor] = []
     few: list[Tensor] = []
     for block in blocks:
         rows.append(net.extract(block))
-        if sum(len(kept) for kept in few) < PICTURED:
+        if sum(len(block) for block in few) < PICTURED:
             few.append(block)
-    return Seen(torch.cat(rows), torch.cat(few)[:PICTURED])
+    return FeaturedSet(torch.cat(rows), torch.cat(few)[:PICTURED])
 
 
-def look_at_draws(net: Extractor, trained: Trained, draw: Callable[[], Tensor]) -> Seen:
+def extract_from_draws(net: Extractor, subject: Subject, draw: Callable[[], Tensor]) -> FeaturedSet:
     """The same for decoded draws, with the time that drawing and decoding took."""
     started = time.perf_counter()
     z = draw()
     spent = [time.perf_counter() - started]
-    seen = look(net, _timed(trained.decoded(z), spent))
-    return Seen(seen.features, seen.few, z[:SCATTERED].clone(), sum(spent))
+    images = extract_features(net, _clock(subject.decode(z), spent))
+    return FeaturedSet(images.features, images.few, z[:SCATTERED].clone(), sum(spent))
 
 
-def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
+def _clock(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
     while True:
         started = time.perf_counter()
         block = next(blocks, None)
@@ -84,23 +85,23 @@ def _timed(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
         yield block
 
 
-def seen_images(trained: Trained, net: Extractor, limit: int) -> dict[str, Seen]:
+def collect_sets(subject: Subject, net: Extractor, limit: int) -> dict[str, FeaturedSet]:
     """The reference, and one set of as many images for each row of the table."""
-    data, parts = trained.parts.data, trained.parts
+    data, parts = subject.parts.data, subject.parts
     num = num_compared(data, limit)
     return {
-        "reference": look(net, cleaned(parts, subset(data.test, num))),
-        "baseline": look_at_draws(net, trained, partial(trained.draw, trained.baseline, num)),
-        report.AGGREGATE: look_at_draws(net, trained, partial(trained.draw_aggregate, num)),
-        report.RECONSTRUCTIONS: look(net, trained.decoded(trained.test.draw(test_rows(data, num)))),
-        report.TRAIN_AGAINST_TEST: look(net, cleaned(parts, subset(data.train, num))),
+        "reference": extract_features(net, clean_images(parts, subset(data.test, num))),
+        "baseline": extract_from_draws(net, subject, partial(subject.draw, subject.baseline, num)),
+        AGGREGATE: extract_from_draws(net, subject, partial(subject.draw_aggregate, num)),
+        RECONSTRUCTIONS: extract_features(net, subject.decode(subject.test.draw(reference_rows(data, num)))),
+        TRAIN_AGAINST_TEST: extract_features(net, clean_images(parts, subset(data.train, num))),
         # Last: what they draw must not change the draws of rows that other priors on this VAE share. A prior that is
         # one of the floors itself has one floor fewer.
         **{
-            row: look_at_draws(net, trained, partial(trained.draw, floor.prior, num))
-            for row, floor in trained.floors.items()
+            row: extract_from_draws(net, subject, partial(subject.draw, floor.prior, num))
+            for row, floor in subject.floors.items()
         },
-        "learned": look_at_draws(net, trained, partial(trained.draw, trained.prior, num)),
+        "learned": extract_from_draws(net, subject, partial(subject.draw, subject.prior, num)),
     }
 
 
@@ -109,67 +110,70 @@ def num_compared(data: ImageData, limit: int) -> int:
     return min(limit, len(data.test), len(data.train))
 
 
-def test_rows(data: ImageData, num: int) -> Tensor:
+def reference_rows(data: ImageData, num: int) -> Tensor:
     """The test images of the reference, [num]: those of `spread`."""
     return spread_rows(len(data.test), num)
 
 
-def measured_distances(
-    trained: Trained, seen: Mapping[str, Seen], neighbours: int, notes: list[str]
+def measure_distances(
+    subject: Subject, sets: Mapping[str, FeaturedSet], neighbours: int, notes: list[str]
 ) -> dict[str, distances.Distances]:
     """Distances of every set against the reference; a note instead where that is not possible, and one of repeats."""
-    features = {name: _placed(s.features, trained) for name, s in seen.items()}
+    features = {name: place(images.features, subject) for name, images in sets.items()}
     try:
         reference = distances.Reference.of(features.pop("reference"), neighbours)
     except EvaluationError as error:
         notes.append(str(error))
         return {}
     if reference.num_repeats:
-        notes.append(f"{repeated(reference.num_repeats, len(reference.features), 'test images')}; every one counts")
-    found = {}
-    for name, each in features.items():
+        repeats = describe_repeats(reference.num_repeats, len(reference.features), "test images")
+        notes.append(f"{repeats}; every one counts")
+    by_row = {}
+    for name, vectors in features.items():
         try:
-            found[name] = distances.distances(reference, each)
+            by_row[name] = distances.distances(reference, vectors)
         except EvaluationError as error:  # of this row alone
             notes.append(f"{name}: {error}")
-    return found
+    return by_row
 
 
-def repeated(repeats: int, num: int, what: str) -> str:
+def describe_repeats(repeats: int, num: int, what: str) -> str:
     """How many images of a set are repeats, in words."""
     verb = "is a repeat" if repeats == 1 else "are repeats"
     return f"{repeats:,} of {num:,} {what} {verb}: to the feature net the same as an earlier one"
 
 
-def measured_memorisation(trained: Trained, net: Extractor, seen: Mapping[str, Seen], notes: list[str]) -> Copied:
+def measure_memorisation(subject: Subject, net: Extractor, sets: Mapping[str, FeaturedSet], notes: list[str]) -> Copies:
     """Every set but the training images against all of these; a note instead where features are broken."""
-    images = trained.parts.data.train
-    training = _placed(look(net, cleaned(trained.parts, images)).features, trained)
-    found = {}
+    images = subject.parts.data.train
+    training = place(extract_features(net, clean_images(subject.parts, images)).features, subject)
+    neighbours = {}
     try:
         distances.check_varied(training, "training images")
     except EvaluationError as error:
         notes.append(str(error))
-        return Copied({}, {})
-    for name, s in seen.items():
-        if name == report.TRAIN_AGAINST_TEST:  # copies by construction: it would always be 100 %
+        return Copies({}, {})
+    for name, samples in sets.items():
+        if name == TRAIN_AGAINST_TEST:  # copies by construction: it would always be 100 %
             continue
         try:
-            found[name] = memorisation.nearest(_placed(s.features, trained), training)
+            neighbours[name] = memorisation.nearest(place(samples.features, subject), training)
         except EvaluationError as error:
             notes.append(f"{name}: {error}")
-    if "reference" not in found:
-        return Copied({}, {})
-    fresh = found.pop("reference").distance
-    shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in found.items()}
-    shown = {name: near.index[:NEIGHBOURED] for name, near in found.items() if name in ("learned", report.AGGREGATE)}
-    nearest = {name: torch.cat(list(cleaned(trained.parts, _rows(images, index)))) for name, index in shown.items()}
-    return Copied(shares, nearest)
+    if "reference" not in neighbours:
+        return Copies({}, {})
+    fresh = neighbours.pop("reference").distance
+    shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in neighbours.items()}
+    shown = {name: near.index[:NEIGHBOURED] for name, near in neighbours.items() if name in ("learned", AGGREGATE)}
+    nearest = {
+        name: torch.cat(list(clean_images(subject.parts, _rows(images, index)))) for name, index in shown.items()
+    }
+    return Copies(shares, nearest)
 
 
-def _placed(features: Tensor, trained: Trained) -> Tensor:
+def place(features: Tensor, subject: Subject) -> Tensor:
     """On a GPU that knows float64; elsewhere where they are."""
-    return features.to(trained.device) if trained.device.type == "cuda" else features
+    return features.to(subject.device) if subject.device.type == "cuda" else features
 
 
 def _rows(images: ImageSet, index: Tensor) -> ImageSet:

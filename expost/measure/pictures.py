@@ -3,21 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from expost.evaluation import report
 from expost.evaluation.figures import images as figures
 from expost.evaluation.figures.classes import class_rows
 from expost.evaluation.figures.codes import codebook_usage
-from expost.evaluation.images.image_sheet import image_sheet
-from expost.evaluation.row_names import BASELINES
-from expost.measure.classes import Classes
-from expost.measure.image_sets import SCATTERED, Copied, Seen
-from expost.measure.subject import Trained, cleaned
+from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
+from expost.evaluation.sections import Codes
+from expost.measure.classes import ConditionalSamples
+from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet
+from expost.measure.subject import Subject, clean_images
 from expost.parts.assembly import Parts
+from expost.parts.weights import Histories
 from stage1_vae.data.images import subset
 from stage2_prior.prior import Prior
 
@@ -26,68 +25,66 @@ SHEET, SHOWN = "check-images.png", 40
 
 
 def draw_pictures(
-    trained: Trained,
-    seen: Mapping[str, Seen],
-    copied: Copied,
+    subject: Subject,
+    sets: Mapping[str, FeaturedSet],
+    copied: Copies,
     name: str,
-    histories: Mapping[str, Any],
-    codes: Mapping[str, Any] | None,
-    classes: Classes | None,
+    histories: Histories,
+    codes: Codes | None,
+    classes: ConditionalSamples | None,
     limit: int,
     folder: Path,
 ) -> None:
-    """The PNG files of `expost.evaluation.figures.PICTURES`.
+    """The PNG files of `PICTURES`; `codes`: of `count_codes`, `classes`: of `measure_classes`; None: there are none.
 
     `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none. No more than `limit` samples of a
     prior are drawn.
     """
-    baseline = BASELINES[trained.baseline_name]
-    shown = {key: picture(s.few) for key, s in seen.items()}
+    baseline = BASELINES[subject.baseline_name]
+    shown = {key: picture(s.few) for key, s in sets.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
     few = slice(0, 24)
-    figures.reconstructions(shown["reference"][few], shown[report.RECONSTRUCTIONS][few], folder / "reconstructions.png")
-    draw_neighbours(seen, copied, name, folder / "neighbours.png")
-    posterior = trained.train.draw(torch.randperm(len(trained.train))[:SCATTERED])
+    figures.reconstructions(shown["reference"][few], shown[RECONSTRUCTIONS][few], folder / "reconstructions.png")
+    draw_neighbours(sets, copied, name, folder / "neighbours.png")
+    posterior = subject.train.draw(torch.randperm(len(subject.train))[:SCATTERED])
     num = min(limit, len(posterior))
     drawn = (
-        more_latents(trained, prior, seen[key].latents, num)
-        for key, prior in {"baseline": trained.baseline, "learned": trained.prior}.items()
+        add_latents(subject, prior, sets[key].latents, num)
+        for key, prior in {"baseline": subject.baseline, "learned": subject.prior}.items()
     )
-    aggregate, *clouds = (trained.embedded(z) for z in (posterior, *drawn))
+    aggregate, *clouds = (subject.embed(z) for z in (posterior, *drawn))
     figures.latent_scatter(aggregate, clouds[0], clouds[1], folder / "latents.png", name, baseline)
-    ends = trained.embedded(trained.test.draw(torch.arange(min(16, len(trained.test)))))  # [2 * pairs, *embedded]
+    ends = subject.embed(subject.test.draw(torch.arange(min(16, len(subject.test)))))  # [2 * pairs, *embedded]
     pairs = len(ends) // 2
     start, end = ends[:pairs], ends[pairs : 2 * pairs]
     steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
     paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
-    decoded = picture(torch.cat(list(trained.decoded_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
+    decoded = picture(torch.cat(list(subject.decode_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
     figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(
-        histories["vae"], histories["fit"]["curve"], folder / "curves.png", bool(trained.prior.num_classes)
-    )
+    figures.training_curves(histories.vae, histories.fit.curve, folder / "curves.png", bool(subject.prior.num_classes))
     if codes is not None:
-        codebook_usage(codes["books"], histories["vae"], folder / "codes.png")
+        codebook_usage(codes.books, histories.vae, folder / "codes.png")
     if classes is not None:
         rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
         class_rows(rows, name, folder / "classes.png")
 
 
-def more_latents(trained: Trained, prior: Prior, drawn: Tensor, num: int) -> Tensor:
+def add_latents(subject: Subject, prior: Prior, drawn: Tensor, num: int) -> Tensor:
     """z [num, *latent]: those that were `drawn` already, and as many more as are lacking: draws may take minutes."""
     lacking = num - len(drawn)
-    return torch.cat([drawn, trained.draw(prior, lacking)]) if lacking > 0 else drawn[:num]
+    return torch.cat([drawn, subject.draw(prior, lacking)]) if lacking > 0 else drawn[:num]
 
 
-def draw_neighbours(seen: Mapping[str, Seen], copied: Copied, name: str, path: Path) -> None:
+def draw_neighbours(sets: Mapping[str, FeaturedSet], copied: Copies, name: str, path: Path) -> None:
     """Samples of the learned prior and of the training aggregate beside their nearest training images."""
     sources = [("learned", f"learned prior: {name}", figures.LEARNED)]
-    sources.append((report.AGGREGATE, "training aggregate", figures.POSTERIOR))
+    sources.append((AGGREGATE, "training aggregate", figures.POSTERIOR))
     panels = []
     for key, title, colour in sources:
         nearest = copied.nearest.get(key)
         if nearest is None:  # broken features: the samples alone, beside nothing
-            nearest = torch.ones_like(seen[key].few[:24])
-        panels.append((title, colour, picture(seen[key].few[: len(nearest)]), picture(nearest)))
+            nearest = torch.ones_like(sets[key].few[:24])
+        panels.append((title, colour, picture(sets[key].few[: len(nearest)]), picture(nearest)))
     figures.nearest_neighbours(panels, path)
 
 
@@ -105,7 +102,7 @@ def draw_sheet(parts: Parts, root: Path) -> Path:
     """
     train, names = parts.data.train, parts.data.class_names
     shown = subset(train, SHOWN) if train.labels is None else subset(train, 1, max(1, SHOWN // max(1, len(names))))
-    images, captions = torch.cat(list(cleaned(parts, shown))), [""] * len(shown)
+    images, captions = torch.cat(list(clean_images(parts, shown))), [""] * len(shown)
     if shown.labels is not None:
         order = shown.labels.cpu().argsort(stable=True)
         order = order[:: -(-len(order) // SHOWN)]
@@ -114,7 +111,7 @@ def draw_sheet(parts: Parts, root: Path) -> Path:
     path, scratch = root / SHEET, root / f".{SHEET}.part"
     title = f"{parts.data.name}: training images" + (" and their labels" if names else "")
     try:
-        image_sheet(picture(images), captions, title, scratch)
+        figures.image_sheet(picture(images), captions, title, scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

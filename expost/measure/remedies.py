@@ -4,19 +4,18 @@ A verdict that names a remedy takes it from here. More steps are no remedy for a
 held-out figure had stopped getting better.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from expost.config.build import target_class
 from expost.config.schema import Node
+from expost.evaluation.sections import Fitting
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.counting import CountingPrior
+from stage2_prior.fitting import FitReport
 from stage2_prior.prior import GradientPrior
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
@@ -27,13 +26,13 @@ SMALLER = ("dropout", "width", "depth", "hidden")
 MOST_COMPONENTS = 10
 
 
-def told_of_fit(run: Run, trained: Trained, name: str, fit: Mapping[str, Any]) -> dict[str, Any]:
+def fitting_of(run: Run, subject: Subject, name: str, fit: FitReport) -> Fitting:
     """`fitting` of the learned prior of an evaluation."""
-    labels = trained.train.labels if trained.prior.min_images_a_class else None
-    return fitting(name, run.config.prior, trained.train.spec, labels, fit)
+    labels = subject.train.labels if subject.prior.min_images_a_class else None
+    return fitting(name, run.config.prior, subject.train.spec, labels, fit)
 
 
-def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: Mapping[str, Any]) -> dict[str, Any]:
+def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> Fitting:
     """How the prior was fitted, and what can be done where it falls short, in words that follow a semicolon.
 
     Args:
@@ -42,9 +41,6 @@ def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit:
         spec: what one latent is.
         labels: of the training images, [N], if each class has a prior of its own; else None.
         fit: what the fit reported.
-
-    Returns:
-        `by` ("steps", "iterations", "counting" or "formula"), `remedy`, and `num_places` of a latent.
     """
     cls = target_class(node)
     if issubclass(cls, GradientPrior):
@@ -57,15 +53,15 @@ def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit:
         by, remedy = "formula", f"it is one Gaussian, fitted exactly; {more_gaussians(labels)}{other(name, spec)}"
     else:
         by, remedy = "formula", f"change its settings, or {other(name, spec)}"
-    return {"by": by, "remedy": remedy, "num_places": spec.num_dims}
+    return Fitting(by, remedy, spec.num_dims)
 
 
-def more_steps(node: Node, fit: Mapping[str, Any]) -> str:
+def more_steps(node: Node, fit: FitReport) -> str:
     """For a prior that is fitted by gradient: longer, unless that would not help."""
-    notes, settings = fit.get("notes") or [], node.get("fit") or {}
-    if any("at the limit of" in note for note in notes):
+    settings = node.get("fit") or {}
+    if any("at the limit of" in note for note in fit.notes):
         return f"its fit ended at prior.fit.max_seconds={settings.get('max_seconds'):g}: raise it"
-    values = [row["val_nll_nats"] for row in fit.get("curve") or [] if "val_nll_nats" in row]
+    values = [row["val_nll_nats"] for row in fit.curve if "val_nll_nats" in row]
     best = min(range(len(values)), key=values.__getitem__, default=-1) + 1
     if best < len(values):
         keys = ", ".join(f"prior.{key}" for key in SMALLER if key in node)
@@ -75,9 +71,9 @@ def more_steps(node: Node, fit: Mapping[str, Any]) -> str:
     return f"train it longer ({keys or 'prior.fit.max_epochs'})"
 
 
-def more_components(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: Mapping[str, Any]) -> str:
+def more_components(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> str:
     """For a mixture: EM until it has converged, then more components while there are images for them."""
-    if any("before it converged" in note for note in fit.get("notes") or []):
+    if any("before it converged" in note for note in fit.notes):
         return f"EM ended at prior.max_iter={node['max_iter']} before it converged: raise it"
     few = fewest(labels)
     if node["num_components"] < few:

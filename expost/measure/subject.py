@@ -1,20 +1,33 @@
-"""What two trained stages are asked for when they are judged: latents, and images in blocks."""
+"""What is judged: two trained stages, asked for latents and for images in blocks, and priors beside the learned one.
 
+Of discrete latents, priors by counting are fitted besides: floors that a learned prior must beat.
+"""
+
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size, pixel_range
+from expost.training.tracking import Tracker
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
 from stage1_vae.vae import VAE
+from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import Prior
+from stage2_prior.priors.bigram import Bigram
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.priors.uniform import Uniform
+from stage2_prior.priors.unigram import Unigram
+
+COUNTED: dict[str, type[CountingPrior]] = {"unigram": Unigram, "bigram": Bigram}
+"""Row -> prior by counting."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Subject:
     """Both stages and what they know of the images.
 
     Attributes:
@@ -56,11 +69,11 @@ class Trained:
         known = {self.baseline_name: self.baseline} | {row: floor.prior for row, floor in self.floors.items()}
         return known | ({} if name == self.baseline_name else {name: self.prior})
 
-    def decoded(self, z: Tensor) -> Iterator[Tensor]:
+    def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""
         return self._means(z, self.vae.decode)
 
-    def decoded_embedded(self, h: Tensor) -> Iterator[Tensor]:
+    def decode_embedded(self, h: Tensor) -> Iterator[Tensor]:
         """The same for what the decoder is given of a latent, h [N, *embedded]."""
         return self._means(h, self.vae.decode_embedded)
 
@@ -72,7 +85,7 @@ class Trained:
             yield ((mean - low) / (high - low)).clamp(0, 1)
 
     @torch.no_grad()
-    def embedded(self, z: Tensor) -> Tensor:
+    def embed(self, z: Tensor) -> Tensor:
         """What the decoder is given of z [N, *latent], on the CPU: of codes, their vectors."""
         return torch.cat([self.vae.bottleneck.embed(block.to(self.device)).cpu() for block in z.split(1000)])
 
@@ -98,9 +111,28 @@ def baseline_prior(spec: LatentSpec) -> Prior:
     return StandardNormal(spec) if spec.support is Support.REAL else Uniform(spec)
 
 
-def cleaned(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+def clean_images(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
     """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
     low, high = pixel_range(parts.data)
     for index in torch.arange(len(images)).split(block_size(parts.data.shape)):
         x = parts.preprocess.clean(images.batch(index)).cpu()
         yield ((x - low) / (high - low)).clamp(0, 1)  # as decoded ones are
+
+
+def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
+    """What of the floors can change an evaluation: `floors`, row -> version; nothing for latents that have none."""
+    versions = {row: cls.version for row, cls in COUNTED.items() if cls.check(spec) is None}
+    return {"floors": versions} if versions else {}
+
+
+def fit_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
+    """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
+    floors = {}
+    for row, cls in COUNTED.items():
+        if row == name or cls.check(train.spec) is not None:
+            continue
+        started = time.perf_counter()
+        prior = cls(train.spec)
+        prior.fit(train, val, run.fit_run(Tracker()))
+        floors[row] = Floor(prior.to(run.device).eval(), time.perf_counter() - started)
+    return floors

@@ -38,20 +38,20 @@ def true_nll_nats(parts: Parts, images: ImageSet) -> Tensor | None:
     return torch.cat([-parts.data.density.log_prob(images.batch(rows)).cpu() for rows in index.split(4096)])
 
 
-def against_truth(parts: Parts, images: ImageSet, bounded: Mapping[str, Bounds], name: str) -> Truth | None:
+def compare_with_truth(parts: Parts, images: ImageSet, bounded: Mapping[str, Bounds], name: str) -> Truth | None:
     """The true -log p(x), and how far from it the learned prior's figure is; None where it is not known.
 
     Args:
         parts: data and VAE.
         images: those that were bounded, in their order.
-        bounded: of `measured_bounds`.
+        bounded: of `measure_bounds`.
         name: of the learned prior.
     """
     truth = true_nll_nats(parts, images)
     if truth is None:
         return None
-    mean, said = truth.mean().item(), f"the true density: -log p(x) is {truth.mean():.3f} nats"
-    said += f" on {len(truth):,} test images"
+    mean = truth.mean().item()
+    note = f"the true density: -log p(x) is {mean:.3f} nats on {len(truth):,} test images"
     learned = bounded["learned"]
     if carries_unchanged(parts.vae):
         what, figure = "-log p(z), z = x,", learned.latent_nll_nats
@@ -60,5 +60,5 @@ def against_truth(parts: Parts, images: ImageSet, bounded: Mapping[str, Bounds],
     compared = None if figure is None else Compared.of(name, truth, figure)
     if compared is not None and compared.is_finite and compared.standard_error_nats is not None:
         off = f"{compared.error_nats:+.3f} ± {compared.standard_error_nats:.3f} nats from it"
-        said += f"; the {what} of {name} is {off} (std. error over images)"
-    return Truth(mean, said)
+        note += f"; the {what} of {name} is {off} (std. error over images)"
+    return Truth(mean, note)

@@ -3,31 +3,29 @@
 A guess about files is right until it is wrong; so it is said, beside what was left out, with the key that changes it.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
+from expost.evaluation.sections import Dataset
 from stage1_vae.data.images import Domain, ImageData, InMemory
 from stage1_vae.data.labels import list_names
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def dataset_facts(data: ImageData) -> dict[str, Any]:
-    """For report.json: images of each split, shape, values, classes, guesses, what was left out; plain JSON values."""
+def dataset_facts(data: ImageData) -> Dataset:
+    """For report.json: images of each split, shape, values, classes, guesses, what was left out."""
     low, high = value_range(data) or (None, None)
-    return {
-        "name": data.name,
-        "num_images": {split: len(getattr(data, split)) for split in SPLITS},
-        "shape": list(data.shape),
-        "domain": data.domain.value,
-        "levels": data.levels,
-        "smallest_value": low,
-        "largest_value": high,
-        "num_classes": data.num_classes,
-        "class_names": list(data.class_names),
-        "read_as": list(data.guesses),
-        "left_out": list(data.left_out),
-    }
+    return Dataset(
+        name=data.name,
+        num_images={split: len(getattr(data, split)) for split in SPLITS},
+        shape=tuple(data.shape),
+        domain=data.domain.value,
+        levels=data.levels,
+        smallest_value=low,
+        largest_value=high,
+        num_classes=data.num_classes,
+        class_names=tuple(data.class_names),
+        read_as=tuple(data.guesses),
+        left_out=tuple(data.left_out),
+    )
 
 
 def value_range(data: ImageData) -> tuple[float, float] | None:
@@ -38,34 +36,31 @@ def value_range(data: ImageData) -> tuple[float, float] | None:
     return low.item(), high.item()
 
 
-def described(facts: Mapping[str, Any]) -> dict[str, str]:
+def describe(facts: Dataset) -> dict[str, str]:
     """The same in words: what is said -> how; for the line, the page and the card."""
-    counts = ", ".join(f"{num:,} {SPLITS[split]}" for split, num in facts["num_images"].items())
-    names = list_names(facts["class_names"])
-    found = {
-        "images": f"{counts}, {'x'.join(map(str, facts['shape']))}",
+    counts = ", ".join(f"{num:,} {SPLITS[split]}" for split, num in facts.num_images.items())
+    parts = {
+        "images": f"{counts}, {'x'.join(map(str, facts.shape))}",
         "values": _values(facts),
-        "classes": f"{facts['num_classes']:,} ({names})" if facts["num_classes"] else "no labels",
-        "read as": "; ".join(facts["read_as"]),
-        "left out": "; ".join(facts["left_out"]),
+        "classes": f"{facts.num_classes:,} ({list_names(facts.class_names)})" if facts.num_classes else "no labels",
+        "read as": "; ".join(facts.read_as),
+        "left out": "; ".join(facts.left_out),
     }
-    return {what: words for what, words in found.items() if words}
+    return {what: words for what, words in parts.items() if words}
 
 
-def _values(facts: Mapping[str, Any]) -> str:
-    kind = "real numbers" if facts["domain"] == Domain.REAL.value else "floats"
-    kind = kind if facts["levels"] is None else f"{facts['levels']} levels"
-    low, high = facts["smallest_value"], facts["largest_value"]
+def _values(facts: Dataset) -> str:
+    kind = "real numbers" if facts.domain == Domain.REAL.value else "floats"
+    kind = kind if facts.levels is None else f"{facts.levels} levels"
+    low, high = facts.smallest_value, facts.largest_value
     return kind if low is None else f"{kind}, {low:.6g} to {high:.6g} seen"
 
 
 def dataset_line(data: ImageData) -> str:
     """All of it in one line."""
     facts = dataset_facts(data)
-    words = described(facts)
-    classes = (
-        f"{facts['num_classes']:,} classes: {list_names(data.class_names)}" if data.num_classes else words["classes"]
-    )
+    words = describe(facts)
+    classes = f"{facts.num_classes:,} classes: {list_names(data.class_names)}" if data.num_classes else words["classes"]
     parts = [f"{data.name}: {words['images']}", words["values"], classes]
     parts += [f"{what} {words[what]}" for what in ("read as", "left out") if what in words]
     return " ".join("; ".join(parts).split())

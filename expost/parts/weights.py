@@ -1,6 +1,6 @@
 """Trained models out of their artifacts, and into them."""
 
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -9,6 +9,7 @@ from expost.store.artifacts import Artifact
 from expost.store.safe import read_json, read_json_list
 from expost.store.tensors import layouts, read_tensors
 from stage1_vae.vae import VAE
+from stage2_prior.fitting import FitReport
 from stage2_prior.prior import Prior
 
 MAX_HISTORY_BYTES = 2**26
@@ -38,9 +39,16 @@ def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
     module.load_state_dict(read_tensors(artifact.path, name, layouts(module), None))  # its hash was compared by `find`
 
 
-def histories(vae: Artifact, prior: Artifact) -> dict[str, Any]:
-    """What training and fitting recorded, for curves and tables."""
-    return {
-        "vae": read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES),
-        "fit": read_json(prior.path, "fit.json", MAX_HISTORY_BYTES),
-    }
+@dataclass(frozen=True)
+class Histories:
+    """What training and fitting recorded, for curves and tables: figures an epoch, and what the fit reported."""
+
+    vae: list[dict[str, float]]
+    fit: FitReport
+
+
+def histories(vae: Artifact, prior: Artifact) -> Histories:
+    """Those of two artifacts."""
+    fit = read_json(prior.path, "fit.json", MAX_HISTORY_BYTES)
+    report = FitReport(**{field.name: fit[field.name] for field in fields(FitReport) if field.name in fit})
+    return Histories(read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES), report)

@@ -21,7 +21,7 @@ from expost.base.errors import UserError
 from expost.base.places import PROJECT
 from expost.base.terminal import new_console
 from expost.config.schema import Config
-from expost.evaluation.tables import Column, laid_out, printable
+from expost.evaluation.tables import Column, lay_out, printable
 from expost.forecast.timing import in_time
 from expost.job import Run
 from expost.plan.costs import Cost, Facts, costs_of
@@ -136,7 +136,7 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str], wid
         Column("time", [*(in_time(cost.seconds) for cost in costs), in_time(total["seconds"])], is_whole=True),
         Column("what", [*work, "memory: the largest of the stages"], is_text=True),
     ]
-    tables = [block for table in laid_out(columns, width) for block in (Text(""), table)]
+    tables = [block for table in lay_out(columns, width) for block in (Text(""), table)]
     return Group(title, *tables, Text(""), *(Text(f"- {printable(note)}") for note in notes))
 
 

@@ -19,11 +19,12 @@ from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, Findings, measure, trained_stages
-from expost.measure.feature_nets import Nets, filled, load_feature_net, load_own_net, num_feature_images
-from expost.measure.image_sets import Seen
+from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, load_own_net, num_feature_images
+from expost.measure.image_sets import FeaturedSet
 from expost.measure.latents import MAX_DRAWS
-from expost.measure.subject import cleaned
+from expost.measure.subject import clean_images
 from expost.parts.decoding import block_size
+from expost.parts.weights import Histories
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, at_most, change, files_of, make
 from expost.plan.stages import first_latents
@@ -31,6 +32,7 @@ from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import subset
 from stage1_vae.data.splits import SPLITS
+from stage2_prior.fitting import FitReport
 
 MIN_FEATURE_IMAGES, MAX_FEATURE_IMAGES = 64, 5700
 """The larger is enough for full batches of the feature net's training."""
@@ -41,7 +43,7 @@ NUM_FEW, NUM_DRAWS, NUM_VECTORS = 160, 500, 500
 NUM_LATENTS = 4096
 FEW_DRAWN, MANY_DRAWN = 256, 1024
 CURVE = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
-HISTORIES = {"vae": CURVE, "fit": {"curve": [], "seconds": 1.0, "num_parameters": 1}}
+HISTORIES = Histories(CURVE, FitReport(1.0, None, None))
 """Of stages that were never trained."""
 
 
@@ -58,7 +60,7 @@ def probe_features(probing: Probing) -> Facts:
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
 
     def read(num: int) -> Tensor:
-        return filled(cleaned(probing.parts, subset(data.train, num)), (num, *data.shape))
+        return fill_tensor(clean_images(probing.parts, subset(data.train, num)), (num, *data.shape))
 
     def make(num: int) -> float:
         images, labels = read(num), subset(data.train, num).labels
@@ -150,7 +152,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         "bounds": (num_bounds, few_bounds, min(num_bounds, len(test)), bounded),
         "surgery": (num_draws, NUM_DRAWS, min(num_draws, len(train), len(test)), sampled),
     }
-    if findings.nets.judge is not None:
+    if findings.nets.classifier is not None:
         growing["classes"] = (num, few, min(num, len(test)), sampled)
     times = {part: times_of(part, first, most) for part, (_, first, most, _) in growing.items()}
     size = images["reference"].features.shape[1]
@@ -173,7 +175,7 @@ def change_findings(findings: Findings, **values: Any) -> Findings:
     return replace(findings, job=change(findings.job, "evaluation", **values))
 
 
-def with_features(findings: Findings, images: Mapping[str, Seen], num: int, num_train: int) -> Findings:
+def with_features(findings: Findings, images: Mapping[str, FeaturedSet], num: int, num_train: int) -> Findings:
     """An evaluation whose sets of `num` images were looked at: noise instead of the features of `images`."""
     trained, data = findings.trained, findings.trained.parts.data
     parts = replace(trained.parts, data=replace(data, train=subset(data.train, num_train)))
@@ -189,7 +191,7 @@ def seconds_of_part(name: str, findings: Findings) -> float:
     return findings.seconds[name]
 
 
-def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, Seen]]:
+def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, FeaturedSet]]:
     """An evaluation of `num` images: seconds of the parts that do not grow, bytes of what it wrote, and its images."""
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:

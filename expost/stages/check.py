@@ -6,7 +6,7 @@ import torch
 
 from expost.base.errors import UserError
 from expost.job import Run
-from expost.measure.annealing import check_tight_bounds
+from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
 from expost.parts.assembly import Parts
 from expost.stages.export import check_export

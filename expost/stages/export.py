@@ -29,7 +29,7 @@ from expost.parts.assembly import Parts
 from expost.parts.decoding import pixel_range
 from expost.parts.priors import constructor_node, without, wrapper_nodes
 from expost.parts.weights import fitted_prior, trained_vae
-from expost.stages.report import LONE_BYTES, stored_json
+from expost.stages.report import LONE_BYTES, stored_report
 from expost.store.artifacts import Artifact
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
 from stage1_vae.vae import VAE
@@ -123,7 +123,7 @@ def _write(
     content = described(run, parts)
     content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
     (folder / CONFIG).write_text(json.dumps(seal(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    measured = None if figures is None else stored_json(figures, "figures.json")
+    measured = None if figures is None else stored_report(figures)
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
     settings = run.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}

@@ -11,8 +11,8 @@ from expost.config.schema import Config
 from expost.evaluation.images import feature_file, features
 from expost.forecast.notice import Part, feature_parts
 from expost.job import Run
-from expost.measure.feature_nets import filled, num_feature_images
-from expost.measure.subject import cleaned
+from expost.measure.feature_nets import fill_tensor, num_feature_images
+from expost.measure.subject import clean_images
 from expost.parts.assembly import Parts
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
@@ -35,7 +35,7 @@ def train_net(making: Making) -> Mapping[str, Any]:
     """`features.safetensors` of the data set's own net, and what rebuilds it, `features.json`."""
     job, data = making.job, making.parts.data
     few = subset(data.train, num_feature_images(data.shape))
-    images = filled(cleaned(making.parts, few), (len(few), *data.shape))
+    images = fill_tensor(clean_images(making.parts, few), (len(few), *data.shape))
     labels = None if few.labels is None else few.labels.cpu()
     with counting("features", job.shows_progress, making.tracker.log) as log:
         net = features.make_feature_net(images, labels, data.num_classes, FEATURE_SEED, job.device, log=log)

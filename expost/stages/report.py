@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,9 +15,12 @@ from rich.text import Text
 
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
-from expost.evaluation import page, report
-from expost.evaluation.figures import PICTURES
+from expost.evaluation.errors import EvaluationError
+from expost.evaluation.page import PICTURES, render_html
+from expost.evaluation.report import Report
+from expost.evaluation.sections import Dataset, Provenance
 from expost.evaluation.tables import printable
+from expost.evaluation.views import terminal_table
 from expost.job import Run
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.answers import Answer
@@ -60,29 +62,28 @@ def publish(run: Run, figures: Artifact, answer: Answer) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    content = stored_json(figures, "figures.json")
-    content["dataset"] = answer.dataset
-    content["provenance"] = provenance(run, figures, answer.provenance)
+    dataset = Dataset.from_json(answer.dataset, "dataset")
+    report = replace(stored_report(figures), dataset=dataset, provenance=provenance(run, figures, answer.provenance))
     config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
     try:
         drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
         pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
         _write_whole(run.folder / "config.yaml", config_yaml)
-        _write_whole(run.folder / "report.html", page.render_html(content, pictures, config_yaml, answer.dataset_words))
-        _write_whole(run.folder / "report.json", report.to_json(content))
+        _write_whole(run.folder / "report.html", render_html(report, pictures, config_yaml, answer.dataset_words))
+        _write_whole(run.folder / "report.json", report.text())
         point_latest(run)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
-        _tell_agent(run, content, identity)
+        _tell_agent(run, report, identity)
     if run.command.is_sweep:
         return run.say("report", str(run.folder / "report.html"))
     console = new_console()
     console.print()
-    console.print(report.terminal_table(content, console.width))
+    console.print(terminal_table(report, console.width))
     console.print()
     bullets = Table.grid(padding=(0, 1, 0, 0))
-    for sentence in page.verdict_lines(content):
+    for sentence in report.sentences:
         bullets.add_row("-", Text(printable(sentence)))
     console.print(bullets)
     console.print()
@@ -91,16 +92,16 @@ def publish(run: Run, figures: Artifact, answer: Answer) -> None:
     run.say("next", run.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 
-def stored_json(artifact: Artifact, name: str) -> dict[str, Any]:
-    """The object in a JSON file of an artifact.
+def stored_report(figures: Artifact) -> Report:
+    """What an evaluation wrote.
 
     Raises:
         UserError: it cannot be read, as that of an early version that wrote it in the locale's encoding.
     """
     try:
-        return read_json(artifact.path, name)
-    except UnsafeError as error:
-        raise UserError(f"{error}; move {artifact.path} away, and the same command makes it again") from error
+        return Report.from_json(read_json(figures.path, "figures.json"), "figures.json")
+    except (UnsafeError, EvaluationError) as error:
+        raise UserError(f"{error}; move {figures.path} away, and the same command makes it again") from error
 
 
 def point_latest(run: Run) -> None:
@@ -129,16 +130,15 @@ def point_latest(run: Run) -> None:
     os.replace(link, latest)
 
 
-def _tell_agent(run: Run, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+def _tell_agent(run: Run, report: Report, identity: Mapping[str, str]) -> None:
     """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
-    figures = {f"{row}/{name}": value for row, said in content["rows"].items() for name, value in said.items()}
     config = run.config.model_dump(mode="json")
     chosen = [word.partition("=")[0].lstrip("+") for word in run.command.overrides]
     plain = OmegaConf.create(config)
     config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
     logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
     with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
-        tracker.summarise(with_one_name(figures, run.command.choices.get("prior", "learned")))
+        tracker.summarise(with_one_name(report.named_figures(), run.command.choices.get("prior", "learned")))
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -155,14 +155,16 @@ def _copied(source: Path, folder: Path) -> Path:
     return Path(shutil.copyfile(source, folder / source.name))
 
 
-def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Where the figures come from: when, with what, on what, from which artifacts."""
-    measured = figures.manifest()["finished"]
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(measured)),
-        "run": run.folder.name,
-        "seeds": run.config.seeds.model_dump(),
-        **stored_json(figures, CIRCUMSTANCES),
-        **keys,
-        "evaluation": figures.key,
-    }
+def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> Provenance:
+    """Where the figures come from: when, with what, on what, from which artifacts.
+
+    Raises:
+        UserError: what is stored of their circumstances cannot be read.
+    """
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(figures.manifest()["finished"]))
+    facts = {"date": date, "run": run.folder.name, "seeds": run.config.seeds.model_dump(), **keys}
+    try:
+        stored = read_json(figures.path, CIRCUMSTANCES)
+        return Provenance.from_json({**stored, **facts, "evaluation": figures.key}, CIRCUMSTANCES)
+    except (UnsafeError, EvaluationError) as error:
+        raise UserError(f"{error}; move {figures.path} away, and the same command makes it again") from error

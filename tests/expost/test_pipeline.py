@@ -15,7 +15,7 @@ from whole_run import ALL, BOUNDS, DISTANCES, FIT, LATENTS, ROWS, finite, null, 
 
 from expost import pipeline
 from expost.base.errors import UserError
-from expost.evaluation.figures import PICTURES as OF_ALL_KINDS
+from expost.evaluation.page import PICTURES as OF_ALL_KINDS
 from expost.store.artifacts import MANIFEST
 
 PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}

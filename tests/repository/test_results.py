@@ -112,19 +112,19 @@ def test_what_benchmarks_measured_stands_after_the_recipes(runs: Path, tmp_path:
 
 
 def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:
-    first = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    first = results.page([results.load(runs, folder) for folder in results.report_folders(runs)])
     for folder in sorted(runs.iterdir(), reverse=True):  # other times of writing, the same content
         (folder / "report.json").write_text((folder / "report.json").read_text(encoding="utf-8"), encoding="utf-8")
-    assert results.page([results.load(runs, folder) for folder in results.everything(runs)]) == first
+    assert results.page([results.load(runs, folder) for folder in results.report_folders(runs)]) == first
 
 
 def test_a_figure_that_beats_the_published_one_and_changed_settings_are_told(runs: Path) -> None:
     changed = {"stage1": "mnist_dynamic_iwae50 max_epochs=5", "vae_recipe": "w"}
     store(runs, "iwae", "mnist_dynamic_iwae50", {"standard_normal": {"iwae_nats": 84.0}}, **changed)  # type: ignore[arg-type]
-    page = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    page = results.page([results.load(runs, folder) for folder in results.report_folders(runs)])
     assert "reached, by 0.78 nats" in page and "ours 84.00 with max_epochs=5" in page
     store(runs, "iwae0", "mnist_dynamic_iwae50", {"standard_normal": {"iwae_nats": 85.0}})
-    page = results.page([results.load(runs, folder) for folder in results.everything(runs)])
+    page = results.page([results.load(runs, folder) for folder in results.report_folders(runs)])
     assert "0.22 nats short" in page and "with max_epochs=5:" not in page, "the recipe as it is comes first"
 
 

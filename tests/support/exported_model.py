@@ -15,7 +15,7 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.export.config import CONFIG, seal
 from expost.job import Run
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from expost.parts.assembly import assemble
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.store.artifacts import Store
@@ -39,7 +39,7 @@ def exported(folder: Path, *words: str) -> Path:
     return out
 
 
-def stages_of(folder: Path, *words: str) -> tuple[Trained, Run]:
+def stages_of(folder: Path, *words: str) -> tuple[Subject, Run]:
     """The pipeline's own objects of the same configuration, from its store."""
     run = job(folder, "upstream=require", *words)
     run = replace(run, config=run.config.model_copy(update={"stage": "export"}))
@@ -47,7 +47,7 @@ def stages_of(folder: Path, *words: str) -> tuple[Trained, Run]:
     made = pipeline.made("prior", run, parts)
     model, density = trained_vae(parts, made["vae"], run.device), fitted_prior(parts, made["prior"], run.device)
     train, test = (LatentDataset.load(made["latents"].path / split) for split in ("train", "test"))
-    return Trained(model, density, StandardNormal(model.spec), train, test, parts, run.device), run
+    return Subject(model, density, StandardNormal(model.spec), train, test, parts, run.device), run
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from expost.evaluation.comparison.compare import Comparison
 from expost.evaluation.comparison.lines import Line
 from expost.evaluation.comparison.sources import Source
+from expost.evaluation.report import Report
 
 SPREAD = {"frechet_distance": 0.1, "rate_nats": 0.02, "coverage": 0.01, "iwae_nats": 0.2}
 
@@ -43,7 +44,8 @@ def run(name: str, prior: str, learned: dict[str, Any], seed: int = 0, vae: str 
     }
     provenance.update(more.pop("provenance", {}))
     top = {"data": "mnist", "features": "64 features", "reference": "test", "num_samples": 1000, **more}
-    return Source(name, {"baseline": "standard_normal", "rows": rows, "provenance": provenance, **top})
+    stored = {"baseline": "standard_normal", "rows": rows, "provenance": provenance, **top}
+    return Source(name, Report.from_json(stored))
 
 
 def lines(comparison: Comparison) -> dict[str, Line]:

@@ -66,14 +66,14 @@ class Annealed:
         untrusted = int((~self.trusted).sum())
         diverged = int((self.diverged > 0).sum())
         few = int((self.ess_share * self.num_chains < 2).sum()) if self.num_chains > 1 else 0
-        said = {
+        counts = {
             f"no chain of {weightless} of {num} images has a weight: no figure": weightless,
             f"{untrusted} of {num} images are not trusted (acceptance outside {MIN_ACCEPTANCE}-{MAX_ACCEPTANCE}, or "
             f"more than {MAX_DIVERGED_CHAINS:.0%} of the chains diverged); raise num_steps": untrusted,
             f"chains diverged on {diverged} of {num} images; their trajectories were rejected": diverged,
             f"{few} of {num} images rest on fewer than 2 effective chains: their bound may be loose": few,
         }
-        return [words for words, count in said.items() if count]
+        return [words for words, count in counts.items() if count]
 
 
 @dataclass(frozen=True)

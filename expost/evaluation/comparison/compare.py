@@ -16,15 +16,15 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from scipy import stats
 
-from expost.evaluation.comparison.lines import Line, Value, available, figure, lines_of
+from expost.evaluation.comparison.lines import Line, Value, available, lines_of
 from expost.evaluation.comparison.sources import Source, refuse_different
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.report import conditions
+from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.row_names import BASELINES
+from expost.evaluation.views import conditions
 
 BOUNDS = frozenset({"distortion_nats", "elbo_nats", "iwae_nats", "ais_nats", "bits_per_dim"})
 """Comparable under one likelihood."""
@@ -98,7 +98,7 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
     blocks = _blocks(lines, sort)
     first = sources[0].report
     return Comparison(
-        data=first["data"],
+        data=first.data,
         sort=sort,
         columns=columns,
         blocks=blocks,
@@ -118,11 +118,11 @@ def _scope(key: str) -> Callable[[Line], str]:
 def _marked(lines: list[Line], columns: Sequence[str]) -> list[Line]:
     """The lines with `leads` set where a learned prior is best by more than the noise."""
     for key in columns:
-        if not figure(key).better or key == OF_STAGE1:
+        if not FIGURES[key].better or key == OF_STAGE1:
             continue
         scope = _scope(key)
-        for _, found in groupby(sorted((line for line in lines if key in line.values), key=scope), key=scope):
-            if (winner := _leader(list(found), key)) is not None:
+        for _, peers in groupby(sorted((line for line in lines if key in line.values), key=scope), key=scope):
+            if (winner := _leader(list(peers), key)) is not None:
                 value = replace(winner.values[key], leads=True)
                 lines[lines.index(winner)] = replace(winner, values={**winner.values, key: value})
     return lines
@@ -178,7 +178,7 @@ def _over_seeds(first: Value, rival: Value) -> tuple[float, int]:
     if common:
         (vae,) = common
         numbers = [value.by_vae[vae] for value in (first, rival)]
-        known = [(statistics.stdev(found), len(found)) for found in numbers if len(found) > 1]
+        known = [(statistics.stdev(seeds), len(seeds)) for seeds in numbers if len(seeds) > 1]
     else:
         known = [(value.seed_std, value.num) for value in (first, rival) if value.seed_std is not None]
     if not known:
@@ -201,7 +201,7 @@ def student_quantile(degrees: int) -> float:
 
 
 def _cost(value: float, key: str) -> float:
-    return -value if figure(key).better == "↑" else value
+    return -value if FIGURES[key].better == "↑" else value
 
 
 def _place(line: Line, sort: str) -> tuple[bool, bool, float]:
@@ -212,7 +212,7 @@ def _place(line: Line, sort: str) -> tuple[bool, bool, float]:
 
 def _blocks(lines: Sequence[Line], sort: str) -> dict[str, tuple[Line, ...]]:
     """One block a likelihood; one a VAE where the sorting figure compares nothing else."""
-    by_vae = sort not in OF_IMAGES and sort not in BOUNDS and bool(figure(sort).better)
+    by_vae = sort not in OF_IMAGES and sort not in BOUNDS and bool(FIGURES[sort].better)
     by_vae = by_vae and len({line.vae for line in lines}) > 1
     blocks: dict[str, list[Line]] = {}
     for line in lines:
@@ -220,11 +220,11 @@ def _blocks(lines: Sequence[Line], sort: str) -> dict[str, tuple[Line, ...]]:
             blocks.setdefault(f"{line.likelihood}, {line.vae_label}", []).append(line)
         elif not by_vae:
             blocks.setdefault(line.likelihood, []).append(line)
-    return {title: tuple(found) for title, found in blocks.items()} or {"": tuple(lines)}
+    return {title: tuple(members) for title, members in blocks.items()} or {"": tuple(lines)}
 
 
-def _bound_conditions(report: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    images, samples = report.get("num_bound_images"), report.get("importance_samples")
+def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
+    images, samples = report.num_bound_images, report.importance_samples
     if not BOUNDS.intersection(columns) or images is None or samples is None:
         return []
     return [f"Bounds: {images:,} test images, {samples:,} samples an image."]
@@ -247,8 +247,8 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         )
     if len({line.vae for line in lines}) > 1:
         yield "Rate, -log p(z) and other figures of the latent space are comparable among priors of one VAE only."
-    told: dict[str, dict[str, None]] = {}
+    labels: dict[str, dict[str, None]] = {}
     for line in lines:
         for note in line.notes:
-            told.setdefault(note, {}).setdefault(line.label)
-    yield from (f"{', '.join(names)}: {note}" for note, names in told.items())
+            labels.setdefault(note, {}).setdefault(line.label)
+    yield from (f"{', '.join(names)}: {note}" for note, names in labels.items())

@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 
 from expost.evaluation.comparison.compare import LEADS_BY, OF_IMAGES, Comparison
 from expost.evaluation.comparison.lines import Line
-from expost.evaluation.comparison.views import columns_of, headline, text, title
+from expost.evaluation.comparison.views import columns_of, headline, text
 from expost.evaluation.figures.images import BASELINE, DPI, FONT_SIZE, INK, LEARNED, MUTED, PAPER
+from expost.evaluation.report import FIGURES
 
 SHOWN = ("frechet_distance", "coverage", "iwae_nats", "elbo_nats", "rate_nats", "marginal_kl_nats", "latent_nll_nats")
 """What is drawn, in this order, as far as there is room; the sorting figure comes first."""
@@ -48,7 +49,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         if len(blocks) > 1:
             band[0].set_title(name, loc="left", fontsize=FONT_SIZE - 1, color=INK, fontweight="bold", parse_math=False)
     for axis, key in zip(axes[-1], keys, strict=True):
-        axis.set_xlabel(title(key), fontsize=FONT_SIZE, color=INK)
+        axis.set_xlabel(FIGURES[key].title, fontsize=FONT_SIZE, color=INK)
     chart.suptitle(
         headline(comparison), x=0.01, ha="left", fontsize=FONT_SIZE + 2, color=INK, fontweight="bold", parse_math=False
     )

@@ -11,12 +11,12 @@ and the images that all seeds are measured on, whose share t does not. Its stand
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from expost.evaluation.comparison.sources import Source
-from expost.evaluation.report import FIGURES, FLOORS, TITLES, TRAIN_AGAINST_TEST, Figure
-from expost.evaluation.row_names import BASELINES
+from expost.evaluation.report import FIGURES, Row
+from expost.evaluation.row_names import BASELINES, FLOORS, TRAIN_AGAINST_TEST
+from expost.evaluation.views import title
 
 SHARED = frozenset({*BASELINES, *FLOORS})
 """Rows that belong to a VAE and not to a prior."""
@@ -94,26 +94,21 @@ class Seed:
     """
 
     source: Source
-    row: Mapping[str, Any]
+    row: Row
     runs: tuple[str, ...]
-
-
-def figure(key: str) -> Figure:
-    """How the figure `key` is shown."""
-    return FIGURES[key]
 
 
 def available(sources: Sequence[Source]) -> tuple[str, ...]:
     """Figures that some row of some run has, in the order of the report."""
-    rows = [row for source in sources for row in source.report["rows"].values()]
-    return tuple(key for key in FIGURES if any(row.get(key) is not None for row in rows))
+    rows = [row.figures for source in sources for row in source.report.rows.values()]
+    return tuple(key for key in FIGURES if any(row[key] is not None for row in rows))
 
 
 def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line]:
     """One line a prior and VAE, and one a VAE for each row that its priors share; seeds of a recipe together."""
-    gathered: dict[tuple[str, str, str], dict[tuple[str, str], list[tuple[Source, Mapping[str, Any]]]]] = {}
+    gathered: dict[tuple[str, str, str], dict[tuple[str, str], list[tuple[Source, Row]]]] = {}
     for source in sources:
-        for name, row in source.report["rows"].items():
+        for name, row in source.report.rows.items():
             if name == TRAIN_AGAINST_TEST:  # the data's own: no seed and no VAE moves it
                 key, unit = (name, source.likelihood, ""), ("", "")
             elif name in SHARED:
@@ -125,8 +120,8 @@ def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line
     priors: dict[str, str] = {}
     for vae in labels:
         priors |= _distinct({s.prior_recipe: s.prior_label for s in sources if s.vae_recipe == vae})
-    for (name, *_), found in gathered.items():
-        seeds = [_seed(measured) for measured in found.values()]
+    for (name, *_), units in gathered.items():
+        seeds = [_seed(measured) for measured in units.values()]
         first = seeds[0].source
         values = {key: value for key in columns if (value := _value(seeds, key)) is not None}
         short = [k for k, v in values.items() if v.num < len(seeds)]
@@ -140,34 +135,31 @@ def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line
             num=len(seeds),
             values=values,
             notes=(
-                *dict.fromkeys(note for seed in seeds for note in seed.row["notes"]),
-                *(f"{figure(key).label} exists for {values[key].num} of {len(seeds)} seeds only" for key in short),
+                *dict.fromkeys(note for seed in seeds for note in seed.row.notes),
+                *(f"{FIGURES[key].label} exists for {values[key].num} of {len(seeds)} seeds only" for key in short),
             ),
         )
 
 
-def _seed(measured: Sequence[tuple[Source, Mapping[str, Any]]]) -> Seed:
+def _seed(measured: Sequence[tuple[Source, Row]]) -> Seed:
     """One seed from all that was measured of it."""
     newest_first = sorted(measured, key=lambda pair: pair[0].age, reverse=True)
-    merged: dict[str, Any] = {}
-    spread: dict[str, Any] = {}
-    givers: set[int] = set()
+    merged, givers = Row(), {0}
     for key in FIGURES:
-        place = next((i for i, (_, row) in enumerate(newest_first) if row.get(key) is not None), None)
+        place = next((i for i, (_, row) in enumerate(newest_first) if row.figures[key] is not None), None)
         if place is not None:
-            merged[key] = newest_first[place][1][key]
-            spread[key] = (newest_first[place][1].get("spread") or {}).get(key)
+            row = newest_first[place][1]
+            merged = merged.with_figure(key, row.figures[key], row.spread.get(key))
             givers.add(place)
-    told = [newest_first[place] for place in sorted(givers | {0})]
-    notes = list(dict.fromkeys(note for _, row in told for note in row.get("notes", [])))
-    row = {**merged, "spread": spread, "notes": notes}
-    return Seed(newest_first[0][0], row, tuple(source.name for source, _ in told))
+    giving = [newest_first[place] for place in sorted(givers)]
+    notes = tuple(dict.fromkeys(note for _, row in giving for note in row.notes))
+    return Seed(newest_first[0][0], replace(merged, notes=notes), tuple(source.name for source, _ in giving))
 
 
 def _label(name: str, prior: str) -> str:
     if name not in SHARED:
         return prior if prior.split(" ")[0] == name else name
-    return TITLES.get(name, name.replace("_", " ")).replace("-\n", "").replace("\n", " ")
+    return title(name)
 
 
 def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
@@ -177,19 +169,18 @@ def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def _value(seeds: Sequence[Seed], key: str) -> Value | None:
-    having = [seed for seed in seeds if seed.row.get(key) is not None]
+    having = [(seed, float(number)) for seed in seeds if (number := seed.row.figures[key]) is not None]
     if not having:
         return None
-    numbers = [float(seed.row[key]) for seed in having]
+    numbers = [number for _, number in having]
     on_vae: dict[str, list[float]] = {}
-    for seed, number in zip(having, numbers, strict=True):
+    for seed, number in having:
         on_vae.setdefault(seed.source.vae, []).append(number)
-    spreads = [seed.row["spread"].get(key) for seed in having]
-    known = [float(spread) for spread in spreads if spread is not None]
+    known = [float(seed.row.spread[key]) for seed, _ in having if key in seed.row.spread]
     return Value(
         mean=statistics.fmean(numbers),
         seed_std=statistics.stdev(numbers) if len(numbers) > 1 else None,
         spread=statistics.fmean(known) if len(known) == len(having) else None,
         num=len(numbers),
-        by_vae={vae: tuple(found) for vae, found in on_vae.items()},
+        by_vae={vae: tuple(figures) for vae, figures in on_vae.items()},
     )

@@ -7,9 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.report import FIGURES
+from expost.evaluation.report import FIGURES, Report
+from expost.evaluation.sections import Provenance
 
 MOST_NAMED = 3
+COMPARED = (
+    "data",
+    "features",
+    "rows",
+    "reference",
+    "num_samples",
+    "num_bound_images",
+    "importance_samples",
+    "neighbours",
+    "annealing_settings",
+    "provenance",
+)
+"""Keys of `report.json` that a comparison reads; what another version wrote under any other is no reason to refuse."""
 
 
 @dataclass(frozen=True)
@@ -18,63 +32,63 @@ class Source:
 
     Attributes:
         name: of its folder.
-        report: the content of its `report.json`.
+        report: what a comparison reads of its `report.json`.
     """
 
     name: str
-    report: Mapping[str, Any]
+    report: Report
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
-        return self.report["provenance"]
+    def provenance(self) -> Provenance:
+        return self.report.provenance or Provenance()
 
     @property
     def vae(self) -> str:
         """Key of the trained VAE."""
-        return str(self.provenance["vae"])
+        return self.provenance.vae or ""
 
     @property
     def prior(self) -> str:
         """Key of the fitted prior; in reports that do not say it, of this very measurement."""
-        return str(self.provenance.get("prior", self.evaluation))
+        return self.provenance.prior or self.evaluation
 
     @property
     def age(self) -> tuple[str, str]:
         """Sorts runs, those measured first to the front; a report without a date is older than any other."""
-        return str(self.provenance.get("date", "")), self.name
+        return self.provenance.date or "", self.name
 
     @property
     def evaluation(self) -> str:
         """What tells this measurement from every other."""
-        return str(self.provenance.get("evaluation", self.name))
+        return self.provenance.evaluation or self.name
 
     @property
     def vae_recipe(self) -> str:
         """Identity of the VAE up to its seed; in reports that do not say it, of this very VAE."""
-        return str(self.provenance.get("vae_recipe", self.vae))
+        return self.provenance.vae_recipe or self.vae
 
     @property
     def prior_recipe(self) -> str:
         """Identity of the prior up to its seed; in reports that do not say it, of this very fit."""
-        return str(self.provenance.get("prior_recipe", self.prior))
+        return self.provenance.prior_recipe or self.prior
 
     @property
     def vae_label(self) -> str:
-        return str(self.provenance.get("stage1", f"VAE {self.vae[:6]}"))
+        return self.provenance.stage1 or f"VAE {self.vae[:6]}"
 
     @property
     def prior_label(self) -> str:
-        return str(self.provenance.get("stage2", next(iter(self.learned), "none")))
+        return self.provenance.stage2 or next(iter(self.learned), "none")
 
     @property
     def learned(self) -> list[str]:
         """Rows with a fit."""
-        return [name for name, row in self.report["rows"].items() if row.get("fit_seconds")]
+        return [name for name, row in self.report.rows.items() if row.fit_seconds]
 
     @property
     def likelihood(self) -> str:
         """Likelihood and preprocessing in words; an older report that does not say is comparable to its VAE alone."""
-        return str(self.provenance.get("likelihood", f"likelihood of VAE {self.vae[:6]}"))
+        return self.provenance.likelihood or f"likelihood of VAE {self.vae[:6]}"
 
 
 def read(name: str, text: str) -> Source:
@@ -84,41 +98,46 @@ def read(name: str, text: str) -> Source:
         EvaluationError: it is no report, or one that was damaged.
     """
     try:
-        report = json.loads(text, parse_constant=_refuse_constant)
+        stored = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{name}: report.json is damaged ({error}); write it again with stage=report") from error
-    if (problem := _problem(report)) is not None:
-        raise EvaluationError(f"{name}: report.json is not a report of this project ({problem}); leave this run out")
-    return Source(name, report)
+    try:
+        refuse_foreign(stored)
+        return Source(name, Report.from_json({key: stored[key] for key in COMPARED if key in stored}))
+    except EvaluationError as error:
+        message = f"{name}: report.json is not a report of this project ({error}); leave this run out"
+        raise EvaluationError(message) from error
 
 
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON number")
 
 
-def _problem(report: Any) -> str | None:
-    if not isinstance(report, dict):
-        return "no mapping"
+def refuse_foreign(stored: Any) -> None:
+    """Raises:
+    EvaluationError: `stored` is no report; the message is what is wrong with it.
+    """
+    if not isinstance(stored, dict):
+        raise EvaluationError("no mapping")
     for key, kind in {"data": str, "features": str, "rows": dict, "provenance": dict}.items():
-        if not isinstance(report.get(key), kind):
-            return f"no {key}"
+        if not isinstance(stored.get(key), kind):
+            raise EvaluationError(f"no {key}")
     for key in ("vae", "data"):
-        if not isinstance(report["provenance"].get(key), str):
-            return f"no provenance.{key}"
-    if not isinstance(report.get("annealing_settings") or {}, dict):
-        return "annealing_settings"
-    if not report["rows"]:
-        return "no rows"
-    for name, row in report["rows"].items():
+        if not isinstance(stored["provenance"].get(key), str):
+            raise EvaluationError(f"no provenance.{key}")
+    if not isinstance(stored.get("annealing_settings") or {}, dict):
+        raise EvaluationError("annealing_settings")
+    if not stored["rows"]:
+        raise EvaluationError("no rows")
+    for name, row in stored["rows"].items():
         if not isinstance(row, dict) or not isinstance(row.get("notes", []), list):
-            return f"row {name}"
+            raise EvaluationError(f"row {name}")
         spread = row.get("spread") or {}
         if not isinstance(spread, dict):
-            return f"row {name}, spread"
+            raise EvaluationError(f"row {name}, spread")
         for key in FIGURES:
             if not (_is_number(row.get(key)) and _is_number(spread.get(key))):
-                return f"row {name}, {key}={row.get(key)!r}"
-    return None
+                raise EvaluationError(f"row {name}, {key}={row.get(key)!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -126,35 +145,29 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
-def _data(source: Source) -> str:
-    return f"{source.report['data']} ({source.provenance['data'][:8]})"
-
-
 def _features(source: Source) -> str:
-    key = source.provenance.get("features")
-    return source.report["features"] + (f" ({str(key)[:8]})" if key is not None else "")
-
-
-def _neighbours(source: Source) -> str:
-    return str(source.report.get("neighbours") or "not told")
+    key = source.provenance.features
+    return source.report.features + (f" ({key[:8]})" if key is not None else "")
 
 
 def _annealing(source: Source) -> str | None:
-    if all(row.get("ais_nats") is None for row in source.report["rows"].values()):
+    if all(row.ais_nats is None for row in source.report.rows.values()):
         return None
-    settings = source.report.get("annealing_settings") or {}
-    told = {name: value for name, value in settings.items() if name != "bdmc_images"}  # they check, and move no bound
-    return ", ".join(f"{name}={value}" for name, value in sorted(told.items())) or "not told"
+    settings = source.report.annealing_settings or {}
+    deciding = {
+        name: value for name, value in settings.items() if name != "bdmc_images"
+    }  # they check, and move no bound
+    return ", ".join(f"{name}={value}" for name, value in sorted(deciding.items())) or "not told"
 
 
 MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
-    "data": _data,
+    "data": lambda source: f"{source.report.data} ({(source.provenance.data or '')[:8]})",
     "feature nets": _features,
-    "reference splits": lambda source: str(source.report.get("reference")),
-    "numbers of samples": lambda source: str(source.report.get("num_samples")),
-    "numbers of bounded images": lambda source: str(source.report.get("num_bound_images")),
-    "importance samples": lambda source: str(source.report.get("importance_samples")),
-    "neighbours": _neighbours,
+    "reference splits": lambda source: str(source.report.reference),
+    "numbers of samples": lambda source: str(source.report.num_samples),
+    "numbers of bounded images": lambda source: str(source.report.num_bound_images),
+    "importance samples": lambda source: str(source.report.importance_samples),
+    "neighbours": lambda source: str(source.report.neighbours or "not told"),
     "annealing settings": _annealing,
 }
 """What a figure depends on beside the model, in words -> its value in a run; None where no figure of the run does."""
@@ -163,16 +176,16 @@ MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
 def comparable(one: Source, other: Source) -> bool:
     """Whether the two may stand in one table."""
     terms = ((of(one), of(other)) for of in MUST_AGREE.values())
-    return all(mine == theirs or None in (mine, theirs) for mine, theirs in terms)
+    return all(a == b or None in (a, b) for a, b in terms)
 
 
 def beside(first: Source, sources: Sequence[Source]) -> list[Source]:
     """Those of `sources` that may stand in one table with `first` and with each other, newer ones chosen first."""
-    kept = [first]
+    chosen = [first]
     for source in sorted(sources, key=lambda source: source.age, reverse=True):
-        if source is not first and all(comparable(source, other) for other in kept):
-            kept.append(source)
-    return [source for source in sources if any(source is chosen for chosen in kept)]
+        if source is not first and all(comparable(source, other) for other in chosen):
+            chosen.append(source)
+    return [source for source in sources if any(source is other for other in chosen)]
 
 
 def refuse_different(sources: Sequence[Source]) -> None:
@@ -185,13 +198,13 @@ def refuse_different(sources: Sequence[Source]) -> None:
             if (value := of(source)) is not None:
                 groups.setdefault(value, []).append(source.name)
         if len(groups) > 1:
-            told = "; ".join(f"{value}: {_some(names)}" for value, names in groups.items())
-            choice = max(groups.values(), key=len)
+            values = "; ".join(f"{value}: {_first_few(names)}" for value, names in groups.items())
+            choice = _first_few(max(groups.values(), key=len), ",")
             raise EvaluationError(
-                f"runs of different {what} cannot be compared ({told}); choose with compare.runs=[{_some(choice, ',')}]"
+                f"runs of different {what} cannot be compared ({values}); choose with compare.runs=[{choice}]"
             )
 
 
-def _some(names: Sequence[str], separator: str = ", ") -> str:
+def _first_few(names: Sequence[str], separator: str = ", ") -> str:
     shown = list(names[:MOST_NAMED]) + (["..."] if len(names) > MOST_NAMED else [])
     return separator.join(shown)

@@ -1,6 +1,5 @@
 """A comparison as text: for the terminal, as CSV, Markdown and one self-contained HTML page."""
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -11,31 +10,26 @@ from rich.console import Group
 from rich.text import Text
 
 from expost.evaluation.comparison.compare import OF_IMAGES, Comparison
-from expost.evaluation.comparison.lines import Line, Value, figure
-from expost.evaluation.tables import Column, laid_out, printable
-from expost.evaluation.templates import render
+from expost.evaluation.comparison.lines import Line, Value
+from expost.evaluation.page import embed, render
+from expost.evaluation.report import FIGURES
+from expost.evaluation.tables import Column, lay_out, printable
 
 LABEL_WIDTH = 24
 """Widest label on a terminal; longer ones go on in the next line."""
 
 
-def title(key: str) -> str:
-    """Column title of a figure."""
-    shown = figure(key)
-    return f"{shown.label} {shown.better}".strip()
-
-
 def headline(comparison: Comparison) -> str:
     priors = sum(line.is_learned for line in comparison.lines)
     count = f"{priors} learned prior{'s' * (priors != 1)}" if priors else "the baseline alone"
-    return f"{comparison.data}: {count}, sorted by {figure(comparison.sort).label}"
+    return f"{comparison.data}: {count}, sorted by {FIGURES[comparison.sort].label}"
 
 
 def text(value: Value | None, key: str) -> str:
     """`mean ± standard deviation over seeds` or `value (standard deviation over resampled images)`; - for none."""
     if value is None:
         return "-"
-    fmt = figure(key).format
+    fmt = FIGURES[key].format
     mean = int(value.mean) if fmt.endswith("d") and value.mean.is_integer() else value.mean
     if fmt.endswith("d") and isinstance(mean, float):
         fmt = ",.1f"
@@ -70,10 +64,10 @@ def terminal(comparison: Comparison, width: int = 80) -> Group:
         if len(comparison.blocks) > 1:
             parts.append(Text(f"\n{printable(name)}", style="bold"))
         styles = ["green" if line.is_learned else "" if line.is_prior else "dim" for line in lines]
-        for table in laid_out(_columns(comparison, lines), width, styles):
+        for table in lay_out(_columns(comparison, lines), width, styles):
             parts += [Text(""), table]
-    told = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
-    return Group(*parts, Text(f"\n{told}", style="dim"))
+    caption = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
+    return Group(*parts, Text(f"\n{caption}", style="dim"))
 
 
 def _columns(comparison: Comparison, lines: Sequence[Line]) -> list[Column]:
@@ -92,8 +86,9 @@ def _columns(comparison: Comparison, lines: Sequence[Line]) -> list[Column]:
 
 def _header(key: str) -> str:
     """The column title in two lines where it has two parts."""
-    first, _, rest = title(key).rpartition(" ") if "," not in title(key) else title(key).partition(", ")
-    return f"{first}\n{rest}" if len(first) > 3 else title(key)
+    title = FIGURES[key].title
+    first, _, rest = title.rpartition(" ") if "," not in title else title.partition(", ")
+    return f"{first}\n{rest}" if len(first) > 3 else title
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -136,7 +131,7 @@ def markdown_table(comparison: Comparison, lines: Sequence[Line], keys: Sequence
     """One block as a Markdown table of the figures `keys`."""
     names = label_titles(comparison)
     out = [
-        f"| {' | '.join([*names, *(_plain(title(key)) for key in keys)])} |",
+        f"| {' | '.join([*names, *(_plain(FIGURES[key].title) for key in keys)])} |",
         f"|{'---|' * len(names)}{'---:|' * len(keys)}",
     ]
     for line in lines:
@@ -173,7 +168,7 @@ def to_html(comparison: Comparison, picture: Path) -> str:
         blocks.append(
             (
                 name if len(comparison.blocks) > 1 else "",
-                [title(key).replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑") for key in keys],
+                [FIGURES[key].title.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑") for key in keys],
                 rows,
             )
         )
@@ -185,5 +180,5 @@ def to_html(comparison: Comparison, picture: Path) -> str:
         conditions=comparison.conditions,
         notes=comparison.notes,
         runs=comparison.runs,
-        picture=base64.b64encode(picture.read_bytes()).decode("ascii"),
+        picture=embed(picture),
     )

@@ -27,6 +27,11 @@ GAP_PIXELS = 2
 MAX_POINTS = 4000
 MOST_EXACT_DIMS = 1024
 """All principal axes of more, of which two are drawn, would take many seconds."""
+CAPTION_PIXELS, LETTER_PIXELS, CELL_GAP_PIXELS, MARGIN_PIXELS, HEAD_PIXELS = 20, 8, 10, 16, 36
+"""Of a sheet of captioned images."""
+MOST_LETTERS = 12
+LARGEST_PIXELS = 160
+"""A side of an image on the sheet; larger ones are thinned out."""
 
 
 def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 12) -> None:
@@ -112,10 +117,10 @@ def latent_scatter(
             parse_math=False,
         )
         axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
-        for told in axis.legend(
+        for entry in axis.legend(
             loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2
         ).get_texts():
-            told.set_parse_math(False)
+            entry.set_parse_math(False)
     panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
     save_chart(figure, path)
 
@@ -202,9 +207,9 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     origin = flat.mean(0)
     if flat.shape[1] > MOST_EXACT_DIMS:
         flat = flat if len(flat) > 1 else flat.repeat(2, 1)  # one point alone has no axes, and any will do
-        _, scales, found = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
+        _, scales, directions = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
         both = (scales.square() / (flat - origin).square().sum().clamp(min=1e-12)).tolist()
-        return origin, found.T, (both[0], both[1])
+        return origin, directions.T, (both[0], both[1])
     variances, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov((flat - origin).T)))
     order = variances.argsort(descending=True)[:2]
     axes = vectors.T[order]  # [2, D]
@@ -297,3 +302,42 @@ def save_pixels(pixels: np.ndarray, path: Path) -> None:
     grey = bool((pixels == pixels[..., :1]).all())  # a titled picture is not: its title is in colour
     picture = Image.fromarray(pixels)
     (picture.convert("L") if grey else picture).save(path, format="PNG")  # whatever the name ends in
+
+
+def image_sheet(images: Tensor, captions: Sequence[str], title: str, path: Path, columns: int = 10) -> None:
+    """Images [N, 1 or 3, H, W] in [0, 1], row by row, each above its caption, as a PNG file.
+
+    Raises:
+        ValueError: there is no image, there are as many captions as not, or the channels are neither 1 nor 3.
+    """
+    if len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} images")
+    step = -(-max(images.shape[-2:]) // LARGEST_PIXELS)
+    tiles = [tile(image[None, :, ::step, ::step], 1) for image in images]
+    height, width = tiles[0].shape[:2]
+    cell_width = max(width, LETTER_PIXELS * max(len(_short(caption)) for caption in captions)) + CELL_GAP_PIXELS
+    cell_height = height + CAPTION_PIXELS + CELL_GAP_PIXELS
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet_width = max(columns * cell_width + 2 * MARGIN_PIXELS, LETTER_PIXELS * len(title) + 2 * MARGIN_PIXELS)
+    sheet_height = HEAD_PIXELS + rows * cell_height + MARGIN_PIXELS
+    figure = Figure(figsize=(sheet_width / 100, sheet_height / 100), dpi=100, facecolor=PAPER)
+    canvas = FigureCanvasAgg(figure)
+
+    def write(words: str, left: float, top: float, size: int, colour: str) -> None:
+        figure.text(
+            left / sheet_width, 1 - top / sheet_height, words, fontsize=size, color=colour, va="top", parse_math=False
+        )
+
+    write(title, MARGIN_PIXELS, 8, FONT_SIZE + 1, INK)
+    for i, (pixels, caption) in enumerate(zip(tiles, captions, strict=True)):
+        left, top = MARGIN_PIXELS + i % columns * cell_width, HEAD_PIXELS + i // columns * cell_height
+        figure.figimage(pixels, xo=left, yo=sheet_height - top - height, origin="upper")
+        write(_short(caption), left, top + height + 2, FONT_SIZE - 2, MUTED)
+    canvas.draw()
+    save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
+
+
+def _short(caption: str) -> str:
+    words = " ".join(caption.split())
+    return words if len(words) <= MOST_LETTERS else f"{words[: MOST_LETTERS - 1]}…"

@@ -36,17 +36,17 @@ def checked_sha256(path: Path, expected: str | None) -> str:
     """
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise EvaluationError(
             f"evaluation.features={path}: {error.strerror}; give a TorchScript file, or null"
         ) from error
-    if expected is not None and found != expected.lower():
+    if expected is not None and digest != expected.lower():
         raise EvaluationError(
-            f"evaluation.features={path} has SHA-256 {found}, not {expected}: it is another file than the one that "
+            f"evaluation.features={path} has SHA-256 {digest}, not {expected}: it is another file than the one that "
             "evaluation.features_sha256 names"
         )
-    return found
+    return digest
 
 
 class FeatureFile:
@@ -96,10 +96,10 @@ class FeatureFile:
         try:
             features = self.net(x.to(self.device, torch.float32).expand(-1, 3, -1, -1).contiguous())
         except Exception as error:  # a program of somebody else's: TorchScript's own error is no RuntimeError
-            told = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             shape = (3, *x.shape[2:])
             raise EvaluationError(
-                f"evaluation.features={self.name} cannot read float32 images {shape} in [0, 1]: {told}"
+                f"evaluation.features={self.name} cannot read float32 images {shape} in [0, 1]: {reason}"
             ) from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

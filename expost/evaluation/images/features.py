@@ -98,8 +98,8 @@ class FeatureNet(nn.Module):
         if self.config.num_classes == 0:
             return f"{NUM_FEATURES} features of fixed random convolutions (no labels; seed {self.config.seed})"
         accuracy = self.config.held_out_accuracy
-        told = "" if accuracy is None else f", {100 * accuracy:.1f} % right on held-out images"
-        return f"{NUM_FEATURES} features of a small classifier of the labels{told} (seed {self.config.seed})"
+        accuracy_words = "" if accuracy is None else f", {100 * accuracy:.1f} % right on held-out images"
+        return f"{NUM_FEATURES} features of a small classifier of the labels{accuracy_words} (seed {self.config.seed})"
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x [B, C, H, W] in [0, 1] to features [B, 64], of mean variance 1 on the training images."""
@@ -145,8 +145,8 @@ class FeatureNet(nn.Module):
         """The class that each of many images [N, C, H, W] is taken for: [N] int64 on the CPU."""
         device = self.feature_mean.device
         self.eval()
-        found = [self.logits(x.to(device, torch.float32)).argmax(1).cpu() for x in images.split(batch_size)]
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+        classes = [self.logits(x.to(device, torch.float32)).argmax(1).cpu() for x in images.split(batch_size)]
+        return torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64)
 
     @classmethod
     def from_config(cls, stored: Mapping[str, Any]) -> "FeatureNet":

@@ -73,8 +73,8 @@ def nearest(features: Tensor, training: Tensor) -> Nearest:
         rows, which = torch.unique(features[unsure].double(), dim=0, return_inverse=True)
         squared = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
         squared.scatter_reduce_(0, which, distance[unsure].square(), "amin")
-        row, found = _by_differences(rows, squared, training.double())
-        index[unsure], distance[unsure] = row[which], found.sqrt()[which]
+        row, squares = _by_differences(rows, squared, training.double())
+        index[unsure], distance[unsure] = row[which], squares.sqrt()[which]
     return Nearest(index.cpu(), distance.cpu())
 
 
@@ -87,15 +87,15 @@ def _by_differences(rows: Tensor, most: Tensor, training: Tensor) -> tuple[Tenso
         training: [T, D] float64.
     """
     targets, size = Targets(training), max(1, SCORES_AT_ONCE // len(training))
-    found = []
-    for some, bound in zip(rows.split(size), most.split(size), strict=True):
-        i, j = (targets.from_below(some) <= bound[:, None] * (1 + TIE)).nonzero().unbind(1)
-        squared = targets.of_pairs(some, i, j)
+    blocks = []
+    for block, bound in zip(rows.split(size), most.split(size), strict=True):
+        i, j = (targets.from_below(block) <= bound[:, None] * (1 + TIE)).nonzero().unbind(1)
+        squared = targets.of_pairs(block, i, j)
         least = torch.full_like(bound, torch.inf).scatter_reduce_(0, i, squared, "amin")
-        first = torch.full_like(i[:1], len(training)).repeat(len(some))
+        first = torch.full_like(i[:1], len(training)).repeat(len(block))
         first.scatter_reduce_(0, i, j.where(squared == least[i], len(training)), "amin")
-        found.append((first, least))
-    index, squared = (torch.cat(part) for part in zip(*found, strict=True))
+        blocks.append((first, least))
+    index, squared = (torch.cat(part) for part in zip(*blocks, strict=True))
     return index, squared
 
 

@@ -23,13 +23,12 @@ latent space and the mutual information is only known to be at least log N. Comp
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.sections import Decomposition, Estimate, UnderPrior
 
 LogDensity = Callable[[Tensor], Tensor]
 """z [B, *latent] -> log p(z) [B] nats."""
@@ -38,85 +37,17 @@ AT_CEILING_NATS = 0.05
 BLOCK = 1024
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over draws, and its standard error (over images, one draw each); None for a single draw."""
-
-    value: float
-    standard_error: float | None
-
-    @classmethod
-    def of(cls, per_image: Tensor) -> "Estimate":
-        """The mean of `per_image` [B]."""
-        values = per_image.double()
-        spread = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
-        return cls(values.mean().item(), spread)
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": self.value, "standard_error": self.standard_error}
-
-
-@dataclass(frozen=True)
-class UnderPrior:
-    """Draws of q(z) under one prior, in nats; None with a note where the density is not finite at some draw.
-
-    Attributes:
-        cross_entropy_nats: E[-log p(z)].
-        marginal_kl_nats: KL(q(z) || p(z)).
-        rate_nats: E[log q(z|x) - log p(z)] = mutual information + marginal KL, from the same draws.
-        note: why there is no figure, in words.
-    """
-
-    cross_entropy_nats: Estimate | None
-    marginal_kl_nats: Estimate | None
-    rate_nats: Estimate | None
-    note: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        figures = ("cross_entropy_nats", "marginal_kl_nats", "rate_nats")
-        return {name: _json(getattr(self, name)) for name in figures} | {"note": self.note}
-
-
-@dataclass(frozen=True)
-class Surgery:
-    """The rate of some images taken apart.
-
-    Attributes:
-        num_draws: images that a z was drawn for, one each.
-        num_components: N, images whose posteriors make the aggregate.
-        mutual_information_nats: I(n; z), at most `ceiling_nats`.
-        ceiling_nats: log N.
-        at_ceiling: the estimate is within `AT_CEILING_NATS`, or two standard errors, of the ceiling; then it is a lower
-            bound on the mutual information and nothing more.
-        priors: name -> what the same draws cost under that prior.
-    """
-
-    num_draws: int
-    num_components: int
-    mutual_information_nats: Estimate
-    ceiling_nats: float
-    at_ceiling: bool
-    priors: dict[str, UnderPrior]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "num_draws": self.num_draws,
-            "num_components": self.num_components,
-            "mutual_information_nats": self.mutual_information_nats.to_json(),
-            "ceiling_nats": self.ceiling_nats,
-            "at_ceiling": self.at_ceiling,
-            "priors": {name: under.to_json() for name, under in self.priors.items()},
-        }
-
-
-def _json(estimate: Estimate | None) -> dict[str, float | None] | None:
-    return None if estimate is None else estimate.to_json()
+def mean_of(per_image: Tensor) -> Estimate:
+    """The mean of `per_image` [B], one draw each."""
+    values = per_image.double()
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    return Estimate(values.mean().item(), error)
 
 
 @torch.no_grad()
-def surgery(
+def decompose(
     z: Tensor, log_posterior: Tensor, log_aggregate: Tensor, num_components: int, priors: Mapping[str, LogDensity]
-) -> Surgery:
+) -> Decomposition:
     """Take the rate apart, under several priors at once.
 
     Args:
@@ -139,9 +70,9 @@ def surgery(
     ceiling = math.log(num_components)
     if information.max() > ceiling + 0.01:
         raise EvaluationError("the aggregate posterior does not contain the posteriors that the latents come from")
-    mutual = Estimate.of(information)
+    mutual = mean_of(information)
     slack = max(AT_CEILING_NATS, 2 * (mutual.standard_error or 0.0))
-    return Surgery(
+    return Decomposition(
         num_draws=len(z),
         num_components=num_components,
         mutual_information_nats=mutual,
@@ -153,14 +84,14 @@ def surgery(
 
 @torch.no_grad()
 def under_prior(z: Tensor, log_posterior: Tensor, log_aggregate: Tensor, density: LogDensity) -> UnderPrior:
-    """What draws z [B, *latent] cost under a prior; `log_posterior`, `log_aggregate` [B] nats as for `surgery`."""
+    """What draws z [B, *latent] cost under a prior; `log_posterior`, `log_aggregate` [B] nats as for `decompose`."""
     log_prior = torch.cat([density(block).double().to(z.device) for block in z.split(BLOCK)])  # [B] nats
     broken = int((~torch.isfinite(log_prior)).sum())
     if broken:
         note = f"the log-density is not finite at {broken:,} of {len(z):,} draws of q(z): no mean exists"
         return UnderPrior(None, None, None, note)
     return UnderPrior(
-        cross_entropy_nats=Estimate.of(-log_prior),
-        marginal_kl_nats=Estimate.of(log_aggregate - log_prior),
-        rate_nats=Estimate.of(log_posterior - log_prior),
+        cross_entropy_nats=mean_of(-log_prior),
+        marginal_kl_nats=mean_of(log_aggregate - log_prior),
+        rate_nats=mean_of(log_posterior - log_prior),
     )

@@ -2,12 +2,15 @@
 
 import math
 import statistics
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from stored_reports import SPREAD, leads, lines, row, run
 
 from expost.evaluation.comparison.compare import compare, needed_lead, student_quantile
 from expost.evaluation.comparison.lines import Value
+from expost.evaluation.comparison.sources import Source
 from expost.evaluation.errors import EvaluationError
 
 
@@ -126,12 +129,18 @@ def test_the_same_fit_measured_again_is_no_further_seed() -> None:
     assert (line.num, value.num, value.mean, value.seed_std, line.runs) == (1, 1, 4.0, None, ("m1",))
 
 
+def with_baseline(source: Source, **figures: Any) -> Source:
+    rows = source.report.rows
+    changed = replace(rows["standard_normal"], **figures)
+    return replace(source, report=replace(source.report, rows={**rows, "standard_normal": changed}))
+
+
 def test_rows_of_a_vae_take_each_figure_from_the_newest_run_that_has_it() -> None:
     """The first run bounded N(0, I) by annealing, the second did not; the second's other figures are newer."""
     first = run("a", "mixture", row(3.0), provenance={"date": "2026-01-01 10:00"})
     later = run("b", "flow", row(2.0), provenance={"date": "2026-01-02 10:00"})
-    first.report["rows"]["standard_normal"].update(ais_nats=99.0, spread={"ais_nats": 0.3}, notes=["annealed"])
-    later.report["rows"]["standard_normal"].update(frechet_distance=12.0)
+    first = with_baseline(first, ais_nats=99.0, spread={"ais_nats": 0.3}, notes=("annealed",))
+    later = with_baseline(later, frechet_distance=12.0)
     for order in ([first, later], [later, first]):
         line = lines(compare(order))["N(0, I)"]
         bound, distance = (line.values[key] for key in ("ais_nats", "frechet_distance"))

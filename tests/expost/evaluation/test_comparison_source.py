@@ -47,7 +47,7 @@ def test_annealing_must_agree_where_both_runs_have_its_bounds() -> None:
     compare(beside(off, [few, many, off]))
 
 
-GOOD = run("a", "mixture", row(3.0)).report
+GOOD = run("a", "mixture", row(3.0)).report.to_json()
 
 
 @pytest.mark.parametrize(

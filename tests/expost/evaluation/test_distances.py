@@ -211,13 +211,6 @@ def test_too_few_or_broken_samples_are_refused_with_the_remedy() -> None:
         d.Reference.of(torch.randn(4, 2))
 
 
-def test_gap_closed() -> None:
-    assert d.gap_closed(10.0, 2.0, 1.0) == pytest.approx(8 / 9)
-    assert d.gap_closed(10.0, 11.0, 5.0) == pytest.approx(-0.2)
-    assert d.gap_closed(1.0, 0.5, 1.0) is None
-    assert d.gap_closed(1.0, 0.5, 2.0) is None
-
-
 def test_features_of_real_images_that_do_not_vary_are_refused() -> None:
     constant = torch.full((200, 4), 0.3)
     with pytest.raises(EvaluationError, match="features of the reference images do not vary"):

@@ -12,7 +12,9 @@ from outside.browser import Page, chromium, find_chromium
 from PIL import Image
 
 from expost.evaluation.page import dimensions, rates, render_html, tight_bounds
-from expost.evaluation.report import build_report, build_row
+from expost.evaluation.report import Report, Row
+from expost.evaluation.sections import Surgery
+from expost.evaluation.verdict import conclude
 
 BINARY = find_chromium()
 needs_chromium = pytest.mark.skipif(BINARY is None, reason="there is no Chromium here: apt-get install chromium")
@@ -43,20 +45,16 @@ def split(num: int, information: float, ceiling: float, at_ceiling: bool) -> dic
     }
 
 
-def wide_report() -> dict[str, Any]:
+def wide_report() -> Report:
     """A report with everything that a report may have, and names that are hard to fit."""
     figures = {"distortion_nats": 80.12345, "rate_nats": 23.9, "elbo_nats": 104.0, "iwae_nats": 100.0}
-    rows = {
-        name: build_row(
-            bounds={key: value - step for key, value in figures.items()},
-            spread={"rate_nats": 0.05, "iwae_nats": 0.3},
-            num_parameters=123_456_789,
-            notes=["the note of a row that goes on <b>& on</b> " + "x" * 120],
-        )
+    rows: dict[str, Any] = {
+        name: {key: value - step for key, value in figures.items()}
+        | {"spread": {"rate_nats": 0.05, "iwae_nats": 0.3}, "num_parameters": 123_456_789}
+        | {"notes": ["the note of a row that goes on <b>& on</b> " + "x" * 120]}
         for step, name in enumerate(("standard_normal", "mixture", LONG))
     }
-    for name in ("reconstructions", "train_against_test", "aggregate_draws"):
-        rows[name] = build_row()
+    rows |= {name: {} for name in ("reconstructions", "train_against_test", "aggregate_draws")}
     distance = {"mean": 0.1, "largest": 0.5, "floor": 0.01, "per_dim": [0.1, 0.5, 0.2]}
     told = {"accuracy_percent": 97.5, "standard_error_percent": 0.4, "num_held_out": 2000}
     told |= {"mmd_squared": 0.0123, "mmd_standard_error": 0.0004, "mmd_num_samples": 5000}
@@ -77,9 +75,11 @@ def wide_report() -> dict[str, Any]:
     bound = {"ais_nats": 98.5, "ais_std_error_nats": 0.2, "iwae_nats": 99.0, "acceptance": 0.65, "diverged_share": 0.0}
     bound |= {"bdmc_gap_nats": 0.04, "bdmc_gap_std_error_nats": None, "notes": ["a note on the chains"]}
     annealing = {"num_images": 100, "bdmc_images": 100, "num_chains": 16, "num_steps": 1000, "importance_samples": 64}
-    annealing |= {"rows": {"standard_normal": bound, LONG: dict.fromkeys(bound) | {"notes": ["no density"]}}}
+    annealing |= {"leapfrog_steps": 10, "is_density": True}
+    annealing |= {"rows": {"standard_normal": bound, LONG: {"notes": ["no density"]}}}
     provenance = {"date": "2026-01-01 00:00", "seeds": {"vae": 0, "prior": 1}, "data": "0123456789abcdef" * 4}
-    return build_report("digits", "features", rows, surgery=surgery, annealing=annealing, provenance=provenance)
+    stored = {"data": "digits", "features": "features", "rows": rows, "surgery": surgery}
+    return conclude(Report.from_json({**stored, "annealing": annealing, "provenance": provenance}))
 
 
 def pictures(folder: Path) -> dict[str, Path]:
@@ -107,22 +107,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def test_the_rate_is_shown_as_the_sum_that_it_is() -> None:
-    table = rates(wide_report()["surgery"])
+    table = rates(wide_report().surgery)
     assert [label for label, _ in table.lines] == [
         f"{s} images, {p}" for s in ("train", "test") for p in ("N(0, I)", LONG)
     ]
     for _, texts in table.lines:
         information, kl, rate = (float(text.split(" ± ")[0]) for text in texts)
         assert information + kl == pytest.approx(rate, abs=0.011)
-    states = [texts[0] for _, texts in dimensions(wide_report()["surgery"]).lines]
+    states = [texts[0] for _, texts in dimensions(wide_report().surgery).lines]
     assert states == ["active", "collapsed", "inactive"]
-    assert tight_bounds(wide_report()["annealing"]).lines[1][1] == ["-"] * 5
-    assert rates({}).lines == dimensions({}).lines == tight_bounds({}).lines == []
+    assert tight_bounds(wide_report().annealing).lines[1][1] == ["-"] * 5
+    assert rates(Surgery()).lines == dimensions(Surgery()).lines == tight_bounds(None).lines == []
 
 
 def test_what_is_missing_leaves_no_trace(tmp_path: Path) -> None:
-    rows = {"standard_normal": build_row(bounds={"distortion_nats": 1.0})}
-    page = render_html(build_report("digits", "features", rows), {}, "key: value\n")
+    rows = {"standard_normal": Row(distortion_nats=1.0)}
+    page = render_html(conclude(Report("digits", "features", rows=rows)), {}, "key: value\n")
     for word in ("The rate taken apart", "Tight bounds", "Pictures", "Provenance", "None"):
         assert word not in page
     assert page.count("<table>") == 1
@@ -134,10 +134,11 @@ def test_only_what_differs_beyond_the_noise_is_bold(html: Path) -> None:
     rate = re.findall(r'<td class="([^"]*)">([\d.]+) <small>± ([\d.]+)</small>', line["rate, nats ↓"])
     assert [("best" in classes) for classes, _, _ in rate] == [False, False, True]
     assert [value for _, value, _ in rate] == ["23.90", "22.90", "21.90"]
-    noisy = build_report("d", "f", {
-        name: build_row(bounds={"rate_nats": rate}, spread={"rate_nats": 5.0})
+    rows = {
+        name: Row(rate_nats=rate, spread={"rate_nats": 5.0})
         for name, rate in (("standard_normal", 23.9), ("mixture", 22.9))
-    })  # fmt: skip
+    }
+    noisy = conclude(Report("d", "f", rows=rows))
     assert "best" not in render_html(noisy, {}, "").split("<tbody>")[1].split("</tbody>")[0]
 
 

@@ -8,11 +8,13 @@ from rich.console import Console, Group
 from stored_reports import row, run
 
 from expost.evaluation import oracle
-from expost.evaluation import report as r
 from expost.evaluation.comparison import views
 from expost.evaluation.comparison.compare import compare
 from expost.evaluation.oracle import Compared
-from expost.evaluation.tables import Column, laid_out, printable
+from expost.evaluation.report import Report, Row
+from expost.evaluation.tables import Column, lay_out, printable
+from expost.evaluation.verdict import conclude
+from expost.evaluation.views import terminal_table
 from expost.plan.command import terminal_plan
 from expost.plan.costs import Cost
 
@@ -27,15 +29,20 @@ def shown(group: Group, width: int) -> str:
 
 def a_report(width: int, name: str = "autoregressive") -> Group:
     rows = {
-        key: r.build_row(kernel_distance=value, rate_nats=-123456.78, num_samples=1_234_567, memorisation=0.051)
+        key: Row(
+            kernel_distance=value,
+            rate_nats=-123456.78,
+            num_samples=1_234_567,
+            memorisation=0.051,
+            spread={"kernel_distance": 0.0021, "rate_nats": 1.25} if key == name else {},
+        )
         for key, value in zip(
             ("standard_normal", name, "aggregate_draws", "reconstructions", "train_against_test"),
             (0.0123, 1.4567, 0.9876, 1.1111, -0.0293),
             strict=True,
         )
     }
-    rows[name]["spread"] = {"kernel_distance": 0.0021, "rate_nats": 1.25}
-    return r.terminal_table(r.build_report("data [red]x[/] \x1b[31m 50%", "f", rows), width)
+    return terminal_table(conclude(Report("data [red]x[/] \x1b[31m 50%", "f", rows=rows)), width)
 
 
 def a_comparison(width: int) -> Group:
@@ -78,10 +85,10 @@ def test_brackets_are_shown_and_characters_that_move_the_cursor_are_spelt(width:
 def test_what_does_not_fit_follows_below_under_the_same_labels() -> None:
     columns = [Column("", ["first", "second"], is_label=True)]
     columns += [Column(name, ["-0.0293", "1.5"]) for name in ("one", "two", "three")]
-    text = shown(Group(*laid_out(columns, 26)), 26)
+    text = shown(Group(*lay_out(columns, 26)), 26)
     assert [line.split() for line in text.splitlines() if "first" in line] == [
         ["first", "-0.0293", "-0.0293"],
         ["first", "-0.0293"],
     ]
-    lines = shown(Group(*laid_out(columns, 14)), 14).splitlines()
+    lines = shown(Group(*lay_out(columns, 14)), 14).splitlines()
     assert [line.strip() for line in lines[:4]] == ["first", "one -0.0293", "two -0.0293", "three"]

@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from expost import pipeline
 from expost.base.errors import UserError
 from expost.export.two_stage import TwoStage
-from expost.measure.bounds import measured_bounds
+from expost.measure.bounds import measure_bounds
 from expost.parts.decoding import image_blocks
 from expost.store.safe import UnsafeError
 from stage1_vae.data.images import subset
@@ -47,7 +47,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
     (theirs, run), model = stages_of(folder, *KINDS[name]), TwoStage.load(out)
     torch.manual_seed(3)
     z = theirs.draw(theirs.prior, 1203)
-    images = torch.cat(list(theirs.decoded(z)))
+    images = torch.cat(list(theirs.decode(z)))
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(1203), z)
     torch.manual_seed(3)
@@ -62,7 +62,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
         small = run.config.evaluation.model_copy(update={"num_bound_images": 40, "importance_samples": 7})
         run = replace(run, config=run.config.model_copy(update={"evaluation": small}))
         torch.manual_seed(5)
-        costs = measured_bounds(theirs, run)["learned"].iwae_nats
+        costs = measure_bounds(theirs, run)["learned"].iwae_nats
         torch.manual_seed(5)
         batches = theirs.parts.batches(subset(theirs.parts.data.test, 40), 40)
         bound = torch.cat([model.log_prob_bound(x, num_samples=7) for x, _ in batches])
@@ -82,7 +82,7 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     z = theirs.draw(theirs.prior, 700)
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(700), z) and z.unique().numel() > 8
-    assert torch.equal(model.decode(z), torch.cat(list(theirs.decoded(z))))
+    assert torch.equal(model.decode(z), torch.cat(list(theirs.decode(z))))
     x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32)))
     codes = model.encode(x).sample()
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())

@@ -13,11 +13,13 @@ from PIL import Image
 
 from expost import pipeline
 from expost.evaluation.figures.classes import ClassRow, class_rows
-from expost.evaluation.images.class_accuracy import class_accuracy, classes_followed
+from expost.evaluation.images.class_accuracy import class_accuracy
 from expost.evaluation.images.features import FeatureNet
-from expost.measure.classes import judged_classes
+from expost.evaluation.sections import Classes, Share
+from expost.evaluation.verdict import classes_followed
+from expost.measure.classes import measure_classes
 from expost.measure.feature_nets import load_own_net
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from stage2_prior.wrappers.per_class import PerClass
 
 PER_CLASS = ("prior=mixture", "prior.num_components=2", "prior.conditional=true")
@@ -34,21 +36,21 @@ def test_the_mean_over_classes_and_its_error() -> None:
         right = torch.rand(1000, generator=generator) < chances
         found.append(class_accuracy(torch.where(right, labels, 1), labels, torch.tensor([0, 1, 2])))
     first = found[0]
-    assert first is not None and first.by_class.keys() == {0, 2} and first.num == 1000
-    values = torch.tensor([each.value for each in found if each is not None])
+    assert first is not None and first.by_class.keys() == {0, 2} and first.mean.num == 1000
+    values = torch.tensor([each.mean.value for each in found if each is not None])
     assert values.mean().item() == pytest.approx(0.7, abs=0.005)
-    assert first.standard_error == pytest.approx(values.std().item(), rel=0.15)
+    assert first.mean.standard_error == pytest.approx(values.std().item(), rel=0.15)
 
 
 def test_only_the_asked_classes_count_and_few_that_are_all_right_are_not_certain() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     found = class_accuracy(labels, labels, torch.tensor([0]))
-    assert found is not None and (found.value, found.num) == (1.0, 2) and found.standard_error > 0.1
+    assert found is not None and (found.mean.value, found.mean.num) == (1.0, 2) and found.mean.standard_error > 0.1
     assert class_accuracy(labels, labels, torch.tensor([7])) is None
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, FeatureNet]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, FeatureNet]:
     folder = tmp_path_factory.mktemp("trained")
     words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
@@ -56,48 +58,47 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, FeatureN
     return model, load_own_net(pipeline.made("classifier", run, model.parts)["classifier"], run)
 
 
-def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Trained, FeatureNet]) -> None:
+def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Subject, FeatureNet]) -> None:
     """The same densities under other labels: no distance would notice."""
     model, judge = trained
     torch.manual_seed(0)
-    right, notes = judged_classes(model, judge, 300, []), list[str]()
+    right, notes = measure_classes(model, judge, 300, []), list[str]()
     assert right is not None and isinstance(model.prior, PerClass)
     facts = right.facts
-    assert facts["samples"]["num"] == 300 and facts["num_a_class"] == 30 and facts["chance"] == 0.1
-    assert facts["chance"] + 0.15 < facts["samples"]["value"] < facts["test_images"]["value"]
-    assert abs(facts["samples"]["value"] - facts["reconstructions"]["value"]) < 0.2
-    assert facts["test_images"]["value"] > 0.9, "the classifier knows the digits"
-    shares = [found["samples"] for found in facts["by_class"]]
-    assert np.mean(shares) == pytest.approx(facts["samples"]["value"]) and len(set(shares)) > 3
+    assert facts.test_images is not None and facts.reconstructions is not None
+    assert facts.samples.num == 300 and facts.num_a_class == 30 and facts.chance == 0.1
+    assert facts.chance + 0.15 < facts.samples.value < facts.test_images.value
+    assert abs(facts.samples.value - facts.reconstructions.value) < 0.2
+    assert facts.test_images.value > 0.9, "the classifier knows the digits"
+    shares = [found.samples for found in facts.by_class if found.samples is not None]
+    assert np.mean(shares) == pytest.approx(facts.samples.value) and len(set(shares)) > 3
     priors = list(model.prior.priors)
     model.prior.priors = torch.nn.ModuleList(priors[1:] + priors[:1])
     torch.manual_seed(0)
-    wrong = judged_classes(model, judge, 300, notes)
+    wrong = measure_classes(model, judge, 300, notes)
     model.prior.priors = torch.nn.ModuleList(priors)
     assert wrong is not None and not notes
-    assert wrong.facts["samples"]["value"] < facts["chance"] + 0.05
-    assert wrong.facts["test_images"] == facts["test_images"]
+    assert wrong.facts.samples.value < facts.chance + 0.05
+    assert wrong.facts.test_images == facts.test_images
     said = classes_followed(wrong.facts, "mixture")
-    assert said is not None and said.startswith("FAILED: samples of mixture do not follow their label")
+    assert said.startswith("FAILED: samples of mixture do not follow their label")
 
 
 @pytest.mark.parametrize(("errors", "failed"), [(0.5, True), (1.9, True), (2.1, False)])
 def test_what_may_be_chance_has_failed(errors: float, failed: bool) -> None:
-    samples = {"value": 0.1 + errors * 0.02, "standard_error": 0.02, "num": 200}
-    said = classes_followed(
-        {"samples": samples, "chance": 0.1, "reconstructions": None, "test_images": None}, "mixture"
-    )
-    assert said is not None and said.startswith("FAILED") == failed
+    samples = Share(0.1 + errors * 0.02, 0.02, 200)
+    said = classes_followed(Classes(20, 0.1, "a classifier", samples, None, None, ()), "mixture")
+    assert said.startswith("FAILED") == failed
 
 
-def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Trained, FeatureNet]) -> None:
+def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Subject, FeatureNet]) -> None:
     model, judge = trained
     assert isinstance(model.prior, PerClass)
     broken = model.prior.priors[3]
     means = broken.means.clone()
     broken.means.fill_(math.nan)
     notes: list[str] = []
-    assert judged_classes(model, judge, 300, notes) is None
+    assert measure_classes(model, judge, 300, notes) is None
     broken.means.copy_(means)
     assert notes == ["some conditional samples are NaN or infinite, so no class was judged"]
 

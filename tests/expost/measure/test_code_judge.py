@@ -13,11 +13,11 @@ import torch
 from command_line import report_of, run_here
 
 from expost.evaluation.figures.codes import codebook_usage
-from expost.evaluation.row_names import learned_rows
+from expost.evaluation.report import Report, Row
+from expost.evaluation.sections import Codebook
 from expost.evaluation.verdict import verdict_lines
-from expost.measure.codes import code_counts
-from expost.measure.latents import dissect
-from expost.measure.subject import Trained
+from expost.measure.latents import code_counts, dissect
+from expost.measure.subject import Subject
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.priors.uniform import Uniform
 
@@ -40,15 +40,15 @@ def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
     """`expost.measure.latents` on latents alone under uniform codes; what it returns must be strict JSON."""
     uniform = Uniform(train.spec)
     nothing: Any = None
-    trained = Trained(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
+    trained = Subject(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
-    found = dissect(trained, run, "uniform")
+    found = dissect(trained, run, "uniform").to_json()
     json.dumps(found, allow_nan=False)
     return found
 
 
-def report(**over: float) -> dict[str, Any]:
+def report(**over: float) -> Report:
     """A report of codes; `over`: floor -> nats that the transformer costs more than it, each known to 0.1."""
     rows: dict[str, Any] = {
         name: {"frechet_distance": distance, "spread": {"frechet_distance": 0.1}} for name, distance in CEILINGS.items()
@@ -57,12 +57,13 @@ def report(**over: float) -> dict[str, Any]:
     rows |= {floor: {"frechet_distance": 6.0, "latent_nll_nats": 25.0} for floor in over}
     gains = {floor: {"latent_nll_nats": {"value": v, "standard_error": 0.1}} for floor, v in over.items()}
     rows["transformer"] = {"frechet_distance": 2.0, "latent_nll_nats": 20.0, "over": gains}
-    return {"baseline": "uniform", "counted": list(over), "rows": rows}
+    stored = {"data": "d", "features": "f", "baseline": "uniform", "counted": list(over), "rows": rows}
+    return Report.from_json(stored)
 
 
 def test_a_prior_that_beats_counting_is_told_by_how_much() -> None:
     asked = report(unigram=-5.0, bigram=-2.0)
-    assert learned_rows(asked) == ["transformer"]
+    assert asked.learned == ["transformer"]
     (line,) = [line for line in verdict_lines(asked) if "fewer nats" in line]
     assert "20.0% fewer nats than unigram (25.00 to 20.00)" in line and "8.0% fewer nats than bigram" in line
     assert "unigram samples and reconstructions it closes 80.0%" in line
@@ -77,8 +78,9 @@ def test_a_prior_that_does_not_beat_counting_has_failed(difference: float) -> No
 
 
 def test_a_counted_prior_that_was_chosen_is_the_learned_one() -> None:
-    asked = {"baseline": "uniform", "counted": ["bigram"], "rows": dict.fromkeys(["uniform", "bigram", "unigram"])}
-    assert learned_rows(asked) == ["unigram"]
+    rows = dict.fromkeys(["uniform", "bigram", "unigram"], Row())
+    asked = Report("d", "f", baseline="uniform", counted=("bigram",), rows=rows)
+    assert asked.learned == ["unigram"]
 
 
 def test_surgery_of_codes_counts_sequences() -> None:
@@ -120,8 +122,8 @@ def test_surgery_of_bits_is_that_of_any_noise() -> None:
 
 def test_the_picture_of_usage_shows_every_codebook(tmp_path: Path) -> None:
     books = [
-        {"grid": [2, 2], "num_codes": 4, "used_share": 0.75, "perplexity": 2.2, "counts": [5, 3, 1, 0]},
-        {"grid": [4, 4], "num_codes": 2, "used_share": 1.0, "perplexity": 2.0, "counts": [9, 8]},
+        Codebook((2, 2), num_codes=4, used_share=0.75, perplexity=2.2, counts=(5, 3, 1, 0)),
+        Codebook((4, 4), num_codes=2, used_share=1.0, perplexity=2.0, counts=(9, 8)),
     ]
     history = [
         {"epoch": e, **{f"{n}_codes_used": 0.5, f"{n}_code_perplexity": 2.0}} for e in (0, 1) for n in ("top", "bottom")

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from expost import pipeline
 from expost.job import Run
-from expost.measure.counted_priors import COUNTED, counted_floors, floor_ingredients
-from expost.measure.image_sets import seen_images
-from expost.measure.subject import Trained, baseline_prior
+from expost.measure.image_sets import collect_sets
+from expost.measure.subject import COUNTED, Subject, baseline_prior, fit_floors, floor_ingredients
 from stage1_vae.latents import LatentSpec, Support
 
 CODES = ("vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
@@ -28,21 +27,21 @@ class Pixels:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Run]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Run]:
     folder = tmp_path_factory.mktemp("trained")
     exported(folder, *WORDS)
     model, run = stages_of(folder, *WORDS)
     return replace(model, baseline=baseline_prior(model.vae.spec)), run
 
 
-def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[Trained, Run]) -> None:
+def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[Subject, Run]) -> None:
     """A prior that is a floor itself has one floor fewer."""
     model, run = trained
     seen = []
     for name in ("unigram", "transformer"):
-        counted = counted_floors(model.train, model.test, run, name)
+        counted = fit_floors(model.train, model.test, run, name)
         torch.manual_seed(4)
-        seen.append(seen_images(replace(model, floors=counted), Pixels(), 30))
+        seen.append(collect_sets(replace(model, floors=counted), Pixels(), 30))
     one, other = seen
     assert other.keys() - one.keys() == {"unigram"} and "bigram" in one
     for row in one.keys() - {*COUNTED, "learned"}:
@@ -50,7 +49,7 @@ def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(traine
 
 
 def test_an_evaluation_of_codes_is_another_when_a_floor_is(
-    trained: tuple[Trained, Run], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Subject, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, run = trained
     before = evaluation_key(model, run)
@@ -59,7 +58,7 @@ def test_an_evaluation_of_codes_is_another_when_a_floor_is(
     assert evaluation_key(model, run) != before
 
 
-def evaluation_key(model: Trained, run: Run) -> str:
+def evaluation_key(model: Subject, run: Run) -> str:
     return pipeline.keys("evaluation", run, model.parts)["evaluation"]
 
 

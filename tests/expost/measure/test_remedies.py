@@ -1,5 +1,6 @@
 """What a verdict tells people to do can be done: for the prior, its fit, its latents and its images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +8,27 @@ import pytest
 import torch
 from command_line import report_of, run_here
 
-from expost.evaluation.code_verdict import over_counting
-from expost.evaluation.images.class_accuracy import classes_followed
+from expost.evaluation.report import Report, Row
+from expost.evaluation.sections import Classes, Estimate, Fitting, Share
+from expost.evaluation.verdict import classes_followed, over_counting
 from expost.measure.remedies import fitting
 from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.fitting import FitReport
 
 CODES = LatentSpec((49,), Support.CODES, num_codes=(256,), grids=((7, 7),))
 TWO_MAPS = LatentSpec((20,), Support.CODES, num_codes=(256, 64), grids=((4, 4), (2, 2)))
 VECTOR = LatentSpec((16,))
 BITS = LatentSpec((6,), Support.BITS)
 ONE_CODE = LatentSpec((1,), Support.CODES, num_codes=(256,), grids=((1, 1),))
-FALLING = {"curve": [{"epoch": i, "val_nll_nats": 9.0 - i} for i in range(5)], "notes": []}
-RISING = {"curve": [{"epoch": i, "val_nll_nats": abs(i - 1.0)} for i in range(5)], "notes": []}
+FALLING = FitReport(1.0, None, None, [{"epoch": i, "val_nll_nats": 9.0 - i} for i in range(5)])
+RISING = FitReport(1.0, None, None, [{"epoch": i, "val_nll_nats": abs(i - 1.0)} for i in range(5)])
+NO_CURVE = FitReport(1.0, None, None)
 LABELS = torch.arange(1000) % 10 // 9  # 900 and 100
 
 
-def remedy(name: str, spec: LatentSpec, told: dict[str, Any] = FALLING, labels: Any = None, **changed: Any) -> str:
-    return fitting(name, prior_nodes()[name] | changed, spec, labels, told)["remedy"]
+def remedy(name: str, spec: LatentSpec, told: FitReport = FALLING, labels: Any = None, **changed: Any) -> str:
+    return fitting(name, prior_nodes()[name] | changed, spec, labels, told).remedy
 
 
 @pytest.mark.parametrize("name", ["unigram", "bigram"])
@@ -47,7 +51,7 @@ def test_more_epochs_help_only_a_fit_that_was_still_getting_better(name: str) ->
     assert remedy(name, CODES).startswith("train it longer (prior.fit.max_epochs")
     told = remedy(name, CODES, RISING)
     assert "best at epoch 2 of 5, so more epochs do not help" in told and "prior.width, prior.depth" in told
-    limit = {"curve": FALLING["curve"], "notes": ["stopped after epoch 5 at the limit of 60 seconds"]}
+    limit = replace(FALLING, notes=["stopped after epoch 5 at the limit of 60 seconds"])
     fit = prior_nodes()[name]["fit"] | {"max_seconds": 60}
     assert remedy(name, CODES, limit, fit=fit) == "its fit ended at prior.fit.max_seconds=60: raise it"
 
@@ -64,11 +68,11 @@ def test_every_key_that_is_named_is_one_of_the_prior() -> None:
 
 
 def test_a_mixture_gets_iterations_or_components_while_there_are_images() -> None:
-    stopped = {"curve": [], "notes": ["class 1: EM stopped at prior.max_iter=200 iterations before it converged"]}
+    stopped = replace(NO_CURVE, notes=["class 1: EM stopped at prior.max_iter=200 iterations before it converged"])
     assert remedy("mixture", VECTOR, stopped, LABELS) == "EM ended at prior.max_iter=200 before it converged: raise it"
-    told = remedy("mixture", VECTOR, {"curve": [], "notes": []}, LABELS, num_components=5)
+    told = remedy("mixture", VECTOR, NO_CURVE, LABELS, num_components=5)
     assert "more than prior.num_components=5 (the rarest class has 100 training images)" in told
-    told = remedy("mixture", VECTOR, {"curve": [], "notes": []}, LABELS[:60], num_components=6)
+    told = remedy("mixture", VECTOR, NO_CURVE, LABELS[:60], num_components=6)
     assert "6 training images, too few for more components" in told and "longer" not in told
 
 
@@ -78,9 +82,10 @@ def test_a_gaussian_is_fitted_exactly() -> None:
 
 
 def over(name: str, spec: LatentSpec, before: float = 25.0, difference: float = 1.0) -> str:
-    gain = {"latent_nll_nats": {"value": difference, "standard_error": 0.1}}
-    rows = {"bigram": {"latent_nll_nats": before}, name: {"over": {"bigram": gain}}}
-    return over_counting(name, rows, fitting(name, prior_nodes()[name], spec, None, FALLING))
+    gain = {"latent_nll_nats": Estimate(difference, 0.1)}
+    rows = {"bigram": Row(latent_nll_nats=before), name: Row(over={"bigram": gain})}
+    how = fitting(name, prior_nodes()[name], spec, None, FALLING)
+    return over_counting(name, Report("d", "f", rows=rows, fitting={name: how}))
 
 
 def test_only_what_could_have_won_has_failed() -> None:
@@ -94,8 +99,8 @@ def test_only_what_could_have_won_has_failed() -> None:
     assert "a difference inside the noise" in over("transformer", CODES, difference=-0.1)
 
 
-def share(value: float, error: float = 0.02) -> dict[str, float]:
-    return {"value": value, "standard_error": error, "num": 200}
+def share(value: float) -> Share:
+    return Share(value, 0.02, 200)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +116,10 @@ def share(value: float, error: float = 0.02) -> dict[str, float]:
     ],
 )
 def test_a_prior_is_held_to_what_can_be_seen(samples: float, decoded: Any, real: Any, begins: str) -> None:
-    classes = {"samples": share(samples), "chance": 0.5, "reconstructions": decoded and share(decoded)}
-    told = classes_followed(classes | {"test_images": share(real)}, "mixture", {"remedy": "give it more components"})
-    assert told is not None and told.startswith(begins)
+    reconstructions = None if decoded is None else share(decoded)
+    classes = Classes(100, 0.5, "a classifier", share(samples), reconstructions, share(real), ())
+    told = classes_followed(classes, "mixture", Fitting("iterations", "give it more components", 16))
+    assert told.startswith(begins)
     assert ("give it more components" in told) == begins.startswith("FAILED") and "longer" not in told
 
 

@@ -16,8 +16,8 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
 from expost.job import Run
-from expost.measure.annealing import check_tight_bounds, tight_bounds
-from expost.measure.subject import Trained
+from expost.measure.bounds import check_tight_bounds, tight_bounds
+from expost.measure.subject import Subject
 from expost.parts.assembly import assemble
 from expost.store.artifacts import Store
 from stage2_prior.prior import Exactness
@@ -34,7 +34,7 @@ FEW = (
 )
 
 
-def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
+def trained(folder: Path, *words: str) -> tuple[Subject, Run]:
     """A model of the digits with fresh weights and a prior that nobody fitted: what is measured is still defined."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
@@ -43,20 +43,27 @@ def trained(folder: Path, *words: str) -> tuple[Trained, Run]:
     parts.vae.eval()
     latents = encoded(parts.vae, parts.batches(parts.data.test, 100), folder)
     baseline = StandardNormal(parts.vae.spec)
-    return Trained(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
+    return Subject(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
+
+
+def stored(both: Subject, run: Run, name: str) -> dict[str, Any]:
+    """The bounds as `figures.json` holds them."""
+    bounds = tight_bounds(both, run, name)
+    assert bounds is not None
+    return bounds.to_json()
 
 
 def test_off_unless_asked_for(tmp_path: Path) -> None:
     both, run = trained(tmp_path)
     assert run.config.evaluation.annealing is None
-    assert tight_bounds(both, run, "mixture") == {}
+    assert tight_bounds(both, run, "mixture") is None
 
 
 def test_every_figure_of_two_priors(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW)
     assert isinstance(both.prior, Mixture)
     both.prior.scale.mul_(0.8)
-    result = tight_bounds(both, run, "mixture")
+    result = stored(both, run, "mixture")
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["num_images"] == 6 and result["num_steps"] == 40
     assert list(result["rows"]) == ["standard_normal", "mixture"]
@@ -66,7 +73,7 @@ def test_every_figure_of_two_priors(tmp_path: Path) -> None:
         assert abs(row["bdmc_gap_nats"]) < 5 and row["bdmc_gap_std_error_nats"] > 0
         assert 0.4 < row["acceptance"] < 0.9 and row["acceptance_range"][0] <= row["acceptance"]
         assert row["trusted_images"] == 6 and not any("trusted" in note for note in row["notes"])
-    alone = tight_bounds(both, run, "standard_normal")["rows"]
+    alone = stored(both, run, "standard_normal")["rows"]
     assert alone["standard_normal"] == result["rows"]["standard_normal"]  # the same seed, the same figures
     assert result["rows"]["mixture"]["ais_nats"] != result["rows"]["standard_normal"]["ais_nats"]
 
@@ -77,7 +84,7 @@ def test_a_prior_without_a_density_gets_a_note_and_the_other_its_figures(tmp_pat
     class Implicit(StandardNormal):
         log_prob_is = Exactness.NONE
 
-    rows = tight_bounds(replace(both, prior=Implicit(both.vae.spec)), run, "implicit")["rows"]
+    rows = stored(replace(both, prior=Implicit(both.vae.spec)), run, "implicit")["rows"]
     assert rows["implicit"]["ais_nats"] is None and rows["implicit"]["bdmc_gap_nats"] is None
     assert rows["implicit"]["notes"] == ["Implicit has no density: no bound on log p(x)"]
     assert rows["standard_normal"]["ais_nats"] > 0 and rows["standard_normal"]["bdmc_gap_nats"] is None
@@ -85,7 +92,7 @@ def test_a_prior_without_a_density_gets_a_note_and_the_other_its_figures(tmp_pat
 
 def test_a_cross_entropy_is_called_one(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW, "evaluation.annealing.bdmc_images=0", "likelihood=bernoulli")
-    row = tight_bounds(both, run, "standard_normal")["rows"]["standard_normal"]
+    row = stored(both, run, "standard_normal")["rows"]["standard_normal"]
     assert "cross-entropy" in row["notes"][0] and "no log-likelihoods" in row["notes"][0]
 
 
@@ -94,7 +101,7 @@ def test_a_diverging_model_is_marked_in_words(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in both.vae.decoder.parameters():
             parameter.fill_(torch.nan)
-    row: dict[str, Any] = tight_bounds(both, run, "standard_normal")["rows"]["standard_normal"]
+    row: dict[str, Any] = stored(both, run, "standard_normal")["rows"]["standard_normal"]
     assert row["ais_nats"] is None and row["bdmc_gap_nats"] is None and row["trusted_images"] == 0
     assert any("no chain of 6 of 6 images has a weight" in note for note in row["notes"])
     assert any(note.startswith("simulated images: ") for note in row["notes"])

@@ -9,8 +9,9 @@ import torch
 from command_line import report_of, run_here
 from PIL import Image
 
-from expost.evaluation.images.image_sheet import image_sheet
-from expost.parts.dataset import dataset_facts, dataset_line, described
+from expost.evaluation.figures.images import image_sheet
+from expost.evaluation.sections import Dataset
+from expost.parts.dataset import dataset_facts, dataset_line, describe
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.images import DataError
 from stage1_vae.data.labels import class_number, list_names, sort_names
@@ -42,9 +43,9 @@ def test_one_line_says_what_was_taken_guessed_and_left(letters: Path) -> None:
     ):
         assert words in line, line
     facts = dataset_facts(data)
-    assert json.loads(json.dumps(facts)) == facts
-    assert facts["num_images"] == {"train": 182, "val": 26, "test": 52} and facts["class_names"][-1] == "26"
-    assert described(facts)["left out"] == "arrays writer (data.x=NAME, data.label=NAME)"
+    assert Dataset.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+    assert facts.num_images == {"train": 182, "val": 26, "test": 52} and facts.class_names[-1] == "26"
+    assert describe(facts)["left out"] == "arrays writer (data.x=NAME, data.label=NAME)"
 
 
 def test_every_report_has_it(letters: Path, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_every_report_has_it(letters: Path, tmp_path: Path) -> None:
     assert told.code == 0, told.err
     assert told.out.startswith("data       letters: 182 training")
     report = report_of(tmp_path)
-    assert report["dataset"] == dataset_facts(Arrays(str(letters)).load())
+    assert report["dataset"] == dataset_facts(Arrays(str(letters)).load()).to_json()
     page = (tmp_path / "runs/latest/report.html").read_text(encoding="utf-8")
     assert "<h2>Images</h2>" in page and "arrays writer" in page
     told = run_here(tmp_path, *FAST, "data=arrays", f"data.root={letters}", "stage=export", "export.out=model")
@@ -129,7 +130,7 @@ def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypa
         drawn.append((images, list(names)))
         path.touch()
 
-    monkeypatch.setattr("expost.measure.pictures.image_sheet", draw)
+    monkeypatch.setattr("expost.evaluation.figures.images.image_sheet", draw)
     told = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", "data.root=set.npz")
     assert told.code == 0, told.err
     ((images, names),) = drawn

@@ -7,7 +7,7 @@ import torch
 
 from expost.evaluation import distances as d
 from expost.evaluation.images.halves import NUM_BLOCKS, Subsets, spread
-from expost.evaluation.report import differ
+from expost.evaluation.verdict import beyond_noise
 
 
 @pytest.fixture(autouse=True)
@@ -57,5 +57,5 @@ def test_no_halves_no_spread() -> None:
 
 
 def test_a_difference_within_the_noise_is_none() -> None:
-    assert not differ(1.0, 1.5, 0.2, 0.2) and differ(1.0, 1.6, 0.2, 0.2)
-    assert not differ(1.0, 9.0, None, 0.1) and not differ(1.0, 9.0, 0.1, None)
+    assert not beyond_noise(0.5, 0.2, 0.2) and beyond_noise(0.6, 0.2, 0.2)
+    assert not beyond_noise(8.0, None, 0.1) and not beyond_noise(8.0, 0.1, None)

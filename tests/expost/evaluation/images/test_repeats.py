@@ -10,8 +10,7 @@ from torch import Tensor
 
 from expost.evaluation.distances import SHARES, Reference, distances
 from expost.evaluation.images.halves import Subsets
-from expost.evaluation.images.neighbours import Balls, shares
-from expost.evaluation.images.repeats import Distinct
+from expost.evaluation.images.neighbours import Balls, Distinct, shares
 from expost.evaluation.images.squared import Targets
 
 K = 5

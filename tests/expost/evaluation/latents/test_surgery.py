@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.latents.surgery import AT_CEILING_NATS, Estimate, Surgery, surgery, under_prior
+from expost.evaluation.latents.surgery import AT_CEILING_NATS, decompose, mean_of, under_prior
+from expost.evaluation.sections import Decomposition, Estimate
 from expost.measure.latents import dissect as glue
-from expost.measure.subject import Trained
+from expost.measure.subject import Subject
 from stage1_vae.base_priors import StandardNormal
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rate import rate_nats
@@ -35,11 +36,11 @@ def normal(std: float) -> Callable[[Tensor], Tensor]:
     return lambda z: Normal(0.0, std).log_prob(z).flatten(1).sum(1)
 
 
-def dissect(data: LatentDataset, priors: Any, rows: Tensor | None = None) -> tuple[Tensor, Surgery]:
+def dissect(data: LatentDataset, priors: Any, rows: Tensor | None = None) -> tuple[Tensor, Decomposition]:
     posterior = data.posterior(torch.arange(len(data)) if rows is None else rows)
     z = posterior.sample()
     exact = z.double()
-    return z, surgery(z, posterior.log_prob(exact), data.log_aggregate(exact), len(data), priors)
+    return z, decompose(z, posterior.log_prob(exact), data.log_aggregate(exact), len(data), priors)
 
 
 def near(estimate: Estimate | None, truth: float) -> None:
@@ -130,15 +131,15 @@ def test_what_cannot_be_is_refused_or_told() -> None:
     z = torch.zeros(4, 2)
     one = torch.zeros(4)
     with pytest.raises(EvaluationError, match="does not contain"):
-        surgery(z, one + 5, one, 10, {})
+        decompose(z, one + 5, one, 10, {})
     with pytest.raises(EvaluationError, match="diverged"):
-        surgery(z, one * torch.nan, one, 10, {})
+        decompose(z, one * torch.nan, one, 10, {})
     with pytest.raises(EvaluationError, match="empty"):
-        surgery(z[:0], one[:0], one[:0], 10, {})
+        decompose(z[:0], one[:0], one[:0], 10, {})
     broken = under_prior(z, one, one, lambda z: torch.tensor([0.0, -math.inf, math.nan, 0.0]))
     assert broken.marginal_kl_nats is None and "2 of 4" in (broken.note or "")
     assert broken.to_json()["rate_nats"] is None
-    assert Estimate.of(torch.ones(1)).standard_error is None
+    assert mean_of(torch.ones(1)).standard_error is None
 
 
 @pytest.mark.parametrize(("dims", "offset", "std"), [(16, 0.0, 0.3), (64, 0.0, 1e-3), (64, 100.0, 1e-3), (3, 0.0, 3.0)])
@@ -180,10 +181,10 @@ def glued(train: LatentDataset, test: LatentDataset, prior: Prior, name: str) ->
     """`expost.measure.latents` on latents alone; what it returns must be strict JSON."""
     nothing: Any = None
     cpu = torch.device("cpu")
-    trained = Trained(nothing, prior, StandardNormalPrior(train.spec), train, test, nothing, cpu)
+    trained = Subject(nothing, prior, StandardNormalPrior(train.spec), train, test, nothing, cpu)
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
-    result = glue(trained, run, name)
+    result = glue(trained, run, name).to_json()
     json.dumps(result, allow_nan=False)
     return result
 

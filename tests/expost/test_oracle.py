@@ -16,8 +16,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from expost.config.schema import Oracle
 from expost.evaluation.annealing.results import Annealed
 from expost.evaluation.oracle import Compared, terminal_table
-from expost.measure.estimators import Judged, exact_latents, judge, kl_of_wrong_nats, wrong
-from expost.oracle import rows
+from expost.oracle import Estimates, estimate, exact_latents, kl_of_wrong_nats, rows, spoil
 from stage1_vae.data.linear_gaussian import LinearGaussian
 
 SETTINGS = Oracle(
@@ -34,33 +33,33 @@ RUN = ("experiment=oracle", "oracle.num_images=20", "oracle.num_steps=30", "data
 
 
 @pytest.fixture(scope="module")
-def judged() -> Judged:
+def estimates() -> Estimates:
     torch.manual_seed(0)
-    return judge(SOURCE.density(), SOURCE.load().test.batch(torch.arange(100)), SETTINGS)
+    return estimate(SOURCE.density(), SOURCE.load().test.batch(torch.arange(100)), SETTINGS)
 
 
-def test_the_elbo_at_the_exact_posterior_is_log_p_of_x(judged: Judged) -> None:
-    torch.testing.assert_close(judged.elbo_exact, judged.truth, rtol=0, atol=1e-9)
+def test_the_elbo_at_the_exact_posterior_is_log_p_of_x(estimates: Estimates) -> None:
+    torch.testing.assert_close(estimates.elbo_exact, estimates.truth, rtol=0, atol=1e-9)
 
 
-def test_the_wrong_posterior_costs_its_divergence_and_at_least_a_nat(judged: Judged) -> None:
+def test_the_wrong_posterior_costs_its_divergence_and_at_least_a_nat(estimates: Estimates) -> None:
     gap = kl_of_wrong_nats(8, SETTINGS)
     exact = SOURCE.density().posterior(SOURCE.load().test.batch(torch.arange(3)))
-    spoiled = wrong(exact, SETTINGS)
+    spoiled = spoil(exact, SETTINGS)
     as_normal = [Independent(Normal(q.loc, q.log_std.exp()), 1) for q in (spoiled, exact)]
     torch.testing.assert_close(kl_divergence(*as_normal), torch.full((3,), gap, dtype=torch.float64))
     assert gap >= 1
-    torch.testing.assert_close(judged.elbo, judged.elbo_expected, rtol=0, atol=0.3)
-    assert abs((judged.elbo - judged.elbo_expected).mean()) < 0.02
+    torch.testing.assert_close(estimates.elbo, estimates.elbo_expected, rtol=0, atol=0.3)
+    assert abs((estimates.elbo - estimates.elbo_expected).mean()) < 0.02
 
 
-def test_importance_sampling_and_annealing_climb_back(judged: Judged) -> None:
-    table = rows(judged, SETTINGS)
+def test_importance_sampling_and_annealing_climb_back(estimates: Estimates) -> None:
+    table = rows(estimates, SETTINGS)
     assert abs(table["iwae_nats"].error_nats) <= 0.05
     assert abs(table["ais_nats"].error_nats) <= 0.1
     for row in (table["iwae_nats"], table["ais_nats"]):
         assert row.standard_error_nats is not None and row.error_nats < 3 * row.standard_error_nats
-    assert judged.annealed.acceptance is not None and 0.4 < judged.annealed.acceptance.mean() < 0.9
+    assert estimates.annealed.acceptance is not None and 0.4 < estimates.annealed.acceptance.mean() < 0.9
 
 
 def test_exact_posteriors_pass_the_door_and_aggregate_to_the_prior() -> None:
@@ -82,9 +81,9 @@ def test_errors_are_paired() -> None:
         Compared.of("x", truth, truth[:2])
 
 
-def test_chains_that_are_not_trusted_give_no_figure(judged: Judged) -> None:
-    stuck = replace(judged.annealed, acceptance=torch.zeros(100, dtype=torch.float64))
-    row = rows(replace(judged, annealed=stuck), SETTINGS)["ais_nats"]
+def test_chains_that_are_not_trusted_give_no_figure(estimates: Estimates) -> None:
+    stuck = replace(estimates.annealed, acceptance=torch.zeros(100, dtype=torch.float64))
+    row = rows(replace(estimates, annealed=stuck), SETTINGS)["ais_nats"]
     assert isinstance(stuck, Annealed) and not row.is_finite
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(terminal_table("t", [row], "c"))

@@ -1,0 +1,145 @@
+"""A report as a table: what the terminal, the page and the card of a model show of its rows, and the notes below."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from rich.console import Group
+from rich.text import Text
+
+from expost.evaluation.report import FIGURES, Figure, Report, Row
+from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from expost.evaluation.tables import Column, lay_out, one_line, printable
+from expost.evaluation.verdict import beyond_noise
+
+TITLES = {
+    **BASELINES,
+    AGGREGATE: "aggre-\ngate\ndraws",
+    RECONSTRUCTIONS: "recon-\nstruc-\ntions",
+    TRAIN_AGAINST_TEST: "train\nvs\ntest",
+}
+ROUNDING = 1e-7
+"""A spread of so small a share is that of float32: the figure is the same for every image."""
+WIDE = 110
+"""Columns of a terminal from which on every row has room for its spreads."""
+SPREADS = (
+    "± is one standard deviation: of samples over random halves of them and of the reference, of bounds over the test "
+    "images; other seeds of training are not in it. Bold: better by more than two of the difference."
+)
+
+
+class Line(NamedTuple):
+    """One figure of a table: its label, its text in each column, and the column that is best beyond noise, if any."""
+
+    label: str
+    texts: list[str]
+    best: int | None = None
+
+
+def title(name: str) -> str:
+    """What a row is called, in one line."""
+    return one_line(TITLES.get(name, name))
+
+
+def lines(report: Report, only: Collection[str] | None = None) -> list[Line]:
+    """A line for each figure that exists in some row; its columns are the rows of the report.
+
+    Args:
+        report: with a verdict or without.
+        only: rows whose spreads are told; None: all.
+    """
+    names, best = list(report.rows), winners(report)
+    return [
+        Line(
+            figure.title,
+            [_text(key, row, only is None or name in only) for name, row in report.rows.items()],
+            names.index(best[key]) if key in best else None,
+        )
+        for key, figure in FIGURES.items()
+        if any(row.figures[key] is not None for row in report.rows.values())
+    ]
+
+
+def _text(key: str, row: Row, with_spread: bool) -> str:
+    """The figure as it is shown: "12.34 ± 0.05", to one digit of the spread or two, where the figure has so many."""
+    value, noise, layout = row.figures[key], row.spread.get(key), FIGURES[key].format
+    if value is None:
+        return "-"
+    if noise is None or not with_spread or noise < ROUNDING * abs(value):
+        return format(value, layout)
+    if noise > 0 and layout.endswith("f"):
+        first = max(0, -math.floor(math.log10(noise)))
+        decimals = min(9, max(first, min(int(layout[-2]), first + 1)))
+        layout = f"{layout[:-2]}{decimals}f"
+    return f"{value:{layout}} ± {noise:{layout}}"
+
+
+def winners(report: Report) -> dict[str, str]:
+    """Figure -> the prior that is better in it than every other one, by more than the noise of both.
+
+    A figure where the best two differ by less than two standard deviations of their difference has no winner. Costs of
+    images are paired: both priors were asked about the same images with the same draws, and what the images differ by
+    says nothing about the priors.
+    """
+    rows = {name: row for name, row in report.rows.items() if name not in FLOORS}
+    best = {key: _winner(key, figure, rows, report.baseline) for key, figure in FIGURES.items()}
+    return {key: name for key, name in best.items() if name is not None}
+
+
+def _winner(key: str, figure: Figure, rows: Mapping[str, Row], baseline: str) -> str | None:
+    values = {name: value for name, row in rows.items() if (value := row.figures[key]) is not None}
+    if not figure.better or len(values) < 2:
+        return None
+    first, second = sorted(values, key=lambda name: values[name], reverse=figure.better == "↑")[:2]
+    gain = next((gain for name in (first, second) if (gain := (rows[name].gain or {}).get(key))), None)
+    if gain is not None and baseline in (first, second):
+        is_better = beyond_noise(gain.value, gain.standard_error)
+    else:
+        is_better = beyond_noise(values[first] - values[second], *(rows[n].spread.get(key) for n in (first, second)))
+    return first if is_better else None
+
+
+def conditions(report: Report) -> str:
+    """What every distance depends on: number of samples, reference split, feature net."""
+    counts = {row.num_samples for row in report.rows.values() if row.num_samples is not None}
+    samples = " or ".join(f"{count:,}" for count in sorted(counts))
+    if not samples:
+        return f"No distances ({report.features})."
+    return f"Distances: {samples} samples against {report.reference or 'the test split'}, on {report.features}."
+
+
+def legend(report: Report) -> str:
+    """`conditions`, and what ± and bold mean in the views of one run; a comparison has words of its own."""
+    has_spread = any(row.spread for row in report.rows.values())
+    return f"{conditions(report)} {SPREADS}" if has_spread else conditions(report)
+
+
+def notes(report: Report) -> list[str]:
+    """Notes of the report and of its rows, each row's under its name; one that several rows share is told once."""
+    titles: dict[str, list[str]] = {}
+    for name, row in report.rows.items():
+        for note in row.notes:
+            titles.setdefault(note, []).append(title(name))
+    return [*report.notes, *(f"{', '.join(names)}: {note}" for note, names in titles.items())]
+
+
+def terminal_table(report: Report, width: int = 80) -> Group:
+    """The closing table, figures down, rows across, in as many tables as `width` asks for; on a narrow terminal only
+    the baseline and the learned prior have their spreads."""
+    alone = f"{TITLES[report.baseline]} alone"
+    heading = f"{report.data}: {'what the learned prior bought' if report.learned else alone}"
+    tables = lay_out(columns(report, None if width >= WIDE else [report.baseline, *report.learned]), width)
+    caption = [printable(line) for line in (legend(report), *notes(report))]
+    parts = [part for table in tables for part in (Text(""), table)]
+    return Group(Text(printable(heading), "italic"), *parts, Text(""), Text("\n".join(caption), "dim"))
+
+
+def columns(report: Report, only: Collection[str] | None = None) -> list[Column]:
+    """The labels of the figures, and a column for each row of the report; arguments as of `lines`."""
+    figures, learned = lines(report, only), report.learned
+    shown = [Column("", [line.label for line in figures], is_label=True)]
+    for n, name in enumerate(report.rows):
+        style = "green" if name in learned else "dim" if name in FLOORS else ""
+        bold = frozenset(row for row, line in enumerate(figures) if line.best == n)
+        shown.append(Column(TITLES.get(name, name), [line.texts[n] for line in figures], style, bold))
+    return shown
