@@ -202,7 +202,7 @@ def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> 
 
 
 class LoopStates:
-    """What a fit without Lightning's loop keeps between its iterations; `stage2_prior.fitting.Kept` as fits see it."""
+    """What a fit without Lightning's loop keeps between iterations; fits see a `stage2_prior.fitting.FitStates`."""
 
     def __init__(self, states: TrainingStates, ranks: Ranks = ALONE) -> None:
         self.states, self.ranks = states, ranks
