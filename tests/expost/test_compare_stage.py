@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import wandb
 from command_line import SMALL, Result, run_here
+from whole_run import run_lent
 
 FREE = tuple(word for word in SMALL if "num_components" not in word)  # what holds for every prior
 
@@ -17,7 +18,7 @@ FREE = tuple(word for word in SMALL if "num_components" not in word)  # what hol
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of a prior on the VAEs of two seeds, then one run of another prior under a name of its own."""
     folder = tmp_path_factory.mktemp("stored")
-    swept = run_here(folder, "-m", *FREE, "prior=gaussian", "seed=0,1")
+    swept = run_lent(folder, "-m", *FREE, "prior=gaussian", "seed=0,1")
     assert (swept.code, swept.err) == (0, "")
     alone = run_here(folder, *SMALL, "name=mine")
     assert (alone.code, alone.err) == (0, "")

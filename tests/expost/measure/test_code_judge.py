@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import report_of, run_here
+from command_line import report_of
+from whole_run import run_lent
 
 from expost.evaluation.figures.codes import codebook_usage
 from expost.evaluation.report import Report, Row
@@ -137,7 +138,7 @@ def test_the_picture_of_usage_shows_every_codebook(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vae", ["vq2", "bernoulli"])
 def test_one_switch_makes_a_whole_run(vae: str, tmp_path: Path) -> None:
     words = FAST if vae != "bernoulli" else FAST[1:]
-    result = run_here(tmp_path, f"vae={vae}", *words)
+    result = run_lent(tmp_path, f"vae={vae}", *words)
     assert result.code == 0, result.err
     told = report_of(tmp_path)
     assert list(told["rows"])[:4] == ["uniform", "unigram", "bigram", "transformer"]

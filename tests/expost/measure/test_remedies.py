@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import report_of, run_here
+from command_line import report_of
+from whole_run import run_lent
 
 from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Classes, Estimate, Fitting, Share
@@ -124,7 +125,7 @@ def test_a_prior_is_held_to_what_can_be_seen(samples: float, decoded: Any, real:
 
 
 def test_a_counting_prior_that_was_chosen_is_not_told_to_train(tmp_path: Path) -> None:
-    done = run_here(tmp_path, "debug=fast", "logger=csv", "vae=vq", "prior=unigram")
+    done = run_lent(tmp_path, "debug=fast", "logger=csv", "vae=vq", "prior=unigram")
     assert (done.code, done.err) == (0, "")
     report = report_of(tmp_path)
     assert report["fitting"]["unigram"]["by"] == "counting" and "longer" not in report["verdict"]

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+<<<<<<< HEAD
 from command_line import SMALL, assert_refused, run_here
 from exported_model import TINY, exported
+=======
+from command_line import SMALL, run_here
+from whole_run import run_lent
+>>>>>>> tests
 
 from expost import TwoStage
 from expost.base.command import Command
@@ -62,7 +67,7 @@ def test_the_user_can_want_the_first_alone() -> None:
 def test_the_report_and_the_key_are_those_of_the_prior_that_was_fitted(tmp_path: Path) -> None:
     small = (*(word for word in SMALL if "num_components" not in word and "hidden" not in word), "vae=fsq")
     small += ("net.channels=[8,8]", "prior.fit.max_epochs=1")
-    first = run_here(tmp_path, *small, "prior=autoregressive")
+    first = run_lent(tmp_path, *small, "prior=autoregressive")
     assert first.code == 0, first.err
     assert "transformer, for these latents are codes of shape (4)" in first.out
     again = run_here(tmp_path, *small, "prior=transformer", "stage=prior")
