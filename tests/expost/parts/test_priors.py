@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
 from command_line import SMALL, assert_refused, run_here
 from exported_model import TINY, exported
-=======
-from command_line import SMALL, run_here
 from whole_run import run_lent
->>>>>>> tests
 
 from expost import TwoStage
 from expost.base.command import Command
