@@ -46,7 +46,7 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
     (theirs, run), model = stages_of(folder, *KINDS[name]), TwoStage.load(out)
     torch.manual_seed(3)
     z = theirs.draw(theirs.prior, 1203)
-    images = torch.cat(list(theirs.decoded(z)))
+    images = torch.cat(list(theirs.decode(z)))
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(1203), z)
     torch.manual_seed(3)
@@ -81,7 +81,7 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     z = theirs.draw(theirs.prior, 700)
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(700), z) and z.unique().numel() > 8
-    assert torch.equal(model.decode(z), torch.cat(list(theirs.decoded(z))))
+    assert torch.equal(model.decode(z), torch.cat(list(theirs.decode(z))))
     x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32, run)))
     codes = model.encode(x).sample()
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
