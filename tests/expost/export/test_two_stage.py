@@ -83,11 +83,7 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(700), z) and z.unique().numel() > 8
     assert torch.equal(model.decode(z), torch.cat(list(theirs.decode(z))))
-<<<<<<< HEAD
     x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32)))
-=======
-    x, _ = next(iter(theirs.parts.batches(theirs.parts.data.test, 32, run)))
->>>>>>> report
     codes = model.encode(x).sample()
     assert torch.equal(codes, theirs.vae.encode(x).posterior.sample())
     assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
