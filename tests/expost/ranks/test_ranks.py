@@ -151,6 +151,7 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     """Without dropout, whose masks are of a rank's rows; 48 steps of Adam make 1 % of rounding in a weight."""
     words = [word for word in DDP if "num_components" not in word]
     words += ["prior=autoregressive", "prior.dropout=0", "prior.fit.max_epochs=3", "prior.fit.precision=32-true"]
+    words.append("limits.tokens=null")  # which would end it after two epochs
     result = run_here(ddp.folder, *words, "stage=prior")
     assert (result.code, result.err) == (0, "") and result.stages("done in") == ["prior"]
     made = ddp.folder / result.out.split()[-1]
