@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Source, fingerprint
-from stage1_vae.data.labels import Labels, are_identities, read_labels
+from stage1_vae.data.labels import Labels, read_labels
 from stage1_vae.data.layout import arrange
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import (
@@ -34,7 +34,8 @@ from stage1_vae.data.splits import (
     split_rows,
 )
 from stage1_vae.data.watched import Watched
-from stage1_vae.files.npy import NumpyArchive, map_array, open_npz
+from stage1_vae.files.archives import open_archive
+from stage1_vae.files.npy import NumpyArchive, map_array
 
 IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
 LABELS = ("label", "labels", "y", "target", "targets")
@@ -131,8 +132,8 @@ class Arrays(Source):
                 sets.append(InMemory(pixels.tensor(images[own]), own_labels))
             else:
                 sets.append(Mapped(images, own, own_labels, pixels))
-        further = [fact for fact in (pixels.facts, None if labels.are_plain else repr(labels.names)) if fact]
-        assignment = map(torch.from_numpy, rows.values())
+        assignment = [torch.from_numpy(own) for own in rows.values()]
+        further = pixels.facts + labels.facts
         return ImageData(
             path.stem,
             *sets,
@@ -148,15 +149,11 @@ class Arrays(Source):
         )
 
     def _content(self, path: Path) -> Content:
-        """
-        Raises:
-            DataError: it is no file of arrays.
-        """
         _check_is_numpy(path)
         try:
             if path.suffix.lower() == ".npz":
-                with open_npz(path) as archive:
-                    return _choose(path, archive, self.x, self.label)
+                with path.open("rb") as file, open_archive(file) as archive:
+                    return _choose(path, NumpyArchive(archive), self.x, self.label)
             array = map_array(path)
         except DataError:
             raise
@@ -217,7 +214,7 @@ class Arrays(Source):
             raise DataError(
                 f"{path}: class {read.names[unseen[0]]} has no training images: add some, or set data.label=false"
             )
-        if are_identities(read) and self.label is None:
+        if read.are_identities and self.label is None:
             content.left_out.append(
                 f"labels of {len(read.names):,} values for {num:,} images (data.label=NAME keeps them)"
             )

@@ -103,18 +103,17 @@ class Idx(Source):
         rows = (*hold_out(num_train, self.num_val, "data.num_val"), np.arange(num_train, len(images)))
         splits = [InMemory(pixels.tensor(images[own]), torch.from_numpy(labels.numbers[own])) for own in rows]
         names = labels.names
-        if labels.are_plain and len(class_names := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
+        if not labels.facts and len(class_names := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
             names = class_names
         if prefix.lower().startswith("emnist") and not self.transpose:
             guesses.append(UPRIGHT)
-        further = [fact for fact in (pixels.facts, None if labels.are_plain else repr(labels.names)) if fact]
         return ImageData(
             prefix or self.name,
             *splits,
             shape=tuple(images.shape[1:]),
             levels=pixels.levels,
             class_names=names,
-            fingerprint=fingerprint(("idx", *splits, *further)),
+            fingerprint=fingerprint(("idx", *splits, *pixels.facts, *labels.facts)),
             value_range=pixels.value_range,
             guesses=tuple(guesses),
         )
@@ -125,8 +124,9 @@ class Idx(Source):
         if self.transpose:
             arrays = [images.swapaxes(2, 3) for images in arrays]
         if arrays[0].shape[1:] != arrays[1].shape[1:] or arrays[0].dtype != arrays[1].dtype:
+            size, test_size = ("x".join(map(str, images.shape[2:])) for images in arrays)
             raise DataError(
-                f"{path.name} holds {_size(arrays[0])} images and {test_path.name} {_size(arrays[1])} ones: "
+                f"{path.name} holds {size} images and {test_path.name} {test_size} ones: "
                 "put files of one data set into data.root"
             )
         return np.concatenate([_bytes_if_whole(images) for images in arrays]), len(arrays[0])
@@ -240,11 +240,7 @@ def _local_file(folder: Path, file: str) -> Path | None:
 
 
 def _find(root: Path, name: str, prefix: str | None, guesses: list[str]) -> tuple[list[Path], str]:
-    """The four files of one set, and the word before their names.
-
-    Raises:
-        DataError: they are not there, or those of several sets are.
-    """
+    """The four files of one set, and the word before their names."""
     if not root.is_dir():
         raise DataError(f"{root} is a file: name the folder of the four IDX files with data.root=DIR")
     folder, sets = root, _sets(root)
@@ -304,7 +300,3 @@ def _fetch(url: str, file: str, md5: str, folder: Path) -> Path:
     except (RequestException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"cannot download {url}{file} to {folder} ({reason}): put the files there by hand") from error
-
-
-def _size(images: np.ndarray) -> str:
-    return "x".join(map(str, images.shape[2:]))

@@ -31,9 +31,14 @@ class Labels:
     names: tuple[str, ...]
 
     @property
-    def are_plain(self) -> bool:
-        """Whether the names are the numbers."""
-        return self.names == tuple(map(str, range(len(self.names))))
+    def are_identities(self) -> bool:
+        """Whether most images have a label of their own, as file numbers have and classes have not."""
+        return len(self.numbers) >= MANY and 2 * len(self.names) > len(self.numbers)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What a fingerprint must know beside the numbers: names, where they are others."""
+        return () if self.names == tuple(map(str, range(len(self.names)))) else (repr(self.names),)
 
 
 def sort_names(names: Collection[str]) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ def read_labels(
             guesses.append(f"labels in one-hot rows of {labels.shape[1]} classes")
             labels = labels.argmax(1)
         else:
-            labels = labels[:, _column(what, labels, column, none)]
+            labels = labels[:, _choose_column(what, labels.shape[1], column, none)]
     elif column:
         raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
     return _number_classes(what, labels, none)
@@ -121,8 +126,7 @@ def is_one_hot(labels: np.ndarray) -> bool:
     )
 
 
-def _column(what: str, labels: np.ndarray, column: int | None, none: str) -> int:
-    num = labels.shape[1]
+def _choose_column(what: str, num: int, column: int | None, none: str) -> int:
     if column is None and num == 1:
         return 0
     if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
@@ -153,8 +157,3 @@ def _number_classes(what: str, labels: np.ndarray, none: str) -> Labels:
     places = {name: place for place, name in enumerate(names)}
     place = np.array([places[word] for word in words], dtype=np.int64)
     return Labels(place[numbers.reshape(-1)], names)
-
-
-def are_identities(labels: Labels) -> bool:
-    """Whether most images have a label of their own, as file numbers have and classes have not."""
-    return len(labels.numbers) >= MANY and 2 * len(labels.names) > len(labels.numbers)

@@ -56,6 +56,7 @@ class EpochOrder(Sampler[Tensor]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -152,10 +153,6 @@ class Batches:
         """Of whole batches in the order of the split: the rows that they cover."""
         own_batches, size = self.sampler.own_batches, self.sampler.batch_size
         return range(min(own_batches.start * size, self.sampler.num), min(own_batches.stop * size, self.sampler.num))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields; Lightning calls this through `sampler`."""
-        self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         epoch = self.sampler.epoch if self.sampler.shuffle else 0

@@ -64,11 +64,10 @@ class Pixels:
         return values.clamp(0, 1)
 
     @property
-    def facts(self) -> str | None:
-        """What a fingerprint must know beside the numbers; None where they are taken as they are."""
-        if self.scale is None and self.levels in (None, 256):
-            return None
-        return f"levels {self.levels} scale {self.scale}"
+    def facts(self) -> tuple[str, ...]:
+        """What a fingerprint must know beside the numbers, where they are not taken as they are."""
+        is_plain = self.scale is None and self.levels in (None, BYTE)
+        return () if is_plain else (f"levels {self.levels} scale {self.scale}",)
 
 
 def read_pixels(

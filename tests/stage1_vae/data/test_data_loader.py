@@ -39,7 +39,7 @@ def noisy() -> InMemory:
 
 
 def epoch(batches: Batches, number: int = 0) -> torch.Tensor:
-    batches.set_epoch(number)
+    batches.sampler.set_epoch(number)
     return torch.cat([x for x, _ in batches])
 
 
