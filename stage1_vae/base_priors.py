@@ -34,7 +34,6 @@ class StandardNormal(BasePrior):
         self.shape = tuple(shape)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """[..., *shape] -> [...] nats."""
         return -0.5 * (z.square() + LOG_2PI).flatten(-len(self.shape)).sum(-1)
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
@@ -52,7 +51,6 @@ class UniformCodes(BasePrior):
         self.register_buffer("sizes", sizes, persistent=False)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """[..., T] -> [...] nats."""
         return -self.sizes.double().log().sum().float().expand(z.shape[:-1])
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
@@ -69,7 +67,6 @@ class FairBits(BasePrior):
         self.num_bits = num_bits
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """[..., D] -> [...] nats."""
         return z.new_full(z.shape[:-1], -self.num_bits * math.log(2))
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:

@@ -29,6 +29,9 @@ class Encoding:
 class Bottleneck(nn.Module, ABC):
     """Features [B, *features_shape] -> Encoding.
 
+    Beside what a user chooses, each takes `features_shape`, the shape of the encoder's features (of codes: a map
+    (C, h, w)), and `num_classes`, of the labels that travel beside the latents; 0: none.
+
     Attributes:
         spec: what one latent event is.
         family: the name of its posterior in `stage1_vae.latents.FAMILIES`.
@@ -46,6 +49,6 @@ class Bottleneck(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Tensor) -> Encoding: ...
 
-    @abstractmethod
     def embed(self, z: Tensor) -> Tensor:
         """Latents [B, *spec.shape] as the decoder takes them, [B, *decoder_shape]: codes become their vectors."""
+        return z

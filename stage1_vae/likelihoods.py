@@ -13,14 +13,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from stage1_vae.posteriors import Shape
+from stage1_vae.posteriors import Shape, Unchecked
 
 FEW_LEVELS = 32
 FLOAT_LEVELS = 256
@@ -35,14 +35,12 @@ class Pixels(str, Enum):
     CONTINUOUS = "continuous"
 
 
-class LogitsImage(Distribution):
+class LogitsImage(Unchecked):
     """Independent pixels, each of one logit, [B, C, H, W]."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
-        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+        super().__init__(logits.shape)
 
 
 class BernoulliImage(LogitsImage):
@@ -97,7 +95,7 @@ class ContinuousBernoulliImage(LogitsImage):
         return (self.logits * (value - 0.5) - normaliser).flatten(-3).sum(-1)
 
 
-class DiscretizedLogistic(Distribution):
+class DiscretizedLogistic(Unchecked):
     """A logistic density integrated over the bins of `levels` equally spaced intensities in [0, 1].
 
     The first and the last bin reach to minus and plus infinity, so the masses sum to one.
@@ -108,11 +106,9 @@ class DiscretizedLogistic(Distribution):
         levels: number of intensities.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int) -> None:
         self.loc, self.log_scale, self.levels = loc, log_scale, levels
-        super().__init__(loc.shape[:1], loc.shape[1:], validate_args=False)
+        super().__init__(loc.shape)
 
     @property
     def mean(self) -> Tensor:
@@ -152,7 +148,7 @@ class Likelihood(nn.Module, ABC):
 
     version: ClassVar[int] = 1
     pixels: ClassVar[Pixels]
-    unit_domain: ClassVar[bool]
+    unit_domain: ClassVar[bool] = True
     """Whether the images must lie in [0, 1]."""
     num_params: int = 1
 
@@ -164,7 +160,6 @@ class BernoulliLikelihood(Likelihood):
     """Independent Bernoulli pixels: a density of binary images, a cross-entropy on intensities."""
 
     pixels = Pixels.BINARY
-    unit_domain = True
 
     def forward(self, output: Tensor) -> BernoulliImage:
         return BernoulliImage(output)
@@ -174,7 +169,6 @@ class ContinuousBernoulliLikelihood(Likelihood):
     """The Bernoulli formula with its normaliser on [0, 1]: a density of real intensities."""
 
     pixels = Pixels.CONTINUOUS
-    unit_domain = True
 
     def forward(self, output: Tensor) -> ContinuousBernoulliImage:
         return ContinuousBernoulliImage(output)
@@ -219,7 +213,6 @@ class DiscretizedLogisticLikelihood(Likelihood):
     """
 
     pixels = Pixels.LEVELS
-    unit_domain = True
     num_params = 2
 
     def __init__(self, levels: int = FLOAT_LEVELS, min_log_scale: float = -7.0) -> None:

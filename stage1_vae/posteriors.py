@@ -10,14 +10,23 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 LOG_2PI = math.log(2 * math.pi)
 Shape = torch.Size | list[int] | tuple[int, ...]
 """What torch takes as a sample shape."""
 
 
-class DiagonalNormal(Distribution):
+class Unchecked(Distribution):
+    """A distribution of one event for each of a batch, [B, *event], that does not validate what it is given."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__(shape[:1], shape[1:], validate_args=False)
+
+
+class DiagonalNormal(Unchecked):
     """N(loc, diag(exp(log_std))^2) over events of any shape.
 
     Args:
@@ -25,16 +34,9 @@ class DiagonalNormal(Distribution):
         log_std: [B, *event] logarithms of the standard deviations.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {
-        "loc": constraints.real,
-        "log_std": constraints.real,
-    }
-    support = constraints.real
-    has_rsample = True
-
     def __init__(self, loc: Tensor, log_std: Tensor) -> None:
         self.loc, self.log_std = loc, log_std
-        super().__init__(loc.shape[:1], loc.shape[1:], validate_args=False)
+        super().__init__(loc.shape)
 
     @property
     def mean(self) -> Tensor:
@@ -55,16 +57,12 @@ class DiagonalNormal(Distribution):
         return per_dim.flatten(-len(self.event_shape)).sum(-1) if self.event_shape else per_dim
 
 
-class Delta(Distribution):
+class Delta(Unchecked):
     """A point mass at `loc` [B, *event]: the posterior of a deterministic autoencoder. It has no density."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real}
-    support = constraints.real
-    has_rsample = True
 
     def __init__(self, loc: Tensor) -> None:
         self.loc = loc
-        super().__init__(loc.shape[:1], loc.shape[1:], validate_args=False)
+        super().__init__(loc.shape)
 
     @property
     def mean(self) -> Tensor:
@@ -78,16 +76,15 @@ class Delta(Distribution):
         return self.loc.expand(*sample_shape, *self.loc.shape)
 
 
-class Codes(Distribution):
-    """A point mass at `codes` [B, T], int64: the posterior of a deterministic encoder into codes. It has a mass: 1."""
+class Codes(Unchecked):
+    """A point mass at `codes` [B, T], int64: the posterior of a deterministic encoder into codes. It has a mass: 1.
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"codes": constraints.nonnegative_integer}
-    support = constraints.nonnegative_integer
-    has_rsample = True  # of no gradient: what carries it is `Encoding.embedded`
+    Its draws carry no gradient: what carries it is `Encoding.embedded`.
+    """
 
     def __init__(self, codes: Tensor) -> None:
         self.codes = codes.long()
-        super().__init__(codes.shape[:1], codes.shape[1:], validate_args=False)
+        super().__init__(codes.shape)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return self.codes.expand(*sample_shape, *self.codes.shape)
@@ -98,16 +95,12 @@ class Codes(Distribution):
         return torch.where(same, 0.0, -torch.inf)
 
 
-class CategoricalCodes(Distribution):
+class CategoricalCodes(Unchecked):
     """Independent codes: logits [B, T, K]; z is int64 [B, T]. Its draws carry no gradient."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
-    support = constraints.nonnegative_integer
-    has_rsample = True  # of no gradient: what carries it is `Encoding.embedded`
 
     def __init__(self, logits: Tensor) -> None:
         self.log_probs = logits.log_softmax(-1)
-        super().__init__(logits.shape[:1], logits.shape[1:-1], validate_args=False)
+        super().__init__(logits.shape[:-1])
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         log_probs = self.log_probs.detach().expand(*sample_shape, *self.log_probs.shape)
@@ -119,20 +112,16 @@ class CategoricalCodes(Distribution):
         return chosen.squeeze(-1).sum(-1)
 
 
-class Bits(Distribution):
+class Bits(Unchecked):
     """Independent Bernoulli bits: logits [B, D]; z is 0.0 or 1.0.
 
     `rsample` is straight through: a hard bit whose gradient is that of its probability (Bengio, Leonard & Courville,
     "Estimating or Propagating Gradients Through Stochastic Neurons", 2013).
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
-    support = constraints.boolean
-    has_rsample = True
-
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
-        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+        super().__init__(logits.shape)
 
     @property
     def mean(self) -> Tensor:

@@ -86,9 +86,8 @@ def measured(folder: Path) -> list[Line]:
     error = math.hypot(information.standard_error, kl.standard_error)
 
     z = train.draw(torch.arange(50)).double()
-    loc, log_std = train.means().double(), train.log_stds()
-    assert log_std is not None
-    family = torch.distributions.Normal(loc, log_std.double().exp())
+    loc, log_std = (torch.from_numpy(np.array(train.params[name])).double() for name in ("loc", "log_std"))
+    family = torch.distributions.Normal(loc, log_std.exp())
     loop = torch.stack([family.log_prob(one).flatten(1).sum(1).logsumexp(0) for one in z]) - math.log(len(train))
     deviation = (train.log_aggregate(z.float()).double() - loop).abs().max().item()
 

@@ -94,7 +94,6 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
         shape=shape,
         levels=256,
         domain=Domain.UNIT,
-        num_classes=len(classes),
         class_names=classes,
         fingerprint="imagined",
     )

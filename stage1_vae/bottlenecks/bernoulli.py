@@ -4,7 +4,6 @@ of their probability (Bengio, Leonard & Courville, "Estimating or Propagating Gr
 """
 
 import math
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,15 +18,12 @@ MAX_LOGIT = 15.0
 
 class Bernoulli(Bottleneck):
     """Args:
-    features_shape: shape of the encoder's features, flattened here.
     latent_dim: D, bits.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for less than one bit.
     """
 
-    version: ClassVar[int] = 1
     family = "bits"
 
     def __init__(self, features_shape: tuple[int, ...], latent_dim: int = 64, num_classes: int = 0) -> None:

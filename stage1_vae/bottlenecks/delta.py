@@ -2,7 +2,6 @@
 Autoencoders", 2020)."""
 
 import math
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,12 +14,9 @@ class Delta(Bottleneck):
     """q(z|x) = a point mass at one linear map of the features. It has no prior, so no rate and no ELBO.
 
     Args:
-        features_shape: shape of the encoder's features, flattened here.
         latent_dim: D.
-        num_classes: labels that travel beside the latents.
     """
 
-    version: ClassVar[int] = 1
     family = "delta"
 
     def __init__(self, features_shape: tuple[int, ...], latent_dim: int, num_classes: int = 0) -> None:
@@ -34,6 +30,3 @@ class Delta(Bottleneck):
 
     def forward(self, features: Tensor) -> Encoding:
         return Encoding(DeltaPosterior(self.linear(features.flatten(1)).float()))
-
-    def embed(self, z: Tensor) -> Tensor:
-        return z

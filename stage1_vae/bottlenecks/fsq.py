@@ -11,7 +11,6 @@ nothing but its middle levels, and large ones nothing but the outer two. Here nu
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,15 +23,12 @@ from stage1_vae.posteriors import Codes
 
 class FSQ(Bottleneck):
     """Args:
-    features_shape: (C, h, w) of the encoder's features.
     levels: levels of each number; their product is the number of codes. [8, 6, 5] is near 2^8, [8, 5, 5, 5] near 2^10.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for features that are no map, or fewer than two levels.
     """
 
-    version: ClassVar[int] = 1
     family = "codes"
     radix: Tensor
     counts: Tensor

@@ -1,7 +1,6 @@
 """Diagonal Gaussian posterior (Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, eq. 9)."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,10 @@ class Gaussian(Bottleneck):
     """q(z|x) = N(loc(h), diag(exp(log_std(h)))^2) with one linear map from the features h.
 
     Args:
-        features_shape: shape of the encoder's features, flattened here.
         latent_dim: D.
-        num_classes: labels that travel beside the latents.
         min_log_std, max_log_std: bounds that keep exp() finite, far outside of what training visits.
     """
 
-    version: ClassVar[int] = 1
     family = "diagonal_normal"
 
     def __init__(
@@ -45,6 +41,3 @@ class Gaussian(Bottleneck):
     def forward(self, features: Tensor) -> Encoding:
         loc, log_std = self.linear(features.flatten(1)).float().chunk(2, dim=1)  # [B, D] each, float32 from here on
         return Encoding(DiagonalNormal(loc, torch.clamp(log_std, self.min_log_std, self.max_log_std)))
-
-    def embed(self, z: Tensor) -> Tensor:
-        return z

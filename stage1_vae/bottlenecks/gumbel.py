@@ -9,7 +9,6 @@ valid and a little worse.
 """
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +22,15 @@ from stage1_vae.posteriors import CategoricalCodes, Codes
 
 class Gumbel(Bottleneck):
     """Args:
-    features_shape: (C, h, w) of the encoder's features.
     num_codes: K.
     code_dim: length of a code vector.
     start_temperature, end_temperature: of the relaxation, along a cosine.
     anneal_steps: optimiser steps from the first to the last.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for features that are no map, or a number out of range.
     """
 
-    version: ClassVar[int] = 1
     family = "codes"
     steps: Tensor
 

@@ -1,7 +1,6 @@
 """Features are the latents: with `net=identity`, the images themselves: stage 2 on known densities."""
 
 import math
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,14 +10,8 @@ from stage1_vae.posteriors import Delta as DeltaPosterior
 
 
 class Identity(Bottleneck):
-    """q(z|x) = a point mass at the flattened features. It has no prior and no parameters.
+    """q(z|x) = a point mass at the flattened features. It has no prior and no parameters."""
 
-    Args:
-        features_shape: shape of the encoder's features.
-        num_classes: labels that travel beside the latents.
-    """
-
-    version: ClassVar[int] = 1
     family = "delta"
 
     def __init__(self, features_shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -29,6 +22,3 @@ class Identity(Bottleneck):
 
     def forward(self, features: Tensor) -> Encoding:
         return Encoding(DeltaPosterior(features.flatten(1).float()))
-
-    def embed(self, z: Tensor) -> Tensor:
-        return z

@@ -3,8 +3,6 @@ al., "SoundStream", 2021, algorithm 1; Lee et al., "Autoregressive Image Generat
 2022). The maps of codes are laid end to end, coarse first, so that a prior models p(first) p(second | first) ...
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -19,17 +17,15 @@ MOST_QUANTIZERS = 256
 
 class ResidualVQ(Bottleneck):
     """Args:
-    features_shape: (C, h, w) of the encoder's features.
     num_quantizers: codebooks, one after another.
     num_codes: of each.
     code_dim, commitment, decay, revive_below: of each, as in `VQ`.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for features that are no map, or a number out of range.
     """
 
-    version: ClassVar[int] = 2
+    version = 2
     family = "codes"
 
     def __init__(

@@ -4,8 +4,6 @@ theory, and what keeps the codes alive, is in `stage1_vae.codes.codebook`. What 
 them is the commitment (ibid., eq. 3, third term).
 """
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from stage1_vae.bottleneck import Bottleneck, Encoding
@@ -16,20 +14,18 @@ from stage1_vae.posteriors import Codes
 
 class VQ(Bottleneck):
     """Args:
-    features_shape: (C, h, w) of the encoder's features.
     num_codes: K.
     code_dim: length of a code vector.
     commitment: weight of the squared distance to the code vector, summed over places.
     decay: of the moving averages.
     revive_below: share of the average use below which a code is dead; 0: none ever is.
     rotation: gradients by the rotation trick instead of straight through.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for features that are no map, or a number out of range.
     """
 
-    version: ClassVar[int] = 2
+    version = 2
     family = "codes"
 
     def __init__(

@@ -6,8 +6,6 @@ back to the fine grid and condition the fine codes; the decoder sees both. The s
 that one autoregressive prior models p(top) p(bottom | top).
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,13 +21,12 @@ class VQ2(Bottleneck):
     features_shape: (C, h, w) of the encoder's features: the bottom grid; the top one is half of it, rounded up.
     num_codes: of each of the two codebooks.
     code_dim, commitment, decay, revive_below, rotation: of each, as in `VQ`.
-    num_classes: labels that travel beside the latents.
 
     Raises:
         ValueError: for features that are no map, or a number out of range.
     """
 
-    version: ClassVar[int] = 2
+    version = 2
     family = "codes"
 
     def __init__(

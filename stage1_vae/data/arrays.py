@@ -10,34 +10,32 @@ A `.npy` file is memory-mapped: one that exceeds the memory limit is never read 
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint
-from stage1_vae.data.labels import Labels, are_identities, read_labels
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Source, fingerprint
+from stage1_vae.data.labels import Labels, read_labels
 from stage1_vae.data.layout import arrange
 from stage1_vae.data.pixels import Pixels, read_pixels
 from stage1_vae.data.splits import (
     MIN_PER_SPLIT,
-    PARTS,
-    SPLIT_WORDS,
     SPLITS,
     check_fraction,
     check_total,
     existing_path,
     fits_in_memory,
     hold_out,
+    split_in,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
-from stage1_vae.files.npy import NumpyArchive, map_array, open_npz
+from stage1_vae.files.archives import open_archive
+from stage1_vae.files.npy import NumpyArchive, map_array
 
 IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
 LABELS = ("label", "labels", "y", "target", "targets")
@@ -65,7 +63,7 @@ class Mapped(ImageSet):
         return self.pixels.tensor(self.array[self.rows[index.cpu().numpy()]])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Content:
     """What lies in a file: images as they lie there, of each split or (called "all") of none, and their labels.
 
@@ -76,9 +74,9 @@ class Content:
     """
 
     images: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
-    guesses: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    guesses: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def unlabelled(self) -> list[str]:
@@ -87,7 +85,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Source):
     """Images in a NumPy file.
 
     Args:
@@ -114,93 +112,92 @@ class Arrays:
     domain: str = "unit"
     memory_limit_gib: float = 2.0
 
-    version: ClassVar[int] = 1
-
     def load(self) -> ImageData:
-        """Open and check the file.
-
-        Raises:
-            DataError: the file is missing, unreadable, or holds something else than images.
-        """
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
         path, domain = existing_path(self.root, "a .npy or .npz file of images"), Domain(self.domain)
         began_ns = time.time_ns()
-        content = _with_usable_labels(self._content(path))
-        images, ends, axes = self._images(path, content, domain)
-        pixels = read_pixels(str(path), images, domain, self.levels, self.range)
-        labels, unread = self._labels(path, content, len(images))
-        rows, cut = self._rows(ends)
+        content = self._content(path)
+        _pass_over_unlabelled(content)
+        images, sizes = self._images(path, content, domain)
+        pixels = read_pixels(str(path), images, domain, content.guesses, self.levels, self.range)
+        labels = self._labels(path, content, len(images))
+        numbers = torch.from_numpy(labels.numbers) if labels.names else None
+        rows = self._rows(sizes, content.guesses)
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
-        sets: dict[str, ImageSet] = {}
-        for name in SPLITS:
-            set_labels = (
-                None if labels is None or name in content.unlabelled else torch.from_numpy(labels.numbers[rows[name]])
-            )
-            sets[name] = (
-                InMemory(pixels.tensor(images[rows[name]]), set_labels)
-                if keep
-                else Mapped(images, rows[name], set_labels, pixels)
-            )
-        names = () if labels is None else labels.names
-        numbers = None if labels is None else torch.from_numpy(labels.numbers)
-        assignment = (torch.from_numpy(rows[name]) for name in SPLITS)
-        further = [fact for fact in (pixels.facts, None if labels is None or labels.are_plain else repr(names)) if fact]
+        sets: list[ImageSet] = []
+        for split, own in rows.items():
+            own_labels = None if numbers is None or split in content.unlabelled else numbers[own]
+            if keep:
+                sets.append(InMemory(pixels.tensor(images[own]), own_labels))
+            else:
+                sets.append(Mapped(images, own, own_labels, pixels))
+        assignment = [torch.from_numpy(own) for own in rows.values()]
+        further = pixels.facts + labels.facts
         return ImageData(
-            name=path.stem,
-            train=sets["train"],
-            val=sets["val"],
-            test=sets["test"],
+            path.stem,
+            *sets,
             shape=tuple(images.shape[1:]),
             levels=pixels.levels,
             domain=domain,
-            num_classes=len(names),
-            class_names=names,
+            class_names=labels.names,
             check_unchanged=(lambda: None) if keep else Watched([path], began_ns).check,
             fingerprint=fingerprint(("arrays", self.domain, pixels.digest, numbers, *assignment, *further)),
             value_range=pixels.value_range,
-            guesses=(*content.guesses, *axes, *pixels.guesses, *(() if labels is None else labels.guesses), *cut),
-            left_out=(*content.left_out, *unread),
+            guesses=tuple(content.guesses),
+            left_out=tuple(content.left_out),
         )
 
     def _content(self, path: Path) -> Content:
-        with _open(path) as file:
-            if isinstance(file, NumpyArchive):
-                return _choose(path, file, self.x, self.label)
-            if self.x is not None or isinstance(self.label, str):
-                raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
-            return Content({"all": file}, {})
+        _check_is_numpy(path)
+        try:
+            if path.suffix.lower() == ".npz":
+                with path.open("rb") as file, open_archive(file) as archive:
+                    return _choose(path, NumpyArchive(archive), self.x, self.label)
+            array = map_array(path)
+        except DataError:
+            raise
+        except Exception as error:  # numpy's and zip's readers raise many kinds on a damaged file
+            reason = " ".join(str(error).split())[:200]
+            if "Python objects" in reason:
+                raise DataError(
+                    f"{path} holds Python objects, which are not loaded: save images as uint8 or float32, and labels "
+                    "as numbers or by labels.astype(str)"
+                ) from error
+            raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
+        if self.x is not None or isinstance(self.label, str):
+            raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
+        return Content({"all": array})
 
-    def _images(
-        self, path: Path, content: Content, domain: Domain
-    ) -> tuple[np.ndarray, dict[str, int], tuple[str, ...]]:
-        """All images [N, C, H, W], one split behind the other; how many each has; what was guessed of their axes."""
+    def _images(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray, dict[str, int]]:
+        """All images [N, C, H, W], one split behind the other, and how many each has."""
         arrays: dict[str, np.ndarray] = {}
-        guesses: tuple[str, ...] = ()
         for split, images in content.images.items():
-            where = str(path) if split == "all" else f"{path} ({split})"
-            arrays[split], guesses = arrange(where, images, self.layout, domain)
+            guesses: list[str] = []  # the same of each
+            arrays[split] = arrange(_place(path, split), images, self.layout, domain, guesses)
+        content.guesses += guesses
         first, *others = arrays
         for split in others:
             kinds = [f"{array.dtype} {array.shape[1:]}" for array in (arrays[first], arrays[split])]
             if kinds[0] != kinds[1]:
                 raise DataError(f"{path}: {first} holds {kinds[0]} and {split} {kinds[1]}: save all splits alike")
         whole = np.concatenate(list(arrays.values())) if others else arrays[first]
-        return whole, {split: len(array) for split, array in arrays.items()}, guesses
+        return whole, {split: len(array) for split, array in arrays.items()}
 
-    def _labels(self, path: Path, content: Content, num: int) -> tuple[Labels | None, tuple[str, ...]]:
-        """Labels of all images, and what was left out."""
+    def _labels(self, path: Path, content: Content, num: int) -> Labels:
+        """Labels of all images but those of splits that have none, which come last."""
+        no_labels = Labels(np.zeros(0, np.int64), ())
         if not content.labels:
             if self.label_column is not None:
                 raise DataError(f"data.label_column={self.label_column}: {path} has no labels; leave the key out")
-            return None, ()
+            return no_labels
         columns = set()
         for split, labels in content.labels.items():
-            images, where = content.images[split], str(path) if split == "all" else f"{path} ({split})"
-            if labels.ndim not in (1, 2) or len(labels) != len(images):
+            num_images = len(content.images[split])
+            if labels.ndim not in (1, 2) or len(labels) != num_images:
                 raise DataError(
-                    f"{where} holds {len(images)} images but label has shape {labels.shape}: give one label an image, "
-                    "or set data.label=false"
+                    f"{_place(path, split)} holds {num_images} images but label has shape {labels.shape}: give one "
+                    "label an image, or set data.label=false"
                 )
             columns.add(labels.shape[1] if labels.ndim == 2 else 1)
         if len(columns) > 1:
@@ -210,72 +207,53 @@ class Arrays:
             )
         parts = [content.labels[split] for split in content.images if split in content.labels]
         rows = np.concatenate([part.reshape(len(part), -1) for part in parts]) if len(parts) > 1 else parts[0]
-        read = read_labels(str(path), rows, num if len(content.images) == 1 else len(rows), self.label_column)
+        read = read_labels(
+            str(path), rows, num if len(content.images) == 1 else len(rows), self.label_column, content.guesses
+        )
         if "train" in content.labels and (unseen := sorted(set(read.numbers) - set(read.numbers[: len(parts[0])]))):
             raise DataError(
                 f"{path}: class {read.names[unseen[0]]} has no training images: add some, or set data.label=false"
             )
-        if are_identities(read) and self.label is None:
-            return None, (f"labels of {len(read.names):,} values for {num:,} images (data.label=NAME keeps them)",)
-        return read, ()
+        if read.are_identities and self.label is None:
+            content.left_out.append(
+                f"labels of {len(read.names):,} values for {num:,} images (data.label=NAME keeps them)"
+            )
+            return no_labels
+        return read
 
-    def _rows(self, sizes: dict[str, int]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Rows of each split, and what was cut from the training images because the file has none of it."""
+    def _rows(self, sizes: dict[str, int], guesses: list[str]) -> dict[str, np.ndarray]:
+        """Rows of each split; what the file has none of is cut from the training images."""
         if "all" in sizes:
-            split = split_rows(sizes["all"], self.val_fraction, self.test_fraction)
-            return {name: getattr(split, name) for name in SPLITS}, ()
+            return split_rows(sizes["all"], self.val_fraction, self.test_fraction)
         check_total(sum(sizes.values()))
-        ends = np.cumsum([0, *sizes.values()])
-        rows = {name: np.arange(start, end) for name, start, end in zip(sizes, ends, ends[1:], strict=False)}
         if few := next((name for name, num in sizes.items() if num < MIN_PER_SPLIT), None):
             raise DataError(f"{sizes[few]} images in the {few} split; at least {MIN_PER_SPLIT} are needed: add images")
-        cut: tuple[str, ...] = ()
-        for name in ("test", "val"):
+        ends = np.cumsum([*sizes.values()])
+        rows = dict(zip(sizes, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+        for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in rows:
-                key = f"{name}_fraction"
-                check_fraction(key, getattr(self, key))
-                train = rows["train"]
-                rest, held = hold_out(
-                    len(train), max(MIN_PER_SPLIT, round(len(train) * getattr(self, key))), f"data.{key}"
-                )
+                check_fraction(f"{name}_fraction", fraction)
+                train, key = rows["train"], f"data.{name}_fraction"
+                rest, held = hold_out(len(train), max(MIN_PER_SPLIT, round(len(train) * fraction)), key)
                 rows[name], rows["train"] = train[held], train[rest]
-                cut += (f"{name} cut from train (data.{key})",)
-        return rows, cut
+                guesses.append(f"{name} cut from train ({key})")
+        return {name: rows[name] for name in SPLITS}
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[np.memmap | NumpyArchive]:
-    """The array in the file, or its arrays.
-
-    Raises:
-        DataError: it is no file of arrays.
-    """
+def _check_is_numpy(path: Path) -> None:
     if path.is_dir():
         inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
         holds = f" (it holds {', '.join(inside)})" if inside else ""
         remedy = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
         raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
     if not path.is_file():
         raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
-    try:
-        if suffix == ".npy":
-            yield map_array(path)
-        else:
-            with open_npz(path) as archive:
-                yield archive
-    except DataError:
-        raise
-    except Exception as error:  # numpy's and zip's readers raise many kinds on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        if "Python objects" in reason:
-            raise DataError(
-                f"{path} holds Python objects, which are not loaded: save images as uint8 or float32, and labels as "
-                "numbers or by labels.astype(str)"
-            ) from error
-        raise DataError(f"{path} cannot be read as a NumPy file ({reason}): save it again") from error
+
+
+def _place(path: Path, split: str) -> str:
+    return str(path) if split == "all" else f"{path} ({split})"
 
 
 def _choose(path: Path, archive: NumpyArchive, x: str | None, label: str | bool | None) -> Content:
@@ -304,33 +282,33 @@ def _choose(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
             "data.x=NAME data.label=NAME"
         )
     labels = {} if label is False else {split: labels[split] for split in images if split in labels}
-    used = {*images.values(), *labels.values()}
-    unused = [name for name in names if name not in used]
-    sources = f"images from {_first_few(list(images.values()))}"
-    sources += f", labels from {_first_few(list(labels.values()))}" if labels else ""
-    return Content(
+    content = Content(
         {split: archive.read(name) for split, name in images.items()},
         {split: archive.read(name) for split, name in labels.items()},
-        () if used <= {"x", "label"} else (f"{sources} (data.x, data.label)",),
-        (f"arrays {_first_few(unused)} (data.x=NAME, data.label=NAME)",) if unused else (),
     )
+    used = {*images.values(), *labels.values()}
+    if not used <= {"x", "label"}:
+        sources = f"images from {_first_few(list(images.values()))}"
+        sources += f", labels from {_first_few(list(labels.values()))}" if labels else ""
+        content.guesses.append(f"{sources} (data.x, data.label)")
+    if unused := [name for name in names if name not in used]:
+        content.left_out.append(f"arrays {_first_few(unused)} (data.x=NAME, data.label=NAME)")
+    return content
 
 
-def _with_usable_labels(content: Content) -> Content:
-    """What can be used of labels that not every split has: test images may lack them, others are left out."""
-    images, labels, left_out = dict(content.images), dict(content.labels), content.left_out
+def _pass_over_unlabelled(content: Content) -> None:
+    """Keep what can be used of labels that not every split has: test images may lack them, others are left out."""
+    images, labels, left_out = content.images, content.labels, content.left_out
     if {"train", "test"} <= labels.keys() and _are_hidden(labels["test"], labels["train"]):
-        left_out += (f"labels of test, which are all {labels.pop('test').flat[0]}",)
-        content = replace(content, labels=labels)
-    if labels and "train" in content.unlabelled:
-        labels, left_out = {}, (*left_out, f"labels of {' and '.join(labels)}, for the training images have none")
-    if "val" in content.unlabelled and labels:
-        left_out += (
-            f"{len(images.pop('val')):,} validation images, which have no labels (data.label=false takes them)",
-        )
-    if "test" in content.unlabelled and labels:
-        left_out += ("figures of classes on test images, which have no labels",)
-    return replace(content, images=images, labels=labels, left_out=left_out)
+        left_out.append(f"labels of test, which are all {labels.pop('test').flat[0]}")
+    if "train" in content.unlabelled:
+        left_out.append(f"labels of {' and '.join(labels)}, for the training images have none")
+        labels.clear()
+    if "val" in content.unlabelled:
+        num = len(images.pop("val"))
+        left_out.append(f"{num:,} validation images, which have no labels (data.label=false takes them)")
+    if "test" in content.unlabelled:
+        left_out.append("figures of classes on test images, which have no labels")
 
 
 def _are_hidden(labels: np.ndarray, of_training: np.ndarray) -> bool:
@@ -346,25 +324,22 @@ def _first_common(names: Sequence[str], common: Sequence[str]) -> str | None:
 
 def _parse(name: str) -> tuple[str, str]:
     """The split that a name says, empty for none or several, and its other words: x_train, trainX, train_set_x."""
-    words = [word.lower() for word in PARTS.findall(name)]
-    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
-    return splits[0] if len(splits) == 1 else "", "_".join(w for w in words if w not in SPLIT_WORDS and w != "set")
+    split, words = split_in(name)
+    return split, "_".join(word.lower() for word in words if word.lower() != "set")
 
 
 def _names_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, str]:
     """Split -> the array of its images (or labels, if `common` are those), the first of several."""
-    by_split: dict[str, str] = {}
-    for name in names:
-        split, rest = _parse(name)
-        if split and (rest in common or (not rest and common is IMAGES)):
-            by_split.setdefault(split, name)
-    return by_split
+    parsed = {name: _parse(name) for name in reversed(names)}
+    may_be_unsaid = [""] if common is IMAGES else []
+    return {split: name for name, (split, rest) in parsed.items() if split and rest in (*common, *may_be_unsaid)}
 
 
 def _names_like(names: Sequence[str], example: str) -> dict[str, str]:
-    """Split -> the array called as `chosen` but for the split, as y_test_fine and y_train_fine; or none."""
+    """Split -> the array called as `example` but for the split, as y_test_fine and y_train_fine; or none."""
     split, rest = _parse(example)
-    return {_parse(name)[0]: name for name in names if split and _parse(name)[0] and _parse(name)[1] == rest}
+    parsed = {name: _parse(name) for name in names if split}
+    return {of_split: name for name, (of_split, other) in parsed.items() if of_split and other == rest}
 
 
 def _first_few(names: Sequence[str]) -> str:

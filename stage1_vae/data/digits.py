@@ -7,40 +7,33 @@ import gzip
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 
-from stage1_vae.data.images import Domain, ImageData, InMemory, fingerprint
+from stage1_vae.data.images import ImageData, InMemory, Source, fingerprint
 from stage1_vae.data.splits import split_rows
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Source):
     """scikit-learn's digits, split 70/10/20."""
-
-    version: ClassVar[int] = 1
 
     def load(self) -> ImageData:
         with gzip.open(digits_file(), "rt", encoding="utf-8") as file:
             table = np.loadtxt(file, delimiter=",")  # [1797, 65]: pixels, then the label
         images = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 8, 8)
         labels = torch.from_numpy(table[:, -1].astype(np.int64))
-        split = split_rows(len(images), val_fraction=0.1, test_fraction=0.2)
-        train, val, test = (InMemory(images[rows], labels[rows]) for rows in (split.train, split.val, split.test))
+        rows = split_rows(len(images), val_fraction=0.1, test_fraction=0.2)
+        splits = [InMemory(images[of_split], labels[of_split]) for of_split in rows.values()]
         return ImageData(
-            name="digits",
-            train=train,
-            val=val,
-            test=test,
+            "digits",
+            *splits,
             shape=(1, 8, 8),
             levels=17,
-            domain=Domain.UNIT,
-            num_classes=10,
             class_names=tuple(str(digit) for digit in range(10)),
             value_range=(0, 16),
-            fingerprint=fingerprint(("digits", train, val, test)),
+            fingerprint=fingerprint(("digits", *splits)),
         )
 
 

@@ -16,31 +16,23 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
 
-from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
+from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, Source, fingerprint
 from stage1_vae.data.labels import Labels, is_one_hot, read_labels
 from stage1_vae.data.layout import arrange
-from stage1_vae.data.pixels import Pixels, read_pixels
+from stage1_vae.data.pixels import read_pixels
 from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing_path, hold_out
 from stage1_vae.files.archives import check_unpacked
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-@dataclass(frozen=True)
-class Mirror:
-    """Where the four gzipped files can be had, and their MD5 sums in the order of `FILES`."""
-
-    url: str
-    md5: tuple[str, str, str, str]
-
-
 MIRRORS = {
-    "mnist": Mirror(
+    "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (
             "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -49,7 +41,7 @@ MIRRORS = {
             "ec29112dd5afa0611ce80d1b7f02629c",
         ),
     ),
-    "fashion_mnist": Mirror(
+    "fashion_mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         (
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -59,6 +51,7 @@ MIRRORS = {
         ),
     ),
 }
+"""Where the four gzipped files can be had, and their MD5 sums in the order of `FILES`."""
 CLASS_NAMES = {
     "fashion_mnist": (
         *("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
@@ -72,16 +65,7 @@ UPRIGHT = "images that lie on their side are turned by data.transpose=true, as E
 
 
 @dataclass(frozen=True)
-class Files:
-    """The four files in the order of `FILES`, the word before their names, and what was guessed to find them."""
-
-    paths: tuple[Path, ...]
-    prefix: str = ""
-    guesses: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Idx:
+class Idx(Source):
     """Four IDX files in one folder: images and labels, for training and (t10k) for the test.
 
     Args:
@@ -105,101 +89,80 @@ class Idx:
     num_val: int = 5000
     download: bool = False
 
-    version: ClassVar[int] = 1
-
     def load(self) -> ImageData:
-        """Read all four files.
-
-        Raises:
-            DataError: a file is missing, truncated, not IDX, or does not fit the others; a download fails.
-        """
         if not isinstance(self.transpose, bool):
             raise DataError(f"data.transpose={self.transpose}: give true or false")
-        files = self._files()
-        prefix = files.prefix
-        pixels, images, test_images = self._read_images(files.paths[0], files.paths[2])
-        labels = self._read_labels(files.paths, (len(images), len(test_images)))
-        check_total(len(images) + len(test_images))
-        if len(test_images) < MIN_PER_SPLIT:
-            raise DataError(f"{files.paths[2]} holds {len(test_images)} images; at least {MIN_PER_SPLIT} are needed")
-        rows, test_rows = hold_out(len(images), self.num_val, "data.num_val"), np.arange(len(test_images))
-        of_train, of_test = labels.numbers[: len(images)], labels.numbers[len(images) :]
-        train, val, test = (
-            InMemory(pixels.tensor(values[chosen]), torch.from_numpy(numbers[chosen]))
-            for values, numbers, chosen in (
-                (images, of_train, rows[0]),
-                (images, of_train, rows[1]),
-                (test_images, of_test, test_rows),
-            )
-        )
+        guesses: list[str] = []
+        paths, prefix = self._files(guesses)
+        images, num_train = self._read_images(paths[0], paths[2])
+        pixels = read_pixels(str(paths[0]), images, Domain.UNIT, guesses, self.levels, self.range, may_be_real=False)
+        labels = self._read_labels(paths, (num_train, len(images) - num_train), guesses)
+        check_total(len(images))
+        if len(images) - num_train < MIN_PER_SPLIT:
+            raise DataError(f"{paths[2]} holds {len(images) - num_train} images; at least {MIN_PER_SPLIT} are needed")
+        rows = (*hold_out(num_train, self.num_val, "data.num_val"), np.arange(num_train, len(images)))
+        splits = [InMemory(pixels.tensor(images[own]), torch.from_numpy(labels.numbers[own])) for own in rows]
         names = labels.names
-        if labels.are_plain and len(class_names := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
+        if not labels.facts and len(class_names := CLASS_NAMES.get(self.name, ())) == len(names) and not prefix:
             names = class_names
-        further = [fact for fact in (pixels.facts, None if labels.are_plain else repr(labels.names)) if fact]
-        on_side = (UPRIGHT,) if prefix.lower().startswith("emnist") and not self.transpose else ()
+        if prefix.lower().startswith("emnist") and not self.transpose:
+            guesses.append(UPRIGHT)
         return ImageData(
-            name=prefix or self.name,
-            train=train,
-            val=val,
-            test=test,
+            prefix or self.name,
+            *splits,
             shape=tuple(images.shape[1:]),
             levels=pixels.levels,
-            domain=Domain.UNIT,
-            num_classes=len(names),
             class_names=names,
-            fingerprint=fingerprint(("idx", train, val, test, *further)),
+            fingerprint=fingerprint(("idx", *splits, *pixels.facts, *labels.facts)),
             value_range=pixels.value_range,
-            guesses=(*files.guesses, *pixels.guesses, *labels.guesses, *on_side),
+            guesses=tuple(guesses),
         )
 
-    def _read_images(self, path: Path, test_path: Path) -> tuple[Pixels, np.ndarray, np.ndarray]:
-        """What the pixels mean, and the images of both files [N, C, H, W]."""
-        arrays = []
-        for file in (path, test_path):
-            images = read_idx(file, (3, 4))
-            arrays.append(arrange(str(file), images, None, Domain.UNIT)[0])
+    def _read_images(self, path: Path, test_path: Path) -> tuple[np.ndarray, int]:
+        """The images of both files [N, C, H, W], and how many are those of the first."""
+        arrays = [arrange(str(file), read_idx(file, (3, 4)), None, Domain.UNIT, []) for file in (path, test_path)]
         if self.transpose:
             arrays = [images.swapaxes(2, 3) for images in arrays]
         if arrays[0].shape[1:] != arrays[1].shape[1:] or arrays[0].dtype != arrays[1].dtype:
+            size, test_size = ("x".join(map(str, images.shape[2:])) for images in arrays)
             raise DataError(
-                f"{path.name} holds {_size(arrays[0])} images and {test_path.name} {_size(arrays[1])} ones: "
+                f"{path.name} holds {size} images and {test_path.name} {test_size} ones: "
                 "put files of one data set into data.root"
             )
-        arrays = [_bytes_if_whole(images) for images in arrays]
-        pixels = read_pixels(str(path), np.concatenate(arrays), Domain.UNIT, self.levels, self.range, may_be_real=False)
-        return pixels, arrays[0], arrays[1]
+        return np.concatenate([_bytes_if_whole(images) for images in arrays]), len(arrays[0])
 
-    def _read_labels(self, paths: tuple[Path, ...], nums: tuple[int, int]) -> Labels:
+    def _read_labels(self, paths: Sequence[Path], nums: tuple[int, int], guesses: list[str]) -> Labels:
         """Labels of the training images, and behind them those of the test images."""
-        path, test_path = paths[1], paths[3]
         parts = []
-        for images_path, num, labels_path in zip(paths[::2], nums, paths[1::2], strict=True):
-            part = read_idx(labels_path, (1, 2))
+        for images_path, num, path in zip(paths[::2], nums, paths[1::2], strict=True):
+            part = read_idx(path, (1, 2))
             if len(part) != num:
                 raise DataError(
-                    f"{images_path} holds {num} images but {labels_path.name} {len(part)} labels: "
+                    f"{images_path} holds {num} images but {path.name} {len(part)} labels: "
                     "put files of one data set into data.root"
                 )
             parts.append(part.reshape(len(part), -1))
-        if parts[0].shape[1] != parts[1].shape[1]:
+        columns, of_test = (part.shape[1] for part in parts)
+        if columns != of_test:
             raise DataError(
-                f"{path.name} has {parts[0].shape[1]} columns of labels and {test_path.name} "
-                f"{parts[1].shape[1]}: put files of one data set into data.root"
+                f"{paths[1].name} has {columns} columns of labels and {paths[3].name} {of_test}: "
+                "put files of one data set into data.root"
             )
-        columns, rows = parts[0].shape[1], np.concatenate(parts)
-        column = self.label_column
-        if column is None and not is_one_hot(rows):
-            column = 0
-        labels = read_labels(str(path), rows, sum(nums), column, may_be_left_out=False)
-        if columns > 1 and column is not None and self.label_column is None:
-            guess = f"the first of {columns} columns of labels (data.label_column)"
-            return Labels(labels.numbers, labels.names, (*labels.guesses, guess))
+        rows, column = np.concatenate(parts), self.label_column
+        takes_first = column is None and not is_one_hot(rows)
+        labels = read_labels(
+            str(paths[1]), rows, sum(nums), 0 if takes_first else column, guesses, may_be_left_out=False
+        )
+        if takes_first and columns > 1:
+            guesses.append(f"the first of {columns} columns of labels (data.label_column)")
         return labels
 
-    def _files(self) -> Files:
+    def _files(self, guesses: list[str]) -> tuple[list[Path], str]:
+        """The four files in the order of `FILES`, and the word before their names."""
         if not self.download:
             hint = ", or fetch them with data.root=DIR data.download=true" if self.name in MIRRORS else ""
-            return _find(existing_path(self.root, "the folder of the four IDX files", hint), self.name, self.prefix)
+            root = existing_path(self.root, "the folder of the four IDX files", hint)
+            return _find(root, self.name, self.prefix, guesses)
         if self.prefix is not None:
             raise DataError(f"data.prefix={self.prefix} chooses among files that are there: leave out data.download")
         if not self.root:
@@ -209,13 +172,9 @@ class Idx:
                 f"nowhere to download data.name={self.name} from: choose {' or '.join(MIRRORS)}, or data.download=false"
             )
         folder = Path(str(self.root)).expanduser().absolute()
-        mirror = MIRRORS[self.name]
-        return Files(
-            tuple(
-                _local_file(folder, file) or _fetch(mirror.url, f"{file}.gz", md5, folder)
-                for file, md5 in zip(FILES, mirror.md5, strict=True)
-            )
-        )
+        url, sums = MIRRORS[self.name]
+        missing = zip(FILES, sums, strict=True)
+        return [_local_file(folder, file) or _fetch(url, f"{file}.gz", md5, folder) for file, md5 in missing], ""
 
 
 def read_idx(path: Path, num_dims: tuple[int, ...]) -> np.ndarray:
@@ -280,37 +239,33 @@ def _local_file(folder: Path, file: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _find(root: Path, name: str, prefix: str | None) -> Files:
-    """The four files of one set.
-
-    Raises:
-        DataError: they are not there, or those of several sets are.
-    """
+def _find(root: Path, name: str, prefix: str | None, guesses: list[str]) -> tuple[list[Path], str]:
+    """The four files of one set, and the word before their names."""
     if not root.is_dir():
         raise DataError(f"{root} is a file: name the folder of the four IDX files with data.root=DIR")
-    folder = root
-    guesses: tuple[str, ...] = ()
-    sets = _sets(folder)
-    below = [] if sets else [inner for inner in _folders_below(root) if _sets(inner)]
-    if len(below) > 1:
-        raise DataError(
-            f"{root} has several folders of IDX files below it: name one of them, data.root="
-            f"{' or '.join(str(inner) for inner in below[:3])}"
-        )
-    if below:
-        folder, sets = below[0], _sets(below[0])
-        guesses = (f"files from {folder.relative_to(root)}/ below data.root",)
+    folder, sets = root, _sets(root)
+    if not sets:
+        inside = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth)) if path.is_dir()]  # as MNIST/raw
+        below = [path for path in inside if _sets(path)]
+        if len(below) > 1:
+            raise DataError(
+                f"{root} has several folders of IDX files below it: name one of them, data.root="
+                f"{' or '.join(str(path) for path in below[:3])}"
+            )
+        for folder in below:
+            sets = _sets(folder)
+            guesses.append(f"files from {folder.relative_to(root)}/ below data.root")
     if prefix is None and len(sets) > 1 and "" not in sets:
         raise DataError(
             f"{folder} holds the files of {len(sets)} sets: choose one with data.prefix={min(sets)} "
             f"(there are {', '.join(sorted(sets))})"
         )
-    word = prefix if prefix is not None else "" if "" in sets or not sets else min(sets)
+    word = prefix if prefix is not None else min(sets, default="")
     files = sets.get(word, {})
-    missing = next((i for i in range(len(FILES)) if i not in files), None)
+    missing = next((file for i, file in enumerate(FILES) if i not in files), None)
     if missing is not None:
-        raise DataError(_missing_message(folder, f"{word}-{FILES[missing]}" if word else FILES[missing], name, sets))
-    return Files(tuple(files[i] for i in range(len(FILES))), word, guesses)
+        raise DataError(_missing_message(folder, f"{word}-{missing}" if word else missing, name, sets))
+    return [files[i] for i in range(len(FILES))], word
 
 
 def _missing_message(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]) -> str:
@@ -322,11 +277,6 @@ def _missing_message(folder: Path, file: str, name: str, sets: dict[str, dict[in
     choose = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
     remedy = f"{fetch}{choose}name the folder of the IDX files with data.root=DIR"
     return f"{folder} has no {file} or {file}.gz{there}: {remedy}"
-
-
-def _folders_below(root: Path) -> list[Path]:
-    """Folders one and two below `root`, as MNIST/raw is."""
-    return [path for depth in ("*", "*/*") for path in sorted(root.glob(depth)) if path.is_dir()]
 
 
 def _sets(folder: Path) -> dict[str, dict[int, Path]]:
@@ -350,7 +300,3 @@ def _fetch(url: str, file: str, md5: str, folder: Path) -> Path:
     except (RequestException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"cannot download {url}{file} to {folder} ({reason}): put the files there by hand") from error
-
-
-def _size(images: np.ndarray) -> str:
-    return "x".join(map(str, images.shape[2:]))

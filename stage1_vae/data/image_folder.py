@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
 from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
 from stage1_vae.data.folders.suffixes import describe_unread
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, fingerprint, spread_rows
+from stage1_vae.data.images import DataError, ImageData, ImageSet, InMemory, Source, fingerprint
 from stage1_vae.data.pixels import BYTE, levels_of
 from stage1_vae.data.splits import (
     MIN_IMAGES,
@@ -32,6 +32,7 @@ from stage1_vae.data.splits import (
     split_rows,
 )
 from stage1_vae.data.watched import Watched
+from stage1_vae.rows import spread_rows
 
 LOOKED_AT = 64
 """Images of each split on the disk whose values are looked at."""
@@ -48,7 +49,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Source):
     """A folder of images.
 
     Args:
@@ -74,50 +75,36 @@ class ImageFolder:
     pages: str | None = None
     levels: int | None = None
 
-    version: ClassVar[int] = 1
-
     def load(self) -> ImageData:
-        """Find, check and, where they fit in memory, decode the images.
-
-        Raises:
-            DataError: the folder is missing, empty, too small, can be read in two ways, or holds damaged images or
-                images of differing modes or of more than 8 bits a channel.
-        """
         self._check_keys()
-        root = existing_path(self.root, "a folder of images")
-        began_ns = time.time_ns()
+        root, began_ns = existing_path(self.root, "a folder of images"), time.time_ns()
         layout = self._layout(root)
         splits = self._split(root, layout)
-        pictures = [picture for name in SPLITS for picture in splits[name]]
+        pictures = [picture for images in splits.values() for picture in images]
         target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses))
-        labels = {name: _labels(splits[name], layout, name) for name in SPLITS}
         keep = fits_in_memory(len(pictures) * math.prod(target.shape), self.memory_limit_gib)
-        sets: dict[str, ImageSet] = {name: _image_set(splits[name], target, labels[name], keep) for name in SPLITS}
+        sets = [_image_set(images, target, _labels(images, layout, name), keep) for name, images in splits.items()]
         low, high = _value_range(sets)
         complete = keep or max(map(len, splits.values())) <= LOOKED_AT
-        levels, guesses = levels_of(str(root), high, self.levels, complete)
-        for images in sets.values():
+        levels = levels_of(str(root), high, self.levels, layout.guesses, complete)
+        for images in sets:
             if isinstance(images, Files):
                 images.levels = levels
         content = b"".join(picture.header.digest for picture in pictures)  # in the order of the splits
-        facts = f"image_folder {target} {[len(splits[name]) for name in SPLITS]} {layout.classes}"
+        facts = f"image_folder {target} {[len(images) for images in sets]} {layout.classes}"
         facts += f" {levels} levels" * (levels != BYTE)
         return ImageData(
-            name=root.resolve().name,
-            train=sets["train"],
-            val=sets["val"],
-            test=sets["test"],
+            root.resolve().name,
+            *sets,
             shape=target.shape,
             levels=levels,
-            domain=Domain.UNIT,
-            num_classes=len(layout.classes),
             class_names=layout.classes,
             check_unchanged=(lambda: None)
             if keep
             else Watched({picture.file.path for picture in pictures}, began_ns).check,
-            fingerprint=fingerprint((facts, content, *labels.values())),
+            fingerprint=fingerprint((facts, content, *(images.labels for images in sets))),
             value_range=(low, high),
-            guesses=(*layout.guesses, *guesses),
+            guesses=tuple(layout.guesses),
             left_out=(*layout.left_out, *_dropped_channels(pictures, target)),
         )
 
@@ -158,13 +145,13 @@ class ImageFolder:
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
         files = {name: _pictures(files, self.pages) for name, files in layout.images.items()}
-        _tell_pages([of_file for of_files in files.values() for of_file in of_files], layout)
-        total = sum(len(of_file) for of_files in files.values() for of_file in of_files)
-        check_total(total)
+        all_files = [of_file for of_files in files.values() for of_file in of_files]
+        _tell_pages(all_files, layout)
+        check_total(sum(map(len, all_files)))
         if HEAP in files:
             heap = _units(files[HEAP], layout)
             rows = split_rows(len(heap), self.val_fraction, self.test_fraction)
-            return {name: _mix([heap[i] for i in getattr(rows, name)]) for name in SPLITS}
+            return {name: _mix([heap[i] for i in rows[name]]) for name in SPLITS}
         units = {name: [of_files[i] for i in random_order(len(of_files))] for name, of_files in files.items()}
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in units:
@@ -172,10 +159,10 @@ class ImageFolder:
                 num = max(MIN_PER_SPLIT, round(len(train) * fraction))
                 units[name], units["train"] = train[:num], train[num:]
         splits = {name: _mix(units[name]) for name in SPLITS}
-        for name in SPLITS:
-            if len(splits[name]) < MIN_PER_SPLIT:
+        for name, images in splits.items():
+            if len(images) < MIN_PER_SPLIT:
                 raise DataError(
-                    f"{root} has {len(splits[name])} images for the {name} split; at least {MIN_PER_SPLIT} are "
+                    f"{root} has {len(images)} images for the {name} split; at least {MIN_PER_SPLIT} are "
                     f"needed: add images to {layout.folders.get(name, layout.folders['train'])}/"
                 )
         return splits
@@ -290,10 +277,10 @@ def _image_set(images: list[Picture], target: Target, labels: torch.Tensor | Non
     return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
 
 
-def _value_range(sets: dict[str, ImageSet]) -> tuple[int, int]:
+def _value_range(sets: list[ImageSet]) -> tuple[int, int]:
     """The smallest and the largest value, of all images in memory, of some of those on the disk."""
     ends: list[torch.Tensor] = []
-    for images in sets.values():
+    for images in sets:
         if isinstance(images, InMemory):
             ends.extend(images.images.aminmax())
             continue

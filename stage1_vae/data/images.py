@@ -7,9 +7,9 @@ the images. The fingerprint names the content: the same images, labels and split
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -64,12 +64,8 @@ class InMemory(ImageSet):
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
     def batch(self, index: Tensor) -> Tensor:
-        return self.images.index_select(0, index.to(self.device))  # several times faster than indexing on a CPU
+        return self.images.index_select(0, index.to(self.images.device))  # several times faster than indexing on a CPU
 
     def to(self, device: torch.device | str) -> "InMemory":
         """The same split on `device`; nothing is copied if it lies there already."""
@@ -133,11 +129,10 @@ class ImageData:
         name: for reports.
         train, val, test: the fixed splits.
         shape: (C, H, W) of one image.
+        fingerprint: sha256 of content, labels and split assignment.
         levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
         domain: where a pixel lives.
-        num_classes: labels are 0..num_classes-1; 0: no labels.
         class_names: one a class; empty without labels.
-        fingerprint: sha256 of content, labels and split assignment.
         density: what the images were drawn from; None where nobody knows.
         value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
         guesses: what a source made of files that can be read in several ways, each with the key that changes it.
@@ -149,17 +144,35 @@ class ImageData:
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    _: KW_ONLY
     shape: tuple[int, int, int]
-    levels: int | None
-    domain: Domain
-    num_classes: int
-    class_names: tuple[str, ...]
     fingerprint: str
+    levels: int | None = None
+    domain: Domain = Domain.UNIT
+    class_names: tuple[str, ...] = ()
     density: KnownDensity | None = None
     value_range: tuple[float, float] | None = None
     guesses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     check_unchanged: Callable[[], None] = lambda: None
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0..num_classes-1; 0: no labels."""
+        return len(self.class_names)
+
+
+class Source(ABC):
+    """Makes a data set; its fields are keys of `data:`."""
+
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def load(self) -> ImageData:
+        """
+        Raises:
+            DataError: what it reads is not there, or is no set of images.
+        """
 
 
 def fingerprint(parts: Iterable[InMemory | Tensor | str | bytes | None]) -> str:

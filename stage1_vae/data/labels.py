@@ -24,18 +24,21 @@ class Labels:
 
     Attributes:
         numbers: int64 [N], from 0.
-        names: one a class.
-        guesses: what was made of labels that can be read in several ways.
+        names: one a class; none where there are no labels.
     """
 
     numbers: np.ndarray
     names: tuple[str, ...]
-    guesses: tuple[str, ...] = ()
 
     @property
-    def are_plain(self) -> bool:
-        """Whether the names are the numbers."""
-        return self.names == tuple(map(str, range(len(self.names))))
+    def are_identities(self) -> bool:
+        """Whether most images have a label of their own, as file numbers have and classes have not."""
+        return len(self.numbers) >= MANY and 2 * len(self.names) > len(self.numbers)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What a fingerprint must know beside the numbers: names, where they are others."""
+        return () if self.names == tuple(map(str, range(len(self.names)))) else (repr(self.names),)
 
 
 def sort_names(names: Collection[str]) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def read_labels(
-    what: str, labels: np.ndarray, num_images: int, column: int | None = None, may_be_left_out: bool = True
+    what: str, labels: np.ndarray, num_images: int, column: int | None, guesses: list[str], may_be_left_out: bool = True
 ) -> Labels:
     """Labels as a file holds them: whole numbers of any type, words, one-hot rows, or a column of several.
 
@@ -94,23 +97,24 @@ def read_labels(
         labels: [N], [N, 1], or [N, columns].
         num_images: N.
         column: of `data.label_column`.
+        guesses: to which what is made of labels that can be read in several ways is added.
         may_be_left_out: whether the source has a key for that, which a remedy may name.
 
     Raises:
         DataError: there are more or fewer than images; they are no classes; several columns, and none was chosen.
     """
-    guesses: tuple[str, ...] = ()
     none = ", or set data.label=false for none" if may_be_left_out else ""
     if labels.ndim not in (1, 2) or len(labels) != num_images or 0 in labels.shape[1:]:
         raise DataError(f"{what}: {num_images} images but label has shape {labels.shape}: give one label an image")
     if labels.ndim == 2:
         if column is None and is_one_hot(labels):
-            labels, guesses = labels.argmax(1), (f"labels in one-hot rows of {labels.shape[1]} classes",)
+            guesses.append(f"labels in one-hot rows of {labels.shape[1]} classes")
+            labels = labels.argmax(1)
         else:
-            labels = labels[:, _column(what, labels, column, none)]
+            labels = labels[:, _choose_column(what, labels.shape[1], column, none)]
     elif column:
         raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
-    return _number_classes(what, labels, guesses, none)
+    return _number_classes(what, labels, none)
 
 
 def is_one_hot(labels: np.ndarray) -> bool:
@@ -122,8 +126,7 @@ def is_one_hot(labels: np.ndarray) -> bool:
     )
 
 
-def _column(what: str, labels: np.ndarray, column: int | None, none: str) -> int:
-    num = labels.shape[1]
+def _choose_column(what: str, num: int, column: int | None, none: str) -> int:
     if column is None and num == 1:
         return 0
     if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
@@ -134,7 +137,7 @@ def _column(what: str, labels: np.ndarray, column: int | None, none: str) -> int
     return column
 
 
-def _number_classes(what: str, labels: np.ndarray, guesses: tuple[str, ...], none: str) -> Labels:
+def _number_classes(what: str, labels: np.ndarray, none: str) -> Labels:
     if labels.dtype.kind == "f":
         whole = np.isfinite(labels) & (np.abs(labels) < 2.0**53)
         whole[whole] = labels[whole] == np.round(labels[whole])
@@ -147,16 +150,10 @@ def _number_classes(what: str, labels: np.ndarray, guesses: tuple[str, ...], non
     values, numbers = np.unique(labels, return_inverse=True)
     if labels.dtype.kind == "b":
         values = values.astype(np.int64)
-    words = [
-        value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-        for value in values.tolist()
-    ]
+    if labels.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "backslashreplace")
+    words = [str(value) for value in values.tolist()]
     names = sort_names(words)
     places = {name: place for place, name in enumerate(names)}
     place = np.array([places[word] for word in words], dtype=np.int64)
-    return Labels(place[numbers.reshape(-1)], names, guesses)
-
-
-def are_identities(labels: Labels) -> bool:
-    """Whether most images have a label of their own, as file numbers have and classes have not."""
-    return len(labels.numbers) >= MANY and 2 * len(labels.names) > len(labels.numbers)
+    return Labels(place[numbers.reshape(-1)], names)

@@ -18,14 +18,15 @@ CHANNELS = (1, 3, 4)
 LAYOUTS = tuple("".join(axes) for names in ("NHW", "NCHW") for axes in permutations(names))
 
 
-def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A view [N, C, H, W] of `images`, and what was guessed to make it.
+def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain, guesses: list[str]) -> np.ndarray:
+    """A view [N, C, H, W] of `images`.
 
     Args:
         what: the file, to name it.
         images: as they lie in the file.
         layout: of `data.layout`; None: to be found out.
         domain: where a pixel lives.
+        guesses: to which what is made of axes that can be read in several ways is added.
 
     Raises:
         DataError: they are no images, or can be read in two ways.
@@ -35,16 +36,15 @@ def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain) -
     shape = images.shape
     if images.ndim not in (3, 4) or 0 in shape[1:]:
         raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C){_remedy(shape)}")
-    guesses: tuple[str, ...] = ()
     if layout is None:
-        layout, guesses = _find_layout(what, shape, domain)
+        layout = _find_layout(what, shape, domain, guesses)
     elif len(layout) != images.ndim:
         raise DataError(
             f"{what} has shape {shape}, and data.layout={layout} names {len(layout)} axes; name all of them"
         )
     if "C" not in layout:
-        return images.transpose([layout.index(axis) for axis in "NHW"])[:, None], guesses
-    return images.transpose([layout.index(axis) for axis in "NCHW"]), guesses
+        return images.transpose([layout.index(axis) for axis in "NHW"])[:, None]
+    return images.transpose([layout.index(axis) for axis in "NCHW"])
 
 
 def _remedy(shape: tuple[int, ...]) -> str:
@@ -55,31 +55,32 @@ def _remedy(shape: tuple[int, ...]) -> str:
     return f"; rows of pixels become images by x.reshape(-1, {sides})"
 
 
-def _find_layout(what: str, shape: tuple[int, ...], domain: Domain) -> tuple[str, tuple[str, ...]]:
-    """The layout of an array of this shape, and what was guessed."""
+def _find_layout(what: str, shape: tuple[int, ...], domain: Domain, guesses: list[str]) -> str:
+    """The layout of an array of this shape."""
     if len(shape) == 3:
         if shape[2] in CHANNELS[1:] and shape[1] >= 4 * shape[2]:
             raise DataError(
                 f"{what} has shape {shape}, one picture in colour or {shape[0]} narrow ones: stack pictures to "
                 "(N, H, W, C), or set data.layout=NHW"
             )
-        last = shape[0] == shape[1] != shape[2]  # as MATLAB stacks them
-        return "NHW", ("axes read as NHW (data.layout=HWN otherwise)",) * last
+        if shape[0] == shape[1] != shape[2]:  # as MATLAB stacks them
+            guesses.append("axes read as NHW (data.layout=HWN otherwise)")
+        return "NHW"
     _, one, two, three = shape
     first, last = one in CHANNELS, three in CHANNELS
     if (one == 1) != (three == 1):
-        return ("NCHW" if one == 1 else "NHWC"), ()
+        return "NCHW" if one == 1 else "NHWC"
     if first and last:
-        return "NCHW", ("axes read as NCHW (data.layout=NHWC otherwise)",)
+        guesses.append("axes read as NCHW (data.layout=NHWC otherwise)")
+        return "NCHW"
     square_first, square_last = two == three != one, one == two != three
     if not (square_last if first else square_first) and first != last:
         if first or square_last or max(two, three) >= 2 * min(two, three):  # no map is so narrow
-            return ("NCHW" if first else "NHWC"), ()
+            return "NCHW" if first else "NHWC"
     elif domain is Domain.REAL and square_first != square_last:
-        likely, otherwise = ("NCHW", "NHWC") if square_first else ("NHWC", "NCHW")
-        return likely, (
-            f"{one if square_first else three} channels: axes read as {likely} (data.layout={otherwise} otherwise)",
-        )
+        num, likely, other = (one, "NCHW", "NHWC") if square_first else (three, "NHWC", "NCHW")
+        guesses.append(f"{num} channels: axes read as {likely} (data.layout={other} otherwise)")
+        return likely
     if first or last or domain is Domain.REAL:
         raise DataError(
             f"{what} has shape {shape}, which is {one} channels of {two}x{three} or {three} channels of {one}x{two}: "

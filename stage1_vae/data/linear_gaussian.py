@@ -17,13 +17,12 @@ The aggregate of the exact posteriors over p(x) is N(0, I) itself: what a fitted
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
+from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, Source, fingerprint
 from stage1_vae.posteriors import LOG_2PI, DiagonalNormal
 
 LONGEST, SHORTEST = 2.0, 0.5
@@ -86,7 +85,7 @@ class LinearGaussianDensity:
 
 
 @dataclass(frozen=True)
-class LinearGaussian:
+class LinearGaussian(Source):
     """Images drawn from one such model.
 
     Args:
@@ -107,8 +106,6 @@ class LinearGaussian:
     num_val: int = 2000
     num_test: int = 2000
     seed: int = 0
-
-    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
@@ -146,18 +143,13 @@ class LinearGaussian:
     def load(self) -> ImageData:
         """Three splits, drawn independently."""
         counts = (self.num_train, self.num_val, self.num_test)
-        train, val, test = (InMemory(self.images(num, stream)) for stream, num in enumerate(counts, start=1))
+        splits = (InMemory(self.images(num, stream)) for stream, num in enumerate(counts, start=1))
         channels, height, width = self.image_shape
         return ImageData(
-            name="linear_gaussian",
-            train=train,
-            val=val,
-            test=test,
+            "linear_gaussian",
+            *splits,
             shape=(channels, height, width),
-            levels=None,
             domain=Domain.REAL,
-            num_classes=0,
-            class_names=(),
             # The recipe and not the images: two machines may differ in the last bit of a matrix product.
             fingerprint=fingerprint(("linear_gaussian", str(self.version), repr(self))),
             density=self.density(),

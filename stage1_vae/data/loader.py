@@ -31,42 +31,32 @@ def generator_for(device: torch.device, *key: int) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Ranks):
     """What one of several ranks takes of an epoch.
 
     Attributes:
-        rank, world: which one, of how many.
         whole_batches: a stretch of the batches, each whole; else of every batch a share of its images.
     """
 
-    rank: int = 0
-    world: int = 1
     whole_batches: bool = False
-
-    def share(self, num: int, even: bool) -> slice:
-        """Its share of `num` things: contiguous, disjoint from the others'.
-
-        `even` makes them of one size and leaves fewer than `world` things over; else together they are all.
-        """
-        return Ranks(self.rank, self.world).share(num - (num % self.world if even else 0))
 
 
 ALL = Part()
 
 
 class EpochOrder(Sampler[Tensor]):
-    """Row numbers of one epoch, a batch at a time: each image once, but for a dropped last batch.
+    """Row numbers of one epoch, a batch at a time: each image once.
 
     Shares of a shuffled batch have one size, so that every rank takes the same steps: of a last batch that does not
     divide, the rest waits for another epoch.
     """
 
-    def __init__(self, num: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool, part: Part = ALL) -> None:
-        self.num, self.batch_size, self.shuffle, self.seed, self.drop_last = num, batch_size, shuffle, seed, drop_last
-        self.part = part
+    def __init__(self, num: int, batch_size: int, shuffle: bool, seed: int, part: Part) -> None:
+        self.num, self.batch_size, self.shuffle, self.seed, self.part = num, batch_size, shuffle, seed, part
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -77,8 +67,8 @@ class EpochOrder(Sampler[Tensor]):
         """Which of everybody's batches this rank has a part in."""
         full, rest = divmod(self.num, self.batch_size)
         least = self.part.world if self.shuffle and not self.part.whole_batches else 1
-        num = full + (not self.drop_last and rest >= least)
-        return self.part.share(num, even=False) if self.part.whole_batches else slice(0, num)
+        num = full + (rest >= least)
+        return self.part.share(num) if self.part.whole_batches else slice(0, num)
 
     def rows(self) -> Tensor:
         """All rows of this epoch in their order, int64."""
@@ -94,7 +84,8 @@ class EpochOrder(Sampler[Tensor]):
         batches = list(rows.split(self.batch_size)[self.own_batches])
         if self.part.whole_batches:
             return batches
-        return [batch[self.part.share(len(batch), even=self.shuffle)] for batch in batches]
+        divisor = self.part.world if self.shuffle else 1
+        return [batch[self.part.share(len(batch) - len(batch) % divisor)] for batch in batches]
 
 
 class _WholeBatches(Dataset[Tensor | DataError]):
@@ -119,14 +110,12 @@ class Batches:
         batch_size: images a batch; the last may be smaller.
         shuffle: a new order and new noise each epoch; without it, the same order and the same noise always.
         seed: of order and noise.
-        drop_last: leave out a last batch that is not full.
         part: what this rank takes, of several; `batch_size` is that of all together.
         device: where the batches lie, and a split in memory with them.
         num_workers: processes that read a split that is not in memory; 0: this one.
 
     Raises:
-        DataError: a batch size below 1, a full batch that the split cannot fill, a negative number of workers, more
-            ranks than a batch has images.
+        DataError: a batch size below 1, a negative number of workers, more ranks than a batch has images.
     """
 
     def __init__(
@@ -136,15 +125,12 @@ class Batches:
         batch_size: int,
         shuffle: bool,
         seed: int,
-        drop_last: bool = False,
         part: Part = ALL,
         device: torch.device | str = "cpu",
         num_workers: int = 0,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"a batch of {batch_size} images is empty: give a batch size of at least 1")
-        if drop_last and batch_size > len(images):
-            raise DataError(f"{len(images)} images do not fill one batch of {batch_size}: lower the batch size")
         if num_workers < 0:
             raise DataError(f"{num_workers} workers are not possible: give 0 or more")
         if part.world > min(batch_size, len(images)) and not part.whole_batches:
@@ -155,7 +141,7 @@ class Batches:
         self.device = torch.device(device)
         self.images = images.to(self.device) if isinstance(images, InMemory) else images
         self.preprocess, self.seed, self.num_workers = preprocess, seed, num_workers
-        self.sampler = EpochOrder(len(images), batch_size, shuffle, seed, drop_last, part)
+        self.sampler = EpochOrder(len(images), batch_size, shuffle, seed, part)
         self.batch_size = batch_size if part.whole_batches else batch_size // part.world
         self.batch_sampler = None  # Lightning looks for it beside a sampler
 
@@ -167,10 +153,6 @@ class Batches:
         """Of whole batches in the order of the split: the rows that they cover."""
         own_batches, size = self.sampler.own_batches, self.sampler.batch_size
         return range(min(own_batches.start * size, self.sampler.num), min(own_batches.stop * size, self.sampler.num))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields; Lightning calls this through `sampler`."""
-        self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         epoch = self.sampler.epoch if self.sampler.shuffle else 0

@@ -14,13 +14,12 @@ float64.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, fingerprint
+from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, Source, fingerprint
 
 REACH = 12.0
 """Widths beyond the radius where the distribution function of the distance is 1 in float64."""
@@ -78,7 +77,7 @@ class RingsDensity:
 
 
 @dataclass(frozen=True)
-class MixtureRings:
+class MixtureRings(Source):
     """Points from a mixture of rings, in three splits drawn independently.
 
     Args:
@@ -101,8 +100,6 @@ class MixtureRings:
     num_val: int = 2000
     num_test: int = 5000
     seed: int = 0
-
-    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.radii or len({len(self.centres), len(self.radii), len(self.widths), len(self.weights)}) != 1:
@@ -130,17 +127,12 @@ class MixtureRings:
 
     def load(self) -> ImageData:
         counts = (self.num_train, self.num_val, self.num_test)
-        train, val, test = (InMemory(self.images(num, stream)) for stream, num in enumerate(counts, start=1))
+        splits = (InMemory(self.images(num, stream)) for stream, num in enumerate(counts, start=1))
         return ImageData(
-            name="mixture_rings",
-            train=train,
-            val=val,
-            test=test,
+            "mixture_rings",
+            *splits,
             shape=(1, 1, 2),
-            levels=None,
             domain=Domain.REAL,
-            num_classes=0,
-            class_names=(),
             # The recipe and not the points: two machines may differ in the last bit of a logarithm.
             fingerprint=fingerprint(("mixture_rings", str(self.version), repr(self))),
             density=self.density(),

@@ -12,7 +12,7 @@ levels; one that stays below `HALF` is taken as it is, and that is said, for dar
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,6 @@ class Pixels:
         scale: the numbers that become 0 and 1; None: they are taken as they are.
         value_range: the smallest and the largest number there is.
         digest: sha256 of all numbers with their type and shape, in hexadecimal.
-        guesses: see `ImageData`.
     """
 
     levels: int | None
@@ -49,7 +48,6 @@ class Pixels:
     scale: tuple[float, float] | None
     value_range: tuple[float, float]
     digest: str
-    guesses: tuple[str, ...] = ()
 
     def tensor(self, images: np.ndarray) -> Tensor:
         """Raw images of the same shape, uint8 or float32."""
@@ -66,19 +64,19 @@ class Pixels:
         return values.clamp(0, 1)
 
     @property
-    def facts(self) -> str | None:
-        """What a fingerprint must know beside the numbers; None where they are taken as they are."""
-        if self.scale is None and self.levels in (None, 256):
-            return None
-        return f"levels {self.levels} scale {self.scale}"
+    def facts(self) -> tuple[str, ...]:
+        """What a fingerprint must know beside the numbers, where they are not taken as they are."""
+        is_plain = self.scale is None and self.levels in (None, BYTE)
+        return () if is_plain else (f"levels {self.levels} scale {self.scale}",)
 
 
 def read_pixels(
     what: str,
     images: np.ndarray,
     domain: Domain,
-    levels: int | None = None,
-    scale: Sequence[float] | None = None,
+    guesses: list[str],
+    levels: int | None,
+    scale: Sequence[float] | None,
     may_be_real: bool = True,
 ) -> Pixels:
     """Look at each number of `images` [N, C, H, W] once, in chunks.
@@ -87,6 +85,7 @@ def read_pixels(
         what: the file, to name it.
         images: of any numeric type, in memory or mapped.
         domain: of `data.domain`.
+        guesses: to which what is made of numbers that can be read in several ways is added.
         levels: of `data.levels`.
         scale: of `data.range`.
         may_be_real: whether the source has a key for the domain, which a remedy may name.
@@ -113,23 +112,22 @@ def read_pixels(
                 f"{what} holds values from {low:g} to {high:g}, outside data.range=[{ends[0]:g},{ends[1]:g}]"
             )
         reach = (high - ends[0]) / (ends[1] - ends[0])
-        dark = (f"values reach {reach:.2g} of data.range=[{ends[0]:g},{ends[1]:g}]",) if reach < 0.5 else ()
-        return Pixels(None, domain, ends, (low, high), digest, dark)
-    if images.dtype.kind in "bu":
-        num, guesses = levels_of(what, int(high), levels)
-        return Pixels(num, domain, None, (low, high), digest, guesses)
-    guesses = () if domain is Domain.REAL else _check_intensities(what, images.dtype, low, high, may_be_real)
-    return Pixels(None, domain, None, (low, high), digest, guesses)
+        if reach < 0.5:
+            guesses.append(f"values reach {reach:.2g} of data.range=[{ends[0]:g},{ends[1]:g}]")
+    elif images.dtype.kind in "bu":
+        return Pixels(levels_of(what, int(high), levels, guesses), domain, None, (low, high), digest)
+    elif domain is Domain.UNIT:
+        _check_intensities(what, images.dtype, low, high, may_be_real, guesses)
+    return Pixels(None, domain, ends, (low, high), digest)
 
 
 def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] | None:
     """What `data.range` says."""
     if scale is None:
         return None
-    if not isinstance(scale, Sequence):
-        raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
-    numbers = [number for number in scale if isinstance(number, (int, float)) and not isinstance(number, bool)]
-    if isinstance(scale, str) or len(scale) != 2 or len(numbers) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
+    ends = scale if isinstance(scale, Sequence) else ()
+    numbers = [number for number in ends if isinstance(number, (int, float)) and not isinstance(number, bool)]
+    if len(numbers) != 2 or len(scale) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
         raise DataError(f"data.range={scale}: give what is black and what is white, such as data.range=[-1,1]")
     if domain is Domain.REAL:
         raise DataError("data.range maps to [0, 1], and data.domain=real takes numbers as they are; leave one out")
@@ -167,7 +165,9 @@ def _survey(what: str, images: np.ndarray) -> tuple[float, float, str]:
     """Smallest and largest value, and the sha256 of all."""
     digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
     low, high = math.inf, -math.inf
-    for start, chunk in _chunks(images):
+    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        chunk = np.ascontiguousarray(images[start : start + rows])
         digest.update(chunk.tobytes())
         chunk_low, chunk_high = float(chunk.min()), float(chunk.max())  # NaN travels through both
         if not (math.isfinite(chunk_low) and math.isfinite(chunk_high)):
@@ -179,17 +179,12 @@ def _survey(what: str, images: np.ndarray) -> tuple[float, float, str]:
     return low, high, digest.hexdigest()
 
 
-def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        yield start, np.ascontiguousarray(images[start : start + rows])
-
-
-def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_be_real: bool) -> tuple[str, ...]:
-    """What was guessed of floats that should lie in [0, 1].
-
+def _check_intensities(
+    what: str, dtype: np.dtype, low: float, high: float, may_be_real: bool, guesses: list[str]
+) -> None:
+    """
     Raises:
-        DataError: they do not, or they are next to black.
+        DataError: floats do not lie in [0, 1], or they are next to black.
     """
     slack = ROUNDING if dtype.itemsize > 2 else 100 * ROUNDING
     if -slack <= low and high <= 1 + slack:
@@ -201,10 +196,10 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
                 f"by 255, or set data.range=[0,{high:.4g}], or data.range=[0,1] if the images are that dark"
             )
         if high < HALF / (BYTE - 1):
-            return (f"the largest value is {high:.4g} of 1 (data.range=[0,{high:.4g}] if that is white)",)
-        if low < 0 or high > 1:
-            return (f"values from {low:.8g} to {high:.8g} are cut to [0, 1]",)
-        return ()
+            guesses.append(f"the largest value is {high:.4g} of 1 (data.range=[0,{high:.4g}] if that is white)")
+        elif low < 0 or high > 1:
+            guesses.append(f"values from {low:.8g} to {high:.8g} are cut to [0, 1]")
+        return
     facts = f"{what} holds values from {low:g} to {high:g}, outside [0, 1]"
     real = ", or data.domain=real for numbers that are no intensities" if may_be_real else ""
     if low < -slack:
@@ -227,13 +222,14 @@ def _check_intensities(what: str, dtype: np.dtype, low: float, high: float, may_
     raise DataError(f"{facts}: {divided}, or set data.range=[0,{white}]{real}")
 
 
-def levels_of(what: str, high: int, levels: int | None, complete: bool = True) -> tuple[int, tuple[str, ...]]:
-    """How many levels bytes have whose largest value is `high`, and what was guessed about that.
+def levels_of(what: str, high: int, levels: int | None, guesses: list[str], complete: bool = True) -> int:
+    """How many levels bytes have whose largest value is `high`.
 
     Args:
         what: the file or folder, to name it.
         high: the largest value that was seen.
         levels: `data.levels`; None: to be found out.
+        guesses: as in `read_pixels`.
         complete: whether every pixel was seen, and not a part of the images.
 
     Raises:
@@ -246,17 +242,18 @@ def levels_of(what: str, high: int, levels: int | None, complete: bool = True) -
             raise DataError(
                 f"{what} holds {high}, and data.levels={levels} ends at {levels - 1}: give at least {high + 1}"
             )
-        return levels, ()
+        return levels
     if high == 0 and complete:
         raise DataError(f"{what} holds nothing but 0: every image is black; see how the images were written")
-    if high >= HALF:
-        return BYTE, ()
     if high >= FEW:
-        return BYTE, (f"the largest of 256 levels is {high} (data.levels={high + 1} if that is white)",)
+        if high < HALF:
+            guesses.append(f"the largest of 256 levels is {high} (data.levels={high + 1} if that is white)")
+        return BYTE
     if not complete:
         raise DataError(
             f"{what} holds values up to {high} only, as far as was looked: set data.levels={max(high + 1, 2)} if "
             f"{max(high, 1)} is white, or data.levels={BYTE} if the images are that dark"
         )
     num = max(high + 1, 2)
-    return num, (f"values 0 to {high} are {num} levels (data.levels={BYTE} if the images are that dark)",)
+    guesses.append(f"values 0 to {high} are {num} levels (data.levels={BYTE} if the images are that dark)")
+    return num

@@ -6,7 +6,6 @@ stream is frozen by numpy's compatibility policy.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,11 @@ PARTS = re.compile(r"[A-Z]?[a-zäöüé]+|[A-Z]+(?![a-z])|\d+")
 """Words of a name: of train_images, trainX and TestSet2."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Row numbers of each split, int64, in random order, so that the first n of any split are a fair sample of it."""
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
+def split_in(name: str) -> tuple[str, list[str]]:
+    """The split that a name says, empty for none or several, and its other words, as they are written."""
+    words = PARTS.findall(name)
+    splits = [SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS]
+    return splits[0] if len(splits) == 1 else "", [word for word in words if word.lower() not in SPLIT_WORDS]
 
 
 def random_order(num: int) -> np.ndarray:
@@ -41,8 +38,10 @@ def random_order(num: int) -> np.ndarray:
     return np.random.RandomState(SPLIT_SEED).permutation(num).astype(np.int64)
 
 
-def split_rows(num: int, val_fraction: float, test_fraction: float) -> Split:
+def split_rows(num: int, val_fraction: float, test_fraction: float) -> dict[str, np.ndarray]:
     """Cut `num` rows three ways; validation and test get at least two images each.
+
+    Each of `SPLITS` gets its row numbers, int64, in random order: the first n of any split are a fair sample of it.
 
     Raises:
         DataError: too few images, or fractions that leave nothing to train on.
@@ -59,7 +58,8 @@ def split_rows(num: int, val_fraction: float, test_fraction: float) -> Split:
             "test; lower data.val_fraction or data.test_fraction"
         )
     order = random_order(num)
-    return Split(order[num_val + num_test :], order[num_test : num_test + num_val], order[:num_test])
+    test, val, train = np.split(order, [num_test, num_test + num_val])
+    return {"train": train, "val": val, "test": test}
 
 
 def hold_out(num: int, num_held: int, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,6 @@ than this machine has room for, or to a multiple that no picture compresses to.
 import io
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -18,7 +16,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from stage1_vae.files.archives import check_unpacked, open_archive
+from stage1_vae.files.archives import check_unpacked
 
 MAX_HEADER_BYTES = 10_000
 """numpy's own limit, which it compares only after it has read the header."""
@@ -115,15 +113,3 @@ class NumpyArchive:
             )
         with self._archive.open(member) as file:
             return np.lib.format.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER_BYTES)
-
-
-@contextmanager
-def open_npz(path: Path) -> Iterator[NumpyArchive]:
-    """The arrays of an `.npz` file.
-
-    Raises:
-        ValueError: it is no archive, or not one to be touched.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file, open_archive(file) as archive:
-        yield NumpyArchive(archive)

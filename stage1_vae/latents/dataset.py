@@ -1,7 +1,5 @@
-"""The door between the stages: what stage 2 may know of stage 1.
-
-A `LatentDataset` holds the parameters of every q(z|x_i), memory-mapped from plain `.npy` files, never one frozen draw:
-each epoch of stage 2 draws fresh z ~ q(z|x_i), so what it fits is the aggregate posterior
+"""A `LatentDataset` holds the parameters of every q(z|x_i), memory-mapped from plain `.npy` files, never one frozen
+draw: each epoch of stage 2 draws fresh z ~ q(z|x_i), so what it fits is the aggregate posterior
 q(z) = 1/N sum_i q(z|x_i) (Makhzani et al., "Adversarial Autoencoders", 2016) and not a noisy copy of the means.
 
 On disk: `latents.json` (spec, family, provenance, count) beside one `.npy` file a parameter, and `labels.npy`.
@@ -11,7 +9,6 @@ Parameters are float32, but for codes: those are the smallest unsigned integers 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +17,7 @@ from torch import Tensor
 from stage1_vae.files.npy import map_array
 from stage1_vae.latents.aggregate import log_frequency, log_mixture
 from stage1_vae.latents.files import HEADER, LatentWriter
-from stage1_vae.latents.shuffle import rows_of, shuffle_blocks
+from stage1_vae.latents.shuffle import shuffle_blocks
 from stage1_vae.latents.spec import PARAMETERS, Column, LatentSpec
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
@@ -63,9 +60,6 @@ class LatentDataset:
             labels = torch.from_numpy(np.array(labels, dtype=np.int64))
         self.labels = labels
         self.provenance = dict(provenance or {})
-        self._validate()
-
-    def _validate(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"unknown posterior family {self.family!r}; known: {', '.join(FAMILIES)}")
         if set(self.params) != set(PARAMETERS[self.family]):
@@ -116,15 +110,6 @@ class LatentDataset:
         """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""
         return self.posterior(index).sample()
 
-    def means(self) -> Tensor:
-        """E[z|x_i] for all i, [N, *shape], in memory."""
-        return torch.from_numpy(np.array(self.params["loc"]))
-
-    def log_stds(self) -> Tensor | None:
-        """Logarithms of the standard deviations for all i, [N, *shape], in memory; None for point masses."""
-        values = self.params.get("log_std")
-        return None if values is None else torch.from_numpy(np.array(values))
-
     def blocks(self) -> Iterator[Posterior]:
         """All posteriors in their order, so many rows at a time that a parameter takes 16 MiB."""
         rows = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
@@ -165,7 +150,7 @@ class LatentDataset:
         columns = {name: values[:0] for name, values in self.params.items()}
         num_done = 0
         for blocks in shuffle_blocks(len(self), self.row_bytes, generator, buffer_bytes):
-            rows = torch.cat([rows, rows_of(blocks)])
+            rows = torch.cat([rows, *(torch.arange(block.start, block.stop) for block in blocks)])
             for name, values in self.params.items():
                 columns[name] = np.concatenate([columns[name], *(values[block] for block in blocks)])
             order = torch.randperm(len(rows), generator=generator)
@@ -177,14 +162,6 @@ class LatentDataset:
                 return
             remaining = order[ready:]
             rows, columns = rows[remaining], {name: values[remaining.numpy()] for name, values in columns.items()}
-
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """One epoch of fresh draws in random order: pairs of z [size, *shape] and labels [size] or None.
-
-        `generator` decides the order; the draws themselves come from torch's global generator.
-        """
-        for rows, posterior in self.epoch(size, generator):
-            yield posterior.sample(), None if self.labels is None else self.labels[rows]
 
     def log_aggregate(self, z: Tensor, chunk: int = 256) -> Tensor:
         """log 1/N sum_i q(z|x_i), exact, [B] nats on the device of z [B, *shape].
@@ -216,7 +193,11 @@ class LatentDataset:
             ValueError: the folder holds anything else than its header says.
         """
         try:
-            header = _read_header(folder / HEADER)
+            with (folder / HEADER).open("rb") as file:
+                content = file.read(MAX_HEADER_BYTES + 1)
+            if len(content) > MAX_HEADER_BYTES:
+                raise ValueError(f"{HEADER} has more than {MAX_HEADER_BYTES:,} bytes")
+            header = json.loads(content)
             names = PARAMETERS[header["family"]]
             params = {name: map_array(folder / f"{name}.npy") for name in names}
             labels = np.array(map_array(folder / "labels.npy")) if header["labels"] else None
@@ -225,11 +206,3 @@ class LatentDataset:
             return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder} holds no latents that can be read: {error}") from error
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        content = file.read(MAX_HEADER_BYTES + 1)
-    if len(content) > MAX_HEADER_BYTES:
-        raise ValueError(f"{path.name} has more than {MAX_HEADER_BYTES:,} bytes")
-    return json.loads(content)

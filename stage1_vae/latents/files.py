@@ -11,19 +11,19 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
 
+from stage1_vae.files.npy import read_header
 from stage1_vae.latents.spec import PARAMETERS, LatentSpec
 
 HEADER = "latents.json"
 LABELS = "labels"
 
 
-class LatentWriter:
+class LatentWriter(ExitStack):
     """Open files of one data set; a context manager.
 
     Args:
@@ -40,12 +40,13 @@ class LatentWriter:
 
     def __init__(self, folder: Path, spec: LatentSpec, family: str, num: int, labelled: bool) -> None:
         self.folder, self.spec, self.family, self.num, self.labelled = folder, spec, family, num, labelled
+        super().__init__()
         with ExitStack() as stack:
             self.files = {
-                name: stack.enter_context(_RowFile(folder / f"{name}.npy", shape, dtype))
+                name: _RowFile(stack.enter_context((folder / f"{name}.npy").open("r+b")), shape, dtype)
                 for name, (shape, dtype) in _columns(spec, family, num, labelled).items()
             }
-            self._stack = stack.pop_all()
+            self.push(stack.pop_all())
 
     @classmethod
     def create(cls, folder: Path, spec: LatentSpec, family: str, num: int, labelled: bool) -> "LatentWriter":
@@ -63,15 +64,6 @@ class LatentWriter:
         """Names of the parameters of one posterior."""
         return PARAMETERS[self.family]
 
-    def __enter__(self) -> "LatentWriter":
-        return self
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, at)
-
     def write(self, start: int, params: Mapping[str, Tensor | np.ndarray], labels: Tensor | None) -> None:
         """Fill the rows from `start` on with parameters [n, *shape] and labels [n].
 
@@ -88,7 +80,7 @@ class LatentWriter:
     def finish(self, provenance: Mapping[str, str]) -> None:
         """Write the header: from now on the folder is a data set. Once, after every process has written its rows."""
         for file in self.files.values():
-            file.flush()
+            file.file.flush()
         header = {
             "spec": self.spec.to_json(),
             "family": self.family,
@@ -118,34 +110,20 @@ def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 class _RowFile:
-    """An `.npy` file of known shape, whose rows are written in blocks."""
+    """An open `.npy` file of known shape, whose rows are written in blocks."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.path, self.shape, self.dtype = path, shape, dtype
-        self.file: BinaryIO = path.open("r+b")
-        try:
-            if np.lib.format.read_magic(self.file) != (1, 0):
-                raise ValueError(f"{path} is no array of this program")
-            header = np.lib.format.read_array_header_1_0(self.file)
-            if header != (shape, False, dtype):
-                raise ValueError(f"{path} holds {header[2]} {header[0]}, not {dtype} {shape}")
-        except BaseException:  # whatever it is: nobody else could close the file
-            self.file.close()
-            raise
-        self.start = self.file.tell()
-
-    def __enter__(self) -> "_RowFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.file, self.shape, self.dtype = file, shape, dtype
+        header = read_header(file)
+        if (header.shape, header.is_fortran, header.dtype) != (shape, False, dtype):
+            raise ValueError(f"{file.name} holds {header.dtype} {header.shape}, not {dtype} {shape}")
+        self.start = header.offset
 
     def write(self, start: int, values: np.ndarray) -> None:
         if values.shape[1:] != self.shape[1:] or not 0 <= start <= start + len(values) <= self.shape[0]:
-            raise ValueError(f"{self.path.name}: {values.shape} from row {start} on does not fit into {self.shape}")
+            raise ValueError(
+                f"{Path(self.file.name).name}: {values.shape} from row {start} on does not fit into {self.shape}"
+            )
         row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self.file.seek(self.start + start * row_bytes)
         self.file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
-
-    def flush(self) -> None:
-        self.file.flush()

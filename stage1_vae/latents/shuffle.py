@@ -9,7 +9,6 @@ share p in a share whose standard deviation is at most sqrt(p (1 - p) / B), 2 % 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 BUFFER_BLOCKS = 256
 BUFFER_BYTES = 2**26
@@ -24,8 +23,3 @@ def shuffle_blocks(
     starts = block * torch.randperm(-(-num_rows // block), generator=generator)
     for buffer_starts in starts.split(BUFFER_BLOCKS):
         yield [slice(start, min(start + block, num_rows)) for start in buffer_starts.tolist()]
-
-
-def rows_of(blocks: list[slice]) -> Tensor:
-    """Row numbers of `blocks`, int64."""
-    return torch.cat([torch.arange(block.start, block.stop) for block in blocks])

@@ -18,24 +18,13 @@ class Flatten(Encoder):
         return x.flatten(1)  # [B, C * H * W]
 
 
-class Unflatten(nn.Module):
-    """[B, *latent_shape] -> [B, *output_shape], the same numbers."""
-
-    def __init__(self, output_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.output_shape = output_shape
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z.reshape(-1, *self.output_shape)  # [B, C, H, W]
-
-
 class Identity(Net):
     """Carries images through unchanged."""
 
     def encoder(self, image_shape: tuple[int, int, int]) -> Flatten:
         return Flatten(image_shape)
 
-    def decoder(self, latent_shape: tuple[int, ...], output_shape: tuple[int, int, int]) -> Unflatten:
+    def decoder(self, latent_shape: tuple[int, ...], output_shape: tuple[int, int, int]) -> nn.Module:
         """Latents as they are.
 
         Raises:
@@ -46,4 +35,4 @@ class Identity(Net):
                 f"net=identity turns {math.prod(latent_shape)} latents into as many numbers and the likelihood reads "
                 f"{math.prod(output_shape)}; use vae=identity with likelihood=gaussian, or another net"
             )
-        return Unflatten(output_shape)
+        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, output_shape))  # [B, C, H, W]

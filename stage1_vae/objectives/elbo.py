@@ -6,8 +6,6 @@ a floor under each latent dimension's batch-mean rate (Kingma et al., "Improved 
 Autoregressive Flow", 2016, eq. 15).
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -26,7 +24,6 @@ class ELBO(Objective):
         free_nats: floor under each dimension's rate, averaged over the batch, in nats; 0: none. Needs a closed form.
     """
 
-    version: ClassVar[int] = 1
     needs_prior = True
 
     def __init__(self, beta: float = 1.0, warmup_steps: int = 0, free_nats: float = 0.0) -> None:

@@ -10,7 +10,6 @@ taken in the likelihood, and the log-sum-exp subtracts the largest weight first.
 """
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +26,6 @@ class IWAE(Objective):
         num_samples: K, draws of an image; 1 is the ELBO without a closed-form rate.
     """
 
-    version: ClassVar[int] = 1
     needs_prior = True
 
     def __init__(self, num_samples: int = 5) -> None:

@@ -4,8 +4,6 @@ RAE-L2 (Ghosh et al., "From Variational to Deterministic Autoencoders", 2020, eq
 decoder penalty is the optimiser's weight decay.
 """
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from stage1_vae.latents.spec import LatentSpec, Support
@@ -20,7 +18,6 @@ class Reconstruction(Objective):
         latent_penalty: weight of half the squared norm of z; 0: none.
     """
 
-    version: ClassVar[int] = 1
     needs_prior = False
 
     def __init__(self, latent_penalty: float = 0.0) -> None:

@@ -79,14 +79,10 @@ class Step(nn.Module):
     def compile_if_possible(self) -> None:
         """Compile in place, or stay eager where the machine has no C++ compiler: small nets lose a tenth by that."""
         try:
-            torch.compile(_probe)(torch.ones(2))
+            torch.compile(lambda x: x + 1)(torch.ones(2))
         except torch._dynamo.exc.TorchDynamoException:
             return
         self.compile(dynamic=False)
-
-
-def _probe(x: Tensor) -> Tensor:
-    return x + 1
 
 
 class VAEModule(pl.LightningModule):
@@ -178,8 +174,7 @@ class VAEModule(pl.LightningModule):
         now = torch.tensor(self.global_step)
         compiled = len(x) == self.batch_size and self._has_started()
         terms, figures = self.step(x, now) if compiled else self.step.eager(x, now)
-        if not math.isfinite(terms.loss.item()):
-            raise TrainingError(self._diagnosis(terms, x))
+        self._check_finite(terms, x)
         self._train.add(figures)
         return terms.loss
 
@@ -194,8 +189,7 @@ class VAEModule(pl.LightningModule):
         if not len(x):  # of a last batch with fewer images than ranks
             return
         terms, figures = self.step.eager(x, SCHEDULES_DONE)
-        if not torch.isfinite(terms.loss):
-            raise TrainingError(self._diagnosis(terms, x))
+        self._check_finite(terms, x)
         self._val.add(figures, weight=len(x) if ranks_here().world > 1 else 1)  # shares of a batch differ by an image
 
     def on_validation_epoch_end(self) -> None:
@@ -224,13 +218,15 @@ class VAEModule(pl.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(figures, step=epoch)
 
-    def _diagnosis(self, terms: Terms, x: Tensor) -> str:
+    def _check_finite(self, terms: Terms, x: Tensor) -> None:
+        if math.isfinite(terms.loss.item()):
+            return
         suspects: dict[str, Tensor | None] = {"the images": x}  # causes before their effects
         suspects |= {f"parameter {name}": value for name, value in self.step.vae.named_parameters()}
         suspects |= {"the rate": terms.rate, "the distortion": terms.distortion}
         guilty = [name for name, value in suspects.items() if value is not None and not torch.isfinite(value).all()]
         where = guilty[0] if guilty else "the loss"
-        return (
+        raise TrainingError(
             f"{where} became NaN or infinite at step {self.global_step} (epoch {self.current_epoch}); "
             "try a smaller trainer.lr or trainer.gradient_clip=1"
         )

@@ -14,7 +14,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -165,16 +165,17 @@ def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
         DataError: it is damaged.
     """
     try:
-        if page is None:
-            content = io.BytesIO(_content(path))  # many small reads are cheaper in memory
-            with Image.open(content, formats=_formats(path)) as opened:
-                values = _values(opened, target)
-        else:
-            with open_at(path, page, FORMATS) as opened:
-                values = _values(opened, target)
+        with _open(path, page) as opened:
+            values = _values(opened, target)
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise _refusal(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
+
+
+def _open(path: Path, page: Page | None) -> AbstractContextManager[Image.Image]:
+    if page is not None:
+        return open_at(path, page, FORMATS)
+    return Image.open(io.BytesIO(_content(path)), formats=_formats(path))  # many small reads are cheaper in memory
 
 
 def _values(opened: Image.Image, target: Target) -> np.ndarray:

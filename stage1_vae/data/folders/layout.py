@@ -178,10 +178,7 @@ def _find_splits(where: Path, images: list[ImageFile]) -> Layout | None:
     tops = _tops(images)
     if top_splits := splits_of(tops, str(where)):
         return _split_at_top(where, images, top_splits)
-    inner = {
-        top: splits_of({file.inside[1] for file in images if file.inside[0] == top and len(file.inside) > 2}, top)
-        for top in tops
-    }
+    inner = {top: splits_of(_tops(_below(images, top)), top) for top in tops}
     holding = [top for top, splits in inner.items() if splits]
     if holding and len(holding) == len(tops) and _are_few(_loose_images(images), images):
         return _split_in_classes(images, inner)
@@ -203,10 +200,9 @@ def _refuse_half_a_split(where: Path, images: list[ImageFile], tops: Mapping[str
             "train, or set data.splits=none if these are classes"
         )
     for train in (top for top, words in parsed.items() if words == ("train", "") and len(tops) > 1):
-        classes = {file.inside[1] for file in images if file.inside[0] == train and len(file.inside) > 2}
-        flat = [top for top in tops if all(len(file.inside) == 2 for file in images if file.inside[0] == top)]
-        rest = [top for top in tops if top.lower() in NOT_TRAINED_ON or (len(classes) > 1 and top in flat)]
-        if rest:
+        has_classes = len(_tops(_below(images, train))) > 1
+        flat = [top for top in tops if has_classes and not _tops(_below(images, top))]
+        if rest := [top for top in tops if top.lower() in NOT_TRAINED_ON or top in flat]:
             raise DataError(
                 f"{where} has {train}/ and {rest[0]}/, which may be a split and a rest, or classes: set data.root="
                 f"{where / train} to read it alone, or data.splits=none if these are classes"
@@ -259,16 +255,13 @@ def _as_splits(folders: Mapping[str, str]) -> str:
 
 def _strip(splits: dict[str, list[ImageFile]]) -> None:
     """Take away a folder that holds all images of a split, such as train/images/, unless it is a class of another."""
-    while True:
-        tops = {split: set(_tops(images)) for split, images in splits.items()}
-        single = {split for split, names in tops.items() if len(names) == 1 and not _loose_images(splits[split])}
-        is_done = True
-        for split in single:
-            elsewhere = set().union(*(names for other, names in tops.items() if other != split))
-            if len(single) == len(splits) or not tops[split] & elsewhere:
-                splits[split], is_done = _below(splits[split], next(iter(tops[split]))), False
-        if is_done:
-            return
+    tops = {split: set(_tops(images)) for split, images in splits.items()}
+    single = [split for split, names in tops.items() if len(names) == 1 and not _loose_images(splits[split])]
+    elsewhere = {split: set().union(*(tops[other] for other in tops if other != split)) for split in single}
+    are_alike = len(single) == len(splits)
+    if to_strip := [split for split in single if are_alike or not tops[split] & elsewhere[split]]:
+        splits.update({split: _below(splits[split], *tops[split]) for split in to_strip})
+        _strip(splits)
 
 
 def find_classes(where: Path, layout: Layout) -> None:
@@ -287,10 +280,10 @@ def find_classes(where: Path, layout: Layout) -> None:
     if 2 * len(_loose_images(layout.images[main])) > len(layout.images[main]):
         layout.left_out.append(f"labels, for most images lie beside {sorted(tops[main])[0]}/ and the other folders")
         return
-    for split in [name for name in layout.images if name != main]:
-        if tops[split] & tops[main]:
+    for split in layout.images:
+        if split == main or tops[split] & tops[main]:
             continue
-        if tops[split] and len(tops[split]) > 1:
+        if len(tops[split]) > 1:
             break  # refused below
         layout.unlabelled += (split,)
         tops[split] = set()

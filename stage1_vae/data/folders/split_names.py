@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from stage1_vae.data.images import DataError
-from stage1_vae.data.splits import PARTS, SPLIT_WORDS
+from stage1_vae.data.splits import split_in
 
 EMPTY = {
     *("set", "sets", "data", "dataset", "split", "samples"),
@@ -20,13 +20,10 @@ EMPTY = {
 
 
 def words_of(name: str) -> tuple[str, str] | None:
-    """(split, rest) that a folder's name says, the rest in lower case; None where it names no split, or several."""
-    words = [word.lower() for word in PARTS.findall(name)]
-    splits = [word for word in words if word in SPLIT_WORDS]
-    if len(splits) != 1:
-        return None
-    rest = [word for word in words if word not in SPLIT_WORDS and word not in EMPTY and not word.isdecimal()]
-    return SPLIT_WORDS[splits[0]], "_".join(rest)
+    """(split, rest) that a folder's name says, the rest in its own letters; None for no split, or several."""
+    split, words = split_in(name)
+    rest = [word for word in words if word.lower() not in EMPTY and not word.isdecimal()]
+    return (split, "_".join(rest)) if split else None
 
 
 def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
@@ -40,7 +37,7 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
     domains: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(names):
         if words := words_of(name):
-            domains[words[1]][words[0]].append(name)
+            domains[words[1].lower()][words[0]].append(name)
     whole = sorted(rest for rest, splits in domains.items() if "train" in splits and len(splits) > 1)
     if "" in whole:
         whole = [""]
@@ -54,15 +51,5 @@ def splits_of(names: Iterable[str], where: str) -> dict[str, tuple[str, str]]:
                     "data.splits=none if they are classes"
                 )
     several = len(whole) > 1
-    return {
-        folder: (split, _as_written(folder) if several else "")
-        for rest in whole
-        for split, folders in domains[rest].items()
-        for folder in folders
-    }
-
-
-def _as_written(name: str) -> str:
-    """The rest of a name, in its own letters."""
-    words = [word for word in PARTS.findall(name) if word.lower() not in SPLIT_WORDS and word.lower() not in EMPTY]
-    return "_".join(word for word in words if not word.isdecimal())
+    named = {folder: words_of(folder) for rest in whole for folders in domains[rest].values() for folder in folders}
+    return {folder: (words[0], words[1] if several else "") for folder, words in named.items() if words}

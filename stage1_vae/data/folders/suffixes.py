@@ -17,21 +17,19 @@ SUFFIXES = frozenset(
         *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".qoi", ".tga"),
     )
 )
-CONVERT, DEVELOP = "convert to .png", "develop to .png or 8-bit .tif"
-ARRAY = "save as one array, data=arrays"
 REMEDIES = {
-    **dict.fromkeys(
-        (".heic", ".heif", ".hif", ".jxl", ".ico", ".psd", ".xcf", ".sgi", ".pcx", ".jxr", ".dds"), CONVERT
-    ),
-    **dict.fromkeys((".eps", ".ps", ".pdf", ".svg", ".ai", ".wmf", ".emf"), "draw as .png at one size"),
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw"), DEVELOP),
-    **dict.fromkeys(
-        (".exr", ".hdr", ".pfm", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".fits", ".czi", ".nd2"), ARRAY
-    ),
-    **dict.fromkeys((".svs", ".ndpi", ".mat", ".h5", ".hdf5", ".zarr", ".pt", ".pkl", ".parquet", ".tfrecord"), ARRAY),
-    **dict.fromkeys((".npy", ".npz"), "choose data=arrays"),
-    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm"), "save the frames as .png"),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".bz2", ".xz"), "unpack"),
+    suffix: remedy
+    for remedy, suffixes in {
+        "convert to .png": ".heic .heif .hif .jxl .ico .psd .xcf .sgi .pcx .jxr .dds",
+        "draw as .png at one size": ".eps .ps .pdf .svg .ai .wmf .emf",
+        "develop to .png or 8-bit .tif": ".cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .raw",
+        "save as one array, data=arrays": ".exr .hdr .pfm .dcm .nii .nii.gz .nrrd .mha .fits .czi .nd2 "
+        ".svs .ndpi .mat .h5 .hdf5 .zarr .pt .pkl .parquet .tfrecord",
+        "choose data=arrays": ".npy .npz",
+        "save the frames as .png": ".mp4 .avi .mov .mkv .webm",
+        "unpack": ".zip .tar .tgz .gz .7z .rar .bz2 .xz",
+    }.items()
+    for suffix in suffixes.split()
 }
 """Suffix of what may hold images -> what to do with it."""
 MOST_NAMED = 4

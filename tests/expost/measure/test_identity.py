@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import composed, report_of, run_here
 from encoded import encoded
+from latent_values import means
 
 from expost.measure.truth import carries_unchanged
 from stage1_vae.bottlenecks.identity import Identity as IdentityBottleneck
@@ -33,7 +34,7 @@ def test_images_go_through_unchanged(tmp_path: Path) -> None:
         vae = VAE((2, 3, 4), Identity(), IdentityBottleneck, likelihood)
         assert carries_unchanged(vae) and vae.spec.shape == (24,) and vae.bottleneck.base_prior is None
         latents = encoded(vae, [(x[:4], None), (x[4:], None)], tmp_path)
-        assert latents.is_point_mass and torch.equal(latents.means(), x.flatten(1))
+        assert latents.is_point_mass and torch.equal(means(latents), x.flatten(1))
     assert torch.equal(
         VAE((2, 3, 4), Identity(), IdentityBottleneck, GaussianLikelihood()).decode(x.flatten(1)).mean, x
     )

@@ -32,7 +32,7 @@ def images(num: int = 57) -> InMemory:
 
 
 def rows_of(batches: Batches, epoch: int = 0) -> list[list[int]]:
-    batches.set_epoch(epoch)
+    batches.sampler.set_epoch(epoch)
     return [labels.tolist() for _, labels in batches if labels is not None]
 
 

@@ -15,7 +15,7 @@ from image_files import everything, refusal
 
 from stage1_vae.data import idx
 from stage1_vae.data.digits import Digits
-from stage1_vae.data.idx import FILES, MIRRORS, Idx, Mirror
+from stage1_vae.data.idx import FILES, MIRRORS, Idx
 from stage1_vae.data.images import Domain, InMemory, fingerprint
 from stage1_vae.data.splits import existing_path, hold_out, split_rows
 
@@ -46,17 +46,17 @@ def folder(tmp_path: Path, arrays: list[np.ndarray]) -> Path:
 
 def test_split_covers_each_row_once_and_is_fixed() -> None:
     split = split_rows(103, 0.1, 0.2)
-    assert (len(split.train), len(split.val), len(split.test)) == (72, 10, 21)
-    assert sorted(np.concatenate((split.train, split.val, split.test))) == list(range(103))
+    assert {name: len(rows) for name, rows in split.items()} == {"train": 72, "val": 10, "test": 21}
+    assert sorted(np.concatenate([*split.values()])) == list(range(103))
     again = split_rows(103, 0.1, 0.2)
-    assert all(np.array_equal(getattr(split, name), getattr(again, name)) for name in ("train", "val", "test"))
-    assert not np.array_equal(split.train, np.sort(split.train))  # the first n are a fair sample
-    assert split.test[:4].tolist() == [16, 69, 94, 101]  # the definition itself: any change moves published figures
+    assert all(np.array_equal(split[name], again[name]) for name in ("train", "val", "test"))
+    assert not np.array_equal(split["train"], np.sort(split["train"]))  # the first n are a fair sample
+    assert split["test"][:4].tolist() == [16, 69, 94, 101]  # the definition itself: any change moves published figures
 
 
 def test_ten_images_are_enough_and_nine_are_not() -> None:
     split = split_rows(10, 0.1, 0.2)
-    assert (len(split.train), len(split.val), len(split.test)) == (6, 2, 2)
+    assert {name: len(rows) for name, rows in split.items()} == {"train": 6, "val": 2, "test": 2}
     refusal(lambda: split_rows(9, 0.1, 0.2), "9 images", "at least 10")
 
 
@@ -221,10 +221,17 @@ def test_idx_download_checks_sums_and_reports_failure(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     try:
+<<<<<<< HEAD
         monkeypatch.setitem(idx.MIRRORS, "mnist", Mirror(url, sums))  # type: ignore[arg-type]
         data = Idx(str(target), num_val=6, download=True).load()
         assert data.fingerprint == Idx(str(folder), num_val=6).load().fingerprint
         monkeypatch.setitem(idx.MIRRORS, "mnist", Mirror(url, ("0" * 32, *sums[1:])))  # type: ignore[arg-type]
+=======
+        monkeypatch.setitem(idx.MIRRORS, "mnist", (url, sums))
+        data = Idx(str(target), num_val=6, download=True).load()
+        assert data.fingerprint == Idx(str(folder), num_val=6).load().fingerprint
+        monkeypatch.setitem(idx.MIRRORS, "mnist", (url, ("0" * 32, *sums[1:])))
+>>>>>>> trim1
         (target / f"{FILES[0]}.gz").unlink()
         refusal(lambda: Idx(str(target), download=True).load(), "cannot download", FILES[0], "by hand")
         assert not (target / f"{FILES[0]}.gz").exists()
@@ -236,7 +243,7 @@ def test_idx_download_checks_sums_and_reports_failure(
 
 
 def test_known_sums_have_the_form_of_md5() -> None:
-    sums = [md5 for mirror in MIRRORS.values() for md5 in mirror.md5]
+    sums = [md5 for mirror in MIRRORS.values() for md5 in mirror[1]]
     assert len(set(sums)) == 8 and all(len(md5) == 32 and int(md5, 16) >= 0 for md5 in sums)
 
 

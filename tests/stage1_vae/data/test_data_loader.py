@@ -39,7 +39,7 @@ def noisy() -> InMemory:
 
 
 def epoch(batches: Batches, number: int = 0) -> torch.Tensor:
-    batches.set_epoch(number)
+    batches.sampler.set_epoch(number)
     return torch.cat([x for x, _ in batches])
 
 
@@ -121,11 +121,6 @@ def test_each_image_once_an_epoch_with_its_label(numbered: InMemory, shuffle: bo
     assert (labels.tolist() == list(range(NUM))) is not shuffle
 
 
-def test_drop_last(numbered: InMemory) -> None:
-    batches = Batches(numbered, PLAIN, 20, True, seed=3, drop_last=True)
-    assert len(batches) == 5 and [len(x) for x, _ in batches] == [20] * 5
-
-
 def test_no_labels_no_labels(noisy: InMemory) -> None:
     assert all(labels is None for _, labels in Batches(noisy, PLAIN, 20, True, seed=0))
 
@@ -186,8 +181,6 @@ def test_lazy_sets_yield_what_memory_yields_with_any_number_of_workers(tmp_path:
         assert len(found) == len(expected) == 4
         for (x, labels), (x_found, labels_found) in zip(expected, found, strict=True):
             assert torch.equal(x, x_found) and torch.equal(labels, labels_found)
-    kept = Batches(lazy, DYNAMIC, 8, True, seed=5, drop_last=True, num_workers=2)
-    assert [len(x) for x, _ in kept] == [8] * (len(lazy) // 8)
 
 
 def test_a_damaged_file_met_by_a_worker_is_one_line(tmp_path: Path) -> None:
@@ -203,7 +196,6 @@ def test_a_damaged_file_met_by_a_worker_is_one_line(tmp_path: Path) -> None:
 
 def test_bad_numbers(noisy: InMemory) -> None:
     refusal(lambda: Batches(noisy, PLAIN, 0, True, seed=0), "at least 1")
-    refusal(lambda: Batches(noisy, PLAIN, NUM + 1, True, seed=0, drop_last=True), f"{NUM} images", "lower")
     refusal(lambda: Batches(noisy, PLAIN, 4, True, seed=0, num_workers=-1), "0 or more")
 
 

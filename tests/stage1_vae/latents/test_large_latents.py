@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from latent_values import drawn_epoch
 from torch import Tensor
 from without_lightning import RUN
 
@@ -54,7 +55,7 @@ def test_an_epoch_in_blocks_has_every_row_once(num: int, on_disk: None) -> None:
     data = numbered(num)
     epochs = []
     for seed in (0, 1, 1):
-        batches = list(data.batches(64, torch.Generator().manual_seed(seed)))
+        batches = list(drawn_epoch(data, 64, torch.Generator().manual_seed(seed)))
         assert [len(z) for z, _ in batches[:-1]] == [64] * (len(batches) - 1)
         z, labels = (torch.cat(column) for column in zip(*batches, strict=True))
         rows = z[:, 0].round().long()
@@ -68,7 +69,7 @@ def test_an_epoch_in_blocks_has_every_row_once(num: int, on_disk: None) -> None:
 def test_a_set_sorted_by_class_is_mixed(on_disk: None) -> None:
     """A buffer of 100 blocks out of 1,000: each class within three standard deviations of its share in a buffer."""
     data = numbered(10_000)
-    _, labels = (torch.cat(c) for c in zip(*data.batches(50, torch.Generator().manual_seed(0)), strict=True))
+    _, labels = (torch.cat(c) for c in zip(*drawn_epoch(data, 50, torch.Generator().manual_seed(0)), strict=True))
     for buffer in labels.split(1000):
         share = torch.bincount(buffer, minlength=10) / 1000
         assert (share - 0.1).abs().max() < 3.5 * (0.1 * 0.9 / 100) ** 0.5
@@ -180,7 +181,7 @@ def test_auto_takes_batches_only_where_the_set_is_large() -> None:
 
 def em_parts() -> tuple[StepwiseState, Points, StepwiseSettings]:
     data = known_mixture(2_000, 0)
-    points = Points(data.means(), torch.full((2_000, 4), 0.09))
+    points = Points(torch.from_numpy(data.params["loc"][:]), torch.full((2_000, 4), 0.09))
     covariance, guess = COVARIANCES["full"], torch.eye(4).double()
     means = points.loc[::400].double()
     start = Components(torch.full((5,), 0.2).double().log(), means, torch.eye(4).double().expand(5, 4, 4).clone())
@@ -235,8 +236,8 @@ run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=N
 def fit(data):
     Standardized(Mixture(data.spec, 4, covariance="diagonal", max_iter=1, batch_size=2048)).fit(data, val, run)
     Gaussian(data.spec).fit(data, val, run)
-    for z, labels in data.batches(8192):
-        pass
+    for _, posterior in data.epoch(8192):
+        posterior.sample()
 fit(val)
 before = status("RssAnon")
 with watched() as peak:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from latent_values import log_stds, means
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -50,7 +51,7 @@ def near(estimate: Estimate | None, truth: float) -> None:
 
 def loop(data: LatentDataset, z: Tensor) -> Tensor:
     """log 1/N sum_i q(z|x_i), float64, one z at a time."""
-    family = Normal(data.means().double(), data.log_stds().double().exp())
+    family = Normal(means(data).double(), log_stds(data).double().exp())
     each = [family.log_prob(row).flatten(1).sum(1).logsumexp(0) for row in z.double()]
     return torch.stack(each) - math.log(len(data))
 
