@@ -221,17 +221,10 @@ def test_idx_download_checks_sums_and_reports_failure(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     try:
-<<<<<<< HEAD
-        monkeypatch.setitem(idx.MIRRORS, "mnist", Mirror(url, sums))  # type: ignore[arg-type]
-        data = Idx(str(target), num_val=6, download=True).load()
-        assert data.fingerprint == Idx(str(folder), num_val=6).load().fingerprint
-        monkeypatch.setitem(idx.MIRRORS, "mnist", Mirror(url, ("0" * 32, *sums[1:])))  # type: ignore[arg-type]
-=======
         monkeypatch.setitem(idx.MIRRORS, "mnist", (url, sums))
         data = Idx(str(target), num_val=6, download=True).load()
         assert data.fingerprint == Idx(str(folder), num_val=6).load().fingerprint
         monkeypatch.setitem(idx.MIRRORS, "mnist", (url, ("0" * 32, *sums[1:])))
->>>>>>> trim1
         (target / f"{FILES[0]}.gz").unlink()
         refusal(lambda: Idx(str(target), download=True).load(), "cannot download", FILES[0], "by hand")
         assert not (target / f"{FILES[0]}.gz").exists()
