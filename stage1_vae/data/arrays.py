@@ -141,7 +141,7 @@ class Arrays(Source):
             levels=pixels.levels,
             domain=domain,
             class_names=labels.names,
-            check_unchanged=(lambda: None) if keep else Watched([path], began_ns).check,
+            check_unchanged=Watched([] if keep else [path], began_ns).check,
             fingerprint=fingerprint(("arrays", self.domain, pixels.digest, numbers, *assignment, *further)),
             value_range=pixels.value_range,
             guesses=tuple(content.guesses),
@@ -149,7 +149,17 @@ class Arrays(Source):
         )
 
     def _content(self, path: Path) -> Content:
-        _check_is_numpy(path)
+        if path.is_dir():
+            inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
+            holds = f" (it holds {', '.join(inside)})" if inside else ""
+            remedy = (
+                "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
+            )
+            raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
+        if path.suffix.lower() not in (".npy", ".npz"):
+            raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
+        if not path.is_file():
+            raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
         try:
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as file, open_archive(file) as archive:
@@ -240,18 +250,6 @@ class Arrays(Source):
         return {name: rows[name] for name in SPLITS}
 
 
-def _check_is_numpy(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
-        holds = f" (it holds {', '.join(inside)})" if inside else ""
-        remedy = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
-        raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
-    if path.suffix.lower() not in (".npy", ".npz"):
-        raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
-    if not path.is_file():
-        raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
-
-
 def _place(path: Path, split: str) -> str:
     return str(path) if split == "all" else f"{path} ({split})"
 
@@ -299,8 +297,11 @@ def _choose(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
 def _pass_over_unlabelled(content: Content) -> None:
     """Keep what can be used of labels that not every split has: test images may lack them, others are left out."""
     images, labels, left_out = content.images, content.labels, content.left_out
-    if {"train", "test"} <= labels.keys() and _are_hidden(labels["test"], labels["train"]):
-        left_out.append(f"labels of test, which are all {labels.pop('test').flat[0]}")
+    if {"train", "test"} <= labels.keys() and labels["test"].size > 1:
+        value = labels["test"].flat[0]
+        if (labels["test"] == value).all() and value not in labels["train"]:  # whoever made the set keeps the answers
+            left_out.append(f"labels of test, which are all {value}")
+            del labels["test"]
     if "train" in content.unlabelled:
         left_out.append(f"labels of {' and '.join(labels)}, for the training images have none")
         labels.clear()
@@ -309,11 +310,6 @@ def _pass_over_unlabelled(content: Content) -> None:
         left_out.append(f"{num:,} validation images, which have no labels (data.label=false takes them)")
     if "test" in content.unlabelled:
         left_out.append("figures of classes on test images, which have no labels")
-
-
-def _are_hidden(labels: np.ndarray, of_training: np.ndarray) -> bool:
-    """Whether test labels are one value that no training image has: whoever made the set keeps the answers."""
-    return labels.size > 1 and bool((labels == labels.flat[0]).all()) and labels.flat[0] not in of_training
 
 
 def _first_common(names: Sequence[str], common: Sequence[str]) -> str | None:
