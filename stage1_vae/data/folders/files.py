@@ -100,19 +100,18 @@ class Files(ImageSet):
         target: what they become.
         labels: int64 [N], or None.
         pages: where each image lies in its file; empty: all are the first of theirs.
-        levels: all values are below it.
+
+    Attributes:
+        levels: all values are below it; 256 until somebody has looked.
     """
 
+    levels = 256
+
     def __init__(
-        self,
-        paths: Sequence[Path],
-        target: Target,
-        labels: Tensor | None,
-        pages: Sequence[Page | None] = (),
-        levels: int = 256,
+        self, paths: Sequence[Path], target: Target, labels: Tensor | None, pages: Sequence[Page | None] = ()
     ) -> None:
         self.paths, self.target, self.labels = tuple(paths), target, labels
-        self.pages, self.levels = tuple(pages) if any(pages) else (), levels
+        self.pages = tuple(pages) if any(pages) else ()
 
     def __len__(self) -> int:
         return len(self.paths)
