@@ -119,11 +119,11 @@ class Arrays(Source):
         began_ns = time.time_ns()
         content = self._content(path)
         _pass_over_unlabelled(content)
-        images, sizes = self._images(path, content, domain)
+        images = self._images(path, content, domain)
         pixels = read_pixels(str(path), images, domain, content.guesses, self.levels, self.range)
         labels = self._labels(path, content, len(images))
         numbers = torch.from_numpy(labels.numbers) if labels.names else None
-        rows = self._rows(sizes, content.guesses)
+        rows = self._rows(content)
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
         sets: list[ImageSet] = []
         for split, own in rows.items():
@@ -179,20 +179,20 @@ class Arrays(Source):
             raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
         return Content({"all": array})
 
-    def _images(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray, dict[str, int]]:
-        """All images [N, C, H, W], one split behind the other, and how many each has."""
-        arrays: dict[str, np.ndarray] = {}
+    def _images(self, path: Path, content: Content, domain: Domain) -> np.ndarray:
+        """All images [N, C, H, W], one split behind the other; those of `content` get the same axes."""
         for split, images in content.images.items():
             guesses: list[str] = []  # the same of each
-            arrays[split] = arrange(_place(path, split), images, self.layout, domain, guesses)
+            content.images[split] = arrange(_place(path, split), images, self.layout, domain, guesses)
         content.guesses += guesses
-        first, *others = arrays
+        kinds = {split: f"{images.dtype} {images.shape[1:]}" for split, images in content.images.items()}
+        first, *others = kinds
         for split in others:
-            kinds = [f"{array.dtype} {array.shape[1:]}" for array in (arrays[first], arrays[split])]
-            if kinds[0] != kinds[1]:
-                raise DataError(f"{path}: {first} holds {kinds[0]} and {split} {kinds[1]}: save all splits alike")
-        whole = np.concatenate(list(arrays.values())) if others else arrays[first]
-        return whole, {split: len(array) for split, array in arrays.items()}
+            if kinds[first] != kinds[split]:
+                raise DataError(
+                    f"{path}: {first} holds {kinds[first]} and {split} {kinds[split]}: save all splits alike"
+                )
+        return np.concatenate(list(content.images.values())) if others else content.images[first]
 
     def _labels(self, path: Path, content: Content, num: int) -> Labels:
         """Labels of all images but those of splits that have none, which come last."""
@@ -231,8 +231,9 @@ class Arrays(Source):
             return no_labels
         return read
 
-    def _rows(self, sizes: dict[str, int], guesses: list[str]) -> dict[str, np.ndarray]:
+    def _rows(self, content: Content) -> dict[str, np.ndarray]:
         """Rows of each split; what the file has none of is cut from the training images."""
+        sizes = {split: len(images) for split, images in content.images.items()}
         if "all" in sizes:
             return split_rows(sizes["all"], self.val_fraction, self.test_fraction)
         check_total(sum(sizes.values()))
@@ -246,7 +247,7 @@ class Arrays(Source):
                 train, key = rows["train"], f"data.{name}_fraction"
                 rest, held = hold_out(len(train), max(MIN_PER_SPLIT, round(len(train) * fraction)), key)
                 rows[name], rows["train"] = train[held], train[rest]
-                guesses.append(f"{name} cut from train ({key})")
+                content.guesses.append(f"{name} cut from train ({key})")
         return {name: rows[name] for name in SPLITS}
 
 
