@@ -185,11 +185,10 @@ def read_idx(path: Path, num_dims: tuple[int, ...]) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            packed_bytes = os.fstat(file.fileno()).st_size
             gzipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             content = gzip.GzipFile(fileobj=file) if gzipped else file
-            return _values(path, cast(BinaryIO, content), packed_bytes, gzipped, num_dims)
+            return _values(path, cast(BinaryIO, content), os.fstat(file.fileno()).st_size, gzipped, num_dims)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 

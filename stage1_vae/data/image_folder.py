@@ -134,9 +134,7 @@ class ImageFolder(Source):
                 raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
         if self.size is None:
             return
-        sides = (
-            list(self.size) if isinstance(self.size, Sequence) and not isinstance(self.size, str) else [self.size] * 2
-        )
+        sides = self.size if isinstance(self.size, Sequence) else [self.size] * 2
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
 
