@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.posteriors import LOG_2PI
 
 
@@ -42,12 +43,15 @@ class StandardNormal(BasePrior):
 
 
 class UniformCodes(BasePrior):
-    """Every code equally likely at every position: the base prior of codes. `sizes` [T] holds the codebook of each."""
+    """Every code of `spec` equally likely at every position. `sizes` [T] holds the codebook of each."""
 
     sizes: Tensor
 
-    def __init__(self, sizes: Tensor) -> None:
+    def __init__(self, spec: LatentSpec) -> None:
         super().__init__()
+        lengths = torch.tensor([math.prod(grid) for grid in spec.grids])
+        num = spec.num_dims  # as `meta` must know
+        sizes = torch.repeat_interleave(torch.tensor(spec.num_codes), lengths, output_size=num)
         self.register_buffer("sizes", sizes, persistent=False)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:

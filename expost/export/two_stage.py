@@ -24,7 +24,7 @@ from expost.evaluation.bounds import importance_bounds
 from expost.export.config import load_stages, preprocess_of, read_config
 from expost.export.hub import SCHEME, download
 from expost.store.safe import UnsafeError
-from stage1_vae.codes.maps import uniform_codes
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.data.images import Domain
 from stage1_vae.data.labels import class_number
 from stage1_vae.data.preprocess import Preprocess
@@ -221,7 +221,7 @@ class TwoStage:
         if z.is_floating_point() or z.dtype == torch.bool:
             raise ValueError(f"z is {z.dtype}; expected codes, which are whole numbers")
         z = z.to(self.device, torch.int64)  # a byte would be taken for a mask
-        wrong = z[(z < 0) | (z >= uniform_codes(self.vae.spec).sizes.to(self.device))]
+        wrong = z[(z < 0) | (z >= UniformCodes(self.vae.spec).sizes.to(self.device))]
         if len(wrong):
             sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(self.vae.spec.num_codes))
             raise ValueError(f"z has the code {wrong[0]:,}; the codebook has {sizes} codes, counted from 0")

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map
 from stage1_vae.codes.usage import CodeUsage
 from stage1_vae.posteriors import Codes
 
@@ -42,7 +43,7 @@ class FSQ(Bottleneck):
         channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (math.prod(levels),), num_classes)
         self.decoder_shape = (len(levels), *self.grid)
-        self.base_prior = uniform_codes(self.spec)
+        self.base_prior = UniformCodes(self.spec)
         self.project = Projection(channels, len(levels))
         self.usage = CodeUsage(math.prod(levels))
         self.register_buffer("counts", torch.tensor(levels), persistent=False)  # [d]

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
-from stage1_vae.codes.maps import code_spec, map_shape, to_map, to_vectors, uniform_codes
+from stage1_vae.codes.maps import code_spec, map_shape, to_map, to_vectors
 from stage1_vae.codes.usage import CodeUsage
 from stage1_vae.posteriors import CategoricalCodes, Codes
 
@@ -56,7 +57,7 @@ class Gumbel(Bottleneck):
         self.temperatures, self.anneal_steps = (start_temperature, end_temperature), anneal_steps
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
-        self.base_prior = uniform_codes(self.spec)
+        self.base_prior = UniformCodes(self.spec)
         self.logits = nn.Conv2d(channels, num_codes, kernel_size=1)
         self.vectors = nn.Embedding(num_codes, code_dim)
         self.usage = CodeUsage(num_codes)

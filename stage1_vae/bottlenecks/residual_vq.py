@@ -6,9 +6,10 @@ al., "SoundStream", 2021, algorithm 1; Lee et al., "Autoregressive Image Generat
 import torch
 from torch import Tensor, nn
 
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map
 from stage1_vae.posteriors import Codes
 
 MOST_QUANTIZERS = 256
@@ -49,7 +50,7 @@ class ResidualVQ(Bottleneck):
         channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,) * num_quantizers, (num_codes,) * num_quantizers, num_classes)
         self.decoder_shape = (code_dim, *self.grid)
-        self.base_prior = uniform_codes(self.spec)
+        self.base_prior = UniformCodes(self.spec)
         self.project = Projection(channels, code_dim)
         self.codebooks = nn.ModuleList(
             Codebook(num_codes, code_dim, decay, revive_below, name=f"level{n}") for n in range(num_quantizers)

@@ -6,9 +6,10 @@ them is the commitment (ibid., eq. 3, third term).
 
 from torch import Tensor
 
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map
 from stage1_vae.posteriors import Codes
 
 
@@ -44,7 +45,7 @@ class VQ(Bottleneck):
         channels, self.grid = map_shape(features_shape)
         self.spec = code_spec((self.grid,), (num_codes,), num_classes)
         self.decoder_shape = (code_dim, *self.grid)
-        self.base_prior = uniform_codes(self.spec)
+        self.base_prior = UniformCodes(self.spec)
         self.project = Projection(channels, code_dim)
         self.codebook = Codebook(num_codes, code_dim, decay, revive_below, rotation)
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
-from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map, uniform_codes
+from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map
 from stage1_vae.posteriors import Codes
 
 
@@ -46,7 +47,7 @@ class VQ2(Bottleneck):
         self.top = (-(-self.bottom[0] // 2), -(-self.bottom[1] // 2))
         self.spec = code_spec((self.top, self.bottom), (num_codes, num_codes), num_classes)
         self.decoder_shape = (2 * code_dim, *self.bottom)
-        self.base_prior = uniform_codes(self.spec)
+        self.base_prior = UniformCodes(self.spec)
         self.halve = nn.Sequential(
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),
             nn.ReLU(),

@@ -2,11 +2,9 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_vae.base_priors import UniformCodes
 from stage1_vae.latents.spec import LatentSpec, Support
 
 MOST_CODES = 2**16
@@ -70,11 +68,3 @@ def code_spec(grids: tuple[tuple[int, int], ...], num_codes: tuple[int, ...], nu
         )
     length = sum(math.prod(grid) for grid in grids)
     return LatentSpec((length,), Support.CODES, grids, num_codes, num_classes)
-
-
-def uniform_codes(spec: LatentSpec) -> UniformCodes:
-    """The base prior of codes of `spec`."""
-    lengths = torch.tensor([math.prod(grid) for grid in spec.grids])
-    return UniformCodes(
-        torch.repeat_interleave(torch.tensor(spec.num_codes), lengths, output_size=spec.num_dims)  # as `meta` must know
-    )

@@ -119,11 +119,11 @@ class Arrays(Source):
         began_ns = time.time_ns()
         content = self._content(path)
         _pass_over_unlabelled(content)
-        images, sizes = self._images(path, content, domain)
+        images = self._images(path, content, domain)
         pixels = read_pixels(str(path), images, domain, content.guesses, self.levels, self.range)
         labels = self._labels(path, content, len(images))
         numbers = torch.from_numpy(labels.numbers) if labels.names else None
-        rows = self._rows(sizes, content.guesses)
+        rows = self._rows(content)
         keep = fits_in_memory(images.nbytes, self.memory_limit_gib) or not isinstance(images, np.memmap)
         sets: list[ImageSet] = []
         for split, own in rows.items():
@@ -141,7 +141,7 @@ class Arrays(Source):
             levels=pixels.levels,
             domain=domain,
             class_names=labels.names,
-            check_unchanged=(lambda: None) if keep else Watched([path], began_ns).check,
+            check_unchanged=Watched([] if keep else [path], began_ns).check,
             fingerprint=fingerprint(("arrays", self.domain, pixels.digest, numbers, *assignment, *further)),
             value_range=pixels.value_range,
             guesses=tuple(content.guesses),
@@ -149,7 +149,17 @@ class Arrays(Source):
         )
 
     def _content(self, path: Path) -> Content:
-        _check_is_numpy(path)
+        if path.is_dir():
+            inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
+            holds = f" (it holds {', '.join(inside)})" if inside else ""
+            remedy = (
+                "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
+            )
+            raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
+        if path.suffix.lower() not in (".npy", ".npz"):
+            raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
+        if not path.is_file():
+            raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
         try:
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as file, open_archive(file) as archive:
@@ -169,20 +179,20 @@ class Arrays(Source):
             raise DataError(f"{path} is one array without a name: leave out data.x and data.label")
         return Content({"all": array})
 
-    def _images(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray, dict[str, int]]:
-        """All images [N, C, H, W], one split behind the other, and how many each has."""
-        arrays: dict[str, np.ndarray] = {}
+    def _images(self, path: Path, content: Content, domain: Domain) -> np.ndarray:
+        """All images [N, C, H, W], one split behind the other; those of `content` get the same axes."""
         for split, images in content.images.items():
             guesses: list[str] = []  # the same of each
-            arrays[split] = arrange(_place(path, split), images, self.layout, domain, guesses)
+            content.images[split] = arrange(_place(path, split), images, self.layout, domain, guesses)
         content.guesses += guesses
-        first, *others = arrays
+        kinds = {split: f"{images.dtype} {images.shape[1:]}" for split, images in content.images.items()}
+        first, *others = kinds
         for split in others:
-            kinds = [f"{array.dtype} {array.shape[1:]}" for array in (arrays[first], arrays[split])]
-            if kinds[0] != kinds[1]:
-                raise DataError(f"{path}: {first} holds {kinds[0]} and {split} {kinds[1]}: save all splits alike")
-        whole = np.concatenate(list(arrays.values())) if others else arrays[first]
-        return whole, {split: len(array) for split, array in arrays.items()}
+            if kinds[first] != kinds[split]:
+                raise DataError(
+                    f"{path}: {first} holds {kinds[first]} and {split} {kinds[split]}: save all splits alike"
+                )
+        return np.concatenate(list(content.images.values())) if others else content.images[first]
 
     def _labels(self, path: Path, content: Content, num: int) -> Labels:
         """Labels of all images but those of splits that have none, which come last."""
@@ -221,8 +231,9 @@ class Arrays(Source):
             return no_labels
         return read
 
-    def _rows(self, sizes: dict[str, int], guesses: list[str]) -> dict[str, np.ndarray]:
+    def _rows(self, content: Content) -> dict[str, np.ndarray]:
         """Rows of each split; what the file has none of is cut from the training images."""
+        sizes = {split: len(images) for split, images in content.images.items()}
         if "all" in sizes:
             return split_rows(sizes["all"], self.val_fraction, self.test_fraction)
         check_total(sum(sizes.values()))
@@ -236,20 +247,8 @@ class Arrays(Source):
                 train, key = rows["train"], f"data.{name}_fraction"
                 rest, held = hold_out(len(train), max(MIN_PER_SPLIT, round(len(train) * fraction)), key)
                 rows[name], rows["train"] = train[held], train[rest]
-                guesses.append(f"{name} cut from train ({key})")
+                content.guesses.append(f"{name} cut from train ({key})")
         return {name: rows[name] for name in SPLITS}
-
-
-def _check_is_numpy(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(file.name for file in path.iterdir() if file.suffix in (".npy", ".npz"))[:MOST_NAMED]
-        holds = f" (it holds {', '.join(inside)})" if inside else ""
-        remedy = "stack an array an image into one by numpy.stack" if len(inside) > 1 else "choose data=image_folder"
-        raise DataError(f"{path} is a folder{holds}: name a .npy or .npz file with data.root=FILE, or {remedy}")
-    if path.suffix.lower() not in (".npy", ".npz"):
-        raise DataError(f"{path} is neither .npy nor .npz: save the images with numpy.save or numpy.savez")
-    if not path.is_file():
-        raise DataError(f"{path} is no plain file: name a .npy or .npz file with data.root=FILE")
 
 
 def _place(path: Path, split: str) -> str:
@@ -299,8 +298,11 @@ def _choose(path: Path, archive: NumpyArchive, x: str | None, label: str | bool 
 def _pass_over_unlabelled(content: Content) -> None:
     """Keep what can be used of labels that not every split has: test images may lack them, others are left out."""
     images, labels, left_out = content.images, content.labels, content.left_out
-    if {"train", "test"} <= labels.keys() and _are_hidden(labels["test"], labels["train"]):
-        left_out.append(f"labels of test, which are all {labels.pop('test').flat[0]}")
+    if {"train", "test"} <= labels.keys() and labels["test"].size > 1:
+        value = labels["test"].flat[0]
+        if (labels["test"] == value).all() and value not in labels["train"]:  # whoever made the set keeps the answers
+            left_out.append(f"labels of test, which are all {value}")
+            del labels["test"]
     if "train" in content.unlabelled:
         left_out.append(f"labels of {' and '.join(labels)}, for the training images have none")
         labels.clear()
@@ -309,11 +311,6 @@ def _pass_over_unlabelled(content: Content) -> None:
         left_out.append(f"{num:,} validation images, which have no labels (data.label=false takes them)")
     if "test" in content.unlabelled:
         left_out.append("figures of classes on test images, which have no labels")
-
-
-def _are_hidden(labels: np.ndarray, of_training: np.ndarray) -> bool:
-    """Whether test labels are one value that no training image has: whoever made the set keeps the answers."""
-    return labels.size > 1 and bool((labels == labels.flat[0]).all()) and labels.flat[0] not in of_training
 
 
 def _first_common(names: Sequence[str], common: Sequence[str]) -> str | None:

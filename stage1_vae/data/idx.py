@@ -185,11 +185,10 @@ def read_idx(path: Path, num_dims: tuple[int, ...]) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            packed_bytes = os.fstat(file.fileno()).st_size
             gzipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             content = gzip.GzipFile(fileobj=file) if gzipped else file
-            return _values(path, cast(BinaryIO, content), packed_bytes, gzipped, num_dims)
+            return _values(path, cast(BinaryIO, content), os.fstat(file.fileno()).st_size, gzipped, num_dims)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 
@@ -262,21 +261,15 @@ def _find(root: Path, name: str, prefix: str | None, guesses: list[str]) -> tupl
         )
     word = prefix if prefix is not None else min(sets, default="")
     files = sets.get(word, {})
-    missing = next((file for i, file in enumerate(FILES) if i not in files), None)
-    if missing is not None:
-        raise DataError(_missing_message(folder, f"{word}-{missing}" if word else missing, name, sets))
+    if missing := [f"{word}-{file}" if word else file for i, file in enumerate(FILES) if i not in files]:
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        there = f" (it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)})" if others else ""
+        fetch = "add data.download=true, or " if name in MIRRORS and not any(sets) else ""
+        prefixes = sorted(other for other in sets if other and not missing[0].startswith(f"{other}-"))
+        choose = f"data.prefix={' or '.join(prefixes)}, or " if prefixes else ""
+        remedy = f"{fetch}{choose}name the folder of the IDX files with data.root=DIR"
+        raise DataError(f"{folder} has no {missing[0]} or {missing[0]}.gz{there}: {remedy}")
     return [files[i] for i in range(len(FILES))], word
-
-
-def _missing_message(folder: Path, file: str, name: str, sets: dict[str, dict[int, Path]]) -> str:
-    """What to say where `file` is missing: what is there, and, in a folder that holds nothing, how to fetch it."""
-    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    there = f" (it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)})" if others else ""
-    prefixes = [prefix for prefix in sets if prefix and not file.startswith(f"{prefix}-")]
-    fetch = "add data.download=true, or " if name in MIRRORS and not any(sets) else ""
-    choose = f"data.prefix={' or '.join(sorted(prefixes))}, or " if prefixes else ""
-    remedy = f"{fetch}{choose}name the folder of the IDX files with data.root=DIR"
-    return f"{folder} has no {file} or {file}.gz{there}: {remedy}"
 
 
 def _sets(folder: Path) -> dict[str, dict[int, Path]]:

@@ -83,7 +83,7 @@ class ImageFolder(Source):
         pictures = [picture for images in splits.values() for picture in images]
         target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses))
         keep = fits_in_memory(len(pictures) * math.prod(target.shape), self.memory_limit_gib)
-        sets = [_image_set(images, target, _labels(images, layout, name), keep) for name, images in splits.items()]
+        sets = [_image_set(images, target, layout, name, keep) for name, images in splits.items()]
         low, high = _value_range(sets)
         complete = keep or max(map(len, splits.values())) <= LOOKED_AT
         levels = levels_of(str(root), high, self.levels, layout.guesses, complete)
@@ -99,9 +99,7 @@ class ImageFolder(Source):
             shape=target.shape,
             levels=levels,
             class_names=layout.classes,
-            check_unchanged=(lambda: None)
-            if keep
-            else Watched({picture.file.path for picture in pictures}, began_ns).check,
+            check_unchanged=Watched(() if keep else {picture.file.path for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *(images.labels for images in sets))),
             value_range=(low, high),
             guesses=tuple(layout.guesses),
@@ -136,9 +134,7 @@ class ImageFolder(Source):
                 raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
         if self.size is None:
             return
-        sides = (
-            list(self.size) if isinstance(self.size, Sequence) and not isinstance(self.size, str) else [self.size] * 2
-        )
+        sides = self.size if isinstance(self.size, Sequence) else [self.size] * 2
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
 
@@ -265,14 +261,11 @@ def _dropped_channels(pictures: list[Picture], target: Target) -> list[str]:
     return [f"{what} of {num:,} image{'s' * (num != 1)} ({how})" for what, (num, how) in channels.items() if num]
 
 
-def _labels(images: list[Picture], layout: Layout, split: str) -> torch.Tensor | None:
-    if not layout.classes or (split in layout.unlabelled and split in layout.images):
-        return None
-    number = {name: i for i, name in enumerate(layout.classes)}
-    return torch.tensor([number[picture.file.inside[0]] for picture in images], dtype=torch.int64)
-
-
-def _image_set(images: list[Picture], target: Target, labels: torch.Tensor | None, keep: bool) -> ImageSet:
+def _image_set(images: list[Picture], target: Target, layout: Layout, split: str, keep: bool) -> ImageSet:
+    labels = None
+    if layout.classes and not (split in layout.unlabelled and split in layout.images):
+        number = {name: i for i, name in enumerate(layout.classes)}
+        labels = torch.tensor([number[picture.file.inside[0]] for picture in images], dtype=torch.int64)
     paths, pages = [picture.file.path for picture in images], [picture.header.page for picture in images]
     return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
 

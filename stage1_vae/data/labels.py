@@ -111,7 +111,15 @@ def read_labels(
             guesses.append(f"labels in one-hot rows of {labels.shape[1]} classes")
             labels = labels.argmax(1)
         else:
-            labels = labels[:, _choose_column(what, labels.shape[1], column, none)]
+            num = labels.shape[1]
+            chosen = 0 if column is None and num == 1 else column
+            if type(chosen) is not int or not 0 <= chosen < num:
+                request = "" if column is None else f"data.label_column={column}: "
+                raise DataError(
+                    f"{request}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}"
+                    f"{none}"
+                )
+            labels = labels[:, chosen]
     elif column:
         raise DataError(f"data.label_column={column}: {what} has one column of labels; leave the key out")
     return _number_classes(what, labels, none)
@@ -124,17 +132,6 @@ def is_one_hot(labels: np.ndarray) -> bool:
         and labels.dtype.kind in "biuf"
         and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
     )
-
-
-def _choose_column(what: str, num: int, column: int | None, none: str) -> int:
-    if column is None and num == 1:
-        return 0
-    if column is None or isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < num:
-        request = "" if column is None else f"data.label_column={column}: "
-        raise DataError(
-            f"{request}{what} has {num} columns of labels: choose one with data.label_column=0 to {num - 1}{none}"
-        )
-    return column
 
 
 def _number_classes(what: str, labels: np.ndarray, none: str) -> Labels:

@@ -35,7 +35,12 @@ def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain, g
         raise DataError(f"data.layout={layout}: name each axis of the file once, such as NHW, NCHW, NHWC or HWCN")
     shape = images.shape
     if images.ndim not in (3, 4) or 0 in shape[1:]:
-        raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C){_remedy(shape)}")
+        remedy = ""
+        if images.ndim == 2:
+            side = isqrt(shape[1])
+            sides = f"{side}, {side}" if side * side == shape[1] > 1 else "height, width"
+            remedy = f"; rows of pixels become images by x.reshape(-1, {sides})"
+        raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C){remedy}")
     if layout is None:
         layout = _find_layout(what, shape, domain, guesses)
     elif len(layout) != images.ndim:
@@ -45,14 +50,6 @@ def arrange(what: str, images: np.ndarray, layout: str | None, domain: Domain, g
     if "C" not in layout:
         return images.transpose([layout.index(axis) for axis in "NHW"])[:, None]
     return images.transpose([layout.index(axis) for axis in "NCHW"])
-
-
-def _remedy(shape: tuple[int, ...]) -> str:
-    if len(shape) != 2:
-        return ""
-    side = isqrt(shape[1])
-    sides = f"{side}, {side}" if side * side == shape[1] > 1 else "height, width"
-    return f"; rows of pixels become images by x.reshape(-1, {sides})"
 
 
 def _find_layout(what: str, shape: tuple[int, ...], domain: Domain, guesses: list[str]) -> str:

@@ -49,11 +49,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.binarize not in BINARIZE:
             nearest = get_close_matches(str(self.binarize), BINARIZE, n=1)
-            raise DataError(
-                f"data.binarize={self.binarize} is unknown"
-                + (f"; did you mean {nearest[0]}?" if nearest else "")
-                + f" choose one of {', '.join(BINARIZE)}"
-            )
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise DataError(f"data.binarize={self.binarize} is unknown{hint} choose one of {', '.join(BINARIZE)}")
         if not isinstance(self.dequantize, bool):
             raise DataError(f"data.dequantize={self.dequantize} is unknown: choose true, false or auto")
         if self.binarize != "none" and self.domain is Domain.REAL:

@@ -62,24 +62,21 @@ def open_archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     except Exception as error:  # zipfile raises many kinds on a damaged listing
         raise ValueError(f"truncated or damaged: {error}") from error
     with archive:
-        _check(archive.infolist())
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS:
+            raise ValueError(f"it has {len(members):,} members; at most {MAX_MEMBERS:,} are expected")
+        for member in members:
+            name = member.filename
+            if name.startswith("/") or ".." in name.split("/") or "\\" in member.orig_filename or ":" in name:
+                raise ValueError(f"its member {name[:100]!r} leads out of it")
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise ValueError(f"its member {name[:100]!r} is a symbolic link")
+            if member.flag_bits & ENCRYPTED:
+                raise ValueError(f"its member {name[:100]!r} is encrypted")
+        name, count = Counter(member.filename for member in members).most_common(1)[0] if members else ("", 0)
+        if count > 1:
+            raise ValueError(f"its member {name[:100]!r} is there {count} times")
         yield archive
-
-
-def _check(members: list[zipfile.ZipInfo]) -> None:
-    if len(members) > MAX_MEMBERS:
-        raise ValueError(f"it has {len(members):,} members; at most {MAX_MEMBERS:,} are expected")
-    for member in members:
-        name = member.filename
-        if name.startswith("/") or ".." in name.split("/") or "\\" in member.orig_filename or ":" in name:
-            raise ValueError(f"its member {name[:100]!r} leads out of it")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError(f"its member {name[:100]!r} is a symbolic link")
-        if member.flag_bits & ENCRYPTED:
-            raise ValueError(f"its member {name[:100]!r} is encrypted")
-    name, count = Counter(member.filename for member in members).most_common(1)[0] if members else ("", 0)
-    if count > 1:
-        raise ValueError(f"its member {name[:100]!r} is there {count} times")
 
 
 def check_unpacked(what: str, size: int, packed: int) -> None:

@@ -56,7 +56,15 @@ class LatentWriter(ExitStack):
             OSError: there is no room, or the folder cannot be written.
         """
         for name, (shape, dtype) in _columns(spec, family, num, labelled).items():
-            _preallocate(folder / f"{name}.npy", shape, dtype)
+            facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            with (folder / f"{name}.npy").open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, facts)
+                size = file.tell() + int(np.prod(shape)) * dtype.itemsize
+                file.flush()
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
         return cls(folder, spec, family, num, labelled)
 
     @property
@@ -95,18 +103,6 @@ def _columns(spec: LatentSpec, family: str, num: int, labelled: bool) -> dict[st
     """Name -> shape and dtype of every file."""
     files = {name: ((num, *spec.shape), spec.dtype(name)) for name in PARAMETERS[family]}
     return files | ({LABELS: ((num,), np.dtype(np.int64))} if labelled else {})
-
-
-def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, facts)
-        size = file.tell() + int(np.prod(shape)) * dtype.itemsize
-        file.flush()
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
 
 
 class _RowFile:

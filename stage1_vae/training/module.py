@@ -52,16 +52,8 @@ class Means:
         return means
 
 
-def figures_of(terms: Terms) -> dict[str, Tensor]:
-    """Batch means of an objective's terms, in nats per image."""
-    figures = {"loss": terms.loss.detach(), "distortion_nats": terms.distortion.detach().mean()}
-    if terms.rate is not None:
-        figures["rate_nats"] = terms.rate.detach().mean()
-    return figures | {name: value.detach() for name, value in terms.extras.items()}
-
-
 class Step(nn.Module):
-    """x [B, C, H, W], step -> Terms and their figures: what a training step computes, compiled as one graph."""
+    """x [B, C, H, W], step -> Terms and their batch means in nats per image: one compiled graph."""
 
     def __init__(self, vae: VAE, objective: Objective, bf16: bool) -> None:
         super().__init__()
@@ -70,7 +62,10 @@ class Step(nn.Module):
     def forward(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             terms = self.objective(self.vae, x, step)
-        return terms, figures_of(terms)
+        figures = {"loss": terms.loss.detach(), "distortion_nats": terms.distortion.detach().mean()}
+        if terms.rate is not None:
+            figures["rate_nats"] = terms.rate.detach().mean()
+        return terms, figures | {name: value.detach() for name, value in terms.extras.items()}
 
     def eager(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
         """The same without compilation: a size that comes once is not worth it."""

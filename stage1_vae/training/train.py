@@ -52,14 +52,6 @@ class Stretches:
             yield stretch
 
 
-def validation_schedule(settings: Settings, total_steps: int, stretches: Stretches) -> dict[str, int | None]:
-    """When Lightning validates: at least once, also where `max_steps` ends training within the first epochs."""
-    num_batches = len(stretches.batches)
-    if total_steps < num_batches:
-        return {"val_check_interval": -(-total_steps // stretches.length), "check_val_every_n_epoch": None}
-    return {"check_val_every_n_epoch": min(settings.val_every, total_steps // num_batches)}
-
-
 def train(
     vae: VAE,
     objective: Objective,
@@ -93,11 +85,11 @@ def train(
         # One check a validation; patience is in epochs.
         checks = -(-settings.patience // settings.val_every)
         callbacks += [EarlyStopping("val_loss", patience=checks), BestWeights()]
-    options: dict[str, Any] = {
-        "max_epochs": -(-total_steps // len(batches)),
-        **validation_schedule(settings, total_steps, stretches),
-        "callbacks": callbacks,
-    }
+    options: dict[str, Any] = {"max_epochs": -(-total_steps // len(batches)), "callbacks": callbacks}
+    # Validated at least once, also where `max_steps` ends training within the first epochs.
+    options["check_val_every_n_epoch"] = min(settings.val_every, total_steps // len(batches)) or None
+    if total_steps < len(batches):
+        options["val_check_interval"] = -(-total_steps // stretches.length)
     with warnings.catch_warnings():
         # Lightning warns of averages of a model that may be cut up over ranks; the two are refused together.
         warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from training_run import run
 
-from stage1_vae.base_priors import FairBits
+from stage1_vae.base_priors import FairBits, UniformCodes
 from stage1_vae.bottleneck import Bottleneck
 from stage1_vae.bottlenecks.bernoulli import Bernoulli
 from stage1_vae.bottlenecks.fsq import FSQ
@@ -20,7 +20,7 @@ from stage1_vae.bottlenecks.residual_vq import ResidualVQ
 from stage1_vae.bottlenecks.vq import VQ
 from stage1_vae.bottlenecks.vq2 import VQ2
 from stage1_vae.codes.codebook import Codebook
-from stage1_vae.codes.maps import Projection, code_spec, to_map, to_vectors, uniform_codes
+from stage1_vae.codes.maps import Projection, code_spec, to_map, to_vectors
 from stage1_vae.codes.usage import CodeUsage, EpochFigures, collapse
 from stage1_vae.latents.spec import LatentSpec, Support
 from stage1_vae.likelihoods import BernoulliLikelihood
@@ -185,7 +185,7 @@ def test_places_come_row_by_row_and_go_back_where_they_were() -> None:
 
 
 def test_uniform_codes_of_two_maps_cost_the_logarithms_of_their_codebooks() -> None:
-    prior = uniform_codes(code_spec(((1, 1), (2, 2)), (8, 5), 0))
+    prior = UniformCodes(code_spec(((1, 1), (2, 2)), (8, 5), 0))
     assert prior.log_prob(prior.sample(3)).tolist() == pytest.approx([-math.log(8) - 4 * math.log(5)] * 3)
 
 

@@ -14,7 +14,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -100,19 +100,18 @@ class Files(ImageSet):
         target: what they become.
         labels: int64 [N], or None.
         pages: where each image lies in its file; empty: all are the first of theirs.
-        levels: all values are below it.
+
+    Attributes:
+        levels: all values are below it; 256 until somebody has looked.
     """
 
+    levels = 256
+
     def __init__(
-        self,
-        paths: Sequence[Path],
-        target: Target,
-        labels: Tensor | None,
-        pages: Sequence[Page | None] = (),
-        levels: int = 256,
+        self, paths: Sequence[Path], target: Target, labels: Tensor | None, pages: Sequence[Page | None] = ()
     ) -> None:
         self.paths, self.target, self.labels = tuple(paths), target, labels
-        self.pages, self.levels = tuple(pages) if any(pages) else (), levels
+        self.pages = tuple(pages) if any(pages) else ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -165,36 +164,22 @@ def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
         DataError: it is damaged.
     """
     try:
-        with _open(path, page) as opened:
-            values = _values(opened, target)
+        at_page = None if page is None else open_at(path, page, FORMATS)
+        # Many small reads are cheaper in memory.
+        with at_page or Image.open(io.BytesIO(_content(path)), formats=_formats(path)) as opened:
+            image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
+            if image.mode != target.kind:
+                if image.has_transparency_data and target.kind != "RGBA":
+                    ground = Image.new("RGBA", image.size, "white")
+                    ground.alpha_composite(image.convert("RGBA"))
+                    image = ground
+                image = image.convert(target.kind)
+            if image.size != target.size[::-1]:
+                image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
+            values = np.asarray(image)  # [H, W] or [H, W, C]
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise _refusal(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
-
-
-def _open(path: Path, page: Page | None) -> AbstractContextManager[Image.Image]:
-    if page is not None:
-        return open_at(path, page, FORMATS)
-    return Image.open(io.BytesIO(_content(path)), formats=_formats(path))  # many small reads are cheaper in memory
-
-
-def _values(opened: Image.Image, target: Target) -> np.ndarray:
-    """[H, W] or [H, W, C]."""
-    image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
-    if image.mode != target.kind:
-        image = _convert(image, target.kind)
-    if image.size != target.size[::-1]:
-        image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def _convert(image: Image.Image, kind: str) -> Image.Image:
-    if image.has_transparency_data and kind != "RGBA":
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        ground.alpha_composite(image)
-        image = ground
-    return image.convert(kind)
 
 
 def _headers(path: Path, pages: str | None) -> list[Header]:

@@ -178,7 +178,11 @@ def _find_splits(where: Path, images: list[ImageFile]) -> Layout | None:
     tops = _tops(images)
     if top_splits := splits_of(tops, str(where)):
         return _split_at_top(where, images, top_splits)
-    inner = {top: splits_of(_tops(_below(images, top)), top) for top in tops}
+    inside: dict[str, set[str]] = {top: set() for top in tops}
+    for file in images:
+        if len(file.inside) > 2:
+            inside[file.inside[0]].add(file.inside[1])
+    inner = {top: splits_of(folders, top) for top, folders in inside.items()}
     holding = [top for top, splits in inner.items() if splits]
     if holding and len(holding) == len(tops) and _are_few(_loose_images(images), images):
         return _split_in_classes(images, inner)
@@ -188,11 +192,12 @@ def _find_splits(where: Path, images: list[ImageFile]) -> Layout | None:
             f"{where / holding[0]} holds splits ({', '.join(sorted(inner[holding[0]]))}) and {beside} beside it does "
             f"not: set data.root={where / holding[0]}, or data.splits=none if these folders are no splits"
         )
-    _refuse_half_a_split(where, images, tops)
+    _refuse_half_a_split(where, inside)
     return None
 
 
-def _refuse_half_a_split(where: Path, images: list[ImageFile], tops: Mapping[str, int]) -> None:
+def _refuse_half_a_split(where: Path, tops: Mapping[str, set[str]]) -> None:
+    """`tops`: first-level folders, with the folders in them."""
     parsed = {top: words_of(top) for top in tops}
     if len(tops) > 1 and all(words and words[0] != "train" and not words[1] for words in parsed.values()):
         raise DataError(
@@ -200,9 +205,8 @@ def _refuse_half_a_split(where: Path, images: list[ImageFile], tops: Mapping[str
             "train, or set data.splits=none if these are classes"
         )
     for train in (top for top, words in parsed.items() if words == ("train", "") and len(tops) > 1):
-        has_classes = len(_tops(_below(images, train))) > 1
-        flat = [top for top in tops if has_classes and not _tops(_below(images, top))]
-        if rest := [top for top in tops if top.lower() in NOT_TRAINED_ON or top in flat]:
+        has_classes = len(tops[train]) > 1
+        if rest := [top for top in tops if top.lower() in NOT_TRAINED_ON or (has_classes and not tops[top])]:
             raise DataError(
                 f"{where} has {train}/ and {rest[0]}/, which may be a split and a rest, or classes: set data.root="
                 f"{where / train} to read it alone, or data.splits=none if these are classes"

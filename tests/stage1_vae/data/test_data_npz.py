@@ -53,6 +53,15 @@ def test_labels_as_they_come_have_their_own_names(tmp_path: Path, label: np.ndar
         assert [names[y] for y in part.labels] == [words[row] for row in rows]
 
 
+def test_labels_go_with_images_whichever_axis_counts_them(tmp_path: Path) -> None:
+    shade = np.arange(30) * 8 + 7
+    images = np.broadcast_to(shade, (6, 5, 3, 30)).astype(np.uint8)  # as street view house numbers come
+    data = Arrays(saved(tmp_path, X=images, y=np.arange(30) % 3), layout="HWCN").load()
+    assert data.num_classes == 3
+    for part in (data.train, data.val, data.test):
+        assert torch.equal((everything(part)[:, 0, 0, 0].long() - 7) // 8 % 3, part.labels)
+
+
 def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     images = np.full((30, 4, 4), 200, np.uint8)
     for label, words in (

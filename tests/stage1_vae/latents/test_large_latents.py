@@ -17,7 +17,6 @@ from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents import dataset as door
-from stage1_vae.latents import shuffle as block_shuffle
 from stage2_prior.em.covariances import COVARIANCES
 from stage2_prior.em.gaussian import Components, EMSettings, Points
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
@@ -36,8 +35,8 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every set counts as too large for memory, and is read in blocks of a few rows."""
     monkeypatch.setattr(door, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(door, "BLOCK_ELEMENTS", 300)
-    monkeypatch.setattr(block_shuffle, "BUFFER_BLOCKS", 100)
-    monkeypatch.setattr(block_shuffle, "BUFFER_BYTES", 100 * BLOCK * ROW_BYTES)
+    monkeypatch.setattr(door, "BUFFER_BLOCKS", 100)
+    monkeypatch.setattr(door, "BUFFER_BYTES", 100 * BLOCK * ROW_BYTES)
 
 
 ON_DISK = replace(RUN, sizes=Sizes(in_memory_bytes=0, buffer_bytes=100 * BLOCK * ROW_BYTES))
@@ -221,7 +220,6 @@ import json, sys
 from pathlib import Path
 import torch
 from benchmarks.large_latents import status, watched
-from stage1_vae.latents import shuffle as block_shuffle
 from stage1_vae.latents import dataset as door
 from stage2_prior.fitting import FitRun, Sizes
 from stage2_prior.priors.gaussian import Gaussian
@@ -229,7 +227,7 @@ from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.standardize import Standardized
 
 door.IN_MEMORY_BYTES, door.BLOCK_ELEMENTS = 2**20, 2**17
-block_shuffle.BUFFER_BYTES, block_shuffle.BUFFER_BLOCKS = 2**22, 32
+door.BUFFER_BYTES, door.BUFFER_BLOCKS = 2**22, 32
 train, val = (door.LatentDataset.load(Path(sys.argv[1]) / split) for split in ("train", "val"))
 sizes = Sizes(in_memory_bytes=2**20, buffer_bytes=2**22, start_points=2000)
 run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=None, sizes=sizes)
