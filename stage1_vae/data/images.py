@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -113,6 +113,14 @@ def subset(images: ImageSet, num: int, of_each: int = 0) -> ImageSet:
     return InMemory(images.batch(index), labels)
 
 
+class KnownDensity(Protocol):
+    """The density that images were drawn from, where it is known: an oracle for everything that estimates it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> log p(x), exact, float64 [B] nats."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set: three splits and what a model must know of them.
@@ -125,8 +133,7 @@ class ImageData:
         levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
         domain: where a pixel lives.
         class_names: one a class; empty without labels.
-        density: what the images were drawn from, an oracle for everything that estimates it: its `log_prob` takes x
-            [B, C, H, W] to log p(x), exact, float64 [B] nats; None where nobody knows.
+        density: what the images were drawn from; None where nobody knows.
         value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
         guesses: what a source made of files that can be read in several ways, each with the key that changes it.
         left_out: what it did not take, with its number and the key or the step that changes it.
@@ -143,7 +150,7 @@ class ImageData:
     levels: int | None = None
     domain: Domain = Domain.UNIT
     class_names: tuple[str, ...] = ()
-    density: Any = None
+    density: KnownDensity | None = None
     value_range: tuple[float, float] | None = None
     guesses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
