@@ -19,7 +19,8 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents import dataset as door
 from stage1_vae.latents import shuffle as block_shuffle
 from stage2_prior.em.covariances import COVARIANCES
-from stage2_prior.em.gaussian import Components, EMSettings, Points
+from stage2_prior.em.gaussian import Components, EMSettings
+from stage2_prior.em.points import Points
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.fitting import PriorError, Sizes
