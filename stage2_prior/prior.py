@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.sampling import PLAIN, Sampling, code_sizes
 
@@ -89,8 +89,7 @@ class Prior(nn.Module, ABC):
             ValueError: when the event shape of `z` is not that of the spec.
             PriorError: for labels that the prior does not know.
         """
-        self._check_shape(z)
-        self._check_context(context, len(z))
+        self._check(z, context)
         return self._log_prob(z, context)
 
     def sample(self, n: int, context: Tensor | None = None, how: Sampling = PLAIN) -> Tensor:
@@ -125,22 +124,17 @@ class Prior(nn.Module, ABC):
             raise PriorError(f"sample.top_k={how.top_k} is more than the {most} codes; give at most {most}")
 
     def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """What training minimises, [B]: -log_prob unless the density has no cheap one.
-
-        Raises:
-            ValueError: when the event shape of `z` is not that of the spec.
-            PriorError: for labels that the prior does not know.
-        """
-        self._check_shape(z)
-        self._check_context(context, len(z))
+        """What training minimises, [B]: -log_prob unless the density has no cheap one; raises what that raises."""
+        self._check(z, context)
         return self._loss(z, context)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -self._log_prob(z, context)
 
-    def _check_shape(self, z: Tensor) -> None:
+    def _check(self, z: Tensor, context: Tensor | None) -> None:
         if z.shape[1:] != self.spec.shape:
             raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.spec.shape))}]")
+        self._check_context(context, len(z))
 
     def _check_context(self, context: Tensor | None, n: int) -> None:
         if context is None:
@@ -219,6 +213,6 @@ class Wrapper(Prior, ABC):
 
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
-    if spec.support.value not in ("real",) or len(spec.shape) != 1:
+    if spec.support is not Support.REAL or len(spec.shape) != 1:
         return f"{name} models vectors of real numbers; these latents are {spec.support.value} of shape {spec.shape}"
     return None

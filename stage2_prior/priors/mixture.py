@@ -19,7 +19,7 @@ are much narrower than the whole and nothing widens them, it is a bias (0.03 nat
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,7 +70,6 @@ class Mixture(Prior):
         PriorError: for a number out of range or an unknown covariance.
     """
 
-    version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
     fits_in_ranks = True
     log_weights: Tensor

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ class RowSubset:
 class PerClass(Wrapper):
     """As many copies of `prior` as there are classes; its latents have labels."""
 
-    version: ClassVar[int] = 1
     log_weights: Tensor
 
     def __init__(self, prior: Prior) -> None:

@@ -8,7 +8,7 @@ inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from stage2_prior.sampling import Sampling
 
 class Standardized(Wrapper):
     """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
-
-    version: ClassVar[int] = 1
 
     shift: Tensor
     unit: Tensor
