@@ -5,9 +5,12 @@ Public methods validate once and call the private ones, which do the maths.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -209,6 +212,20 @@ class Wrapper(Prior, ABC):
     @property
     def log_prob_is(self) -> Exactness:
         return self.inner.log_prob_is
+
+
+@dataclass(frozen=True)
+class DerivedColumn:
+    """A parameter that a wrapper makes of another one when its rows are read: there is no second copy of the set."""
+
+    shape: tuple[int, ...]
+    read: Callable[[Any], np.ndarray]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.read(rows)
 
 
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
