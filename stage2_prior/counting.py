@@ -5,7 +5,7 @@ value for a bit. The strength of the smoothing is the one under which held-out l
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 
 import torch
@@ -23,11 +23,7 @@ STRENGTHS = tuple(4.0**power for power in range(-6, 7))
 
 
 class CountingPrior(Prior, ABC):
-    """A density of codes or bits whose fit is `_count`.
-
-    Args:
-        spec: what one latent is.
-    """
+    """A density of codes or bits whose fit is `_count`."""
 
     log_prob_is = Exactness.EXACT
     knobs = CODE_KNOBS
@@ -35,7 +31,8 @@ class CountingPrior(Prior, ABC):
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        self.register_buffer("log_probs", unfitted_log_probs(spec))  # [T, K] of each place by itself
+        cells = torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64)
+        self.register_buffer("log_probs", log_probs_of(cells, 1.0, spec))  # [T, K] of each place by itself
 
     @property
     def num_place_parameters(self) -> int:
@@ -111,8 +108,8 @@ def pair_counts(latents: LatentDataset) -> Iterator[Tensor]:
         counts = torch.zeros(length if are_bits else 1, size, size, dtype=torch.float64)
         for block in blocks(latents):
             if are_bits:
-                each = torch.stack([1 - block, block], dim=2).double()  # [b, T, 2]
-                counts[1:] += torch.einsum("btj,btk->tjk", each[:, :-1], each[:, 1:])
+                both = torch.stack([1 - block, block], dim=2).double()  # [b, T, 2]
+                counts[1:] += torch.einsum("btj,btk->tjk", both[:, :-1], both[:, 1:])
             else:
                 cells = size * block[:, where][:, :-1] + block[:, where][:, 1:]
                 counts += torch.bincount(cells.flatten(), minlength=size * size).view(1, size, size)
@@ -127,7 +124,7 @@ def smoothed_log_probs(counts: Tensor, held_out: Tensor, spec: LatentSpec) -> tu
     def cost(alpha: float) -> float:
         return -torch.where(exists, held_out * log_probs_of(counts, alpha, spec), 0.0).sum().item()
 
-    alpha = best_strength(cost)
+    alpha = min(STRENGTHS, key=cost)
     return log_probs_of(counts, alpha, spec), alpha
 
 
@@ -144,13 +141,3 @@ def cells_that_exist(counts: Tensor, spec: LatentSpec) -> Tensor:
     for where, size in places(spec):
         exists[where, :size] = True
     return exists
-
-
-def unfitted_log_probs(spec: LatentSpec) -> Tensor:
-    """Every code equally likely at each place, [T, K]."""
-    return log_probs_of(torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64), 1.0, spec)
-
-
-def best_strength(cost: Callable[[float], float]) -> float:
-    """The strength of smoothing that costs held-out latents least."""
-    return min(STRENGTHS, key=cost)

@@ -230,7 +230,10 @@ def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, ru
         prior.prepare(train)
         batches = FreshBatches(train, course.batch_size, run.ranks, course.steps)
         module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0, watch=watch)
-        options = {"precision": precision_of(settings, run.device)} if precision_of(settings, run.device) else {}
+        precision = settings.precision
+        if precision == "auto":
+            precision = "bf16-mixed" if has_native_bf16(run.device) else None
+        options = {} if precision is None else {"precision": precision}  # else the run's own
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch
             run.lightning_fit(module, batches, held_out, max_epochs=course.epochs, **options)
@@ -238,10 +241,3 @@ def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, ru
         prior.eval()
     notes = [module.stopped] if module.stopped else []
     return report(prior, train, val, run, watch.seconds, module.curve, notes, settings.max_tokens)
-
-
-def precision_of(settings: FitSettings, device: torch.device) -> str | None:
-    """What to ask of the trainer; None leaves the run's own precision."""
-    if settings.precision != "auto":
-        return settings.precision
-    return "bf16-mixed" if has_native_bf16(device) else None

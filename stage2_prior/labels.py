@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import PriorError
-from stage2_prior.prior import GradientPrior
+from stage2_prior.prior import Exactness, GradientPrior
 from stage2_prior.sampling import Sampling
 
 LABELS_VERSION = 2
@@ -30,15 +30,19 @@ class LabelledPrior(GradientPrior, ABC):
         spec: what one latent is.
         conditional: whether it takes them.
         label_dropout: share of a conditional training that sees none; 0: no guidance.
+        knobs: fields of `Sampling` that its samples can follow, beside guidance.
 
     Raises:
         PriorError: no labels travel with the latents, or a share that is none.
     """
 
     takes_labels: ClassVar[bool] = True
+    log_prob_is = Exactness.EXACT
     log_shares: Tensor
 
-    def __init__(self, spec: LatentSpec, conditional: bool, label_dropout: float = 0.0) -> None:
+    def __init__(
+        self, spec: LatentSpec, conditional: bool, label_dropout: float = 0.0, knobs: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(spec)
         if conditional and not spec.num_classes:
             raise PriorError("prior.conditional=true needs labels and these images have none; set it to false")
@@ -47,23 +51,12 @@ class LabelledPrior(GradientPrior, ABC):
         self.label_dropout = label_dropout
         self.num_classes = spec.num_classes if conditional else 0
         self.passes = max(1, self.num_classes)
+        self.no_class = self.num_classes  # label of a latent whose class is left out; without classes, of every latent
+        self.num_labels = self.num_classes + 1  # that the network is given, `no_class` included
+        self.knobs = knobs | ({"guidance"} if conditional and label_dropout else set())
         if conditional:
             uniform = torch.full((self.num_classes,), -math.log(self.num_classes))
             self.register_buffer("log_shares", uniform)  # [classes] log p(y)
-
-    @property
-    def num_labels(self) -> int:
-        """Different labels that the network is given, that of no class included."""
-        return self.num_classes + 1
-
-    @property
-    def no_class(self) -> int:
-        """The label of a latent whose class is left out; of a prior without classes, of every latent."""
-        return self.num_classes
-
-    @property
-    def can_guide(self) -> bool:
-        return self.num_classes > 0 and self.label_dropout > 0
 
     @abstractmethod
     def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -85,8 +78,8 @@ class LabelledPrior(GradientPrior, ABC):
         if not self.num_classes:
             return self._log_prob_given(z, self._all(len(z), self.no_class))
         present = self.log_shares.isfinite().nonzero().squeeze(1).tolist()
-        each = torch.stack([self._log_prob_given(z, self._all(len(z), y)) for y in present])  # [classes, B]
-        return torch.logsumexp(self.log_shares[present][:, None] + each, dim=0)
+        given = torch.stack([self._log_prob_given(z, self._all(len(z), y)) for y in present])  # [classes, B]
+        return torch.logsumexp(self.log_shares[present][:, None] + given, dim=0)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         if context is None:

@@ -5,13 +5,16 @@ Public methods validate once and call the private ones, which do the maths.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.sampling import PLAIN, Sampling, code_sizes
 
@@ -89,8 +92,7 @@ class Prior(nn.Module, ABC):
             ValueError: when the event shape of `z` is not that of the spec.
             PriorError: for labels that the prior does not know.
         """
-        self._check_shape(z)
-        self._check_context(context, len(z))
+        self._check(z, context)
         return self._log_prob(z, context)
 
     def sample(self, n: int, context: Tensor | None = None, how: Sampling = PLAIN) -> Tensor:
@@ -125,22 +127,17 @@ class Prior(nn.Module, ABC):
             raise PriorError(f"sample.top_k={how.top_k} is more than the {most} codes; give at most {most}")
 
     def loss(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """What training minimises, [B]: -log_prob unless the density has no cheap one.
-
-        Raises:
-            ValueError: when the event shape of `z` is not that of the spec.
-            PriorError: for labels that the prior does not know.
-        """
-        self._check_shape(z)
-        self._check_context(context, len(z))
+        """What training minimises, [B]: -log_prob unless the density has no cheap one; raises what that raises."""
+        self._check(z, context)
         return self._loss(z, context)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -self._log_prob(z, context)
 
-    def _check_shape(self, z: Tensor) -> None:
+    def _check(self, z: Tensor, context: Tensor | None) -> None:
         if z.shape[1:] != self.spec.shape:
             raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.spec.shape))}]")
+        self._check_context(context, len(z))
 
     def _check_context(self, context: Tensor | None, n: int) -> None:
         if context is None:
@@ -217,8 +214,22 @@ class Wrapper(Prior, ABC):
         return self.inner.log_prob_is
 
 
+@dataclass(frozen=True)
+class DerivedColumn:
+    """A parameter that a wrapper makes of another one when its rows are read: there is no second copy of the set."""
+
+    shape: tuple[int, ...]
+    read: Callable[[Any], np.ndarray]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.read(rows)
+
+
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
-    if spec.support.value not in ("real",) or len(spec.shape) != 1:
+    if spec.support is not Support.REAL or len(spec.shape) != 1:
         return f"{name} models vectors of real numbers; these latents are {spec.support.value} of shape {spec.shape}"
     return None

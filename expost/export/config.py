@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from expost.config.build import construct
 from expost.config.schema import Node
 from expost.store.safe import UnsafeError, read_json, resolve_class
-from expost.store.tensors import Layout, layouts, read_layouts, read_tensors
+from expost.store.tensors import layouts, read_layouts, read_tensors
 from stage1_vae.bottleneck import Bottleneck
 from stage1_vae.data.images import DataError, Domain
 from stage1_vae.data.preprocess import Preprocess
@@ -160,27 +160,34 @@ def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
     promised = {name: read_layouts(folder, name) for name in (VAE_FILE, PRIOR_FILE)}
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"):
         with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
-            vae = build_vae(config)
-            prior = build_prior(config, _check_spec(config, vae), len(promised[PRIOR_FILE]))
-        expected: dict[str, dict[str, Layout]] = {VAE_FILE: layouts(vae), PRIOR_FILE: layouts(prior)}
+            stages = build_stages(config, len(promised[PRIOR_FILE]))
+        expected = {name: layouts(stage) for name, stage in zip(promised, stages, strict=True)}
     tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected.items()}
     with _refusing(f"{folder / CONFIG} asks for what cannot be built"), torch.random.fork_rng(devices=[]):
-        vae = build_vae(config)
-        prior = build_prior(config, vae.spec, len(promised[PRIOR_FILE]))
+        vae, prior = build_stages(config, len(promised[PRIOR_FILE]))
         vae.load_state_dict(tensors[VAE_FILE])
         prior.load_state_dict(tensors[PRIOR_FILE])
     return vae.eval(), prior.eval()
 
 
-def build_vae(config: Exported) -> VAE:
-    """Stage 1 with fresh weights."""
+def build_stages(config: Exported, num_prior_tensors: int) -> tuple[VAE, Prior]:
+    """Both stages, stage 1 with fresh weights and stage 2 unfitted; `num_prior_tensors`: in its file.
+
+    Raises:
+        UnsafeError: the latents are too large, not what was written down, or whatever `build_prior` refuses.
+    """
 
     def bottleneck(**injected: Any) -> Bottleneck:
         return build_part(config, "bottleneck", Bottleneck, **injected, num_classes=config.latent.get("num_classes", 0))
 
     channels, height, width = config.image_shape
     net, likelihood = build_part(config, "net", Net), build_part(config, "likelihood", Likelihood)
-    return VAE((channels, height, width), net, bottleneck, likelihood)
+    vae = VAE((channels, height, width), net, bottleneck, likelihood)
+    if vae.spec.num_dims > MAX_PIXELS:
+        raise UnsafeError(f"{CONFIG}: latents of {vae.spec.num_dims:,} numbers; at most {MAX_PIXELS:,} are expected")
+    if LatentSpec.from_json(config.latent) != vae.spec:
+        raise UnsafeError(f"{CONFIG}: latent is not what its bottleneck makes, {vae.spec.to_json()}")
+    return vae, build_prior(config, vae.spec, num_prior_tensors)
 
 
 def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
@@ -225,14 +232,6 @@ def check_version(config: Exported, target: str, now: int) -> None:
     if written != now:
         release = config.made_with.get("expost", "another release")
         raise UnsafeError(f"{target} was exported as version {written} and is version {now} here; install {release}")
-
-
-def _check_spec(config: Exported, vae: VAE) -> LatentSpec:
-    if vae.spec.num_dims > MAX_PIXELS:
-        raise UnsafeError(f"{CONFIG}: latents of {vae.spec.num_dims:,} numbers; at most {MAX_PIXELS:,} are expected")
-    if LatentSpec.from_json(config.latent) != vae.spec:
-        raise UnsafeError(f"{CONFIG}: latent is not what its bottleneck makes, {vae.spec.to_json()}")
-    return vae.spec
 
 
 @contextmanager

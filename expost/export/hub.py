@@ -63,25 +63,16 @@ def check_upload(name: str, private: bool) -> None:
     """
     if not re.fullmatch(NAME, name, re.ASCII):
         raise UserError(f"export.hub={name} is no name on the hub: give export.hub=USER/NAME")
-    hub = client()
-    with _one_line(Place(name), UserError):
-        hub.HfApi(library_name=LIBRARY).whoami()
-    _check_visible(name, private)
-
-
-def _check_visible(name: str, private: bool) -> None:
-    hub = client()
-    try:
-        with _one_line(Place(name), UserError):
-            public = not hub.HfApi(library_name=LIBRARY).model_info(name).private
-    except UserError as error:
-        if isinstance(error.__cause__, hub.errors.RepositoryNotFoundError):
+    hub, place = client(), Place(name)
+    api = hub.HfApi(library_name=LIBRARY)
+    with _one_line(place, UserError):
+        api.whoami()
+        try:
+            is_public = not api.model_info(name).private
+        except hub.errors.RepositoryNotFoundError:
             return  # it will be made
-        raise
-    if private and public:
-        raise UserError(
-            f"{Place(name)} is there and public: give export.private=false, or another export.hub=USER/NAME"
-        )
+    if private and is_public:
+        raise UserError(f"{place} is there and public: give export.private=false, or another export.hub=USER/NAME")
 
 
 def upload(folder: Path, files: Sequence[str], name: str, private: bool, what: str, quiet: bool) -> str:
@@ -141,16 +132,15 @@ def download(address: str) -> Iterator[Path]:
 
 def _fetch(place: Place, folder: Path) -> None:
     hub = client()
-    state: dict[str, Any]
-    sizes: dict[str, int] | None
+    state: dict[str, Any] = {"revision": place.revision}  # by its name: the cache then finds it again without a network
+    sizes: dict[str, int] | None = None
     try:
         info = hub.HfApi(library_name=LIBRARY).model_info(place.name, revision=place.revision, files_metadata=True)
-        state = {"revision": place.revision}  # by its name: the cache then finds it again without a network
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
     except Exception as error:  # of the HTTP client, which the library chooses
         if getattr(error, "response", None) is not None:
             raise  # the hub has answered
-        state, sizes = {"revision": place.revision, "local_files_only": True}, None
+        state["local_files_only"] = True
 
     def fetch(file: str, num_bytes: int) -> None:
         if sizes is not None and file not in sizes:

@@ -16,30 +16,11 @@ Estimation and Model-Based Clustering", 2007), whose log-density is -nu/2 (log|S
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-class Covariance(Protocol):
-    """What EM and the density ask of a kind of covariance; K components, D dimensions, F statistics."""
-
-    @property
-    def isotropic(self) -> bool: ...  # whether all dimensions share one variance
-
-    def scale_shape(self, num_components: int, num_dims: int) -> tuple[int, ...]: ...
-    def features(self, loc: Tensor, variance: Tensor) -> Tensor: ...  # [N, D] twice -> [N, F]
-    def natural(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> Tensor: ...  # -> [F, K]
-    def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]: ...
-    def guess(self, total: Tensor, num_components: int) -> Tensor: ...  # [D, D] -> [D, D] or [D]
-    def factor(self, guess: Tensor) -> Tensor: ...  # the scale of one component of covariance `guess`
-    def log_prior(self, scale: Tensor, guess: Tensor, pseudo_counts: float) -> Tensor: ...
-    def log_density(self, z: Tensor, means: Tensor, scale: Tensor) -> Tensor: ...  # [N, D] -> [N, K] nats
-    def colour(self, noise: Tensor, scale: Tensor, component: Tensor) -> Tensor: ...  # [n, D] -> [n, D]
-    def rescale(self, scale: Tensor, unit: Tensor) -> Tensor: ...
 
 
 def part_variance(num_components: int, num_dims: int) -> float:
@@ -52,7 +33,7 @@ class MatrixCovariance:
     """Full covariances, [K, D, D], or one shared by all components ("tied"), [1, D, D]."""
 
     shared: bool = False
-    isotropic = False
+    isotropic = False  # whether all dimensions share one variance
 
     def scale_shape(self, num_components: int, num_dims: int) -> tuple[int, ...]:
         return (1 if self.shared else num_components, num_dims, num_dims)
@@ -66,6 +47,7 @@ class MatrixCovariance:
         return torch.cat([torch.ones_like(loc[:, :1]), loc, *rows], dim=1)
 
     def natural(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> Tensor:
+        """Natural parameters of the components, log weights among them: [F, K]."""
         num_components, num_dims = means.shape
         precision = torch.cholesky_inverse(scale).expand(num_components, -1, -1)  # [K, D, D]
         linear = torch.einsum("kde,ke->kd", precision, means)
@@ -76,6 +58,7 @@ class MatrixCovariance:
         return torch.cat([constant[:, None], linear, quadratic], dim=1).T
 
     def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]:
+        """Means and scale that maximise the bound given `stats` [K, F]."""
         count = stats[:, 0].clamp_min(torch.finfo(stats.dtype).tiny)  # [K]
         num_dims = guess.shape[-1]
         means = stats[:, 1 : 1 + num_dims] / count[:, None]  # [K, D]
@@ -90,9 +73,11 @@ class MatrixCovariance:
         return means, cholesky(covariance)
 
     def guess(self, total: Tensor, num_components: int) -> Tensor:
+        """S0 for a whole of covariance `total` [D, D]: the same, or its diagonal [D] where scales are vectors."""
         return total * part_variance(num_components, len(total))
 
     def factor(self, guess: Tensor) -> Tensor:
+        """The scale of one component of covariance `guess`."""
         return cholesky(guess)
 
     def log_prior(self, scale: Tensor, guess: Tensor, pseudo_counts: float) -> Tensor:
@@ -103,6 +88,7 @@ class MatrixCovariance:
         return -0.5 * pseudo_counts * (log_det + trace)
 
     def log_density(self, z: Tensor, means: Tensor, scale: Tensor) -> Tensor:
+        """[N, D] -> [N, K] nats."""
         num_components, num_dims = means.shape
         identity = torch.eye(num_dims, dtype=scale.dtype, device=scale.device).expand_as(scale)
         inverse = torch.linalg.solve_triangular(scale, identity, upper=False).expand(num_components, -1, -1)
@@ -179,6 +165,7 @@ class VectorCovariance:
         return scale * (unit[:1] if self.isotropic else unit)
 
 
+Covariance = MatrixCovariance | VectorCovariance
 COVARIANCES: dict[str, Covariance] = {
     "full": MatrixCovariance(),
     "tied": MatrixCovariance(shared=True),
@@ -188,7 +175,6 @@ COVARIANCES: dict[str, Covariance] = {
 
 SMALLEST_VARIANCE = 1e-12
 """Of standardised latents: below it a component is a point."""
-
 
 EMPTY_COUNTS = 1e-8
 """Weight of the guess that an empty component falls back on, where no shrinkage is asked for."""

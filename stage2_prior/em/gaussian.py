@@ -13,13 +13,13 @@ over-fits the noise of that draw) and 19.69 for fresh draws an iteration, which 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.em.covariances import Covariance
+from stage2_prior.em.points import Points, PointSet
 
 SMALL_WORK = 5e7
 """Products [N, F] x [F, K] up to this many multiplications are in float64: they cost nothing."""
@@ -38,36 +38,6 @@ class Components:
     log_weights: Tensor
     means: Tensor
     scale: Tensor
-
-
-class PointSet(Protocol):
-    """N points that are read some rows at a time, wherever they lie."""
-
-    @property
-    def device(self) -> torch.device: ...
-    def __len__(self) -> int: ...
-    def rows(self, rows: slice | Tensor) -> "Points": ...
-
-
-@dataclass(frozen=True)
-class Points:
-    """N points N(loc, diag(variance)); loc and variance [N, D], in standardised coordinates, in memory."""
-
-    loc: Tensor
-    variance: Tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.loc.device
-
-    def __len__(self) -> int:
-        return len(self.loc)
-
-    def rows(self, rows: slice | Tensor) -> "Points":
-        return Points(self.loc[rows], self.variance[rows])
-
-    def features(self, covariance: Covariance, dtype: torch.dtype) -> Tensor:
-        return covariance.features(self.loc.to(dtype), self.variance.to(dtype))
 
 
 class Statistics:
@@ -151,8 +121,9 @@ class EStep:
         return statistics.points.rows(statistics.ranks.lowest(self.evidence, statistics.share.start, num))
 
 
-def e_step(statistics: Statistics, natural: Tensor) -> EStep:
+def e_step(statistics: Statistics, current: Components) -> EStep:
     """Responsibilities of all points, reduced at once to the statistics that the M-step needs."""
+    natural = statistics.covariance.natural(current.log_weights, current.means, current.scale)
     if statistics.dtype is torch.float32 and statistics.rounding_nats(natural) > FLOAT32_ERROR_NATS:
         statistics.to_double()
     weights = natural.to(statistics.dtype).contiguous()  # [F, K]
@@ -237,8 +208,8 @@ def expectation_maximisation(
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
-    covariance, num = settings.covariance, len(state.may_move)
-    statistics = Statistics(points, covariance, num, state.double, settings.cache_bytes, settings.ranks)
+    num = len(state.may_move)
+    statistics = Statistics(points, settings.covariance, num, state.double, settings.cache_bytes, settings.ranks)
     while not state.converged and state.iteration <= settings.max_iter:
         state = iterate(state, statistics, settings)
         on_iteration(state)
@@ -247,10 +218,10 @@ def expectation_maximisation(
 
 def iterate(state: EMState, statistics: Statistics, settings: EMSettings) -> EMState:
     """One pass over the points, and the step that it allows."""
-    points, covariance, current = statistics.points, settings.covariance, state.current
-    step = e_step(statistics, covariance.natural(current.log_weights, current.means, current.scale))
+    points, covariance = statistics.points, settings.covariance
+    step = e_step(statistics, state.current)
     state = replace(state, iteration=state.iteration + 1, double=statistics.double)
-    shrinkage = covariance.log_prior(current.scale, settings.guess, settings.pseudo_counts).item()
+    shrinkage = covariance.log_prior(state.current.scale, settings.guess, settings.pseudo_counts).item()
     value = step.bound_nats + shrinkage / len(points)
     if state.fallback is not None and value < state.objective[-1]:
         return replace(state, current=state.fallback, fallback=None, moved=0)

@@ -6,8 +6,29 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, Posterior
-from stage2_prior.em.gaussian import Points
+from stage2_prior.em.covariances import Covariance
 from stage2_prior.moments import moments
+
+
+@dataclass(frozen=True)
+class Points:
+    """N points N(loc, diag(variance)); loc and variance [N, D], in standardised coordinates, in memory."""
+
+    loc: Tensor
+    variance: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.loc.device
+
+    def __len__(self) -> int:
+        return len(self.loc)
+
+    def rows(self, rows: slice | Tensor) -> "Points":
+        return Points(self.loc[rows], self.variance[rows])
+
+    def features(self, covariance: Covariance, dtype: torch.dtype) -> Tensor:
+        return covariance.features(self.loc.to(dtype), self.variance.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,10 @@ class StoredPoints:
 
     def rows(self, rows: slice | Tensor) -> Points:
         return self.scaling.points(self.latents.posterior(rows.cpu() if isinstance(rows, Tensor) else rows))
+
+
+PointSet = Points | StoredPoints
+"""N points that are read some rows at a time, wherever they lie."""
 
 
 def in_memory(

@@ -2,29 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from stage2_prior.fitting import FitStates, Stopwatch
+from stage2_prior.fitting import FitRun, Stopwatch
 
-
-class Climbing(Protocol):
-    """A state of an iterative fit: a frozen dataclass of tensors, numbers, tuples of numbers and such dataclasses."""
-
-    @property
-    def curve(self) -> tuple[float, ...]:
-        """One number an iteration, or fewer: those that may be logged."""
-
-
-S = TypeVar("S", bound=Climbing)
+S = TypeVar("S")
+"""A state of an iterative fit: a frozen dataclass of tensors, numbers, tuples of numbers and such dataclasses."""
 Logged = tuple[dict[str, float], int]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search(Generic[S]):
-    """How to search.
+    """How to search, and how far the search is.
 
     Attributes:
         kind: the class `S`.
@@ -34,11 +26,16 @@ class Search(Generic[S]):
         climb: a state to the end of its climb; tells its second argument of the state after each iteration.
         score: of a state at its end; the highest is kept.
         done: iterations of a state so far.
-        figures: of a state and the number of a point of its curve: what is logged of it, and the step it belongs to.
-        tell: takes them; of a search that goes on it hears all of earlier attempts again, so that a log is whole.
+        figures: of a state, everything that is to be logged of its climb so far, and the steps.
+        run: its log hears, of a search that goes on, all of earlier attempts again, so that it is whole; its states
+            take what the search depends on after each iteration; states of the fit live on its device.
         generator: on the CPU.
-        device: where states live; what was kept comes back there.
         watch: goes on from the seconds that earlier attempts took to what they kept.
+        best: end of the best start so far.
+        state: of the start that is climbing.
+        number: of that start.
+        logged: everything that the log has heard, of all starts.
+        num_logged: how much of it is of this start.
     """
 
     kind: type[S]
@@ -48,66 +45,54 @@ class Search(Generic[S]):
     climb: Callable[[S, Callable[[S], None]], S]
     score: Callable[[S], float]
     done: Callable[[S], int]
-    figures: Callable[[S, int], Logged]
-    tell: Callable[[Mapping[str, float], int], None]
+    figures: Callable[[S], list[Logged]]
+    run: FitRun
     generator: torch.Generator
-    device: torch.device
     watch: Stopwatch
-
-
-@dataclass
-class Progress(Generic[S]):
-    """How far a search is.
-
-    Attributes:
-        best: end of the best start so far.
-        state: of the start that is climbing.
-        number: of that start.
-        logged: everything that the log has heard.
-    """
-
     best: S | None = None
     state: S | None = None
     number: int = 0
     logged: list[Logged] = field(default_factory=list)
+    num_logged: int = 0
 
+    def find_best(self) -> S:
+        """The best end of all starts, from where an earlier attempt has left the search."""
+        self._resume()
+        while self.number < self.num:
+            end = self.climb(self.start() if self.state is None else self.state, self._keep)
+            if self.best is None or self.score(end) > self.score(self.best):
+                self.best = end
+            self.state, self.number, self.num_logged = None, self.number + 1, 0
+        assert self.best is not None
+        return self.best
 
-def best_of(search: Search[S], states: FitStates) -> S:
-    """The best end of all starts; `states` take what it depends on after each iteration, and are asked for it first."""
-    at = _resume(search, states)
-    for figures, step in at.logged:
-        search.tell(figures, step)
-    num_points = 0 if at.state is None else len(at.state.curve)
-
-    def on_step(now: S) -> None:
-        nonlocal num_points
-        at.logged += (news := [search.figures(now, point) for point in range(num_points, len(now.curve))])
+    def _log(self, news: list[Logged]) -> None:
+        self.logged += news
         for figures, step in news:
-            search.tell(figures, step)
-        num_points = len(now.curve)
-        tensors: dict[str, Tensor] = {"generator": search.generator.get_state()}
-        facts = {"number": at.number, "told": at.logged, "seconds": search.watch.seconds}
-        facts |= {"state": pack(now, "state", tensors), "best": pack(at.best, "best", tensors)}
-        states.save(at.number * search.iterations + search.done(now), search.num * search.iterations, tensors, facts)
+            self.run.log(figures, step)
 
-    while at.number < search.num:
-        end = search.climb(search.start() if at.state is None else at.state, on_step)
-        if at.best is None or search.score(end) > search.score(at.best):
-            at.best = end
-        at.state, at.number, num_points = None, at.number + 1, 0
-    assert at.best is not None
-    return at.best
+    def _keep(self, state: S) -> None:
+        """Log an iteration, and keep what the next one depends on."""
+        history = self.figures(state)
+        self._log(history[self.num_logged :])
+        self.num_logged = len(history)
+        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        facts = {"number": self.number, "told": self.logged, "seconds": self.watch.seconds}
+        facts |= {"state": pack(state, "state", tensors), "best": pack(self.best, "best", tensors)}
+        done, total = self.number * self.iterations + self.done(state), self.num * self.iterations
+        self.run.states.save(done, total, tensors, facts)
 
-
-def _resume(search: Search[S], states: FitStates) -> Progress[S]:
-    if (saved := states.load()) is None:
-        return Progress()
-    tensors, facts = saved
-    search.generator.set_state(tensors["generator"])
-    search.watch.go_on_from(facts.get("seconds", 0.0))  # of states that were kept before this was, as `told` below
-    tensors = {name: value.to(search.device) for name, value in tensors.items()}
-    best, state = (unpack(search.kind, facts[name], tensors) for name in ("best", "state"))
-    return Progress(best, state, facts["number"], [(figures, step) for figures, step in facts.get("told", [])])
+    def _resume(self) -> None:
+        if (saved := self.run.states.load()) is None:
+            return
+        tensors, facts = saved
+        self.generator.set_state(tensors["generator"])
+        self.watch.go_on_from(facts.get("seconds", 0.0))  # of states that were kept before this was, as `told` below
+        tensors = {name: value.to(self.run.device) for name, value in tensors.items()}
+        self.best, self.state = (unpack(self.kind, facts[name], tensors) for name in ("best", "state"))
+        self.number = facts["number"]
+        self.num_logged = 0 if self.state is None else len(self.figures(self.state))
+        self._log([(figures, step) for figures, step in facts.get("told", [])])
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -117,7 +117,10 @@ def one_epoch(
         num += len(batch)
     averaged = total / num
     candidates = [(state.current, state.stats), (_maximise(averaged, settings), averaged)]
-    bounds = [_bound(components, held_out, settings, state.double) for components, _ in candidates]
+    bounds = [
+        e_step(_statistics(held_out, len(total), settings, state.double), components).bound_nats
+        for components, _ in candidates
+    ]
     better = int(bounds[1] >= bounds[0])
     current, stats = candidates[better]
     gain = bounds[better] - state.curve[-1] if state.curve else math.inf
@@ -139,7 +142,7 @@ def one_epoch(
 def one_batch(state: StepwiseState, batch: Points, settings: StepwiseSettings) -> tuple[StepwiseState, EStep]:
     """The running statistics moved towards those of `batch`, and the components that they ask for."""
     statistics = _statistics(batch, len(state.stats), settings, state.double)
-    step = e_step(statistics, _natural(state.current, settings))
+    step = e_step(statistics, state.current)
     share = (state.step + 2) ** -FORGETTING * len(batch) / settings.batch_size
     stats = torch.lerp(state.stats, step.stats / len(batch), share)
     double = state.double or (statistics.double and len(batch) == settings.batch_size)
@@ -154,15 +157,6 @@ def _maximise(stats: Tensor, settings: StepwiseSettings) -> Components:
     """The M-step, as if all N points had the mean statistics `stats` [K, F]."""
     em = settings.em
     return m_step(stats * settings.num, em.covariance, em.guess, em.pseudo_counts, settings.num)
-
-
-def _natural(components: Components, settings: StepwiseSettings) -> Tensor:
-    return settings.em.covariance.natural(components.log_weights, components.means, components.scale)
-
-
-def _bound(components: Components, points: Points, settings: StepwiseSettings, double: bool) -> float:
-    statistics = _statistics(points, len(components.means), settings, double)
-    return e_step(statistics, _natural(components, settings)).bound_nats
 
 
 def _reseed(state: StepwiseState, empty: Tensor, worst: Points, settings: StepwiseSettings) -> StepwiseState:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stage2_prior.fitting import PriorError
+
 
 class GatedLayer(nn.Module):
     """One layer of both stacks, [B, C, h, w] each.
@@ -77,15 +79,15 @@ class GatedPixelCNN(nn.Module):
         num_labels: different labels, that of no class included.
 
     Raises:
-        ValueError: for a number out of range.
+        PriorError: for a number out of range.
     """
 
     def __init__(self, num_codes: int, width: int, depth: int, kernel_size: int, num_labels: int) -> None:
         super().__init__()
         if min(width, depth) < 1:
-            raise ValueError(f"give a width and a depth of at least 1, not {width} and {depth}")
+            raise PriorError(f"give a width and a depth of at least 1, not {width} and {depth}")
         if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"prior.kernel_size={kernel_size}: give an odd number of at least 3")
+            raise PriorError(f"prior.kernel_size={kernel_size}: give an odd number of at least 3")
         self.embedding = nn.Embedding(num_codes, width)
         self.layers = nn.ModuleList(GatedLayer(width, kernel_size, num_labels, i == 0) for i in range(depth))
         self.head = nn.Sequential(

@@ -9,8 +9,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -71,10 +69,10 @@ class CodeTokens(Tokens):
 
     def __init__(self, spec: LatentSpec, width: int) -> None:
         super().__init__()
-        self.layout, sizes = code_layout(spec)
+        self.layout, sizes = Layout(spec.grids or ((1, spec.num_dims),)), code_sizes(spec)
         self.are_bits = spec.support is Support.BITS
         self.lengths = [h * w for h, w in self.layout.grids]
-        self.ends = list(accumulate(self.lengths))  # of each map, in the sequence
+        self.maps = [i for i, length in enumerate(self.lengths) for _ in range(length)]  # of each token
         self.embedding = nn.Embedding(sum(sizes), width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
@@ -97,7 +95,7 @@ class CodeTokens(Tokens):
         return torch.cat([-cross_entropy(head(h), wanted) for head, h, wanted in parts], dim=1)
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
-        head = self.heads[bisect_right(self.ends, t)]
+        head = self.heads[self.maps[t]]
         logits = head(output).float()  # [B, K]
         if without is not None:
             logits = guide(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
@@ -107,11 +105,6 @@ class CodeTokens(Tokens):
 def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     """-log p of the codes `wanted` [B, t] under `logits` [B, t, K]: [B, t] nats, float32."""
     return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-
-
-def code_layout(spec: LatentSpec) -> tuple[Layout, tuple[int, ...]]:
-    """Where codes or bits lie, and the size of the codebook of each map."""
-    return Layout(spec.grids or ((1, spec.num_dims),)), code_sizes(spec)
 
 
 class RealTokens(Tokens):
@@ -194,10 +187,3 @@ class RealTokens(Tokens):
         rows = torch.arange(len(component), device=component.device)
         mean, log_std = means[rows, component], log_stds[rows, component]
         return mean + how.temperature * torch.exp(log_std) * torch.randn_like(mean)
-
-
-def tokens_for(spec: LatentSpec, width: int, num_components: int) -> Tokens:
-    """The ends that suit latents of `spec`."""
-    if spec.support in (Support.CODES, Support.BITS):
-        return CodeTokens(spec, width)
-    return RealTokens(spec, width, num_components)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stage2_prior.fitting import PriorError
+
 ROTARY_BASE = 100.0
 """Angles turn by 1 down to 1/100 of a radian a cell: maps are tens of cells wide, not thousands as texts are."""
 SHORT = 100
@@ -99,7 +101,7 @@ class Rotation(nn.Module):
     def __init__(self, coordinates: Tensor, head_width: int) -> None:
         super().__init__()
         if head_width % 4:
-            raise ValueError(f"rotary positions need heads of a multiple of 4, not {head_width}")
+            raise PriorError(f"prior: rotary positions need heads of a multiple of 4, not {head_width}")
         num = head_width // 4  # angles an axis
         frequencies = ROTARY_BASE ** -(torch.arange(num) / num)  # [d / 4]
         angles = (coordinates[:, :, None] * frequencies).flatten(1)  # [T, d / 2]
@@ -158,7 +160,7 @@ class Transformer(nn.Module):
         positions: learned or rotary.
 
     Raises:
-        ValueError: for numbers that do not fit together.
+        PriorError: for numbers that do not fit together.
     """
 
     row: Tensor
@@ -168,13 +170,13 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         if min(width, depth, num_heads) < 1:
-            raise ValueError(f"width={width}, depth={depth}, num_heads={num_heads}: give at least 1 of each")
+            raise PriorError(f"prior: width={width}, depth={depth}, num_heads={num_heads}: give at least 1 of each")
         if width % num_heads:
-            raise ValueError(
-                f"a width of {width} cannot be split over {num_heads} heads; give a multiple of {num_heads}"
+            raise PriorError(
+                f"prior: a width of {width} cannot be split over {num_heads} heads; give a multiple of {num_heads}"
             )
         if positions not in ("learned", "rotary"):
-            raise ValueError(f"positions={positions} is unknown; choose learned or rotary")
+            raise PriorError(f"prior: positions={positions} is unknown; choose learned or rotary")
         self.num_heads = num_heads
         rotary = positions == "rotary"
         rotation = Rotation(layout.coordinates, width // num_heads) if rotary else None

@@ -29,7 +29,7 @@ from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.moments import moments
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Exactness, check_real_vector
+from stage2_prior.prior import check_real_vector
 from stage2_prior.sampling import Sampling
 
 LOG_WIDEST = math.log(2.0)
@@ -55,7 +55,6 @@ class Autoregressive(LabelledPrior):
     """
 
     version: ClassVar[int] = 2
-    log_prob_is = Exactness.EXACT
     order: Tensor
     max_log_std: Tensor
 
@@ -132,7 +131,7 @@ class Autoregressive(LabelledPrior):
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
         blocks = labels.split(SAMPLE_ROWS)  # one, if empty, of none
-        drawn = [self.net.generate(len(some), self._draw, some if self.num_classes else None) for some in blocks]
+        drawn = [self.net.generate(len(block), self._draw, block if self.num_classes else None) for block in blocks]
         return torch.cat(drawn)[:, self.order.argsort()]  # [n, D]
 
     def _draw(self, outputs: Tensor, d: int) -> Tensor:

@@ -9,15 +9,13 @@ Dirichlet Language Model", 1995, equation 22), with n counts of pairs and u_t th
 m by held-out likelihood. Bits, whose pairs have four cells and no common meaning, have a table a place.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counting import (
+    STRENGTHS,
     CountingPrior,
-    best_strength,
     check_discrete,
     pair_counts,
     place_counts,
@@ -32,13 +30,8 @@ MOST_CODES = 4096
 
 
 class Bigram(CountingPrior):
-    """Pairs of neighbours, for codes and bits.
+    """Pairs of neighbours, for codes and bits."""
 
-    Args:
-        spec: what one latent is.
-    """
-
-    version: ClassVar[int] = 1
     strength: Tensor
 
     def __init__(self, spec: LatentSpec) -> None:
@@ -91,7 +84,7 @@ class Bigram(CountingPrior):
         self.log_probs.copy_(smoothed_log_probs(place_counts(train), place_counts(val), self.spec)[0])
         for table, counted in zip(self._tables(), pair_counts(train), strict=True):
             table.copy_(counted)
-        self.strength.fill_(best_strength(lambda strength: self._cost(val, strength, seed)))
+        self.strength.fill_(min(STRENGTHS, key=lambda strength: self._cost(val, strength, seed)))
         return f"pairs fall back on single codes as if {self.strength.item():g} had been seen"
 
     def _cost(self, latents: LatentDataset, strength: float, seed: int) -> float:

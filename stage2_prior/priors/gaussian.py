@@ -6,7 +6,6 @@ fact that the moments are the answer: Bishop, "Pattern Recognition and Machine L
 """
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,13 +20,8 @@ from stage2_prior.sampling import Sampling
 
 
 class Gaussian(Prior):
-    """N(mean, scale scale^T) over vectors of real numbers; log-densities are computed in float64.
+    """N(mean, scale scale^T) over vectors of real numbers; log-densities are computed in float64."""
 
-    Args:
-        spec: what one latent is.
-    """
-
-    version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
     mean: Tensor
     scale: Tensor

@@ -18,8 +18,8 @@ are much narrower than the whole and nothing widens them, it is a bias (0.03 nat
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,14 +31,12 @@ from stage2_prior.em.gaussian import (
     Components,
     EMSettings,
     EMState,
-    Points,
-    PointSet,
     cluster_statistics,
     expectation_maximisation,
     m_step,
 )
-from stage2_prior.em.points import Scaling, in_memory, on_disk
-from stage2_prior.em.restarts import Search, best_of
+from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
+from stage2_prior.em.restarts import Logged, Search
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -72,7 +70,6 @@ class Mixture(Prior):
         PriorError: for a number out of range or an unknown covariance.
     """
 
-    version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
     fits_in_ranks = True
     log_weights: Tensor
@@ -149,42 +146,41 @@ class Mixture(Prior):
             PriorError: for more components than images, or latents that are not finite.
         """
         watch = Stopwatch()
-        self._check_fit(train)
-        size = self._rows_a_batch(train, run)
-        result = self._by_all(train, run, watch) if size is None else self._by_batches(train, val, run, size, watch)
-        return report(self, train, val, run, watch.seconds, *result)
+        if self.num_components > len(train):
+            raise PriorError(
+                f"{self.num_components} components for {len(train)} training images: "
+                f"set prior.num_components to {len(train)} or less"
+            )
+        check_finite(train, "training")
+        in_blocks = not train.fits_memory(run.sizes.in_memory_bytes)
+        size = (BATCH_SIZE if in_blocks else "all") if self.batch_size == "auto" else self.batch_size
+        if size == "all":
+            curve, lines = self._by_all(train, run, in_blocks, watch)
+        else:
+            curve, lines = self._by_batches(train, val, run, min(int(size), len(train)), watch)
+        return report(self, train, val, run, watch.seconds, curve, lines)
 
-    def _rows_a_batch(self, train: LatentDataset, run: FitRun) -> int | None:
-        """How many posteriors a batch has; None: all of them."""
-        if self.batch_size == "auto":
-            return None if train.fits_memory(run.sizes.in_memory_bytes) else BATCH_SIZE
-        return None if self.batch_size == "all" else min(int(self.batch_size), len(train))
-
-    def _by_all(self, train: LatentDataset, run: FitRun, watch: Stopwatch) -> tuple[list[dict[str, float]], list[str]]:
+    def _by_all(
+        self, train: LatentDataset, run: FitRun, in_blocks: bool, watch: Stopwatch
+    ) -> tuple[list[dict[str, float]], list[str]]:
         """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
-        prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
+        prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
         settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
-
-        def climb(state: EMState, on_step: Callable[[EMState], None]) -> EMState:
-            return expectation_maximisation(points, state, settings, on_step)
-
-        search = Search(
+        best = Search(
             kind=EMState,
             num=self.num_restarts,
             iterations=self.max_iter + 1,
             start=lambda: EMState.begin(self._start(points, settings, run, generator)[0]),
-            climb=climb,
+            climb=lambda state, on_step: expectation_maximisation(points, state, settings, on_step),
             score=lambda state: state.objective[-1],
             done=lambda state: state.iteration,
-            figures=lambda state, i: ({"train_bound_nats": log_unit - state.curve[i]}, i),
-            tell=run.log,
+            figures=lambda state: [({"train_bound_nats": log_unit - y}, i) for i, y in enumerate(state.curve)],
+            run=run,
             generator=generator,
-            device=run.device,
             watch=watch,
-        )
-        best = best_of(search, run.states)
+        ).find_best()
         self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
@@ -197,68 +193,54 @@ class Mixture(Prior):
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Mini-batch EM; the curve and what the user should know."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
-        sizes = run.sizes
-        held_out = scaling.points(val.posterior(spread_rows(len(val), sizes.held_out_points)))
+        settings = StepwiseSettings(self._settings(total, run), len(train), size)
+        log_unit = scaling.unit.log().sum().item()
+        held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
 
         def epoch(number: int) -> Iterator[Points]:
             order = torch.Generator().manual_seed((run.seed << 32) + number)
-            rows = train.epoch(size, order, None, sizes.in_memory_bytes, sizes.buffer_bytes)
+            rows = train.epoch(size, order, None, run.sizes.in_memory_bytes, run.sizes.buffer_bytes)
             return (scaling.points(posterior) for _, posterior in rows)
 
-        def figures(state: StepwiseState, epoch: int) -> dict[str, float]:
-            bounds = {"train_bound_nats": state.train_curve[epoch], "val_bound_nats": state.curve[epoch]}
-            return {name: log_unit - bound for name, bound in bounds.items()}
+        def figures(state: StepwiseState) -> list[Logged]:
+            bounds = enumerate(zip(state.train_curve, state.curve, strict=True), 1)
+            return [({"train_bound_nats": log_unit - y, "val_bound_nats": log_unit - x}, i) for i, (y, x) in bounds]
 
-        stepwise = StepwiseSettings(settings, len(train), size)
-
-        def climb(state: StepwiseState, on_step: Callable[[StepwiseState], None]) -> StepwiseState:
-            return stepwise_em(state, epoch, held_out, stepwise, on_step)
-
-        search = Search(
+        best = Search(
             kind=StepwiseState,
             num=self.num_restarts,
             iterations=self.max_iter,
-            start=lambda: StepwiseState.begin(*self._start(points, settings, run, generator)),
-            climb=climb,
+            start=lambda: StepwiseState.begin(*self._start(points, settings.em, run, generator)),
+            climb=lambda state, on_step: stepwise_em(state, epoch, held_out, settings, on_step),
             score=lambda state: state.curve[-1],
             done=lambda state: state.epoch,
-            figures=lambda state, i: (figures(state, i), i + 1),
-            tell=run.log,
+            figures=figures,
+            run=run,
             generator=generator,
-            device=run.device,
             watch=watch,
-        )
-        best = best_of(search, run.states)
+        ).find_best()
         self._adopt(best.current, scaling)
-        return [{"iteration": i, **figures(best, i)} for i in range(best.epoch)], notes(best, self.max_iter)
+        return [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))], notes(best, self.max_iter)
 
     def _settings(self, total: Tensor, run: FitRun) -> EMSettings:
         guess = self.covariance.guess(total, self.num_components)
         numbers = self.pseudo_counts, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
 
-    def _check_fit(self, train: LatentDataset) -> None:
-        if self.num_components > len(train):
-            raise PriorError(
-                f"{self.num_components} components for {len(train)} training images: "
-                f"set prior.num_components to {len(train)} or less"
-            )
-        check_finite(train, "training")
-
     def _start(
         self, points: PointSet, settings: EMSettings, run: FitRun, generator: torch.Generator
     ) -> tuple[Components, Tensor]:
         """Components of k-means clusters of a sample, and the mean statistics [K, F] that they come from."""
         chosen = torch.randperm(len(points), generator=generator)[: max(run.sizes.start_points, self.num_components)]
-        some = points.rows(chosen.to(points.device))
-        noise = torch.randn(some.loc.shape, generator=generator).to(some.loc.device)
-        cluster = kmeans(some.loc + some.variance.sqrt() * noise, self.num_components, self.lloyd_iterations, generator)
-        stats = cluster_statistics(some, cluster, self.covariance, self.num_components)
+        sample = points.rows(chosen.to(points.device))
+        noise = torch.randn(sample.loc.shape, generator=generator).to(sample.loc.device)
+        drawn = sample.loc + sample.variance.sqrt() * noise
+        cluster = kmeans(drawn, self.num_components, self.lloyd_iterations, generator)
+        stats = cluster_statistics(sample, cluster, self.covariance, self.num_components)
         stats = run.ranks.broadcast(stats)  # another kind of machine rounds otherwise
-        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(some))
-        return start, stats / len(some)
+        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(sample))
+        return start, stats / len(sample)
 
     def _adopt(self, components: Components, scaling: Scaling) -> None:
         self.log_weights.copy_(components.log_weights)

@@ -2,16 +2,12 @@
 Discrete Representation Learning", 2017, section 3.3), kept as the published baseline.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentSpec, Support
-from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.gated_pixelcnn import GatedPixelCNN
-from stage2_prior.prior import Exactness
 from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guide
 
 SAMPLE_ROWS = 512
@@ -32,9 +28,6 @@ class PixelCNN(LabelledPrior):
         PriorError: for numbers out of range, or labels that are not there.
     """
 
-    version: ClassVar[int] = 1
-    log_prob_is = Exactness.EXACT
-
     def __init__(
         self,
         spec: LatentSpec,
@@ -44,13 +37,9 @@ class PixelCNN(LabelledPrior):
         conditional: bool = False,
         label_dropout: float = 0.1,
     ) -> None:
-        super().__init__(spec, conditional, label_dropout)
-        self.knobs = CODE_KNOBS | ({"guidance"} if self.can_guide else set())
+        super().__init__(spec, conditional, label_dropout, CODE_KNOBS)
         (self.grid,) = spec.grids
-        try:
-            self.net = GatedPixelCNN(spec.num_codes[0], width, depth, kernel_size, self.num_labels)
-        except ValueError as error:
-            raise PriorError(str(error)) from error
+        self.net = GatedPixelCNN(spec.num_codes[0], width, depth, kernel_size, self.num_labels)
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

@@ -1,7 +1,6 @@
 """N(0, I): what a VAE samples from when nobody looks. The baseline of every table."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from stage2_prior.sampling import Sampling
 class StandardNormal(Prior):
     """N(0, I) over real latents of any shape; nothing is fitted."""
 
-    version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
 
     @property

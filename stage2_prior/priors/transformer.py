@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.fitting import PriorError
 from stage2_prior.labels import LabelledPrior
-from stage2_prior.nets.tokens import tokens_for
+from stage2_prior.nets.tokens import CodeTokens, RealTokens, Tokens
 from stage2_prior.nets.transformer import Transformer as Net
-from stage2_prior.prior import Exactness
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
 SAMPLE_ROWS, CACHE_BYTES = 512, 2**28
@@ -44,7 +43,7 @@ class Transformer(LabelledPrior):
     """
 
     version: ClassVar[int] = 3
-    log_prob_is = Exactness.EXACT
+    tokens: Tokens
 
     def __init__(
         self,
@@ -59,23 +58,19 @@ class Transformer(LabelledPrior):
         label_dropout: float = 0.1,
         max_tokens: int = 4096,
     ) -> None:
-        super().__init__(spec, conditional, label_dropout)
+        knobs = CODE_KNOBS if code_sizes(spec) else frozenset({"temperature"})
+        super().__init__(spec, conditional, label_dropout, knobs)
         if not 0 <= dropout < 1:
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if num_components < 1:
             raise PriorError(f"prior.num_components={num_components}: give at least 1")
-        self.tokens = tokens_for(spec, width, num_components)
+        self.tokens = CodeTokens(spec, width) if code_sizes(spec) else RealTokens(spec, width, num_components)
         if (num := self.tokens.layout.num_tokens) > max_tokens:
             raise PriorError(
                 f"these latents are {num} tokens, more than prior.max_tokens={max_tokens}; "
                 "raise it, or make a smaller map"
             )
-        try:
-            self.net = Net(self.tokens.layout, width, depth, num_heads, dropout, positions)
-        except ValueError as error:
-            raise PriorError(f"prior: {error}") from error
-        self.knobs = CODE_KNOBS if code_sizes(spec) else frozenset({"temperature"})
-        self.knobs |= {"guidance"} if self.can_guide else set()
+        self.net = Net(self.tokens.layout, width, depth, num_heads, dropout, positions)
         self.prefix = nn.Embedding(self.num_labels, width)
         nn.init.normal_(self.prefix.weight, std=0.02)
 

@@ -1,7 +1,6 @@
 """The prior that discrete VAEs are trained against: uniform codes, or fair bits. Nothing is fitted."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from stage2_prior.sampling import Sampling
 class Uniform(Prior):
     """Every code equally likely at every place; every bit fair."""
 
-    version: ClassVar[int] = 1
     log_prob_is = Exactness.EXACT
     num_parameters = 0
     sizes: Tensor

@@ -5,8 +5,6 @@ Frequencies are counted in one pass and smoothed by adding a constant to each co
 held-out likelihood), so that no code has probability zero.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -17,8 +15,6 @@ from stage2_prior.sampling import Sampling, draw_categorical
 
 class Unigram(CountingPrior):
     """Independent places, for codes and bits."""
-
-    version: ClassVar[int] = 1
 
     @property
     def num_parameters(self) -> int:

@@ -4,18 +4,17 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import Column, LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
-from stage2_prior.prior import Prior, Wrapper
+from stage2_prior.prior import DerivedColumn, Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 FINISHED, CURRENT = "finished", "current"
@@ -23,28 +22,9 @@ Logged = list[tuple[dict[str, float], int]]
 """Figures and their step, in the order in which a log heard them."""
 
 
-@dataclass(frozen=True)
-class RowSubset:
-    """Some rows of a parameter, read when they are asked for."""
-
-    values: Column
-    rows: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.values.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any, /) -> np.ndarray:
-        return self.values[self.rows[rows]]
-
-
 class PerClass(Wrapper):
     """As many copies of `prior` as there are classes; its latents have labels."""
 
-    version: ClassVar[int] = 1
     log_weights: Tensor
 
     def __init__(self, prior: Prior) -> None:
@@ -96,8 +76,7 @@ class PerClass(Wrapper):
     def _rows(self, labels: Tensor) -> Iterator[tuple[Prior, Tensor]]:
         """The prior of each class that occurs in `labels` [B], and where."""
         for y, prior in enumerate(self._members()):
-            rows = (labels == y).nonzero().squeeze(1)
-            if len(rows):
+            if len(rows := (labels == y).nonzero().squeeze(1)):
                 yield prior, rows
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
@@ -139,13 +118,18 @@ def latents_of(latents: LatentDataset, y: int) -> LatentDataset:
 def subset(latents: LatentDataset, rows: Tensor) -> LatentDataset:
     """Those of `rows` [n], read when they are asked for."""
     labels = None if latents.labels is None else latents.labels[rows]
-    params = {name: RowSubset(values, rows.numpy()) for name, values in latents.params.items()}
+    numbers = rows.numpy()
+
+    def column(values: Column) -> DerivedColumn:
+        return DerivedColumn((len(numbers), *values.shape[1:]), lambda at: values[numbers[at]])
+
+    params = {name: column(values) for name, values in latents.params.items()}
     return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
 
 
 class ClassStates:
     """The progress of a fit of one class after the other: those that are finished, and where the next one is; an
-    earlier attempt at it is looked for when it is made.
+    earlier attempt at it is looked for when it is made. To the fit of the class under way, its `FitStates`.
 
     Args:
         run: of the whole fit.
@@ -185,7 +169,7 @@ class ClassStates:
             self.run.log(named, step)
 
         alone = partial(self.run.lightning_fit, resumable=False)  # its checkpoints would be taken for another class's
-        return replace(self.run, log=log, states=_OneClass(self), lightning_fit=alone)
+        return replace(self.run, log=log, states=self, lightning_fit=alone)
 
     def finish(self, y: int, prior: Prior, report: FitReport) -> None:
         self._state |= {f"{y}.{name}": value for name, value in prior.state_dict().items()}
@@ -194,7 +178,6 @@ class ClassStates:
         self.save(0, self._iterations, {}, None)
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None) -> None:
-        """As of `FitStates`, for the class under way."""
         self._iterations = total
         ready = len(self.reports)
         state = {f"{FINISHED}.{name}": value for name, value in self._state.items()}
@@ -202,23 +185,10 @@ class ClassStates:
         known = {"reports": [asdict(report) for report in self.reports], "told": self._logged[:ready], CURRENT: facts}
         self.run.states.save(ready * total + done, self.num * total, state, known)
 
-    def take_current(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was kept of the class under way; once, for the classes behind it begin anew."""
         current, self._current = self._current, None
         return current
-
-
-@dataclass(frozen=True)
-class _OneClass(FitStates):
-    """The `FitStates` of the class under way."""
-
-    classes: ClassStates = field(repr=False)
-
-    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self.classes.save(done, total, tensors, facts)
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.classes.take_current()
 
 
 def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,9 +6,8 @@ map is diagonal because then q(u|x) = N((m - shift) / unit, (s / unit)^2) is aga
 inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full whitening) would lose that.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,14 +17,12 @@ from stage1_vae.latents import Column, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import Prior, Wrapper
+from stage2_prior.prior import DerivedColumn, Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 
 class Standardized(Wrapper):
     """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
-
-    version: ClassVar[int] = 1
 
     shift: Tensor
     unit: Tensor
@@ -83,30 +80,14 @@ class Standardized(Wrapper):
     def _standardise(self, latents: LatentDataset) -> LatentDataset:
         """The same posteriors over u; exact, and rescaled when they are read: there is no second copy of the set."""
         shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
-        rescale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "loc": lambda loc: (loc - shift) / unit,
-            "log_std": lambda log_std: log_std - np.log(unit),
-        }
-        params = {name: RescaledRows(values, rescale[name]) for name, values in latents.params.items()}
+
+        def column(name: str, values: Column) -> DerivedColumn:
+            if name == "loc":
+                return DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) - shift) / unit)
+            return DerivedColumn(values.shape, lambda rows: np.asarray(values[rows]) - np.log(unit))  # log_std
+
+        params = {name: column(name, values) for name, values in latents.params.items()}
         return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
-
-
-@dataclass(frozen=True)
-class RescaledRows:
-    """Rows of a parameter in other units."""
-
-    values: Column
-    rescale: Callable[[np.ndarray], np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, rows: Any, /) -> np.ndarray:
-        return self.rescale(np.asarray(self.values[rows]))
 
 
 def to_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:

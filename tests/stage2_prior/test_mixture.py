@@ -11,8 +11,9 @@ from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import COVARIANCES, cholesky
-from stage2_prior.em.gaussian import Components, EMSettings, EMState, Points, e_step, expectation_maximisation
+from stage2_prior.em.gaussian import Components, EMSettings, EMState, e_step, expectation_maximisation
 from stage2_prior.em.gaussian import Statistics as PointStatistics
+from stage2_prior.em.points import Points
 from stage2_prior.fitting import PriorError
 from stage2_prior.priors.mixture import Mixture, kmeans
 
@@ -122,9 +123,8 @@ def test_bound_is_the_expected_joint(kind: str) -> None:
     components, covariance = start(kind, 5), COVARIANCES[kind]
     torch.manual_seed(0)
     loc, variance = torch.randn(20, 3), 0.3 * torch.rand(20, 3)
-    natural = covariance.natural(components.log_weights, components.means, components.scale)
     points = Points(loc, variance)
-    bound = e_step(PointStatistics(points, covariance, 5), natural).evidence
+    bound = e_step(PointStatistics(points, covariance, 5), components).evidence
     draws = (loc + variance.sqrt() * torch.randn(20_000, 20, 3)).double()
     joint = components.log_weights + covariance.log_density(draws.flatten(0, 1), components.means, components.scale)
     expected = torch.logsumexp(joint.view(20_000, 20, 5).mean(0), dim=1)
@@ -137,19 +137,19 @@ def test_single_precision_and_blocks_change_nothing() -> None:
     loc = torch.from_numpy(np.float32(rng.normal(size=(20_000, 8))))
     covariance, points = COVARIANCES["full"], Points(loc, torch.zeros_like(loc))
     scale = torch.eye(8).double().expand(60, 8, 8)
-    natural = covariance.natural(torch.full((60,), 1 / 60).double().log(), loc[:60].double(), scale)
+    wide = Components(torch.full((60,), 1 / 60).double().log(), loc[:60].double(), scale)
     fast = PointStatistics(points, covariance, 60)
     assert fast.dtype is torch.float32 and fast.block < len(points)
     exact = PointStatistics(points, covariance, 60)
     exact.to_double()
     exact.block = len(points)
     for _ in range(2):  # the second pass reads the cache
-        a, b = e_step(fast, natural), e_step(exact, natural)
+        a, b = e_step(fast, wide), e_step(exact, wide)
         assert fast.dtype is torch.float32
         assert a.bound_nats == pytest.approx(b.bound_nats, abs=1e-5)
         torch.testing.assert_close(a.stats, b.stats, atol=2e-2, rtol=1e-4)
         assert a.stats[:, 0].sum().item() == pytest.approx(20_000, abs=0.1)
-    narrow = covariance.natural(torch.full((60,), 1 / 60).double().log(), loc[:60].double(), 1e-3 * scale)
+    narrow = Components(wide.log_weights, wide.means, 1e-3 * scale)
     e_step(fast, narrow)
     assert fast.dtype is torch.float64, "rounding of narrow components needs double precision"
 

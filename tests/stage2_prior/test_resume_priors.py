@@ -16,7 +16,7 @@ from expost.store.training_states import TrainingStates, states_in
 from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
-from stage2_prior.em.restarts import Search, best_of, pack
+from stage2_prior.em.restarts import Search, pack
 from stage2_prior.fitting import FitReport, NoStates, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
@@ -158,13 +158,12 @@ def test_a_search_goes_on_where_its_states_live(tmp_path: Path) -> None:
         climb=lambda state, heard: state,
         score=lambda state: 0.0,
         done=lambda state: state.iteration,
-        figures=lambda state, point: ({}, point),
-        tell=lambda figures, step: None,
+        figures=lambda state: [],
+        run=replace(lent(), device=torch.device("meta"), states=LoopStates(training_states(tmp_path))),
         generator=torch.Generator(),
-        device=torch.device("meta"),
         watch=Stopwatch(),
     )
-    found = best_of(search, LoopStates(training_states(tmp_path)))
+    found = search.find_best()
     parts = (found.current.log_weights, found.current.means, found.current.scale, found.may_move)
     assert {part.device.type for part in parts} == {"meta"}
 

@@ -18,7 +18,8 @@ from without_lightning import RUN
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents import dataset as door
 from stage2_prior.em.covariances import COVARIANCES
-from stage2_prior.em.gaussian import Components, EMSettings, Points
+from stage2_prior.em.gaussian import Components, EMSettings
+from stage2_prior.em.points import Points
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fit import FixedDraws, FreshBatches
 from stage2_prior.fitting import PriorError, Sizes
