@@ -13,16 +13,18 @@ from expost.base.places import CONF
 
 def main() -> int:
     """Run what the command line says; the exit code."""
-    if sys.argv[1:] not in (["--help"], ["-h"]):
-        from expost import cli  # Hydra, and the schema of the configuration: what `--help` does without
-
-        return cli.main()
     streams.open_streams()
     try:
-        remember_program()
-        print(help_text())
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            code = 0
+            remember_program()
+            print(help_text())
+        else:
+            from expost.cli import run  # Hydra, and the schema of the configuration: what `--help` does without
+
+            code = run()
         sys.stdout.flush()
-        return 0
+        return code
     except streams.Unheard as lost:
         return streams.end(lost)
 

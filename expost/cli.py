@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from expost.base import scratch, streams
+from expost.base import scratch
 from expost.base.command import COMMAND, SWEEP, Command, remember_program, timestamp, typed_program
 from expost.base.disk import FULL
 from expost.base.errors import UserError, nearest
@@ -33,7 +33,6 @@ from expost.sweeps.study import OptunaSweeper
 from expost.sweeps.submitit_launcher import SubmititLauncher
 from expost.training.wandb_run import set_agent_aside, wandb_mode
 
-USER_ERROR = 2
 Metric = float | tuple[float, ...] | None
 
 register({"joblib_lanes": JoblibLauncher, "submitit": SubmititLauncher, "ray_tasks": RayLauncher}, "hydra/launcher")
@@ -41,19 +40,8 @@ register({"optuna_study": OptunaSweeper}, "hydra/sweeper")
 register({"basic": GridSweeper}, "hydra/sweeper", max_batch_size=None, params=None)
 
 
-def main() -> int:
+def run() -> int:
     """Run what the command line says; the exit code."""
-    streams.open_streams()
-    try:
-        code = run_typed()
-        sys.stdout.flush()
-        return code
-    except streams.Unheard as lost:
-        return streams.end(lost)
-
-
-def run_typed() -> int:
-    """The same, where somebody hears what is said."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
     # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -87,9 +75,7 @@ def run_typed() -> int:
         tidy()
     for failure in failures:
         print(failure.line, file=sys.stderr)
-    if not failures:
-        return 0
-    return USER_ERROR if all(failure.traceback is None for failure in failures) else 1
+    return min((2 if failure.traceback is None else 1 for failure in failures), default=0)
 
 
 def run_job(composed: DictConfig) -> Metric:
@@ -97,7 +83,6 @@ def run_job(composed: DictConfig) -> Metric:
     passed through Hydra would end the sweep, or come back with Hydra's own words before it."""
     be_quiet()  # a sweep's worker starts here
     keep_freed_memory()
-    root = OmegaConf.select(composed, "paths.root", default="runs")
     command = Command.of(HydraConfig.get())
     try:
         return run_validated(validate(composed), command)
@@ -105,14 +90,12 @@ def run_job(composed: DictConfig) -> Metric:
         raise KeyboardInterrupt from error
     except UserError as error:
         record_failure(command, str(error))
-    except OSError as error:
-        if error.errno not in FULL:
-            record_failure(command, f"{type(error).__name__}: {error}", traceback.format_exc())
-        else:  # of what is written beside the store: logs, the run's own folder
-            where = error.filename or command.sweep_dir or root
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:  # beside the store: logs, the run's own folder
+            where = error.filename or command.sweep_dir or OmegaConf.select(composed, "paths.root", default="runs")
             record_failure(command, f"writing {where} failed: {error.strerror}; make room or set paths.root=DIR")
-    except Exception as error:  # a mistake of the program: the other jobs of a sweep go on
-        record_failure(command, f"{type(error).__name__}: {error}", traceback.format_exc())
+        else:  # a mistake of the program: the other jobs of a sweep go on
+            record_failure(command, f"{type(error).__name__}: {error}", traceback.format_exc())
     return None
 
 
@@ -156,17 +139,17 @@ def hydra_message(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         remedy = "write KEY=VALUE, and quote a value that holds = ( [ { or a comma: 'KEY=\"a=b\"'"
         return f"{error.override}: not an override ({' '.join(error.message.splitlines()[0].split())}); {remedy}"
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found.group(1)}: several values make a sweep; add -m, or write one list as [a,b]"
-    if found := re.search(r"Could not find '(\w+)/'", text):
-        return f"{found.group(1)} has no value; {nearest('', choices(found.group(1)))}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match.group(1)}: several values make a sweep; add -m, or write one list as [a,b]"
+    if match := re.search(r"Could not find '(\w+)/'", text):
+        return f"{match.group(1)} has no value; {nearest('', choices(match.group(1)))}"
     if "Could not override ''" in text:
         return "an override has no key; write KEY=VALUE"
-    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
-        group, choice = found.groups()
+    if match := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        group, choice = match.groups()
         return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
-    if found := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
-        return unknown_key(found.group(1) or found.group(2))
+    if match := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
+        return unknown_key(match.group(1) or match.group(2))
     return " ".join(text.split("\n")[0].split())
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
+from expost.base.machines import Machine
 from expost.config.schema import Config
 from expost.evaluation.tables import printable
-from expost.ranks.machines import Machine
 from expost.store.artifacts import Artifact, Store
 from expost.store.training_states import TrainingStates
 from expost.training.progress import show_progress

@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from expost.base.malloc import keep_freed_memory
 from expost.ranks.messages import Ending, Order
@@ -23,30 +23,24 @@ WAIT = timedelta(days=1)
 """In a collective: a rank that dies ends the others through its parent, so that whoever waits has a reason."""
 
 
-class Channel:
-    """Lines to the parent; `out` is what was standard output."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self.out, self.lock = out, threading.Lock()
-
-    def tell(self, message: Mapping[str, Any]) -> None:
-        with self.lock:
-            self.out.write(json.dumps(message).encode() + b"\n")
-            self.out.flush()
-
-
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its ranks
-    channel = Channel(os.fdopen(os.dup(1), "wb"))
+    parent, lock = os.fdopen(os.dup(1), "wb"), threading.Lock()
     os.dup2(2, 1)
-    order = Order.of_line(sys.stdin.buffer.readline())
+
+    def tell(message: Mapping[str, Any]) -> None:
+        with lock:
+            parent.write(json.dumps(message).encode() + b"\n")
+            parent.flush()
+
+    order = Order(**json.loads(sys.stdin.buffer.readline()))
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        channel.tell({"done": carry_out(order, channel)})
+        tell({"done": carry_out(order, tell)})
         os._exit(0)  # what is left of the libraries' own endings can hang
     except BaseException as error:
-        channel.tell({"ending": asdict(Ending.of(error))})
+        tell({"ending": asdict(Ending.of(error))})
         os._exit(1)  # others wait in a collective that this one has left; nothing here is worth a tidy end
 
 
@@ -56,8 +50,8 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
-    """Make this rank's part of the stage; its final figures."""
+def carry_out(order: Order, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Make this rank's part of the stage; its final figures. `tell` sends a line to the parent."""
     from expost import pipeline
     from expost.base.command import Command
     from expost.base.terminal import be_quiet
@@ -80,9 +74,9 @@ def carry_out(order: Order, channel: Channel) -> dict[str, Any]:
         max_images=order.max_images,
         rank=order.rank,
         world=order.world,
-        relay=channel.tell,
+        relay=tell,
     )
-    tracker = Tracker([Relay(channel.tell)] if order.rank == 0 else [])
+    tracker = Tracker([Relay(tell)] if order.rank == 0 else [])
     return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker))
 
 

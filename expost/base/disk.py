@@ -14,6 +14,7 @@ UNWRITABLE = FULL | {errno.EROFS, errno.EACCES, errno.EIO, errno.EPERM}
 VANISHED = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
 MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Something else is where a file of ours was, or nothing."""
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 FULL_BYTES = 2**20
 """A write that failed without a reason, with less than this left, failed for want of room."""
 
@@ -85,3 +86,12 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
+
+
+def in_bytes(num_bytes: float) -> str:
+    """Two words of it: 512 B, 3.4 MiB."""
+    for unit in UNITS[:-1]:
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} {UNITS[-1]}"

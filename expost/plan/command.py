@@ -17,6 +17,7 @@ from rich.console import Group
 from rich.text import Text
 
 from expost.base import scratch
+from expost.base.disk import in_bytes
 from expost.base.errors import UserError
 from expost.base.places import PROJECT
 from expost.base.terminal import new_console
@@ -30,7 +31,6 @@ from expost.training.progress import clock
 PLAN_KEYS = {"stages", "total", "probed"}
 DATA_LINE = "taken: "
 """Starts the line of the probing process that says what was taken of the data."""
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def run_plan(job: Run) -> None:
@@ -171,11 +171,3 @@ def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
         )
     needy = [cost.stage for cost in costs if cost.memory_bytes > machine["available_bytes"]]
     return notes + [f"{stage} needs more memory than is free here." for stage in needy]
-
-
-def in_bytes(num_bytes: float) -> str:
-    for unit in UNITS[:-1]:
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} {UNITS[-1]}"

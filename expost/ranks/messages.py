@@ -1,15 +1,14 @@
 """What a stage's parent and its ranks tell each other: an order in, lines out, all JSON."""
 
 import errno
-import json
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from expost.base.machines import without_ranks
 from expost.base.places import python_path
-from expost.ranks.machines import without_ranks
 from stage1_vae.errors import ExpostError
 
 
@@ -38,13 +37,6 @@ class Order:
     overrides: dict[str, Any]
     max_images: int | None
     quiet: bool
-
-    def to_line(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def of_line(cls, line: bytes) -> "Order":
-        return cls(**json.loads(line))
 
     def environment(self) -> dict[str, str]:
         """Of the rank's process: that of this one, with the rank's own variables and no other's."""

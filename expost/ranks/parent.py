@@ -19,37 +19,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from expost.base import scratch as temporary
 from expost.base.command import Command
 from expost.base.errors import UserError
-from expost.config.schema import Config, Trainer
-from expost.ranks.machines import Machine, refuse_study
+from expost.base.machines import Machine, refuse_study
+from expost.config.schema import Trainer
+from expost.job import Run
 from expost.ranks.messages import CAUSES, Ending, Order, num_cores
 from expost.ranks.rendezvous import Rendezvous
-from expost.store.artifacts import Store
 from expost.training.devices import device_of
 from expost.training.tracking import Tracker
-
-
-class Job(Protocol):
-    """As much of a job as its ranks ask for; see `expost.job.Run`."""
-
-    @property
-    def config(self) -> Config: ...
-    @property
-    def trainer_overrides(self) -> dict[str, Any]: ...
-    @property
-    def max_images(self) -> int | None: ...
-    @property
-    def quiet(self) -> bool: ...
-    @property
-    def store(self) -> Store: ...
-    @property
-    def shows_progress(self) -> bool: ...
-    def say(self, what: str, words: str) -> None: ...
-
 
 GRACE_SECONDS = 1.0
 """How long others may say what became of them after one has failed: the cause is not always heard first."""
@@ -162,7 +143,7 @@ ChildMessage = tuple[Child, dict[str, Any] | None]
 
 
 def make_in_ranks(
-    job: Job,
+    job: Run,
     stage: str,
     key: str,
     tracker: Tracker,
@@ -194,7 +175,7 @@ def make_in_ranks(
             _end(children)
 
 
-def _order(job: Job, stage: str, key: str, machine: Machine, port: int, local_rank: int) -> Order:
+def _order(job: Run, stage: str, key: str, machine: Machine, port: int, local_rank: int) -> Order:
     trainer = job.config.trainer
     return Order(
         stage=stage,
@@ -226,12 +207,12 @@ def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it is dead already: whoever listens finds out
-        process.stdin.write(order.to_line())
+        process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
         process.stdin.flush()
     return Child(order, process, errors)
 
 
-def _listen(children: list[Child], job: Job, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
+def _listen(children: list[Child], job: Run, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
     """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
     messages: queue.Queue[ChildMessage] = queue.Queue()
     for child in children:

@@ -4,8 +4,7 @@ It answers from before it waits for the artifact's lock until it has let go of i
 as long as machine 0 does, for a VAE that another job trains, say: that it is answered is the sign that machine 0 lives.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from socket import create_server
@@ -15,8 +14,8 @@ import torch.distributed as dist
 from torch.distributed import DistError, DistNetworkError, TCPStore
 
 from expost.base.errors import UserError
+from expost.base.machines import Machine
 from expost.config.schema import Trainer
-from expost.ranks.machines import Machine
 from expost.ranks.messages import Order
 from expost.training.devices import device_of
 
@@ -45,7 +44,7 @@ class Rendezvous:
         try:
             server = create_server((interface, machine.port))
             self.port: int = server.getsockname()[1]
-            self._store: TCPStore | None = TCPStore(
+            store = TCPStore(
                 machine.address, self.port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
             )
         except (OSError, DistNetworkError) as error:
@@ -53,32 +52,23 @@ class Rendezvous:
                 f"MASTER_ADDR={machine.address} MASTER_PORT={machine.port}: cannot be listened on here; machine 0 "
                 "needs its own name or address there, and a free port"
             ) from error
+        store.set(f"{key}/host", "")
         self.key = key
-        self._set("host", "")
+        self._store: TCPStore | None = store
 
     def invite(self, folder: Path) -> None:
         """Tell all ranks where the artifact's files go, for which they wait."""
-        self._set("folder", str(folder.resolve()))
+        assert self._store is not None
+        self._store.set(f"{self.key}/folder", str(folder.resolve()))
 
     def close(self) -> None:
         self._store = None  # torch's own has no other end
 
-    def _set(self, name: str, value: str) -> None:
-        assert self._store is not None
-        self._store.set(f"{self.key}/{name}", value)
 
-
-@contextmanager
-def serve(machine: Machine, key: str, in_ranks: bool) -> Iterator[Rendezvous | None]:
+def serve(machine: Machine, key: str, in_ranks: bool) -> AbstractContextManager[Rendezvous | None]:
     """Answer inside the block, where ranks make the artifact; machine 0 of several always, to be seen alive."""
-    if not (in_ranks or machine.is_first_of_several):
-        yield None
-        return
-    rendezvous = Rendezvous(machine, key)
-    try:
-        yield rendezvous
-    finally:
-        rendezvous.close()
+    is_first_of_several = machine.rank == 0 and machine.port > 0
+    return closing(Rendezvous(machine, key)) if in_ranks or is_first_of_several else nullcontext()
 
 
 def join(order: Order) -> tuple[TCPStore, Path]:

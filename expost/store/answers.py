@@ -9,7 +9,6 @@ store and intact. Where there is any doubt (a class that is not ours, a shipped 
 just changed, several ranks) there is no such answer, and everything is worked out.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -29,7 +28,7 @@ from expost.base.places import CONF
 from expost.config.schema import Config, Evaluation, Node
 from expost.config.sources import PROJECT, ROOT, current_sources, shipped_sources, source_sha256
 from expost.store.artifacts import KEY, Artifact, Store
-from expost.store.manifest import canonical
+from expost.store.manifest import sha256_of
 
 FOLDER = ".answers"
 VERSION = 1
@@ -108,15 +107,14 @@ class Question:
             "library": library,
             "packages": installed(),
             "machine": machine(),
-            "files": hashlib.sha256(canonical({"files": files}).encode()).hexdigest(),
+            "files": sha256_of({"files": files}),
         }
         changed = max((times[-1] for _, times in files), default=0)
         return cls(config, command, store, facts, time.time_ns() - changed > SETTLED_NS)
 
     def place(self, stage: str) -> Path:
         """The file of the answer to it under stage=STAGE."""
-        name = hashlib.sha256(canonical({**self.facts, "stage": stage}).encode()).hexdigest()
-        return self.store.root / FOLDER / f"{name}.json"
+        return self.store.root / FOLDER / f"{sha256_of({**self.facts, 'stage': stage})}.json"
 
     def recall(self) -> Answer | None:
         """The answer, if it was ever given, is as it was written down, and is still true of the store."""
@@ -158,7 +156,7 @@ def checksum(answer: Mapping[str, Any]) -> str:
     Raises:
         ValueError: it makes nothing of it.
     """
-    return hashlib.sha256(canonical(json.loads(json.dumps(answer))).encode()).hexdigest()
+    return sha256_of(json.loads(json.dumps(answer)))
 
 
 def section(override: str) -> str:
@@ -187,8 +185,7 @@ def library_sha256() -> str | None:
         return None
     places = [*((ROOT / top, "*.py") for top in PROJECT), (CONF, "*.yaml")]
     paths = [path for place, pattern in places for path in sorted(place.rglob(pattern))]
-    texts = {os.path.relpath(path, ROOT): source_sha256(path) for path in paths}
-    return hashlib.sha256(canonical(texts).encode()).hexdigest()
+    return sha256_of({os.path.relpath(path, ROOT): source_sha256(path) for path in paths})
 
 
 @cache
@@ -220,26 +217,25 @@ def files_of(data: Node) -> list[tuple[str, tuple[int, ...]]] | None:
     """
     if not (root := data.get("root")):
         return []
-    place = os.path.abspath(os.path.expanduser(str(root)))
+    place = os.path.realpath(os.path.expanduser(str(root)))
     files: list[tuple[str, tuple[int, ...]]] = []
+    visited = set[tuple[int, int]]()
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     try:
         if not os.path.isdir(place):
-            return [(os.path.realpath(place), _identity(os.stat(place)))]
-        files.append((os.path.realpath(place), (0,)))
-        folders, seen = [place], set[tuple[int, int]]()
-        while folders:
-            folder = folders.pop()
+            return [(place, _identity(place))]
+        for folder, folders, names in os.walk(place, onerror=refuse, followlinks=True):
+            files.append((folder, (0,)))
             facts = os.stat(folder)
-            if (facts.st_dev, facts.st_ino) in seen:  # a link that leads back
+            if (facts.st_dev, facts.st_ino) in visited:  # a link that leads back
+                folders.clear()
                 continue
-            seen.add((facts.st_dev, facts.st_ino))
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                name = os.fsencode(os.path.relpath(entry.path, place)).hex()  # whatever bytes are in it
-                if entry.is_dir():
-                    folders.append(entry.path)
-                    files.append((name, (0,)))
-                else:
-                    files.append((name, _identity(os.stat(entry.path))))
+            visited.add((facts.st_dev, facts.st_ino))
+            folders.sort()
+            files += [(name, _identity(os.path.join(folder, name))) for name in sorted(names)]
             if len(files) > MOST_FILES:
                 return None
     except OSError:
@@ -247,6 +243,7 @@ def files_of(data: Node) -> list[tuple[str, tuple[int, ...]]] | None:
     return files
 
 
-def _identity(facts: os.stat_result) -> tuple[int, ...]:
+def _identity(path: str) -> tuple[int, ...]:
     """The last one is the time of the last change of any kind, which nobody can set."""
+    facts = os.stat(path)
     return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -11,7 +11,6 @@ lock); `.resume/STAGE-KEY`, what a stage that is not finished has kept of its tr
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -27,7 +26,7 @@ from typing import Any
 from expost.base.disk import disk_trouble
 from expost.base.errors import UserError
 from expost.store.locks import KeyLock
-from expost.store.manifest import MANIFEST, altered_files, canonical, flush, seal, strays
+from expost.store.manifest import MANIFEST, altered_files, damaged_files, flush, seal, sha256_of, strays
 
 KEY = re.compile(r"[0-9a-f]{20}")
 RESUME = ".resume"
@@ -35,7 +34,7 @@ RESUME = ".resume"
 
 def digest(ingredients: Mapping[str, Any]) -> str:
     """The key of what is made from `ingredients` (JSON values): 20 hexadecimal digits of a SHA-256."""
-    return hashlib.sha256(canonical(ingredients).encode()).hexdigest()[:20]
+    return sha256_of(ingredients)[:20]
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class Store:
         Raises:
             OSError: it is there and cannot be read.
         """
-        folder = artifact.path
-        return folder.is_dir() and next(altered_files(folder), None) is None and next(strays(folder), None) is None
+        return artifact.path.is_dir() and next(damaged_files(artifact.path), None) is None
 
     @contextmanager
     def writing(

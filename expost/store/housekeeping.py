@@ -10,6 +10,7 @@ folder names its key (`report.json` names all that it was made from, `begun-STAG
 if something that it needs was made from it. To let go of what a run made, delete the run's folder and collect.
 """
 
+import json
 import os
 import re
 import shutil
@@ -21,66 +22,52 @@ from pathlib import Path
 from typing import Any
 
 from expost.base.command import typed_program
+from expost.base.disk import in_bytes
 from expost.base.errors import UserError
 from expost.config.schema import Config
 from expost.store import manifest, training_states
 from expost.store.artifacts import Artifact, Store
 
-NAMED = re.compile(rb"\b[0-9a-f]{20}\b")
+NAMED = re.compile(r"\b[0-9a-f]{20}\b", re.ASCII)
 RUNS = ("*", "sweeps/*/*")
-REMOVED = "removed"
 SHOWN = 2  # names of runs in a row
+ROW = "{:<11}{:<21}{:>10}  {:>7}  {}"
+READ_ONLY = "nobody that can be asked in a store that is read only"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact as the listing shows it.
+    """An artifact, or what is kept of the training of one that is not finished, as the listing shows it.
 
     Attributes:
-        artifact: where it is.
+        stage, key, folder: which one, and where.
         num_bytes: of all of its files.
-        age_seconds: since it was finished.
-        upstream: keys of what it was made from.
-        made_by: the run's folder; None where that is not known.
+        age_seconds: since it was finished, or since something was kept last.
+        runs: those that need it.
+        kept: how far its training is: epoch 12 of 300; None of an artifact.
         readable: False where its manifest is damaged.
     """
 
-    artifact: Artifact
+    stage: str
+    key: str
+    folder: Path
     num_bytes: int
     age_seconds: float
-    upstream: frozenset[str]
-    made_by: str | None
-    readable: bool
+    runs: list[str]
+    kept: str | None = None
+    readable: bool = True
 
     @property
     def name(self) -> str:
-        return f"{self.artifact.stage}/{self.artifact.key}"
+        return f"{'' if self.kept is None else 'what is kept of '}{self.stage}/{self.key}"
 
-
-def entries_of(store: Store) -> list[Entry]:
-    """One entry an artifact, by stage and key."""
-    return [_entry(artifact) for artifact in store.artifacts()]
-
-
-def _entry(artifact: Artifact) -> Entry:
-    facts = manifest.read(artifact.path)
-    finished = artifact.path.stat().st_mtime if facts is None else float(facts["finished"])
-    return Entry(
-        artifact,
-        folder_bytes(artifact.path),
-        time.time() - finished,
-        frozenset(_strings({} if facts is None else facts["ingredients"])),
-        None if facts is None else facts.get("run"),
-        facts is not None,
-    )
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(part)
+    @property
+    def row(self) -> str:
+        words = ", ".join(self.runs[-SHOWN:]) or "no run"
+        words += f" and {len(self.runs) - SHOWN} more" if len(self.runs) > SHOWN else ""
+        words = words if self.kept is None else f"kept up to {self.kept}; {words}"
+        words += "" if self.readable else "; manifest.json is damaged: store.verify=true"
+        return ROW.format(self.stage, self.key, in_bytes(self.num_bytes), _age(self.age_seconds), words)
 
 
 def references_in(root: Path) -> tuple[dict[str, frozenset[str]], list[Path]]:
@@ -93,64 +80,34 @@ def references_in(root: Path) -> tuple[dict[str, frozenset[str]], list[Path]]:
         keys: set[str] = set()
         for path in folder.glob("*.json"):
             try:
-                keys |= {key.decode() for key in NAMED.findall(path.read_bytes())}
+                keys |= set(NAMED.findall(path.read_bytes().decode("latin-1")))
             except OSError:
                 unreadable.append(path)
         keys_by_run[folder.relative_to(root).as_posix()] = frozenset(keys)
     return keys_by_run, unreadable
 
 
-def runs_by_key(entries: Iterable[Entry], keys_by_run: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
-    """Key -> runs that need it, by name."""
-    by_key: dict[str, list[Entry]] = {}
+def runs_by_key(
+    artifacts: Iterable[tuple[Artifact, dict[str, Any] | None]], keys_by_run: Mapping[str, frozenset[str]]
+) -> dict[str, list[str]]:
+    """Key of an artifact -> runs that need it, by name; beside each artifact its manifest, None where it is damaged."""
+    upstream: dict[str, set[str]] = {}
     made: dict[str, set[str]] = {}
-    for entry in entries:
-        by_key.setdefault(entry.artifact.key, []).append(entry)
-        if entry.made_by is not None:
-            made.setdefault(entry.made_by, set()).add(entry.artifact.key)
-    needs: dict[str, list[str]] = {key: [] for key in by_key}
+    for artifact, facts in artifacts:
+        named = NAMED.findall(json.dumps(facts["ingredients"])) if facts else []
+        upstream.setdefault(artifact.key, set()).update(named)
+        if facts and facts.get("run") is not None:
+            made.setdefault(facts["run"], set()).add(artifact.key)
+    needs: dict[str, list[str]] = {key: [] for key in upstream}
     for run, keys in sorted(keys_by_run.items()):
         reached: set[str] = set()
-        ahead = [*keys, *made.get(run, ())]
+        ahead = {*keys, *made.get(run, ())}
         while ahead:
-            key = ahead.pop()
-            if key in by_key and key not in reached:
-                reached.add(key)
-                ahead += [upstream for entry in by_key[key] for upstream in entry.upstream]
+            reached |= (ahead := ahead & upstream.keys())
+            ahead = set().union(*(upstream[key] for key in ahead)) - reached
         for key in reached:
             needs[key].append(run)
     return needs
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """What is kept of the training of a stage that is not finished.
-
-    Attributes:
-        stage, key, folder: whose, where.
-        words: how far it is: epoch 12 of 300.
-        num_bytes, age_seconds: of its files.
-        runs: those that began it and whose folders are there.
-    """
-
-    stage: str
-    key: str
-    folder: Path
-    words: str
-    num_bytes: int
-    age_seconds: float
-    runs: list[str]
-
-
-def resumables_of(store: Store, keys_by_run: Mapping[str, frozenset[str]]) -> list[Resumable]:
-    """One entry a stage that is not finished and has kept something."""
-    found = []
-    for stage, key, folder in store.resumables():
-        words = next((state.words for state in training_states.states_in(folder)), "nothing")
-        age = time.time() - folder.stat().st_mtime
-        runs = sorted(run for run, keys in keys_by_run.items() if key in keys)
-        found.append(Resumable(stage, key, folder, words, folder_bytes(folder), age, runs))
-    return found
 
 
 def folder_bytes(folder: Path) -> int:
@@ -166,29 +123,34 @@ def folder_bytes(folder: Path) -> int:
 class Inventory:
     """Attributes:
     store: whose.
-    entries: artifacts.
-    needs: key of an artifact -> runs that need it.
-    resumables: what is kept of stages that are not finished.
-    unreadable: folders that may say who needs what, and cannot be read.
+    artifacts: by stage and key.
+    kept: of stages that are not finished.
+    unreadable: files that may say who needs what, and cannot be read.
     """
 
     store: Store
-    entries: list[Entry]
-    needs: Mapping[str, list[str]]
-    resumables: list[Resumable]
+    artifacts: list[Entry]
+    kept: list[Entry]
     unreadable: list[Path]
 
     @classmethod
     def of(cls, store: Store, root: Path) -> "Inventory":
         """What is in `store`, and which runs below `root` need it."""
-        entries = entries_of(store)
+        now = time.time()
+        artifacts = [(artifact, manifest.read(artifact.path)) for artifact in store.artifacts()]
         keys_by_run, unreadable = references_in(root)
-        return cls(store, entries, runs_by_key(entries, keys_by_run), resumables_of(store, keys_by_run), unreadable)
-
-    @property
-    def free_entries(self) -> list[Entry]:
-        """What no run needs."""
-        return [entry for entry in self.entries if not self.needs[entry.artifact.key]]
+        needs = runs_by_key(artifacts, keys_by_run)
+        finished, kept = [], []
+        for artifact, facts in artifacts:
+            path, key = artifact.path, artifact.key
+            age = now - (float(facts["finished"]) if facts else path.stat().st_mtime)
+            size = folder_bytes(path)
+            finished.append(Entry(artifact.stage, key, path, size, age, needs[key], readable=facts is not None))
+        for stage, key, path in store.resumables():
+            words = next((state.words for state in training_states.states_in(path)), "nothing")
+            runs = sorted(run for run, keys in keys_by_run.items() if key in keys)
+            kept.append(Entry(stage, key, path, folder_bytes(path), now - path.stat().st_mtime, runs, words))
+        return cls(store, finished, kept, unreadable)
 
 
 def keep_house(config: Config) -> None:
@@ -217,32 +179,36 @@ def keep_house(config: Config) -> None:
 def verify(store: Store) -> str | None:
     """Hash every file again; name and move aside what is damaged; one line about it, or None."""
     artifacts, num_bytes, broken = store.artifacts(), 0, []
+
+    def put_aside(what: str, folder: Path, names: list[str], inode: int | None) -> None:
+        for name in names:
+            print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
+        broken.extend([what] if names else [])
+        try:
+            if names and inode is not None and (aside := store.quarantine(folder, names[0], inode)):
+                print(f"{'':<11}moved to {aside}", flush=True)
+        except UserError as error:  # of a store that is read only all damage is to be named
+            print(f"{'':<11}{error}", flush=True)
+
     for artifact in artifacts:
+        inode: int | None = None
         try:
             inode = artifact.path.stat().st_ino
-            names, strange = list(manifest.altered_files(artifact.path)), list(manifest.strays(artifact.path))
+            names, stray_names = list(manifest.altered_files(artifact.path)), list(manifest.strays(artifact.path))
         except FileNotFoundError:  # moved aside by a job meanwhile
             continue
         except OSError as error:
-            names, strange, inode = [f"{error.filename or ''} ({error.strerror})"], [], -1
+            names, stray_names, inode = [f"{error.filename or ''} ({error.strerror})"], [], None
         num_bytes += folder_bytes(artifact.path)
-        for name in names:
-            print(f"{'damaged':<11}{artifact.stage}/{artifact.key}/{name}", flush=True)
-        if names:
-            broken.append(f"{artifact.stage}/{artifact.key}")
-            if inode >= 0:
-                _move_aside(store, artifact.path, names[0], inode)
-        for name in strange:
+        put_aside(f"{artifact.stage}/{artifact.key}", artifact.path, names, inode)
+        for name in stray_names:
             print(f"{'stray':<11}{artifact.stage}/{artifact.key}/{name}: no part of it", flush=True)
     for stage, key, folder in store.resumables():
-        with _idle(store, stage, key) as idle:
+        with _owner(store, stage, key) as owner:  # who makes the artifact changes what is kept of it
             num_bytes += folder_bytes(folder)
-            for name in (names := list(training_states.damaged_files(folder)) if idle else []):
-                print(f"{'damaged':<11}{folder.parent.name}/{folder.name}/{name}", flush=True)
-            if names:
-                broken.append(f"what is kept of {stage}/{key}")
-                _move_aside(store, folder, names[0], folder.stat().st_ino)
-    print(f"{'verified':<11}{len(artifacts)} artifacts, {_words(num_bytes)}: {len(broken)} damaged", flush=True)
+            names = list(training_states.damaged_files(folder)) if owner in (None, READ_ONLY) else []
+            put_aside(f"what is kept of {stage}/{key}", folder, names, folder.stat().st_ino)
+    print(f"{'verified':<11}{len(artifacts)} artifacts, {in_bytes(num_bytes)}: {len(broken)} damaged", flush=True)
     if not broken:
         return None
     them = "; ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
@@ -250,47 +216,36 @@ def verify(store: Store) -> str | None:
 
 
 @contextmanager
-def _idle(store: Store, stage: str, key: str) -> Iterator[bool]:
-    """Whether nobody makes this artifact, nor begins to inside the block: who does changes what is kept of it."""
+def _owner(store: Store, stage: str, key: str) -> Iterator[str | None]:
+    """Who makes this artifact; None: nobody, nor begins to inside the block."""
     with ExitStack() as stack:
         try:
             owner = stack.enter_context(store.key_lock(stage, key).hold_if_free())
-        except OSError:  # a store that can only be read, and where nobody writes
-            owner = None
-        yield owner is None
-
-
-def _move_aside(store: Store, folder: Path, damage: str, inode: int) -> None:
-    try:
-        if aside := store.quarantine(folder, damage, inode):
-            print(f"{'':<11}moved to {aside}", flush=True)
-    except UserError as error:  # of a store that is read only all damage is to be named
-        print(f"{'':<11}{error}", flush=True)
+        except OSError:
+            owner = READ_ONLY
+        yield owner
 
 
 def show(inventory: Inventory) -> None:
     """The listing, and what could be removed."""
-    store, entries, free = inventory.store, inventory.entries, inventory.free_entries
-    print(f"{'stage':<11}{'key':<21}{'size':>10}  {'age':>7}  needed by")
-    for entry in entries:
-        words = _names(inventory.needs[entry.artifact.key])
-        words += "" if entry.readable else "; manifest.json is damaged: store.verify=true"
-        size, age = _words(entry.num_bytes), _age(entry.age_seconds)
-        print(f"{entry.artifact.stage:<11}{entry.artifact.key:<21}{size:>10}  {age:>7}  {words}")
+    store, artifacts = inventory.store, inventory.artifacts
+    print(ROW.format("stage", "key", "size", "age", "needed by"))
+    for entry in artifacts:
+        print(entry.row)
     for path in store.unfinished_folders():
-        owner = _owner(store, path)
-        state = f"being made by {owner}" if owner else "unfinished, of a dead process"
-        print(f"{path.parent.name:<11}{path.name[1:21]:<21}{_words(folder_bytes(path)):>10}  {'':>7}  {state}")
-    for rest in inventory.resumables:
-        size, age = _words(rest.num_bytes), _age(rest.age_seconds)
-        print(f"{rest.stage:<11}{rest.key:<21}{size:>10}  {age:>7}  kept up to {rest.words}; {_names(rest.runs)}")
+        stage, key = path.parent.name, path.name[1:21]
+        with _owner(store, stage, key) as owner:
+            state = f"being made by {owner}" if owner else "unfinished, of a dead process"
+        print(ROW.format(stage, key, in_bytes(folder_bytes(path)), "", state))
+    for entry in inventory.kept:
+        print(entry.row)
     for path in store.quarantined_folders():
-        print(f"{'quarantine':<11}{path.name}  {_words(folder_bytes(path))}")
-    for unread in inventory.unreadable:
-        print(f"{'unreadable':<11}{unread}")
-    total, freed = sum(entry.num_bytes for entry in entries), sum(entry.num_bytes for entry in free)
-    print(f"{'total':<11}{len(entries)} artifacts, {_words(total)}; no run needs {len(free)} of them, {_words(freed)}")
-    print(flush=True, end="")
+        print(f"{'quarantine':<11}{path.name}  {in_bytes(folder_bytes(path))}")
+    for path in inventory.unreadable:
+        print(f"{'unreadable':<11}{path}")
+    free = [entry for entry in artifacts if not entry.runs]
+    total, freed = (in_bytes(sum(entry.num_bytes for entry in entries)) for entries in (artifacts, free))
+    print(f"{'total':<11}{len(artifacts)} artifacts, {total}; no run needs {len(free)} of them, {freed}", flush=True)
 
 
 def collect(inventory: Inventory) -> None:
@@ -299,31 +254,29 @@ def collect(inventory: Inventory) -> None:
     Raises:
         UserError: a job is at work, or what is needed cannot be known.
     """
-    store, free = inventory.store, inventory.free_entries
+    store = inventory.store
     _refuse_doubt(inventory)
-    _refuse_company(store)
-    given_up = [rest for rest in inventory.resumables if not rest.runs]
+    free = [entry for entry in [*inventory.artifacts, *inventory.kept] if not entry.runs]
     again = [path for path in store.quarantined_folders() if _is_back(store, path)]
-    doomed = [
-        *((entry.name, entry.artifact.path) for entry in free),
-        *((f"what is kept of {rest.stage}/{rest.key}", rest.folder) for rest in given_up),
-        *((f"{path.parent.name}/{path.name}", path) for path in [*store.unfinished_folders(), *again]),
-    ]
+    doomed = [(entry.name, entry.folder) for entry in free]
+    doomed += [(f"{path.parent.name}/{path.name}", path) for path in [*store.unfinished_folders(), *again]]
     total = sum(folder_bytes(path) for _, path in doomed)
-    print(f"{'gc':<11}removing {len(doomed)} folders, {_words(total)}", flush=True)
+    print(f"{'gc':<11}removing {len(doomed)} folders, {in_bytes(total)}", flush=True)
     for name, path in doomed:
-        print(f"{'':<11}{name}  {_words(folder_bytes(path))}", flush=True)
+        print(f"{'':<11}{name}  {in_bytes(folder_bytes(path))}", flush=True)
     for entry in free:
-        _remove(store, entry.artifact)
+        with store.key_lock(entry.stage, entry.key).hold_if_free() as owner:
+            if owner is None and entry.kept is None:
+                with suppress(FileNotFoundError):  # a job has moved it aside meanwhile
+                    os.replace(entry.folder, entry.folder.with_name(f".{entry.key}.removed"))  # nobody sees half of it
+                store.sweep(entry.stage, entry.key)
+            elif owner is None:
+                shutil.rmtree(entry.folder)
     for path in store.unfinished_folders():
-        key = path.name[1:21]
-        with store.key_lock(path.parent.name, key).hold_if_free() as owner:
+        stage, key = path.parent.name, path.name[1:21]
+        with store.key_lock(stage, key).hold_if_free() as owner:
             if owner is None:
-                store.sweep(path.parent.name, key)
-    for rest in given_up:
-        with store.key_lock(rest.stage, rest.key).hold_if_free() as owner:
-            if owner is None:
-                shutil.rmtree(rest.folder)
+                store.sweep(stage, key)
     for path in again:
         shutil.rmtree(path)
     left = [path for _, path in doomed if path.exists()]
@@ -331,13 +284,11 @@ def collect(inventory: Inventory) -> None:
 
 
 def _refuse_doubt(inventory: Inventory) -> None:
-    if damaged := next((entry for entry in inventory.entries if not entry.readable), None):
+    if damaged := next((entry for entry in inventory.artifacts if not entry.readable), None):
         raise UserError(f"{damaged.name} is damaged, so what it needs is not known; run store.verify=true first")
     if path := next(iter(inventory.unreadable), None):
         raise UserError(f"{path} cannot be read, so what it needs is not known; mend or move that folder first")
-
-
-def _refuse_company(store: Store) -> None:
+    store = inventory.store
     for path in sorted((store.root / ".locks").glob("*.owner")):
         stage, _, key = path.stem.rpartition("-")
         with store.key_lock(stage, key).hold_if_free() as owner:
@@ -345,44 +296,10 @@ def _refuse_company(store: Store) -> None:
                 raise UserError(f"{stage}/{key} is being made by {owner}; use store.gc=true when no job is at work")
 
 
-def _owner(store: Store, unfinished: Path) -> str | None:
-    stage, key = unfinished.parent.name, unfinished.name[1:21]
-    try:
-        with store.key_lock(stage, key).hold_if_free() as owner:
-            return owner
-    except OSError:  # a store that can only be read
-        return "nobody that can be asked in a store that is read only"
-
-
 def _is_back(store: Store, aside: Path) -> bool:
     """Whether what was moved aside has been made again and is intact."""
     name = re.fullmatch(r"(?:\.?resume-)?(.+)-([0-9a-f]{20})-\d+", aside.name)
-    if name is None:
-        return False
-    place = store.root / name.group(1) / name.group(2)
-    return place.is_dir() and next(manifest.damaged_files(place), None) is None
-
-
-def _remove(store: Store, artifact: Artifact) -> None:
-    """First out of sight in one step, then gone: nobody sees half of it."""
-    with store.key_lock(artifact.stage, artifact.key).hold_if_free() as owner:
-        if owner is None:
-            with suppress(FileNotFoundError):  # a job has moved it aside meanwhile
-                os.replace(artifact.path, artifact.path.with_name(f".{artifact.key}.{REMOVED}"))
-            store.sweep(artifact.stage, artifact.key)
-
-
-def _names(runs: list[str]) -> str:
-    """A few names of runs; "no run" where there are none."""
-    return ", ".join(runs[-SHOWN:]) + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "") or "no run"
-
-
-def _words(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} GiB"
+    return name is not None and store.is_intact(Artifact(name[1], name[2], store.root / name[1] / name[2]))
 
 
 def _age(seconds: float) -> str:

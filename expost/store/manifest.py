@@ -23,13 +23,14 @@ LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 MAX_BYTES = 2**26  # of a manifest: a listing of half a million files
 
 
-def canonical(value: Mapping[str, Any]) -> str:
-    """The one JSON text of `value`: sorted keys, no blanks, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def sha256_of(value: Mapping[str, Any]) -> str:
+    """Of the one JSON text of `value`: sorted keys, no blanks, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def checksum(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical({k: v for k, v in facts.items() if k != "checksum"}).encode()).hexdigest()
+    return sha256_of({k: v for k, v in facts.items() if k != "checksum"})
 
 
 def file_sha256(path: Path) -> str:

@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from expost.base.command import Command
 from expost.base.errors import UserError
+from expost.base.machines import refuse_study
 from expost.config.schema import Config, Trainer, validate
-from expost.ranks.machines import refuse_study
 from expost.store.artifacts import Store, digest
 from expost.store.locks import KeyLock
 from expost.sweeps.launchers import Workers, missing_extra

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from expost import cli as entry
+from expost.__main__ import main
 from expost.base.places import CONF
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def run_here(folder: Path, *words: str) -> Result:
         os.chdir(folder)
         sys.argv = ["pipeline.py", *words]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = entry.main()
+            code = main()
     finally:
         sys.argv = argv
         os.chdir(place)

@@ -133,7 +133,7 @@ class Attempt:
             os.environ["TMPDIR"], tempfile.tempdir = str(self.folder / "tmp"), None
             os.chdir(self.folder)
             sys.argv = [str(PROJECT / "pipeline.py"), *self.words]
-            from expost.cli import main
+            from expost.__main__ import main
 
             code = main()
         except BaseException:  # a fork must not run on in its parent's code

@@ -18,7 +18,7 @@ def installed(folder: Path, name: str) -> Path:
     script = folder / name
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
-        "from expost.cli import main\nsys.exit(main())\n",
+        "from expost.__main__ import main\nsys.exit(main())\n",
         encoding="utf-8",
     )
     script.chmod(0o755)

@@ -13,9 +13,9 @@ from training_run import DEFAULTS
 
 from expost.base.command import Command
 from expost.base.errors import UserError
+from expost.base.machines import Machine, without_ranks
 from expost.config.schema import Trainer
 from expost.ranks import parent as ranks
-from expost.ranks.machines import Machine, without_ranks
 from expost.ranks.messages import Ending, Order
 from stage1_vae.data.images import DataError, InMemory
 from stage1_vae.data.loader import Batches, Part

@@ -12,7 +12,7 @@ from socket import create_server
 import pytest
 
 from expost.base.errors import UserError
-from expost.ranks.machines import Machine
+from expost.base.machines import Machine
 from expost.ranks.messages import Order
 from expost.ranks.rendezvous import Rendezvous, join, serve, wait_for_all
 

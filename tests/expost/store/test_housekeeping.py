@@ -12,7 +12,7 @@ import pytest
 from command_line import PROJECT, run_here
 
 from expost.store.artifacts import Artifact, Store, digest
-from expost.store.housekeeping import entries_of, references_in, runs_by_key
+from expost.store.housekeeping import Inventory
 
 KEYS = {name: digest({"name": name}) for name in ("vae", "latents", "prior", "other", "figures", "lonely", "sample")}
 
@@ -61,7 +61,7 @@ def held(root: Path) -> set[str]:
 
 
 def test_who_needs_what(root: Path) -> None:
-    needs = runs_by_key(entries_of(Store(root / "store")), references_in(root)[0])
+    needs = {entry.key: entry.runs for entry in Inventory.of(Store(root / "store"), root).artifacts}
     assert {name: needs[key] for name, key in KEYS.items()} == {
         "vae": ["no-report", "one", "sweeps/s/0"],
         "latents": ["one", "sweeps/s/0"],

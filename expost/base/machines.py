@@ -33,10 +33,6 @@ class Machine:
     address: str = "127.0.0.1"
     port: int = 0
 
-    @property
-    def is_first_of_several(self) -> bool:
-        return self.rank == 0 and self.port > 0
-
     @classmethod
     def of(cls, num_nodes: int, environment: Mapping[str, str]) -> "Machine":
         """This machine: NODE_RANK, MASTER_ADDR and MASTER_PORT, or what SLURM says where they are missing.
