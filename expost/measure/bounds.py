@@ -17,6 +17,7 @@ from expost.config.schema import Annealing as Settings
 from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
 from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Run
 from expost.measure.subject import Subject
@@ -129,8 +130,8 @@ def _row(subject: Subject, job: Run, prior: Prior, settings: Settings) -> Anneal
         weighted = importance_bounds(images(), proposals(start), log_likelihood, densities, num, max_rows=max_rows)["p"]
     row = AnnealedRow(
         ais_nats=annealed.mean_nats(),
-        ais_std_error_nats=_std_error(annealed.nll_nats),
-        iwae_nats=_finite_mean(weighted.iwae_nats),
+        ais_std_error_nats=_mean(annealed.nll_nats)[1],
+        iwae_nats=_mean(weighted.iwae_nats)[0],
         acceptance=None if annealed.acceptance is None else annealed.acceptance.mean().item(),
         acceptance_range=annealed.acceptance_range,
         ess_share=annealed.ess_share.mean().item(),
@@ -143,12 +144,9 @@ def _row(subject: Subject, job: Run, prior: Prior, settings: Settings) -> Anneal
     with job.seeded(seed):
         pairs = simulate(subject, prior, settings.bdmc_images)
         both = bidirectional(pairs, start, log_likelihood, prior.log_prob, work, max_rows)
-    return replace(
-        row,
-        bdmc_gap_nats=_finite_mean(both.gap_nats),
-        bdmc_gap_std_error_nats=_std_error(both.gap_nats),
-        notes=(*row.notes, *(f"simulated images: {note}" for note in both.upper.notes())),
-    )
+    gap, error = _mean(both.gap_nats)
+    notes = [f"simulated images: {note}" for note in both.upper.notes()]
+    return replace(row, bdmc_gap_nats=gap, bdmc_gap_std_error_nats=error, notes=(*row.notes, *notes))
 
 
 def starts(vae: VAE) -> Callable[[Tensor], Start]:
@@ -181,14 +179,9 @@ def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor,
         yield subject.vae.decode(z).sample(), z
 
 
-def _finite_mean(per_image: Tensor | None) -> float | None:
+def _mean(per_image: Tensor | None) -> tuple[float | None, float | None]:
+    """Over images, with its standard error; None where a figure is missing."""
     if per_image is None or not bool(torch.isfinite(per_image).all()):
-        return None
-    return per_image.mean().item()
-
-
-def _std_error(per_image: Tensor) -> float | None:
-    """Of the mean over images; None for a single one, or where a figure is missing."""
-    if len(per_image) < 2 or not bool(torch.isfinite(per_image).all()):
-        return None
-    return per_image.std().item() / math.sqrt(len(per_image))
+        return None, None
+    mean = mean_of(per_image)
+    return mean.value, mean.standard_error
