@@ -17,6 +17,7 @@ return costs, whose sign is turned here.
 import json
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +28,9 @@ from torch import Tensor
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.config.schema import Oracle
-from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds
+from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, proposals
 from expost.evaluation.annealing.results import Annealed
-from expost.evaluation.bounds import importance_bounds
+from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Run
 from expost.parts.assembly import read_images
@@ -95,16 +96,16 @@ class Recovery:
     num_fitted: int
 
 
-def run_oracle(run: Run) -> None:
+def run_oracle(job: Run) -> None:
     """Print true value, estimate and error side by side; write `oracle.json` into the run's folder.
 
     Raises:
         UserError: the data do not know their log p(x) and p(z|x), or the folder cannot be written.
     """
     started = time.perf_counter()
-    settings = run.config.oracle
-    data = read_images(run)
-    run.say("data", dataset_line(data))
+    settings = job.config.oracle
+    data = read_images(job)
+    job.say("data", dataset_line(data))
     density = data.density
     if not isinstance(density, LinearGaussianDensity):
         raise UserError(
@@ -116,29 +117,29 @@ def run_oracle(run: Run) -> None:
             f"oracle.num_images={settings.num_images}: there are {len(data.test)} test images; "
             "give fewer, or a larger data.num_test"
         )
-    prior, node = build_prior(run, LatentSpec((density.latent_dim,)), len(data.train))
-    run = replace(run, config=run.config.model_copy(update={"prior": node}))
-    x = data.test.batch(torch.arange(settings.num_images)).to(run.device)
-    with run.seeded(run.config.seeds.sample):
-        estimates = estimate(density, x, settings, run)
-    recovery = recover(density, data, prior, run)
+    prior, node = build_prior(job, LatentSpec((density.latent_dim,)), len(data.train))
+    job = replace(job, config=job.config.model_copy(update={"prior": node}))
+    x = data.test.batch(torch.arange(settings.num_images)).to(job.device)
+    with job.seeded(job.config.seeds.sample):
+        estimates = estimate(density, x, settings, job)
+    recovery = recover(density, data, prior, job)
     facts = report(estimates, recovery, settings) | {
         "data": data.name,
         "latent_dim": density.latent_dim,
         "num_pixels": math.prod(data.shape),
-        "seeds": run.config.seeds.model_dump(),
-        "data_seed": run.config.data.get("seed"),
+        "seeds": job.config.seeds.model_dump(),
+        "data_seed": job.config.data.get("seed"),
         "fingerprint": data.fingerprint,
         "seconds": time.perf_counter() - started,
     }
-    write(run, facts)
+    write(job, facts)
     console = new_console()
     console.print()
     title = f"{data.name}: the judge against the known truth"
     console.print(terminal_table(title, *lines_of(estimates, recovery, settings), console.width))
     for note in facts["notes"]:
-        run.say("oracle", note)
-    run.say("oracle", str(run.folder / "oracle.json"))
+        job.say("oracle", note)
+    job.say("oracle", str(job.folder / "oracle.json"))
 
 
 def spoil(posterior: DiagonalNormal, settings: Oracle) -> DiagonalNormal:
@@ -153,33 +154,25 @@ def kl_of_wrong_nats(latent_dim: int, settings: Oracle) -> float:
     return latent_dim * per_dim
 
 
-def estimate(density: LinearGaussianDensity, x: Tensor, settings: Oracle, run: Run | None = None) -> Estimates:
-    """Every estimator on the images x [N, C, H, W], from torch's global generator; `run` shows progress."""
-    shows = run is not None and run.shows_progress
+def estimate(density: LinearGaussianDensity, x: Tensor, settings: Oracle, job: Run | None = None) -> Estimates:
+    """Every estimator on the images x [N, C, H, W], from torch's global generator; `job` shows progress."""
+    shows = job is not None and job.shows_progress
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        posterior = spoil(density.posterior(x), settings)
-        z = posterior.rsample((n,))  # [n, B, D]
-        return z, posterior.log_prob(z)
-
-    def propose_exactly(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        posterior = density.posterior(x)
-        z = posterior.rsample((n,))  # [n, B, D]
-        return z, posterior.log_prob(z)
-
-    def start(x: Tensor) -> Start:
-        posterior = spoil(density.posterior(x), settings)
+    def start_from(posterior: DiagonalNormal) -> Start:
         return Start(lambda n: posterior.rsample((n,)), posterior.log_prob, torch.exp(posterior.log_std))
 
-    model = {"model": density.log_prior}
-    exact = importance_bounds([x], propose_exactly, density.log_likelihood, model, 1)["model"]
-    blocks = bar("importance sampling", shows, x.split(BLOCK))
-    spoiled = importance_bounds(blocks, propose, density.log_likelihood, model, settings.importance_samples)["model"]
+    def start(x: Tensor) -> Start:
+        return start_from(spoil(density.posterior(x), settings))
+
+    def bound(blocks: Iterable[Tensor], start: Callable[[Tensor], Start], num: int) -> Bounds:
+        return importance_bounds(blocks, proposals(start), density.log_likelihood, {"p": density.log_prior}, num)["p"]
+
+    exact = bound([x], lambda x: start_from(density.posterior(x)), 1)
+    spoiled = bound(bar("importance sampling", shows, x.split(BLOCK)), start, settings.importance_samples)
     annealing = Annealing(settings.num_chains, settings.num_steps, settings.leapfrog_steps)
     blocks = bar("annealing", shows, x.split(BLOCK))
     annealed = annealed_bounds(blocks, start, density.log_likelihood, density.log_prior, annealing)
-    if exact.elbo_nats is None or spoiled.elbo_nats is None or spoiled.iwae_nats is None:
-        raise ValueError("posteriors with a density have bounds")
+    assert exact.elbo_nats is not None and spoiled.elbo_nats is not None and spoiled.iwae_nats is not None
     truth = density.log_prob(x).cpu()
     return Estimates(
         truth=truth,
@@ -198,7 +191,7 @@ def exact_latents(density: LinearGaussianDensity, images: ImageSet) -> LatentDat
     return LatentDataset(LatentSpec((density.latent_dim,)), "diagonal_normal", params)
 
 
-def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: Run) -> Recovery:
+def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, job: Run) -> Recovery:
     """Fit `prior` to the exact posteriors of the training images, and ask it about held-out ones.
 
     Raises:
@@ -206,15 +199,15 @@ def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, run: 
     """
     train, val, test = (exact_latents(density, images) for images in (data.train, data.val, data.test))
     tracker = Tracker()
-    report = prior.fit(train, val, run.fit_run(tracker, lightning_fit=run.lightning_fit(tracker, "prior")))
+    report = prior.fit(train, val, job.fit_run(tracker, lightning_fit=job.lightning_fit(tracker, "prior")))
     for note in report.notes:
-        run.say("prior", note)
-    with run.seeded(run.config.seeds.sample), torch.no_grad():
-        z = test.draw(torch.arange(len(test))).to(run.device)  # [N, D]
+        job.say("prior", note)
+    with job.seeded(job.config.seeds.sample), torch.no_grad():
+        z = test.draw(torch.arange(len(test))).to(job.device)  # [N, D]
         compared = None
-        name = run.command.choices.get("prior", "prior")
+        name = job.command.choices.get("prior", "prior")
         if prior.log_prob_is is not Exactness.NONE:
-            fitted = torch.cat([prior.eval().to(run.device).log_prob(block) for block in z.split(4096)])
+            fitted = torch.cat([prior.eval().to(job.device).log_prob(block) for block in z.split(4096)])
             label = f"-log p(z), held-out z, prior {name}"
             compared = Compared.of(label, -density.log_prior(z).cpu(), -fitted.double().cpu())
     entropy = 0.5 * density.latent_dim * math.log(2 * math.pi * math.e)
@@ -249,20 +242,23 @@ def lines_of(estimates: Estimates, recovery: Recovery, settings: Oracle) -> tupl
 def report(estimates: Estimates, recovery: Recovery, settings: Oracle) -> dict[str, Any]:
     """The content of `oracle.json`: finite numbers, or None with a note."""
     table, annealed, notes = rows(estimates, settings), estimates.annealed, estimates.annealed.notes()
-    for key, row in table.items():
-        if not row.is_finite:
-            notes.append(f"{row.label} is not finite: no figure {key}")
-    if recovery.compared is None:
-        notes.append(f"the prior {recovery.name} has no density: it cannot be compared with the aggregate")
+    finite = {key: row for key, row in table.items() if row.is_finite}
+    notes += [f"{row.label} is not finite: no figure {key}" for key, row in table.items() if key not in finite]
     held_out = recovery.compared
+    if held_out is None:
+        notes.append(f"the prior {recovery.name} has no density: it cannot be compared with the aggregate")
+
+    def by_row(figure: str) -> dict[str, float | None]:
+        return {key: getattr(finite.get(key), figure, None) for key in table}
+
     return {
         "what": WHAT,
         "num_images": len(estimates.truth),
         "true_nats": estimates.truth.mean().item(),
         "elbo_expected_nats": estimates.elbo_expected.mean().item(),
-        **{key: row.estimate_nats if row.is_finite else None for key, row in table.items()},
-        "error_nats": {key: row.error_nats if row.is_finite else None for key, row in table.items()},
-        "standard_error_nats": {key: row.standard_error_nats if row.is_finite else None for key, row in table.items()},
+        **by_row("estimate_nats"),
+        "error_nats": by_row("error_nats"),
+        "standard_error_nats": by_row("standard_error_nats"),
         "standard_error_is": "of the mean error over images, estimate and truth paired",
         "wrong_posterior": {
             "std_factor": settings.std_factor,
@@ -282,28 +278,27 @@ def report(estimates: Estimates, recovery: Recovery, settings: Oracle) -> dict[s
             "name": recovery.name,
             "log_prob_is": recovery.log_prob_is,
             "num_fitted": recovery.num_fitted,
-            "num_held_out": None if held_out is None else held_out.num,
-            "fitted_nll_nats": None if held_out is None else held_out.estimate_nats,
-            "aggregate_nll_nats": None if held_out is None else held_out.true_nats,
+            "num_held_out": held_out and held_out.num,
+            "fitted_nll_nats": held_out and held_out.estimate_nats,
+            "aggregate_nll_nats": held_out and held_out.true_nats,
             "aggregate_entropy_nats": recovery.entropy_nats,
-            "excess_nats": None if held_out is None else held_out.error_nats,
-            "standard_error_nats": None if held_out is None else held_out.standard_error_nats,
+            "excess_nats": held_out and held_out.error_nats,
+            "standard_error_nats": held_out and held_out.standard_error_nats,
         },
         "notes": notes,
     }
 
 
-def write(run: Run, facts: dict[str, Any]) -> None:
+def write(job: Run, facts: dict[str, Any]) -> None:
     """`oracle.json` and `config.yaml` into the run's folder, and `latest` to it.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    config = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
     try:
-        (run.folder / "oracle.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (run.folder / "config.yaml").write_text(
-            yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-        )
-        point_latest(run)
+        (job.folder / "oracle.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (job.folder / "config.yaml").write_text(config, encoding="utf-8")
+        point_latest(job)
     except OSError as error:
-        raise UserError(f"cannot write {run.folder}: {error.strerror}; set paths.root=DIR") from error
+        raise UserError(f"cannot write {job.folder}: {error.strerror}; set paths.root=DIR") from error

@@ -18,9 +18,9 @@ note on importance sampling using standardized weights", 1992).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,13 +57,6 @@ class Bounds:
     iwae_nats: Tensor | None
     ess_share: Tensor | None
 
-    @property
-    def iwae_std_error_nats(self) -> Tensor | None:
-        """Of each `iwae_nats`, from the spread of the weights (delta method); too small where few weights count."""
-        if self.ess_share is None:
-            return None
-        return ((1 / self.ess_share - 1) / self.num_samples).clamp_min(0).sqrt()
-
     def means(self) -> dict[str, float | None]:
         """The mean over images of each figure, under its name; None where it does not exist."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_nats")}
@@ -99,9 +92,7 @@ def importance_bounds(
         raise ValueError(f"a bound needs at least one sample, got num_samples={num_samples}")
     rates = dict(closed_form_rates or {})
     batches = [_bound_batch(x, propose, log_likelihood, priors, num_samples, rates, max_rows) for x in x_batches]
-    if not batches:
-        raise ValueError("no images to bound")
-    return {name: _concatenate([batch[name] for batch in batches]) for name in priors}
+    return {name: concatenate([batch[name] for batch in batches]) for name in priors}
 
 
 def _bound_batch(
@@ -158,12 +149,19 @@ def _bound_batch(
     return {name: finish(name) for name in priors}
 
 
-def _concatenate(batches: list[Bounds]) -> Bounds:
-    joined: dict[str, Any] = {}
-    for field in fields(Bounds):
-        values = [getattr(batch, field.name) for batch in batches]
-        joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-    return Bounds(**joined)
+Figures = TypeVar("Figures", bound=Any)
+
+
+def concatenate(batches: Sequence[Figures]) -> Figures:
+    """The dataclass that all `batches` are as one of all their images.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not batches:
+        raise ValueError("no images to bound")
+    values = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(batches[0])}
+    return replace(batches[0], **{name: torch.cat(v) for name, v in values.items() if isinstance(v[0], Tensor)})
 
 
 def bits_per_dim(nll_nats: float, num_dims: int, levels: int = 1) -> float:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from expost.config.schema import Annealing as Settings
-from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional
-from expost.evaluation.annealing.results import Annealed, Bidirectional
-from expost.evaluation.bounds import Bounds, LogLikelihood, Propose, importance_bounds
+from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
+from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Run
 from expost.measure.subject import Subject
@@ -34,16 +34,22 @@ MAX_BOUND_PIXELS = 2**23
 """Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
 MAX_ANNEALED_PIXELS = 2**22
 """Decoded at once, with what the gradient needs: about 400 MB of float32 through a small net."""
+REFUSALS = {
+    Exactness.NONE: "has no density: no bound on log p(x)",
+    Exactness.ESTIMATE: "only estimates its density, and annealing needs the same number each time",
+    Exactness.LOWER_BOUND: "only bounds its density: its samples are not of the density that would be used",
+}
+"""Why a prior gets no annealed bounds."""
 
 
-def measure_bounds(subject: Subject, run: Run) -> dict[str, Bounds]:
+def measure_bounds(subject: Subject, job: Run) -> dict[str, Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
-    settings = run.config.evaluation
+    settings = job.config.evaluation
     vae, images = subject.vae, subset(subject.parts.data.test, settings.num_bound_images)
     block = block_size(subject.parts.data.shape)
     max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(subject.parts.data.shape)))
     batches = subject.parts.batches(images, min(settings.batch_size, block))
-    x_batches = (x for x, _ in bar("bounds", run.shows_progress, batches))
+    x_batches = (x for x, _ in bar("bounds", job.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
         posterior = vae.encode(x).posterior
@@ -66,88 +72,81 @@ def measure_bounds(subject: Subject, run: Run) -> dict[str, Bounds]:
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
 
 
-def check_tight_bounds(run: Run, parts: Parts) -> None:
+def check_tight_bounds(job: Run, parts: Parts) -> None:
     """Refuse, before any work, bounds that cannot be had.
 
     Raises:
         EvaluationError: the posteriors are point masses, which have no density to start from.
     """
-    if run.config.evaluation.annealing is not None and parts.vae.bottleneck.family != "diagonal_normal":
+    if job.config.evaluation.annealing is not None and parts.vae.bottleneck.family != "diagonal_normal":
         raise EvaluationError(
             "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
             "set evaluation.annealing=null or train with noise (vae=gaussian)"
         )
 
 
-def tight_bounds(subject: Subject, run: Run, name: str) -> TightBounds | None:
-    """What annealing says of the baseline and of the learned prior; None where it is off.
-
-    Args:
-        trained: both stages.
-        run: its `evaluation.annealing` says how much work.
-        name: of the learned prior in the report.
+def tight_bounds(subject: Subject, job: Run, name: str) -> TightBounds | None:
+    """What annealing says of the baseline and of the learned prior, called `name`; None where it is off.
 
     Raises:
         EvaluationError: as for `check_tight_bounds`.
     """
-    settings = run.config.evaluation.annealing
+    settings = job.config.evaluation.annealing
     if settings is None:
         return None
-    check_tight_bounds(run, subject.parts)
-    with clock("annealing", run.shows_progress):
-        rows = {key: _row(subject, run, prior, settings) for key, prior in subject.priors(name).items()}
+    check_tight_bounds(job, subject.parts)
+    with clock("annealing", job.shows_progress):
+        rows = {key: _row(subject, job, prior, settings) for key, prior in subject.priors(name).items()}
     return TightBounds(
         num_images=min(settings.num_images, len(subject.parts.data.test)),
         bdmc_images=settings.bdmc_images,
         num_chains=settings.num_chains,
         num_steps=settings.num_steps,
         leapfrog_steps=settings.leapfrog_steps,
-        importance_samples=run.config.evaluation.importance_samples,
+        importance_samples=job.config.evaluation.importance_samples,
         is_density=subject.parts.kind.is_density,
         rows=rows,
     )
 
 
-def _row(subject: Subject, run: Run, prior: Prior, settings: Settings) -> AnnealedRow:
+def _row(subject: Subject, job: Run, prior: Prior, settings: Settings) -> AnnealedRow:
     """One prior; the same seed for all, so that they are compared from the same starts."""
-    kind, seed = subject.parts.kind, run.config.seeds.sample
+    kind, seed, shape = subject.parts.kind, job.config.seeds.sample, subject.parts.data.shape
     notes = [] if kind.is_density else [f"{kind.note}: these bounds rank priors and are no log-likelihoods"]
-    if refusal := _refusal(prior):
-        return AnnealedRow(notes=(*notes, refusal))
+    if refusal := REFUSALS.get(prior.log_prob_is):
+        return AnnealedRow(notes=(*notes, f"{type(prior).__name__} {refusal}"))
     work = Annealing(settings.num_chains, settings.num_steps, settings.leapfrog_steps)
     start, log_likelihood = starts(subject.vae), likelihood(subject.vae)
-    max_rows = max(1, min(8192, MAX_ANNEALED_PIXELS // math.prod(subject.parts.data.shape)))
-    with run.seeded(seed):
-        annealed = annealed_bounds(
-            _images(subject, run, settings.num_images), start, log_likelihood, prior.log_prob, work, max_rows
-        )
-    with run.seeded(seed):
-        weighted = importance_bounds(
-            _images(subject, run, settings.num_images),
-            _proposals(start),
-            log_likelihood,
-            {"p": prior.log_prob},
-            run.config.evaluation.importance_samples,
-            max_rows=max_rows,
-        )["p"]
-    both = None
-    if settings.bdmc_images:
-        with run.seeded(seed):
-            both = bidirectional(
-                simulate(subject, prior, settings.bdmc_images), start, log_likelihood, prior.log_prob, work, max_rows
-            )
-    return _summarise(annealed, weighted, both, notes)
+    max_rows = max(1, min(8192, MAX_ANNEALED_PIXELS // math.prod(shape)))
 
+    def images() -> Iterator[Tensor]:
+        shown = subset(subject.parts.data.test, settings.num_images)
+        return (x for x, _ in subject.parts.batches(shown, block_size(shape)))
 
-def _refusal(prior: Prior) -> str | None:
-    """Why this prior gets no figure, in words."""
-    if prior.log_prob_is is Exactness.NONE:
-        return f"{type(prior).__name__} has no density: no bound on log p(x)"
-    if prior.log_prob_is is Exactness.ESTIMATE:
-        return f"{type(prior).__name__} only estimates its density, and annealing needs the same number each time"
-    if prior.log_prob_is is Exactness.LOWER_BOUND:
-        return f"{type(prior).__name__} only bounds its density: its samples are not of the density that would be used"
-    return None
+    with job.seeded(seed):
+        annealed = annealed_bounds(images(), start, log_likelihood, prior.log_prob, work, max_rows)
+    num, densities = job.config.evaluation.importance_samples, {"p": prior.log_prob}
+    with job.seeded(seed):
+        weighted = importance_bounds(images(), proposals(start), log_likelihood, densities, num, max_rows=max_rows)["p"]
+    row = AnnealedRow(
+        ais_nats=annealed.mean_nats(),
+        ais_std_error_nats=_mean(annealed.nll_nats)[1],
+        iwae_nats=_mean(weighted.iwae_nats)[0],
+        acceptance=None if annealed.acceptance is None else annealed.acceptance.mean().item(),
+        acceptance_range=annealed.acceptance_range,
+        ess_share=annealed.ess_share.mean().item(),
+        diverged_share=annealed.diverged.mean().item(),
+        trusted_images=int(annealed.trusted.sum()),
+        notes=(*notes, *annealed.notes()),
+    )
+    if not settings.bdmc_images:
+        return row
+    with job.seeded(seed):
+        pairs = simulate(subject, prior, settings.bdmc_images)
+        both = bidirectional(pairs, start, log_likelihood, prior.log_prob, work, max_rows)
+    gap, error = _mean(both.gap_nats)
+    notes = [f"simulated images: {note}" for note in both.upper.notes()]
+    return replace(row, bdmc_gap_nats=gap, bdmc_gap_std_error_nats=error, notes=(*row.notes, *notes))
 
 
 def starts(vae: VAE) -> Callable[[Tensor], Start]:
@@ -173,22 +172,6 @@ def likelihood(vae: VAE) -> LogLikelihood:
     return log_likelihood
 
 
-def _proposals(start: Callable[[Tensor], Start]) -> Propose:
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        begin = start(x)
-        z = begin.sample(n)
-        return z, begin.log_prob(z)
-
-    return propose
-
-
-def _images(subject: Subject, run: Run, num: int) -> Iterator[Tensor]:
-    """`num` test images, evenly spread over the split, in batches [B, C, H, W] on the device."""
-    images = subset(subject.parts.data.test, num)
-    for x, _ in subject.parts.batches(images, block_size(subject.parts.data.shape)):
-        yield x
-
-
 @torch.no_grad()
 def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of x ~ p(x|z) [B, C, H, W] and the z ~ p(z) [B, *latent] that each was drawn from, on the device."""
@@ -196,36 +179,9 @@ def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor,
         yield subject.vae.decode(z).sample(), z
 
 
-def _summarise(annealed: Annealed, weighted: Bounds, both: Bidirectional | None, notes: list[str]) -> AnnealedRow:
-    row = AnnealedRow(
-        ais_nats=annealed.mean_nats(),
-        ais_std_error_nats=_std_error(annealed.nll_nats),
-        iwae_nats=_finite_mean(weighted.iwae_nats),
-        acceptance=None if annealed.acceptance is None else annealed.acceptance.mean().item(),
-        acceptance_range=annealed.acceptance_range,
-        ess_share=annealed.ess_share.mean().item(),
-        diverged_share=annealed.diverged.mean().item(),
-        trusted_images=int(annealed.trusted.sum()),
-        notes=(*notes, *annealed.notes()),
-    )
-    if both is None:
-        return row
-    return replace(
-        row,
-        bdmc_gap_nats=both.mean_gap_nats(),
-        bdmc_gap_std_error_nats=_std_error(both.gap_nats),
-        notes=(*row.notes, *(f"simulated images: {note}" for note in both.upper.notes())),
-    )
-
-
-def _finite_mean(per_image: Tensor | None) -> float | None:
+def _mean(per_image: Tensor | None) -> tuple[float | None, float | None]:
+    """Over images, with its standard error; None where a figure is missing."""
     if per_image is None or not bool(torch.isfinite(per_image).all()):
-        return None
-    return per_image.mean().item()
-
-
-def _std_error(per_image: Tensor) -> float | None:
-    """Of the mean over images; None for a single one, or where a figure is missing."""
-    if len(per_image) < 2 or not bool(torch.isfinite(per_image).all()):
-        return None
-    return per_image.std().item() / math.sqrt(len(per_image))
+        return None, None
+    mean = mean_of(per_image)
+    return mean.value, mean.standard_error

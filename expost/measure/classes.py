@@ -40,7 +40,7 @@ def measure_classes(
     """Draw, decode and classify samples of every class; None, with a note, where that is not possible.
 
     Args:
-        trained: with a conditional prior, sampled from torch's global generator.
+        subject: with a conditional prior, sampled from torch's global generator.
         classifier: the data set's own net.
         limit: images that the report's figures are measured on at most; as many samples, rounded to whole classes.
         notes: takes what is missing, in words.
@@ -65,6 +65,7 @@ def measure_classes(
     if real is None:
         notes.append("the test images have no labels, so the class accuracy of samples has no ceiling")
         real = {y: torch.zeros(0, *classifier.config.shape) for y in pictured.tolist()}
+    by_class = [{} if kind is None else kind.by_class for kind in (samples, reconstructions, test_images)]
     facts = Classes(
         num_a_class=len(labels) // len(present),
         chance=1 / len(present),
@@ -72,16 +73,7 @@ def measure_classes(
         samples=samples.mean,
         reconstructions=None if reconstructions is None else reconstructions.mean,
         test_images=None if test_images is None else test_images.mean,
-        by_class=tuple(
-            ClassShares(
-                y,
-                names[y],
-                samples.by_class.get(y),
-                None if reconstructions is None else reconstructions.by_class.get(y),
-                None if test_images is None else test_images.by_class.get(y),
-            )
-            for y in present.tolist()
-        ),
+        by_class=tuple(ClassShares(y, names[y], *(shares.get(y) for shares in by_class)) for y in present.tolist()),
     )
     rows = [ClassRow(names[y], samples.by_class[y], drawn[y], real[y]) for y in pictured.tolist()]
     return ConditionalSamples(facts, rows)
@@ -107,23 +99,15 @@ def classify(
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What each image of a stream is taken for, [N], and the first `few` images of each `pictured` class.
 
-    Args:
-        classifier: of C, H, W.
-        blocks: images [b, C, H, W] in [0, 1].
-        labels: [N] int64, the class of each.
-        pictured: classes.
-        few: images.
+    `blocks` [b, C, H, W] in [0, 1]; `labels` [N] int64: the class of each.
     """
     taken_for: list[Tensor] = []
     first: dict[int, list[Tensor]] = {y: [] for y in pictured.tolist()}
-    start = 0
     for block in blocks:
         taken_for.append(classifier.classify(block))
-        of_block = labels[start : start + len(block)]
+        of_block, labels = labels.tensor_split([len(block)])
         for y, images in first.items():
-            if (missing := few - len(images)) > 0:
-                images += block[of_block == y][:missing].unbind()
-        start += len(block)
+            images += block[of_block == y][: few - len(images)].unbind()
     none = torch.zeros(0, *classifier.config.shape)
     return torch.cat(taken_for), {y: torch.stack(images) if images else none for y, images in first.items()}
 

@@ -20,12 +20,7 @@ from expost.evaluation.verdict import conclude
 from expost.job import Run
 from expost.measure.bounds import measure_bounds, tight_bounds
 from expost.measure.classes import ConditionalSamples, add_classes, class_table, measure_classes
-from expost.measure.feature_nets import (
-    Extractor,
-    Nets,
-    load_feature_net,
-    load_own_net,
-)
+from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.image_sets import (
     SCATTERED,
     Copies,
@@ -163,13 +158,8 @@ PARTS = {
 def trained_stages(
     job: Run, parts: Parts, vae: VAE, prior: Prior, latents: tuple[LatentDataset, LatentDataset, LatentDataset]
 ) -> Subject:
-    """What is judged: both stages and, fitted now, the priors by counting beside them.
-
-    Args:
-        job, parts: the job and its data.
-        vae, prior: trained.
-        latents: of training, validation and test images.
-    """
+    """What is judged: both trained stages and, fitted now, the priors by counting beside them; `latents` of training,
+    validation and test images."""
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
     return Subject(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)

@@ -31,7 +31,7 @@ from expost.evaluation.sections import (
 from expost.job import Run
 from expost.measure.subject import Subject
 from expost.training.progress import clock
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.rows import spread_rows
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
@@ -44,24 +44,19 @@ MAX_LISTED_DIMS = 512
 BLOCK_ROWS = 4096
 
 
-def dissect(subject: Subject, run: Run, name: str) -> Surgery:
+def dissect(subject: Subject, job: Run, name: str) -> Surgery:
     """Everything about the latents for the report; None with a note for what does not exist.
 
-    Args:
-        trained: both stages and their latents.
-        run: the job; `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them.
-        name: of the learned prior.
+    `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them; `name`: of the learned prior.
     """
     priors = subject.priors(name)
-    limit = min(MAX_DRAWS, run.config.evaluation.num_samples)
+    limit = min(MAX_DRAWS, job.config.evaluation.num_samples)
     exactness = {key: prior.log_prob_is.value for key, prior in priors.items()}
-    with run.seeded(run.config.seeds.sample), clock("surgery", run.shows_progress):
+    with job.seeded(job.config.seeds.sample), clock("surgery", job.shows_progress):
         splits, notes = decompose_rates(subject, priors, affordable(limit, subject.prior))
         dimensions, codes, two_sample = None, None, dict[str, TwoSample | None].fromkeys(priors)
         if subject.train.spec.support is Support.CODES:
-            codes = count_codes(
-                subject
-            )  # their numbers have no distances: neither moments nor a classifier mean anything
+            codes = count_codes(subject)  # their numbers have no distances: no moments, nothing for a classifier
         else:
             dimensions, two_sample = compare_samples(subject, priors, limit, notes)
     train, test = splits.get("train"), splits.get("test")
@@ -125,8 +120,8 @@ def compare_samples(
             notes.append(f"{key}: some of its samples are NaN or infinite, so they were not compared with q(z)")
             continue
         per_dim, floor = wasserstein_1(samples, z), wasserstein_1_floor(samples, z)
-        each = tuple(per_dim.tolist()) if listed else None
-        distances[key] = Wasserstein(per_dim.mean().item(), per_dim.max().item(), floor.mean().item(), each)
+        by_dim = tuple(per_dim.tolist()) if listed else None
+        distances[key] = Wasserstein(per_dim.mean().item(), per_dim.max().item(), floor.mean().item(), by_dim)
         try:
             two_sample[key] = two = tell_apart(samples, z)
             if not test.is_point_mass:
@@ -190,7 +185,7 @@ def count_codes(subject: Subject) -> Codes:
     counts = code_counts(subject.train)
     z = subject.test.draw(torch.arange(len(subject.test)))
     is_seen = torch.isfinite(subject.train.log_aggregate(z))
-    books = tuple(_book(each, grid) for each, grid in zip(counts, subject.train.spec.grids, strict=True))
+    books = tuple(_book(*book) for book in zip(counts, subject.train.spec.grids, strict=True))
     return Codes(books, is_seen.double().mean().item())
 
 
@@ -198,14 +193,10 @@ def code_counts(latents: LatentDataset) -> list[Tensor]:
     """How often each code occurs in each map, int64 [K] each."""
     counts = [torch.zeros(size, dtype=torch.int64) for size in latents.spec.num_codes]
     for posterior in latents.blocks():
-        for total, codes in zip(counts, maps_of(latents.spec, posterior.sample()), strict=True):
+        maps = posterior.sample().split([math.prod(grid) for grid in latents.spec.grids], dim=1)  # [B, h w] each
+        for total, codes in zip(counts, maps, strict=True):
             total += torch.bincount(codes.flatten(), minlength=len(total))
     return counts
-
-
-def maps_of(spec: LatentSpec, codes: Tensor) -> tuple[Tensor, ...]:
-    """The sequence [B, T] as its maps, each [B, h w]."""
-    return codes.split([math.prod(grid) for grid in spec.grids], dim=1)
 
 
 def _book(counts: Tensor, grid: tuple[int, int]) -> Codebook:

@@ -35,11 +35,7 @@ def draw_pictures(
     limit: int,
     folder: Path,
 ) -> None:
-    """The PNG files of `PICTURES`; `codes`: of `count_codes`, `classes`: of `measure_classes`; None: there are none.
-
-    `codes`: of `code_figures`, `classes`: of `judged_classes`; None: there are none. No more than `limit` samples of a
-    prior are drawn.
-    """
+    """The PNG files of `PICTURES`, with no more than `limit` samples of a prior; `codes`, `classes` None: of others."""
     baseline = BASELINES[subject.baseline_name]
     shown = {key: picture(s.few) for key, s in sets.items()}
     figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
@@ -77,13 +73,11 @@ def add_latents(subject: Subject, prior: Prior, drawn: Tensor, num: int) -> Tens
 
 def draw_neighbours(sets: Mapping[str, FeaturedSet], copied: Copies, name: str, path: Path) -> None:
     """Samples of the learned prior and of the training aggregate beside their nearest training images."""
-    sources = [("learned", f"learned prior: {name}", figures.LEARNED)]
-    sources.append((AGGREGATE, "training aggregate", figures.POSTERIOR))
+    learned = ("learned", f"learned prior: {name}", figures.LEARNED)
     panels = []
-    for key, title, colour in sources:
-        nearest = copied.nearest.get(key)
-        if nearest is None:  # broken features: the samples alone, beside nothing
-            nearest = torch.ones_like(sets[key].few[:24])
+    for key, title, colour in (learned, (AGGREGATE, "training aggregate", figures.POSTERIOR)):
+        few = sets[key].few[:24]
+        nearest = copied.nearest.get(key, torch.ones_like(few))  # of broken features: the samples alone, beside nothing
         panels.append((title, colour, picture(sets[key].few[: len(nearest)]), picture(nearest)))
     figures.nearest_neighbours(panels, path)
 

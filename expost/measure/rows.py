@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-
-from torch import Tensor
+from typing import Any
 
 from expost.evaluation.bounds import Bounds, bits_per_dim
-from expost.evaluation.distances import Distances
+from expost.evaluation.distances import FIGURES, Distances
 from expost.evaluation.images import halves
 from expost.evaluation.images.memorisation import Memorisation
+from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.report import Row, closed_share
 from expost.evaluation.row_names import AGGREGATE, FLOORS, RECONSTRUCTIONS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Estimate, Surgery, TightBounds
@@ -38,14 +38,10 @@ def build_rows(
     for row, (key, seconds, num_parameters) in priors.items():
         means, images = bounded[key].means(), image_row(key, sets, measured, memorised)
         iwae = means["iwae_nats"] if kind.is_density else None
+        figures: dict[str, Any] = {**means, "iwae_nats": iwae, "bits_per_dim": bits_of(iwae, subject)}
         rows[row] = replace(
             images,
-            distortion_nats=means["distortion_nats"],
-            rate_nats=means["rate_nats"],
-            elbo_nats=means["elbo_nats"],
-            iwae_nats=iwae,
-            bits_per_dim=bits_of(iwae, subject),
-            latent_nll_nats=means["latent_nll_nats"],
+            **figures,
             fit_seconds=seconds,
             num_parameters=num_parameters,
             spread={**images.spread, **_standard_errors(bounded[key], subject)},
@@ -77,18 +73,9 @@ def image_row(
     row = Row(memorisation=None if copies is None else copies.share, samples_per_second=speed, spread=spread)
     if distances is None:
         return row
-    repeats = distances.num_repeats
-    return replace(
-        row,
-        frechet_distance=distances.frechet_distance,
-        kernel_distance=distances.kernel_distance,
-        precision=distances.precision,
-        recall=distances.recall,
-        density=distances.density,
-        coverage=distances.coverage,
-        num_samples=distances.num_samples,
-        notes=(describe_repeats(repeats, distances.num_samples, "images"),) if repeats else (),
-    )
+    repeats, figures = distances.num_repeats, {key: getattr(distances, key) for key in FIGURES}
+    notes = (describe_repeats(repeats, distances.num_samples, "images"),) if repeats else ()
+    return replace(row, num_samples=distances.num_samples, notes=notes, **figures)
 
 
 def repeats_of(measured: Mapping[str, Distances], subject: Subject, name: str) -> dict[str, int]:
@@ -108,8 +95,8 @@ def gap_spread(key: str, measured: Mapping[str, Distances]) -> float | None:
         return None
     if closed_share(*(measured[row].frechet_distance for row in rows)) is None:
         return None
-    base, mine, best = (measured[row].halves["frechet_distance"] for row in rows)  # [H] each
-    return halves.spread((base - mine) / (base - best))
+    base, learned, best = (measured[row].halves["frechet_distance"] for row in rows)  # [H] each
+    return halves.spread((base - learned) / (base - best))
 
 
 def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Estimate]:
@@ -121,8 +108,7 @@ def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Esti
     for key in learned.means():
         costs, before = getattr(learned, key), getattr(baseline, key)
         if costs is not None and before is not None and len(costs) > 1:
-            difference = costs - before
-            gain[key] = Estimate(difference.mean().item(), _standard_error(difference))
+            gain[key] = mean_of(costs - before)
     if subject.parts.kind.is_density and "iwae_nats" in gain:
         bits = math.prod(subject.parts.data.shape) * math.log(2)
         nats = gain["iwae_nats"]
@@ -132,15 +118,11 @@ def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Esti
 
 def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
     """Of the means over images."""
-    values = {key: getattr(bound, key) for key in bound.means()}
-    errors = {key: _standard_error(value) for key, value in values.items() if value is not None and len(value) > 1}
+    means = {key: mean_of(values) for key in bound.means() if (values := getattr(bound, key)) is not None}
+    errors = {key: mean.standard_error for key, mean in means.items() if mean.standard_error is not None}
     if subject.parts.kind.is_density and "iwae_nats" in errors:
         errors["bits_per_dim"] = errors["iwae_nats"] / (math.prod(subject.parts.data.shape) * math.log(2))
     return errors
-
-
-def _standard_error(per_image: Tensor) -> float:
-    return (per_image.double().std() / math.sqrt(len(per_image))).item()
 
 
 def add_surgery(rows: dict[str, Row], surgery: Surgery) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds
+from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, proposals
 from expost.evaluation.annealing.results import Annealed
 from expost.evaluation.bounds import Bounds, importance_bounds
 
@@ -60,7 +60,7 @@ class LinearGaussian:
         return Start(lambda n: q.sample(torch.Size([n])), lambda z: q.log_prob(z).sum(-1), q.stddev)
 
     def from_the_prior(self, x: Tensor) -> Start:
-        return Start(lambda n: torch.randn(n, len(x), self.latent), self.log_prior)
+        return Start(lambda n: torch.randn(n, len(x), self.latent), self.log_prior, torch.ones(len(x), self.latent))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         return Normal(z @ self.drawn[0].T, self.scale).log_prob(x).sum(-1)
@@ -73,14 +73,14 @@ class LinearGaussian:
         return annealed_bounds([images], self.start, self.log_likelihood, self.log_prior, settings)
 
     def importance(self, num_samples: int, x: Tensor | None = None) -> Bounds:
-        def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-            q = self.start(x)
-            z = q.sample(n)
-            return z, q.log_prob(z)
-
         images = self.x if x is None else x
-        priors = {"p": self.log_prior}
+        priors, propose = {"p": self.log_prior}, proposals(self.start)
         return importance_bounds([images], propose, self.log_likelihood, priors, num_samples, max_rows=2**15)["p"]
+
+
+def std_error_nats(ess_share: Tensor, num: int) -> Tensor:
+    """Of a bound by `num` weights, from their spread (delta method); too small where few weights count."""
+    return ((1 / ess_share - 1) / num).clamp_min(0).sqrt()
 
 
 def from_a_normal(dims: int) -> Callable[[Tensor], Start]:

@@ -20,8 +20,8 @@ longer holds exactly. Here a pilot of a few chains of its own walks the path fir
 and temperature follows its acceptance; then the pilot is thrown away and the step sizes are frozen. Given the pilot,
 every transition is a fixed kernel, so the estimate is unbiased for any pilot, forwards and backwards.
 
-Temperatures: `sigmoidal`, beta_t = (sig(4 (2 t / T - 1)) - sig(-4)) / (sig(4) - sig(-4)) with the logistic sig, dense
-at both ends where the density changes fastest; `linear`, beta_t = t / T.
+Temperatures: beta_t = (sig(4 (2 t / T - 1)) - sig(-4)) / (sig(4) - sig(-4)) with the logistic sig, dense at both ends
+where the density changes fastest.
 
 Sign: weights are log-likelihoods inside this file and become costs in the two lines of `_cost` and `_cost_backwards`:
 every `*_nats` of a result is a bound on -log p(x), in nats an image, lower is better, as in `expost.evaluation.bounds`.
@@ -39,15 +39,14 @@ import torch
 from torch import Tensor
 
 from expost.evaluation.annealing.hmc import LogDensity, Path, Point, transition
-from expost.evaluation.annealing.results import Annealed, Bidirectional, concatenate
-from expost.evaluation.bounds import LogLikelihood, LogPrior
-from expost.evaluation.errors import EvaluationError
+from expost.evaluation.annealing.results import Annealed, Bidirectional
+from expost.evaluation.bounds import LogLikelihood, LogPrior, Propose, concatenate
 
-SCHEDULES = ("sigmoidal", "linear")
 TENTHS = 10
 """Parts of the path in which acceptance is reported."""
 MAX_DIVERGED_TRANSITIONS = 0.05
 """A chain of which more diverged is called a diverged chain."""
+PILOT_CHAINS, TARGET_ACCEPTANCE = 4, 0.65
 WARM_UP, MIN_PILOT, ADAPTATION_RATE = 25, 150, 0.2
 """Of the pilot: transitions at the first temperature, at least in all, and how far log step size follows acceptance."""
 
@@ -60,36 +59,15 @@ class Annealing:
         num_chains: K independent weights.
         num_steps: T; the cost is num_steps * leapfrog_steps gradients a chain.
         leapfrog_steps: of one trajectory.
-        schedule: of the temperatures, "sigmoidal" or "linear".
-        target_acceptance: of the pilot.
-        pilot_chains: that find the step sizes.
-
-    Raises:
-        EvaluationError: a number out of range or an unknown schedule.
     """
 
     num_chains: int = 16
     num_steps: int = 500
     leapfrog_steps: int = 10
-    schedule: str = "sigmoidal"
-    target_acceptance: float = 0.65
-    pilot_chains: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("num_chains", "num_steps", "leapfrog_steps", "pilot_chains"):
-            if getattr(self, name) < 1:
-                raise EvaluationError(f"annealing.{name}={getattr(self, name)}: give at least 1")
-        if self.schedule not in SCHEDULES:
-            raise EvaluationError(f"annealing.schedule={self.schedule} is unknown; choose {' or '.join(SCHEDULES)}")
-        if not 0 < self.target_acceptance < 1:
-            raise EvaluationError(f"annealing.target_acceptance={self.target_acceptance}: give a share between 0 and 1")
 
     def betas(self) -> list[float]:
         """beta_0 = 0 ... beta_T = 1."""
-        t = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)
-        if self.schedule == "linear":
-            return t.tolist()
-        s = torch.sigmoid(4 * (2 * t - 1))
+        s = torch.sigmoid(4 * (2 * torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64) - 1))
         return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
 
@@ -100,12 +78,23 @@ class Start:
     Attributes:
         sample: n -> z [n, B, *latent].
         log_prob: z [n, B, *latent] -> [n, B] nats; it must be normalised.
-        scale: [B, *latent], typical width of each coordinate for the HMC (the standard deviation of q); None: 1.
+        scale: [B, *latent], typical width of each coordinate for the HMC (the standard deviation of q).
     """
 
     sample: Callable[[int], Tensor]
     log_prob: LogDensity
-    scale: Tensor | None = None
+    scale: Tensor
+
+
+def proposals(start: Callable[[Tensor], Start]) -> Propose:
+    """Draws from where chains begin, for importance sampling."""
+
+    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        begin = start(x)
+        z = begin.sample(n)
+        return z, begin.log_prob(z)
+
+    return propose
 
 
 def annealed_bounds(
@@ -130,13 +119,12 @@ def annealed_bounds(
         EvaluationError: a density that is not differentiable.
         ValueError: when there is no image.
     """
-    size = max(1, max_rows // settings.num_chains)
-    parts = [
-        _cost(_walk(_problem(x, start, log_likelihood, log_prior), settings))
-        for batch in x_batches
-        for x in batch.split(size)
-    ]
-    return concatenate(parts)
+    costs = []
+    for batch in x_batches:
+        for x in batch.split(max(1, max_rows // settings.num_chains)):
+            problem = _problem(x, start, log_likelihood, log_prior)
+            costs.append(_cost(_walk(problem, settings, _pilot(problem, settings))))
+    return concatenate(costs)
 
 
 def bidirectional(
@@ -168,13 +156,8 @@ def bidirectional(
     return Bidirectional(concatenate(upper), torch.cat(lower))
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """One batch: the start, the path to the joint density, and widths [B, *latent]."""
-
-    start: Start
-    path: Path
-    scale: Tensor
+_Problem = tuple[Start, Path]
+"""One batch: the start, and the path to the joint density."""
 
 
 @dataclass(frozen=True)
@@ -195,42 +178,39 @@ def _problem(
 
     with torch.no_grad():
         begin = start(x)
-        scale = torch.ones_like(begin.sample(1)[0]) if begin.scale is None else begin.scale
-    return _Problem(begin, Path(begin.log_prob, log_joint), scale)
+    return begin, Path(begin.log_prob, log_joint)
 
 
 @torch.no_grad()
 def _pilot(problem: _Problem, settings: Annealing) -> Tensor:
     """One step size for each temperature but the first and the last, and each image: [T - 1, B]."""
-    betas, scale = settings.betas(), problem.scale
-    num_dims = scale[0].numel()
+    start, path = problem
+    scale, num_dims = start.scale, start.scale[0].numel()
     log_step = torch.full((len(scale),), math.log(0.5 * num_dims**-0.25), dtype=torch.float64, device=scale.device)
     if settings.num_steps == 1:
         return log_step.new_empty(0, len(scale))
-    point = problem.path.at(problem.start.sample(settings.pilot_chains))
+    point = path.at(start.sample(PILOT_CHAINS))
     sizes = []
     repeats = -(-MIN_PILOT // settings.num_steps)  # on a short path acceptance would be chased and never met
-    for i, beta in enumerate(betas[1:-1]):
+    for i, beta in enumerate(settings.betas()[1:-1]):
         for _ in range(repeats + (WARM_UP if i == 0 else 0)):
-            moved = transition(problem.path, point, beta, log_step.exp(), scale, settings.leapfrog_steps)
+            moved = transition(path, point, beta, log_step.exp(), scale, settings.leapfrog_steps)
             point = moved.point
-            log_step = log_step + ADAPTATION_RATE * (moved.acceptance.mean(0) - settings.target_acceptance)
+            log_step = log_step + ADAPTATION_RATE * (moved.acceptance.mean(0) - TARGET_ACCEPTANCE)
         sizes.append(log_step.exp())
     return torch.stack(sizes)
 
 
 @torch.no_grad()
-def _walk(
-    problem: _Problem, settings: Annealing, step_sizes: Tensor | None = None, exact: Tensor | None = None
-) -> _Walk:
+def _walk(problem: _Problem, settings: Annealing, step_sizes: Tensor, exact: Tensor | None = None) -> _Walk:
     """Chains from the start to the joint density or, from `exact` [B, *latent], the same way back."""
-    step_sizes = _pilot(problem, settings) if step_sizes is None else step_sizes
+    start, path = problem
     betas, num = settings.betas(), settings.num_steps
     if exact is None:
-        z, steps, after = problem.start.sample(settings.num_chains), range(num), 0
+        z, steps, after = start.sample(settings.num_chains), range(num), 0
     else:
         z, steps, after = exact.expand(settings.num_chains, *exact.shape), range(num - 1, -1, -1), -1
-    point: Point = problem.path.at(z)
+    point: Point = path.at(z)
     log_weight = torch.zeros_like(point.log_last)
     diverged = torch.zeros_like(log_weight)
     accepted = log_weight.new_zeros(TENTHS, log_weight.shape[1])
@@ -240,16 +220,13 @@ def _walk(
         kernel = t + after  # that of beta_(kernel + 1), between this difference of temperatures and the next
         if not 0 <= kernel < num - 1:
             continue
-        moved = transition(
-            problem.path, point, betas[kernel + 1], step_sizes[kernel], problem.scale, settings.leapfrog_steps
-        )
+        moved = transition(path, point, betas[kernel + 1], step_sizes[kernel], start.scale, settings.leapfrog_steps)
         point, tenth = moved.point, kernel * TENTHS // (num - 1)
         diverged += moved.diverged / (num - 1)
         accepted[tenth] += moved.acceptance.mean(0)
         visits[tenth] += 1
-    kept = [i for i, count in enumerate(visits) if count]
-    counts = accepted.new_tensor([visits[i] for i in kept])[:, None]
-    return _Walk(log_weight, diverged, accepted[kept] / counts if kept else None)
+    counts = accepted.new_tensor(visits)[:, None]  # [tenths, 1]
+    return _Walk(log_weight, diverged, (accepted / counts)[counts[:, 0] > 0] if any(visits) else None)
 
 
 def _cost(walk: _Walk) -> Annealed:
@@ -259,13 +236,11 @@ def _cost(walk: _Walk) -> Annealed:
     total = torch.logsumexp(log_weight, dim=0)  # [B]
     weighty = total > -torch.inf
     ess = torch.where(weighty, (2 * total - torch.logsumexp(2 * log_weight, dim=0)).exp(), 0.0)  # [B] in [1, K]
-    std_error = (1 / ess - 1 / num_chains).clamp_min(0).sqrt()
     diverged = (walk.diverged > MAX_DIVERGED_TRANSITIONS) | (log_weight == -torch.inf)
     tenths = walk.acceptance
     return Annealed(
         num_chains=num_chains,
         nll_nats=(math.log(num_chains) - total).cpu(),
-        std_error_nats=std_error.cpu(),
         ess_share=(ess / num_chains).cpu(),
         diverged=diverged.double().mean(0).cpu(),
         acceptance=None if tenths is None else tenths.mean(0).cpu(),

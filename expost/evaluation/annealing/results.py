@@ -3,8 +3,7 @@
 Every `*_nats` is a cost, a bound on -log p(x) in nats an image, lower is better, as in `expost.evaluation.bounds`.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ class Annealed:
     Attributes:
         num_chains: K.
         nll_nats: upper bound on -log p(x), in expectation; infinite where no chain has a weight.
-        std_error_nats: of `nll_nats` from the spread of the weights (delta method; too small where `ess_share` is).
         ess_share: effective sample size of the weights, (sum w)^2 / sum w^2, over K, in [1/K, 1]; 0 without weights.
         diverged: share of the chains of which more than 5 % of the transitions diverged, or that have no weight.
         acceptance: mean over transitions and chains; None with num_steps=1, which has no transition.
@@ -32,7 +30,6 @@ class Annealed:
 
     num_chains: int
     nll_nats: Tensor
-    std_error_nats: Tensor
     ess_share: Tensor
     diverged: Tensor
     acceptance: Tensor | None
@@ -93,22 +90,3 @@ class Bidirectional:
     def gap_nats(self) -> Tensor:
         """upper - lower, [N]: above the error of either, in expectation; chance may make a single one negative."""
         return self.upper.nll_nats - self.lower_nats
-
-    def mean_gap_nats(self) -> float | None:
-        """Over all images; None where one of them has no finite gap."""
-        return self.gap_nats.mean().item() if bool(torch.isfinite(self.gap_nats).all()) else None
-
-
-def concatenate(parts: list[Annealed]) -> Annealed:
-    """One result of all batches.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not parts:
-        raise ValueError("no images to bound")
-    joined: dict[str, Any] = {}
-    for field in fields(Annealed):
-        values = [getattr(part, field.name) for part in parts]
-        joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-    return Annealed(**joined)

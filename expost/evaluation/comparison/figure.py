@@ -59,11 +59,10 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 def panels(comparison: Comparison) -> list[str]:
     """The figures that are drawn: at most `MAX_PANELS`, none that is empty in every line."""
-    wanted = dict.fromkeys((comparison.sort, *SHOWN))
-    if "iwae_nats" in comparison.columns:
-        wanted.pop("elbo_nats", None) if comparison.sort != "elbo_nats" else None
-    present = columns_of(comparison, comparison.lines)
-    return [key for key in wanted if key in present][:MAX_PANELS]
+    present = set(columns_of(comparison, comparison.lines))
+    if "iwae_nats" in comparison.columns and comparison.sort != "elbo_nats":
+        present.discard("elbo_nats")
+    return [key for key in dict.fromkeys((comparison.sort, *SHOWN)) if key in present][:MAX_PANELS]
 
 
 def _panel(axis: Axes, lines: Sequence[Line], key: str) -> None:
@@ -77,17 +76,15 @@ def _panel(axis: Axes, lines: Sequence[Line], key: str) -> None:
         axis.errorbar(
             value.mean, place, xerr=noise, fmt=marker, color=colour, markersize=7, elinewidth=1.8, capsize=3, zorder=3
         )
-        shown = text(value, key).split(" ")[0]
-        weight = "bold" if value.leads else "normal"
         axis.annotate(
-            shown,
+            text(value, key).split(" ")[0],
             (value.mean, place),
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
             fontsize=FONT_SIZE - 3,
             color=colour,
-            fontweight=weight,
+            fontweight="bold" if value.leads else "normal",
         )
     axis.set_ylim(len(lines) - 0.4, -0.9)
     axis.margins(x=0.16)

@@ -78,12 +78,8 @@ class Source:
 
     @property
     def prior_label(self) -> str:
-        return self.provenance.stage2 or next(iter(self.learned), "none")
-
-    @property
-    def learned(self) -> list[str]:
-        """Rows with a fit."""
-        return [name for name, row in self.report.rows.items() if row.fit_seconds]
+        fitted = (name for name, row in self.report.rows.items() if row.fit_seconds)
+        return self.provenance.stage2 or next(fitted, "none")
 
     @property
     def likelihood(self) -> str:
@@ -105,8 +101,9 @@ def read(name: str, text: str) -> Source:
         refuse_foreign(stored)
         return Source(name, Report.from_json({key: stored[key] for key in COMPARED if key in stored}))
     except EvaluationError as error:
-        message = f"{name}: report.json is not a report of this project ({error}); leave this run out"
-        raise EvaluationError(message) from error
+        raise EvaluationError(
+            f"{name}: report.json is not a report of this project ({error}); leave this run out"
+        ) from error
 
 
 def _refuse_constant(word: str) -> None:
@@ -153,11 +150,9 @@ def _features(source: Source) -> str:
 def _annealing(source: Source) -> str | None:
     if all(row.ais_nats is None for row in source.report.rows.values()):
         return None
-    settings = source.report.annealing_settings or {}
-    deciding = {
-        name: value for name, value in settings.items() if name != "bdmc_images"
-    }  # they check, and move no bound
-    return ", ".join(f"{name}={value}" for name, value in sorted(deciding.items())) or "not told"
+    settings = sorted((source.report.annealing_settings or {}).items())
+    # images of bdmc_images check, and move no bound
+    return ", ".join(f"{name}={value}" for name, value in settings if name != "bdmc_images") or "not told"
 
 
 MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,7 @@ def to_csv(comparison: Comparison) -> str:
     """Unrounded, one line a prior: `KEY`, its standard deviations `KEY_seed_std` and `KEY_spread`, and `KEY_leads`."""
     columns, rows = records(comparison)
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
     return file.getvalue()
 
 
@@ -108,11 +107,9 @@ def records(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     columns = [*fixed, *(f"{key}{part}" for key in comparison.columns for part in parts)]
     rows: list[list[Any]] = []
     for line in comparison.lines:
-        row: list[Any] = [line.row, line.label, line.vae_label, line.likelihood, line.num, " ".join(line.runs)]
-        for key in comparison.columns:
-            value = line.values.get(key)
-            row += [None] * 4 if value is None else [value.mean, value.seed_std, value.spread, value.leads]
-        rows.append(row)
+        rows.append([line.row, line.label, line.vae_label, line.likelihood, line.num, " ".join(line.runs)])
+        for value in map(line.values.get, comparison.columns):
+            rows[-1] += [None] * 4 if value is None else [value.mean, value.seed_std, value.spread, value.leads]
     return columns, rows
 
 
@@ -135,21 +132,20 @@ def markdown_table(comparison: Comparison, lines: Sequence[Line], keys: Sequence
         f"|{'---|' * len(names)}{'---:|' * len(keys)}",
     ]
     for line in lines:
-        cells = [_marked(line.values.get(key), key) for key in keys]
+        cells = [f"**{shown}**" if leads else shown for shown, leads in _cells(line, keys)]
         out.append(f"| {' | '.join([*map(_plain, labels(comparison, line)), *cells])} |")
     return "\n".join(out)
 
 
-def _marked(value: Value | None, key: str) -> str:
-    shown = text(value, key)
-    return f"**{shown}**" if value is not None and value.leads else shown
+def _cells(line: Line, keys: Sequence[str]) -> list[tuple[str, bool]]:
+    """The text of each figure, and whether it leads."""
+    values = [line.values.get(key) for key in keys]
+    return [(text(value, key), value is not None and value.leads) for value, key in zip(values, keys, strict=True)]
 
 
 def _plain(words: str) -> str:
     """Words that end no cell of a table and start no markup."""
-    for sign in ("|", "*", "<", "_"):
-        words = words.replace(sign, f"\\{sign}")
-    return words
+    return re.sub(r"[|*<_]", r"\\\g<0>", words)
 
 
 def to_html(comparison: Comparison, picture: Path) -> str:
@@ -157,21 +153,10 @@ def to_html(comparison: Comparison, picture: Path) -> str:
     blocks = []
     for name, lines in comparison.blocks.items():
         keys = columns_of(comparison, lines)
-        rows = [
-            (
-                "learned" if line.is_learned else "baseline" if line.is_prior else "floor",
-                labels(comparison, line),
-                [(text(v := line.values.get(key), key), v is not None and v.leads) for key in keys],
-            )
-            for line in lines
-        ]
-        blocks.append(
-            (
-                name if len(comparison.blocks) > 1 else "",
-                [FIGURES[key].title.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑") for key in keys],
-                rows,
-            )
-        )
+        kinds = ["learned" if line.is_learned else "baseline" if line.is_prior else "floor" for line in lines]
+        rows = [(kind, labels(comparison, line), _cells(line, keys)) for kind, line in zip(kinds, lines, strict=True)]
+        titles = [FIGURES[key].title.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑") for key in keys]
+        blocks.append((name if len(comparison.blocks) > 1 else "", titles, rows))
     return render(
         "comparison.html.j2",
         headline=headline(comparison),

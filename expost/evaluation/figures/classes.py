@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from expost.evaluation.figures.images import (
     FONT_SIZE,
@@ -15,9 +11,10 @@ from expost.evaluation.figures.images import (
     INK,
     LEARNED,
     MUTED,
-    PAPER,
     POSTERIOR,
-    save_pixels,
+    Sheet,
+    filled,
+    shorten,
     tile,
 )
 from expost.evaluation.images.class_accuracy import ClassRow
@@ -37,38 +34,20 @@ def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
         learned_name: of the prior.
         path: the PNG file.
     """
-    samples, images = (tile(torch.cat(found), num) for found, num in zip(_filled(rows), COLUMNS, strict=True))
-    names = [row.name if len(row.name) <= LONGEST_NAME else f"{row.name[: LONGEST_NAME - 1]}…" for row in rows]
+    both = [filled(row.samples, COLUMNS[0]) for row in rows], [filled(row.images, COLUMNS[1]) for row in rows]
+    samples, images = (tile(torch.cat(pictures), num) for pictures, num in zip(both, COLUMNS, strict=True))
+    names = [shorten(row.name, LONGEST_NAME) for row in rows]
     left = MARGIN + LETTER * (max(map(len, names)) + len("  100%")) + 8
     heads = [f"learned prior: {learned_name}", "test images"]
     second = left + max(samples.shape[1], 11 * len(heads[0])) + MARGIN
     width = second + max(images.shape[1], 11 * len(heads[1])) + MARGIN
-    height = BAND + samples.shape[0] + MARGIN
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
-    canvas = FigureCanvasAgg(figure)
+    sheet = Sheet(width, BAND + samples.shape[0] + MARGIN)
     for pixels, at, head, colour in zip((samples, images), (left, second), heads, (LEARNED, POSTERIOR), strict=True):
-        figure.figimage(pixels, xo=at, yo=MARGIN, origin="upper")
-        y = 1 - 0.5 * BAND / height
-        figure.text(
-            at / width, y, head, fontsize=FONT_SIZE + 2, color=colour, fontweight="bold", va="center", parse_math=False
-        )
+        sheet.place(pixels, at, BAND)
+        sheet.write(head, at, 0.5 * BAND, FONT_SIZE + 2, colour, va="center", fontweight="bold")
     step = (samples.shape[0] + GAP_PIXELS) / len(rows)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        y = 1 - (BAND + (i + 0.5) * step - 0.5 * GAP_PIXELS) / height
-        # a name is no formula, even where a folder is called $_$
-        figure.text(MARGIN / width, y, name, fontsize=FONT_SIZE + 1, color=INK, va="center", parse_math=False)
-        figure.text(
-            (left - 10) / width, y, f"{row.share:.0%}", fontsize=FONT_SIZE, color=MUTED, va="center", ha="right"
-        )
-    canvas.draw()
-    save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
-
-
-def _filled(rows: Sequence[ClassRow]) -> tuple[list[Tensor], list[Tensor]]:
-    """Samples and images of each row, as many as there are columns: white ones behind them where there are fewer."""
-
-    def filled(images: Tensor, num: int) -> Tensor:
-        like = rows[0].samples
-        return torch.cat([images[:num].to(like), like.new_ones(max(0, num - len(images)), *like.shape[1:])])
-
-    return [filled(row.samples, COLUMNS[0]) for row in rows], [filled(row.images, COLUMNS[1]) for row in rows]
+        top = BAND + (i + 0.5) * step - 0.5 * GAP_PIXELS
+        sheet.write(name, MARGIN, top, FONT_SIZE + 1, INK, va="center")
+        sheet.write(f"{row.share:.0%}", left - 10, top, FONT_SIZE, MUTED, va="center", ha="right")
+    sheet.save(path)

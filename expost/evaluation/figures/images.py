@@ -6,6 +6,7 @@ never through pyplot, so nothing global is touched and nothing leaks; text is la
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +39,9 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, column
     """Each original [N, C, H, W] directly above its reconstruction, in bands of `columns`."""
     bands = []
     for above, below in zip(originals.split(columns), reconstructed.split(columns), strict=True):
-        bands.append(tile(torch.cat([_filled(above, columns), _filled(below, columns)]), columns))
+        bands.append(tile(torch.cat([filled(above, columns), filled(below, columns)]), columns))
     gap = np.full((4 * GAP_PIXELS, bands[0].shape[1], 3), 255, dtype=np.uint8)
-    pieces = [piece for band in bands for piece in (gap, band)][1:]
-    pixels = np.concatenate(pieces)
+    pixels = np.concatenate([piece for band in bands for piece in (gap, band)][1:])
     _panels([pixels], ["each pair: image above, its reconstruction below"], [INK], path)
 
 
@@ -161,30 +161,26 @@ def training_curves(
     """
     figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
     series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
-    _curves(panels["loss"], stage1, "epoch", series, "stage 1: loss, nats an image")
+    _curves(panels["loss"], stage1, series, "stage 1: loss, nats an image")
     series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
-    _curves(panels["terms"], stage1, "epoch", series, "stage 1: validation terms, nats")
+    _curves(panels["terms"], stage1, series, "stage 1: validation terms, nats")
     keys = sorted({key for record in stage2 for key in record if key.endswith("_nats")})
     colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
     series = [(key, names.get(key, key.removesuffix("_nats")), colours.get(key, EXTRA)) for key in keys]
     of = "z|y" if conditional else "z"
-    _curves(panels["prior"], stage2, "epoch", series, f"stage 2: -log p({of}), nats a latent")
+    _curves(panels["prior"], stage2, series, f"stage 2: -log p({of}), nats a latent")
     save_chart(figure, path)
 
 
 def _curves(
-    axis: Axes,
-    records: Sequence[Mapping[str, float]],
-    position: str,
-    series: Sequence[tuple[str, str, str]],
-    title: str,
+    axis: Axes, records: Sequence[Mapping[str, float]], series: Sequence[tuple[str, str, str]], title: str
 ) -> None:
     axis.set_title(title, fontsize=FONT_SIZE, fontweight="bold", color=INK, loc="left")
-    axis.set_xlabel(position if any(position in record for record in records) else "iteration")
+    axis.set_xlabel("epoch" if any("epoch" in record for record in records) else "iteration")
     values_drawn: list[float] = []
     for key, name, colour in series:
-        points = [(r.get(position, i), r[key]) for i, r in enumerate(records) if np.isfinite(r.get(key, np.nan))]
+        points = [(r.get("epoch", i), r[key]) for i, r in enumerate(records) if np.isfinite(r.get(key, np.nan))]
         if not points:
             continue
         steps, values = zip(*points, strict=True)
@@ -242,10 +238,9 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
     return canvas.numpy()
 
 
-def _filled(images: Tensor, num: int) -> Tensor:
-    """Append white images up to `num`, so that an incomplete band keeps its columns."""
-    missing = images.new_ones(max(0, num - len(images)), *images.shape[1:])
-    return torch.cat([images, missing])
+def filled(images: Tensor, num: int) -> Tensor:
+    """The first `num` images, and white ones behind them where there are fewer: a band keeps its columns."""
+    return torch.cat([images[:num], images.new_ones(max(0, num - len(images)), *images.shape[1:])])
 
 
 def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequence[str], path: Path) -> None:
@@ -254,25 +249,33 @@ def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequ
     widths = [max(p.shape[1], letter * len(title)) for p, title in zip(pictures, titles, strict=True)]
     width = sum(widths) + gap * (len(pictures) + 1)
     height = max(p.shape[0] for p in pictures) + band + gap
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
-    canvas = FigureCanvasAgg(figure)
-    left = gap
+    sheet, left = Sheet(width, height), gap
     for pixels, title, colour, room in zip(pictures, titles, colours, widths, strict=True):
-        figure.figimage(pixels, xo=left, yo=height - band - pixels.shape[0], origin="upper")
-        y = 1 - 0.5 * band / height
-        figure.text(
-            left / width,
-            y,
-            title,
-            fontsize=FONT_SIZE + 2,
-            color=colour,
-            fontweight="bold",
-            va="center",
-            parse_math=False,
-        )
+        sheet.place(pixels, left, band)
+        sheet.write(title, left, 0.5 * band, FONT_SIZE + 2, colour, va="center", fontweight="bold")
         left += room + gap
-    canvas.draw()
-    save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
+    sheet.save(path)
+
+
+class Sheet:
+    """A white picture of `width` by `height` pixels; places are in pixels from its left and its top."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
+        self.canvas = FigureCanvasAgg(self.figure)
+
+    def place(self, pixels: np.ndarray, left: int, top: int) -> None:
+        self.figure.figimage(pixels, xo=left, yo=self.height - top - pixels.shape[0], origin="upper")
+
+    def write(self, words: str, left: float, top: float, size: int, colour: str, **looks: Any) -> None:
+        """Words are no formula, even where a folder is called $_$."""
+        place = left / self.width, 1 - top / self.height
+        self.figure.text(*place, words, fontsize=size, color=colour, parse_math=False, **looks)
+
+    def save(self, path: Path) -> None:
+        self.canvas.draw()
+        save_pixels(np.asarray(self.canvas.buffer_rgba())[..., :3], path)
 
 
 def chart(layout: Sequence[Sequence[str]], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
@@ -312,32 +315,23 @@ def image_sheet(images: Tensor, captions: Sequence[str], title: str, path: Path,
     """
     if len(captions) != len(images):
         raise ValueError(f"{len(captions)} captions for {len(images)} images")
+    captions = [" ".join(caption.split()) for caption in captions]
     step = -(-max(images.shape[-2:]) // LARGEST_PIXELS)
     tiles = [tile(image[None, :, ::step, ::step], 1) for image in images]
     height, width = tiles[0].shape[:2]
-    cell_width = max(width, LETTER_PIXELS * max(len(_short(caption)) for caption in captions)) + CELL_GAP_PIXELS
+    cell_width = max(width, LETTER_PIXELS * max(len(shorten(caption)) for caption in captions)) + CELL_GAP_PIXELS
     cell_height = height + CAPTION_PIXELS + CELL_GAP_PIXELS
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet_width = max(columns * cell_width + 2 * MARGIN_PIXELS, LETTER_PIXELS * len(title) + 2 * MARGIN_PIXELS)
-    sheet_height = HEAD_PIXELS + rows * cell_height + MARGIN_PIXELS
-    figure = Figure(figsize=(sheet_width / 100, sheet_height / 100), dpi=100, facecolor=PAPER)
-    canvas = FigureCanvasAgg(figure)
-
-    def write(words: str, left: float, top: float, size: int, colour: str) -> None:
-        figure.text(
-            left / sheet_width, 1 - top / sheet_height, words, fontsize=size, color=colour, va="top", parse_math=False
-        )
-
-    write(title, MARGIN_PIXELS, 8, FONT_SIZE + 1, INK)
+    sheet = Sheet(sheet_width, HEAD_PIXELS + rows * cell_height + MARGIN_PIXELS)
+    sheet.write(title, MARGIN_PIXELS, 8, FONT_SIZE + 1, INK, va="top")
     for i, (pixels, caption) in enumerate(zip(tiles, captions, strict=True)):
         left, top = MARGIN_PIXELS + i % columns * cell_width, HEAD_PIXELS + i // columns * cell_height
-        figure.figimage(pixels, xo=left, yo=sheet_height - top - height, origin="upper")
-        write(_short(caption), left, top + height + 2, FONT_SIZE - 2, MUTED)
-    canvas.draw()
-    save_pixels(np.asarray(canvas.buffer_rgba())[..., :3], path)
+        sheet.place(pixels, left, top)
+        sheet.write(shorten(caption), left, top + height + 2, FONT_SIZE - 2, MUTED, va="top")
+    sheet.save(path)
 
 
-def _short(caption: str) -> str:
-    words = " ".join(caption.split())
-    return words if len(words) <= MOST_LETTERS else f"{words[: MOST_LETTERS - 1]}…"
+def shorten(words: str, most: int = MOST_LETTERS) -> str:
+    return words if len(words) <= most else f"{words[: most - 1]}…"

@@ -14,9 +14,8 @@ blow up units that hardly ever fire.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -57,11 +56,7 @@ class FeatureNetConfig:
 
 
 class FeatureNet(nn.Module):
-    """Strided convolutions down to at most 8 x 8, one hidden layer of 64 units, and a linear classifier.
-
-    Args:
-        config: shape and history of the net.
-    """
+    """Strided convolutions down to at most 8 x 8, one hidden layer of 64 units, and a linear classifier."""
 
     version: ClassVar[int] = 3
     """Part of the key of what is computed with it; raised whenever its results change."""
@@ -98,8 +93,8 @@ class FeatureNet(nn.Module):
         if self.config.num_classes == 0:
             return f"{NUM_FEATURES} features of fixed random convolutions (no labels; seed {self.config.seed})"
         accuracy = self.config.held_out_accuracy
-        accuracy_words = "" if accuracy is None else f", {100 * accuracy:.1f} % right on held-out images"
-        return f"{NUM_FEATURES} features of a small classifier of the labels{accuracy_words} (seed {self.config.seed})"
+        right = "" if accuracy is None else f", {100 * accuracy:.1f} % right on held-out images"
+        return f"{NUM_FEATURES} features of a small classifier of the labels{right} (seed {self.config.seed})"
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x [B, C, H, W] in [0, 1] to features [B, 64], of mean variance 1 on the training images."""
@@ -108,8 +103,7 @@ class FeatureNet(nn.Module):
     def activations(self, x: Tensor) -> Tensor:
         if self.is_raw:
             return x.flatten(1)  # [B, C * H * W]
-        h = self.convolutions(x - 0.5)  # [B, c, h, w]
-        h = h.flatten(1)
+        h = self.convolutions(x - 0.5).flatten(1)  # [B, c * h * w]
         hidden = self.hidden(h) if self.training else self.hidden(filled_up(h, FEWEST_ROWS))[: len(h)]
         return F.relu(hidden)  # [B, 64]
 
@@ -132,30 +126,22 @@ class FeatureNet(nn.Module):
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for JSON; the weights are `state_dict()`."""
-        c = self.config
-        return {
-            "shape": list(c.shape),
-            "num_classes": c.num_classes,
-            "seed": c.seed,
-            "held_out_accuracy": c.held_out_accuracy,
-        }
+        return asdict(self.config)
 
     @torch.no_grad()
-    def classify(self, images: Tensor, batch_size: int = 500) -> Tensor:
+    def classify(self, images: Tensor) -> Tensor:
         """The class that each of many images [N, C, H, W] is taken for: [N] int64 on the CPU."""
         device = self.feature_mean.device
         self.eval()
-        classes = [self.logits(x.to(device, torch.float32)).argmax(1).cpu() for x in images.split(batch_size)]
-        return torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64)
+        blocks = images.split(EXTRACTED_AT_ONCE)
+        return torch.cat([self.logits(x.to(device, torch.float32)).argmax(1).cpu() for x in blocks])
 
     @classmethod
     def from_config(cls, stored: Mapping[str, Any]) -> "FeatureNet":
         """The net that `to_config` described, in evaluation mode; load its `state_dict` next."""
-        channels, height, width = stored["shape"]
-        accuracy = stored["held_out_accuracy"]
-        shape = (int(channels), int(height), int(width))
-        config = FeatureNetConfig(shape, int(stored["num_classes"]), int(stored["seed"]), accuracy)
-        return cls(config).eval()
+        channels, height, width = map(int, stored["shape"])
+        counts = int(stored["num_classes"]), int(stored["seed"])
+        return cls(FeatureNetConfig((channels, height, width), *counts, stored["held_out_accuracy"])).eval()
 
 
 def filled_up(x: Tensor, num: int) -> Tensor:
@@ -186,21 +172,13 @@ def make_feature_net(
         device: where to train, and where the net stays.
         log: takes the training figures of each epoch.
     """
-    with _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over a batch are rounded as threads divide them: distances would be a machine's
+    try:
         if labels is None or len(torch.unique(labels)) < 2:
             _, channels, height, width = images.shape
-            net = random_feature_net((channels, height, width), seed).to(device)
-            return _calibrate(net, images)
+            return _calibrate(random_feature_net((channels, height, width), seed).to(device), images)
         return train_feature_net(images, labels, num_classes, seed, device, log)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over a batch are rounded as the number of threads divides them: distances would be those of a machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
     finally:
         torch.set_num_threads(before)
 
@@ -242,7 +220,8 @@ def train_feature_net(
         _train(net, images, labels, kept, log)
     net.eval()
     if len(held_out):
-        net.config = replace(net.config, held_out_accuracy=_accuracy(net, images[held_out], labels[held_out]))
+        num_right = int((net.classify(images[held_out]) == labels[held_out]).sum())
+        net.config = replace(net.config, held_out_accuracy=num_right / len(held_out))
     return _calibrate(net, images)
 
 
@@ -277,11 +256,6 @@ def _train(net: FeatureNet, images: Tensor, labels: Tensor, kept: Tensor, log: L
             total += loss.detach()
         if log is not None:
             log({"features/train_nll_nats": total.item() / num_batches}, epoch)
-
-
-@torch.no_grad()
-def _accuracy(net: FeatureNet, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
-    return int((net.classify(images, batch_size) == labels).sum()) / len(images)
 
 
 def _calibrate(net: FeatureNet, images: Tensor) -> FeatureNet:
