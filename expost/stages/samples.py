@@ -280,6 +280,6 @@ STAGE = Stage(
     ingredients=ingredients,
     make=write_samples,
     expected=lambda making: sample_parts(
-        making.job, making.parts, making.vae, draw_of(making), making.job.config.sample
+        making.job.config.sample, making.parts.data.shape, making.vae, draw_of(making)
     ),
 )
