@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
@@ -59,13 +58,13 @@ def probe_features(probing: Probing) -> Facts:
     data, enough = probing.parts.data, probing.enough
     count = min(len(data.train), num_feature_images(data.shape))
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
-
-    def read(num: int) -> Tensor:
-        return fill_tensor(clean_images(probing.parts, subset(data.train, num)), (num, *data.shape))
+    readings: dict[int, float] = {}
 
     def train(num: int) -> float:
-        images, labels = read(num), subset(data.train, num).labels
+        started, images_read = time.perf_counter(), subset(data.train, num)
+        images = fill_tensor(clean_images(probing.parts, images_read), (num, *data.shape))
         ends = [time.perf_counter()]
+        readings[num] = ends[0] - started
 
         def log(figures: object, epoch: int) -> None:
             ends.append(time.perf_counter())
@@ -73,12 +72,12 @@ def probe_features(probing: Probing) -> Facts:
                 raise Enough
 
         with suppress(Enough):  # it ends so, unless it ends by itself
-            features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log=log)
+            features.make_feature_net(images, images_read.labels, data.num_classes, 0, probing.job.device, log=log)
         return (ends[-1] if data.num_classes > 1 else time.perf_counter()) - ends[0]
 
     train(few)  # pays for what is there once in a process
-    seconds = linear_seconds(lengthen(lambda num: seconds_of(lambda: read(num)), few, most, enough), count)
     times = lengthen(train, few, most, enough, least=2)  # a small batch is slow an image
+    seconds = linear_seconds([(num, readings[num]) for num, _ in times], count)
     if data.num_classes > 1:
         lengths = [features.training_length(num - features.num_held_out(num)) for num, _ in times]
         a_step = [(size, took / (EPOCHS_TIMED * n)) for (_, took), (_, n, size) in zip(times, lengths, strict=True)]

@@ -49,8 +49,8 @@ class Probed:
     seconds: float
 
 
-def memory_bytes(name: str) -> int:
-    """`VmRSS`, the resident memory of this process, or `VmHWM`, its peak.
+def resident_bytes(name: str = "VmRSS") -> int:
+    """The resident memory of this process; with another `name`, that line of its status.
 
     Raises:
         UserError: there is no /proc here.
@@ -62,12 +62,8 @@ def memory_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def resident_bytes() -> int:
-    return memory_bytes("VmRSS")
-
-
 def peak_bytes() -> int:
-    return memory_bytes("VmHWM")
+    return resident_bytes("VmHWM")
 
 
 class Late(BaseException):  # nothing that is interrupted may take it for an error of its own
