@@ -42,7 +42,7 @@ class Run:
         max_images: to which each split is cut (stage=check).
         rank, world: of the processes that make one stage together, which one this is, and how many there are.
         relay: of one of several ranks: takes what it says to the job that has started it.
-        said: what it has said so far; copies of a job go on with it.
+        lines: that it has said so far: what, and in which words; copies of a job go on with them.
     """
 
     config: Config
@@ -55,7 +55,7 @@ class Run:
     rank: int = 0
     world: int = 1
     relay: Callable[[Mapping[str, Any]], None] | None = None
-    said: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -101,7 +101,7 @@ class Run:
         """One line; in a sweep it says which job is talking, for several may be."""
         if self.quiet:
             return
-        self.said.append((what, words))
+        self.lines.append((what, words))
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:

@@ -52,11 +52,11 @@ def carry_out(job: Run, parts: Parts) -> Answer | None:
     word, is_first = job.config.stage, job.machine.rank == 0
     if is_first:
         job.say("data", dataset_line(parts.data))
-    said = list(job.said)
+    opening_lines = list(job.lines)
     if word == "report":
         evaluation_keys = keys("evaluation", job, parts)
         if figures := stored_figures(job, evaluation_keys["evaluation"]):
-            return report(job, parts, figures, evaluation_keys, said) if is_first else None
+            return report(job, parts, figures, evaluation_keys, opening_lines) if is_first else None
         check_evaluation(job, parts)
     artifacts = made(GOALS[word], job, parts)
     if not is_first or word == "check":
@@ -68,7 +68,7 @@ def carry_out(job: Run, parts: Parts) -> Answer | None:
         export.export(job, parts, artifacts, figures)
     if GOALS[word] == "evaluation":
         known = {name: artifact.key for name, artifact in artifacts.items()}
-        return report(job, parts, artifacts["evaluation"], known, said)
+        return report(job, parts, artifacts["evaluation"], known, opening_lines)
     return None
 
 
@@ -89,11 +89,11 @@ def order(goal: str, job: Run, parts: Parts, given: Collection[str] = ()) -> lis
 
 def recipes(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
     """What each stage before `goal`, and `goal` itself, is made from: pure, without store or work."""
-    known, found = {name: artifact.key for name, artifact in given.items()}, []
+    known, in_order = {name: artifact.key for name, artifact in given.items()}, []
     for stage in order(goal, job, parts, given):
-        found.append(Recipe(stage, stage.ingredients(job, parts, known), dict(known)))
-        known[stage.name] = found[-1].key
-    return found
+        in_order.append(Recipe(stage, stage.ingredients(job, parts, known), dict(known)))
+        known[stage.name] = in_order[-1].key
+    return in_order
 
 
 def keys(goal: str, job: Run, parts: Parts) -> dict[str, str]:
@@ -134,7 +134,7 @@ def take_part(goal: str, key: str, job: Run, folder: Path, tracker: Tracker) -> 
     if recipe.key != key:
         raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
     tracker.states = training_states(recipe, job, parts)
-    inputs = {each.stage.name: each.artifact(job.store) for each in before}
+    inputs = {needed.stage.name: needed.artifact(job.store) for needed in before}
     return make_files(recipe.stage, Making(job, parts, inputs, folder, tracker))
 
 
@@ -151,20 +151,22 @@ def stored_figures(job: Run, key: str) -> Artifact | None:
     return figures
 
 
-def report(job: Run, parts: Parts, figures: Artifact, known: dict[str, str], said: list[tuple[str, str]]) -> Answer:
+def report(
+    job: Run, parts: Parts, figures: Artifact, known: dict[str, str], opening_lines: list[tuple[str, str]]
+) -> Answer:
     """The table on the terminal, report.json, report.html and the pictures in the run's folder.
 
     Args:
         job, parts: what was asked, and what was built for it.
         figures: the evaluation's artifact.
         known: its key and those of all that it was made from, by stage.
-        said: lines before any stage.
+        opening_lines: said before any stage.
     """
     facts = dataset_facts(parts.data)
     provenance = {name: known[name] for name in ("vae", "prior", "features")} | {"data": parts.data.fingerprint}
     answer = Answer(
         keys=known,
-        said=said,
+        said=opening_lines,
         prior=job.config.prior,
         evaluation=job.config.evaluation,
         provenance=provenance | identity(job, parts),

@@ -9,14 +9,14 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expost.config.schema import Sample
+from expost.config.schema import Evaluation, Sample, Trainer
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
 from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, linear_seconds, seconds_of
 from expost.job import Run
@@ -25,13 +25,13 @@ from expost.measure.latents import MAX_KNOWN
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
 from expost.training.devices import resolved_precision
-from expost.training.tracking import Tracker
+from stage1_vae.data.images import ImageData
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.ranks import ALONE
 from stage1_vae.vae import VAE
-from stage2_prior.fitting import FitSettings
+from stage2_prior.fitting import FitRun, FitSettings
 from stage2_prior.held_out import affordable
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, GradientPrior, Prior
 from stage2_prior.priors.mixture import Mixture
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -102,15 +102,18 @@ def take_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def first_images(job: Run, parts: Parts, num: int) -> Tensor:
+def first_images(parts: Parts, num: int) -> Tensor:
     """x [num, C, H, W] of training images, from the first on and around."""
-    raw = parts.data.train.batch(torch.arange(num) % len(parts.data.train)).to(job.device)
-    return parts.preprocess(raw, torch.Generator(job.device).manual_seed(0))
+    raw = parts.data.train.batch(torch.arange(num) % len(parts.data.train)).to(parts.device)
+    return parts.preprocess(raw, torch.Generator(parts.device).manual_seed(0))
 
 
-def stage1_parts(job: Run, parts: Parts) -> list[Part]:
+def lower(key: str, value: object) -> str:
+    return f"lower {key} (now {value})"
+
+
+def stage1_parts(trainer: Trainer, parts: Parts) -> list[Part]:
     """Steps and validations of stage 1."""
-    trainer = job.config.trainer
     steps, _, validations = length_of_stage1(trainer, len(parts.data.train))
     size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
     rows = steps * size + FORWARD * validations * len(parts.data.val) / trainer.num_ranks
@@ -119,8 +122,8 @@ def stage1_parts(job: Run, parts: Parts) -> list[Part]:
     optimizer = optimizer_of(vae)
 
     def work(num: int) -> None:
-        x = first_images(job, parts, num)
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=half):
+        x = first_images(parts, num)
+        with torch.autocast(parts.device.type, torch.bfloat16, enabled=half):
             loss = parts.objective(vae, x, 0).loss
         take_step(loss, optimizer)
 
@@ -128,28 +131,26 @@ def stage1_parts(job: Run, parts: Parts) -> list[Part]:
     return [Part(expected_seconds(work, max(1, size), rows), lower(f"trainer.{key}", getattr(trainer, key)))]
 
 
-def lower(key: str, value: object) -> str:
-    return f"lower {key} (now {value})"
-
-
-def encode_parts(job: Run, parts: Parts, vae: VAE) -> list[Part]:
+def encode_parts(trainer: Trainer, parts: Parts, vae: VAE) -> list[Part]:
     """One pass over all images; several ranks share it."""
     num = sum(len(split) for split in (parts.data.train, parts.data.val, parts.data.test))
     model, block = trial(vae), block_size(parts.data.shape)
     with torch.no_grad():
-        seconds = expected_seconds(lambda num: model.encode(first_images(job, parts, num)), block, num)
-    trainer = job.config.trainer
+        seconds = expected_seconds(lambda num: model.encode(first_images(parts, num)), block, num)
     return [Part(seconds / trainer.num_ranks, f"raise trainer.devices (now {trainer.devices})")]
 
 
-def prior_parts(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset) -> list[Part]:
-    """All steps, or iterations, that the configuration allows; a fit in closed form takes none."""
-    node, ranks = job.config.prior, job.config.trainer.num_ranks if prior.fits_in_ranks else 1
+def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Part]:
+    """All steps, or iterations, that the configuration allows; a fit in closed form takes none.
+
+    Args:
+        prior: unfitted.
+        train, val: what it will be fitted to.
+        lent: to its fit.
+    """
     model = trial(prior)
-    if "fit" in node:
-        return _by_gradient(job, model, train, val, ranks)
-    if "max_iter" not in node:
-        return []
+    if any(isinstance(module, GradientPrior) for module in model.modules()):
+        return _by_gradient(model, train, val, lent)
     mixture = next((module for module in model.modules() if isinstance(module, Mixture)), None)
     if mixture is None:
         return []
@@ -157,22 +158,22 @@ def prior_parts(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset
     if passes * len(train) * mixture.scale.numel() < EM_OPERATIONS * LITTLE * LONG_SECONDS:
         return []
     remedy = lower("prior.max_iter", mixture.max_iter)
-    return [Part(passes * seconds_a_pass(job, mixture, train) / ranks, remedy)]
+    return [Part(passes * seconds_a_pass(mixture, train, lent) / lent.ranks.world, remedy)]
 
 
-def seconds_a_pass(job: Run, mixture: Mixture, train: LatentDataset) -> float:
+def seconds_a_pass(mixture: Mixture, train: LatentDataset, lent: FitRun) -> float:
     """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them."""
     num = min(len(train), max(EM_ROWS, 2 * mixture.num_components))
     few = LatentDataset(train.spec, train.family, {name: values[:num] for name, values in train.params.items()})
     mixture.max_iter, mixture.num_restarts, mixture.tol = EM_PASSES, 1, 0.0
     ends: list[float] = []
-    lent = job.fit_run(Tracker(), log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the others wait
-    mixture.fit(few, few, lent)
+    alone = replace(lent, log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the other ranks wait
+    mixture.fit(few, few, alone)
     return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
 
-def _by_gradient(job: Run, prior: Prior, train: LatentDataset, val: LatentDataset, ranks: int) -> list[Part]:
-    settings, dims = FitSettings(**job.fit_settings), train.spec.num_dims
+def _by_gradient(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Part]:
+    settings, dims = FitSettings(**lent.settings), train.spec.num_dims
     labels, of_each = train.labels, [len(train)]
     if prior.min_images_a_class and labels is not None:
         of_each = [int(count) for count in torch.bincount(labels) if count]
@@ -183,12 +184,14 @@ def _by_gradient(job: Run, prior: Prior, train: LatentDataset, val: LatentDatase
     half, optimizer = settings.precision == "bf16-mixed", optimizer_of(prior)
 
     def work(num: int) -> None:
-        y = None if labels is None or not prior.num_classes else labels[torch.arange(num) % len(train)].to(job.device)
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=half):
-            loss = prior.loss(draw_latents(train, num, job), y).mean()
+        y = None
+        if labels is not None and prior.num_classes:
+            y = labels[torch.arange(num) % len(train)].to(lent.device)
+        with torch.autocast(lent.device.type, torch.bfloat16, enabled=half):
+            loss = prior.loss(draw_latents(train, num, lent.device), y).mean()
         take_step(loss, optimizer)
 
-    seconds = expected_seconds(work, max(course.batch_size for course in courses), rows / ranks)
+    seconds = expected_seconds(work, max(course.batch_size for course in courses), rows / lent.ranks.world)
     if settings.max_seconds is not None:
         seconds = min(seconds, settings.max_seconds * len(courses))
     epochs = max(course.epochs for course in courses)
@@ -197,63 +200,61 @@ def _by_gradient(job: Run, prior: Prior, train: LatentDataset, val: LatentDatase
     return [Part(seconds, lower(f"prior.fit.{key}", getattr(settings, key)))]
 
 
-def draw_latents(latents: LatentDataset, num: int, job: Run) -> Tensor:
+def draw_latents(latents: LatentDataset, num: int, device: torch.device) -> Tensor:
     """z [num, *latent] of the first posteriors, and around."""
-    return latents.draw(torch.arange(num) % len(latents)).to(job.device)
+    return latents.draw(torch.arange(num) % len(latents)).to(device)
 
 
-def sample_parts(job: Run, parts: Parts, vae: VAE, draw: Callable[[int], Tensor], settings: Sample) -> list[Part]:
-    """Drawing and decoding all images that are asked for, in full blocks."""
-    block = block_size(parts.data.shape)
+def sample_parts(settings: Sample, shape: tuple[int, ...], vae: VAE, draw: Callable[[int], Tensor]) -> list[Part]:
+    """Drawing and decoding all images of `shape` that are asked for, in full blocks."""
+    block = block_size(shape)
     num = block * math.ceil(settings.num / block)
     with torch.no_grad():
         seconds = expected_seconds(lambda num: vae.decode(draw(num)).mean, block, num)
     return [Part(seconds, lower("sample.num", settings.num))]
 
 
-def feature_parts(job: Run, parts: Parts, num: int) -> list[Part]:
+def feature_parts(parts: Parts, num: int) -> list[Part]:
     """Training the classifier on `num` images; random features take one pass of few of them."""
     data = parts.data
     if data.num_classes < 2:
         return []
     epochs, batches, size = training_length(max(1, num - num_held_out(num)))
-    net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(job.device).eval()
+    net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(parts.device).eval()
     optimizer = optimizer_of(net)
 
     def work(num: int) -> None:
-        logits = net.logits(first_images(job, parts, num))
-        take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=job.device)), optimizer)
+        logits = net.logits(first_images(parts, num))
+        take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=parts.device)), optimizer)
 
     seconds = expected_seconds(work, size, epochs * batches * size)
     return [Part(seconds, "give a trained net, evaluation.features=FILE.pt")]
 
 
-def evaluation_parts(job: Run, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
+def evaluation_parts(settings: Evaluation, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
     """Samples, bounds and annealing; all else is little beside them, but for training images by the million."""
-    settings, data = job.config.evaluation, parts.data
+    data = parts.data
     num, bounded = num_compared(data, settings.num_samples), min(settings.num_bound_images, len(data.test))
-    draws = 1 if train.is_certain else settings.importance_samples
-    block = block_size(data.shape)
+    draws = bounded * (1 if train.is_certain else settings.importance_samples)
+    decoded = draws + SETS * num
 
     def decode(num: int) -> None:
-        vae.decode(draw_latents(train, num, job)).mean.cpu()
+        vae.decode(draw_latents(train, num, parts.device)).mean.cpu()
+
+    def rate(num: int) -> None:
+        prior.log_prob(draw_latents(train, num, parts.device))
 
     with torch.no_grad():
-        an_image = expected_seconds(decode, block, bounded * draws + SETS * num) / (bounded * draws + SETS * num)
-        samples = expected_seconds(prior.sample, DRAWN_AT_ONCE, num_drawn(job, parts, prior, train))
-        density = 0.0
+        an_image = expected_seconds(decode, block_size(data.shape), decoded) / decoded
+        samples = expected_seconds(prior.sample, DRAWN_AT_ONCE, num_drawn(settings.num_samples, data, prior, train))
         taken_apart = 2 * affordable(min(len(data.test), settings.num_samples), prior)
+        density, rated = 0.0, draws + taken_apart
         if prior.log_prob_is is not Exactness.NONE:
-            rows = bounded * draws + taken_apart
-            density = (
-                expected_seconds(lambda num: prior.log_prob(draw_latents(train, num, job)), DRAWN_AT_ONCE, rows) / rows
-            )
+            density = expected_seconds(rate, DRAWN_AT_ONCE, rated) / rated
+    samples += SETS * num * an_image + taken_apart * density
     expected = [
-        Part(
-            samples + SETS * num * an_image + taken_apart * density,
-            lower("evaluation.num_samples", settings.num_samples),
-        ),
-        Part(bounded * draws * (an_image + density), lower("evaluation.num_bound_images", settings.num_bound_images)),
+        Part(samples, lower("evaluation.num_samples", settings.num_samples)),
+        Part(draws * (an_image + density), lower("evaluation.num_bound_images", settings.num_bound_images)),
     ]
     if (asked := settings.annealing) is not None:
         images = asked.num_images + 2 * asked.bdmc_images
@@ -263,13 +264,12 @@ def evaluation_parts(job: Run, parts: Parts, vae: VAE, prior: Prior, train: Late
     return expected
 
 
-def num_drawn(job: Run, parts: Parts, prior: Prior, train: LatentDataset) -> int:
-    """Samples of the learned prior."""
-    limit = job.config.evaluation.num_samples
-    num = num_compared(parts.data, limit)
+def num_drawn(limit: int, data: ImageData, prior: Prior, train: LatentDataset) -> int:
+    """Samples of the learned prior where at most `limit` are asked for."""
+    num = num_compared(data, limit)
     total = max(num, min(SCATTERED, limit, len(train)))
     total += num if prior.num_classes else 0
     if train.spec.support is not Support.CODES:  # against those of test images
-        held_out = min(limit, len(parts.data.test))
+        held_out = min(limit, len(data.test))
         total += held_out + (0 if train.is_certain else 3 * min(held_out, MAX_KNOWN))
     return total

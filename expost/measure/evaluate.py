@@ -5,7 +5,7 @@ times the same parts, by name.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,8 @@ class Part:
 
 def judge_classes(f: Findings) -> ConditionalSamples | None:
     assert f.nets.classifier is not None
-    return measure_classes(f.trained, load_own_net(f.nets.classifier, f.job), f.settings.num_samples, f.notes)
+    classifier = load_own_net(f.nets.classifier, f.trained.device)
+    return measure_classes(f.trained, classifier, f.settings.num_samples, f.notes)
 
 
 def draw(f: Findings) -> dict[str, Path]:
@@ -155,9 +156,7 @@ PARTS = {
 """By name, in their order: a part may read what those before it found. Only conditional priors have classes."""
 
 
-def trained_stages(
-    job: Run, parts: Parts, vae: VAE, prior: Prior, latents: tuple[LatentDataset, LatentDataset, LatentDataset]
-) -> Subject:
+def trained_stages(job: Run, parts: Parts, vae: VAE, prior: Prior, latents: Sequence[LatentDataset]) -> Subject:
     """What is judged: both trained stages and, fitted now, the priors by counting beside them; `latents` of training,
     validation and test images."""
     train, val, test = latents
@@ -172,7 +171,8 @@ def measure(
 
     The arguments are those of `Findings`, and the tracker of the stage.
     """
-    findings = Findings(job, trained, nets, load_feature_net(nets.features, job), histories, folder)
+    net = load_feature_net(nets.features, job.config.evaluation.features, trained.device)
+    findings = Findings(job, trained, nets, net, histories, folder)
     for part in PARTS.values():
         if part.fills != "classes" or nets.classifier is not None:
             part.carry_out(findings)

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from expost.config.schema import Evaluation
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.images import class_accuracy, feature_file, features
-from expost.job import Run
+from expost.evaluation.images import feature_file, features
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
 from expost.store.safe import read_json
@@ -41,35 +42,27 @@ class Nets:
     features: Artifact
     classifier: Artifact | None = None
 
-    @property
-    def ingredients(self) -> dict[str, Any]:
-        """Their part in the key of the evaluation."""
-        judge = {} if self.classifier is None else {"judge": self.classifier.key, "classes": class_accuracy.VERSION}
-        return {"features": self.features.key, **judge}
 
-
-def check_feature_file(run: Run) -> None:
+def check_feature_file(settings: Evaluation) -> None:
     """Refuse, before any work, a feature file that is not what its checksum says.
 
     Raises:
         EvaluationError: or cannot be read; or a checksum without a file.
     """
-    settings = run.config.evaluation
     if settings.features is None and settings.features_sha256 is not None:
         raise EvaluationError("evaluation.features_sha256 is set, and no file is; give evaluation.features=FILE.pt too")
     if settings.features is not None:
         feature_file.checked_sha256(settings.features, settings.features_sha256)
 
 
-def try_feature_file(run: Run, parts: Parts) -> None:
+def try_feature_file(settings: Evaluation, parts: Parts) -> None:
     """Run the user's net, before any work, on two blank images of the data's shape.
 
     Raises:
         EvaluationError: it holds no net, or one that cannot read such images or returns no feature vectors.
     """
-    settings = run.config.evaluation
     if settings.features is not None:
-        net = feature_file.FeatureFile(settings.features, settings.features_sha256, run.device)
+        net = feature_file.FeatureFile(settings.features, settings.features_sha256, parts.device)
         net.extract(torch.zeros(2, *parts.data.shape))
 
 
@@ -87,20 +80,20 @@ def fill_tensor(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
     return images
 
 
-def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
-    """The net of `feature_net` on the run's device.
+def load_feature_net(artifact: Artifact, file: Path | None, device: torch.device) -> Extractor:
+    """The net of the stage `features` on `device`: the user's `file`, or else the data set's own.
 
     Raises:
         EvaluationError: the user's file has changed since.
     """
-    if run.config.evaluation.features is None:
-        return load_own_net(artifact, run)
+    if file is None:
+        return load_own_net(artifact, device)
     stored = read_json(artifact.path, "features.json")
-    return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
+    return feature_file.FeatureFile(file, stored["sha256"], device)
 
 
-def load_own_net(artifact: Artifact, run: Run) -> features.FeatureNet:
-    """The net of `own_net` on the run's device."""
+def load_own_net(artifact: Artifact, device: torch.device) -> features.FeatureNet:
+    """The data set's own net on `device`."""
     net = features.FeatureNet.from_config(read_json(artifact.path, "features.json"))
     net.load_state_dict(read_tensors(artifact.path, "features.safetensors", layouts(net), None))
-    return net.to(run.device)
+    return net.to(device)

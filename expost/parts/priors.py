@@ -12,13 +12,12 @@ from omegaconf import OmegaConf
 from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.base.places import CONF
-from expost.config.build import build, construct, origins, target_class
+from expost.config.build import build, construct, target_class
 from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Run
 from stage1_vae.latents import LatentSpec
-from stage2_prior.fitting import FIT_VERSION, FitSettings
-from stage2_prior.labels import LABELS_VERSION
+from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
 PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
@@ -173,28 +172,6 @@ def listed_wrappers(node: Node) -> list[tuple[str, Node]]:
             raise UserError(f"prior.wrap={name}: it stands around no prior; give a class of stage2_prior.prior.Wrapper")
         wrappers.append((name, section))
     return wrappers
-
-
-def prior_ingredients(job: Run, prior: Prior, latents_key: str) -> dict[str, Any]:
-    """Everything that can change a fitted prior."""
-    ranks = job.config.trainer.num_ranks if prior.fits_in_ranks else 1
-    node, versions = job.config.prior, {}
-    wrappers = listed_wrappers(node)
-    if not node.get("conditional"):
-        node = without(node, ("conditional", "label_dropout"))
-    elif target_class(node).takes_labels:
-        versions["labels"] = LABELS_VERSION
-    else:
-        wrappers.append(("per_class", PER_CLASS))
-    for name, wrapper in wrappers:  # by their names, where they have one
-        own = origins([wrapper])
-        versions |= {name: own.pop(wrapper["_target_"])} | own
-    return {
-        "latents": latents_key,
-        "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
-        "seed": job.config.seeds.prior,
-        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
-    } | ({"ranks": ranks} if ranks > 1 else {})
 
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:

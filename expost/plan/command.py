@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def run_plan(job: Run) -> None:
     console.print()
     console.print(terminal_plan(costs, facts, notes, console.width))
     console.print()
+    stages = {cost.stage: asdict(cost) | {"disk_bytes": cost.disk_bytes} for cost in costs}
+    plan = {"stages": stages, "total": total_of(costs), "probed": facts, "notes": notes}
     try:
-        target.write_text(json.dumps(as_json(costs, facts, notes), indent=2), encoding="utf-8")
+        target.write_text(json.dumps(plan, indent=2), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set plan.out=FILE.json") from error
     job.say("plan", str(target))
@@ -63,16 +66,13 @@ def check_target(target: Path) -> None:
     Raises:
         UserError: something else is there.
     """
-    if os.path.isdir(target) or (os.path.isfile(target) and not is_plan(target)):
+    content = None
+    if os.path.isfile(target):
+        with suppress(OSError, ValueError, RecursionError):
+            content = json.loads(target.read_bytes())
+    is_plan = isinstance(content, dict) and content.keys() >= PLAN_KEYS
+    if os.path.isdir(target) or (os.path.isfile(target) and not is_plan):
         raise UserError(f"plan.out={target} is there already and is no plan; give another name, or remove it")
-
-
-def is_plan(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= PLAN_KEYS
 
 
 def probe(job: Run) -> Facts:
@@ -81,34 +81,32 @@ def probe(job: Run) -> Facts:
     Raises:
         UserError: the configuration cannot be run.
     """
-    place = scratch.folder()
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=place) as folder, clock("probing", job.shows_progress):
-        asked, result = Path(folder) / "job.json", Path(folder) / "result.json"
+    with (
+        tempfile.TemporaryDirectory(prefix="plan-", dir=scratch.folder()) as folder,
+        clock("probing", job.shows_progress),
+    ):
+        order, result, output = Path(folder) / "job.json", Path(folder) / "result.json", []
         words = {"choices": job.command.choices, "overrides": job.command.overrides}
-        asked.write_text(json.dumps({"config": job.config.model_dump(mode="json"), **words}), encoding="utf-8")
-        command = [sys.executable, "-m", "expost.plan.server", str(asked), str(result), str(os.getpid())]
+        order.write_text(json.dumps({"config": job.config.model_dump(mode="json"), **words}), encoding="utf-8")
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-        environment, rest = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}, []
         with subprocess.Popen(
-            command, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "expost.plan.server", str(order), str(result), str(os.getpid())],
+            env=os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+            encoding="utf-8",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as process:
             for line in process.stdout or ():  # what was taken of the data is said at once, before what takes long
                 if line.startswith(DATA_LINE):
                     job.say("data", line.removeprefix(DATA_LINE).rstrip("\n"))
                 else:
-                    rest.append(line)
+                    output.append(line)
         if process.returncode or not result.is_file():
-            raise RuntimeError(f"the probing process ended with {process.returncode}:\n{''.join(rest)}")
+            raise RuntimeError(f"the probing process ended with {process.returncode}:\n{''.join(output)}")
         facts: Facts = json.loads(result.read_text(encoding="utf-8"))
     if "mistake" in facts:
         raise UserError(facts["mistake"])
     return facts
-
-
-def as_json(costs: Sequence[Cost], facts: Facts, notes: Sequence[str]) -> Facts:
-    """The table, what it was computed from, and its notes."""
-    stages = {cost.stage: asdict(cost) | {"disk_bytes": cost.disk_bytes} for cost in costs}
-    return {"stages": stages, "total": total_of(costs), "probed": facts, "notes": notes}
 
 
 def total_of(costs: Sequence[Cost]) -> dict[str, float]:

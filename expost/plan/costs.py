@@ -6,7 +6,7 @@ process that does this stage alone, at its largest. Time: what is there once, an
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expost.config.schema import Config
@@ -45,21 +45,19 @@ class Cost:
 
 def costs_of(config: Config, facts: Facts) -> list[Cost]:
     """One a stage, in the order in which they run."""
-    data, probes, num = facts["data"], facts["probes"], sum(facts["images"]["num"].values())
+    data, num = facts["data"], sum(facts["images"]["num"].values())
     costs = [Cost("data", {}, data["peak_bytes"], data["seconds"], f"{num:,} images, {data['how']}")]
-    for stage, cost_of in COSTS.items():
-        files, seconds, work, parts = cost_of(config, facts, probes[stage])
-        memory = max(probes[stage]["peak_bytes"], data["peak_bytes"])  # no less than opening the images took
-        memory += probes[stage].get("more_bytes", 0)
-        costs.append(Cost(stage, files, memory, seconds, work, parts, stage in facts["cached"]))
+    for cost_of in (vae_cost, encode_cost, prior_cost, features_cost, evaluate_cost):
+        stage = cost_of.__name__.removesuffix("_cost")
+        probe = facts["probes"][stage]
+        memory = max(probe["peak_bytes"], data["peak_bytes"])  # no less than opening the images took
+        memory += probe.get("more_bytes", 0)
+        cost = cost_of(config, facts, probe)
+        costs.append(replace(cost, memory_bytes=memory, cached=stage in facts["cached"]))
     return costs
 
 
-Bill = tuple[Mapping[str, int], float, str, Mapping[str, float]]
-"""Files, seconds, work and parts of a `Cost`."""
-
-
-def vae_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+def vae_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     """Steps and validations to the end; early stopping can only make it less."""
     trainer, num = config.trainer, facts["images"]["num"]
     steps, epochs, validations = length_of_stage1(trainer, num["train"])
@@ -69,59 +67,49 @@ def vae_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
     if not facts["models"]["vae_parameters"]:
         steps, epochs, seconds = 0, 0, probe["seconds_once"]
     files = probe["files"] | {"history.json": round(epochs * probe["bytes_an_epoch"])}
-    return files, seconds, f"{steps:,} steps of {trainer.batch_size}, {epochs:,} epochs", {}
+    return Cost("vae", files, seconds=seconds, work=f"{steps:,} steps of {trainer.batch_size}, {epochs:,} epochs")
 
 
-def encode_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+def encode_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     total = sum(facts["images"]["num"].values())
     once = linear_seconds(probe["times"], 0)
     seconds = once + (linear_seconds(probe["times"], total) - once) / config.trainer.num_ranks
-    return probe["files"], seconds, f"{total:,} images", {}
+    return Cost("encode", probe["files"], seconds=seconds, work=f"{total:,} images")
 
 
-def prior_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+def prior_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     """All iterations or epochs that the configuration allows; stopping earlier can only make it less."""
-    rows, unit = facts["images"]["num"]["train"], probe["unit"]
+    rows, unit, num = facts["images"]["num"]["train"], probe["unit"], probe["num"]
     if unit == "iteration":
-        passes = (probe["num"] + probe["more"]) * linear_seconds(probe["passes"], rows)
+        passes = (num + probe["more"]) * linear_seconds(probe["passes"], rows)
         seconds = probe["restarts"] * (linear_seconds(probe["once"], rows) + passes)
     else:
         factor = rows / facts["latent_rows"]["train"]  # 1 unless there were too many latents to make up
-        seconds = factor * probe["seconds_once"] + (probe["num"] + probe["more"]) * probe["seconds_a_unit"]
+        seconds = factor * probe["seconds_once"] + (num + probe["more"]) * probe["seconds_a_unit"]
     seconds /= config.trainer.num_ranks if facts["models"]["prior_in_ranks"] else 1
-    curve_rows = probe["epochs"] or probe["num"]
-    curve = round(curve_rows * probe["bytes_a_row"]) - probe["bytes_of_curve"] if curve_rows else 0
-    files = probe["files"] | {"fit.json": probe["files"]["fit.json"] + curve}
-    work = f"{probe['num'] * probe.get('restarts', 1):,} {unit}s at most" if unit else "closed form"
-    return files, seconds, work + (f", {probe['epochs']:,} epochs" if probe["epochs"] else ""), {}
+    files, curve_rows = dict(probe["files"]), probe["epochs"] or num
+    if curve_rows:
+        files["fit.json"] += round(curve_rows * probe["bytes_a_row"]) - probe["bytes_of_curve"]
+    work = f"{num * probe.get('restarts', 1):,} {unit}s at most" if unit else "closed form"
+    work += f", {probe['epochs']:,} epochs" if probe["epochs"] else ""
+    return Cost("prior", files, seconds=seconds, work=work)
 
 
-def features_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
-    return probe["files"], probe["seconds"], probe["work"], {}
+def features_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
+    return Cost("features", probe["files"], seconds=probe["seconds"], work=probe["work"])
 
 
-def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Bill:
+def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     """The parts that the report names, each by what it grows with."""
-    num, num_bounds, images = probe["num_samples"], probe["num_bounds"], facts["images"]["num"]
-    times, lengths = probe["times"], probe["lengths"]
-    seconds = {part: linear_seconds(times[part], lengths[part]) for part in times}
-    seconds |= {
+    num, images, times, lengths = probe["num_samples"], facts["images"]["num"], probe["times"], probe["lengths"]
+    parts = {part: linear_seconds(times[part], lengths[part]) for part in times} | {
         "distances": power_seconds(times["distances"], num),
         "surgery": surgery_seconds(probe | times, lengths["surgery"], images),
         "annealing": probe["annealing"] * annealing_factor(probe["annealing_settings"]),
         "pictures": probe["pictures"],
     }
-    work = f"{num:,} samples, bounds of {num_bounds:,} images, {images['train']:,} searched for copies"
-    return probe["files"], sum(seconds.values()), work, seconds
-
-
-COSTS = {
-    "vae": vae_cost,
-    "encode": encode_cost,
-    "prior": prior_cost,
-    "features": features_cost,
-    "evaluate": evaluate_cost,
-}
+    work = f"{num:,} samples, bounds of {probe['num_bounds']:,} images, {images['train']:,} searched for copies"
+    return Cost("evaluate", probe["files"], seconds=sum(parts.values()), work=work, parts=parts)
 
 
 def power_seconds(times: Times, num: int) -> float:

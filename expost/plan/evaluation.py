@@ -6,21 +6,20 @@ What grows with the number of draws times that of latents, or with that of the t
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, Findings, measure, trained_stages
 from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, load_own_net, num_feature_images
-from expost.measure.image_sets import FeaturedSet
+from expost.measure.image_sets import FeaturedSet, num_compared
 from expost.measure.latents import MAX_DRAWS
 from expost.measure.subject import clean_images
 from expost.parts.decoding import block_size
@@ -28,6 +27,7 @@ from expost.parts.weights import Histories
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, at_most, change, files_of, make
 from expost.plan.stages import first_latents
+from expost.stages.features import write_net
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import subset
@@ -58,13 +58,13 @@ def probe_features(probing: Probing) -> Facts:
     data, enough = probing.parts.data, probing.enough
     count = min(len(data.train), num_feature_images(data.shape))
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
+    readings: dict[int, float] = {}
 
-    def read(num: int) -> Tensor:
-        return fill_tensor(clean_images(probing.parts, subset(data.train, num)), (num, *data.shape))
-
-    def make(num: int) -> float:
-        images, labels = read(num), subset(data.train, num).labels
+    def train(num: int) -> float:
+        started, images_read = time.perf_counter(), subset(data.train, num)
+        images = fill_tensor(clean_images(probing.parts, images_read), (num, *data.shape))
         ends = [time.perf_counter()]
+        readings[num] = ends[0] - started
 
         def log(figures: object, epoch: int) -> None:
             ends.append(time.perf_counter())
@@ -72,12 +72,12 @@ def probe_features(probing: Probing) -> Facts:
                 raise Enough
 
         with suppress(Enough):  # it ends so, unless it ends by itself
-            features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log=log)
-        return (ends[-1] if len(ends) > 1 else time.perf_counter()) - ends[0]
+            features.make_feature_net(images, images_read.labels, data.num_classes, 0, probing.job.device, log=log)
+        return (ends[-1] if data.num_classes > 1 else time.perf_counter()) - ends[0]
 
-    make(few)  # pays for what is there once in a process
-    seconds = linear_seconds(lengthen(lambda num: seconds_of(lambda: read(num)), few, most, enough), count)
-    times = lengthen(make, few, most, enough, least=2)  # a small batch is slow an image
+    train(few)  # pays for what is there once in a process
+    times = lengthen(train, few, most, enough, least=2)  # a small batch is slow an image
+    seconds = linear_seconds([(num, readings[num]) for num, _ in times], count)
     if data.num_classes > 1:
         lengths = [features.training_length(num - features.num_held_out(num)) for num, _ in times]
         a_step = [(size, took / (EPOCHS_TIMED * n)) for (_, took), (_, n, size) in zip(times, lengths, strict=True)]
@@ -87,42 +87,40 @@ def probe_features(probing: Probing) -> Facts:
     else:
         seconds += linear_seconds(times, min(count, features.MAX_CALIBRATION))
         work = f"random weights, scaled on {count:,} images"
-    block, artifact = min(count, BLOCK_IMAGES), write_untrained_net(probing)
+    block, net = min(count, BLOCK_IMAGES), untrained_net(probing)
     with at_most(2 * enough):  # the net is scaled with full blocks, whose first layers take the most
-        load_own_net(artifact, probing.job).extract(torch.rand(block, *data.shape))
+        load_own_net(net, probing.job.device).extract(torch.rand(block, *data.shape))
     more_bytes = (count - max(times[-1][0], block)) * math.prod(data.shape) * 4
-    return {"seconds": seconds, "work": work, "more_bytes": more_bytes, "files": files_of(artifact)}
+    return {"seconds": seconds, "work": work, "more_bytes": more_bytes, "files": files_of(net.path)}
 
 
-def write_untrained_net(probing: Probing) -> Artifact:
-    """The feature net with random weights, as the trained one will be written."""
+def untrained_net(probing: Probing) -> Artifact:
+    """The feature net with random weights, written as the trained one will be."""
     folder, data = probing.scratch / "features", probing.parts.data
     folder.mkdir(exist_ok=True)
     accuracy = 0.5 if data.num_classes else None
-    net = features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy))
-    save_file(net.state_dict(), folder / "features.safetensors")
-    (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
+    write_net(features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy)), folder)
     return Artifact("features", "0" * 20, folder)
 
 
 def begin(probing: Probing) -> Findings:
     """An evaluation of untrained stages on few latents, before its first part."""
     job, vae, prior = probing.job, probing.parts.vae.eval(), probing.parts.prior.eval()
-    train, val, test = (first_latents(probing, split, NUM_LATENTS) for split in SPLITS)
-    trained = trained_stages(job, probing.with_few(test=len(test)), vae, prior, (train, val, test))
-    net = own_net = write_untrained_net(probing)
+    latents = [first_latents(probing, split, NUM_LATENTS) for split in SPLITS]
+    trained = trained_stages(job, probing.with_few(test=len(latents[-1])), vae, prior, latents)
+    net = own_net = untrained_net(probing)
     if job.config.evaluation.features is not None:
         net, _ = make("features", probing.place("features"), probing.parts)
     folder = probing.scratch / "evaluation"
     folder.mkdir()
-    nets = Nets(net, own_net if prior.num_classes else None)
-    return Findings(job, trained, nets, load_feature_net(net, job), HISTORIES, folder)
+    extractor = load_feature_net(net, job.config.evaluation.features, job.device)
+    return Findings(job, trained, Nets(net, own_net if prior.num_classes else None), extractor, HISTORIES, folder)
 
 
 def probe_evaluation(probing: Probing) -> Facts:
     """A small evaluation of untrained stages, and by itself each part of it that grows."""
     settings, data = probing.job.config.evaluation, probing.parts.data
-    num, num_train = min(settings.num_samples, len(data.test), len(data.train)), len(data.train)
+    num, num_train = num_compared(data, settings.num_samples), len(data.train)
     num_bounds, num_draws = min(settings.num_bound_images, len(data.test)), min(MAX_DRAWS, num)
     rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
     few, few_bounds = min(NUM_FEW, block_size(data.shape)), max(1, rows // settings.importance_samples)
@@ -130,31 +128,27 @@ def probe_evaluation(probing: Probing) -> Facts:
     train, test = findings.trained.train, findings.trained.test
     facts, images = measure_few(findings, few, few_bounds)
 
-    def sampled(num: int) -> Findings:
+    def draw(num: int) -> Findings:
         return change_findings(findings, num_samples=num)
 
-    def bounded(num: int) -> Findings:
+    def bound(num: int) -> Findings:
         return change_findings(findings, num_bound_images=num)
 
-    def compared(num: int) -> Findings:
-        return with_features(findings, images, num, few)
-
-    def searched(num_train: int) -> Findings:
-        return with_features(findings, images, num, num_train)
-
-    def times_of(part: str, first: int, most: int) -> Times:
-        return lengthen(lambda num: seconds_of_part(part, growing[part][-1](num)), first, most, probing.enough)
-
-    growing = {  # its length in the run, the first and the longest here, and an evaluation of such a length
-        "samples and features": (num, few, min(num, len(test)), sampled),
-        "distances": (num, NUM_VECTORS, num, compared),
-        "nearest training images": (num_train, few, num_train, searched),
-        "bounds": (num_bounds, few_bounds, min(num_bounds, len(test)), bounded),
-        "surgery": (num_draws, NUM_DRAWS, min(num_draws, len(train), len(test)), sampled),
+    growing: dict[str, tuple[int, int, int, Callable[[int], Findings]]] = {
+        # part: its length in the run, the first and the longest here, and an evaluation of such a length
+        "samples and features": (num, few, min(num, len(test)), draw),
+        "distances": (num, NUM_VECTORS, num, lambda num: with_features(findings, images, num, few)),
+        "nearest training images": (num_train, few, num_train, partial(with_features, findings, images, num)),
+        "bounds": (num_bounds, few_bounds, min(num_bounds, len(test)), bound),
+        "surgery": (num_draws, NUM_DRAWS, min(num_draws, len(train), len(test)), draw),
     }
     if findings.nets.classifier is not None:
-        growing["classes"] = (num, few, min(num, len(test)), sampled)
-    times = {part: times_of(part, first, most) for part, (_, first, most, _) in growing.items()}
+        growing["classes"] = growing["samples and features"]
+
+    def times_of(part: str) -> Times:
+        _, first, most, ask = growing[part]
+        return lengthen(lambda num: seconds_of_part(part, ask(num)), first, most, probing.enough)
+
     size = images["reference"].features.shape[1]
     with at_most(2 * probing.enough):  # the memory of a search through all training images
         memorisation.nearest(torch.rand(num, size), torch.rand(num_train, size))
@@ -163,7 +157,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         **aggregate_seconds(probing),
         "num_samples": num,
         "num_bounds": num_bounds,
-        "times": times,
+        "times": {part: times_of(part) for part in growing},
         "lengths": {part: length for part, (length, *_) in growing.items()},
         "few_latents": {"train": len(train), "test": len(test)},
         "annealing_settings": settings.annealing and settings.annealing.model_dump(),
@@ -181,7 +175,7 @@ def with_features(findings: Findings, images: Mapping[str, FeaturedSet], num: in
     parts = replace(trained.parts, data=replace(data, train=subset(data.train, num_train)))
     looked_at = replace(findings, trained=replace(trained, parts=parts))
     looked_at.images = {
-        row: replace(seen, features=torch.rand(num, seen.features.shape[1])) for row, seen in images.items()
+        row: replace(few, features=torch.rand(num, few.features.shape[1])) for row, few in images.items()
     }
     return looked_at
 
@@ -201,8 +195,7 @@ def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, M
     measure(few.job, few.trained, few.nets, few.histories, few.folder, Tracker())
     PARTS["samples and features"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
-    facts = {name: seconds[name] for name in ("annealing", "pictures")}
-    return facts | {"files": files_of(Artifact("evaluation", "", few.folder))}, few.images
+    return {name: seconds[name] for name in ("annealing", "pictures")} | {"files": files_of(few.folder)}, few.images
 
 
 def aggregate_seconds(probing: Probing) -> Facts:
@@ -212,12 +205,10 @@ def aggregate_seconds(probing: Probing) -> Facts:
         return {"seconds_a_pair": 0.0, "seconds_a_latent": 0.0}
     draws = whole.draw(torch.arange(MANY_DRAWN) % len(whole)).to(probing.job.device).double()
 
-    def density(num: int) -> float:
+    def density(num: int, num_drawn: int = FEW_DRAWN) -> float:
         latents = first_latents(probing, "train", num)
-        return seconds_of(lambda: latents.log_aggregate(draws[:FEW_DRAWN]))
+        return seconds_of(lambda: latents.log_aggregate(draws[:num_drawn]))
 
     num, few = lengthen(density, NUM_LATENTS, len(whole), probing.enough / 2)[-1]
-    latents = first_latents(probing, "train", int(num))
-    many = seconds_of(lambda: latents.log_aggregate(draws))
-    a_latent, a_pair = line_through([(FEW_DRAWN, few / num), (MANY_DRAWN, many / num)])
+    a_latent, a_pair = line_through([(FEW_DRAWN, few / num), (MANY_DRAWN, density(num, MANY_DRAWN) / num)])
     return {"seconds_a_pair": a_pair, "seconds_a_latent": a_latent}

@@ -58,50 +58,42 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
     if plan.num_images is None or shape is None:
         raise UserError("plan.num_images and plan.image_shape belong together; give both, or neither")
     held_out = min(MAX_HELD_OUT, max(2, plan.num_images // 10))
-    counts = {"train": plan.num_images, "val": plan.num_val or held_out, "test": plan.num_test or held_out}
-    num = sum(counts.values())
-    num_bytes = num * math.prod(shape)
+    counts = (plan.num_images, plan.num_val or held_out, plan.num_test or held_out)
+    num, num_bytes = sum(counts), sum(counts) * math.prod(shape)
     limit, in_files = config.data.get("memory_limit_gib"), issubclass(target_class(config.data), ImageFolder)
     fits = limit is None or fits_in_memory(num_bytes, limit)
-    labels = {split: torch.arange(n) % plan.num_classes if plan.num_classes else None for split, n in counts.items()}
-    sets: dict[str, ImageSet] = {}
-    if fits:
-        if num_bytes > (free := available_bytes()) / 2:
-            raise UserError(
-                f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free "
-                "here; plan with data=image_folder, which reads them from disk"
-            )
-        few = torch.from_numpy(smooth_noise(num_pictures(shape), shape))
-        for split, n in counts.items():
-            sets[split] = InMemory(few.repeat(-(-n // len(few)), 1, 1, 1)[:n], labels[split])
-        if in_files:
-            write_files(folder, shape)
-    elif in_files:
-        paths, target = write_files(folder, shape), Target(KINDS[shape[0]], shape[1:])
-        for split, n in counts.items():
-            sets[split] = Files([paths[i % NUM_FILES] for i in range(n)], target, labels[split])
-    else:
+    if not fits and not in_files:
         raise UserError(
             f"{num_bytes / 2**30:.0f} GiB of images do not fit in data.memory_limit_gib={limit}; "
             "plan with data=image_folder, which reads them from disk"
         )
-    classes = tuple(str(number) for number in range(plan.num_classes))
+    if fits and num_bytes > (free := available_bytes()) / 2:
+        raise UserError(
+            f"these images are held in memory, {num_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free "
+            "here; plan with data=image_folder, which reads them from disk"
+        )
+    pictures = smooth_noise(max(MIN_PICTURES, min(NUM_FILES, PICTURED_VALUES // math.prod(shape))), shape)
+    paths = write_files(folder, pictures) if in_files else []
+
+    def imagine(num: int) -> ImageSet:
+        labels = torch.arange(num) % plan.num_classes if plan.num_classes else None
+        if fits:
+            return InMemory(torch.from_numpy(pictures).repeat(-(-num // len(pictures)), 1, 1, 1)[:num], labels)
+        return Files([paths[i % NUM_FILES] for i in range(num)], Target(KINDS[shape[0]], shape[1:]), labels)
+
+    train, val, test = map(imagine, counts)
     data = ImageData(
         name=f"{plan.num_images:,} imagined images",
-        train=sets["train"],
-        val=sets["val"],
-        test=sets["test"],
+        train=train,
+        val=val,
+        test=test,
         shape=shape,
         levels=256,
         domain=Domain.UNIT,
-        class_names=classes,
+        class_names=tuple(map(str, range(plan.num_classes))),
         fingerprint="imagined",
     )
     return data, time_opening(folder, num, fits) if in_files else Opening(0.0, 0, "held in memory")
-
-
-def num_pictures(shape: tuple[int, int, int]) -> int:
-    return max(MIN_PICTURES, min(NUM_FILES, PICTURED_VALUES // math.prod(shape)))
 
 
 def time_opening(folder: Path, num: int, decodes: bool) -> Opening:
@@ -120,21 +112,22 @@ def time_opening(folder: Path, num: int, decodes: bool) -> Opening:
     return Opening(seconds * each, round(peak * each), how)  # tensors are not traced: they are there, and counted
 
 
-def write_files(folder: Path, shape: tuple[int, int, int]) -> list[Path]:
-    """`NUM_FILES` image files of `shape` (C, H, W): JPEG, or PNG where there is an alpha channel.
+def write_files(folder: Path, pictures: np.ndarray) -> list[Path]:
+    """`NUM_FILES` image files of `pictures` [n, C, H, W]: JPEG, or PNG where there is an alpha channel.
 
     Raises:
         UserError: image files have no such number of channels.
     """
+    shape = pictures.shape[1:]
     if shape[0] not in KINDS:
         raise UserError(f"plan.image_shape={list(shape)}: image files have 1, 3 or 4 channels, which come first")
     folder.mkdir()
     paths = [folder / f"{i:04d}{'.png' if shape[0] == 4 else '.jpg'}" for i in range(NUM_FILES)]
-    pictures = smooth_noise(num_pictures(shape), shape)
-    for path, pixels in zip(paths, pictures, strict=False):
-        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze())).save(path, quality=90)
-    for i in range(len(pictures), NUM_FILES):
-        os.link(paths[i % len(pictures)], paths[i])
+    for i, path in enumerate(paths):
+        if i < len(pictures):
+            Image.fromarray(np.ascontiguousarray(pictures[i].transpose(1, 2, 0).squeeze())).save(path, quality=90)
+        else:
+            os.link(paths[i % len(pictures)], path)
     return paths
 
 

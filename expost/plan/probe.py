@@ -6,7 +6,7 @@ not its size. No fork may find a pool of threads half alive: whoever forks compu
 """
 
 import ctypes
-import json
+import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import torch
 
 from expost import pipeline
 from expost.base.errors import UserError
-from expost.forecast.timing import seconds_of
 from expost.job import Run
 from expost.parts.assembly import Parts
 from expost.plan.costs import Facts
@@ -33,6 +33,7 @@ from stage1_vae.errors import ExpostError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STATUS = Path("/proc/self/status")
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,16 @@ class Probed:
     """Attributes:
     facts: what the work returned.
     peak_bytes: largest resident memory that a process doing this work alone would have.
-    before_bytes: of the process that forked.
-    start_bytes: of the fork at its start, in its own count.
     seconds: that the probe itself took.
     """
 
     facts: Facts
     peak_bytes: int
-    before_bytes: int
-    start_bytes: int
     seconds: float
 
-    def process_bytes(self, num_bytes: float) -> float:
-        """What a process doing this work alone would have where the fork counts `num_bytes`."""
-        return self.before_bytes + num_bytes - self.start_bytes
 
-
-def memory_bytes(name: str) -> int:
-    """`VmRSS`, the resident memory of this process, or `VmHWM`, its peak.
+def resident_bytes(name: str = "VmRSS") -> int:
+    """The resident memory of this process; with another `name`, that line of its status.
 
     Raises:
         UserError: there is no /proc here.
@@ -69,12 +62,8 @@ def memory_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def resident_bytes() -> int:
-    return memory_bytes("VmRSS")
-
-
 def peak_bytes() -> int:
-    return memory_bytes("VmHWM")
+    return resident_bytes("VmHWM")
 
 
 class Late(BaseException):  # nothing that is interrupted may take it for an error of its own
@@ -112,45 +101,37 @@ def measure_in_fork(work: Callable[[], Facts], threads: int) -> Probed:
     Raises:
         UserError: what the work raised is the user's to mend, or it took more memory than there is.
     """
-    size, started, parent = resident_bytes(), time.perf_counter(), os.getpid()
-    read_end, write_end = os.pipe()
+    size, started = resident_bytes(), time.perf_counter()
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_send_outcome, args=(sender, work, threads, os.getpid()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork: those of libraries, all idle
-        pid = os.fork()
-    if pid == 0:
-        try:  # it never returns into its parent's code
-            end_with(parent)
-            os.close(read_end)
-            with os.fdopen(write_end, "wb") as pipe:
-                pipe.write(json.dumps(_outcome(work, threads)).encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        content = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    outcome: Facts = json.loads(content) if content else {}
-    if "mistake" in outcome:
-        raise UserError(outcome["mistake"])
-    if "traceback" in outcome:
-        raise RuntimeError(outcome["traceback"])
-    if not outcome:
-        raise UserError(f"a probe was ended by the system (status {status}), most likely for want of memory")
-    start = outcome["start_bytes"]
-    whole = size + outcome["peak_bytes"] - start
-    return Probed(outcome["facts"], whole, size, start, time.perf_counter() - started)
+        process.start()
+    sender.close()
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        process.join()
+        status = process.exitcode
+        outcome = UserError(f"a probe was ended by the system (status {status}), most likely for want of memory")
+    process.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    facts, grown = outcome
+    return Probed(facts, size + grown, time.perf_counter() - started)
 
 
-def _outcome(work: Callable[[], Facts], threads: int) -> Facts:
-    """What the fork tells its parent."""
+def _send_outcome(sender: Connection, work: Callable[[], Facts], threads: int, parent: int) -> None:
+    """What the fork tells its parent: facts and the growth of its memory, or what went wrong."""
+    end_with(parent)
     try:
         torch.set_num_threads(threads)
         start = resident_bytes()
-        return {"start_bytes": start, "facts": work(), "peak_bytes": peak_bytes()}
+        sender.send((work(), peak_bytes() - start))
     except ExpostError as error:
-        return {"mistake": str(error)}
+        sender.send(UserError(str(error)))
     except BaseException:  # whatever it is: the parent waits to be told
-        return {"traceback": traceback.format_exc()}
+        sender.send(RuntimeError(traceback.format_exc()))
 
 
 @dataclass(frozen=True)
@@ -193,15 +174,15 @@ def change(job: Run, section: str, **values: Any) -> Run:
 
 def make(stage: str, job: Run, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
     """The artifact of a stage from those that are `given`, and the seconds that it took."""
-    artifacts: dict[str, Artifact] = {}
-    seconds = seconds_of(lambda: artifacts.update(pipeline.made(stage, job, parts, given)))
-    return artifacts[stage], seconds
+    started = time.perf_counter()
+    artifact = pipeline.made(stage, job, parts, given)[stage]
+    return artifact, time.perf_counter() - started
 
 
-def files_of(artifact: Artifact) -> dict[str, int]:
+def files_of(folder: Path) -> dict[str, int]:
     """Bytes of each file of an artifact, by its path in it."""
-    paths = sorted(path for path in artifact.path.rglob("*") if path.is_file())
-    return {path.relative_to(artifact.path).as_posix(): path.stat().st_size for path in paths}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
 class Watch(pl.Callback):
@@ -211,15 +192,15 @@ class Watch(pl.Callback):
 
     Attributes:
         num, seconds: optimiser steps, and what they took.
-        peak_bytes: of the process, by the end of the last step.
+        grown_bytes: of the process, by the end of the last step.
     """
 
     def __init__(self, enough: float) -> None:
-        self.enough, self.num, self.seconds, self.peak_bytes = enough, 0, 0.0, 0
-        self._first, self._before = 0, 0.0
+        self.enough, self.num, self.seconds, self.grown_bytes = enough, 0, 0.0, 0
+        self._first, self._before, self._start = 0, 0.0, resident_bytes()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        now, self.peak_bytes = time.perf_counter(), peak_bytes()
+        now, self.grown_bytes = time.perf_counter(), peak_bytes() - self._start
         if not self._first:
             self._first = trainer.global_step
         else:

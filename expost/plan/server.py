@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,9 +35,8 @@ from expost.plan.command import DATA_LINE
 from expost.plan.costs import Facts
 from expost.plan.evaluation import probe_evaluation, probe_features
 from expost.plan.inputs import Opening, imagine_images
-from expost.plan.prior import probe_prior
-from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes
-from expost.plan.stages import imagine_inputs, probe_encode, probe_vae
+from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes, resident_bytes
+from expost.plan.stages import imagine_inputs, probe_encode, probe_prior, probe_vae
 from expost.store.artifacts import Store
 from expost.training.devices import resolved_precision
 from stage1_vae.data.splits import SPLITS
@@ -47,7 +47,12 @@ SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
 FEW = 8
 """Images of the first steps, which may be large."""
-Fork = Callable[[Callable[[], Facts]], Probed]
+PROBES: dict[str, Callable[[Probing], Facts]] = {
+    "encode": probe_encode,
+    "prior": probe_prior,
+    "features": probe_features,
+    "evaluate": probe_evaluation,
+}
 
 
 def main() -> int:
@@ -60,14 +65,14 @@ def main() -> int:
     try:
         scratch = result.with_name("scratch")  # of the command that waits for this process, and removes it
         scratch.mkdir()
-        facts = probe_all(job, scratch, threads, lambda work: measure_in_fork(work, threads))
+        facts = probe_all(job, scratch, threads)
     except ExpostError as error:
         facts = {"mistake": str(error)}
     result.write_text(json.dumps(facts), encoding="utf-8")
     return 0
 
 
-def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
+def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     """Everything that is measured; see `expost.plan.costs` for what becomes of it.
 
     Raises:
@@ -88,14 +93,10 @@ def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
         print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
         whole, parts = assemble(whole, given=data)
         opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    probing = make_small(whole, parts, scratch)
-    base = peak_bytes()
-    probes = {"vae": probe_largest_batch(probing, fork)}
-    latent_rows = fork(lambda: imagine_inputs(probing)).facts
-    probes["encode"] = fork(lambda: probe_encode(probing))
-    probes["prior"] = fork(lambda: probe_prior(probing))
-    probes["features"] = fork(lambda: probe_features(probing))
-    probes["evaluate"] = fork(lambda: probe_evaluation(probing))
+    probing, base = make_small(whole, parts, scratch), peak_bytes()
+    probes = {"vae": probe_largest_batch(probing, threads)}
+    latent_rows = measure_in_fork(partial(imagine_inputs, probing), threads).facts
+    probes |= {stage: measure_in_fork(partial(probe, probing), threads) for stage, probe in PROBES.items()}
     return {
         "probes": {
             stage: probe.facts | {"peak_bytes": probe.peak_bytes, "seconds_probed": probe.seconds}
@@ -121,34 +122,34 @@ def probe_all(job: Facts, scratch: Path, threads: int, fork: Fork) -> Facts:
 
 def make_small(whole: Run, parts: Parts, scratch: Path) -> Probing:
     """The job as probes run it: alone, below a root of its own, and silent."""
-    trainer, root = whole.config.trainer, scratch
+    trainer = whole.config.trainer
     small = change(whole, "trainer", devices=1, num_nodes=1, strategy="auto", progress=False)
-    small = change(change(small, "logger", wandb=False), "paths", root=root)
-    small = replace(small, config=small.config.model_copy(update={"upstream": "run"}), store=Store(root / "store"))
+    small = change(change(small, "logger", wandb=False), "paths", root=scratch)
+    small = replace(small, config=small.config.model_copy(update={"upstream": "run"}))
     return Probing(small, parts, scratch, trainer.batch_size // trainer.num_ranks)
 
 
-def probe_largest_batch(probing: Probing, fork: Fork) -> Probed:
+def probe_largest_batch(probing: Probing, threads: int) -> Probed:
     """Stage 1 at its batch size, or, where one step takes too much memory or time, at the largest half of it that fits.
 
     A few images tell what more of them would take; memory and time are a straight line over their number.
     """
-    batch_size = probing.rank_batch
-    few = min(FEW, batch_size)
-    low = fork(lambda: probe_vae(probing, few, 0.0))
-    seconds, room = low.facts["seconds_a_step"] / few, SPARE * available_bytes()
-    bytes_an_image = (low.facts["bytes_by_steps"] - low.start_bytes) / few
-    size = batch_size
-    while size > 2 * few and (bytes_an_image * size > room or seconds * size > MAX_STEP_SECONDS):
+    few = min(FEW, probing.rank_batch)
+    low = measure_in_fork(partial(probe_vae, probing, few, 0.0), threads)
+    seconds, num_bytes = low.facts["seconds_a_step"] / few, low.facts["grown_bytes"] / few
+    size, room = probing.rank_batch, SPARE * available_bytes()
+    while size > 2 * few and (num_bytes * size > room or seconds * size > MAX_STEP_SECONDS):
         size //= 2
-    full = fork(lambda: probe_vae(probing, size, probing.enough))
-    if size == batch_size:
+    full = measure_in_fork(partial(probe_vae, probing, size, probing.enough), threads)
+    if size == probing.rank_batch:
         return full
-    slope = max(0.0, (full.facts["bytes_by_steps"] - low.facts["bytes_by_steps"]) / (size - few))
-    peak = full.process_bytes(full.facts["bytes_by_steps"] + slope * (batch_size - size))
-    steps = [(probe.facts["batch_size"], probe.facts["seconds_a_step"]) for probe in (low, full)]
-    facts = full.facts | {"seconds_a_step": linear_seconds(steps, batch_size), "step_size": batch_size}
-    return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, math.ceil(peak)))
+    steps, growths = (
+        [(probe.facts["batch_size"], probe.facts[name]) for probe in (low, full)]
+        for name in ("seconds_a_step", "grown_bytes")
+    )
+    facts = full.facts | {"seconds_a_step": linear_seconds(steps, probing.rank_batch), "step_size": probing.rank_batch}
+    peak = resident_bytes() + math.ceil(linear_seconds(growths, probing.rank_batch))
+    return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, peak))
 
 
 def describe_machine(job: Run, threads: int) -> Facts:
@@ -166,10 +167,9 @@ def describe_machine(job: Run, threads: int) -> Facts:
 
 def stored_stages(job: Run, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
-    found = pipeline.keys("evaluation", job, parts)
-    typed = {"latents": "encode", "evaluation": "evaluate"}
-    places = {name: job.store.root / pipeline.STAGES[name].place / key for name, key in found.items()}
-    return [typed.get(name, name) for name, place in places.items() if place.is_dir()]
+    recipes = pipeline.recipes("evaluation", job, parts, {})
+    names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]
+    return [{"latents": "encode", "evaluation": "evaluate"}.get(name, name) for name in names]
 
 
 if __name__ == "__main__":

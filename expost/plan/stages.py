@@ -1,21 +1,38 @@
-"""Stages 1 and encode in small: the pipeline's own functions on a few steps and blocks."""
+"""Stages 1, encode and prior in small: the pipeline's own functions on a few steps and blocks.
+
+A prior that fits by gradient is stopped after some steps. EM has no step that is short: an iteration is a pass over all
+latents. So its time is that of few latents, where every limit of size is as much smaller as the set is (what is read in
+blocks there is read in blocks here), and its memory is that of all of them, in a fit that is interrupted when it has
+taken it.
+"""
 
 import json
 import math
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from expost.forecast.timing import lengthen
+from expost.config.build import target_class
+from expost.forecast.timing import FORWARD, lengthen, seconds_of
+from expost.job import Run
 from expost.parts.decoding import block_size
+from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
-from expost.plan.probe import Probing, Watch, change, files_of, make
+from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
 from expost.store.artifacts import Artifact
+from expost.training.tracking import Tracker
+from stage1_vae.data.images import spread_classes
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents import IN_MEMORY_BYTES, LatentDataset, LatentSpec
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import PARAMETERS
 from stage1_vae.rows import spread_rows
+from stage2_prior.fitting import FitSettings, Sizes
+from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.wrappers.per_class import subset
 
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
@@ -23,6 +40,8 @@ NOISE_ROWS = 4096
 """Latents that are drawn; the others repeat them."""
 NPY_HEADER = 128
 """Bytes."""
+MIN_LATENTS, PASSES = 1024, 2
+"""Of a fit in iterations."""
 
 
 def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
@@ -37,14 +56,14 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     num = round(batch_size / probing.rank_batch * len(probing.parts.data.train))
     parts = probing.with_few(train=max(4 * batch_size, num))
     vae, seconds = make("vae", job, parts)
-    files = files_of(vae)
+    files = files_of(vae.path)
     history = json.loads((vae.path / "history.json").read_text(encoding="utf-8"))
     return {
         "batch_size": batch_size,
         "step_size": batch_size,
         "seconds_once": max(0.0, seconds - watch.seconds),
         "seconds_a_step": watch.seconds_a_step,
-        "bytes_by_steps": watch.peak_bytes,
+        "grown_bytes": watch.grown_bytes,
         "bytes_an_epoch": files.pop("history.json") / max(1, len(history)),
         "files": files,
     }
@@ -69,7 +88,7 @@ def probe_encode(probing: Probing) -> Facts:
 
     encode(2)  # pays for what is there once in a process
     times = lengthen(encode, min(block_size(data.shape), len(data.train)), len(data.train), probing.enough)
-    files = files_of(artifacts[-1])
+    files = files_of(artifacts[-1].path)
     for name, size in files.items():
         split = name.partition("/")[0]
         if name.endswith(".npy"):
@@ -122,3 +141,144 @@ def first_latents(probing: Probing, split: str, num: int) -> LatentDataset:
     whole = LatentDataset.load(latents_of(probing).path / split)
     params = {name: values[:num] for name, values in whole.params.items()}
     return LatentDataset(whole.spec, whole.family, params, None if whole.labels is None else whole.labels[:num])
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """One fit.
+
+    Attributes:
+        rows: latents.
+        seconds: of all of it.
+        ends: when each pass ended, over the latents of one class where each has a prior of its own, by class.
+    """
+
+    rows: int
+    seconds: float
+    ends: Mapping[str, Sequence[float]]
+
+    @property
+    def seconds_a_pass(self) -> float:
+        """Over all latents, the last of each class: the first pays for caches."""
+        return sum(ends[-1] - ends[-2] for ends in self.ends.values())
+
+    @property
+    def num_passes(self) -> int:
+        """Of the class that has the most."""
+        return max(len(ends) for ends in self.ends.values())
+
+    @property
+    def once(self) -> float:
+        passes = sum(len(ends) * (ends[-1] - ends[-2]) for ends in self.ends.values())
+        return max(0.0, self.seconds - passes)
+
+
+def probe_prior(probing: Probing) -> Facts:
+    """The prior on imagined latents: in steps, in iterations, or whole where it is fitted in closed form."""
+    node = probing.job.config.prior
+    if issubclass(target_class(node), GradientPrior):
+        return probe_steps(probing)
+    if "max_iter" in node:
+        return probe_iterations(probing)
+    facts, seconds = fit_prior(probing, latents_of(probing))
+    return facts | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": seconds}
+
+
+def probe_steps(probing: Probing) -> Facts:
+    """Some steps, at the batch size to come, on latents in full number."""
+    settings = FitSettings(**(probing.job.config.prior.get("fit") or {}))
+    watch = Watch(probing.enough)
+    facts, seconds = fit_prior(probing, latents_of(probing), watch)
+    data, val = probing.parts.data, first_latents(probing, "val", 1)
+    course = settings.course(len(data.train), val.spec.num_dims)
+    num_val = len(data.val) if val.is_certain else max(len(data.val), settings.val_draws)
+    return facts | {
+        "unit": "step",
+        "num": course.epochs * course.steps,
+        "seconds_a_unit": watch.seconds_a_step,
+        "seconds_once": max(0.0, seconds - watch.seconds),
+        "epochs": course.epochs,
+        "more": FORWARD * course.epochs * min(num_val, course.held_out or num_val) / course.batch_size,
+    }
+
+
+def probe_iterations(probing: Probing) -> Facts:
+    """Some passes over few latents for the time, and over all of them for the memory."""
+    num, node, prior = len(probing.parts.data.train), probing.job.config.prior, probing.parts.prior
+    whole = first_latents(probing, "train", num)
+    fits: dict[int, Iterations] = {}
+
+    def iterate(few: int) -> float:
+        train = few_latents(probing, few)
+        fits[few] = fit_iterations(probing, train, len(train) / num, PASSES)
+        return fits[few].seconds_a_pass
+
+    least = 2 * max(int(node.get("num_components") or 0), prior.min_images_a_class * prior.num_classes)
+    first = min(len(whole), max(MIN_LATENTS, least))
+    iterate(first)  # pays for what is there once in a process
+    timed = [fits[few] for few, _ in lengthen(iterate, first, len(whole), probing.enough)]
+    few_on_disk = Artifact("latents", "1" * 20, probing.scratch / "few")
+    for split in SPLITS:
+        latents = few_latents(probing, first) if split == "train" else first_latents(probing, split, first)
+        (few_on_disk.path / split).mkdir(parents=True)
+        latents.save(few_on_disk.path / split)
+    facts, _ = fit_prior(probing, few_on_disk, max_iter=1)
+    with at_most(6 * probing.enough + 2):
+        fit_iterations(probing, whole, 1.0, 1)
+    return facts | {
+        "unit": "iteration",
+        "num": int(node["max_iter"]),
+        "restarts": int(node.get("num_restarts") or 1),
+        "more": fits[first].num_passes - PASSES,
+        "passes": [(fit.rows, fit.seconds_a_pass) for fit in timed],
+        "once": [(fit.rows, fit.once) for fit in timed],
+    }
+
+
+def few_latents(probing: Probing, num: int) -> LatentDataset:
+    """The first `num` of the imagined latents; where each class has a prior of its own, enough of each for that."""
+    of_each = probing.parts.prior.min_images_a_class
+    whole = first_latents(probing, "train", len(probing.parts.data.train))
+    if of_each == 0 or whole.labels is None or num >= len(whole):
+        return first_latents(probing, "train", num)
+    return subset(whole, spread_classes(len(whole), num, whole.labels, of_each))
+
+
+def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:
+    """The prior's own fit on `train`, `num` iterations of it, as of a set that is `1 / share` times as large."""
+    val = first_latents(probing, "val", max(2, round(share * len(probing.parts.data.val))))
+    job, prior = change_prior(probing.job, train.spec, len(train), max_iter=num, tol=0.0, num_restarts=1)
+    ends: dict[str, list[float]] = {}
+
+    def log(figures: Mapping[str, float], step: int) -> None:
+        of_class = next(iter(figures)).rpartition("_of_")[2]  # the figure itself where there is one fit
+        ends.setdefault(of_class, []).append(time.perf_counter())
+
+    lent = job.fit_run(Tracker(), log=log, sizes=Sizes().scale(share))
+    seconds = seconds_of(lambda: prior.fit(train, val, lent))
+    return Iterations(len(train), seconds, ends)
+
+
+def change_prior(job: Run, spec: LatentSpec, num: int, **settings: Any) -> tuple[Run, Prior]:
+    """The job with other `settings` of its prior, and that prior, for `num` latents."""
+    job = change(job, "prior", **settings)
+    prior, node = build_prior(job, spec, num)
+    return change(job, "prior", **node), prior
+
+
+def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: int) -> tuple[Facts, float]:
+    """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
+    job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
+    job, prior = change_prior(job, probing.parts.vae.spec, len(probing.parts.data.train), **settings)
+    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), latents=latents)
+    fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
+    curve_bytes = len(json.dumps(fit["curve"]))
+    facts = {
+        "epochs": 0,
+        "more": 0,
+        "num_parameters": fit["num_parameters"],
+        "bytes_a_row": curve_bytes / max(1, len(fit["curve"])),
+        "bytes_of_curve": curve_bytes,
+        "files": files_of(artifact.path),
+    }
+    return facts, seconds

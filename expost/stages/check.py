@@ -25,7 +25,7 @@ def check_request(job: Run) -> None:
         check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None)
     if job.config.stage == "export":
         check_export(job.config.export)
-    check_feature_file(job)
+    check_feature_file(job.config.evaluation)
 
 
 def check_all(job: Run, parts: Parts) -> None:
@@ -92,5 +92,5 @@ def check_evaluation(job: Run, parts: Parts) -> None:
         UserError: a feature net that does not fit the images.
         EvaluationError: bounds that these latents do not have.
     """
-    try_feature_file(job, parts)
+    try_feature_file(job.config.evaluation, parts)
     check_tight_bounds(job, parts)

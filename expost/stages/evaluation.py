@@ -15,6 +15,7 @@ from expost.parts.identity import CIRCUMSTANCES, circumstances
 from expost.parts.weights import histories
 from expost.stages.making import Making, Stage
 from expost.training.tracking import with_one_name
+from stage1_vae.data.splits import SPLITS
 
 
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
     job, parts, inputs = making.job, making.parts, making.inputs
     (making.folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
     nets = Nets(inputs["features"], inputs.get("classifier", inputs["features"]) if parts.prior.num_classes else None)
-    latents = making.latents("train"), making.latents("val"), making.latents("test")
+    latents = [making.latents(split) for split in SPLITS]
     recorded = histories(inputs["vae"], inputs["prior"])
     with job.seeded(job.config.seeds.sample):
         trained = trained_stages(job, parts, making.vae, making.prior, latents)
@@ -56,7 +57,7 @@ STAGE = Stage(
     ingredients=ingredients,
     make=evaluate_priors,
     expected=lambda making: evaluation_parts(
-        making.job, making.parts, making.vae, making.prior, making.latents("train")
+        making.job.config.evaluation, making.parts, making.vae, making.prior, making.latents("train")
     ),
     reads_images=True,
 )

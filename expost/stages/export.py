@@ -3,7 +3,6 @@
 The folder is written beside its place, flushed, loaded once the way its user will, and then renamed.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -31,6 +30,7 @@ from expost.parts.priors import constructor_node, without, wrapper_nodes
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.stages.report import LONE_BYTES, stored_report
 from expost.store.artifacts import Artifact
+from expost.store.manifest import file_sha256
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
 from stage1_vae.vae import VAE
 from stage2_prior.labels import LABELS_VERSION
@@ -121,7 +121,10 @@ def _write(
     for name, module in ((VAE_FILE, vae), (PRIOR_FILE, prior)):
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
     content = described(run, parts)
-    content["files"] = {name: _facts(folder / name) for name in (VAE_FILE, PRIOR_FILE)}
+    content["files"] = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        for name in (VAE_FILE, PRIOR_FILE)
+    }
     (folder / CONFIG).write_text(json.dumps(seal(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     measured = None if figures is None else stored_report(figures)
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
@@ -169,11 +172,6 @@ def _own_version() -> str:
         return f"expost {version('expost')}"
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "expost, not installed"
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _flush(path: Path) -> None:

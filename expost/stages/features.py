@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
@@ -39,14 +40,18 @@ def train_net(making: Making) -> Mapping[str, Any]:
     labels = None if few.labels is None else few.labels.cpu()
     with counting("features", job.shows_progress, making.tracker.log) as log:
         net = features.make_feature_net(images, labels, data.num_classes, FEATURE_SEED, job.device, log=log)
-    save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, making.folder / "features.safetensors")
-    (making.folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
+    write_net(net, making.folder)
     return {"held_out_accuracy": net.config.held_out_accuracy}
+
+
+def write_net(net: features.FeatureNet, folder: Path) -> None:
+    save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, folder / "features.safetensors")
+    (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
 
 
 def expected_of_training(making: Making) -> list[Part]:
     train, shape = making.parts.data.train, making.parts.data.shape
-    return feature_parts(making.job, making.parts, min(len(train), num_feature_images(shape)))
+    return feature_parts(making.parts, min(len(train), num_feature_images(shape)))
 
 
 def sha256_of_file(config: Config) -> str:

@@ -48,7 +48,7 @@ STAGE = Stage(
     needs=lambda config, parts: ("vae",),
     ingredients=lambda job, parts, keys: {"vae": keys["vae"], "version": ENCODE_VERSION},
     make=encode_images,
-    expected=lambda making: encode_parts(making.job, making.parts, making.vae),
+    expected=lambda making: encode_parts(making.job.config.trainer, making.parts, making.vae),
     in_ranks=lambda parts: True,
     reads_images=True,
 )

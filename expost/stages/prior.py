@@ -7,13 +7,17 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from expost.config.build import origins, target_class
 from expost.forecast.notice import prior_parts
 from expost.job import Run
 from expost.parts.assembly import Parts
-from expost.parts.priors import prior_ingredients
+from expost.parts.priors import PER_CLASS, listed_wrappers, without
 from expost.parts.weights import weights
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
+from expost.training.tracking import Tracker
+from stage2_prior.fitting import FIT_VERSION
+from stage2_prior.labels import LABELS_VERSION
 
 
 def fit_prior(making: Making) -> Mapping[str, Any]:
@@ -35,7 +39,24 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
 
 def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
-    return prior_ingredients(job, parts.prior, keys["latents"])
+    ranks = job.config.trainer.num_ranks if parts.prior.fits_in_ranks else 1
+    node, versions = job.config.prior, {}
+    wrappers = listed_wrappers(node)
+    if not node.get("conditional"):
+        node = without(node, ("conditional", "label_dropout"))
+    elif target_class(node).takes_labels:
+        versions["labels"] = LABELS_VERSION
+    else:
+        wrappers.append(("per_class", PER_CLASS))
+    for name, wrapper in wrappers:  # by their names, where they have one
+        own = origins([wrapper])
+        versions |= {name: own.pop(wrapper["_target_"])} | own
+    return {
+        "latents": keys["latents"],
+        "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
+        "seed": job.config.seeds.prior,
+        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
+    } | ({"ranks": ranks} if ranks > 1 else {})
 
 
 STAGE = Stage(
@@ -44,6 +65,8 @@ STAGE = Stage(
     needs=lambda config, parts: ("latents",),
     ingredients=ingredients,
     make=fit_prior,
-    expected=lambda making: prior_parts(making.job, making.parts.prior, making.latents("train"), making.latents("val")),
+    expected=lambda making: prior_parts(
+        making.parts.prior, making.latents("train"), making.latents("val"), making.job.fit_run(Tracker())
+    ),
     in_ranks=lambda parts: parts.prior.fits_in_ranks,
 )

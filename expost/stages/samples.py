@@ -176,14 +176,6 @@ def check_knobs(settings: Sample, prior: Prior, names: Sequence[str]) -> None:
         raise UserError(str(error)) from error
 
 
-def drawing(settings: Sample, label: int | None, prior: Prior) -> Callable[[int], Tensor]:
-    """Draws n latents as `settings` ask, of class number `label` alone if there is one."""
-    how = how_to_sample(settings)
-    if label is None:
-        return partial(prior.sample, how=how)
-    return lambda n: prior.sample(n, torch.full((n,), label), how)
-
-
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
     return ("vae",) if config.sample.prior == "base" else ("vae", "prior")
 
@@ -203,11 +195,14 @@ def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
 
 
 def draw_of(making: Making) -> Callable[[int], Tensor]:
-    """Draws n latents from the learned prior, or from the one that stage 1 trained against."""
+    """Draws n latents as is asked from the learned prior, or from the one that stage 1 trained against."""
     if "prior" not in making.inputs:
         return making.vae.base_prior.sample
-    settings = making.job.config.sample
-    return drawing(settings, asked_class(settings, making.parts.data.class_names), making.prior)
+    settings, prior = making.job.config.sample, making.prior
+    label, how = asked_class(settings, making.parts.data.class_names), how_to_sample(settings)
+    if label is None:
+        return partial(prior.sample, how=how)
+    return lambda n: prior.sample(n, torch.full((n,), label), how)
 
 
 def write_samples(making: Making) -> Mapping[str, Any]:
@@ -280,6 +275,6 @@ STAGE = Stage(
     ingredients=ingredients,
     make=write_samples,
     expected=lambda making: sample_parts(
-        making.job, making.parts, making.vae, draw_of(making), making.job.config.sample
+        making.job.config.sample, making.parts.data.shape, making.vae, draw_of(making)
     ),
 )

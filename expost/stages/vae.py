@@ -74,7 +74,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
 
 
 def expected(making: Making) -> list[Part]:
-    return stage1_parts(making.job, making.parts) if learns(making.parts) else []
+    return stage1_parts(making.job.config.trainer, making.parts) if learns(making.parts) else []
 
 
 STAGE = Stage(

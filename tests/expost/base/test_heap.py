@@ -55,8 +55,8 @@ def work(*_):
         step()
     return {"faults": faults() - before}
 
-def probe_all(job, scratch, threads, fork):
-    return fork(work).facts
+def probe_all(job, scratch, threads):
+    return plan_server.measure_in_fork(work, threads).facts
 
 plan_server.probe_all = probe_all
 raise SystemExit(plan_server.main())

@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, FeatureN
     words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
     (model, _), run = stages_of(folder, *words), job(folder, *words)
-    return model, load_own_net(pipeline.made("classifier", run, model.parts)["classifier"], run)
+    return model, load_own_net(pipeline.made("classifier", run, model.parts)["classifier"], run.device)
 
 
 def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Subject, FeatureNet]) -> None:

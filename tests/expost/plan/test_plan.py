@@ -17,9 +17,15 @@ from expost.forecast.timing import lengthen, linear_seconds
 from expost.parts.assembly import assemble
 from expost.plan.costs import annealing_factor, costs_of, power_seconds, surgery_seconds
 from expost.plan.inputs import imagine_images
-from expost.plan.prior import Iterations, few_latents, fit_iterations, probe_prior
 from expost.plan.probe import Probed, Probing, at_most, measure_in_fork, resident_bytes
-from expost.plan.stages import imagine_inputs, imagine_params
+from expost.plan.stages import (
+    Iterations,
+    few_latents,
+    fit_iterations,
+    imagine_inputs,
+    imagine_params,
+    probe_prior,
+)
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import Sizes
 
