@@ -27,13 +27,9 @@ CANDIDATES = 32
 
 
 class Tokens(nn.Module, ABC):
-    """Both ends for latents of one kind.
+    """Both ends for latents of one kind."""
 
-    Attributes:
-        layout: where the T tokens lie.
-    """
-
-    layout: Layout
+    layout: Layout  # where the T tokens lie
 
     @abstractmethod
     def split(self, z: Tensor) -> Tensor:

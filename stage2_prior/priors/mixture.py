@@ -36,9 +36,9 @@ from stage2_prior.em.gaussian import (
     m_step,
 )
 from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
-from stage2_prior.em.restarts import Logged, Search
+from stage2_prior.em.restarts import Search
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
-from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
+from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
 from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling

@@ -8,7 +8,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import report
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, Prior, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -28,9 +28,7 @@ class Uniform(Prior):
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if spec.support in (Support.CODES, Support.BITS):
-            return None
-        return f"uniform models codes and bits; these latents are {spec.support.value}"
+        return check_support("uniform models codes and bits", spec, Support.CODES, Support.BITS)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         cost = math.fsum(math.log(size) for size in self.sizes.tolist())
