@@ -65,10 +65,7 @@ def model_card(
     """The text of `README.md`.
 
     Args:
-        name: of the run.
         content: of `config.json`.
-        parts: data and preprocessing.
-        model: the trained model.
         keys: name -> key of what it was made from.
         figures: what the evaluation found out; None: it was not evaluated.
         address: what `TwoStage.load` takes.

@@ -27,7 +27,6 @@ a cache is a fifth faster."""
 
 class Transformer(LabelledPrior):
     """Args:
-        spec: what one latent is.
         width: of a token inside.
         depth: number of blocks.
         num_heads: attention heads a block.

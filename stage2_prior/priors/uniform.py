@@ -21,9 +21,9 @@ class Uniform(Prior):
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        places = [h * w for h, w in spec.grids] if spec.support is Support.CODES else [spec.num_dims]
-        num_codes = spec.num_codes if spec.support is Support.CODES else (2,)
-        sizes = torch.repeat_interleave(torch.tensor(num_codes), torch.tensor(places), output_size=sum(places))
+        places = torch.tensor([h * w for h, w in spec.grids] or [spec.num_dims])
+        num_codes = torch.tensor(spec.num_codes or (2,))
+        sizes = torch.repeat_interleave(num_codes, places, output_size=spec.num_dims)
         self.register_buffer("sizes", sizes, persistent=False)  # [T] codes at each place
 
     @classmethod
