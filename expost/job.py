@@ -154,7 +154,7 @@ class Run:
             changes: fields of a `FitRun` that are not as usual.
         """
         from expost.training.trainer import LoopStates
-        from stage2_prior.fitting import FitRun, NoStates
+        from stage2_prior.fitting import FitRun, FitStates
 
         usual = FitRun(
             device=self.device,
@@ -162,7 +162,7 @@ class Run:
             log=tracker.log,
             lightning_fit=self.lightning_fit(tracker, states=tracker.states),
             settings=self.fit_settings,
-            states=LoopStates(tracker.states, self.ranks) if tracker.states else NoStates(),
+            states=LoopStates(tracker.states, self.ranks) if tracker.states else FitStates(),
             ranks=self.ranks,
         )
         return replace(usual, **changes)

@@ -14,7 +14,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, Stopwatch
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, Prior, check_support
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
 ROWS = 4096
@@ -33,6 +33,10 @@ class CountingPrior(Prior, ABC):
         super().__init__(spec)
         cells = torch.zeros(spec.num_dims, max(code_sizes(spec)), dtype=torch.float64)
         self.register_buffer("log_probs", log_probs_of(cells, 1.0, spec))  # [T, K] of each place by itself
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        return check_support(f"{cls.__name__.lower()} counts codes and bits", spec, Support.CODES, Support.BITS)
 
     @property
     def num_place_parameters(self) -> int:
@@ -61,13 +65,6 @@ class CountingPrior(Prior, ABC):
         check_finite(train, "training")
         note = self._count(train, val, run.seed)
         return report(self, train, val, run, watch.seconds, notes=[note])
-
-
-def check_discrete(name: str, spec: LatentSpec) -> str | None:
-    """The common answer of priors by counting."""
-    if spec.support in (Support.CODES, Support.BITS):
-        return None
-    return f"{name} counts codes and bits; these latents are {spec.support.value}"
 
 
 def places(spec: LatentSpec) -> list[tuple[slice, int]]:

@@ -31,8 +31,11 @@ class Density(LatentDensity, Protocol):
     passes: int
 
 
-class FitStates(Protocol):
-    """Where a fit that has no Lightning loop keeps its state between iterations, and finds it when it starts again."""
+class FitStates:
+    """Where a fit that has no Lightning loop keeps its state between iterations, and finds it when it starts again.
+
+    This one keeps nothing: a fit that is stopped starts over.
+    """
 
     def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Call it after each iteration: it keeps as often as that is cheap.
@@ -45,14 +48,6 @@ class FitStates(Protocol):
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was saved last by an attempt that did not finish, on the CPU; None: the fit begins."""
-
-
-class NoStates:
-    """A fit that starts over when it is stopped."""
-
-    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None: ...
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
 
 
@@ -100,9 +95,13 @@ class FitRun:
     log: Callable[[Mapping[str, float], int], None]
     lightning_fit: Callable[..., None]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    states: FitStates = field(default_factory=NoStates)
+    states: FitStates = field(default_factory=FitStates)
     ranks: Ranks = field(default_factory=Ranks)
     sizes: Sizes = field(default_factory=Sizes)
+
+
+Logged = tuple[dict[str, float], int]
+"""Figures, and the step or epoch that they belong to."""
 
 
 @dataclass(frozen=True)

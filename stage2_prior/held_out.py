@@ -65,14 +65,9 @@ def report(
     notes: Sequence[str] = (),
     max_tokens: int | None = None,
 ) -> FitReport:
-    """What a fit ends with: its costs, of `affordable` fresh draws; torch's global generator is left as it was.
+    """What a fit of `prior` ends with: its costs, of `affordable` fresh draws (`max_tokens`: of the held-out figures).
 
-    Args:
-        prior: fitted.
-        train, val: what it was fitted to, and beside.
-        run: what the fit was lent.
-        seconds, curve, notes: of the report.
-        max_tokens: of the held-out figures; None: no limit.
+    Torch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)

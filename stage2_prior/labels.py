@@ -27,7 +27,6 @@ class LabelledPrior(GradientPrior, ABC):
     """A network that may take labels.
 
     Args:
-        spec: what one latent is.
         conditional: whether it takes them.
         label_dropout: share of a conditional training that sees none; 0: no guidance.
         knobs: fields of `Sampling` that its samples can follow, beside guidance.

@@ -228,6 +228,11 @@ class DerivedColumn:
         return self.read(rows)
 
 
+def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | None:
+    """The common answer to latents of other supports than these; `models`: who models what, in words."""
+    return None if spec.support in supports else f"{models}; these latents are {spec.support.value}"
+
+
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
     if spec.support is not Support.REAL or len(spec.shape) != 1:

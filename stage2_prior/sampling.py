@@ -38,7 +38,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for knob in ("temperature", "top_p", "guidance"):
-            if not _is_number(value := getattr(self, knob)):
+            value = getattr(self, knob)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"sample.{knob}={value!r}: give a number")
         for knob in ("temperature", "guidance"):
             if not 0 <= (value := getattr(self, knob)) <= MOST:
@@ -52,10 +53,6 @@ class Sampling:
     def knobs(self) -> list[str]:
         """Names of what is not as in plain sampling."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 PLAIN = Sampling()

@@ -158,15 +158,19 @@ def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
         UnsafeError: a file is not what `config.json` says, or a class may not be named there.
     """
     promised = {name: read_layouts(folder, name) for name in (VAE_FILE, PRIOR_FILE)}
-    with _refusing(f"{folder / CONFIG} asks for what cannot be built"):
+    try:
         with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
             stages = build_stages(config, len(promised[PRIOR_FILE]))
-        expected = {name: layouts(stage) for name, stage in zip(promised, stages, strict=True)}
-    tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected.items()}
-    with _refusing(f"{folder / CONFIG} asks for what cannot be built"), torch.random.fork_rng(devices=[]):
-        vae, prior = build_stages(config, len(promised[PRIOR_FILE]))
+        expected = zip(promised, map(layouts, stages), strict=True)
+        tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected}
+        with torch.random.fork_rng(devices=[]):
+            vae, prior = build_stages(config, len(promised[PRIOR_FILE]))
         vae.load_state_dict(tensors[VAE_FILE])
         prior.load_state_dict(tensors[PRIOR_FILE])
+    except UnsafeError:
+        raise
+    except Exception as error:  # of a constructor: torch's complaints and Python's own share no base class
+        raise UnsafeError(f"{folder / CONFIG} asks for what cannot be built: {error}") from error
     return vae.eval(), prior.eval()
 
 
@@ -232,17 +236,6 @@ def check_version(config: Exported, target: str, now: int) -> None:
     if written != now:
         release = config.made_with.get("expost", "another release")
         raise UnsafeError(f"{target} was exported as version {written} and is version {now} here; install {release}")
-
-
-@contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Whatever a constructor says of nonsense becomes the one line."""
-    try:
-        yield
-    except UnsafeError:
-        raise
-    except Exception as error:  # torch's complaints and Python's own share no base class
-        raise UnsafeError(f"{what}: {error}") from error
 
 
 @contextmanager

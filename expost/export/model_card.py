@@ -11,7 +11,7 @@ from expost.parts.assembly import Parts
 from expost.parts.dataset import dataset_facts, describe
 from stage1_vae.data.labels import list_names
 
-FRONT = """---
+CARD = """---
 library_name: expost
 pipeline_tag: unconditional-image-generation
 {license}tags:
@@ -19,15 +19,21 @@ pipeline_tag: unconditional-image-generation
 - variational-autoencoder
 - two-stage
 ---
-"""
 
-LOADING = """## How to load it
+# {name}
+
+A two-stage generative model: a VAE, and a prior that was fitted afterwards to what the encoder says of
+the training images (the aggregate posterior).
+
+{facts}
+
+## How to load it
 
 ```python
 from expost.export.two_stage import TwoStage
 
 model = TwoStage.load("{address}")
-images = model.sample(64)  # {shape} in [0, 1]: means of p(x|z), z ~ the learned prior
+images = model.sample(64)  # [{shape}] in [0, 1]: means of p(x|z), z ~ the learned prior
 ```
 
 `model.sample_latents(n)` draws z, `model.decode(z)` turns latents into images, `model.encode(x)` is the posterior
@@ -35,6 +41,14 @@ q(z|x). {knobs}`torch.manual_seed` repeats what is drawn, `model.to("cuda")` mov
 `model.preprocess(raw, generator)` makes of raw pixels. {bound}
 
 Loading reads safetensors and JSON and runs nothing that the folder brings.
+
+## Figures
+
+{figures}
+
+## Where it comes from
+
+{origins}
 """
 
 
@@ -51,10 +65,7 @@ def model_card(
     """The text of `README.md`.
 
     Args:
-        name: of the run.
         content: of `config.json`.
-        parts: data and preprocessing.
-        model: the trained model.
         keys: name -> key of what it was made from.
         figures: what the evaluation found out; None: it was not evaluated.
         address: what `TwoStage.load` takes.
@@ -66,25 +77,17 @@ def model_card(
         if reason is None
         else f"There is no `log_prob_bound`: {reason}."
     )
-    shape = ", ".join(map(str, ("64", *model.image_shape)))
-    return "\n".join(
-        [
-            FRONT.format(license="" if license is None else f"license: {license}\n"),
-            f"# {name}",
-            "",
-            "A two-stage generative model: a VAE, and a prior that was fitted afterwards to what the encoder says of",
-            "the training images (the aggregate posterior).",
-            "",
-            *_facts(content, parts, model),
-            "",
-            LOADING.format(shape=f"[{shape}]", bound=bound, address=address, knobs=_knobs(model)),
-            *_measured(figures),
-            "## Where it comes from",
-            "",
-            *(f"- {what}: `{key}`" for what, key in keys.items()),
-            *(f"- {what}: {words}" for what, words in content["made_with"].items()),
-            "",
-        ]
+    origins = {what: f"`{key}`" for what, key in keys.items()} | content["made_with"]
+    return CARD.format(
+        license="" if license is None else f"license: {license}\n",
+        name=name,
+        facts=_facts(content, parts, model),
+        shape=", ".join(map(str, ("64", *model.image_shape))),
+        bound=bound,
+        address=address,
+        knobs=_knobs(model),
+        figures=_measured(figures),
+        origins="\n".join(f"- {what}: {words}" for what, words in origins.items()),
     )
 
 
@@ -100,21 +103,21 @@ def _knobs(model: TwoStage) -> str:
     return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
 
 
-def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> list[str]:
+def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> str:
     rows = {part: _class(content[part]) for part in ("net", "bottleneck", "likelihood", "prior")}
     rows["prior"] += "".join(f", {target.rsplit('.', 1)[1]}" for target in content["wrap"])
     x = parts.preprocess
     levels = "real numbers" if x.num_levels is None else f"{x.num_levels} levels"
-    said = f", {x.binarize} binarisation" * (x.binarize != "none") + ", dequantised" * x.dequantize
+    made = f", {x.binarize} binarisation" * (x.binarize != "none") + ", dequantised" * x.dequantize
     counts = f"{sum(p.numel() for p in model.vae.parameters()):,} and {model.prior.num_parameters:,}"
     rows |= {
         "trained on": f"{parts.data.name}, {len(parts.data.train):,} images",
         **{what: words for what, words in describe(dataset_facts(parts.data)).items() if what != "images"},
-        "image": f"{' x '.join(map(str, model.image_shape))}, {levels}{said}",
+        "image": f"{' x '.join(map(str, model.image_shape))}, {levels}{made}",
         "latent": f"{' x '.join(map(str, model.latent_shape))}, {model.vae.spec.support.value}",
         "parameters": f"{counts} (VAE and prior)",
     }
-    return ["| | |", "|---|---|", *(f"| {part} | {_cell(words)} |" for part, words in rows.items())]
+    return "\n".join(["| | |", "|---|---|", *(f"| {part} | {_cell(words)} |" for part, words in rows.items())])
 
 
 def _class(node: Mapping[str, Any]) -> str:
@@ -126,13 +129,13 @@ def _cell(text: str) -> str:
     return one_line(text).replace("|", "\\|")
 
 
-def _measured(figures: Report | None) -> list[str]:
+def _measured(figures: Report | None) -> str:
     if figures is None:
-        return ["## Figures", "", "None: it was exported before it was evaluated (`stage=evaluate`).", ""]
+        return "None: it was exported before it was evaluated (`stage=evaluate`)."
     table = [
         "| " + " | ".join(["", *(_cell(views.title(name)) for name in figures.rows)]) + " |",
         "|---" + "|---:" * len(figures.rows) + "|",
         *("| " + " | ".join(map(_cell, [line.label, *line.texts])) + " |" for line in views.lines(figures)),
     ]
     notes = [f"- {note}" for note in [*figures.sentences, *views.notes(figures)]]
-    return ["## Figures", "", *table, "", views.legend(figures), "", *notes, ""]
+    return "\n".join([*table, "", views.legend(figures), "", *notes])

@@ -157,13 +157,14 @@ class TwoStage:
         Raises:
             ValueError: they are not, or not of this prior's classes.
         """
+        are_numbered = self.class_names == tuple(map(str, range(len(self.class_names))))  # and called by their numbers
         if isinstance(label, (np.ndarray, np.generic)):
             label = label.tolist()
         if isinstance(label, str) and self.prior.num_classes:
             label = class_number(label, self.class_names)
         elif isinstance(label, (list, tuple)) and label and all(type(name) in (int, str) for name in label):
             label = torch.tensor([class_number(name, self.class_names) for name in label])
-        elif not self._are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
+        elif not are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
             label = self._class_numbers(torch.as_tensor(label))
         try:
             given = torch.as_tensor(label)
@@ -173,11 +174,6 @@ class TwoStage:
             raise ValueError(f"label is {tuple(given.shape)}; give one class, or one for each: [{n}]")
         self.prior.check_labels(given.reshape(-1))
         return given.expand(max(n, 0)) if given.ndim == 0 else given
-
-    @property
-    def _are_numbered(self) -> bool:
-        """Whether a class's number is what it is called by."""
-        return self.class_names == tuple(map(str, range(len(self.class_names))))
 
     def _class_numbers(self, labels: Tensor) -> Tensor:
         """Class numbers of whole numbers that name classes."""

@@ -71,13 +71,8 @@ def _load(file: str) -> Node:
 def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
     """The section of the prior that models latents of `spec`: `node`, or what its `otherwise` names.
 
-    What the user has changed in `node` holds for the other one too: what was typed, and what differs from the file.
-
-    Args:
-        node: the `prior:` section.
-        spec: what one latent is.
-        offered: the files in conf/prior, by name.
-        command: what was typed.
+    What the user has changed in `node` holds for the other one too: what was typed, and what differs from the file
+    that it came from, one of those `offered`.
 
     Raises:
         UserError: `otherwise` names no prior, or a changed key is one that the other prior does not have.

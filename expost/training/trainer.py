@@ -32,6 +32,7 @@ from expost.store.training_states import TrainingState, TrainingStates, states_i
 from expost.training.devices import device_of
 from expost.training.progress import bar, show_progress
 from stage1_vae.ranks import ALONE, Ranks
+from stage2_prior.fitting import FitStates
 
 turn_loggers_down()  # which Lightning has turned up
 CHECKPOINT, TENSORS = "ckpt", "safetensors"
@@ -201,8 +202,8 @@ def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> 
     return None if shapes == {key: value.shape for key, value in expected.items()} else "has other shapes"
 
 
-class LoopStates:
-    """What a fit without Lightning's loop keeps between iterations; fits see a `stage2_prior.fitting.FitStates`."""
+class LoopStates(FitStates):
+    """What a fit without Lightning's loop keeps between iterations, in files."""
 
     def __init__(self, states: TrainingStates, ranks: Ranks = ALONE) -> None:
         self.states, self.ranks = states, ranks

@@ -72,10 +72,6 @@ class Statistics:
         large = len(points) * self.num_features * num_components > SMALL_WORK
         self.dtype = torch.float32 if large and not double else torch.float64
 
-    @property
-    def double(self) -> bool:
-        return self.dtype is torch.float64
-
     def __iter__(self) -> Iterator[Tensor]:
         if self.cached:
             yield from self.cached
@@ -220,7 +216,7 @@ def iterate(state: EMState, statistics: Statistics, settings: EMSettings) -> EMS
     """One pass over the points, and the step that it allows."""
     points, covariance = statistics.points, settings.covariance
     step = e_step(statistics, state.current)
-    state = replace(state, iteration=state.iteration + 1, double=statistics.double)
+    state = replace(state, iteration=state.iteration + 1, double=statistics.dtype is torch.float64)
     shrinkage = covariance.log_prior(state.current.scale, settings.guess, settings.pseudo_counts).item()
     value = step.bound_nats + shrinkage / len(points)
     if state.fallback is not None and value < state.objective[-1]:

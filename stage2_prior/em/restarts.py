@@ -7,11 +7,10 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from stage2_prior.fitting import FitRun, Stopwatch
+from stage2_prior.fitting import FitRun, Logged, Stopwatch
 
 S = TypeVar("S")
 """A state of an iterative fit: a frozen dataclass of tensors, numbers, tuples of numbers and such dataclasses."""
-Logged = tuple[dict[str, float], int]
 
 
 @dataclass

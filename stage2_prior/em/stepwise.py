@@ -92,12 +92,7 @@ def stepwise_em(
 ) -> StepwiseState:
     """Go on from `state` until an epoch gains less than `tol` nats a held-out point, or `max_iter` epochs.
 
-    Args:
-        state: where to begin, or to go on.
-        epoch: number of an epoch -> its batches, each point once, in random order.
-        held_out: the points that decide.
-        settings: what stays the same.
-        on_epoch: hears of each finished epoch.
+    `epoch`: number of an epoch -> its batches, each point once, in random order.
     """
     while not state.converged and state.epoch < settings.em.max_iter:
         state = one_epoch(state, epoch(state.epoch), held_out, settings)
@@ -145,7 +140,7 @@ def one_batch(state: StepwiseState, batch: Points, settings: StepwiseSettings) -
     step = e_step(statistics, state.current)
     share = (state.step + 2) ** -FORGETTING * len(batch) / settings.batch_size
     stats = torch.lerp(state.stats, step.stats / len(batch), share)
-    double = state.double or (statistics.double and len(batch) == settings.batch_size)
+    double = state.double or (statistics.dtype is torch.float64 and len(batch) == settings.batch_size)
     return replace(state, current=_maximise(stats, settings), stats=stats, step=state.step + 1, double=double), step
 
 

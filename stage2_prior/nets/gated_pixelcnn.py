@@ -120,8 +120,8 @@ class GatedPixelCNN(nn.Module):
         for r in range(height):
             across = []
             for i, layer in enumerate(layers):
-                v, told = layer.row(maps[i][:, :, r : r + reach + 1], labels)
-                across.append(told)
+                v, to_horizontal = layer.row(maps[i][:, :, r : r + reach + 1], labels)
+                across.append(to_horizontal)
                 if i + 1 < len(layers):
                     maps[i + 1][:, :, r + reach] = v[:, :, 0]
             rows = [weight.new_zeros(len(labels), channels, 1, reach + int(at.first) + width) for at in layers]

@@ -85,15 +85,12 @@ class MADE(nn.Module):
         if self.label_in is not None:
             h = h + LABEL_GAIN * self.label_in(labels)
         for layer in self.layers[1:]:
-            h = self._join(h, layer(self.dropout(F.silu(h))))  # [B, hidden]
+            after = layer(self.dropout(F.silu(h)))  # [B, hidden]
+            h = h + after if h.shape == after.shape else after
         outputs = self.head(F.silu(h))
         if self.label_out is not None:
             outputs = outputs + LABEL_GAIN * self.label_out(labels)
         return outputs.view(-1, self.num_dims, self.num_outputs)  # [B, D, P]
-
-    @staticmethod
-    def _join(before: Tensor, after: Tensor) -> Tensor:
-        return before + after if before.shape == after.shape else after
 
     def generate(self, n: int, draw: Callable[[Tensor, int], Tensor], labels: Tensor | None = None) -> Tensor:
         """Ancestral sampling, [n, D]: `draw` takes the outputs [n, P] of dimension d, and d; it returns its value, [n].

@@ -27,13 +27,9 @@ CANDIDATES = 32
 
 
 class Tokens(nn.Module, ABC):
-    """Both ends for latents of one kind.
+    """Both ends for latents of one kind."""
 
-    Attributes:
-        layout: where the T tokens lie.
-    """
-
-    layout: Layout
+    layout: Layout  # where the T tokens lie
 
     @abstractmethod
     def split(self, z: Tensor) -> Tensor:
@@ -92,7 +88,11 @@ class CodeTokens(Tokens):
 
     def log_prob(self, outputs: Tensor, tokens: Tensor) -> Tensor:
         parts = zip(self.heads, outputs.split(self.lengths, 1), tokens.split(self.lengths, 1), strict=True)
-        return torch.cat([-cross_entropy(head(h), wanted) for head, h, wanted in parts], dim=1)
+        costs = [
+            F.cross_entropy(head(h).float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+            for head, h, codes in parts
+        ]
+        return -torch.cat(costs, dim=1)
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
         head = self.heads[self.maps[t]]
@@ -100,11 +100,6 @@ class CodeTokens(Tokens):
         if without is not None:
             logits = guide(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
         return draw_categorical(logits, how)
-
-
-def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """-log p of the codes `wanted` [B, t] under `logits` [B, t, K]: [B, t] nats, float32."""
-    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
 
 
 class RealTokens(Tokens):

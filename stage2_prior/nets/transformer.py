@@ -59,18 +59,6 @@ class Layout:
         return torch.cat(parts)
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the tokens so far: [layers, B, heads, T, head width] each."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def num_bytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
-
-
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention, [B, H, T, d] each and back."""
     short = q.device.type == "cpu" and q.shape[2] <= SHORT
@@ -208,15 +196,15 @@ class Transformer(nn.Module):
             h = block(h)
         return self.norm(h)
 
-    def new_cache(self, batch: int) -> Cache:
-        """Room for `batch` sequences, on the device and in the dtype of the weights."""
+    def new_cache(self, batch: int) -> Tensor:
+        """Room for keys and values of `batch` sequences, [2, layers, B, heads, T, head width], like the weights."""
         weight = self.position.weight
-        shape = (len(self.blocks), batch, self.num_heads, len(self.row), weight.shape[1] // self.num_heads)
-        return Cache(weight.new_empty(shape), weight.new_empty(shape))
+        head_width = weight.shape[1] // self.num_heads
+        return weight.new_empty(2, len(self.blocks), batch, self.num_heads, len(self.row), head_width)
 
-    def step(self, h: Tensor, t: int, cache: Cache) -> Tensor:
+    def step(self, h: Tensor, t: int, cache: Tensor) -> Tensor:
         """The output of position `t` for its input `h` [B, W], once all before it have been through: [B, W]."""
         h = (h + self.position(self.row[t]))[:, None]  # [B, 1, W]
-        for block, keys, values in zip(self.layers(), cache.keys, cache.values, strict=True):
+        for block, keys, values in zip(self.layers(), *cache, strict=True):
             h = block.step(h, t, keys, values)
         return self.norm(h[:, 0])

@@ -43,7 +43,6 @@ class Autoregressive(LabelledPrior):
     """Masked autoregressive network with mixture-of-Gaussians conditionals; the density itself is in float32.
 
     Args:
-        spec: what one latent is.
         hidden: widths of the hidden layers; equal neighbours get a residual connection.
         num_components: Gaussians a conditional.
         dropout: share of hidden activations set to zero in training.

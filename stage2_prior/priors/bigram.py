@@ -16,7 +16,6 @@ from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.counting import (
     STRENGTHS,
     CountingPrior,
-    check_discrete,
     pair_counts,
     place_counts,
     places,
@@ -47,11 +46,9 @@ class Bigram(CountingPrior):
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if (reason := check_discrete("bigram", spec)) is not None:
-            return reason
-        if (most := max(code_sizes(spec))) > MOST_CODES:
+        if (most := max(code_sizes(spec), default=0)) > MOST_CODES:
             return f"bigram keeps a table of all pairs of codes, and {most} are too many (at most {MOST_CODES})"
-        return None
+        return super().check(spec)
 
     def _tables(self) -> list[Tensor]:
         return [self.get_buffer(f"pairs_{i}") for i in range(len(places(self.spec)))]

@@ -36,9 +36,9 @@ from stage2_prior.em.gaussian import (
     m_step,
 )
 from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
-from stage2_prior.em.restarts import Logged, Search
+from stage2_prior.em.restarts import Search
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
-from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
+from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
 from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
@@ -54,7 +54,6 @@ class Mixture(Prior):
     """Mixture of Gaussians over vectors of real numbers; densities are computed in float64.
 
     Args:
-        spec: what one latent is.
         num_components: K.
         covariance: full, diagonal, spherical (one variance a component) or tied (one full covariance for all).
         num_restarts: independent starts, of which the best is kept.
@@ -154,16 +153,25 @@ class Mixture(Prior):
         check_finite(train, "training")
         in_blocks = not train.fits_memory(run.sizes.in_memory_bytes)
         size = (BATCH_SIZE if in_blocks else "all") if self.batch_size == "auto" else self.batch_size
+        best: EMState | StepwiseState
         if size == "all":
-            curve, lines = self._by_all(train, run, in_blocks, watch)
+            best, scaling, curve = self._by_all(train, run, in_blocks, watch)
         else:
-            curve, lines = self._by_batches(train, val, run, min(int(size), len(train)), watch)
-        return report(self, train, val, run, watch.seconds, curve, lines)
+            best, scaling, curve = self._by_batches(train, val, run, min(int(size), len(train)), watch)
+        self.log_weights.copy_(best.current.log_weights)
+        self.means.copy_(scaling.shift + scaling.unit * best.current.means)
+        self.scale.copy_(self.covariance.rescale(best.current.scale, scaling.unit))
+        notes = []
+        if not best.converged:
+            notes.append(f"EM stopped at prior.max_iter={self.max_iter} iterations before it converged")
+        if best.reseeded:
+            notes.append(f"{best.reseeded} empty components were placed anew on the images explained worst")
+        return report(self, train, val, run, watch.seconds, curve, notes)
 
     def _by_all(
         self, train: LatentDataset, run: FitRun, in_blocks: bool, watch: Stopwatch
-    ) -> tuple[list[dict[str, float]], list[str]]:
-        """Exact EM, every iteration over all posteriors; the curve and what the user should know."""
+    ) -> tuple[EMState, Scaling, list[dict[str, float]]]:
+        """Exact EM, every iteration over all posteriors; where it ended, in which units, and the curve."""
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
         settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
@@ -181,17 +189,16 @@ class Mixture(Prior):
             generator=generator,
             watch=watch,
         ).find_best()
-        self._adopt(best.current, scaling)
         curve = [
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
             for i, (bound, objective) in enumerate(zip(best.curve, best.objective, strict=True))
         ]
-        return curve, notes(best, self.max_iter)
+        return best, scaling, curve
 
     def _by_batches(
         self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch
-    ) -> tuple[list[dict[str, float]], list[str]]:
-        """Mini-batch EM; the curve and what the user should know."""
+    ) -> tuple[StepwiseState, Scaling, list[dict[str, float]]]:
+        """The same by mini-batch EM."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
         settings = StepwiseSettings(self._settings(total, run), len(train), size)
         log_unit = scaling.unit.log().sum().item()
@@ -220,8 +227,7 @@ class Mixture(Prior):
             generator=generator,
             watch=watch,
         ).find_best()
-        self._adopt(best.current, scaling)
-        return [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))], notes(best, self.max_iter)
+        return best, scaling, [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
 
     def _settings(self, total: Tensor, run: FitRun) -> EMSettings:
         guess = self.covariance.guess(total, self.num_components)
@@ -241,21 +247,6 @@ class Mixture(Prior):
         stats = run.ranks.broadcast(stats)  # another kind of machine rounds otherwise
         start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(sample))
         return start, stats / len(sample)
-
-    def _adopt(self, components: Components, scaling: Scaling) -> None:
-        self.log_weights.copy_(components.log_weights)
-        self.means.copy_(scaling.shift + scaling.unit * components.means)
-        self.scale.copy_(self.covariance.rescale(components.scale, scaling.unit))
-
-
-def notes(state: EMState | StepwiseState, max_iter: int) -> list[str]:
-    """What the user should know of a fit."""
-    lines = []
-    if not state.converged:
-        lines.append(f"EM stopped at prior.max_iter={max_iter} iterations before it converged")
-    if state.reseeded:
-        lines.append(f"{state.reseeded} empty components were placed anew on the images explained worst")
-    return lines
 
 
 POINTS_AT_ONCE = 8192

@@ -8,6 +8,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.gated_pixelcnn import GatedPixelCNN
+from stage2_prior.prior import check_support
 from stage2_prior.sampling import CODE_KNOBS, Sampling, draw_categorical, guide
 
 SAMPLE_ROWS = 512
@@ -43,11 +44,9 @@ class PixelCNN(LabelledPrior):
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if spec.support is not Support.CODES:
-            return f"pixelcnn models one map of codes; these latents are {spec.support.value}"
-        if len(spec.grids) != 1:
+        if len(spec.grids) > 1:
             return f"pixelcnn models one map of codes; these latents are codes of {len(spec.grids)} maps"
-        return None
+        return check_support("pixelcnn models one map of codes", spec, Support.CODES)
 
     def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
         rows = len(z) if torch.is_grad_enabled() else max(1, DENSITY_PLACES // self.spec.num_dims)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, Prior, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -22,9 +22,7 @@ class StandardNormal(Prior):
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if spec.support is not Support.REAL:
-            return f"standard_normal models real numbers; these latents are {spec.support.value}"
-        return None
+        return check_support("standard_normal models real numbers", spec, Support.REAL)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)

@@ -27,7 +27,6 @@ a cache is a fifth faster."""
 
 class Transformer(LabelledPrior):
     """Args:
-        spec: what one latent is.
         width: of a token inside.
         depth: number of blocks.
         num_heads: attention heads a block.
@@ -96,7 +95,7 @@ class Transformer(LabelledPrior):
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
-        cached = self.net.new_cache(2 if how.guidance else 1).num_bytes  # a guided one has its twin beside it
+        cached = self.net.new_cache(2 if how.guidance else 1).nbytes  # a guided one has its twin beside it
         rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // cached))
         return torch.cat([self._generate(block, how) for block in labels.split(rows)])
 

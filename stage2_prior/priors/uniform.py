@@ -8,7 +8,7 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import report
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Exactness, Prior, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -21,16 +21,14 @@ class Uniform(Prior):
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__(spec)
-        places = [h * w for h, w in spec.grids] if spec.support is Support.CODES else [spec.num_dims]
-        num_codes = spec.num_codes if spec.support is Support.CODES else (2,)
-        sizes = torch.repeat_interleave(torch.tensor(num_codes), torch.tensor(places), output_size=sum(places))
+        places = torch.tensor([h * w for h, w in spec.grids] or [spec.num_dims])
+        num_codes = torch.tensor(spec.num_codes or (2,))
+        sizes = torch.repeat_interleave(num_codes, places, output_size=spec.num_dims)
         self.register_buffer("sizes", sizes, persistent=False)  # [T] codes at each place
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if spec.support in (Support.CODES, Support.BITS):
-            return None
-        return f"uniform models codes and bits; these latents are {spec.support.value}"
+        return check_support("uniform models codes and bits", spec, Support.CODES, Support.BITS)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         cost = math.fsum(math.log(size) for size in self.sizes.tolist())

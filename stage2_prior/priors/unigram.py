@@ -8,8 +8,8 @@ held-out likelihood), so that no code has probability zero.
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.counting import CountingPrior, check_discrete, place_counts, smoothed_log_probs
+from stage1_vae.latents import LatentDataset
+from stage2_prior.counting import CountingPrior, place_counts, smoothed_log_probs
 from stage2_prior.sampling import Sampling, draw_categorical
 
 
@@ -19,10 +19,6 @@ class Unigram(CountingPrior):
     @property
     def num_parameters(self) -> int:
         return self.num_place_parameters
-
-    @classmethod
-    def check(cls, spec: LatentSpec) -> str | None:
-        return check_discrete("unigram", spec)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         place = torch.arange(self.spec.num_dims, device=z.device)

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import Column, LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, FitRun, PriorError
+from stage2_prior.fitting import FitReport, FitRun, FitStates, Logged, PriorError
 from stage2_prior.held_out import report
 from stage2_prior.prior import DerivedColumn, Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 FINISHED, CURRENT = "finished", "current"
-Logged = list[tuple[dict[str, float], int]]
-"""Figures and their step, in the order in which a log heard them."""
 
 
 class PerClass(Wrapper):
@@ -127,7 +125,7 @@ def subset(latents: LatentDataset, rows: Tensor) -> LatentDataset:
     return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
 
 
-class ClassStates:
+class ClassStates(FitStates):
     """The progress of a fit of one class after the other: those that are finished, and where the next one is; an
     earlier attempt at it is looked for when it is made. To the fit of the class under way, its `FitStates`.
 
@@ -139,7 +137,7 @@ class ClassStates:
     def __init__(self, run: FitRun, num: int) -> None:
         self.run, self.num = run, num
         self.reports: list[FitReport] = []  # of finished classes, in their order
-        self._logged: list[Logged] = []
+        self._logged: list[list[Logged]] = []  # of each class, in the order in which the log heard them
         self._state: dict[str, Tensor] = {}  # of finished classes, under "3.NAME"
         self._current: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._iterations = 1  # of one class, at most

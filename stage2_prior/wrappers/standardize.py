@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import Column, LatentDataset, LatentSpec
+from stage1_vae.latents import Column, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import DerivedColumn, Prior, Wrapper
+from stage2_prior.prior import DerivedColumn, Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -43,9 +43,7 @@ class Standardized(Wrapper):
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
-        if spec.support.value != "real":
-            return f"standardize rescales real numbers; these latents are {spec.support.value}"
-        return None
+        return check_support("standardize rescales real numbers", spec, Support.REAL)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.log_prob((z - self.shift) / self.unit, context) - self.unit.log().sum()

@@ -17,7 +17,7 @@ from expost.training.trainer import LoopStates
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, pack
-from stage2_prior.fitting import FitReport, NoStates, Stopwatch
+from stage2_prior.fitting import FitReport, FitStates, Stopwatch
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
@@ -98,7 +98,7 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
         prior, logged = Mixture(SPEC, num_components=30, tol=0, pseudo_counts=0.5, **settings), list[Any]()
         return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *told: logged.append(told), states=kept)), logged
 
-    whole, expected, log = fitted(NoStates())
+    whole, expected, log = fitted(FitStates())
     iterations = 7 if batch_size == "all" else 6
     for num in (2, iterations - 2, 3):
         with pytest.raises(KilledError):

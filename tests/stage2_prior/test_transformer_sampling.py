@@ -11,7 +11,6 @@ from untrained_transformer import GREEDY, SMALL, SPECS, all_sequences, latents, 
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import PriorError
-from stage2_prior.nets.transformer import Cache
 from stage2_prior.priors import transformer
 from stage2_prior.sampling import PLAIN, Sampling, draw_categorical
 
@@ -157,13 +156,13 @@ def test_a_class_that_was_never_seen_is_refused_and_no_held_out_image_of_it_ends
 def test_a_block_of_draws_keeps_within_its_cache(how: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guided sequences have a twin each."""
     prior = make(SMALL["one map"], conditional=True)
-    limit = 10 * prior.net.new_cache(1).num_bytes
+    limit = 10 * prior.net.new_cache(1).nbytes
     taken: list[int] = []
     new_cache = prior.net.new_cache
 
-    def noted(rows: int) -> Cache:
+    def noted(rows: int) -> torch.Tensor:
         cache = new_cache(rows)
-        taken.append(cache.num_bytes)
+        taken.append(cache.nbytes)
         return cache
 
     monkeypatch.setattr(prior.net, "new_cache", noted)

@@ -13,7 +13,7 @@ from training_run import equal
 
 from expost.training.trainer import LoopStates, lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, NoStates
+from stage2_prior.fitting import FitReport, FitStates
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.gaussian import Gaussian
@@ -49,7 +49,7 @@ def mixture() -> Prior:
 @pytest.mark.parametrize("stops", [(3,), (ITERATIONS,), (ITERATIONS + 1,), (2, ITERATIONS + 4, 3)])
 def test_wherever_it_stops(stops: tuple[int, ...], tmp_path: Path) -> None:
     """Within the first class, at its last iteration, when it is done, and three times in a row."""
-    expected, report, log = fitted(mixture(), NoStates())
+    expected, report, log = fitted(mixture(), FitStates())
     for num in stops:
         with pytest.raises(KilledError):
             fitted(mixture(), StopsAt(LoopStates(training_states(tmp_path)), num))
@@ -67,7 +67,7 @@ def test_wherever_it_stops(stops: tuple[int, ...], tmp_path: Path) -> None:
 
 
 def test_closed_forms_are_kept_class_by_class(tmp_path: Path) -> None:
-    expected, _, _ = fitted(Gaussian(SPEC), NoStates())
+    expected, _, _ = fitted(Gaussian(SPEC), FitStates())
     with pytest.raises(KilledError):
         fitted(Gaussian(SPEC), StopsAt(LoopStates(training_states(tmp_path)), 2))
     said: list[str] = []
@@ -76,7 +76,7 @@ def test_closed_forms_are_kept_class_by_class(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_the_mean_of_the_classes(tmp_path: Path) -> None:
-    prior, report, log = fitted(mixture(), NoStates())
+    prior, report, log = fitted(mixture(), FitStates())
     assert isinstance(prior, PerClass) and len(report.curve) == ITERATIONS
     ends = [
         max(
