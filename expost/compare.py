@@ -5,7 +5,8 @@ sweep, which stands for all of its jobs.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from expost.base.command import timestamp, typed_program
@@ -45,20 +46,20 @@ def run_comparison(config: Config) -> Path:
     write(comparison, folder)
     console = new_console()
     console.print(views.terminal(comparison, min(console.width, WIDE)))
-    print(f"\ncompare    {folder / 'comparison.html'}; .csv, .md and .png beside it", flush=True)
+    console.print()
+    say(f"{folder / 'comparison.html'}; .csv, .md and .png beside it")
     group = config.compare.group or config.name or "compare"
     plain = config.model_dump(mode="json")
-    with tracking(config.logger, folder / "logs", "compare", group, plain, _say_of_wandb) as tracker:
-        columns, rows = views.records(comparison)
-        tracker.table("comparison", columns, rows)
+    with tracking(config.logger, folder / "logs", "compare", group, plain, partial(say, what="wandb")) as tracker:
+        tracker.table("comparison", *views.records(comparison))
         tracker.pictures({"comparison_figure": folder / "comparison.png"})
         num_priors = sum(line.is_learned for line in comparison.lines)
         tracker.summarise({"num_runs": len(comparison.runs), "num_priors": num_priors})
     return folder
 
 
-def _say_of_wandb(words: str) -> None:
-    print(f"wandb      {words}", flush=True)
+def say(words: str, what: str = "compare") -> None:
+    print(f"{what:<10} {words}", flush=True)
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -134,7 +135,7 @@ def _tell_left_out(sweep: Path) -> None:
     for folder in sorted(folders, key=_job_number):
         failed = (folder / FAILURE).is_file()
         reason = read_failure(folder / FAILURE).message if failed else "it has no report (yet)"
-        print(f"compare    left out: job {folder.name}: {reason}", flush=True)
+        say(f"left out: job {folder.name}: {reason}")
 
 
 def _job_number(folder: Path) -> tuple[int, str]:
@@ -166,11 +167,11 @@ def group_of(source: Source) -> str:
 
 
 def sources_of_group(root: Path, folders: Sequence[Path], group: str) -> list[Source]:
-    sources = [source for source in map(_reader(root), folders) if source is not None]
+    sources = readable(root, folders)
     members = [source for source in sources if group_of(source) == group]
     if not members:
         raise UserError(f"compare.group={group}: no such group; {nearest(group, {group_of(s) for s in sources})}")
-    print(f"compare    {_count(members)} of the group {group}", flush=True)
+    say(f"{_count(members)} of the group {group}")
     return members
 
 
@@ -180,30 +181,24 @@ def sources_beside_newest(root: Path, folders: Sequence[Path]) -> list[Source]:
     sweep = folders[-1].parent
     if sweep.parent == root / "sweeps":
         jobs = [load(root, folder) for folder in folders_named(root, str(sweep.relative_to(root)))]
-        print(f"compare    {_count(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]", flush=True)
+        say(f"{_count(jobs)} of the last sweep, {sweep.name}; others: compare.runs=[a,b]")
         return jobs
-    readable = [source for source in map(_reader(root), folders[:-1]) if source is not None]
-    sources = beside(newest, [*readable, newest])
+    sources = beside(newest, [*readable(root, folders[:-1]), newest])
     same = [source for source in sources if source.vae_recipe == newest.vae_recipe]
     shown, what = (same, "VAE") if len({source.evaluation for source in same}) > 1 else (sources, "data")
-    print(
-        f"compare    {_count(shown)} on the same {what} as the newest, {newest.name}; others: compare.runs=[a,b]",
-        flush=True,
-    )
+    say(f"{_count(shown)} on the same {what} as the newest, {newest.name}; others: compare.runs=[a,b]")
     return shown
 
 
-def _reader(root: Path) -> Callable[[Path], Source | None]:
-    """A reader that passes over what is no report: nobody asked for these runs by name."""
-
-    def attempt(folder: Path) -> Source | None:
+def readable(root: Path, folders: Sequence[Path]) -> list[Source]:
+    """The reports of `folders`, but for what is none: nobody asked for these runs by name."""
+    sources = []
+    for folder in folders:
         try:
-            return load(root, folder)
+            sources.append(load(root, folder))
         except UserError as error:
-            print(f"compare    left out: {error}", flush=True)
-            return None
-
-    return attempt
+            say(f"left out: {error}")
+    return sources
 
 
 def _count(sources: Sequence[Source]) -> str:

@@ -52,10 +52,10 @@ class Bounds:
     num_samples: int
     distortion_nats: Tensor
     latent_nll_nats: Tensor | None
-    rate_nats: Tensor | None
-    elbo_nats: Tensor | None
-    iwae_nats: Tensor | None
-    ess_share: Tensor | None
+    rate_nats: Tensor | None = None
+    elbo_nats: Tensor | None = None
+    iwae_nats: Tensor | None = None
+    ess_share: Tensor | None = None
 
     def means(self) -> dict[str, float | None]:
         """The mean over images of each figure, under its name; None where it does not exist."""
@@ -129,21 +129,20 @@ def _bound_batch(
                 log_square[name] = torch.logaddexp(log_square[name], torch.logsumexp(2 * log_w, dim=0))
 
     def finish(name: str) -> Bounds:
-        has_density = priors[name] is not None
-        has_rate = has_density and not point_mass
-        mean_distortion = distortion / num_samples
-        rate = None
-        if has_rate:
-            closed = rates.get(name)
-            rate = (log_posterior - log_prior[name]) / num_samples if closed is None else closed(x).double()
+        mean_distortion, nll = distortion / num_samples, -log_prior[name] / num_samples
+        if priors[name] is None or point_mass:
+            nll_nats = None if priors[name] is None else nll.cpu()
+            return Bounds(num_samples, mean_distortion.cpu(), nll_nats)
+        closed = rates.get(name)
+        rate = (log_posterior - log_prior[name]) / num_samples if closed is None else closed(x).double()
         return Bounds(
             num_samples=num_samples,
             distortion_nats=mean_distortion.cpu(),
-            latent_nll_nats=(-log_prior[name] / num_samples).cpu() if has_density else None,
-            rate_nats=None if rate is None else rate.cpu(),
-            elbo_nats=None if rate is None else (mean_distortion + rate).cpu(),
-            iwae_nats=(math.log(num_samples) - log_weight[name]).cpu() if has_rate else None,
-            ess_share=((2 * log_weight[name] - log_square[name]).exp() / num_samples).cpu() if has_rate else None,
+            latent_nll_nats=nll.cpu(),
+            rate_nats=rate.cpu(),
+            elbo_nats=(mean_distortion + rate).cpu(),
+            iwae_nats=(math.log(num_samples) - log_weight[name]).cpu(),
+            ess_share=((2 * log_weight[name] - log_square[name]).exp() / num_samples).cpu(),
         )
 
     return {name: finish(name) for name in priors}

@@ -100,7 +100,8 @@ def distances(reference: Reference, features: Tensor) -> Distances:
     """
     check_enough(features, "samples")
     samples = Balls.around(features.double(), _subsets(features, reference.balls.k), reference.balls.k)
-    balls, samples = _equally_halved(reference.balls, samples)
+    num = min(len(reference.balls.subsets), len(samples.subsets))
+    balls, samples = reference.balls.first(num), samples.first(num)
     near = shares(balls, samples)
     sets = (balls.centres, samples.centres, balls.subsets, samples.subsets)
     on_halves = {
@@ -116,12 +117,6 @@ def distances(reference: Reference, features: Tensor) -> Distances:
         num_repeats=samples.distinct.num_repeats,
         num_reference_repeats=reference.num_repeats,
     )
-
-
-def _equally_halved(a: Balls, b: Balls) -> tuple[Balls, Balls]:
-    """Both with as many subsets as the set that has fewer."""
-    num = min(len(a.subsets), len(b.subsets))
-    return a.first(num), b.first(num)
 
 
 def check_enough(features: Tensor, what: str) -> None:
@@ -182,8 +177,8 @@ def frechet_distances(a: Tensor, b: Tensor, subsets_a: Subsets, subsets_b: Subse
     Halves go by covariances, tr (AB)^(1/2) = tr (R B R)^(1/2) with R = A^(1/2): faster, and exact enough for a spread.
     """
     values = [torch.tensor(frechet_distance(a, b), dtype=torch.float64)]
-    for mine, theirs in zip(subsets_a.members[1:], subsets_b.members[1:], strict=True):
-        x, y = a[mine], b[theirs]
+    for in_a, in_b in zip(subsets_a.members[1:], subsets_b.members[1:], strict=True):
+        x, y = a[in_a], b[in_b]
         cov_x, cov_y = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
         eigenvalues, vectors = torch.linalg.eigh(cov_x)
         root = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T

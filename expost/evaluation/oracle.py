@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
-from rich.text import Text
 from torch import Tensor
 
-from expost.evaluation.tables import Column, lay_out, printable
+from expost.evaluation.tables import Column, framed, lay_out
 
 LABEL_WIDTH = 44
 """Widest label on a terminal; longer ones go on in the next line."""
@@ -62,12 +61,10 @@ class Compared:
 
 def terminal_table(title: str, rows: Sequence[Compared], caption: str, width: int = 80) -> Group:
     """True value, estimate, error and its standard error, one estimate a line."""
-    shown = [_cells(row) for row in rows]
-    columns = [Column("nats an image", [row.label for row in rows], is_label=True, limit=LABEL_WIDTH)]
-    for n, name in enumerate(("true value", "estimate", "error", "std. error")):
-        columns.append(Column(name, [cells[n] for cells in shown], is_whole=True))
-    parts = [part for table in lay_out(columns, width) for part in (Text(""), table)]
-    return Group(Text(printable(title), "italic"), *parts, Text(""), Text(printable(caption), "dim"))
+    labels = Column("nats an image", [row.label for row in rows], is_label=True, limit=LABEL_WIDTH)
+    titles, cells = ("true value", "estimate", "error", "std. error"), zip(*map(_cells, rows), strict=True)
+    columns = [labels, *(Column(name, texts, is_whole=True) for name, texts in zip(titles, cells, strict=True))]
+    return framed(title, lay_out(columns, width), [caption])
 
 
 def _cells(row: Compared) -> list[str]:

@@ -76,7 +76,7 @@ def render_html(
         config_yaml: the resolved config.
         dataset: what was taken of the user's files: what is said -> how.
     """
-    surgery = report.surgery
+    surgery, annealed = report.surgery, {} if report.annealing is None else report.annealing.rows
     return render(
         "report.html.j2",
         report=report,
@@ -90,7 +90,7 @@ def render_html(
         dimensions=dimensions(surgery),
         counts=counts(surgery),
         bounds=tight_bounds(report.annealing),
-        bounds_notes=_bounds_notes(report.annealing),
+        bounds_notes=[f"{title(name)}: {note}" for name, row in annealed.items() for note in row.notes],
         classes=class_shares(report.classes),
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
         config_yaml=config_yaml,
@@ -134,11 +134,11 @@ def samples(surgery: Surgery) -> Cells:
     distances = {} if surgery.dimensions is None else surgery.dimensions.wasserstein_1
     lines = []
     for name, two in surgery.two_sample.items():
-        distance, line = distances.get(name), [NONE, NONE, NONE]
+        line = [NONE, NONE, NONE]
         if two is not None:
             line[0] = _spread(two.accuracy_percent, two.standard_error_percent, ".1f")
             line[1] = _spread(two.mmd_squared, two.mmd_standard_error, ".5f")
-        if distance is not None:
+        if (distance := distances.get(name)) is not None:
             line[2] = f"{distance.mean:.3f} (noise alone: {distance.floor:.3f})"
         if line != [NONE] * 3:
             lines.append((title(name), line))
@@ -163,17 +163,10 @@ def dimensions(surgery: Surgery) -> Cells:
         return Cells(caption, head, [])
     distances = {name: d.per_dim for name, d in listed.wasserstein_1.items() if d is not None and d.per_dim}
     collapsed = listed.collapsed or [False] * len(listed.mean_variance)
-    lines = [
-        (
-            str(dim),
-            [
-                "collapsed" if collapsed[dim] else "active" if listed.active[dim] else "inactive",
-                f"{variance:.4f}",
-                *(f"{per_dim[dim]:.3f}" for per_dim in distances.values()),
-            ],
-        )
-        for dim, variance in enumerate(listed.mean_variance)
-    ]
+    lines = []
+    for dim, variance in enumerate(listed.mean_variance):
+        state = "collapsed" if collapsed[dim] else "active" if listed.active[dim] else "inactive"
+        lines.append((str(dim), [state, f"{variance:.4f}", *(f"{per_dim[dim]:.3f}" for per_dim in distances.values())]))
     return Cells(caption, [*head, *(f"Wasserstein distance to {title(name)}" for name in distances)], lines)
 
 
@@ -184,9 +177,9 @@ def class_shares(classes: Classes | None) -> Cells:
     means = (classes.samples, classes.reconstructions, classes.test_images)
     overall = [NONE if mean is None else _spread(mean.value, mean.standard_error, ".1%") for mean in means]
     lines = [("mean of the classes", overall)]
-    for shares in classes.by_class:
-        each = (shares.samples, shares.reconstructions, shares.test_images)
-        lines.append((shares.name, [_spread(share, None, ".1%") for share in each]))
+    for one in classes.by_class:
+        shares = (one.samples, one.reconstructions, one.test_images)
+        lines.append((one.name, [_spread(share, None, ".1%") for share in shares]))
     caption = f"Taken for their own class by {classes.judge}; {classes.num_a_class:,} samples a class"
     return Cells(caption, ["samples", "reconstructions of test images", "test images"], lines)
 
@@ -210,11 +203,6 @@ def tight_bounds(annealing: TightBounds | None) -> Cells:
     )
     lines = [(title(name), [show(row) for show in columns.values()]) for name, row in annealing.rows.items()]
     return Cells(caption, list(columns), lines)
-
-
-def _bounds_notes(annealing: TightBounds | None) -> list[str]:
-    rows = {} if annealing is None else annealing.rows
-    return [f"{title(name)}: {note}" for name, row in rows.items() for note in row.notes]
 
 
 def flatten(facts: Mapping[str, Any]) -> dict[str, str]:

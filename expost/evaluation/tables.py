@@ -91,6 +91,13 @@ class Column:
         return Text(words, "bold" if row in self.bold else "")
 
 
+def framed(title: str, tables: Sequence[RenderableType], caption: Sequence[str]) -> Group:
+    """Tables one below the other under their title, and lines below them."""
+    parts = [part for table in tables for part in (Text(""), table)]
+    words = Text("\n".join(map(printable, caption)), "dim")
+    return Group(Text(printable(title), "italic"), *parts, Text(""), words)
+
+
 def lay_out(columns: Sequence[Column], width: int, row_styles: Sequence[str] = ()) -> list[RenderableType]:
     """The tables for `width` columns of a terminal that show all of `columns`, or their rows as lines of text."""
     labels = [column for column in columns if column.is_label]

@@ -69,19 +69,20 @@ def _bought(name: str, report: Report) -> str:
     """What the learned prior bought against the baseline."""
     base, row, title = report.row(report.baseline), report.row(name), BASELINES.get(report.baseline, report.baseline)
     parts = []
-    for key, before, after, what in [
-        ("rate_nats", base.rate_nats, row.rate_nats, "the rate"),
-        ("latent_nll_nats", base.latent_nll_nats, row.latent_nll_nats, "the cost -log p(z) of a held-out latent"),
-    ]:
+    costs = {"rate_nats": "the rate", "latent_nll_nats": "the cost -log p(z) of a held-out latent"}
+    for key, what in costs.items():
+        before, after = base.figures[key], row.figures[key]
         if before is not None and after is not None:
             verb = "lowers" if after <= before else "raises"
             gain = (row.gain or {}).get(key)  # of the paired difference: same images, same draws
             error = None if gain is None else gain.standard_error
-            words = f"{verb} {what} by {_nats(abs(before - after), error)} an image ({before:.2f} to {after:.2f})"
             noise = (base.spread.get(key), row.spread.get(key)) if error is None else (error,)
             if beyond_noise(before - after, *noise) is False:
-                words = f"leaves {what} as it is: {before:.2f} to {after:.2f} nats is a difference inside the noise"
-            parts.append(words)
+                change = f"{before:.2f} to {after:.2f} nats is a difference inside the noise"
+                parts.append(f"leaves {what} as it is: {change}")
+            else:
+                won = _nats(Estimate(abs(before - after), error))
+                parts.append(f"{verb} {what} by {won} an image ({before:.2f} to {after:.2f})")
             break  # both say the same where both exist: the entropy of q(z|x) is shared
     parts += _images_bought(base, row, report.row(RECONSTRUCTIONS), title)
     if not parts:
@@ -139,9 +140,8 @@ def over_counting(name: str, report: Report) -> str:
     if not won:
         return f"The prior {name} has no density to compare with that of counted codes."
     closed = report.gap_closed(name, "unigram")
-    images = (
-        "" if closed is None else f"; of the gap between unigram samples and reconstructions it closes {closed:.1%}"
-    )
+    gap = "; of the gap between unigram samples and reconstructions it closes"
+    images = "" if closed is None else f"{gap} {closed:.1%}"
     return f"A held-out latent costs the prior {name} {' and '.join(won)}{images}."
 
 
@@ -149,10 +149,8 @@ def codes_used(surgery: Surgery) -> str | None:
     """How many codes are used, and how many test images have the very codes of a training image."""
     if surgery.codes is None:
         return None
-    books = [
-        f"{book.used_share:.1%} of {book.num_codes:,} codes (perplexity {book.perplexity:.0f})"
-        for book in surgery.codes.books
-    ]
+    spell = "{0.used_share:.1%} of {0.num_codes:,} codes (perplexity {0.perplexity:.0f})"
+    books = [spell.format(book) for book in surgery.codes.books]
     seen = f"{surgery.codes.seen_share:.1%} of test images have exactly the codes of a training image"
     return f"Training images use {', '.join(books)}; {seen}."
 
@@ -167,11 +165,8 @@ def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None
     real, decoded = classes.test_images, classes.reconstructions
     if not _above(samples, chance) or (real is not None and not _above(real, chance)):
         return _not_followed(name, classes, "train it longer" if fitting is None else fitting.remedy)
-    beside = [
-        f"{what} {_share(share)}"
-        for share, what in ((decoded, "reconstructions of test images"), (real, "test images"))
-        if share is not None
-    ]
+    shares = {"reconstructions of test images": decoded, "test images": real}
+    beside = [f"{what} {_share(share)}" for what, share in shares.items() if share is not None]
     return (
         f"Of {samples.num:,} samples of {name}, equally many a class, a classifier takes {_share(samples)} for the "
         f"class that was asked for ({', '.join([f'chance {chance:.1%}', *beside])})."
@@ -182,9 +177,8 @@ def _not_followed(name: str, classes: Classes, remedy: str) -> str:
     """Why samples do not show their class: the classifier, stage 1, noise, or in the end the prior."""
     samples, chance = classes.samples, classes.chance
     real, decoded = classes.test_images, classes.reconstructions
-    untold = (
-        f"Whether samples of {name} follow their label cannot be told: a classifier takes {_share(samples)} of them"
-    )
+    unknown = f"Whether samples of {name} follow their label cannot be told: a classifier takes"
+    untold = f"{unknown} {_share(samples)} of them"
     if real is not None and not _above(real, chance):
         return (
             f"{untold} for the class that was asked for, and {_share(real)} of real test images for theirs, no more "
@@ -227,7 +221,7 @@ def _match(name: str, report: Report) -> str | None:
     train, two = report.surgery.train, report.surgery.two_sample.get(name)
     under = None if train is None else train.priors.get(name)
     marginal = None if under is None else under.marginal_kl_nats
-    nats = None if marginal is None else f"KL(q(z) || p(z)) on training images is {_mean(marginal)}"
+    nats = None if marginal is None else f"KL(q(z) || p(z)) on training images is {_nats(marginal)}"
     if nats is not None and train is not None and train.at_ceiling:
         nats += ", an upper bound here"
     if two is None:
@@ -244,7 +238,7 @@ def _match(name: str, report: Report) -> str | None:
 def _information(train: Decomposition | None) -> str | None:
     if train is None:
         return None
-    mutual = _mean(train.mutual_information_nats)
+    mutual = _nats(train.mutual_information_nats)
     sentence = f"The code carries {mutual} about the training image, of at most log N = {train.ceiling_nats:.2f}"
     if train.at_ceiling:
         sentence += ": the estimate has reached its ceiling, so it is a lower bound and the marginal KL an upper one"
@@ -280,7 +274,7 @@ def _left_nats(name: str, surgery: Surgery) -> str | None:
         return None
     seen, unseen = train.cross_entropy_nats, test.cross_entropy_nats
     excess = unseen.value - seen.value
-    costs = f"-log p(z) is {_mean(seen)} on training and {_mean(unseen)} on test images"
+    costs = f"-log p(z) is {_nats(seen)} on training and {_nats(unseen)} on test images"
     is_real = beyond_noise(excess, seen.standard_error, unseen.standard_error)
     if is_real is False:
         return f"in nats the prior serves unseen images as well as seen ones ({costs}, a difference inside the noise)"
@@ -310,7 +304,7 @@ def _memory(learned: list[str], test: Decomposition | None) -> str | None:
         end = "so part of the KL on training images is memory of them and no fault of the prior"
     else:
         end = "so a better prior is possible"
-    rate = f"a test image has a rate of {_mean(aggregate)} under the aggregate of the training images itself"
+    rate = f"a test image has a rate of {_nats(aggregate)} under the aggregate of the training images itself"
     return f"{rate[0].upper()}{rate[1:]} ({others}), {end}."
 
 
@@ -345,9 +339,6 @@ def beyond_noise(difference: float, *spreads: float | None) -> bool | None:
     return None if len(known) < len(spreads) else abs(difference) > NOISE * math.hypot(*known)
 
 
-def _mean(estimate: Estimate) -> str:
-    return _nats(estimate.value, estimate.standard_error)
-
-
-def _nats(value: float, standard_error: float | None) -> str:
-    return f"{value:.2f} nats" if standard_error is None else f"{value:.2f} ± {standard_error:.2f} nats"
+def _nats(estimate: Estimate) -> str:
+    error = estimate.standard_error
+    return f"{estimate.value:.2f} nats" if error is None else f"{estimate.value:.2f} ± {error:.2f} nats"

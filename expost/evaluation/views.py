@@ -1,15 +1,14 @@
 """A report as a table: what the terminal, the page and the card of a model show of its rows, and the notes below."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rich.console import Group
-from rich.text import Text
 
 from expost.evaluation.report import FIGURES, Figure, Report, Row
 from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
-from expost.evaluation.tables import Column, lay_out, one_line, printable
+from expost.evaluation.tables import Column, framed, lay_out, one_line
 from expost.evaluation.verdict import beyond_noise
 
 TITLES = {
@@ -116,11 +115,16 @@ def legend(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """Notes of the report and of its rows, each row's under its name; one that several rows share is told once."""
-    titles: dict[str, list[str]] = {}
-    for name, row in report.rows.items():
-        for note in row.notes:
-            titles.setdefault(note, []).append(title(name))
-    return [*report.notes, *(f"{', '.join(names)}: {note}" for note, names in titles.items())]
+    return [*report.notes, *shared_notes((title(name), row.notes) for name, row in report.rows.items())]
+
+
+def shared_notes(notes_by_name: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """Each note once, behind the names that it belongs to."""
+    names: dict[str, dict[str, None]] = {}
+    for name, notes in notes_by_name:
+        for note in notes:
+            names.setdefault(note, {}).setdefault(name)
+    return [f"{', '.join(owners)}: {note}" for note, owners in names.items()]
 
 
 def terminal_table(report: Report, width: int = 80) -> Group:
@@ -129,9 +133,7 @@ def terminal_table(report: Report, width: int = 80) -> Group:
     alone = f"{TITLES[report.baseline]} alone"
     heading = f"{report.data}: {'what the learned prior bought' if report.learned else alone}"
     tables = lay_out(columns(report, None if width >= WIDE else [report.baseline, *report.learned]), width)
-    caption = [printable(line) for line in (legend(report), *notes(report))]
-    parts = [part for table in tables for part in (Text(""), table)]
-    return Group(Text(printable(heading), "italic"), *parts, Text(""), Text("\n".join(caption), "dim"))
+    return framed(heading, tables, (legend(report), *notes(report)))
 
 
 def columns(report: Report, only: Collection[str] | None = None) -> list[Column]:

@@ -4,10 +4,13 @@ By importance sampling, from the same proposals for all priors; and by annealed 
 that there are here, with how far they may be off. Chains start at q(z|x). How far off they may be is measured on images
 simulated from the model itself, one set for each prior, by bidirectional Monte Carlo. It costs minutes, so it is off
 unless asked for: `evaluation=tight`.
+
+A source that draws its images from a density that it can evaluate says so in `ImageData.density`. Its mean -log p(x) on
+test images is the entropy of the data, but for chance: what no model can beat, and what every bound must stay above.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -18,6 +21,7 @@ from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, 
 from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.latents.surgery import mean_of
+from expost.evaluation.oracle import Compared
 from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Run
 from expost.measure.subject import Subject
@@ -25,7 +29,7 @@ from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
 from expost.training.progress import bar, clock
 from stage1_vae.base_priors import FairBits, StandardNormal
-from stage1_vae.data.images import subset
+from stage1_vae.data.images import ImageSet, subset
 from stage1_vae.rate import rate_nats
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
@@ -185,3 +189,38 @@ def _mean(per_image: Tensor | None) -> tuple[float | None, float | None]:
         return None, None
     mean = mean_of(per_image)
     return mean.value, mean.standard_error
+
+
+def carries_unchanged(vae: VAE) -> bool:
+    """Whether z is x: nothing between the images and stage 2 has a parameter."""
+    return next(vae.parameters(), None) is None
+
+
+def true_nll_nats(parts: Parts, images: ImageSet) -> Tensor | None:
+    """-log p(x) of `images` under the density that they were drawn from, float64 [N]; None where nobody knows."""
+    if parts.data.density is None or parts.preprocess.is_random:
+        return None
+    index = torch.arange(len(images))
+    return torch.cat([-parts.data.density.log_prob(images.batch(rows)).cpu() for rows in index.split(4096)])
+
+
+def compare_with_truth(
+    parts: Parts, images: ImageSet, bounded: Mapping[str, Bounds], name: str
+) -> tuple[float | None, list[str]]:
+    """The mean true -log p(x) of the images that were `bounded`, in nats, and how far from it the figure of the prior
+    `name` is, in words; None and nothing where it is not known."""
+    truth = true_nll_nats(parts, images)
+    if truth is None:
+        return None, []
+    mean = truth.mean().item()
+    note = f"the true density: -log p(x) is {mean:.3f} nats on {len(truth):,} test images"
+    learned = bounded["learned"]
+    if carries_unchanged(parts.vae):
+        what, figure = "-log p(z), z = x,", learned.latent_nll_nats
+    else:
+        what, figure = "-IWAE bound", learned.iwae_nats if parts.kind.is_density else None
+    compared = None if figure is None else Compared.of(name, truth, figure)
+    if compared is not None and compared.is_finite and compared.standard_error_nats is not None:
+        off = f"{compared.error_nats:+.3f} ± {compared.standard_error_nats:.3f} nats from it"
+        note += f"; the {what} of {name} is {off} (std. error over images)"
+    return mean, [note]

@@ -18,7 +18,7 @@ from expost.evaluation.report import FIGURES, Report, Row
 from expost.evaluation.sections import Surgery, TightBounds
 from expost.evaluation.verdict import conclude
 from expost.job import Run
-from expost.measure.bounds import measure_bounds, tight_bounds
+from expost.measure.bounds import carries_unchanged, compare_with_truth, measure_bounds, tight_bounds
 from expost.measure.classes import ConditionalSamples, add_classes, class_table, measure_classes
 from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.image_sets import (
@@ -33,7 +33,6 @@ from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
 from expost.measure.subject import Subject, baseline_prior, fit_floors, floor_ingredients
-from expost.measure.truth import carries_unchanged, compare_with_truth
 from expost.parts.assembly import Parts
 from expost.parts.weights import Histories
 from expost.training.progress import clock
@@ -205,7 +204,7 @@ def build_report(findings: Findings) -> Report:
     trained, name, settings = findings.trained, findings.name, findings.settings
     data, num_compared = trained.parts.data, len(findings.images["reference"].features)
     shown = subset(data.test, settings.num_bound_images)
-    truth = compare_with_truth(trained.parts, shown, findings.bounds, name)
+    truth_nats, truth_notes = compare_with_truth(trained.parts, shown, findings.bounds, name)
     report = Report(
         data=data.name,
         features=findings.net.description,
@@ -218,8 +217,8 @@ def build_report(findings: Findings) -> Report:
         annealing_settings=None if settings.annealing is None else settings.annealing.model_dump(),
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(data.train),
-        notes=(*findings.notes, *([] if truth is None else [truth.note]), *findings.surgery.notes),
-        true_nll_nats=None if truth is None else truth.nll_nats,
+        notes=(*findings.notes, *truth_notes, *findings.surgery.notes),
+        true_nll_nats=truth_nats,
         baseline=trained.baseline_name,
         counted=tuple(trained.floors),
         surgery=findings.surgery,

@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from expost.evaluation.figures import images as figures
-from expost.evaluation.figures.classes import class_rows
-from expost.evaluation.figures.codes import codebook_usage
+from expost.evaluation import figures
 from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
 from expost.measure.classes import ConditionalSamples
@@ -59,10 +57,10 @@ def draw_pictures(
     figures.interpolations(decoded, folder / "interpolations.png")
     figures.training_curves(histories.vae, histories.fit.curve, folder / "curves.png", bool(subject.prior.num_classes))
     if codes is not None:
-        codebook_usage(codes.books, histories.vae, folder / "codes.png")
+        figures.codebook_usage(codes.books, histories.vae, folder / "codes.png")
     if classes is not None:
         rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
-        class_rows(rows, name, folder / "classes.png")
+        figures.class_rows(rows, name, folder / "classes.png")
 
 
 def add_latents(subject: Subject, prior: Prior, drawn: Tensor, num: int) -> Tensor:

@@ -19,32 +19,21 @@ from itertools import groupby
 
 from scipy import stats
 
+from expost.evaluation import distances
 from expost.evaluation.comparison.lines import Line, Value, available, lines_of
 from expost.evaluation.comparison.sources import Source, refuse_different
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.row_names import BASELINES
-from expost.evaluation.views import conditions
+from expost.evaluation.verdict import NOISE
+from expost.evaluation.views import conditions, shared_notes
 
 BOUNDS = frozenset({"distortion_nats", "elbo_nats", "iwae_nats", "ais_nats", "bits_per_dim"})
 """Comparable under one likelihood."""
-OF_IMAGES = frozenset(
-    {
-        "frechet_distance",
-        "kernel_distance",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "memorisation",
-        "class_accuracy",
-    }
-)
+OF_IMAGES = frozenset({*distances.FIGURES, "memorisation", "class_accuracy"})
 """Comparable whatever made the images."""
 OF_STAGE1 = "distortion_nats"
 """The same under every prior of a VAE: no prior leads in it."""
-LEADS_BY = 2.0
-"""Standard errors."""
 SORTED_BY = ("frechet_distance", "iwae_nats", "elbo_nats", "latent_nll_nats", "fit_seconds")
 """What a table is sorted by unless one is asked for: the first of these that there is."""
 
@@ -161,7 +150,7 @@ def needed_lead(first: Value, rival: Value) -> float | None:
         return None
     error, degrees = _over_seeds(first, rival)
     over_images = math.hypot(first.spread or 0.0, rival.spread or 0.0)
-    return math.hypot(LEADS_BY * over_images, student_quantile(degrees) * error)
+    return math.hypot(NOISE * over_images, student_quantile(degrees) * error)
 
 
 def _over_seeds(first: Value, rival: Value) -> tuple[float, int]:
@@ -196,8 +185,8 @@ def _on(value: Value, vae: str) -> float:
 
 
 def student_quantile(degrees: int) -> float:
-    """How many standard errors hold as much of Student's t as `LEADS_BY` hold of a normal density."""
-    return float(stats.t.isf(stats.norm.sf(LEADS_BY), degrees))
+    """How many standard errors hold as much of Student's t as `NOISE` hold of a normal density."""
+    return float(stats.t.isf(stats.norm.sf(NOISE), degrees))
 
 
 def _cost(value: float, key: str) -> float:
@@ -231,12 +220,12 @@ def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
 
 
 def _notes(lines: Sequence[Line]) -> Iterator[str]:
-    numbers = {value.num > 1 for line in lines for value in line.values.values()}
-    if True in numbers:
+    values = [value for line in lines for value in line.values.values()]
+    if any(value.num > 1 for value in values):
         yield "± is the standard deviation over n seeds."
-    if any(value.spread is not None and value.num == 1 for line in lines for value in line.values.values()):
+    if any(value.spread is not None and value.num == 1 for value in values):
         yield "In brackets: standard deviation over resampled images."
-    if any(value.noise is not None for line in lines for value in line.values.values()):
+    if any(value.noise is not None for value in values):
         yield "Bold: the best learned prior, where it leads every other by more than noise explains (95 %)."
     else:
         yield "Nothing is bold: these runs carry no measure of their noise."
@@ -247,8 +236,4 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         )
     if len({line.vae for line in lines}) > 1:
         yield "Rate, -log p(z) and other figures of the latent space are comparable among priors of one VAE only."
-    labels: dict[str, dict[str, None]] = {}
-    for line in lines:
-        for note in line.notes:
-            labels.setdefault(note, {}).setdefault(line.label)
-    yield from (f"{', '.join(names)}: {note}" for note, names in labels.items())
+    yield from shared_notes((line.label, line.notes) for line in lines)

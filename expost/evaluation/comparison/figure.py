@@ -13,11 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from expost.evaluation.comparison.compare import LEADS_BY, OF_IMAGES, Comparison
+from expost.evaluation.comparison.compare import OF_IMAGES, Comparison
 from expost.evaluation.comparison.lines import Line
 from expost.evaluation.comparison.views import columns_of, headline, text
-from expost.evaluation.figures.images import BASELINE, DPI, FONT_SIZE, INK, LEARNED, MUTED, PAPER
+from expost.evaluation.figures import BASELINE, DPI, FONT_SIZE, INK, LEARNED, MUTED, PAPER
 from expost.evaluation.report import FIGURES
+from expost.evaluation.verdict import NOISE
 
 SHOWN = ("frechet_distance", "coverage", "iwae_nats", "elbo_nats", "rate_nats", "marginal_kl_nats", "latent_nll_nats")
 """What is drawn, in this order, as far as there is room; the sorting figure comes first."""
@@ -71,7 +72,7 @@ def _panel(axis: Axes, lines: Sequence[Line], key: str) -> None:
         if value is None:
             axis.text(0.5, place, "-", transform=axis.get_yaxis_transform(), ha="center", va="center", color=MUTED)
             continue
-        noise = None if value.noise is None else LEADS_BY * value.noise
+        noise = None if value.noise is None else NOISE * value.noise
         marker, colour = _look(line)
         axis.errorbar(
             value.mean, place, xerr=noise, fmt=marker, color=colour, markersize=7, elinewidth=1.8, capsize=3, zorder=3
@@ -112,4 +113,4 @@ def _legend(comparison: Comparison) -> list[Line2D]:
     dots = [Line2D([], [], marker=m, color=c, linestyle="", markersize=7, label=names[m]) for m, c in looks]
     if not any(value.noise is not None for line in comparison.lines for value in line.values.values()):
         return dots
-    return [*dots, Line2D([], [], color=MUTED, linewidth=1.8, label=f"± {LEADS_BY:g} standard errors")]
+    return [*dots, Line2D([], [], color=MUTED, linewidth=1.8, label=f"± {NOISE:g} standard errors")]

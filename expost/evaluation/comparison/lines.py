@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from expost.evaluation.comparison.sources import Source
 from expost.evaluation.report import FIGURES, Row
@@ -83,15 +84,9 @@ class Line:
         return self.is_learned or self.row in BASELINES
 
 
-@dataclass(frozen=True)
-class Seed:
-    """What is known of one seed of a line.
-
-    Attributes:
-        source: the newest run of it.
-        row: each figure with its spread from the newest run that has it; notes of the runs that gave one.
-        runs: names of those.
-    """
+class Seed(NamedTuple):
+    """One seed of a line: its newest run; each figure with its spread from the newest run that has it, and the notes of
+    the runs that gave one; the names of those."""
 
     source: Source
     row: Row

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from expost.evaluation.comparison.compare import OF_IMAGES, Comparison
 from expost.evaluation.comparison.lines import Line, Value
 from expost.evaluation.page import embed, render
 from expost.evaluation.report import FIGURES
-from expost.evaluation.tables import Column, lay_out, printable
+from expost.evaluation.tables import Column, framed, lay_out, printable
 
 LABEL_WIDTH = 24
 """Widest label on a terminal; longer ones go on in the next line."""
@@ -60,15 +60,13 @@ def columns_of(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 def terminal(comparison: Comparison, width: int = 80) -> Group:
     """The table for `width` columns: figures that do not fit beside the first ones follow below them."""
-    parts: list[Any] = [Text(printable(headline(comparison)), style="italic")]
+    tables: list[RenderableType] = []
     for name, lines in comparison.blocks.items():
         if len(comparison.blocks) > 1:
-            parts.append(Text(f"\n{printable(name)}", style="bold"))
+            tables.append(Text(printable(name), style="bold"))
         styles = ["green" if line.is_learned else "" if line.is_prior else "dim" for line in lines]
-        for table in lay_out(_columns(comparison, lines), width, styles):
-            parts += [Text(""), table]
-    caption = "\n".join(printable(line) for line in (comparison.conditions, *comparison.notes))
-    return Group(*parts, Text(f"\n{caption}", style="dim"))
+        tables += lay_out(_columns(comparison, lines), width, styles)
+    return framed(headline(comparison), tables, (comparison.conditions, *comparison.notes))
 
 
 def _columns(comparison: Comparison, lines: Sequence[Line]) -> list[Column]:

@@ -20,7 +20,7 @@ the difference between them, so comparing rows by their spreads is careful as we
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -71,10 +71,7 @@ class Subsets:
 
 def _hadamard() -> Tensor:
     """Sylvester's matrix of order 16: entries +1 and -1, orthogonal rows, the first all ones."""
-    matrix = torch.ones(1, 1)
-    while len(matrix) < NUM_BLOCKS:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix
+    return reduce(torch.kron, [torch.tensor([[1, 1], [1, -1]])] * 4)
 
 
 def spread(values: Tensor) -> float | None:

@@ -17,7 +17,7 @@ distance matrix, and then counted for every half.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,10 +59,6 @@ class Distinct:
     def num_repeats(self) -> int:
         """Vectors that are the same as an earlier one."""
         return int(self.times[0].sum()) - len(self.vectors)
-
-    def first(self, num: int) -> "Distinct":
-        """The same with the first `num` subsets."""
-        return Distinct(self.vectors, self.times[:num])
 
 
 def _all_differ(vectors: Tensor) -> bool:
@@ -117,7 +113,8 @@ class Balls:
     def first(self, num: int) -> "Balls":
         """The same with the first `num` subsets."""
         subsets = Subsets(self.subsets.block, self.subsets.holds[:num])
-        return Balls(self.centres, subsets, self.distinct.first(num), self.radius[:num], self.k)
+        distinct = replace(self.distinct, times=self.distinct.times[:num])
+        return replace(self, subsets=subsets, distinct=distinct, radius=self.radius[:num])
 
 
 @dataclass(frozen=True)

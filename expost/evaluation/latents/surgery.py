@@ -55,7 +55,6 @@ def decompose(
         log_posterior: [B] nats, log q(z|x_n) of the draw under the posterior that it comes from.
         log_aggregate: [B] nats, log q(z) of the draw, from an aggregate that has that posterior in it.
         num_components: N, of the aggregate.
-        priors: name -> log-density.
 
     Raises:
         EvaluationError: there is no draw, the latents are not finite, or some draw is likelier under its own posterior

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from expost.evaluation.figures import images as figures
+from expost.evaluation import figures
 
 
 def _read(path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expost.evaluation import views
-from expost.evaluation.figures.images import save_pixels, tile
+from expost.evaluation.figures import save_pixels, tile
 from expost.evaluation.page import render_html
 from expost.evaluation.report import FIGURES, Report, Row, closed_share
 from expost.evaluation.row_names import FLOORS

@@ -12,8 +12,8 @@ from outside.torchscript import script
 from PIL import Image
 
 from expost import pipeline
-from expost.evaluation.figures.classes import ClassRow, class_rows
-from expost.evaluation.images.class_accuracy import class_accuracy
+from expost.evaluation.figures import class_rows
+from expost.evaluation.images.class_accuracy import ClassRow, class_accuracy
 from expost.evaluation.images.features import FeatureNet
 from expost.evaluation.sections import Classes, Share
 from expost.evaluation.verdict import classes_followed

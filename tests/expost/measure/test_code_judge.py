@@ -13,7 +13,7 @@ import torch
 from command_line import report_of
 from whole_run import run_lent
 
-from expost.evaluation.figures.codes import codebook_usage
+from expost.evaluation.figures import codebook_usage
 from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Codebook
 from expost.evaluation.verdict import verdict_lines

@@ -9,7 +9,7 @@ from command_line import composed, report_of, run_here
 from encoded import encoded
 from latent_values import means
 
-from expost.measure.truth import carries_unchanged
+from expost.measure.bounds import carries_unchanged
 from stage1_vae.bottlenecks.identity import Identity as IdentityBottleneck
 from stage1_vae.data.mixture_rings import MixtureRings
 from stage1_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood

@@ -9,7 +9,7 @@ import torch
 from command_line import report_of, run_here
 from PIL import Image
 
-from expost.evaluation.figures.images import image_sheet
+from expost.evaluation.figures import image_sheet
 from expost.evaluation.sections import Dataset
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from stage1_vae.data.arrays import Arrays
@@ -130,7 +130,7 @@ def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypa
         drawn.append((images, list(names)))
         path.touch()
 
-    monkeypatch.setattr("expost.evaluation.figures.images.image_sheet", draw)
+    monkeypatch.setattr("expost.evaluation.figures.image_sheet", draw)
     told = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", "data.root=set.npz")
     assert told.code == 0, told.err
     ((images, names),) = drawn

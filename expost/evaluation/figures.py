@@ -18,6 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from expost.evaluation.images.class_accuracy import ClassRow
+from expost.evaluation.sections import Codebook
+
 INK, MUTED, PAPER = "#1f2933", "#66727f", "#ffffff"
 POSTERIOR, BASELINE, LEARNED, EXTRA = "#20639b", "#d1603d", "#2a9d6f", "#8e5ea2"
 """One colour a thing in every picture: draws of q(z|x), the baseline N(0, I), the learned prior, anything else."""
@@ -33,6 +36,13 @@ CAPTION_PIXELS, LETTER_PIXELS, CELL_GAP_PIXELS, MARGIN_PIXELS, HEAD_PIXELS = 20,
 MOST_LETTERS = 12
 LARGEST_PIXELS = 160
 """A side of an image on the sheet; larger ones are thinned out."""
+LETTER, LONGEST_NAME = 9, 18
+"""Width of a letter beside a row, in pixels, and letters of a class's name that are shown."""
+MARGIN, BAND = 20, 40
+CLASS_COLUMNS = 10, 4
+"""Samples and test images side by side."""
+COLOURS = (POSTERIOR, EXTRA, LEARNED, BASELINE)
+"""Of the maps of a sequence, the first, coarsest one first; from the fifth on they come again."""
 
 
 def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 12) -> None:
@@ -335,3 +345,82 @@ def image_sheet(images: Tensor, captions: Sequence[str], title: str, path: Path,
 
 def shorten(words: str, most: int = MOST_LETTERS) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
+    """Samples of each class, one row a class, and test images of the same class on their right.
+
+    Args:
+        rows: of one or three channels; one with fewer images than `CLASS_COLUMNS` ends early.
+        learned_name: of the prior.
+        path: the PNG file.
+    """
+    num_samples, num_images = CLASS_COLUMNS
+    samples = tile(torch.cat([filled(row.samples, num_samples) for row in rows]), num_samples)
+    images = tile(torch.cat([filled(row.images, num_images) for row in rows]), num_images)
+    names = [shorten(row.name, LONGEST_NAME) for row in rows]
+    left = MARGIN + LETTER * (max(map(len, names)) + len("  100%")) + 8
+    heads = [f"learned prior: {learned_name}", "test images"]
+    second = left + max(samples.shape[1], 11 * len(heads[0])) + MARGIN
+    width = second + max(images.shape[1], 11 * len(heads[1])) + MARGIN
+    sheet = Sheet(width, BAND + samples.shape[0] + MARGIN)
+    for pixels, at, head, colour in zip((samples, images), (left, second), heads, (LEARNED, POSTERIOR), strict=True):
+        sheet.place(pixels, at, BAND)
+        sheet.write(head, at, 0.5 * BAND, FONT_SIZE + 2, colour, va="center", fontweight="bold")
+    step = (samples.shape[0] + GAP_PIXELS) / len(rows)
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        top = BAND + (i + 0.5) * step - 0.5 * GAP_PIXELS
+        sheet.write(name, MARGIN, top, FONT_SIZE + 1, INK, va="center")
+        sheet.write(f"{row.share:.0%}", left - 10, top, FONT_SIZE, MUTED, va="center", ha="right")
+    sheet.save(path)
+
+
+def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Left, how often each code occurs among training images, most frequent first; right, what training counted.
+
+    Args:
+        books: one a map of the sequence.
+        history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn.
+        path: the PNG file.
+    """
+    figure, panels = chart([["counts", "epochs"]], width=8.8, height=4.4)
+    _counts(panels["counts"], books)
+    _epochs(panels["epochs"], history, books)
+    for axis in panels.values():
+        axis.grid(color="#e4e7eb", linewidth=0.8)
+        if axis.get_legend_handles_labels()[0]:  # nothing was trained where there is no history
+            axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
+    save_chart(figure, path)
+
+
+def _counts(axis: Axes, books: Sequence[Codebook]) -> None:
+    axis.set_title("how often each code occurs", fontsize=FONT_SIZE, fontweight="bold", color=INK, loc="left")
+    for i, book in enumerate(books):
+        colour, counts = COLOURS[i % len(COLOURS)], np.asarray(book.counts, float)
+        height, width = book.grid
+        share = counts[counts > 0] / counts.sum()
+        label = f"{height}×{width}: {book.used_share:.0%} of {book.num_codes:,}, perplexity {book.perplexity:.0f}"
+        axis.plot(np.arange(1, len(share) + 1), share, color=colour, linewidth=2, label=label)
+        axis.axhline(1 / len(counts), color=colour, linewidth=1, linestyle=":")
+    axis.plot([], [], color=MUTED, linewidth=1, linestyle=":", label="all equally often")
+    axis.set_yscale("log")
+    axis.set_xlabel("code, most frequent first")
+    axis.set_ylabel("share of all places")
+
+
+def _epochs(axis: Axes, history: Sequence[Mapping[str, float]], books: Sequence[Codebook]) -> None:
+    axis.set_title("while stage 1 was trained", fontsize=FONT_SIZE, fontweight="bold", color=INK, loc="left")
+    prefixes = [
+        key.removesuffix("codes_used") for key in (history[-1] if history else {}) if key.endswith("codes_used")
+    ]
+    for i, prefix in enumerate(prefixes):
+        size = books[min(i, len(books) - 1)].num_codes
+        for key, scale, style, what in (("codes_used", 1, "-", "used"), ("code_perplexity", size, "--", "perplexity")):
+            points = [(r["epoch"], r[prefix + key] / scale) for r in history if prefix + key in r]
+            label = f"{prefix.replace('_', ' ')}{what}{'' if scale == 1 else ' / codes'}"
+            epochs, shares = zip(*points, strict=True)
+            axis.plot(epochs, shares, style, color=COLOURS[i % len(COLOURS)], linewidth=2, label=label)
+    axis.set_ylim(0, 1.03)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("share of the codebook")
