@@ -5,7 +5,7 @@ the command and by its jobs alone, but whoever can write there can run code as t
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,10 @@ class Again:
 
 
 class SubmititLauncher(Workers):
-    """Jobs that submitit starts: a SLURM array, or processes of this machine.
-
-    Args:
-        n_jobs: at a time.
-        cluster: slurm | local.
-        parameters: more of `submitit.AutoExecutor.update_parameters`, by their names there; null ones are left out.
+    """Args:
+    n_jobs: at a time.
+    cluster: slurm | local.
+    parameters: more of `submitit.AutoExecutor.update_parameters`, by their names there; null ones are left out.
     """
 
     def __init__(self, n_jobs: int, cluster: str, **parameters: Any) -> None:
@@ -54,9 +52,10 @@ class SubmititLauncher(Workers):
         except ImportError as error:
             raise missing_extra("submitit") from error
         folder = Path(self.own.hydra.sweep.dir) / SUBMITTED
+        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
-            self.executor.update_parameters(name="expost", **_given(self.parameters))
+            self.executor.update_parameters(name="expost", **{k: v for k, v in plain.items() if v is not None})
         except (RuntimeError, NameError, ValueError, TypeError) as error:  # no SLURM here, or a parameter it has not
             raise UserError(f"launcher={self.cluster}: {' '.join(str(error).split())}") from error
         self.started: list[Any] = []
@@ -77,11 +76,6 @@ class SubmititLauncher(Workers):
         started = self.executor.submit(Again(), job)
         self.started.append(started)
         return _outcome(job, started)
-
-
-def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in parameters.items()}
-    return {name: value for name, value in plain.items() if value is not None}
 
 
 def _outcome(job: SweepJob, started: Any) -> Outcome:
