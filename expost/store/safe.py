@@ -121,18 +121,13 @@ def read_bytes(folder: Path, name: str, max_bytes: int) -> bytes:
         return file.read(max_bytes)
 
 
-def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES, kind: type = dict) -> Any:
+    """The JSON object, or the list, in a file.
 
     Raises:
-        UnsafeError: it is too large or too deep, no strict JSON (NaN, a key twice), or no object.
+        UnsafeError: it is too large or too deep, no strict JSON (NaN, a key twice), or another kind of value.
     """
-    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}")
-
-
-def read_json_list(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> list[Any]:
-    """The same for a list."""
-    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", list)
+    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", kind)
 
 
 def parse_json(content: bytes, what: str, kind: type = dict) -> Any:
