@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
+from expost.sweeps.launchers import Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class RayLauncher(Workers):
@@ -54,6 +54,6 @@ class RayLauncher(Workers):
             try:
                 return ray.get(call.remote(job))
             except ray.exceptions.RayError as error:
-                return Lost(f"its process was killed or never started ({type(error).__name__})")
+                return f"its process was killed or never started ({type(error).__name__})"
 
         return run_in_threads(self.n_jobs, jobs, on_ray)

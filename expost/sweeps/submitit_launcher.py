@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from expost.base.errors import UserError
 from expost.sweeps.failures import SUBMITTED
-from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
+from expost.sweeps.launchers import Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class Again:
@@ -86,6 +86,6 @@ def _outcome(job: SweepJob, started: Any) -> Outcome:
     try:
         return started.result()
     except UncompletedJobError:
-        return Lost(f"its process was killed or never started ({started.state.lower()}); see {started.paths.stderr}")
+        return f"its process was killed or never started ({started.state.lower()}); see {started.paths.stderr}"
     except FailedJobError as error:
-        return Lost(f"{str(error).strip().splitlines()[-1]}; see {started.paths.stderr}")
+        return f"{str(error).strip().splitlines()[-1]}; see {started.paths.stderr}"
