@@ -58,25 +58,18 @@ def blaming_the_disk(root: Path) -> Iterator[None]:
     began = _identity(root)
     try:
         yield
-    except OSError as error:
-        names = [n for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
-        place = Path(os.fsdecode(names[0])) if names else None
-        inside = place is not None and Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))
-        if place is not None and inside and error.errno in UNWRITABLE | VANISHED | MISPLACED:
-            words = f"{place}: {error.strerror}; see that the disk is mounted and that nothing else clears {root}"
-            raise UserError(f"{words}, then repeat the command") from error
-        _blame_absence(root, began, error)
-        raise
     except UserError:
         raise
     except Exception as error:  # libraries have errors of their own for a file that is not there
-        _blame_absence(root, began, error)
+        if isinstance(error, OSError) and error.errno in UNWRITABLE | VANISHED | MISPLACED:
+            names = [n for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
+            place = os.fsdecode(names[0]) if names else None
+            if place is not None and Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root)):
+                words = f"{Path(place)}: {error.strerror}; see that the disk is mounted and that nothing else clears"
+                raise UserError(f"{words} {root}, then repeat the command") from error
+        if began is not None and _identity(root) != began:
+            raise UserError(f"{root} has vanished; see that the disk is mounted, then repeat the command") from error
         raise
-
-
-def _blame_absence(root: Path, began: tuple[int, int] | None, error: Exception) -> None:
-    if began is not None and _identity(root) != began:
-        raise UserError(f"{root} has vanished; see that the disk is mounted, then repeat the command") from error
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

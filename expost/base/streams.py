@@ -34,7 +34,7 @@ SPELT = {
     "”": '"',
     "\u00a0": " ",
 }
-LINES = {"─": "-", "━": "-", "═": "-", "│": "|", "┃": "|", "║": "|"}
+SPELT |= dict.fromkeys("─━═", "-") | dict.fromkeys("│┃║", "|")
 SPELLING = "expost-spelling"
 """Name of the handler of what an encoding lacks."""
 CLOSED_PIPE = 141
@@ -61,8 +61,8 @@ def spelling(error: UnicodeError) -> tuple[str, int]:
 
 
 def _spell(sign: str) -> str:
-    if sign in SPELT or sign in LINES:
-        return SPELT.get(sign) or LINES[sign]
+    if sign in SPELT:
+        return SPELT[sign]
     if unicodedata.name(sign, "").startswith("BOX DRAWINGS"):
         return "+"
     if "\udc80" <= sign <= "\udcff":  # a byte of a file's name that is no text

@@ -5,7 +5,7 @@ Groups that hold a `_target_` are checked against the constructor that they name
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +40,6 @@ Stage = Literal[
     "store",
     "export",
 ]
-STAGES: tuple[str, ...] = get_args(Stage)
 
 
 class Section(BaseModel):

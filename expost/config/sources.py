@@ -76,11 +76,8 @@ def _is_library(top: str) -> bool:
     if spec is None:
         return True
     files = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return all(
-        INSTALLED.intersection(Path(file).parts) or any(Path(file).is_relative_to(library) for library in libraries)
-        for file in files
-    )
+    libraries = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return all(INSTALLED.intersection(Path(file).parts) or libraries.intersection(Path(file).parents) for file in files)
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:

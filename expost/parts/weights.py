@@ -6,7 +6,7 @@ import torch
 
 from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
-from expost.store.safe import read_json, read_json_list
+from expost.store.safe import read_json
 from expost.store.tensors import layouts, read_tensors
 from stage1_vae.vae import VAE
 from stage2_prior.fitting import FitReport
@@ -51,4 +51,4 @@ def histories(vae: Artifact, prior: Artifact) -> Histories:
     """Those of two artifacts."""
     fit = read_json(prior.path, "fit.json", MAX_HISTORY_BYTES)
     report = FitReport(**{field.name: fit[field.name] for field in fields(FitReport) if field.name in fit})
-    return Histories(read_json_list(vae.path, "history.json", MAX_HISTORY_BYTES), report)
+    return Histories(read_json(vae.path, "history.json", MAX_HISTORY_BYTES, list), report)

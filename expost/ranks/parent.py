@@ -112,7 +112,7 @@ class Child:
         messages.put((self, None))
 
     def silence(self) -> Ending:
-        """The ending of a process that messages nothing about it."""
+        """The ending of a process that says nothing about it."""
         code = self.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = self.errors.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.errors else ""

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from expost.store.safe import UnsafeError, open_file
+from expost.store.tensors import DTYPES
 from stage1_vae.files.archives import open_archive
 from stage1_vae.machine import available_bytes
 
@@ -30,7 +31,6 @@ MAX_DEPTH = 64
 SAID_BEFORE = "WeightsUnpickler error: "
 """Before these words `torch.load` advises to load the file without its protection."""
 STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 NAMES = frozenset(
     (
         "collections.OrderedDict",
@@ -39,7 +39,7 @@ NAMES = frozenset(
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_parameter",
         *(f"torch.{name}Storage" for name in STORAGES),
-        *(f"torch.{name}" for name in DTYPES),
+        *map(str, DTYPES.values()),
     )
 )
 """What a checkpoint may name; all of it is on torch's own list too."""
@@ -59,8 +59,7 @@ def read_checkpoint(folder: Path, name: str, max_bytes: int | None = None) -> di
             `torch.save` gives them.
     """
     place = folder / name
-    with open_file(folder, name) as file:
-        _check_size(file, place, max_bytes)
+    with open_file(folder, name, available_bytes() // 2 if max_bytes is None else max_bytes) as file:
         _check_pickle(_pickle_of(file, place), place)
         file.seek(0)
         try:
@@ -72,13 +71,6 @@ def read_checkpoint(folder: Path, name: str, max_bytes: int | None = None) -> di
         raise UnsafeError(f"{place} holds {type(content).__name__}, not the dictionary of a checkpoint")
     _check_values(content, place)
     return content
-
-
-def _check_size(file: BinaryIO, place: Path, max_bytes: int | None) -> None:
-    size = os.fstat(file.fileno()).st_size
-    most = available_bytes() // 2 if max_bytes is None else max_bytes
-    if size > most:
-        raise UnsafeError(f"{place} has {size:,} bytes; at most {most:,} are expected")
 
 
 def _pickle_of(file: BinaryIO, place: Path) -> bytes:

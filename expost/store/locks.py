@@ -259,11 +259,10 @@ def _exists(process: int) -> bool:
     if process <= 0:
         return False
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):  # another user's is there
+            os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
     return True
 
 

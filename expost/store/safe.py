@@ -74,11 +74,12 @@ def resolve_class(target: object, base: type[T]) -> type[T]:
 
 
 @contextmanager
-def open_file(folder: Path, name: str) -> Iterator[BinaryIO]:
+def open_file(folder: Path, name: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """The plain file `name` (with / between its parts) inside `folder`, for reading.
 
     Raises:
-        UnsafeError: the name leads out of the folder, a part of it is a link, or it is no plain file.
+        UnsafeError: the name leads out of the folder, a part of it is a link, it is no plain file, or it has more than
+            `max_bytes`.
     """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
@@ -90,8 +91,11 @@ def open_file(folder: Path, name: str) -> Iterator[BinaryIO]:
             inner = _open_part(folder, name, part, kind, place)
             os.close(place)
             place = inner
-        if not stat.S_ISREG(os.fstat(place).st_mode):
+        facts = os.fstat(place)
+        if not stat.S_ISREG(facts.st_mode):
             raise UnsafeError(f"{folder / name} is no plain file")
+        if max_bytes is not None and facts.st_size > max_bytes:
+            raise UnsafeError(f"{folder / name} has {facts.st_size:,} bytes; at most {max_bytes:,} are expected")
         with os.fdopen(os.dup(place), "rb") as file:
             yield file
     finally:
@@ -113,25 +117,17 @@ def read_bytes(folder: Path, name: str, max_bytes: int) -> bytes:
     Raises:
         UnsafeError: it is larger, or whatever `open_file` refuses.
     """
-    with open_file(folder, name) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            raise UnsafeError(f"{folder / name} has {size:,} bytes; at most {max_bytes:,} are expected")
+    with open_file(folder, name, max_bytes) as file:
         return file.read(max_bytes)
 
 
-def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES, kind: type = dict) -> Any:
+    """The JSON object, or the list, in a file.
 
     Raises:
-        UnsafeError: it is too large or too deep, no strict JSON (NaN, a key twice), or no object.
+        UnsafeError: it is too large or too deep, no strict JSON (NaN, a key twice), or another kind of value.
     """
-    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}")
-
-
-def read_json_list(folder: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> list[Any]:
-    """The same for a list."""
-    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", list)
+    return parse_json(read_bytes(folder, name, max_bytes), f"{folder / name}", kind)
 
 
 def parse_json(content: bytes, what: str, kind: type = dict) -> Any:

@@ -45,6 +45,9 @@ class Layout:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
 
 def layouts(module: torch.nn.Module) -> dict[str, Layout]:
     """What the file of a module's state must hold."""
@@ -113,7 +116,7 @@ def read_tensors(folder: Path, name: str, expected: Mapping[str, Layout], sha256
         tensors, size = _header(file, folder / name)
         for key in sorted(tensors.keys() | expected.keys()):
             if tensors.get(key) != expected.get(key):
-                actual, wanted = (_words(side.get(key)) for side in (tensors, expected))
+                actual, wanted = (str(side.get(key, "missing")) for side in (tensors, expected))
                 raise UnsafeError(f"{folder / name}: {key} is {actual}, and the configuration asks for {wanted}")
         file.seek(0)
         content = file.read(size)
@@ -123,7 +126,3 @@ def read_tensors(folder: Path, name: str, expected: Mapping[str, Layout], sha256
         return load(content)
     except Exception as error:  # the library's own opinion of a header that passed
         raise UnsafeError(f"{folder / name} is damaged: {error}") from error
-
-
-def _words(layout: Layout | None) -> str:
-    return "missing" if layout is None else f"{layout.dtype} {list(layout.shape)}"

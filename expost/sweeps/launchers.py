@@ -80,14 +80,8 @@ class SweepJob:
         )
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A job whose process ended without an answer, and why."""
-
-    reason: str
-
-
-Outcome = JobReturn | Lost
+Outcome = JobReturn | str
+"""What a job returned, or why its process ended without an answer."""
 
 
 class SweepFolder(Callback):
@@ -165,7 +159,7 @@ def _job_return(job: SweepJob, outcome: Outcome) -> JobReturn:
     if isinstance(outcome, JobReturn):
         return outcome
     command = Command(overrides=tuple(job.overrides), is_sweep=True, sweep_dir=sweep_dir(), job_number=job.number)
-    record_failure(command, f"{outcome.reason}; the same command tries it again")
+    record_failure(command, f"{outcome}; the same command tries it again")
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
@@ -209,7 +203,7 @@ class JoblibLauncher(Workers):
         try:
             returned: JobReturn = pool.submit(job).result()
         except BrokenProcessPool as error:
-            return Lost(f"its process was killed{_signal(str(error))}")
+            return f"its process was killed{_signal(str(error))}"
         self.free.append(pool)
         return returned
 

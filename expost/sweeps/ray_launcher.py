@@ -7,16 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
+from expost.sweeps.launchers import Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class RayLauncher(Workers):
-    """Tasks of a Ray cluster, or of this machine.
-
-    Args:
-        n_jobs: at a time.
-        address: of a running cluster; None: start a small one here, and stop it in the end.
-        cpus_per_job, gpus_per_job: what Ray keeps free for each.
+    """Args:
+    n_jobs: at a time.
+    address: of a running cluster; None: start a small one here, and stop it in the end.
+    cpus_per_job, gpus_per_job: what Ray keeps free for each.
     """
 
     def __init__(self, n_jobs: int, address: str | None, cpus_per_job: float, gpus_per_job: float) -> None:
@@ -35,7 +33,12 @@ class RayLauncher(Workers):
             import ray
         except ImportError as error:
             raise missing_extra("ray") from error
-        ray.init(**self.cluster())
+        cluster: dict[str, Any] = {"address": self.address, "logging_level": "error"}
+        if self.address is None:
+            cluster["num_cpus"] = max(1, round(self.n_jobs * self.resources["num_cpus"]))
+            cluster["object_store_memory"] = 80 * 2**20  # jobs hand over files; this is about the least that Ray takes
+            cluster["include_dashboard"] = False
+        ray.init(**cluster)
 
     def stop(self) -> None:
         import ray
@@ -51,17 +54,6 @@ class RayLauncher(Workers):
             try:
                 return ray.get(call.remote(job))
             except ray.exceptions.RayError as error:
-                return Lost(f"its process was killed or never started ({type(error).__name__})")
+                return f"its process was killed or never started ({type(error).__name__})"
 
         return run_in_threads(self.n_jobs, jobs, on_ray)
-
-    def cluster(self) -> dict[str, Any]:
-        """Keywords of `ray.init`."""
-        if self.address is not None:
-            return {"address": self.address, "logging_level": "error"}
-        return {
-            "num_cpus": max(1, round(self.n_jobs * self.resources["num_cpus"])),
-            "object_store_memory": 80 * 2**20,  # jobs hand over files; this is about the least that Ray takes
-            "include_dashboard": False,
-            "logging_level": "error",
-        }

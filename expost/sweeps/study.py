@@ -79,7 +79,7 @@ class OptunaSweeper(Sweeper):
         name = config.sweep.study or f"optuna-{identity}"
         folder = config.paths.root / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
-        with lock_study(folder, name), database((folder / name).resolve()) as storage:
+        with open_study(folder, name) as storage:
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
@@ -261,28 +261,16 @@ def _count(study: Any, state: str) -> int:
 
 
 @contextmanager
-def database(stem: Path) -> Iterator[Any]:
-    """Optuna's storage in the SQLite file `stem`.db, none of whose connections outlives its use."""
-    from optuna.storages import RDBStorage
-    from sqlalchemy.pool import NullPool
-
-    storage = RDBStorage(f"sqlite:///{stem}.db", engine_kwargs={"poolclass": NullPool})
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-@contextmanager
-def lock_study(folder: Path, name: str) -> Iterator[None]:
-    """One command a study at a time.
+def open_study(folder: Path, name: str) -> Iterator[Any]:
+    """Optuna's storage in a SQLite file, for one command at a time; none of its connections outlives the block.
 
     Raises:
         UserError: another one has it, or its file cannot be used.
     """
     from optuna.exceptions import OptunaError
+    from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
     with KeyLock(folder, f".{name}").hold_if_free() as owner:
         if owner is not None:
@@ -290,7 +278,13 @@ def lock_study(folder: Path, name: str) -> Iterator[None]:
                 f"the study {name} is being continued by {owner}; wait for it, or give another sweep.study=NAME"
             )
         try:
-            yield
+            place = (folder / name).resolve()
+            storage = RDBStorage(f"sqlite:///{place}.db", engine_kwargs={"poolclass": NullPool})
+            try:
+                yield storage
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
         except (SQLAlchemyError, OptunaError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(

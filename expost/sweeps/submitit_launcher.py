@@ -5,7 +5,7 @@ the command and by its jobs alone, but whoever can write there can run code as t
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from expost.base.errors import UserError
 from expost.sweeps.failures import SUBMITTED
-from expost.sweeps.launchers import Lost, Outcome, SweepJob, Workers, missing_extra, run_in_threads
+from expost.sweeps.launchers import Outcome, SweepJob, Workers, missing_extra, run_in_threads
 
 
 class Again:
@@ -33,12 +33,10 @@ class Again:
 
 
 class SubmititLauncher(Workers):
-    """Jobs that submitit starts: a SLURM array, or processes of this machine.
-
-    Args:
-        n_jobs: at a time.
-        cluster: slurm | local.
-        parameters: more of `submitit.AutoExecutor.update_parameters`, by their names there; null ones are left out.
+    """Args:
+    n_jobs: at a time.
+    cluster: slurm | local.
+    parameters: more of `submitit.AutoExecutor.update_parameters`, by their names there; null ones are left out.
     """
 
     def __init__(self, n_jobs: int, cluster: str, **parameters: Any) -> None:
@@ -54,9 +52,10 @@ class SubmititLauncher(Workers):
         except ImportError as error:
             raise missing_extra("submitit") from error
         folder = Path(self.own.hydra.sweep.dir) / SUBMITTED
+        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
-            self.executor.update_parameters(name="expost", **_given(self.parameters))
+            self.executor.update_parameters(name="expost", **{k: v for k, v in plain.items() if v is not None})
         except (RuntimeError, NameError, ValueError, TypeError) as error:  # no SLURM here, or a parameter it has not
             raise UserError(f"launcher={self.cluster}: {' '.join(str(error).split())}") from error
         self.started: list[Any] = []
@@ -79,11 +78,6 @@ class SubmititLauncher(Workers):
         return _outcome(job, started)
 
 
-def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in parameters.items()}
-    return {name: value for name, value in plain.items() if value is not None}
-
-
 def _outcome(job: SweepJob, started: Any) -> Outcome:
     """Wait for a job of submitit, whose words are in files."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
@@ -92,6 +86,6 @@ def _outcome(job: SweepJob, started: Any) -> Outcome:
     try:
         return started.result()
     except UncompletedJobError:
-        return Lost(f"its process was killed or never started ({started.state.lower()}); see {started.paths.stderr}")
+        return f"its process was killed or never started ({started.state.lower()}); see {started.paths.stderr}"
     except FailedJobError as error:
-        return Lost(f"{str(error).strip().splitlines()[-1]}; see {started.paths.stderr}")
+        return f"{str(error).strip().splitlines()[-1]}; see {started.paths.stderr}"

@@ -39,8 +39,9 @@ class WandbFigures(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        figures = {wandb_name(self.stage, name): value for name, value in metrics.items()}
         axis = {} if step is None else {STEP: step}
-        self.run.log({**{wandb_name(self.stage, name): value for name, value in metrics.items()}, **axis})
+        self.run.tell(lambda run: run.log(figures | axis))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:

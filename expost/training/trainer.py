@@ -88,7 +88,9 @@ def lightning_fit(
         )
         ends = [] if kept is None else [EpochEnds(kept, ranks)]
         trainer = base(callbacks=[*callbacks, *bars, *ends, *watchers], **{**keywords, **(overrides or {})})
-        state = None if kept is None else checkpoint_of(kept, module, ranks)
+        state = None
+        if kept is not None:
+            state = _furthest_state(kept, CHECKPOINT, partial(_checkpoint_complaint, kept.name, module), ranks)
         place = None if state is None else state.path
         trainer.fit(module, batches, val_batches, ckpt_path=place, weights_only=True)
 
@@ -168,16 +170,10 @@ class EpochEnds(Checkpoint):
             self.states.keep("epoch", done, total, CHECKPOINT, trainer.save_checkpoint, seal=self.ranks.rank == 0)
 
 
-def checkpoint_of(states: TrainingStates, module: pl.LightningModule, ranks: Ranks) -> TrainingState | None:
-    """The checkpoint from which `module` continues, the same on all ranks; None: training starts at its beginning."""
-    complaint = partial(_checkpoint_complaint, name=states.name, module=module)
-    return _furthest_state(states, CHECKPOINT, complaint, ranks)
-
-
 def _furthest_state(
     states: TrainingStates, kind: str, complaint: Callable[[Path], str | None], ranks: Ranks
 ) -> TrainingState | None:
-    """What rank 0 finds, on all ranks."""
+    """The state that rank 0 finds to continue from, on all ranks; None: training starts at its beginning."""
     state = states.find(kind, complaint) if ranks.rank == 0 else None
     done = ranks.first(-1 if state is None else state.done)
     if ranks.rank > 0 and done >= 0:
@@ -187,7 +183,7 @@ def _furthest_state(
     return state
 
 
-def _checkpoint_complaint(path: Path, name: str, module: pl.LightningModule) -> str | None:
+def _checkpoint_complaint(name: str, module: pl.LightningModule, path: Path) -> str | None:
     """Why the checkpoint at `path` cannot be continued from; None: it can."""
     try:
         checkpoint = read_checkpoint(path.parent, path.name, max_bytes=path.stat().st_size)  # any that was kept
@@ -218,8 +214,7 @@ class LoopStates(FitStates):
         self.states.keep("iteration", done, total, TENSORS, lambda path: path.write_bytes(content))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        complaint = partial(_tensors_complaint, name=self.states.name)
-        state = _furthest_state(self.states, TENSORS, complaint, self.ranks)
+        state = _furthest_state(self.states, TENSORS, partial(_tensors_complaint, self.states.name), self.ranks)
         if state is None:
             return None
         with safe_open(state.path, framework="pt") as file:
@@ -227,7 +222,7 @@ class LoopStates(FitStates):
             return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["facts"])
 
 
-def _tensors_complaint(path: Path, name: str) -> str | None:
+def _tensors_complaint(name: str, path: Path) -> str | None:
     """Why the state at `path` cannot be continued from; None: it can."""
     try:
         with safe_open(path, framework="pt") as file:

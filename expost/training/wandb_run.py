@@ -101,9 +101,6 @@ class WandbRun:
             self._run = None
             self._say(f"W&B failed ({_reason(error)}); what it misses of this stage is in the CSV files")
 
-    def log(self, figures: Mapping[str, Any]) -> None:
-        self.tell(lambda run: run.log(dict(figures)))
-
 
 def open_run(
     settings: LoggerSettings,

@@ -108,15 +108,15 @@ refused(WANDB_MODE="online")
 refused(WANDB_API_KEY="abc")
 os.environ.update(WANDB_MODE="", WANDB_API_KEY=KEY)
 run = opened(Path("logs"), said)
-run.log({"vae/loss": 1.0})
+run.tell(lambda run: run.log({"vae/loss": 1.0}))
 run.tell(lambda run: run.finish())
 run = opened(Path("logs"), said)
 found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout
 os.kill(next(int(line.split()[0]) for line in found.splitlines() if "wandb-core" in line), signal.SIGKILL)
 while len(said) == 1:
-    run.log({"vae/loss": 1.0})
+    run.tell(lambda run: run.log({"vae/loss": 1.0}))
     time.sleep(0.05)
-run.log({"vae/loss": 1.0})
+run.tell(lambda run: run.log({"vae/loss": 1.0}))
 print(*said, sep="\\n")
 """
 
