@@ -27,8 +27,7 @@ from expost.base.terminal import be_quiet
 from expost.config.schema import Config, validate
 from expost.store.housekeeping import keep_house
 from expost.sweeps.failures import Failure, next_command, read_failures, record_failure, tidy
-from expost.sweeps.launchers import GridSweeper, JoblibLauncher, register
-from expost.sweeps.ray_launcher import RayLauncher
+from expost.sweeps.launchers import GridSweeper, JoblibLauncher, RayLauncher, register
 from expost.sweeps.study import OptunaSweeper
 from expost.sweeps.submitit_launcher import SubmititLauncher
 from expost.training.wandb_run import set_agent_aside, wandb_mode

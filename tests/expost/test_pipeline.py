@@ -25,7 +25,9 @@ PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """One whole run that the tests below only look at or build on."""
     folder = tmp_path_factory.mktemp("made")
-    return folder, run(folder)
+    result = run_here(folder, *SMALL)  # from nothing: no feature net is lent
+    assert (result.code, result.err) == (0, ""), result
+    return folder, result
 
 
 def test_report_has_the_promised_structure(made: tuple[Path, Result]) -> None:
