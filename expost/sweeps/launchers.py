@@ -286,7 +286,7 @@ def register(plugins: Mapping[str, type[Plugin]], group: str, **settings: Any) -
 
 
 class RayLauncher(Workers):
-    """Jobs of a sweep as tasks of Ray: the plugin that Hydra once had needs boto3 and, by that, a python-dateutil below 3.
+    """Jobs of a sweep as tasks of Ray: the plugin that Hydra once had needs boto3, and so a python-dateutil below 3.
 
     Args:
         n_jobs: at a time.
