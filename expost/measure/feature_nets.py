@@ -48,28 +48,28 @@ class Nets:
         return {"features": self.features.key, **judge}
 
 
-def check_feature_file(run: Run) -> None:
+def check_feature_file(job: Run) -> None:
     """Refuse, before any work, a feature file that is not what its checksum says.
 
     Raises:
         EvaluationError: or cannot be read; or a checksum without a file.
     """
-    settings = run.config.evaluation
+    settings = job.config.evaluation
     if settings.features is None and settings.features_sha256 is not None:
         raise EvaluationError("evaluation.features_sha256 is set, and no file is; give evaluation.features=FILE.pt too")
     if settings.features is not None:
         feature_file.checked_sha256(settings.features, settings.features_sha256)
 
 
-def try_feature_file(run: Run, parts: Parts) -> None:
+def try_feature_file(job: Run, parts: Parts) -> None:
     """Run the user's net, before any work, on two blank images of the data's shape.
 
     Raises:
         EvaluationError: it holds no net, or one that cannot read such images or returns no feature vectors.
     """
-    settings = run.config.evaluation
+    settings = job.config.evaluation
     if settings.features is not None:
-        net = feature_file.FeatureFile(settings.features, settings.features_sha256, run.device)
+        net = feature_file.FeatureFile(settings.features, settings.features_sha256, job.device)
         net.extract(torch.zeros(2, *parts.data.shape))
 
 
@@ -87,20 +87,20 @@ def fill_tensor(blocks: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
     return images
 
 
-def load_feature_net(artifact: Artifact, run: Run) -> Extractor:
+def load_feature_net(artifact: Artifact, job: Run) -> Extractor:
     """The net of `feature_net` on the run's device.
 
     Raises:
         EvaluationError: the user's file has changed since.
     """
-    if run.config.evaluation.features is None:
-        return load_own_net(artifact, run)
+    if job.config.evaluation.features is None:
+        return load_own_net(artifact, job)
     stored = read_json(artifact.path, "features.json")
-    return feature_file.FeatureFile(run.config.evaluation.features, stored["sha256"], run.device)
+    return feature_file.FeatureFile(job.config.evaluation.features, stored["sha256"], job.device)
 
 
-def load_own_net(artifact: Artifact, run: Run) -> features.FeatureNet:
+def load_own_net(artifact: Artifact, job: Run) -> features.FeatureNet:
     """The net of `own_net` on the run's device."""
     net = features.FeatureNet.from_config(read_json(artifact.path, "features.json"))
     net.load_state_dict(read_tensors(artifact.path, "features.safetensors", layouts(net), None))
-    return net.to(run.device)
+    return net.to(job.device)
