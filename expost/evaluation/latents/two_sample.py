@@ -55,8 +55,8 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """Unbiased squared maximum mean discrepancy of `num_samples` of each set; kernel values are at most 1, and the median
-    distance between samples set their bandwidths."""
+    """Unbiased squared maximum mean discrepancy of `num_samples` of each set; kernel values are at most 1, and the
+    median distance between samples set their bandwidths."""
 
     squared: float
     standard_error: float
