@@ -28,8 +28,7 @@ from torch import Tensor
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.config.schema import Oracle
-from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, proposals
-from expost.evaluation.annealing.results import Annealed
+from expost.evaluation.annealing.path import Annealed, Annealing, Start, annealed_bounds, proposals
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Run

@@ -66,10 +66,7 @@ def samples_side_by_side(
 def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: Path, pairs: int = 4) -> None:
     """Samples with their nearest training images beside them, one panel a source, `pairs` pairs a line.
 
-    Args:
-        panels: title, colour, samples [N, C, H, W] and their nearest training images [N, C, H, W].
-        path: the PNG file.
-        pairs: samples side by side.
+    A panel: title, colour, samples [N, C, H, W] and their nearest training images [N, C, H, W].
     """
     pictures = []
     for _, _, samples, nearest in panels:
@@ -166,7 +163,6 @@ def training_curves(
             they occur, against `epoch` or the position.
         stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `epoch` or
             the position.
-        path: the PNG file.
         conditional: stage 2 was fitted to latents with their labels y.
     """
     figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
@@ -350,10 +346,7 @@ def shorten(words: str, most: int = MOST_LETTERS) -> str:
 def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
     """Samples of each class, one row a class, and test images of the same class on their right.
 
-    Args:
-        rows: of one or three channels; one with fewer images than `CLASS_COLUMNS` ends early.
-        learned_name: of the prior.
-        path: the PNG file.
+    Of one or three channels; a row with fewer images than `CLASS_COLUMNS` ends early.
     """
     num_samples, num_images = CLASS_COLUMNS
     samples = tile(torch.cat([filled(row.samples, num_samples) for row in rows]), num_samples)
@@ -381,7 +374,6 @@ def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, flo
     Args:
         books: one a map of the sequence.
         history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn.
-        path: the PNG file.
     """
     figure, panels = chart([["counts", "epochs"]], width=8.8, height=4.4)
     _counts(panels["counts"], books)

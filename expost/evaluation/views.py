@@ -41,12 +41,8 @@ def title(name: str) -> str:
 
 
 def lines(report: Report, only: Collection[str] | None = None) -> list[Line]:
-    """A line for each figure that exists in some row; its columns are the rows of the report.
-
-    Args:
-        report: with a verdict or without.
-        only: rows whose spreads are told; None: all.
-    """
+    """A line for each figure that exists in some row; its columns are the rows of the report, and those in `only`
+    (None: all) show their spreads."""
     names, best = list(report.rows), winners(report)
     return [
         Line(

@@ -87,12 +87,12 @@ def _clock(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
 
 def collect_sets(subject: Subject, net: Extractor, limit: int) -> dict[str, FeaturedSet]:
     """The reference, and one set of as many images for each row of the table."""
-    data, parts = subject.parts.data, subject.parts
+    data, parts, train = subject.parts.data, subject.parts, subject.train
     num = num_compared(data, limit)
     return {
         "reference": extract_features(net, clean_images(parts, subset(data.test, num))),
         "baseline": extract_from_draws(net, subject, partial(subject.draw, subject.baseline, num)),
-        AGGREGATE: extract_from_draws(net, subject, partial(subject.draw_aggregate, num)),
+        AGGREGATE: extract_from_draws(net, subject, lambda: train.draw(torch.randint(len(train), (num,)))),
         RECONSTRUCTIONS: extract_features(net, subject.decode(subject.test.draw(reference_rows(data, num)))),
         TRAIN_AGAINST_TEST: extract_features(net, clean_images(parts, subset(data.train, num))),
         # Last: what they draw must not change the draws of rows that other priors on this VAE share. A prior that is

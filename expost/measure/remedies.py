@@ -26,21 +26,16 @@ SMALLER = ("dropout", "width", "depth", "hidden")
 MOST_COMPONENTS = 10
 
 
-def fitting_of(run: Run, subject: Subject, name: str, fit: FitReport) -> Fitting:
+def fitting_of(job: Run, subject: Subject, name: str, fit: FitReport) -> Fitting:
     """`fitting` of the learned prior of an evaluation."""
     labels = subject.train.labels if subject.prior.min_images_a_class else None
-    return fitting(name, run.config.prior, subject.train.spec, labels, fit)
+    return fitting(name, job.config.prior, subject.train.spec, labels, fit)
 
 
 def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> Fitting:
     """How the prior was fitted, and what can be done where it falls short, in words that follow a semicolon.
 
-    Args:
-        name: of the prior.
-        node: its section of the config.
-        spec: what one latent is.
-        labels: of the training images, [N], if each class has a prior of its own; else None.
-        fit: what the fit reported.
+    `labels` [N]: of the training images, if each class has a prior of its own; else None.
     """
     cls = target_class(node)
     if issubclass(cls, GradientPrior):

@@ -61,7 +61,6 @@ class Subject:
 
     @property
     def baseline_name(self) -> str:
-        """Of the baseline's row."""
         return baseline_name(self.train.spec)
 
     def priors(self, name: str) -> dict[str, Prior]:
@@ -96,10 +95,6 @@ class Subject:
         context = [None] * len(sizes) if labels is None else labels.split(1000)
         return torch.cat([prior.sample(size, y).cpu() for size, y in zip(sizes, context, strict=True)])
 
-    def draw_aggregate(self, num: int) -> Tensor:
-        """z [num, *latent] from the aggregate posterior of the training images, on the CPU."""
-        return self.train.draw(torch.randint(len(self.train), (num,)))
-
 
 def baseline_name(spec: LatentSpec) -> str:
     """Name of the prior that latents of `spec` are compared with."""
@@ -125,7 +120,7 @@ def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
     return {"floors": versions} if versions else {}
 
 
-def fit_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) -> dict[str, Floor]:
+def fit_floors(train: LatentDataset, val: LatentDataset, job: Run, name: str) -> dict[str, Floor]:
     """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
     floors = {}
     for row, cls in COUNTED.items():
@@ -133,6 +128,6 @@ def fit_floors(train: LatentDataset, val: LatentDataset, run: Run, name: str) ->
             continue
         started = time.perf_counter()
         prior = cls(train.spec)
-        prior.fit(train, val, run.fit_run(Tracker()))
-        floors[row] = Floor(prior.to(run.device).eval(), time.perf_counter() - started)
+        prior.fit(train, val, job.fit_run(Tracker()))
+        floors[row] = Floor(prior.to(job.device).eval(), time.perf_counter() - started)
     return floors

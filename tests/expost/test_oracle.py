@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.distributions import Independent, Normal, kl_divergence
 
 from expost.config.schema import Oracle
-from expost.evaluation.annealing.results import Annealed
+from expost.evaluation.annealing.path import Annealed
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.oracle import Estimates, estimate, exact_latents, kl_of_wrong_nats, rows, spoil
 from stage1_vae.data.linear_gaussian import LinearGaussian

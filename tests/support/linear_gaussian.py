@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, proposals
-from expost.evaluation.annealing.results import Annealed
+from expost.evaluation.annealing.path import Annealed, Annealing, Start, annealed_bounds, proposals
 from expost.evaluation.bounds import Bounds, importance_bounds
 
 QUICK = Annealing(num_chains=8, num_steps=60, leapfrog_steps=4)

@@ -101,10 +101,10 @@ def _by_differences(rows: Tensor, most: Tensor, training: Tensor) -> tuple[Tenso
 
 def memorisation(sample_distance: Tensor, test_distance: Tensor) -> Memorisation:
     """Chance that a sample [M] is nearer to the training set than a test image [N], ties counted half."""
-    subsets = (Subsets.of(len(sample_distance)), Subsets.of(len(test_distance)))
-    num = min(len(half) for half in subsets)
-    members = zip(subsets[0].members[:num], subsets[1].members[:num], strict=True)
-    values = [_share_nearer(sample_distance.cpu()[mine], test_distance.cpu()[theirs]) for mine, theirs in members]
+    samples, test = sample_distance.cpu(), test_distance.cpu()
+    # one of the two may have no halves
+    members = zip(Subsets.of(len(samples)).members, Subsets.of(len(test)).members, strict=False)
+    values = [_share_nearer(samples[rows], test[test_rows]) for rows, test_rows in members]
     return Memorisation(values[0], spread(torch.tensor(values, dtype=torch.float64)))
 
 

@@ -46,13 +46,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A classifier's share of right answers on samples that it never saw.
-
-    Attributes:
-        percent: 50 means that it could not tell them apart, 100 that it always could.
-        standard_error_percent: binomial, of that many answers where both samples are alike.
-        num_held_out: answers.
-    """
+    """A classifier's share of right answers on samples that it never saw, and its error where both sets are alike."""
 
     percent: float
     standard_error_percent: float
@@ -61,14 +55,8 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """Unbiased squared maximum mean discrepancy; kernel values are at most 1.
-
-    Attributes:
-        squared: the estimate; around zero, also below, where both samples are alike.
-        standard_error: of it.
-        median_distance: the median distance between samples, which set the bandwidths.
-        num_samples: of each set.
-    """
+    """Unbiased squared maximum mean discrepancy of `num_samples` of each set; kernel values are at most 1, and the
+    median distance between samples set their bandwidths."""
 
     squared: float
     standard_error: float
@@ -199,8 +187,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, seed: int = 0) -> Discrepancy
     """
     a, b = _equally_many(a, b, seed)
     num = len(a)
-    some = torch.cat([a[:MEDIAN_SAMPLES], b[:MEDIAN_SAMPLES]])
-    median = torch.pdist(some).median().clamp_min(1e-12)
+    median = torch.pdist(torch.cat([a[:MEDIAN_SAMPLES], b[:MEDIAN_SAMPLES]])).median().clamp_min(1e-12)
     centre = torch.cat([a, b]).mean(0)
     a, b = ((values - centre) / median for values in (a, b))  # the median distance is 1 from here on
     row_sums = a.new_zeros(num, dtype=torch.float64)
