@@ -5,7 +5,7 @@ from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
 from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Config
-from expost.job import Run
+from expost.job import Job
 from expost.store.answers import Question
 from expost.store.artifacts import Store
 from stage1_vae.errors import ExpostError
@@ -42,7 +42,7 @@ def do(config: Config, command: Command) -> None:
 
 def work(config: Config, command: Command) -> None:
     """What is a job of its own: a plan, the oracle, or the pipeline."""
-    job = Run(config, command, Store(config.paths.root / "store"))
+    job = Job(config, command, Store(config.paths.root / "store"))
     if config.stage == "plan":
         from expost.plan.command import run_plan
 
@@ -55,7 +55,7 @@ def work(config: Config, command: Command) -> None:
         perform(job)
 
 
-def perform(job: Run) -> None:
+def perform(job: Job) -> None:
     """What the pipeline does; without it, where the same was asked before and is in the store."""
     question = Question.of(job.config, job.command, job.store)
     if question is not None and (remembered := question.recall()) is not None:

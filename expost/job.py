@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class Job:
     """One job: its configuration, where it writes, what it says.
 
     Attributes:

@@ -31,7 +31,7 @@ from expost.config.schema import Oracle
 from expost.evaluation.annealing.path import Annealed, Annealing, Start, annealed_bounds, proposals
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.oracle import Compared, terminal_table
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import read_images
 from expost.parts.dataset import dataset_line
 from expost.parts.priors import build_prior
@@ -95,7 +95,7 @@ class Recovery:
     num_fitted: int
 
 
-def run_oracle(job: Run) -> None:
+def run_oracle(job: Job) -> None:
     """Print true value, estimate and error side by side; write `oracle.json` into the run's folder.
 
     Raises:
@@ -153,7 +153,7 @@ def kl_of_wrong_nats(latent_dim: int, settings: Oracle) -> float:
     return latent_dim * per_dim
 
 
-def estimate(density: LinearGaussianDensity, x: Tensor, settings: Oracle, job: Run | None = None) -> Estimates:
+def estimate(density: LinearGaussianDensity, x: Tensor, settings: Oracle, job: Job | None = None) -> Estimates:
     """Every estimator on the images x [N, C, H, W], from torch's global generator; `job` shows progress."""
     shows = job is not None and job.shows_progress
 
@@ -190,7 +190,7 @@ def exact_latents(density: LinearGaussianDensity, images: ImageSet) -> LatentDat
     return LatentDataset(LatentSpec((density.latent_dim,)), "diagonal_normal", params)
 
 
-def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, job: Run) -> Recovery:
+def recover(density: LinearGaussianDensity, data: ImageData, prior: Prior, job: Job) -> Recovery:
     """Fit `prior` to the exact posteriors of the training images, and ask it about held-out ones.
 
     Raises:
@@ -288,7 +288,7 @@ def report(estimates: Estimates, recovery: Recovery, settings: Oracle) -> dict[s
     }
 
 
-def write(job: Run, facts: dict[str, Any]) -> None:
+def write(job: Job, facts: dict[str, Any]) -> None:
     """`oracle.json` and `config.yaml` into the run's folder, and `latest` to it.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts, assemble
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from expost.parts.identity import identity
@@ -39,7 +39,7 @@ GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
 """The word of stage=WORD -> the stage that it takes."""
 
 
-def perform(job: Run) -> Answer | None:
+def perform(job: Job) -> Answer | None:
     """What the job asks for, and before it whatever that needs; what is known now, where that is a report."""
     check_request(job)
     job, parts = assemble(job)
@@ -47,7 +47,7 @@ def perform(job: Run) -> Answer | None:
     return carry_out(job, parts)
 
 
-def carry_out(job: Run, parts: Parts) -> Answer | None:
+def carry_out(job: Job, parts: Parts) -> Answer | None:
     """The same, from what was built and checked."""
     word, is_first = job.config.stage, job.machine.rank == 0
     if is_first:
@@ -72,7 +72,7 @@ def carry_out(job: Run, parts: Parts) -> Answer | None:
     return None
 
 
-def order(goal: str, job: Run, parts: Parts, given: Collection[str] = ()) -> list[Stage]:
+def order(goal: str, job: Job, parts: Parts, given: Collection[str] = ()) -> list[Stage]:
     """The stages that `goal` needs, each after what it needs itself; `goal` is the last. Those `given` are left out."""
     names: list[str] = []
 
@@ -87,7 +87,7 @@ def order(goal: str, job: Run, parts: Parts, given: Collection[str] = ()) -> lis
     return [STAGES[name] for name in names]
 
 
-def recipes(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
+def recipes(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
     """What each stage before `goal`, and `goal` itself, is made from: pure, without store or work."""
     known, in_order = {name: artifact.key for name, artifact in given.items()}, []
     for stage in order(goal, job, parts, given):
@@ -96,12 +96,12 @@ def recipes(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact]) ->
     return in_order
 
 
-def keys(goal: str, job: Run, parts: Parts) -> dict[str, str]:
+def keys(goal: str, job: Job, parts: Parts) -> dict[str, str]:
     """Key of `goal` and of every stage before it, by name."""
     return {recipe.stage.name: recipe.key for recipe in recipes(goal, job, parts, {})}
 
 
-def made(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, Artifact]:
+def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, Artifact]:
     """The artifact of `goal` and of every stage before it, by name: found, waited for, or made.
 
     A machine other than the first takes part in what ranks make, and in nothing else.
@@ -123,8 +123,10 @@ def made(goal: str, job: Run, parts: Parts, given: Mapping[str, Artifact] | None
     return artifacts
 
 
-def take_part(goal: str, key: str, job: Run, folder: Path, tracker: Tracker) -> Mapping[str, Any]:
+def take_part(goal: str, key: str, job: Job, folder: Path, tracker: Tracker, keeps: bool = True) -> Mapping[str, Any]:
     """One rank's part of the stage `goal`, whose artifact gets `key`; what comes before it is in the store.
+
+    Unless it `keeps` states of its training, it starts over when it is stopped.
 
     Raises:
         RuntimeError: this rank would make something else than was ordered.
@@ -133,12 +135,12 @@ def take_part(goal: str, key: str, job: Run, folder: Path, tracker: Tracker) -> 
     *before, recipe = recipes(goal, job, parts, {})
     if recipe.key != key:
         raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
-    tracker.states = training_states(recipe, job, parts)
+    tracker.states = training_states(recipe, job, parts) if keeps else None
     inputs = {needed.stage.name: needed.artifact(job.store) for needed in before}
     return make_files(recipe.stage, Making(job, parts, inputs, folder, tracker))
 
 
-def stored_figures(job: Run, key: str) -> Artifact | None:
+def stored_figures(job: Job, key: str) -> Artifact | None:
     """The evaluation of that key; None: no figures yet. Of what it was made from the files may be gone to make room.
 
     Raises:
@@ -152,7 +154,7 @@ def stored_figures(job: Run, key: str) -> Artifact | None:
 
 
 def report(
-    job: Run, parts: Parts, figures: Artifact, known: dict[str, str], opening_lines: list[tuple[str, str]]
+    job: Job, parts: Parts, figures: Artifact, known: dict[str, str], opening_lines: list[tuple[str, str]]
 ) -> Answer:
     """The table on the terminal, report.json, report.html and the pictures in the run's folder.
 

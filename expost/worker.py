@@ -56,7 +56,7 @@ def carry_out(order: Order, tell: Callable[[Mapping[str, Any]], None]) -> dict[s
     from expost.base.command import Command
     from expost.base.terminal import be_quiet
     from expost.config.schema import Config
-    from expost.job import Run
+    from expost.job import Job
     from expost.ranks.rendezvous import connect
     from expost.store.artifacts import Store
     from expost.training.loggers import Relay
@@ -65,7 +65,7 @@ def carry_out(order: Order, tell: Callable[[Mapping[str, Any]], None]) -> dict[s
     be_quiet()
     config = Config.model_validate(order.config)
     folder = connect(order, config.trainer, WAIT)
-    job = Run(
+    job = Job(
         config,
         Command(),
         Store(Path(order.store)),
@@ -77,7 +77,7 @@ def carry_out(order: Order, tell: Callable[[Mapping[str, Any]], None]) -> dict[s
         relay=tell,
     )
     tracker = Tracker([Relay(tell)] if order.rank == 0 else [])
-    return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker))
+    return dict(pipeline.take_part(order.stage, order.key, job, folder, tracker, keeps=not order.quiet))
 
 
 if __name__ == "__main__":

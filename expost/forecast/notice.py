@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from expost.config.schema import Evaluation, Sample, Trainer
 from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_held_out, training_length
 from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, linear_seconds, seconds_of
-from expost.job import Run
+from expost.job import Job
 from expost.measure.image_sets import SCATTERED, num_compared
 from expost.measure.latents import MAX_KNOWN
 from expost.parts.assembly import Parts
@@ -56,7 +56,7 @@ class Part:
     remedy: str
 
 
-def foretell(job: Run, stage: str, parts: Callable[[], list[Part]]) -> None:
+def foretell(job: Job, stage: str, parts: Callable[[], list[Part]]) -> None:
     """One line where the `parts` of a stage take longer than ten minutes; rank 0 speaks, with a rank's share."""
     if job.quiet or job.ranks.rank > 0:
         return

@@ -23,7 +23,7 @@ from expost.evaluation.errors import EvaluationError
 from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.oracle import Compared
 from expost.evaluation.sections import AnnealedRow, TightBounds
-from expost.job import Run
+from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
@@ -46,7 +46,7 @@ REFUSALS = {
 """Why a prior gets no annealed bounds."""
 
 
-def measure_bounds(subject: Subject, job: Run) -> dict[str, Bounds]:
+def measure_bounds(subject: Subject, job: Job) -> dict[str, Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = job.config.evaluation
     vae, images = subject.vae, subset(subject.parts.data.test, settings.num_bound_images)
@@ -76,7 +76,7 @@ def measure_bounds(subject: Subject, job: Run) -> dict[str, Bounds]:
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
 
 
-def check_tight_bounds(job: Run, parts: Parts) -> None:
+def check_tight_bounds(job: Job, parts: Parts) -> None:
     """Refuse, before any work, bounds that cannot be had.
 
     Raises:
@@ -89,7 +89,7 @@ def check_tight_bounds(job: Run, parts: Parts) -> None:
         )
 
 
-def tight_bounds(subject: Subject, job: Run, name: str) -> TightBounds | None:
+def tight_bounds(subject: Subject, job: Job, name: str) -> TightBounds | None:
     """What annealing says of the baseline and of the learned prior, called `name`; None where it is off.
 
     Raises:
@@ -113,7 +113,7 @@ def tight_bounds(subject: Subject, job: Run, name: str) -> TightBounds | None:
     )
 
 
-def _row(subject: Subject, job: Run, prior: Prior, settings: Settings) -> AnnealedRow:
+def _row(subject: Subject, job: Job, prior: Prior, settings: Settings) -> AnnealedRow:
     """One prior; the same seed for all, so that they are compared from the same starts."""
     kind, seed, shape = subject.parts.kind, job.config.seeds.sample, subject.parts.data.shape
     notes = [] if kind.is_density else [f"{kind.note}: these bounds rank priors and are no log-likelihoods"]

@@ -17,7 +17,7 @@ from expost.evaluation.page import PICTURES
 from expost.evaluation.report import FIGURES, Report, Row
 from expost.evaluation.sections import Surgery, TightBounds
 from expost.evaluation.verdict import conclude
-from expost.job import Run
+from expost.job import Job
 from expost.measure.bounds import carries_unchanged, compare_with_truth, measure_bounds, tight_bounds
 from expost.measure.classes import ConditionalSamples, add_classes, class_table, measure_classes
 from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
@@ -68,7 +68,7 @@ class Findings:
         others: each is filled in by one of `PARTS`.
     """
 
-    job: Run
+    job: Job
     trained: Subject
     nets: Nets
     net: Extractor
@@ -155,7 +155,7 @@ PARTS = {
 """By name, in their order: a part may read what those before it found. Only conditional priors have classes."""
 
 
-def trained_stages(job: Run, parts: Parts, vae: VAE, prior: Prior, latents: Sequence[LatentDataset]) -> Subject:
+def trained_stages(job: Job, parts: Parts, vae: VAE, prior: Prior, latents: Sequence[LatentDataset]) -> Subject:
     """What is judged: both trained stages and, fitted now, the priors by counting beside them; `latents` of training,
     validation and test images."""
     train, val, test = latents
@@ -164,7 +164,7 @@ def trained_stages(job: Run, parts: Parts, vae: VAE, prior: Prior, latents: Sequ
 
 
 def measure(
-    job: Run, trained: Subject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
+    job: Job, trained: Subject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
 ) -> dict[str, float | None]:
     """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
 

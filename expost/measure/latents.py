@@ -28,7 +28,7 @@ from expost.evaluation.sections import (
     UnderPrior,
     Wasserstein,
 )
-from expost.job import Run
+from expost.job import Job
 from expost.measure.subject import Subject
 from expost.training.progress import clock
 from stage1_vae.latents import LatentDataset, Support
@@ -44,7 +44,7 @@ MAX_LISTED_DIMS = 512
 BLOCK_ROWS = 4096
 
 
-def dissect(subject: Subject, job: Run, name: str) -> Surgery:
+def dissect(subject: Subject, job: Job, name: str) -> Surgery:
     """Everything about the latents for the report; None with a note for what does not exist.
 
     `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them; `name`: of the learned prior.

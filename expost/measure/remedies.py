@@ -10,7 +10,7 @@ from torch import Tensor
 from expost.config.build import target_class
 from expost.config.schema import Node
 from expost.evaluation.sections import Fitting
-from expost.job import Run
+from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
@@ -26,7 +26,7 @@ SMALLER = ("dropout", "width", "depth", "hidden")
 MOST_COMPONENTS = 10
 
 
-def fitting_of(job: Run, subject: Subject, name: str, fit: FitReport) -> Fitting:
+def fitting_of(job: Job, subject: Subject, name: str, fit: FitReport) -> Fitting:
     """`fitting` of the learned prior of an evaluation."""
     labels = subject.train.labels if subject.prior.min_images_a_class else None
     return fitting(name, job.config.prior, subject.train.spec, labels, fit)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size, pixel_range
 from expost.training.tracking import Tracker
@@ -120,7 +120,7 @@ def floor_ingredients(spec: LatentSpec) -> dict[str, Any]:
     return {"floors": versions} if versions else {}
 
 
-def fit_floors(train: LatentDataset, val: LatentDataset, job: Run, name: str) -> dict[str, Floor]:
+def fit_floors(train: LatentDataset, val: LatentDataset, job: Job, name: str) -> dict[str, Floor]:
     """Those that suit the latents, fitted, but for the learned prior `name` itself; none for real numbers."""
     floors = {}
     for row, cls in COUNTED.items():

@@ -13,7 +13,7 @@ from expost.base.errors import UserError
 from expost.config.build import build, refusing, target_class
 from expost.config.limits import limited_evaluation
 from expost.config.schema import Config
-from expost.job import Run
+from expost.job import Job
 from expost.parts.priors import build_prior, without
 from expost.parts.reduced import shortened, truncated
 from expost.training.progress import clock
@@ -74,7 +74,7 @@ class Parts:
         )
 
 
-def assemble(job: Run, given: ImageData | None = None) -> tuple[Run, Parts]:
+def assemble(job: Job, given: ImageData | None = None) -> tuple[Job, Parts]:
     """Build everything that the configuration of `job` names; the job, with what was left to the data decided.
 
     With `given`, these images take the place of those that the configuration names.
@@ -114,14 +114,14 @@ def build_preprocess(config: Config, data: ImageData) -> Preprocess:
     return Preprocess(levels, data.domain, binarize, dequantize)
 
 
-def read_images(run: Run) -> ImageData:
+def read_images(job: Job) -> ImageData:
     """The images that the configuration names.
 
     Raises:
         UserError, DataError: they are not there, or not as they should be.
     """
-    source = build("data", without(run.config.data, PREPROCESSING))
-    with clock("reading the images", run.shows_progress):
+    source = build("data", without(job.config.data, PREPROCESSING))
+    with clock("reading the images", job.shows_progress):
         return source.load()
 
 
@@ -139,20 +139,20 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
     return build("likelihood", config.likelihood, levels=preprocess.num_levels or FLOAT_LEVELS)
 
 
-def build_vae(run: Run, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
+def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
     """Stage 1 with fresh weights, and what it minimises."""
-    config = run.config
+    config = job.config
     objective = build("vae.objective", config.vae.objective)
     net = build("net", config.net)
 
     def bottleneck(**injected: Any) -> Any:
         return build("vae.bottleneck", config.vae.bottleneck, **injected, num_classes=data.num_classes)
 
-    with run.seeded(config.seeds.vae), refusing("net"):
+    with job.seeded(config.seeds.vae), refusing("net"):
         vae = VAE(data.shape, net, bottleneck, likelihood)
     if objective.needs_prior and vae.bottleneck.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
     if (reason := objective.check(vae.spec)) is not None:
         raise UserError(reason)
-    return vae.to(run.device), objective
+    return vae.to(job.device), objective

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from expost.base.command import Command
 from expost.config.schema import Config, Trainer
-from expost.job import Run
+from expost.job import Job
 from expost.store.artifacts import digest
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ CIRCUMSTANCES = "circumstances.json"
 NEUTRAL_DATA = ("root", "download", "name")
 
 
-def identity(job: Run, parts: "Parts") -> dict[str, str]:
+def identity(job: Job, parts: "Parts") -> dict[str, str]:
     """What a report says of its run so that it can be compared: for `provenance`.
 
     `vae_recipe` and `prior_recipe` are the same for runs that differ in their seeds alone; `stage1`, `stage2` and

@@ -15,7 +15,7 @@ from expost.base.places import CONF
 from expost.config.build import build, construct, target_class
 from expost.config.limits import limited_prior
 from expost.config.schema import Node
-from expost.job import Run
+from expost.job import Job
 from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
@@ -26,7 +26,7 @@ OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
 
-def build_prior(job: Run, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
+def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
     """Stage 2, unfitted, in its wrappers, and its section: of the prior that suits the latents, within the limits.
 
     Raises:

@@ -10,7 +10,7 @@ from expost.base import scratch
 from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.config.schema import Config, Limits
-from expost.job import Run
+from expost.job import Job
 from expost.store.artifacts import Store
 from stage1_vae.data.images import ImageData, subset
 from stage1_vae.latents import LatentSpec
@@ -25,7 +25,7 @@ IMAGE_TOKENS = 8 * TOKENS
 
 
 @contextmanager
-def reduced(config: Config, command: Command) -> Iterator[Run]:
+def reduced(config: Config, command: Command) -> Iterator[Job]:
     """The job on few images, with two batches a stage, in a folder that is removed after the block.
 
     Where a latent is long there are fewer images, in smaller batches: it takes no longer than any other.
@@ -46,12 +46,12 @@ def reduced(config: Config, command: Command) -> Iterator[Run]:
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
         small = config.model_copy(update=changes)
         max_images = max(512, 2 * config.trainer.batch_size)
-        yield Run(
+        yield Job(
             small, replace(command, sweep_dir=None), Store(Path(place)), limits, quiet=True, max_images=max_images
         )
 
 
-def shortened(job: Run, spec: LatentSpec) -> Run:
+def shortened(job: Job, spec: LatentSpec) -> Job:
     """A reduced job with fewer images, and fewer a batch, where latents of `spec` are long; and so much less of the
     prior."""
     if job.max_images is None:

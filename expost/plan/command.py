@@ -25,7 +25,7 @@ from expost.base.terminal import new_console
 from expost.config.schema import Config
 from expost.evaluation.tables import Column, lay_out, printable
 from expost.forecast.timing import in_time
-from expost.job import Run
+from expost.job import Job
 from expost.plan.costs import Cost, Facts, costs_of
 from expost.training.progress import clock
 
@@ -34,7 +34,7 @@ DATA_LINE = "taken: "
 """Starts the line of the probing process that says what was taken of the data."""
 
 
-def run_plan(job: Run) -> None:
+def run_plan(job: Job) -> None:
     """Print the plan and write it to `plan.out`, or into the run's folder.
 
     Raises:
@@ -75,7 +75,7 @@ def check_target(target: Path) -> None:
         raise UserError(f"plan.out={target} is there already and is no plan; give another name, or remove it")
 
 
-def probe(job: Run) -> Facts:
+def probe(job: Job) -> Facts:
     """What the probing process measured.
 
     Raises:

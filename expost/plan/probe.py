@@ -24,7 +24,7 @@ import torch
 
 from expost import pipeline
 from expost.base.errors import UserError
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.plan.costs import Facts
 from expost.store.artifacts import Artifact, Store
@@ -145,7 +145,7 @@ class Probing:
         rank_batch: images of a step on one rank.
     """
 
-    job: Run
+    job: Job
     parts: Parts
     scratch: Path
     rank_batch: int
@@ -160,19 +160,19 @@ class Probing:
         few: dict[str, Any] = {split: subset(getattr(data, split), num) for split, num in counts.items()}
         return replace(self.parts, data=replace(data, **few))
 
-    def place(self, name: str, **limits: Any) -> Run:
+    def place(self, name: str, **limits: Any) -> Job:
         """The job with a store of its own, so that nothing is found there, and with limits for Lightning."""
         return replace(self.job, store=Store(self.scratch / name), trainer_overrides=limits)
 
 
-def change(job: Run, section: str, **values: Any) -> Run:
+def change(job: Job, section: str, **values: Any) -> Job:
     """The job with other `values` in a section of its configuration."""
     asked = getattr(job.config, section)
     asked = asked | values if isinstance(asked, dict) else asked.model_copy(update=values)
     return replace(job, config=job.config.model_copy(update={section: asked}))
 
 
-def make(stage: str, job: Run, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
+def make(stage: str, job: Job, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
     """The artifact of a stage from those that are `given`, and the seconds that it took."""
     started = time.perf_counter()
     artifact = pipeline.made(stage, job, parts, given)[stage]

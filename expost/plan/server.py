@@ -27,7 +27,7 @@ from expost.base.malloc import keep_freed_memory
 from expost.base.terminal import be_quiet
 from expost.config.schema import Config
 from expost.forecast.timing import linear_seconds
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts, assemble, read_images
 from expost.parts.dataset import dataset_line
 from expost.parts.identity import accelerator
@@ -83,7 +83,7 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     if config.logger.wandb:
         importlib.import_module("wandb")  # takes memory in every stage
     command = Command(choices=job["choices"], overrides=tuple(job["overrides"]))
-    whole = Run(config, command, Store(config.paths.root / "store"), quiet=True)
+    whole = Job(config, command, Store(config.paths.root / "store"), quiet=True)
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, opening = imagine_images(config, scratch / "images")
@@ -120,7 +120,7 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     }
 
 
-def make_small(whole: Run, parts: Parts, scratch: Path) -> Probing:
+def make_small(whole: Job, parts: Parts, scratch: Path) -> Probing:
     """The job as probes run it: alone, below a root of its own, and silent."""
     trainer = whole.config.trainer
     small = change(whole, "trainer", devices=1, num_nodes=1, strategy="auto", progress=False)
@@ -152,7 +152,7 @@ def probe_largest_batch(probing: Probing, threads: int) -> Probed:
     return replace(full, facts=facts, peak_bytes=max(full.peak_bytes, peak))
 
 
-def describe_machine(job: Run, threads: int) -> Facts:
+def describe_machine(job: Job, threads: int) -> Facts:
     return {
         "cores": os.cpu_count(),
         "processor": platform.machine(),
@@ -165,7 +165,7 @@ def describe_machine(job: Run, threads: int) -> Facts:
     }
 
 
-def stored_stages(job: Run, parts: Parts) -> list[str]:
+def stored_stages(job: Job, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
     recipes = pipeline.recipes("evaluation", job, parts, {})
     names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]

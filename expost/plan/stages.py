@@ -17,7 +17,7 @@ import numpy as np
 
 from expost.config.build import target_class
 from expost.forecast.timing import FORWARD, lengthen, seconds_of
-from expost.job import Run
+from expost.job import Job
 from expost.parts.decoding import block_size
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
@@ -259,7 +259,7 @@ def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: in
     return Iterations(len(train), seconds, ends)
 
 
-def change_prior(job: Run, spec: LatentSpec, num: int, **settings: Any) -> tuple[Run, Prior]:
+def change_prior(job: Job, spec: LatentSpec, num: int, **settings: Any) -> tuple[Job, Prior]:
     """The job with other `settings` of its prior, and that prior, for `num` latents."""
     job = change(job, "prior", **settings)
     prior, node = build_prior(job, spec, num)

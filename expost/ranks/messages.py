@@ -21,7 +21,7 @@ class Order:
         rank, local_rank, world: which one it is, of all and on its machine; how many there are.
         machine: its machine.
         address, port: where the ranks find each other.
-        config, store, overrides, max_images, quiet: of the run, see `expost.job.Run`.
+        config, store, overrides, max_images, quiet: of the run, see `expost.job.Job`.
     """
 
     stage: str

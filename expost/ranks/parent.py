@@ -26,7 +26,7 @@ from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.base.machines import Machine, refuse_study
 from expost.config.schema import Trainer
-from expost.job import Run
+from expost.job import Job
 from expost.ranks.messages import CAUSES, Ending, Order, num_cores
 from expost.ranks.rendezvous import Rendezvous
 from expost.training.devices import device_of
@@ -143,7 +143,7 @@ ChildMessage = tuple[Child, dict[str, Any] | None]
 
 
 def make_in_ranks(
-    job: Run,
+    job: Job,
     stage: str,
     key: str,
     tracker: Tracker,
@@ -175,7 +175,7 @@ def make_in_ranks(
             _end(children)
 
 
-def _order(job: Run, stage: str, key: str, machine: Machine, port: int, local_rank: int) -> Order:
+def _order(job: Job, stage: str, key: str, machine: Machine, port: int, local_rank: int) -> Order:
     trainer = job.config.trainer
     return Order(
         stage=stage,
@@ -212,7 +212,7 @@ def _start(order: Order, shows_progress: bool, scratch: Path) -> Child:
     return Child(order, process, errors)
 
 
-def _listen(children: list[Child], job: Run, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
+def _listen(children: list[Child], job: Job, tracker: Tracker, is_there: Callable[[], bool]) -> Mapping[str, Any]:
     """Pass on what ranks say until all have finished or one has failed; the figures of the first."""
     messages: queue.Queue[ChildMessage] = queue.Queue()
     for child in children:

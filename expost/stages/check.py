@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from expost.base.errors import UserError
-from expost.job import Run
+from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
 from expost.parts.assembly import Parts
@@ -14,7 +14,7 @@ from expost.stages.samples import check_destination, check_knobs
 from stage1_vae.codes.codebook import Codebook
 
 
-def check_request(job: Run) -> None:
+def check_request(job: Job) -> None:
     """Look at what was asked, before anything is built.
 
     Raises:
@@ -28,7 +28,7 @@ def check_request(job: Run) -> None:
     check_feature_file(job.config.evaluation)
 
 
-def check_all(job: Run, parts: Parts) -> None:
+def check_all(job: Job, parts: Parts) -> None:
     """Look at what was built, before any of it is trained.
 
     Raises:
@@ -61,7 +61,7 @@ def check_classes(parts: Parts) -> None:
         )
 
 
-def check_codebooks(job: Run, parts: Parts) -> None:
+def check_codebooks(job: Job, parts: Parts) -> None:
     """
     Raises:
         UserError: more codes than all training images together have places for.
@@ -76,7 +76,7 @@ def check_codebooks(job: Run, parts: Parts) -> None:
             )
 
 
-def check_draws(job: Run, parts: Parts) -> None:
+def check_draws(job: Job, parts: Parts) -> None:
     """
     Raises:
         UserError: samples that this model cannot draw.
@@ -86,7 +86,7 @@ def check_draws(job: Run, parts: Parts) -> None:
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
 
-def check_evaluation(job: Run, parts: Parts) -> None:
+def check_evaluation(job: Job, parts: Parts) -> None:
     """
     Raises:
         UserError: a feature net that does not fit the images.

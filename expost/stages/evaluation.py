@@ -7,7 +7,7 @@ from typing import Any
 from expost.config.schema import Config
 from expost.evaluation.images import class_accuracy
 from expost.forecast.notice import evaluation_parts
-from expost.job import Run
+from expost.job import Job
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
 from expost.parts.assembly import Parts
@@ -24,7 +24,7 @@ def needs(config: Config, parts: Parts) -> tuple[str, ...]:
     return "vae", "latents", "prior", "features", *["classifier"] * classifier
 
 
-def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a figure, and what the learned prior is called in them."""
     of_classes = {"judge": keys.get("classifier", keys["features"]), "classes": class_accuracy.VERSION}
     return {

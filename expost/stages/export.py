@@ -23,7 +23,7 @@ from expost.export.config import CONFIG, FORMAT, LABELS, PREPROCESS, PRIOR_FILE,
 from expost.export.hub import SCHEME, check_upload, upload
 from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import pixel_range
 from expost.parts.priors import constructor_node, without, wrapper_nodes
@@ -67,7 +67,7 @@ def _checked_folder(out: Path | None) -> Path:
     return place
 
 
-def export(run: Run, parts: Parts, artifacts: Mapping[str, Artifact], figures: Artifact | None) -> None:
+def export(job: Job, parts: Parts, artifacts: Mapping[str, Artifact], figures: Artifact | None) -> None:
     """Write the model of `run` to `export.out`, and put it on the hub if `export.hub` says where.
 
     Args:
@@ -78,17 +78,17 @@ def export(run: Run, parts: Parts, artifacts: Mapping[str, Artifact], figures: A
     Raises:
         UserError: the folder cannot be written, or the hub does not take it.
     """
-    vae = trained_vae(parts, artifacts["vae"], run.device)
-    prior = fitted_prior(parts, artifacts["prior"], run.device)
+    vae = trained_vae(parts, artifacts["vae"], job.device)
+    prior = fitted_prior(parts, artifacts["prior"], job.device)
     keys = {name: artifacts[name].key for name in ("vae", "prior")}
     keys["fingerprint of the images"] = parts.data.fingerprint
-    settings = run.config.export
+    settings = job.config.export
     place = _checked_folder(settings.out)
     try:
         scratch = place.parent / f".{place.name}.{secrets.token_hex(8)}"
         scratch.mkdir()
         try:
-            _write(scratch, run, parts, vae, prior, keys, figures)
+            _write(scratch, job, parts, vae, prior, keys, figures)
             TwoStage.load(scratch)
             for path in scratch.iterdir():
                 path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
@@ -101,26 +101,26 @@ def export(run: Run, parts: Parts, artifacts: Mapping[str, Artifact], figures: A
     except (OSError, SafetensorError) as error:  # safetensors puts a full disk into words
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"export.out={place}: {reason}; make room or choose another") from error
-    run.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
+    job.say("export", f"TwoStage.load({str(place)!r}) loads what is in {place}")
     if settings.hub is not None:
-        _put_on_hub(place, settings.hub, run)
+        _put_on_hub(place, settings.hub, job)
 
 
-def _put_on_hub(place: Path, name: str, run: Run) -> None:
-    private, quiet = run.config.export.private, not run.shows_progress
+def _put_on_hub(place: Path, name: str, job: Job) -> None:
+    private, quiet = job.config.export.private, not job.shows_progress
     try:
-        page = upload(place, FILES, name, private, f"Export {run.name}", quiet)
+        page = upload(place, FILES, name, private, f"Export {job.name}", quiet)
     except UserError as error:
         raise UserError(f"{error}; {place} is whole, so that `hf upload {name} {place}` is all that is left") from error
-    run.say("export", f"TwoStage.load({SCHEME + name!r}) loads what is at {page}")
+    job.say("export", f"TwoStage.load({SCHEME + name!r}) loads what is at {page}")
 
 
 def _write(
-    folder: Path, run: Run, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None
+    folder: Path, job: Job, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None
 ) -> None:
     for name, module in ((VAE_FILE, vae), (PRIOR_FILE, prior)):
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
-    content = described(run, parts)
+    content = described(job, parts)
     content["files"] = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
         for name in (VAE_FILE, PRIOR_FILE)
@@ -128,15 +128,15 @@ def _write(
     (folder / CONFIG).write_text(json.dumps(seal(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     measured = None if figures is None else stored_report(figures)
     model = TwoStage(vae, prior, parts.preprocess, pixel_range(parts.data), parts.data.class_names)
-    settings = run.config.export
+    settings = job.config.export
     address = {} if settings.hub is None else {"address": SCHEME + settings.hub}
-    card = model_card(run.name, content, parts, model, keys, measured, license=settings.license, **address)
+    card = model_card(job.name, content, parts, model, keys, measured, license=settings.license, **address)
     (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
 
 
-def described(run: Run, parts: Parts) -> dict[str, Any]:
+def described(job: Job, parts: Parts) -> dict[str, Any]:
     """What rebuilds the model, without its weights: the content of `config.json`."""
-    config, preprocess = run.config, parts.preprocess
+    config, preprocess = job.config, parts.preprocess
     likelihood: Node = dict(config.likelihood)
     if target_class(likelihood).pixels is Pixels.LEVELS:
         likelihood["levels"] = preprocess.num_levels or FLOAT_LEVELS

@@ -11,7 +11,7 @@ from expost.config.build import version
 from expost.config.schema import Config
 from expost.evaluation.images import feature_file, features
 from expost.forecast.notice import Part, feature_parts
-from expost.job import Run
+from expost.job import Job
 from expost.measure.feature_nets import fill_tensor, num_feature_images
 from expost.measure.subject import clean_images
 from expost.parts.assembly import Parts
@@ -22,7 +22,7 @@ from stage1_vae.data.images import subset
 FEATURE_SEED = 0
 
 
-def own_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def own_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change the data set's own net."""
     return {
         "data": parts.data.fingerprint,
@@ -63,7 +63,7 @@ def sha256_of_file(config: Config) -> str:
     return feature_file.checked_sha256(config.evaluation.features, config.evaluation.features_sha256)
 
 
-def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     if job.config.evaluation.features is None:
         return own_ingredients(job, parts, keys)
     return {"sha256": sha256_of_file(job.config), "version": feature_file.VERSION}

@@ -17,7 +17,7 @@ from expost.base.errors import UserError
 from expost.base.scratch import record_stop
 from expost.config.schema import Config
 from expost.forecast.notice import Part, foretell
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.ranks.parent import make_in_ranks
@@ -41,7 +41,7 @@ class Making:
         tracker: takes figures, and keeps what training must not lose.
     """
 
-    job: Run
+    job: Job
     parts: Parts
     inputs: Mapping[str, Artifact]
     folder: Path
@@ -82,7 +82,7 @@ class Stage:
     name: str
     typed: str
     needs: Callable[[Config, Parts], tuple[str, ...]]
-    ingredients: Callable[[Run, Parts, Mapping[str, str]], dict[str, Any]]
+    ingredients: Callable[[Job, Parts, Mapping[str, str]], dict[str, Any]]
     make: Callable[[Making], Mapping[str, Any]]
     expected: Callable[[Making], list[Part]] = lambda making: []
     in_ranks: Callable[[Parts], bool] = lambda parts: False
@@ -124,7 +124,7 @@ def make_files(stage: Stage, making: Making) -> Mapping[str, Any]:
     return stage.make(making)
 
 
-def find_or_make(recipe: Recipe, job: Run, parts: Parts, inputs: Mapping[str, Artifact], asked: bool) -> Artifact:
+def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Artifact], asked: bool) -> Artifact:
     """The artifact of `recipe`: found in the store, waited for, or made now.
 
     Where the job has several ranks and the stage is one that they make together, each of them makes its part in a
@@ -177,7 +177,7 @@ def find_or_make(recipe: Recipe, job: Run, parts: Parts, inputs: Mapping[str, Ar
     return artifact
 
 
-def help_make(recipe: Recipe, job: Run) -> Artifact:
+def help_make(recipe: Recipe, job: Job) -> Artifact:
     """This machine's part in what the first machine makes and commits; the artifact when it is there.
 
     Raises:
@@ -193,13 +193,13 @@ def help_make(recipe: Recipe, job: Run) -> Artifact:
     raise UserError(f"machine 0 did not finish the {stage} {key}; see what it said, and see that all share {place}")
 
 
-def missing(job: Run, stage: Stage) -> UserError:
+def missing(job: Job, stage: Stage) -> UserError:
     """What to say where `upstream=require` finds nothing."""
     command = job.command.line(stage.typed)
     return UserError(f"the {stage.place} of this configuration is not in {job.store.root}; make it with: {command}")
 
 
-def training_states(recipe: Recipe, job: Run, parts: Parts) -> TrainingStates | None:
+def training_states(recipe: Recipe, job: Job, parts: Parts) -> TrainingStates | None:
     """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
     if job.quiet and job.relay is None:
         return None
@@ -231,7 +231,7 @@ def _stopping(stage: Stage, states: TrainingStates | None) -> Iterator[None]:
 
 
 @contextmanager
-def _tracker(job: Run, stage: Stage) -> Iterator[Tracker]:
+def _tracker(job: Job, stage: Stage) -> Iterator[Tracker]:
     if job.quiet:
         yield Tracker()
         return

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from expost.config.build import origins, target_class
 from expost.forecast.notice import prior_parts
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.priors import PER_CLASS, listed_wrappers, without
 from expost.parts.weights import weights
@@ -37,7 +37,7 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
 
-def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
     ranks = job.config.trainer.num_ranks if parts.prior.fits_in_ranks else 1
     node, versions = job.config.prior, {}

@@ -21,7 +21,7 @@ from expost.evaluation.report import Report
 from expost.evaluation.sections import Dataset, Provenance
 from expost.evaluation.tables import printable
 from expost.evaluation.views import terminal_table
-from expost.job import Run
+from expost.job import Job
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.answers import Answer
 from expost.store.artifacts import Artifact
@@ -34,7 +34,7 @@ LONE_BYTES = "backslashreplace"
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
-def repeat(job: Run, answer: Answer) -> None:
+def repeat(job: Job, answer: Answer) -> None:
     """Say and write again what another job was answered, all of which is in the store and intact.
 
     Raises:
@@ -51,7 +51,7 @@ def repeat(job: Run, answer: Answer) -> None:
     publish(job, artifacts[-1], answer)
 
 
-def publish(run: Run, figures: Artifact, answer: Answer) -> None:
+def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
@@ -63,21 +63,21 @@ def publish(run: Run, figures: Artifact, answer: Answer) -> None:
         UserError: the folder cannot be written.
     """
     dataset = Dataset.from_json(answer.dataset, "dataset")
-    report = replace(stored_report(figures), dataset=dataset, provenance=provenance(run, figures, answer.provenance))
-    config_yaml = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
+    report = replace(stored_report(figures), dataset=dataset, provenance=provenance(job, figures, answer.provenance))
+    config_yaml = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
     try:
         drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
-        pictures = {caption: _copied(path, run.folder) for caption, path in drawn.items() if path.is_file()}
-        _write_whole(run.folder / "config.yaml", config_yaml)
-        _write_whole(run.folder / "report.html", render_html(report, pictures, config_yaml, answer.dataset_words))
-        _write_whole(run.folder / "report.json", report.text())
-        point_latest(run)
+        pictures = {caption: _copied(path, job.folder) for caption, path in drawn.items() if path.is_file()}
+        _write_whole(job.folder / "config.yaml", config_yaml)
+        _write_whole(job.folder / "report.html", render_html(report, pictures, config_yaml, answer.dataset_words))
+        _write_whole(job.folder / "report.json", report.text())
+        point_latest(job)
     except OSError as error:
-        raise UserError(f"cannot write {run.folder}: {error.strerror}; make room or set paths.root=DIR") from error
+        raise UserError(f"cannot write {job.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     if identity := agent():
-        _tell_agent(run, report, identity)
-    if run.command.is_sweep:
-        return run.say("report", str(run.folder / "report.html"))
+        _tell_agent(job, report, identity)
+    if job.command.is_sweep:
+        return job.say("report", str(job.folder / "report.html"))
     console = new_console()
     console.print()
     console.print(terminal_table(report, console.width))
@@ -87,9 +87,9 @@ def publish(run: Run, figures: Artifact, answer: Answer) -> None:
         bullets.add_row("-", Text(printable(sentence)))
     console.print(bullets)
     console.print()
-    run.say("report", str(run.folder / "report.html"))
-    run.say("pictures", str(run.folder / "samples.png"))
-    run.say("next", run.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
+    job.say("report", str(job.folder / "report.html"))
+    job.say("pictures", str(job.folder / "samples.png"))
+    job.say("next", job.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 
 def stored_report(figures: Artifact) -> Report:
@@ -104,7 +104,7 @@ def stored_report(figures: Artifact) -> Report:
         raise UserError(f"{error}; move {figures.path} away, and the same command makes it again") from error
 
 
-def point_latest(run: Run) -> None:
+def point_latest(job: Job) -> None:
     """Make `latest` lead to the folder of `run`, in one step: a reader sees the old one or the new one.
 
     The link is made in that folder: a run that is killed leaves nothing elsewhere. What stands in its place and is no
@@ -113,32 +113,32 @@ def point_latest(run: Run) -> None:
     Raises:
         OSError: the run's folder cannot be written.
     """
-    latest, link = run.config.paths.root / "latest", run.folder / ".latest"
-    remedy = f"the results are in {run.folder}"
+    latest, link = job.config.paths.root / "latest", job.folder / ".latest"
+    remedy = f"the results are in {job.folder}"
     if os.path.lexists(latest) and not latest.is_symlink():
-        run.say("latest", f"{latest} is no link but a file or folder, and stays as it is: move it away; {remedy}")
+        job.say("latest", f"{latest} is no link but a file or folder, and stays as it is: move it away; {remedy}")
         return
     link.unlink(missing_ok=True)
     try:
-        target = os.path.relpath(run.command.sweep_dir or run.folder, run.config.paths.root)
+        target = os.path.relpath(job.command.sweep_dir or job.folder, job.config.paths.root)
         link.symlink_to(target, target_is_directory=True)
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        run.say("latest", f"this disk knows no links ({error.strerror}); {remedy}")
+        job.say("latest", f"this disk knows no links ({error.strerror}); {remedy}")
         return
     os.replace(link, latest)
 
 
-def _tell_agent(run: Run, report: Report, identity: Mapping[str, str]) -> None:
+def _tell_agent(job: Job, report: Report, identity: Mapping[str, str]) -> None:
     """The figures of the report in the one run that belongs to the agent's sweep: stages may all have been there."""
-    config = run.config.model_dump(mode="json")
-    chosen = [word.partition("=")[0].lstrip("+") for word in run.command.overrides]
+    config = job.config.model_dump(mode="json")
+    chosen = [word.partition("=")[0].lstrip("+") for word in job.command.overrides]
     plain = OmegaConf.create(config)
     config |= {key: OmegaConf.select(plain, key) for key in chosen if "." in key}  # as the sweep calls them
-    logs, say = run.folder / "logs", lambda words: run.say("wandb", words)
-    with tracking(run.config.logger, logs, "report", run.name, config, say, identity) as tracker:
-        tracker.summarise(with_one_name(report.named_figures(), run.command.choices.get("prior", "learned")))
+    logs, say = job.folder / "logs", lambda words: job.say("wandb", words)
+    with tracking(job.config.logger, logs, "report", job.name, config, say, identity) as tracker:
+        tracker.summarise(with_one_name(report.named_figures(), job.command.choices.get("prior", "learned")))
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -155,14 +155,14 @@ def _copied(source: Path, folder: Path) -> Path:
     return Path(shutil.copyfile(source, folder / source.name))
 
 
-def provenance(run: Run, figures: Artifact, keys: Mapping[str, str]) -> Provenance:
+def provenance(job: Job, figures: Artifact, keys: Mapping[str, str]) -> Provenance:
     """Where the figures come from: when, with what, on what, from which artifacts.
 
     Raises:
         UserError: what is stored of their circumstances cannot be read.
     """
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(figures.manifest()["finished"]))
-    facts = {"date": date, "run": run.folder.name, "seeds": run.config.seeds.model_dump(), **keys}
+    facts = {"date": date, "run": job.folder.name, "seeds": job.config.seeds.model_dump(), **keys}
     try:
         stored = read_json(figures.path, CIRCUMSTANCES)
         return Provenance.from_json({**stored, **facts, "evaluation": figures.key}, CIRCUMSTANCES)

@@ -22,7 +22,7 @@ from torch import Tensor
 from expost.base.errors import UserError
 from expost.config.schema import Config, Sample
 from expost.forecast.notice import sample_parts
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import image_blocks
 from expost.stages.making import Making, Stage
@@ -180,7 +180,7 @@ def needs(config: Config, parts: Parts) -> tuple[str, ...]:
     return ("vae",) if config.sample.prior == "base" else ("vae", "prior")
 
 
-def ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a sample."""
     settings = job.config.sample
     return {
@@ -224,7 +224,7 @@ def write_samples(making: Making) -> Mapping[str, Any]:
     return {"num": settings.num}
 
 
-def deliver(job: Run, artifact: Artifact) -> None:
+def deliver(job: Job, artifact: Artifact) -> None:
     """Put the stored samples where the user wants them: an .npz file, or a folder of PNG files.
 
     Raises:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from expost.config.build import origins
 from expost.forecast.notice import Part, stage1_parts
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
 from expost.parts.weights import weights
@@ -20,7 +20,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.training.train import TRAIN_VERSION, Settings, train
 
 
-def vae_ingredients(job: Run, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
     config = job.config
     nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]

@@ -54,7 +54,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
+        """Job trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
 
         Raises:
             UserError: Optuna is not installed, the study is in use or damaged, the metric or a space is wrong, there
@@ -203,11 +203,11 @@ def result_key(config: Config) -> str | None:
         UserError: the images are not there, or not as they should be.
     """
     from expost import pipeline
-    from expost.job import Run
+    from expost.job import Job
     from expost.parts.assembly import assemble, read_images
     from stage1_vae.data.images import DataError
 
-    job = Run(config, Command(), Store(config.paths.root / "store"), quiet=True)
+    job = Job(config, Command(), Store(config.paths.root / "store"), quiet=True)
     try:
         images = read_images(job)
     except DataError as error:

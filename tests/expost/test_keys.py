@@ -10,7 +10,7 @@ from command_line import composed
 from expost import pipeline
 from expost.base.command import Command
 from expost.config.schema import validate
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import assemble
 from expost.store.artifacts import Store
 
@@ -31,5 +31,5 @@ def test_keys_are_those_of_before(name: str, precision: str, tmp_path: Path) -> 
             pytest.skip("EXPOST_MNIST names no folder with MNIST")
         words.append(f"data.root={root}")
     config = validate(composed(*words))
-    job = Run(config, Command(choices={"prior": recorded["choice"]}), Store(tmp_path), quiet=True)
+    job = Job(config, Command(choices={"prior": recorded["choice"]}), Store(tmp_path), quiet=True)
     assert pipeline.keys("evaluation", *assemble(job)) == recorded[precision]

@@ -14,7 +14,7 @@ from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.export.config import CONFIG, seal
-from expost.job import Run
+from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.assembly import assemble
 from expost.parts.weights import fitted_prior, trained_vae
@@ -25,11 +25,11 @@ from stage2_prior.priors.standard_normal import StandardNormal
 TINY = ("debug=fast", "trainer.val_every=2", "net.hidden=[8]", "vae.bottleneck.latent_dim=3", "logger=csv")
 
 
-def job(folder: Path, *words: str) -> Run:
+def job(folder: Path, *words: str) -> Job:
     """A quiet run of the real configuration with its store in `folder`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[f"paths.root={folder}", "trainer.accelerator=cpu", *words]))
-    return Run(config, Command(), Store(folder / "store"), quiet=True)
+    return Job(config, Command(), Store(folder / "store"), quiet=True)
 
 
 def exported(folder: Path, *words: str) -> Path:
@@ -39,7 +39,7 @@ def exported(folder: Path, *words: str) -> Path:
     return out
 
 
-def stages_of(folder: Path, *words: str) -> tuple[Subject, Run]:
+def stages_of(folder: Path, *words: str) -> tuple[Subject, Job]:
     """The pipeline's own objects of the same configuration, from its store."""
     run = job(folder, "upstream=require", *words)
     run = replace(run, config=run.config.model_copy(update={"stage": "export"}))

@@ -15,7 +15,7 @@ from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
-from expost.job import Run
+from expost.job import Job
 from expost.measure.bounds import check_tight_bounds, tight_bounds
 from expost.measure.subject import Subject
 from expost.parts.assembly import assemble
@@ -34,11 +34,11 @@ FEW = (
 )
 
 
-def trained(folder: Path, *words: str) -> tuple[Subject, Run]:
+def trained(folder: Path, *words: str) -> tuple[Subject, Job]:
     """A model of the digits with fresh weights and a prior that nobody fitted: what is measured is still defined."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
-    run = Run(config, Command(), Store(folder / "store"), quiet=True, max_images=200)
+    run = Job(config, Command(), Store(folder / "store"), quiet=True, max_images=200)
     run, parts = assemble(run)
     parts.vae.eval()
     latents = encoded(parts.vae, parts.batches(parts.data.test, 100), folder)
@@ -46,9 +46,9 @@ def trained(folder: Path, *words: str) -> tuple[Subject, Run]:
     return Subject(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
 
 
-def stored(both: Subject, run: Run, name: str) -> dict[str, Any]:
+def stored(both: Subject, job: Job, name: str) -> dict[str, Any]:
     """The bounds as `figures.json` holds them."""
-    bounds = tight_bounds(both, run, name)
+    bounds = tight_bounds(both, job, name)
     assert bounds is not None
     return bounds.to_json()
 

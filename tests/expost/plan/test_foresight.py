@@ -14,7 +14,7 @@ from command_line import run_here
 from expost.base.command import Command
 from expost.forecast import notice
 from expost.forecast.notice import Part, expected_seconds, foretell
-from expost.job import Run
+from expost.job import Job
 from expost.store.artifacts import Store
 from stage1_vae.codes.usage import CodeUsage
 
@@ -147,7 +147,7 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
     import pipeline  # noqa: F401  # the parts of a run
     from expost.config.schema import Config
 
-    run = Run(Config.model_construct(trainer=None), Command(), Store(tmp_path))
+    run = Job(Config.model_construct(trainer=None), Command(), Store(tmp_path))
     run.__dict__["device"] = torch.device("cpu")
     parts = [Part(400.0, "lower a (now 1)"), Part(1100.0, "lower b (now 2)")]
     state = torch.get_rng_state()

@@ -20,7 +20,7 @@ from without_lightning import RUN
 from expost.base.command import Command
 from expost.cli import CONF
 from expost.config.schema import validate
-from expost.job import Run
+from expost.job import Job
 from expost.parts.assembly import Parts, assemble
 from expost.stages.latents import encode_images
 from expost.stages.making import Making
@@ -43,7 +43,7 @@ class Ddp:
 
     folder: Path
     result: Result
-    job: Run
+    job: Job
     parts: Parts
 
     def artifact(self, stage: str) -> Artifact:
@@ -58,7 +58,7 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> Ddp:
     assert (result.code, result.err) == (0, "")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*DDP, f"paths.root={folder}/runs"]))
-    job = Run(config, Command(), Store(folder / "runs/store"), quiet=True)
+    job = Job(config, Command(), Store(folder / "runs/store"), quiet=True)
     return Ddp(folder, result, *assemble(job))
 
 
@@ -157,7 +157,7 @@ def test_a_prior_trained_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
     made = ddp.folder / result.out.split()[-1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*words, f"paths.root={ddp.folder}/runs"]))
-    _, parts = assemble(Run(config, Command(), ddp.job.store, quiet=True))
+    _, parts = assemble(Job(config, Command(), ddp.job.store, quiet=True))
     train, val = (LatentDataset.load(ddp.artifact("latents").path / split) for split in ("train", "val"))
     lent = FitRun(CPU, 0, lambda figures, step: None, lightning_fit(config.trainer, []), config.prior["fit"])
     alone = parts.prior.fit(train, val, lent).curve
