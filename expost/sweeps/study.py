@@ -54,7 +54,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Job trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
+        """Run trials until the study has `sweep.num_trials` that succeeded, or as many were tried as it lacked.
 
         Raises:
             UserError: Optuna is not installed, the study is in use or damaged, the metric or a space is wrong, there
