@@ -50,6 +50,7 @@ def work(config: Config, command: Command) -> None:
     elif config.stage == "oracle":
         from expost.oracle import run_oracle
 
+        turn_loggers_down()  # which torch has turned up
         run_oracle(job)
     else:
         perform(job)

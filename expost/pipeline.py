@@ -33,7 +33,7 @@ STAGES: dict[str, Stage] = {
     )
 }
 GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
-    **dict.fromkeys(("all", "check", "report"), "evaluation"),
+    **dict.fromkeys(("all", "check", "report", "evaluate"), "evaluation"),
     "export": "prior",
 }
 """The word of stage=WORD -> the stage that it takes."""
@@ -57,7 +57,8 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
         evaluation_keys = keys("evaluation", job, parts)
         if figures := stored_figures(job, evaluation_keys["evaluation"]):
             return report(job, parts, figures, evaluation_keys, opening_lines) if is_first else None
-        check_evaluation(job, parts)
+        if is_first:
+            check_evaluation(job, parts)
     artifacts = made(GOALS[word], job, parts)
     if not is_first or word == "check":
         return None
@@ -88,7 +89,8 @@ def order(goal: str, job: Job, parts: Parts, given: Collection[str] = ()) -> lis
 
 
 def recipes(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
-    """What each stage before `goal`, and `goal` itself, is made from: pure, without store or work."""
+    """What each stage before `goal`, and `goal` itself, is made from: without store or work, but that a user's feature
+    file is hashed."""
     known, in_order = {name: artifact.key for name, artifact in given.items()}, []
     for stage in order(goal, job, parts, given):
         in_order.append(Recipe(stage, stage.ingredients(job, parts, known), dict(known)))
@@ -116,7 +118,7 @@ def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None
         stage = recipe.stage
         if job.machine.rank > 0 and not stage.in_ranks(parts):
             continue
-        if words := stage.announced(job.config):
+        if words := stage.announced(job.config, recipe.ingredients):
             job.say(stage.place, words)
         asked = job.config.stage in (stage.typed, "all", "check")
         artifacts[stage.name] = find_or_make(recipe, job, parts, artifacts, asked)
@@ -137,7 +139,7 @@ def take_part(goal: str, key: str, job: Job, folder: Path, tracker: Tracker, kee
         raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
     tracker.states = training_states(recipe, job, parts) if keeps else None
     inputs = {needed.stage.name: needed.artifact(job.store) for needed in before}
-    return make_files(recipe.stage, Making(job, parts, inputs, folder, tracker))
+    return make_files(recipe.stage, Making(job, parts, inputs, recipe.ingredients, folder, tracker))
 
 
 def stored_figures(job: Job, key: str) -> Artifact | None:

@@ -49,14 +49,14 @@ SETS = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class Expectation:
     """Of a stage: what it takes, and what makes it shorter, in words."""
 
     seconds: float
     remedy: str
 
 
-def foretell(job: Job, stage: str, parts: Callable[[], list[Part]]) -> None:
+def foretell(job: Job, stage: str, parts: Callable[[], list[Expectation]]) -> None:
     """One line where the `parts` of a stage take longer than ten minutes; rank 0 speaks, with a rank's share."""
     if job.quiet or job.ranks.rank > 0:
         return
@@ -112,7 +112,7 @@ def lower(key: str, value: object) -> str:
     return f"lower {key} (now {value})"
 
 
-def stage1_parts(trainer: Trainer, parts: Parts) -> list[Part]:
+def stage1_parts(trainer: Trainer, parts: Parts) -> list[Expectation]:
     """Steps and validations of stage 1."""
     steps, _, validations = length_of_stage1(trainer, len(parts.data.train))
     size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
@@ -128,19 +128,19 @@ def stage1_parts(trainer: Trainer, parts: Parts) -> list[Part]:
         take_step(loss, optimizer)
 
     key = "max_steps" if steps == trainer.max_steps else "max_epochs"
-    return [Part(expected_seconds(work, max(1, size), rows), lower(f"trainer.{key}", getattr(trainer, key)))]
+    return [Expectation(expected_seconds(work, max(1, size), rows), lower(f"trainer.{key}", getattr(trainer, key)))]
 
 
-def encode_parts(trainer: Trainer, parts: Parts, vae: VAE) -> list[Part]:
+def encode_parts(trainer: Trainer, parts: Parts, vae: VAE) -> list[Expectation]:
     """One pass over all images; several ranks share it."""
     num = sum(len(split) for split in (parts.data.train, parts.data.val, parts.data.test))
     model, block = trial(vae), block_size(parts.data.shape)
     with torch.no_grad():
         seconds = expected_seconds(lambda num: model.encode(first_images(parts, num)), block, num)
-    return [Part(seconds / trainer.num_ranks, f"raise trainer.devices (now {trainer.devices})")]
+    return [Expectation(seconds / trainer.num_ranks, f"raise trainer.devices (now {trainer.devices})")]
 
 
-def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Part]:
+def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Expectation]:
     """All steps, or iterations, that the configuration allows; a fit in closed form takes none.
 
     Args:
@@ -158,7 +158,7 @@ def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: Fi
     if passes * len(train) * mixture.scale.numel() < EM_OPERATIONS * LITTLE * LONG_SECONDS:
         return []
     remedy = lower("prior.max_iter", mixture.max_iter)
-    return [Part(passes * seconds_a_pass(mixture, train, lent) / lent.ranks.world, remedy)]
+    return [Expectation(passes * seconds_a_pass(mixture, train, lent) / lent.ranks.world, remedy)]
 
 
 def seconds_a_pass(mixture: Mixture, train: LatentDataset, lent: FitRun) -> float:
@@ -172,7 +172,7 @@ def seconds_a_pass(mixture: Mixture, train: LatentDataset, lent: FitRun) -> floa
     return (ends[-1] - ends[0]) / max(1, len(ends) - 1) * len(train) / num
 
 
-def _by_gradient(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Part]:
+def _by_gradient(prior: Prior, train: LatentDataset, val: LatentDataset, lent: FitRun) -> list[Expectation]:
     settings, dims = FitSettings(**lent.settings), train.spec.num_dims
     labels, of_each = train.labels, [len(train)]
     if prior.min_images_a_class and labels is not None:
@@ -197,7 +197,7 @@ def _by_gradient(prior: Prior, train: LatentDataset, val: LatentDataset, lent: F
     epochs = max(course.epochs for course in courses)
     steps_bind = settings.max_steps is not None and epochs < settings.max_epochs
     key = "max_steps" if steps_bind else "max_epochs"
-    return [Part(seconds, lower(f"prior.fit.{key}", getattr(settings, key)))]
+    return [Expectation(seconds, lower(f"prior.fit.{key}", getattr(settings, key)))]
 
 
 def draw_latents(latents: LatentDataset, num: int, device: torch.device) -> Tensor:
@@ -205,16 +205,18 @@ def draw_latents(latents: LatentDataset, num: int, device: torch.device) -> Tens
     return latents.draw(torch.arange(num) % len(latents)).to(device)
 
 
-def sample_parts(settings: Sample, shape: tuple[int, ...], vae: VAE, draw: Callable[[int], Tensor]) -> list[Part]:
+def sample_parts(
+    settings: Sample, shape: tuple[int, ...], vae: VAE, draw: Callable[[int], Tensor]
+) -> list[Expectation]:
     """Drawing and decoding all images of `shape` that are asked for, in full blocks."""
     block = block_size(shape)
     num = block * math.ceil(settings.num / block)
     with torch.no_grad():
         seconds = expected_seconds(lambda num: vae.decode(draw(num)).mean, block, num)
-    return [Part(seconds, lower("sample.num", settings.num))]
+    return [Expectation(seconds, lower("sample.num", settings.num))]
 
 
-def feature_parts(parts: Parts, num: int) -> list[Part]:
+def feature_parts(parts: Parts, num: int) -> list[Expectation]:
     """Training the classifier on `num` images; random features take one pass of few of them."""
     data = parts.data
     if data.num_classes < 2:
@@ -228,10 +230,12 @@ def feature_parts(parts: Parts, num: int) -> list[Part]:
         take_step(F.cross_entropy(logits, torch.zeros(num, dtype=torch.int64, device=parts.device)), optimizer)
 
     seconds = expected_seconds(work, size, epochs * batches * size)
-    return [Part(seconds, "give a trained net, evaluation.features=FILE.pt")]
+    return [Expectation(seconds, "give a trained net, evaluation.features=FILE.pt")]
 
 
-def evaluation_parts(settings: Evaluation, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset) -> list[Part]:
+def evaluation_parts(
+    settings: Evaluation, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset
+) -> list[Expectation]:
     """Samples, bounds and annealing; all else is little beside them, but for training images by the million."""
     data = parts.data
     num, bounded = num_compared(data, settings.num_samples), min(settings.num_bound_images, len(data.test))
@@ -253,14 +257,14 @@ def evaluation_parts(settings: Evaluation, parts: Parts, vae: VAE, prior: Prior,
             density = expected_seconds(rate, DRAWN_AT_ONCE, rated) / rated
     samples += SETS * num * an_image + taken_apart * density
     expected = [
-        Part(samples, lower("evaluation.num_samples", settings.num_samples)),
-        Part(draws * (an_image + density), lower("evaluation.num_bound_images", settings.num_bound_images)),
+        Expectation(samples, lower("evaluation.num_samples", settings.num_samples)),
+        Expectation(draws * (an_image + density), lower("evaluation.num_bound_images", settings.num_bound_images)),
     ]
     if (asked := settings.annealing) is not None:
         images = asked.num_images + 2 * asked.bdmc_images
         gradients = images * asked.num_chains * asked.num_steps * asked.leapfrog_steps
         of_one = 3 * (an_image + density)
-        expected.append(Part(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
+        expected.append(Expectation(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
     return expected
 
 

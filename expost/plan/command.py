@@ -20,7 +20,7 @@ from rich.text import Text
 from expost.base import scratch
 from expost.base.disk import in_bytes
 from expost.base.errors import UserError
-from expost.base.places import PROJECT
+from expost.base.places import python_path
 from expost.base.terminal import new_console
 from expost.config.schema import Config
 from expost.evaluation.tables import Column, lay_out, printable
@@ -88,9 +88,9 @@ def probe(job: Job) -> Facts:
         order, result, output = Path(folder) / "job.json", Path(folder) / "result.json", []
         words = {"choices": job.command.choices, "overrides": job.command.overrides}
         order.write_text(json.dumps({"config": job.config.model_dump(mode="json"), **words}), encoding="utf-8")
-        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+        path = python_path()
         with subprocess.Popen(
-            [sys.executable, "-m", "expost.plan.server", str(order), str(result), str(os.getpid())],
+            [sys.executable, "-P", "-m", "expost.plan.server", str(order), str(result), str(os.getpid())],
             env=os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
             encoding="utf-8",
             stdout=subprocess.PIPE,

@@ -169,7 +169,8 @@ def stored_stages(job: Job, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
     recipes = pipeline.recipes("evaluation", job, parts, {})
     names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]
-    return [{"latents": "encode", "evaluation": "evaluate"}.get(name, name) for name in names]
+    typed = {"vae": "vae", "latents": "encode", "prior": "prior", "features": "features", "evaluation": "evaluate"}
+    return [typed[name] for name in names if name in typed]
 
 
 if __name__ == "__main__":

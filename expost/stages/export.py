@@ -68,10 +68,10 @@ def _checked_folder(out: Path | None) -> Path:
 
 
 def export(job: Job, parts: Parts, artifacts: Mapping[str, Artifact], figures: Artifact | None) -> None:
-    """Write the model of `run` to `export.out`, and put it on the hub if `export.hub` says where.
+    """Write the model of `job` to `export.out`, and put it on the hub if `export.hub` says where.
 
     Args:
-        run, parts: the job and its data.
+        job, parts: the job and its data.
         artifacts: `vae` and `prior`.
         figures: its evaluation; None: there is none.
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from expost.config.build import version
 from expost.config.schema import Config
 from expost.evaluation.images import feature_file, features
-from expost.forecast.notice import Part, feature_parts
+from expost.forecast.notice import Expectation, feature_parts
 from expost.job import Job
 from expost.measure.feature_nets import fill_tensor, num_feature_images
 from expost.measure.subject import clean_images
@@ -49,24 +49,22 @@ def write_net(net: features.FeatureNet, folder: Path) -> None:
     (folder / "features.json").write_text(json.dumps(net.to_config()), encoding="utf-8")
 
 
-def expected_of_training(making: Making) -> list[Part]:
+def expected_of_training(making: Making) -> list[Expectation]:
     train, shape = making.parts.data.train, making.parts.data.shape
     return feature_parts(making.parts, min(len(train), num_feature_images(shape)))
 
 
-def sha256_of_file(config: Config) -> str:
-    """
-    Raises:
-        EvaluationError: the user's file cannot be read, or is not what its checksum says.
-    """
-    assert config.evaluation.features is not None
-    return feature_file.checked_sha256(config.evaluation.features, config.evaluation.features_sha256)
-
-
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
-    if job.config.evaluation.features is None:
+    """Of a user's file its hash, looked at once: what is noted and said later is what the key speaks of.
+
+    Raises:
+        EvaluationError: the file cannot be read, or is not what its checksum says.
+    """
+    settings = job.config.evaluation
+    if settings.features is None:
         return own_ingredients(job, parts, keys)
-    return {"sha256": sha256_of_file(job.config), "version": feature_file.VERSION}
+    sha256 = feature_file.checked_sha256(settings.features, settings.features_sha256)
+    return {"sha256": sha256, "version": feature_file.VERSION}
 
 
 def train_or_note(making: Making) -> Mapping[str, Any]:
@@ -74,19 +72,19 @@ def train_or_note(making: Making) -> Mapping[str, Any]:
     config = making.job.config
     if config.evaluation.features is None:
         return train_net(making)
-    facts = {"name": config.evaluation.features.name, "sha256": sha256_of_file(config)}
+    facts = {"name": config.evaluation.features.name, "sha256": making.ingredients["sha256"]}
     (making.folder / "features.json").write_text(json.dumps(facts), encoding="utf-8")
     return {}
 
 
-def expected(making: Making) -> list[Part]:
+def expected(making: Making) -> list[Expectation]:
     return expected_of_training(making) if making.job.config.evaluation.features is None else []
 
 
-def announced(config: Config) -> str | None:
+def announced(config: Config, ingredients: Mapping[str, Any]) -> str | None:
     """Which file it was."""
     path = config.evaluation.features
-    return None if path is None else f"{path}, SHA-256 {sha256_of_file(config)}"
+    return None if path is None else f"{path}, SHA-256 {ingredients['sha256']}"
 
 
 STAGE = Stage(

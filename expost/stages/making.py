@@ -16,7 +16,7 @@ from typing import Any
 from expost.base.errors import UserError
 from expost.base.scratch import record_stop
 from expost.config.schema import Config
-from expost.forecast.notice import Part, foretell
+from expost.forecast.notice import Expectation, foretell
 from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.weights import fitted_prior, trained_vae
@@ -37,6 +37,7 @@ class Making:
     Attributes:
         job, parts: what was asked, and what was built for it.
         inputs: the artifacts that it needs, by the name of their stage.
+        ingredients: of its key.
         folder: where its files go; empty.
         tracker: takes figures, and keeps what training must not lose.
     """
@@ -44,6 +45,7 @@ class Making:
     job: Job
     parts: Parts
     inputs: Mapping[str, Artifact]
+    ingredients: Mapping[str, Any]
     folder: Path
     tracker: Tracker
 
@@ -74,7 +76,7 @@ class Stage:
         make: writes its files; returns final figures for the summary. Several ranks call it at once where `in_ranks`.
         expected: what making it takes, to be said before long work.
         in_ranks: whether the ranks of a job make it together.
-        announced: words about it that are said whether or not it is there; None: none.
+        announced: words about it, of its ingredients, that are said whether or not it is there; None: none.
         folder: of the store, where it is not called as the stage.
         reads_images: images must not change while it is made.
     """
@@ -84,9 +86,9 @@ class Stage:
     needs: Callable[[Config, Parts], tuple[str, ...]]
     ingredients: Callable[[Job, Parts, Mapping[str, str]], dict[str, Any]]
     make: Callable[[Making], Mapping[str, Any]]
-    expected: Callable[[Making], list[Part]] = lambda making: []
+    expected: Callable[[Making], list[Expectation]] = lambda making: []
     in_ranks: Callable[[Parts], bool] = lambda parts: False
-    announced: Callable[[Config], str | None] = lambda config: None
+    announced: Callable[[Config, Mapping[str, Any]], str | None] = lambda config, ingredients: None
     folder: str = ""
     reads_images: bool = False
 
@@ -115,7 +117,7 @@ class Recipe:
     @property
     def inputs(self) -> dict[str, str]:
         """Keys of what it needs, for the lineage."""
-        return {name: key for name, key in self.keys.items() if self.ingredients.get(name) == key}
+        return {name: key for name, key in self.keys.items() if key in self.ingredients.values()}
 
 
 def make_files(stage: Stage, making: Making) -> Mapping[str, Any]:
@@ -167,7 +169,7 @@ def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Ar
                     if in_ranks:
                         figures = make_in_ranks(job, stage.place, key, tracker, rendezvous)
                     else:
-                        figures = make_files(stage, Making(job, parts, inputs, folder, tracker))
+                        figures = make_files(stage, Making(job, parts, inputs, recipe.ingredients, folder, tracker))
                     tracker.summarise(figures)
                     if stage.reads_images:
                         parts.data.check_unchanged()

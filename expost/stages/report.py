@@ -55,7 +55,7 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     """Write the report of `figures` into the run's folder and print it; in a sweep, print only where it is.
 
     Args:
-        run: whose folder is written.
+        job: whose folder is written.
         figures: the evaluation's artifact.
         answer: where they come from, and what was taken of the data.
 
@@ -105,7 +105,7 @@ def stored_report(figures: Artifact) -> Report:
 
 
 def point_latest(job: Job) -> None:
-    """Make `latest` lead to the folder of `run`, in one step: a reader sees the old one or the new one.
+    """Make `latest` lead to the folder of `job`, in one step: a reader sees the old one or the new one.
 
     The link is made in that folder: a run that is killed leaves nothing elsewhere. What stands in its place and is no
     link of ours (runs were copied, a disk knows no links) stays, and the user is told.

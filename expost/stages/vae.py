@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from expost.config.build import origins
-from expost.forecast.notice import Part, stage1_parts
+from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
@@ -73,7 +73,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
     return history[-1] if history else {}
 
 
-def expected(making: Making) -> list[Part]:
+def expected(making: Making) -> list[Expectation]:
     return stage1_parts(making.job.config.trainer, making.parts) if learns(making.parts) else []
 
 

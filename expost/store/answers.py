@@ -40,7 +40,15 @@ OF_THE_RUN = {"stage", "upstream", "paths", "logger", "launcher", "sweep", "comp
 SETTLED_NS = 2 * 10**9
 """A file that has changed since may change again under the same time: some disks write down whole seconds."""
 MOST_FILES, MOST_BYTES, MOST_ANSWERS = 100_000, 2**20, 1000
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+VISIBLE = (
+    "CUDA_DEVICE_ORDER",
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "NVIDIA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+)
+"""What decides which accelerators a process has, and which of them is the first."""
 ACCELERATORS = ("nvidia", "kfd", "dxg")
 """How the names of their devices begin."""
 
@@ -93,6 +101,7 @@ class Question:
     @classmethod
     def of(cls, config: Config, command: Command, store: Store) -> "Question | None":
         """None: the answer may depend on something else."""
+        # A feature file may change under its name, and its net and a classifier share a folder of the store.
         if config.stage not in ANSWERED_BY or config.trainer.num_ranks > 1 or config.evaluation.features is not None:
             return None
         asked = {name: part for name, part in config.model_dump(mode="json").items() if name not in OF_THE_RUN}

@@ -13,7 +13,7 @@ from command_line import run_here
 
 from expost.base.command import Command
 from expost.forecast import notice
-from expost.forecast.notice import Part, expected_seconds, foretell
+from expost.forecast.notice import Expectation, expected_seconds, foretell
 from expost.job import Job
 from expost.store.artifacts import Store
 from stage1_vae.codes.usage import CodeUsage
@@ -149,7 +149,7 @@ def test_the_longest_part_names_the_key(tmp_path: Path, capsys: pytest.CaptureFi
 
     run = Job(Config.model_construct(trainer=None), Command(), Store(tmp_path))
     run.__dict__["device"] = torch.device("cpu")
-    parts = [Part(400.0, "lower a (now 1)"), Part(1100.0, "lower b (now 2)")]
+    parts = [Expectation(400.0, "lower a (now 1)"), Expectation(1100.0, "lower b (now 2)")]
     state = torch.get_rng_state()
     foretell(run, "prior", lambda: [part for part in parts if torch.rand(1) >= 0])
     assert (

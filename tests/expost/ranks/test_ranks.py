@@ -84,7 +84,7 @@ def test_figures_of_the_ranks_reach_the_run(ddp: Ddp) -> None:
 
 def test_encoding_is_the_same_bytes_as_by_one_process(ddp: Ddp, tmp_path: Path) -> None:
     found = ddp.artifact("latents").path
-    encode_images(Making(ddp.job, ddp.parts, {"vae": ddp.artifact("vae")}, tmp_path, Tracker()))
+    encode_images(Making(ddp.job, ddp.parts, {"vae": ddp.artifact("vae")}, {}, tmp_path, Tracker()))
     for split in ("train", "val", "test"):
         names = sorted(path.name for path in (tmp_path / split).glob("*.npy"))
         assert names == ["labels.npy", "loc.npy", "log_std.npy"]

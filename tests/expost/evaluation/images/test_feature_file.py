@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images.feature_file import FeatureFile, checked_sha256
+from expost.stages import vae
 
 
 class Means(nn.Module):
@@ -115,6 +116,22 @@ def test_a_run_measures_with_the_file_and_says_which(tmp_path: Path, means: Path
     assert json.loads((tmp_path / "runs/latest/report.json").read_text(encoding="utf-8"))["features"].startswith(
         "5 features of moved.pt"
     )
+
+
+def test_a_file_that_is_replaced_during_the_run_is_found_out(
+    tmp_path: Path, means: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are known before the VAE is trained: no figures of another net may come under them."""
+    train = vae.train
+
+    def replacing(*words: Any) -> Any:
+        script(nn.Sequential(Means(), nn.Linear(12, 5)), means)
+        return train(*words)
+
+    monkeypatch.setattr(vae, "train", replacing)
+    result = run_here(tmp_path, *SMALL, f"evaluation.features={means}")
+    assert result.code == 2 and "has SHA-256" in result.err and len(result.lines) == 1, result
+    assert not list(tmp_path.glob("runs/store/evaluation/*/figures.json"))
 
 
 @pytest.mark.parametrize("stage", ["all", "evaluate", "check"])
