@@ -63,7 +63,7 @@ def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     sys.path.insert(0, str(root))
     if (root / "expost").is_dir():
-        from expost import cli as entry
+        from expost import __main__ as entry
         from expost import job as jobs
     else:  # an earlier commit
         from orchestration import entry

@@ -24,6 +24,7 @@ WORDS = (
     "prior=autoregressive",
     "prior.hidden=[16]",
     "prior.fit.max_epochs=12",
+    "limits.tokens=null",  # else debug=fast ends the fit after two epochs
 )
 
 
