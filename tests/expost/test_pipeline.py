@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from safetensors.numpy import load_file
 from whole_run import ALL, BOUNDS, DISTANCES, FIT, LATENTS, ROWS, finite, null, run
 
 from expost import pipeline
+from expost.__main__ import help_text
 from expost.base.errors import UserError
+from expost.config.schema import Stage
 from expost.evaluation.page import PICTURES as OF_ALL_KINDS
 from expost.store.artifacts import MANIFEST
 
@@ -256,3 +258,9 @@ def test_autoregressive_prior_from_end_to_end(made: tuple[Path, Result]) -> None
     finite(row, (*BOUNDS, *DISTANCES, *FIT))
     curve = json.loads(next(folder.glob("runs/store/prior/*/fit.json")).read_text(encoding="utf-8"))
     assert curve["num_parameters"] > 0
+
+
+def test_every_word_of_stage_is_done_by_something_and_told_in_the_help() -> None:
+    words = set(get_args(Stage))
+    assert words == pipeline.GOALS.keys() | {"compare", "oracle", "plan", "store"}
+    assert words <= set(help_text().split())
