@@ -6,9 +6,10 @@ x -> encoder -> features -> bottleneck -> q(z|x) -> z -> decoder -> likelihood -
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
@@ -19,12 +20,14 @@ ENCODE_VERSION = 1
 """Part of the key of what `encode` makes; raised whenever its results change."""
 
 
-class VAE(nn.Module):
-    """Args:
-    image_shape: (C, H, W).
-    net: recipe of the encoder and decoder pair.
-    bottleneck: makes the bottleneck from the encoder's `features_shape`.
-    likelihood: turns the decoder's output into p(x|z).
+class VAE(Autoencoder):
+    """An autoencoder that is trained here.
+
+    Args:
+        image_shape: (C, H, W).
+        net: recipe of the encoder and decoder pair.
+        bottleneck: makes the bottleneck from the encoder's `features_shape`.
+        likelihood: turns the decoder's output into p(x|z).
     """
 
     def __init__(
@@ -47,26 +50,22 @@ class VAE(nn.Module):
         return self.bottleneck.spec
 
     @property
-    def base_prior(self) -> LatentDensity:
-        """What stage 1 trains against.
+    def family(self) -> str:
+        return self.bottleneck.family
 
-        Raises:
-            ValueError: for a model without a prior (a plain autoencoder).
-        """
-        if self.bottleneck.base_prior is None:
-            raise ValueError("this autoencoder is trained against no prior")
+    @property
+    def base_prior(self) -> LatentDensity | None:
         return self.bottleneck.base_prior
 
     def encode(self, x: Tensor) -> Encoding:
         """x [B, C, H, W] -> q(z|x), batch [B]."""
         return self.bottleneck(self.encoder(x))
 
-    def decode(self, z: Tensor) -> Distribution:
-        """z [B, *latent] -> p(x|z), batch [B], event (C, H, W). In float32, whatever the net computed in."""
-        return self.decode_embedded(self.bottleneck.embed(z))
+    def embed(self, z: Tensor) -> Tensor:
+        """[B, *latent] -> [B, *bottleneck.decoder_shape]."""
+        return self.bottleneck.embed(z)
 
     def decode_embedded(self, h: Tensor) -> Distribution:
-        """The same from what the decoder is given of a latent, h [B, *bottleneck.decoder_shape]."""
         return self.likelihood(self.decoder(h).float())
 
     def forward(self, x: Tensor) -> tuple[Encoding, Tensor, Distribution]:
@@ -80,7 +79,7 @@ class VAE(nn.Module):
 
 @torch.no_grad()
 def encode(
-    vae: VAE, batches: Iterable[tuple[Tensor, Tensor | None]], writer: LatentWriter, rows: range | None = None
+    vae: Autoencoder, batches: Iterable[tuple[Tensor, Tensor | None]], writer: LatentWriter, rows: range | None = None
 ) -> None:
     """The one encoding loop: q(z|x_i) of every image of `batches`, in its order, into `rows` of `writer`.
 

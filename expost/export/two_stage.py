@@ -257,7 +257,7 @@ class TwoStage:
 
         rows = max(1, min(MAX_BOUND_ROWS, BOUND_PIXELS // math.prod(self.image_shape)))
         densities = {"learned": self.prior.log_prob}
-        num = min(num_samples, 1) if self.vae.bottleneck.family == "codes" else num_samples  # all draws are the same
+        num = min(num_samples, 1) if self.vae.family == "codes" else num_samples  # all draws are the same
         bounds = importance_bounds(x.split(rows), propose, log_likelihood, densities, num, max_rows=rows)
         upper = bounds["learned"].iwae_nats  # on -log p(x)
         assert upper is not None
@@ -270,7 +270,7 @@ class TwoStage:
         kind = figure_kind(self.vae.likelihood, levels, facts.dequantize)
         if not kind.is_density:
             return kind.note
-        if self.vae.bottleneck.base_prior is None:
+        if self.vae.base_prior is None:
             return "its q(z|x) are point masses, which have no density"
         if self.prior.log_prob_is not in (Exactness.EXACT, Exactness.LOWER_BOUND):
             return f"log p(z) of its prior is {self.prior.log_prob_is.value}"

@@ -62,7 +62,7 @@ def measure_bounds(subject: Subject, job: Job) -> dict[str, Bounds]:
 
     def closed_form(x: Tensor) -> Tensor:
         posterior = vae.encode(x).posterior
-        return rate_nats(posterior, vae.base_prior, posterior.mean)
+        return rate_nats(posterior, vae.trained_against, posterior.mean)
 
     priors = {"baseline": subject.baseline, **{row: floor.prior for row, floor in subject.floors.items()}}
     densities = {
@@ -70,7 +70,7 @@ def measure_bounds(subject: Subject, job: Job) -> dict[str, Bounds]:
         for key, prior in (priors | {"learned": subject.prior}).items()
     }
     # then stage 1 was trained against the baseline itself
-    exact = type(vae.bottleneck.base_prior) in (StandardNormal, FairBits)
+    exact = type(vae.base_prior) in (StandardNormal, FairBits)
     rates = {"baseline": closed_form} if exact and not subject.test.is_point_mass else {}
     num = 1 if subject.test.is_certain else settings.importance_samples
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
@@ -82,7 +82,7 @@ def check_tight_bounds(job: Job, parts: Parts) -> None:
     Raises:
         EvaluationError: the posteriors are point masses, which have no density to start from.
     """
-    if job.config.evaluation.annealing is not None and parts.vae.bottleneck.family != "diagonal_normal":
+    if job.config.evaluation.annealing is not None and parts.vae.family != "diagonal_normal":
         raise EvaluationError(
             "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
             "set evaluation.annealing=null or train with noise (vae=gaussian)"

@@ -86,7 +86,7 @@ class Subject:
     @torch.no_grad()
     def embed(self, z: Tensor) -> Tensor:
         """What the decoder is given of z [N, *latent], on the CPU: of codes, their vectors."""
-        return torch.cat([self.vae.bottleneck.embed(block.to(self.device)).cpu() for block in z.split(1000)])
+        return torch.cat([self.vae.embed(block.to(self.device)).cpu() for block in z.split(1000)])
 
     @torch.no_grad()
     def draw(self, prior: LatentDensity, num: int, labels: Tensor | None = None) -> Tensor:

@@ -150,7 +150,7 @@ def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
 
     with job.seeded(config.seeds.vae), refusing("net"):
         vae = VAE(data.shape, net, bottleneck, likelihood)
-    if objective.needs_prior and vae.bottleneck.base_prior is None:
+    if objective.needs_prior and vae.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
     if (reason := objective.check(vae.spec)) is not None:

@@ -100,7 +100,7 @@ def probe_encode(probing: Probing) -> Facts:
 def imagine_inputs(probing: Probing) -> Facts:
     """Make what later stages read: an untrained VAE, and latents in full number; how many there are of each split."""
     train_hardly(probing)
-    spec, family = probing.parts.vae.spec, probing.parts.vae.bottleneck.family
+    spec, family = probing.parts.vae.spec, probing.parts.vae.family
     params = imagine_params(spec, family)
     row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
     rows = {}

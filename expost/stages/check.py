@@ -81,7 +81,7 @@ def check_draws(job: Job, parts: Parts) -> None:
     Raises:
         UserError: samples that this model cannot draw.
     """
-    if job.config.sample.prior == "base" and parts.vae.bottleneck.base_prior is None:
+    if job.config.sample.prior == "base" and parts.vae.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 

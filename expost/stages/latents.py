@@ -27,7 +27,7 @@ def encode_split(making: Making, split: str) -> None:
     """
     job, data, vae, folder = making.job, making.parts.data, making.vae, making.folder / split
     images = getattr(data, split)
-    files = (folder, vae.spec, vae.bottleneck.family, len(images), images.labels is not None)
+    files = (folder, vae.spec, vae.family, len(images), images.labels is not None)
     if job.ranks.rank == 0:
         folder.mkdir()
         LatentWriter.create(*files).close()

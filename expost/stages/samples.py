@@ -197,7 +197,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
 def draw_of(making: Making) -> Callable[[int], Tensor]:
     """Draws n latents as is asked from the learned prior, or from the one that stage 1 trained against."""
     if "prior" not in making.inputs:
-        return making.vae.base_prior.sample
+        return making.vae.trained_against.sample
     settings, prior = making.job.config.sample, making.prior
     label, how = asked_class(settings, making.parts.data.class_names), how_to_sample(settings)
     if label is None:

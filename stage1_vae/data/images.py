@@ -122,35 +122,23 @@ class KnownDensity(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """A data set: three splits and what a model must know of them.
+class Data:
+    """What a source made of files, whatever they hold.
 
     Attributes:
         name: for reports.
-        train, val, test: the fixed splits.
-        shape: (C, H, W) of one image.
         fingerprint: sha256 of content, labels and split assignment.
-        levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
-        domain: where a pixel lives.
         class_names: one a class; empty without labels.
-        density: what the images were drawn from; None where nobody knows.
         value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
         guesses: what a source made of files that can be read in several ways, each with the key that changes it.
         left_out: what it did not take, with its number and the key or the step that changes it.
-        check_unchanged: raises a DataError where images that stay on disk are no longer those of the fingerprint.
+        check_unchanged: raises a DataError where what stays on disk is no longer that of the fingerprint.
     """
 
     name: str
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
     _: KW_ONLY
-    shape: tuple[int, int, int]
     fingerprint: str
-    levels: int | None = None
-    domain: Domain = Domain.UNIT
     class_names: tuple[str, ...] = ()
-    density: KnownDensity | None = None
     value_range: tuple[float, float] | None = None
     guesses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -162,16 +150,38 @@ class ImageData:
         return len(self.class_names)
 
 
+@dataclass(frozen=True)
+class ImageData(Data):
+    """A data set of images: three splits and what a model must know of them.
+
+    Attributes:
+        train, val, test: the fixed splits.
+        shape: (C, H, W) of one image.
+        levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
+        domain: where a pixel lives.
+        density: what the images were drawn from; None where nobody knows.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    _: KW_ONLY
+    shape: tuple[int, int, int]
+    levels: int | None = None
+    domain: Domain = Domain.UNIT
+    density: KnownDensity | None = None
+
+
 class Source(ABC):
     """Makes a data set; its fields are keys of `data:`."""
 
     version: ClassVar[int] = 1
 
     @abstractmethod
-    def load(self) -> ImageData:
+    def load(self) -> Data:
         """
         Raises:
-            DataError: what it reads is not there, or is no set of images.
+            DataError: what it reads is not there, or is not what it should be.
         """
 
 

@@ -48,7 +48,7 @@ class ELBO(Objective):
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
-        rate = rate_nats(encoding.posterior, vae.base_prior, z)  # [B] nats, closed form where there is one
+        rate = rate_nats(encoding.posterior, vae.trained_against, z)  # [B] nats, closed form where there is one
         paid = self._with_free_nats(encoding.posterior, vae) if self.free_nats else rate.mean()
         loss = distortion.mean() + self.weight(step) * paid
         if encoding.penalty is not None:
@@ -56,7 +56,7 @@ class ELBO(Objective):
         return Terms(loss=loss, distortion=distortion, rate=rate)
 
     def _with_free_nats(self, posterior: torch.distributions.Distribution, vae: VAE) -> Tensor:
-        per_dim = rate_per_dim_nats(posterior, vae.base_prior)
+        per_dim = rate_per_dim_nats(posterior, vae.trained_against)
         if per_dim is None:
             raise ValueError("vae.objective.free_nats needs a closed-form rate; set vae.objective.free_nats=0")
         return per_dim.flatten(1).mean(0).clamp_min(self.free_nats).sum()

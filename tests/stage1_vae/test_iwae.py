@@ -70,7 +70,7 @@ def test_its_gradient_is_that_of_normalised_weights(vae: VAE, x: torch.Tensor) -
     posterior: Any = vae.encode(x).posterior
     z = posterior.rsample(torch.Size([4]))
     log_weight = torch.stack(
-        [vae.decode(draw).log_prob(x) + vae.base_prior.log_prob(draw) - posterior.log_prob(draw) for draw in z]
+        [vae.decode(draw).log_prob(x) + vae.trained_against.log_prob(draw) - posterior.log_prob(draw) for draw in z]
     )
     by_hand = -(torch.softmax(log_weight, 0).detach() * log_weight).sum(0).mean()
     (expected,) = torch.autograd.grad(by_hand, [vae.bottleneck.linear.weight])  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def some_latents(model: VAE, x: Tensor, n: int) -> Tensor:
     """Latents [n, *shape] that differ in every dimension: of codes and bits, of those that the model knows."""
     if model.spec.support is Support.REAL:
         return 3 * torch.randn(n, *model.spec.shape)
-    return model.base_prior.sample(n)
+    return model.trained_against.sample(n)
 
 
 def node(group: str, name: str) -> dict[str, Any]:

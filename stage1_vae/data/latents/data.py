@@ -1,0 +1,52 @@
+"""Latents that somebody else has encoded: three splits of posteriors, and how the files held them."""
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+
+from stage1_vae.data.images import Data
+from stage1_vae.latents import LatentDataset, LatentSpec
+
+
+@dataclass(frozen=True)
+class LatentStyle:
+    """How files hold latents, so that samples can be written the same way.
+
+    Attributes:
+        name: under which an array of draws is written, as that of the files is called ("latents" of stacked moments).
+        dtype: of numpy, or "bfloat16", which .npz cannot hold.
+        axes: of one latent: `axes[i]` is the axis of ours that stands at place i in the file; () for a vector.
+        shape: of one latent in the file, behind the first axis.
+        label_name: of the labels; "" without.
+        suffix: ".npz", ".npy" or ".safetensors".
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] = ()
+    label_name: str = ""
+    suffix: str = ".npz"
+
+
+@dataclass(frozen=True)
+class LatentData(Data):
+    """Attributes:
+    train, val, test: posteriors, read from the user's files when their rows are asked for.
+    style: how the files hold them.
+    missing: what the files do not hold and a judge will miss, in words ("standard deviations: no rate, ...").
+    """
+
+    train: LatentDataset
+    val: LatentDataset
+    test: LatentDataset
+    _: KW_ONLY
+    style: LatentStyle
+    missing: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> LatentSpec:
+        return self.train.spec
+
+    @property
+    def splits(self) -> Mapping[str, LatentDataset]:
+        return {"train": self.train, "val": self.val, "test": self.test}
