@@ -183,7 +183,7 @@ def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path, suffix: str) -
     cuts = [0, 3, 3, 10, 12, 13, 20, 21, 25, 30, 38, 40]
     for i, (start, stop) in enumerate(pairwise(cuts)):
         write(tmp_path / "shards" / f"latents_{i}{suffix}", latents=LOC[start:stop])
-    (tmp_path / "shards" / "readme.txt").write_text("made on Monday")
+    (tmp_path / "shards" / "readme.txt").write_text("made on Monday", encoding="utf-8")
     data = load(tmp_path / "shards")
     for split, part in data.splits.items():
         np.testing.assert_array_equal(rows_of(part, "loc"), rows_of(whole.splits[split], "loc"))
@@ -197,7 +197,7 @@ def test_splits_by_keys_files_and_folders(tmp_path: Path) -> None:
     cuts = {"train": slice(0, 20), "val": slice(20, 28), "test": slice(28, 40)}
     keys = {f"{split}_loc": LOC[rows] for split, rows in cuts.items()}
     labels = {f"{split}_y": LABEL[rows] for split, rows in cuts.items()}
-    roots = [write(tmp_path / "keys.npz", **keys, **labels)]
+    roots: list[str | Path] = [write(tmp_path / "keys.npz", **keys, **labels)]
     roots.append(write(tmp_path / "slash.safetensors", **{f"{s}/loc": LOC[r] for s, r in cuts.items()}, **labels))
     for split, rows in cuts.items():
         write(tmp_path / "files" / f"{split}.npz", loc=LOC[rows], label=LABEL[rows])
@@ -207,7 +207,8 @@ def test_splits_by_keys_files_and_folders(tmp_path: Path) -> None:
         write(tmp_path / "arrays" / f"{split}_loc.npy", x=LOC[rows])
         write(tmp_path / "arrays" / f"{split}_labels.npy", x=LABEL[rows])
     first = load(roots[0])
-    for root in (*roots, tmp_path / "files", tmp_path / "folders", tmp_path / "arrays"):
+    roots += [tmp_path / "files", tmp_path / "folders", tmp_path / "arrays"]
+    for root in roots:
         data = load(root)
         for split, rows in cuts.items():
             np.testing.assert_array_equal(rows_of(data.splits[split], "loc"), LOC[rows])
@@ -264,21 +265,19 @@ def test_dimensions_that_never_vary_are_named(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_content_labels_and_splits(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = [
+        ({"loc": LOC}, {}),
+        ({"loc": LOC + 1}, {}),
+        ({"loc": LOC, "std": STD}, {}),
+        ({"loc": LOC, "std": STD * 2}, {}),
+        ({"loc": LOC, "label": LABEL}, {}),
+        ({"loc": LOC, "label": LABEL[::-1]}, {}),
+        ({"loc": LOC, "label": LABEL + 1}, {}),
+        ({"loc": LOC}, {"val_fraction": 0.2}),
+        ({"loc": LOC, "who": LABEL + 10 * (np.arange(40) % 3)}, {"groups": "who"}),
+    ]
     prints = [
-        load(write(tmp_path / f"{i}.npz", **arrays), **keys).fingerprint
-        for i, (arrays, keys) in enumerate(
-            [
-                ({"loc": LOC}, {}),
-                ({"loc": LOC + 1}, {}),
-                ({"loc": LOC, "std": STD}, {}),
-                ({"loc": LOC, "std": STD * 2}, {}),
-                ({"loc": LOC, "label": LABEL}, {}),
-                ({"loc": LOC, "label": LABEL[::-1]}, {}),
-                ({"loc": LOC, "label": LABEL + 1}, {}),
-                ({"loc": LOC}, {"val_fraction": 0.2}),
-                ({"loc": LOC, "who": LABEL + 10 * (np.arange(40) % 3)}, {"groups": "who"}),
-            ]
-        )
+        load(write(tmp_path / f"{i}.npz", **arrays), **keys).fingerprint for i, (arrays, keys) in enumerate(cases)
     ]
     assert len(set(prints)) == len(prints)
     assert load(write(tmp_path / "other.safetensors", mu=LOC.astype(np.float64))).fingerprint == prints[0]
