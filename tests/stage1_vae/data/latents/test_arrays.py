@@ -198,7 +198,7 @@ def test_splits_by_keys_files_and_folders(tmp_path: Path) -> None:
     keys = {f"{split}_loc": LOC[rows] for split, rows in cuts.items()}
     labels = {f"{split}_y": LABEL[rows] for split, rows in cuts.items()}
     roots: list[str | Path] = [write(tmp_path / "keys.npz", **keys, **labels)]
-    roots.append(write(tmp_path / "slash.safetensors", **{f"{s}/loc": LOC[r] for s, r in cuts.items()}, **labels))
+    roots.append(write(tmp_path / "slash.safetensors", **{key.replace("_", "/"): array for key, array in keys.items()}, **labels))
     for split, rows in cuts.items():
         write(tmp_path / "files" / f"{split}.npz", loc=LOC[rows], label=LABEL[rows])
         for i in range(2):
