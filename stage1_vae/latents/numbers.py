@@ -69,7 +69,9 @@ def _refuse(is_bad: np.ndarray, values: np.ndarray, remedy: str, words: str = ""
     """`is_bad`: bool, of the shape of `values`."""
     if is_bad.any():
         row = int(is_bad.reshape(len(is_bad), -1).any(1).argmax())
-        raise NumberError(row, f"holds {float(values[row][is_bad[row]].flat[0]):.10g}{words}", remedy, instead)
+        number = values[row][is_bad[row]].flat[0].item()
+        said = f"{number:.10g}" if isinstance(number, float) else str(number)
+        raise NumberError(row, f"holds {said}{words}", remedy, instead)
 
 
 def _real(values: np.ndarray) -> np.ndarray:

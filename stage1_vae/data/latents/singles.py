@@ -140,16 +140,13 @@ def recognise(root: Path, shelf: Shelf) -> str | None:
     return None
 
 
-def _first(folder: Path, suffix: str) -> Path | None:
+def _first(folder: Path, suffix: str, depth: int = 2) -> Path | None:
     """A file with that suffix in a folder, or in the folders in it, or in theirs."""
-    for _ in range(3):
-        names, folders = scan(folder, suffix)
-        if names:
-            return folder / names[0]
-        if not folders:
-            return None
-        folder = folder / folders[0]
-    return None
+    names, folders = scan(folder, suffix)
+    if names:
+        return folder / names[0]
+    inside = (_first(folder / name, suffix, depth - 1) for name in folders) if depth else iter(())
+    return next((path for path in inside if path), None)
 
 
 def code_folder(root: Path) -> Path | None:

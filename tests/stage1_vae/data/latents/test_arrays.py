@@ -198,7 +198,9 @@ def test_splits_by_keys_files_and_folders(tmp_path: Path) -> None:
     keys = {f"{split}_loc": LOC[rows] for split, rows in cuts.items()}
     labels = {f"{split}_y": LABEL[rows] for split, rows in cuts.items()}
     roots: list[str | Path] = [write(tmp_path / "keys.npz", **keys, **labels)]
-    roots.append(write(tmp_path / "slash.safetensors", **{key.replace("_", "/"): array for key, array in keys.items()}, **labels))
+    roots.append(
+        write(tmp_path / "slash.safetensors", **{key.replace("_", "/"): array for key, array in keys.items()}, **labels)
+    )
     for split, rows in cuts.items():
         write(tmp_path / "files" / f"{split}.npz", loc=LOC[rows], label=LABEL[rows])
         for i in range(2):
@@ -236,7 +238,11 @@ def test_groups_stay_together(tmp_path: Path, groups: str) -> None:
 
 def test_mirrored_copies_are_draws_of_one_image(tmp_path: Path) -> None:
     for i, rows in enumerate((slice(0, 25), slice(25, 40))):
-        shard = {"latents": MAPS[rows], "latents_flip": MAPS[rows, :, :, ::-1], "labels": LABEL[rows]}
+        shard: dict[str, np.ndarray] = {
+            "latents": MAPS[rows],
+            "latents_flip": MAPS[rows, :, :, ::-1],
+            "labels": LABEL[rows],
+        }
         write(tmp_path / f"latents_rank00_shard{i:03d}.safetensors", **shard)
     mean, std = MAPS.mean((0, 2, 3)), MAPS.std((0, 2, 3))
     stats = {"mean": torch.from_numpy(mean)[None, :, None, None], "std": torch.from_numpy(std)[None, :, None, None]}
