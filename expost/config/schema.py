@@ -13,11 +13,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Strict,
+    Tag,
     ValidationError,
 )
 
@@ -121,8 +123,19 @@ class Limits(Section):
 
 
 class VAEParts(Section):
+    """A VAE that is trained here; one that comes from elsewhere is a node with a `_target_`."""
+
     bottleneck: Node
     objective: Node
+
+
+def _kind_of_vae(value: Any) -> str:
+    return "external" if isinstance(value, dict) and "_target_" in value else "trained"
+
+
+VAEChoice = Annotated[
+    Annotated[VAEParts, Tag("trained")] | Annotated[Node, Tag("external")], Discriminator(_kind_of_vae)
+]
 
 
 class Trainer(Section):
@@ -222,7 +235,7 @@ class Config(Section):
     sweep: Sweep
     data: Node
     net: Node
-    vae: VAEParts
+    vae: VAEChoice
     likelihood: Node
     prior: Node
     trainer: Trainer
@@ -230,6 +243,17 @@ class Config(Section):
     limits: Limits
     oracle: Oracle
     logger: Logger
+
+    @property
+    def trained_vae(self) -> VAEParts:
+        """The same of a configuration whose VAE is trained here.
+
+        Raises:
+            ValueError: it comes from elsewhere.
+        """
+        if not isinstance(self.vae, VAEParts):
+            raise ValueError("this VAE comes from elsewhere")
+        return self.vae
 
 
 def validate(config: DictConfig) -> Config:
@@ -259,7 +283,7 @@ def _refuse_non_finite(value: Any, key: str = "") -> None:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool"))
+    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool", "trained", "external"))
     if first["type"] == "literal_error":
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"

@@ -211,11 +211,11 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
 def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
     """Stage 1 with fresh weights, and what it minimises."""
     config = job.config
-    objective = build("vae.objective", config.vae.objective)
+    objective = build("vae.objective", config.trained_vae.objective)
     net = build("net", config.net)
 
     def bottleneck(**injected: Any) -> Any:
-        return build("vae.bottleneck", config.vae.bottleneck, **injected, num_classes=data.num_classes)
+        return build("vae.bottleneck", config.trained_vae.bottleneck, **injected, num_classes=data.num_classes)
 
     with job.seeded(config.seeds.vae), refusing("net"):
         vae = VAE(data.shape, net, bottleneck, likelihood)

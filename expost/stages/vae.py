@@ -23,7 +23,7 @@ from stage1_vae.training.train import TRAIN_VERSION, Settings, train
 def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
     config, preprocess = job.config, parts.of_images.preprocess
-    nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
+    nodes = [config.data, config.net, config.trained_vae.bottleneck, config.trained_vae.objective, config.likelihood]
     left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
     trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
@@ -35,7 +35,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
             "version": Preprocess.version,
         },
         "net": config.net,
-        "vae": config.vae.model_dump(),
+        "vae": config.trained_vae.model_dump(),
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,

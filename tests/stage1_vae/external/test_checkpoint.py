@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import save_file
 from outside.their_models import images
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stage1_vae.external.checkpoint import Checkpoint

@@ -9,8 +9,8 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from outside.their_models import images
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stage1_vae.external.autoencoder import External
