@@ -23,7 +23,8 @@ PICTURES = {
     "maps": "Real latents beside draws of the baseline and of the learned prior: the first channels as colours, each "
     "scaled by what most of the real ones lie within.",
     "marginals": "The dimensions that the priors fit worst: how often each value occurs in q(z) of held-out latents, "
-    "and in draws of both priors.",
+    "and in draws of the priors; behind each name the Wasserstein distances of these to q(z), in units of its standard "
+    "deviation, in the order of the legend.",
     "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
     "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
     "the share is that of all its samples which the classifier takes for it.",
