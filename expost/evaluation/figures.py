@@ -151,7 +151,7 @@ def _two_clouds(axis: Axes, first: np.ndarray, second: np.ndarray, colour: str, 
 
 
 def training_curves(
-    stage1: Sequence[Mapping[str, float]],
+    stage1: Sequence[Mapping[str, float]] | None,
     stage2: Sequence[Mapping[str, float]],
     path: Path,
     conditional: bool = False,
@@ -160,16 +160,18 @@ def training_curves(
 
     Args:
         stage1: one record an epoch; `train_loss`, `val_loss`, `val_distortion_nats` and `val_rate_nats` are drawn where
-            they occur, against `epoch` or the position.
+            they occur, against `epoch` or the position; None: of latents whose stage 1 nobody knows.
         stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `epoch` or
             the position.
         conditional: stage 2 was fitted to latents with their labels y.
     """
-    figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
-    series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
-    _curves(panels["loss"], stage1, series, "stage 1: loss, nats an image")
-    series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
-    _curves(panels["terms"], stage1, series, "stage 1: validation terms, nats")
+    above = [] if stage1 is None else [["loss", "terms"]]
+    figure, panels = chart([*above, ["prior", "prior"]], width=8.8, height=3.1 * (1 + len(above)))
+    if stage1 is not None:
+        series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
+        _curves(panels["loss"], stage1, series, "stage 1: loss, nats an image")
+        series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
+        _curves(panels["terms"], stage1, series, "stage 1: validation terms, nats")
     keys = sorted({key for record in stage2 for key in record if key.endswith("_nats")})
     colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
@@ -368,16 +370,18 @@ def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
     sheet.save(path)
 
 
-def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Left, how often each code occurs among training images, most frequent first; right, what training counted.
+def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, float]] | None, path: Path) -> None:
+    """Left, how often each code occurs in the training set, most frequent first; right, what training counted.
 
     Args:
         books: one a map of the sequence.
-        history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn.
+        history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn;
+            None: of latents whose stage 1 nobody knows.
     """
-    figure, panels = chart([["counts", "epochs"]], width=8.8, height=4.4)
+    figure, panels = chart([["counts"] if history is None else ["counts", "epochs"]], width=8.8, height=4.4)
     _counts(panels["counts"], books)
-    _epochs(panels["epochs"], history, books)
+    if history is not None:
+        _epochs(panels["epochs"], history, books)
     for axis in panels.values():
         axis.grid(color="#e4e7eb", linewidth=0.8)
         if axis.get_legend_handles_labels()[0]:  # nothing was trained where there is no history

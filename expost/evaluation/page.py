@@ -32,7 +32,7 @@ PICTURES = {
     "latents": "Draws of q(z) of the training set on their first two principal axes, against both priors.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
-    "curves": "Training of both stages.",
+    "curves": "Training: what each epoch or iteration cost.",
     "codes": "How evenly codes are used.",
 }
 """File stem -> caption, in the order of the page; `codes` exists of codes alone, `classes` of conditional priors,
