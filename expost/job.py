@@ -170,10 +170,9 @@ class Job:
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
         """torch's global generators seeded inside the block and put back after it."""
-        import torch
+        from expost.training.devices import seeded
 
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             yield
 
 
