@@ -29,6 +29,7 @@ from stage1_vae.data.splits import (
     existing_path,
     fits_in_memory,
     random_order,
+    sides_of,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
@@ -132,11 +133,8 @@ class ImageFolder(Source):
             if (value := getattr(self, key)) not in choices:
                 words = [choice or "null" for choice in choices]
                 raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
-        if self.size is None:
-            return
-        sides = self.size if isinstance(self.size, Sequence) else [self.size] * 2
-        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-            raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
+        if self.size is not None:
+            sides_of(self.size)
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
@@ -165,7 +163,7 @@ class ImageFolder(Source):
 
     def _size(self, root: Path, pictures: list[Picture], guesses: list[str]) -> tuple[int, int]:
         if self.size is not None:
-            return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+            return sides_of(self.size)
         counts = Counter(picture.header.size for picture in pictures)
         common = min(counts, key=lambda size: (-counts[size], size))  # the smaller one of equally common sizes
         if len(counts) == 1:
