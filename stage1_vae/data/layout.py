@@ -105,7 +105,7 @@ def find_axes(what: str, shape: tuple[int, ...], domain: Domain, guesses: list[s
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         raise DataError(f"{what} has shape {shape}: images are (N, H, W), (N, C, H, W) or (N, H, W, C)")
     if layout is None:
-        layout = _find_counting_last(shape, guesses, hints) or _find_layout(what, shape, domain, guesses)
+        layout = _find_counting_last(shape, domain, guesses, hints) or _find_layout(what, shape, domain, guesses)
     axes = Axes(layout, {})
     if len(axes.of_file) != len(shape):
         raise DataError(
@@ -121,7 +121,7 @@ def _is_layout(layout: str) -> bool:
     return "".join(groups) in LAYOUTS and (len(groups) == 1 or (len(groups) == 2 and "N" in groups))
 
 
-def _find_counting_last(shape: tuple[int, ...], guesses: list[str], hints: Hints) -> str | None:
+def _find_counting_last(shape: tuple[int, ...], domain: Domain, guesses: list[str], hints: Hints) -> str | None:
     """The layout of images that the last axis counts, if it seems to be so."""
     layout = "HWN" if len(shape) == 3 else "HWCN"
     if len(shape) == 4 and (shape[2] not in CHANNELS or shape[1] in CHANNELS or shape[3] in CHANNELS):
@@ -129,7 +129,9 @@ def _find_counting_last(shape: tuple[int, ...], guesses: list[str], hints: Hints
     if hints.num is not None and (shape[0] == hints.num) != (shape[-1] == hints.num):
         counts_last = shape[-1] == hints.num
     else:
-        counts_last = len(shape) == 4 or (hints.is_matlab and shape[2] > shape[0])
+        is_longer = shape[-1] > shape[0]
+        counts_last = hints.is_matlab if len(shape) == 4 else hints.is_matlab and is_longer
+        counts_last |= len(shape) == 4 and is_longer and domain is Domain.UNIT
     if not counts_last:
         return None
     guesses.append(f"axes read as {layout} (data.layout={'NHW' if len(shape) == 3 else 'NCHW'} otherwise)")

@@ -6,6 +6,7 @@ them, `train_images`, `train_labels`, `val_images`, ... as MedMNIST does, `train
 split in one folder.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ IMAGES = ("x", "images", "imgs", "image", "img", "data", "arr_0")
 LABELS = ("label", "labels", "y", "target", "targets")
 """What arrays are called, in lower case; the first of them that is there is meant."""
 MOST_NAMED = 5
+MAX_LABEL_BYTES = 2**30
 
 
 @dataclass
@@ -178,12 +180,14 @@ def pass_over_unlabelled(content: Content) -> None:
 
 
 def _in_memory(path: str, name: str, labels: np.ndarray | OnDisk) -> np.ndarray:
-    if isinstance(labels, OnDisk):
+    if isinstance(labels, np.ndarray):
+        return labels
+    if labels.dtype.itemsize * math.prod(labels.shape) > MAX_LABEL_BYTES:
         raise DataError(
-            f"{path}: {name} is taken for labels, and has shape {labels.shape}, larger than data.memory_limit_gib: "
-            "name the labels with data.label=NAME, or set data.label=false"
+            f"{path}: {name} is taken for labels, and has shape {labels.shape}: name the labels with data.label=NAME, "
+            "or set data.label=false"
         )
-    return labels
+    return labels.take(0, slice(None))
 
 
 def _first_common(names: Sequence[str], common: Sequence[str]) -> str | None:
