@@ -76,7 +76,7 @@ def check(config: Config, command: Command) -> None:
     """All stages on two batches each, and a sheet of training images to look at."""
     from expost import pipeline
     from expost.measure.pictures import draw_sheet
-    from expost.parts.assembly import assemble, read_images
+    from expost.parts.assembly import ImageParts, assemble, read_data
     from expost.parts.dataset import dataset_line
     from expost.parts.reduced import reduced
     from expost.stages.check import check_all, check_request
@@ -84,14 +84,15 @@ def check(config: Config, command: Command) -> None:
     turn_loggers_down()  # which torch has turned up
     with reduced(config, command) as job:
         check_request(job)
-        data = read_images(job)
+        data = read_data(job)
         print(f"{'data':<11}{dataset_line(data)}", flush=True)
         job, parts = assemble(job, given=data)
         check_all(job, parts)
-        try:
-            sheet = draw_sheet(parts, config.paths.root)
-        except OSError as error:
-            raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
-        print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
+        if isinstance(parts, ImageParts):
+            try:
+                sheet = draw_sheet(parts, config.paths.root)
+            except OSError as error:
+                raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
+            print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
         pipeline.carry_out(job, parts)
     print("check      everything was built and ran on two batches; nothing else was kept")

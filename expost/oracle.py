@@ -32,7 +32,7 @@ from expost.evaluation.annealing.path import Annealed, Annealing, Start, anneale
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.oracle import Compared, terminal_table
 from expost.job import Job
-from expost.parts.assembly import read_images
+from expost.parts.assembly import read_data
 from expost.parts.dataset import dataset_line
 from expost.parts.priors import build_prior
 from expost.stages.report import point_latest
@@ -103,10 +103,10 @@ def run_oracle(job: Job) -> None:
     """
     started = time.perf_counter()
     settings = job.config.oracle
-    data = read_images(job)
+    data = read_data(job)
     job.say("data", dataset_line(data))
-    density = data.density
-    if not isinstance(density, LinearGaussianDensity):
+    density = data.density if isinstance(data, ImageData) else None
+    if not isinstance(data, ImageData) or not isinstance(density, LinearGaussianDensity):
         raise UserError(
             f"stage=oracle needs images whose log p(x) and p(z|x) are known, {data.name} is none of them; "
             "use experiment=oracle"

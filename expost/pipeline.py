@@ -167,7 +167,9 @@ def report(
         opening_lines: said before any stage.
     """
     facts = dataset_facts(parts.data)
-    provenance = {name: known[name] for name in ("vae", "prior", "features")} | {"data": parts.data.fingerprint}
+    provenance = {name: known[name] for name in ("vae", "prior", "features") if name in known} | {
+        "data": parts.data.fingerprint
+    }
     answer = Answer(
         keys=known,
         said=opening_lines,

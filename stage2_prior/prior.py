@@ -5,12 +5,9 @@ Public methods validate once and call the private ones, which do the maths.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -212,20 +209,6 @@ class Wrapper(Prior, ABC):
     @property
     def log_prob_is(self) -> Exactness:
         return self.inner.log_prob_is
-
-
-@dataclass(frozen=True)
-class DerivedColumn:
-    """A parameter that a wrapper makes of another one when its rows are read: there is no second copy of the set."""
-
-    shape: tuple[int, ...]
-    read: Callable[[Any], np.ndarray]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any, /) -> np.ndarray:
-        return self.read(rows)
 
 
 def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | None:

@@ -7,7 +7,7 @@ from expost.evaluation import views
 from expost.evaluation.report import Report
 from expost.evaluation.tables import one_line
 from expost.export.two_stage import TwoStage
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts
 from expost.parts.dataset import dataset_facts, describe
 from stage1_vae.data.labels import list_names
 
@@ -55,7 +55,7 @@ Loading reads safetensors and JSON and runs nothing that the folder brings.
 def model_card(
     name: str,
     content: Mapping[str, Any],
-    parts: Parts,
+    parts: ImageParts,
     model: TwoStage,
     keys: Mapping[str, str],
     figures: Report | None,
@@ -103,7 +103,7 @@ def _knobs(model: TwoStage) -> str:
     return f"`sample` also takes {', '.join(f'`{word}' for word in taken)}. " if taken else ""
 
 
-def _facts(content: Mapping[str, Any], parts: Parts, model: TwoStage) -> str:
+def _facts(content: Mapping[str, Any], parts: ImageParts, model: TwoStage) -> str:
     rows = {part: _class(content[part]) for part in ("net", "bottleneck", "likelihood", "prior")}
     rows["prior"] += "".join(f", {target.rsplit('.', 1)[1]}" for target in content["wrap"])
     x = parts.preprocess

@@ -24,13 +24,13 @@ from expost.evaluation.bounds import importance_bounds
 from expost.export.config import load_stages, preprocess_of, read_config
 from expost.export.hub import SCHEME, download
 from expost.store.safe import UnsafeError
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.base_priors import UniformCodes
 from stage1_vae.data.images import Domain
 from stage1_vae.data.labels import class_number
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import Support
 from stage1_vae.likelihoods import figure_kind
-from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.sampling import Sampling
 
@@ -57,7 +57,7 @@ class TwoStage:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Autoencoder,
         prior: Prior,
         preprocess: Preprocess,
         pixel_range: tuple[float, float],

@@ -22,13 +22,13 @@ from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, l
 from expost.job import Job
 from expost.measure.image_sets import SCATTERED, num_compared
 from expost.measure.latents import MAX_KNOWN
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size
 from expost.training.devices import resolved_precision
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import ImageData
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.ranks import ALONE
-from stage1_vae.vae import VAE
 from stage2_prior.fitting import FitRun, FitSettings
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, GradientPrior, Prior
@@ -102,7 +102,7 @@ def take_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def first_images(parts: Parts, num: int) -> Tensor:
+def first_images(parts: ImageParts, num: int) -> Tensor:
     """x [num, C, H, W] of training images, from the first on and around."""
     raw = parts.data.train.batch(torch.arange(num) % len(parts.data.train)).to(parts.device)
     return parts.preprocess(raw, torch.Generator(parts.device).manual_seed(0))
@@ -112,7 +112,7 @@ def lower(key: str, value: object) -> str:
     return f"lower {key} (now {value})"
 
 
-def stage1_parts(trainer: Trainer, parts: Parts) -> list[Expectation]:
+def stage1_parts(trainer: Trainer, parts: ImageParts) -> list[Expectation]:
     """Steps and validations of stage 1."""
     steps, _, validations = length_of_stage1(trainer, len(parts.data.train))
     size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
@@ -131,7 +131,7 @@ def stage1_parts(trainer: Trainer, parts: Parts) -> list[Expectation]:
     return [Expectation(expected_seconds(work, max(1, size), rows), lower(f"trainer.{key}", getattr(trainer, key)))]
 
 
-def encode_parts(trainer: Trainer, parts: Parts, vae: VAE) -> list[Expectation]:
+def encode_parts(trainer: Trainer, parts: ImageParts, vae: Autoencoder) -> list[Expectation]:
     """One pass over all images; several ranks share it."""
     num = sum(len(split) for split in (parts.data.train, parts.data.val, parts.data.test))
     model, block = trial(vae), block_size(parts.data.shape)
@@ -206,7 +206,7 @@ def draw_latents(latents: LatentDataset, num: int, device: torch.device) -> Tens
 
 
 def sample_parts(
-    settings: Sample, shape: tuple[int, ...], vae: VAE, draw: Callable[[int], Tensor]
+    settings: Sample, shape: tuple[int, ...], vae: Autoencoder, draw: Callable[[int], Tensor]
 ) -> list[Expectation]:
     """Drawing and decoding all images of `shape` that are asked for, in full blocks."""
     block = block_size(shape)
@@ -216,7 +216,7 @@ def sample_parts(
     return [Expectation(seconds, lower("sample.num", settings.num))]
 
 
-def feature_parts(parts: Parts, num: int) -> list[Expectation]:
+def feature_parts(parts: ImageParts, num: int) -> list[Expectation]:
     """Training the classifier on `num` images; random features take one pass of few of them."""
     data = parts.data
     if data.num_classes < 2:
@@ -234,7 +234,7 @@ def feature_parts(parts: Parts, num: int) -> list[Expectation]:
 
 
 def evaluation_parts(
-    settings: Evaluation, parts: Parts, vae: VAE, prior: Prior, train: LatentDataset
+    settings: Evaluation, parts: ImageParts, vae: Autoencoder, prior: Prior, train: LatentDataset
 ) -> list[Expectation]:
     """Samples, bounds and annealing; all else is little beside them, but for training images by the million."""
     data = parts.data

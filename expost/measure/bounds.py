@@ -24,14 +24,14 @@ from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.oracle import Compared
 from expost.evaluation.sections import AnnealedRow, TightBounds
 from expost.job import Job
-from expost.measure.subject import Subject
-from expost.parts.assembly import Parts
+from expost.measure.subject import ImageSubject
+from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size
 from expost.training.progress import bar, clock
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import ImageSet, subset
 from stage1_vae.rate import rate_nats
-from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 
 MAX_BOUND_PIXELS = 2**23
@@ -46,7 +46,7 @@ REFUSALS = {
 """Why a prior gets no annealed bounds."""
 
 
-def measure_bounds(subject: Subject, job: Job) -> dict[str, Bounds]:
+def measure_bounds(subject: ImageSubject, job: Job) -> dict[str, Bounds]:
     """Bounds on the test images under the baseline, the floors and the learned prior, from the same proposals."""
     settings = job.config.evaluation
     vae, images = subject.vae, subset(subject.parts.data.test, settings.num_bound_images)
@@ -76,7 +76,7 @@ def measure_bounds(subject: Subject, job: Job) -> dict[str, Bounds]:
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
 
 
-def check_tight_bounds(job: Job, parts: Parts) -> None:
+def check_tight_bounds(job: Job, parts: ImageParts) -> None:
     """Refuse, before any work, bounds that cannot be had.
 
     Raises:
@@ -89,7 +89,7 @@ def check_tight_bounds(job: Job, parts: Parts) -> None:
         )
 
 
-def tight_bounds(subject: Subject, job: Job, name: str) -> TightBounds | None:
+def tight_bounds(subject: ImageSubject, job: Job, name: str) -> TightBounds | None:
     """What annealing says of the baseline and of the learned prior, called `name`; None where it is off.
 
     Raises:
@@ -113,7 +113,7 @@ def tight_bounds(subject: Subject, job: Job, name: str) -> TightBounds | None:
     )
 
 
-def _row(subject: Subject, job: Job, prior: Prior, settings: Settings) -> AnnealedRow:
+def _row(subject: ImageSubject, job: Job, prior: Prior, settings: Settings) -> AnnealedRow:
     """One prior; the same seed for all, so that they are compared from the same starts."""
     kind, seed, shape = subject.parts.kind, job.config.seeds.sample, subject.parts.data.shape
     notes = [] if kind.is_density else [f"{kind.note}: these bounds rank priors and are no log-likelihoods"]
@@ -153,7 +153,7 @@ def _row(subject: Subject, job: Job, prior: Prior, settings: Settings) -> Anneal
     return replace(row, bdmc_gap_nats=gap, bdmc_gap_std_error_nats=error, notes=(*row.notes, *notes))
 
 
-def starts(vae: VAE) -> Callable[[Tensor], Start]:
+def starts(vae: Autoencoder) -> Callable[[Tensor], Start]:
     """Chains begin at q(z|x) and measure their steps by its standard deviations."""
 
     def start(x: Tensor) -> Start:
@@ -167,7 +167,7 @@ def starts(vae: VAE) -> Callable[[Tensor], Start]:
     return start
 
 
-def likelihood(vae: VAE) -> LogLikelihood:
+def likelihood(vae: Autoencoder) -> LogLikelihood:
     """x [B, C, H, W], z [n, B, *latent] -> log p(x|z) [n, B] nats."""
 
     def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def likelihood(vae: VAE) -> LogLikelihood:
 
 
 @torch.no_grad()
-def simulate(subject: Subject, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+def simulate(subject: ImageSubject, prior: Prior, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of x ~ p(x|z) [B, C, H, W] and the z ~ p(z) [B, *latent] that each was drawn from, on the device."""
     for z in subject.draw(prior, num).to(subject.device).split(block_size(subject.parts.data.shape)):
         yield subject.vae.decode(z).sample(), z
@@ -191,12 +191,12 @@ def _mean(per_image: Tensor | None) -> tuple[float | None, float | None]:
     return mean.value, mean.standard_error
 
 
-def carries_unchanged(vae: VAE) -> bool:
+def carries_unchanged(vae: Autoencoder) -> bool:
     """Whether z is x: nothing between the images and stage 2 has a parameter."""
     return next(vae.parameters(), None) is None
 
 
-def true_nll_nats(parts: Parts, images: ImageSet) -> Tensor | None:
+def true_nll_nats(parts: ImageParts, images: ImageSet) -> Tensor | None:
     """-log p(x) of `images` under the density that they were drawn from, float64 [N]; None where nobody knows."""
     if parts.data.density is None or parts.preprocess.is_random:
         return None
@@ -205,7 +205,7 @@ def true_nll_nats(parts: Parts, images: ImageSet) -> Tensor | None:
 
 
 def compare_with_truth(
-    parts: Parts, images: ImageSet, bounded: Mapping[str, Bounds], name: str
+    parts: ImageParts, images: ImageSet, bounded: Mapping[str, Bounds], name: str
 ) -> tuple[float | None, list[str]]:
     """The mean true -log p(x) of the images that were `bounded`, in nats, and how far from it the figure of the prior
     `name` is, in words; None and nothing where it is not known."""

@@ -17,7 +17,7 @@ from expost.evaluation.report import Row
 from expost.evaluation.row_names import RECONSTRUCTIONS
 from expost.evaluation.sections import Classes, ClassShares
 from expost.measure.image_sets import num_compared, reference_rows
-from expost.measure.subject import Subject, clean_images
+from expost.measure.subject import ImageSubject, clean_images
 from stage1_vae.data.images import subset
 from stage1_vae.rows import spread_rows
 
@@ -35,7 +35,7 @@ class ConditionalSamples:
 
 
 def measure_classes(
-    subject: Subject, classifier: FeatureNet, limit: int, notes: list[str]
+    subject: ImageSubject, classifier: FeatureNet, limit: int, notes: list[str]
 ) -> ConditionalSamples | None:
     """Draw, decode and classify samples of every class; None, with a note, where that is not possible.
 
@@ -80,7 +80,7 @@ def measure_classes(
 
 
 def classify_test_images(
-    subject: Subject, classifier: FeatureNet, num: int, present: Tensor, pictured: Tensor
+    subject: ImageSubject, classifier: FeatureNet, num: int, present: Tensor, pictured: Tensor
 ) -> tuple[ClassAccuracy | None, ClassAccuracy | None, dict[int, Tensor] | None]:
     """What the classifier takes reconstructions and test images for, and some images of each `pictured` class; nothing
     where test images have no labels."""

@@ -32,14 +32,14 @@ from expost.measure.image_sets import (
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
-from expost.measure.subject import Subject, baseline_prior, fit_floors, floor_ingredients
-from expost.parts.assembly import Parts
+from expost.measure.subject import ImageSubject, baseline_prior, fit_floors, floor_ingredients
+from expost.parts.assembly import ImageParts, Parts
 from expost.parts.weights import Histories
 from expost.training.progress import clock
 from expost.training.tracking import Tracker
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import subset
 from stage1_vae.latents import LatentDataset
-from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
 VERSION = 8
@@ -49,7 +49,7 @@ VERSION = 8
 def measure_ingredients(parts: Parts, num_samples: int) -> dict[str, Any]:
     """The versions of everything that `measure` fits and computes by itself."""
     pictured = {"scattered": num_samples} if num_samples < SCATTERED else {}  # once as many as there are images
-    return {"version": VERSION, **pictured, **floor_ingredients(parts.vae.spec)}
+    return {"version": VERSION, **pictured, **floor_ingredients(parts.spec)}
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Findings:
     """
 
     job: Job
-    trained: Subject
+    trained: ImageSubject
     nets: Nets
     net: Extractor
     histories: Histories
@@ -155,16 +155,19 @@ PARTS = {
 """By name, in their order: a part may read what those before it found. Only conditional priors have classes."""
 
 
-def trained_stages(job: Job, parts: Parts, vae: VAE, prior: Prior, latents: Sequence[LatentDataset]) -> Subject:
+def trained_stages(
+    job: Job, parts: ImageParts, vae: Autoencoder, prior: Prior, latents: Sequence[LatentDataset]
+) -> ImageSubject:
     """What is judged: both trained stages and, fitted now, the priors by counting beside them; `latents` of training,
     validation and test images."""
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
-    return Subject(vae, prior, baseline_prior(vae.spec).to(job.device), train, test, parts, job.device, floors)
+    baseline = baseline_prior(vae.spec).to(job.device)
+    return ImageSubject(parts, prior, baseline, train, test, job.device, floors, vae=vae)
 
 
 def measure(
-    job: Job, trained: Subject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
+    job: Job, trained: ImageSubject, nets: Nets, histories: Histories, folder: Path, tracker: Tracker
 ) -> dict[str, float | None]:
     """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
 

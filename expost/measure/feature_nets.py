@@ -12,7 +12,7 @@ from torch import Tensor
 from expost.config.schema import Evaluation
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import feature_file, features
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts
 from expost.store.artifacts import Artifact
 from expost.store.safe import read_json
 from expost.store.tensors import layouts, read_tensors
@@ -55,7 +55,7 @@ def check_feature_file(settings: Evaluation) -> None:
         feature_file.checked_sha256(settings.features, settings.features_sha256)
 
 
-def try_feature_file(settings: Evaluation, parts: Parts) -> None:
+def try_feature_file(settings: Evaluation, parts: ImageParts) -> None:
     """Run the user's net, before any work, on two blank images of the data's shape.
 
     Raises:

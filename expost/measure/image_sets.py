@@ -16,7 +16,7 @@ from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
 from expost.evaluation.row_names import AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from expost.measure.feature_nets import Extractor
-from expost.measure.subject import Subject, clean_images
+from expost.measure.subject import ImageSubject, clean_images
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Subset, subset
 from stage1_vae.rows import spread_rows
 
@@ -66,7 +66,7 @@ def extract_features(net: Extractor, blocks: Iterator[Tensor]) -> FeaturedSet:
     return FeaturedSet(torch.cat(rows), torch.cat(few)[:PICTURED])
 
 
-def extract_from_draws(net: Extractor, subject: Subject, draw: Callable[[], Tensor]) -> FeaturedSet:
+def extract_from_draws(net: Extractor, subject: ImageSubject, draw: Callable[[], Tensor]) -> FeaturedSet:
     """The same for decoded draws, with the time that drawing and decoding took."""
     started = time.perf_counter()
     z = draw()
@@ -85,7 +85,7 @@ def _clock(blocks: Iterator[Tensor], spent: list[float]) -> Iterator[Tensor]:
         yield block
 
 
-def collect_sets(subject: Subject, net: Extractor, limit: int) -> dict[str, FeaturedSet]:
+def collect_sets(subject: ImageSubject, net: Extractor, limit: int) -> dict[str, FeaturedSet]:
     """The reference, and one set of as many images for each row of the table."""
     data, parts, train = subject.parts.data, subject.parts, subject.train
     num = num_compared(data, limit)
@@ -116,7 +116,7 @@ def reference_rows(data: ImageData, num: int) -> Tensor:
 
 
 def measure_distances(
-    subject: Subject, sets: Mapping[str, FeaturedSet], neighbours: int, notes: list[str]
+    subject: ImageSubject, sets: Mapping[str, FeaturedSet], neighbours: int, notes: list[str]
 ) -> dict[str, distances.Distances]:
     """Distances of every set against the reference; a note instead where that is not possible, and one of repeats."""
     features = {name: place(images.features, subject) for name, images in sets.items()}
@@ -143,7 +143,9 @@ def describe_repeats(repeats: int, num: int, what: str) -> str:
     return f"{repeats:,} of {num:,} {what} {verb}: to the feature net the same as an earlier one"
 
 
-def measure_memorisation(subject: Subject, net: Extractor, sets: Mapping[str, FeaturedSet], notes: list[str]) -> Copies:
+def measure_memorisation(
+    subject: ImageSubject, net: Extractor, sets: Mapping[str, FeaturedSet], notes: list[str]
+) -> Copies:
     """Every set but the training images against all of these; a note instead where features are broken."""
     images = subject.parts.data.train
     training = place(extract_features(net, clean_images(subject.parts, images)).features, subject)
@@ -171,7 +173,7 @@ def measure_memorisation(subject: Subject, net: Extractor, sets: Mapping[str, Fe
     return Copies(shares, nearest)
 
 
-def place(features: Tensor, subject: Subject) -> Tensor:
+def place(features: Tensor, subject: ImageSubject) -> Tensor:
     """On a GPU that knows float64; elsewhere where they are."""
     return features.to(subject.device) if subject.device.type == "cuda" else features
 

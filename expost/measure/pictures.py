@@ -12,8 +12,8 @@ from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
 from expost.measure.classes import ConditionalSamples
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet
-from expost.measure.subject import Subject, clean_images
-from expost.parts.assembly import Parts
+from expost.measure.subject import ImageSubject, clean_images
+from expost.parts.assembly import ImageParts
 from expost.parts.weights import Histories
 from stage1_vae.data.images import subset
 from stage2_prior.prior import Prior
@@ -23,7 +23,7 @@ SHEET, SHOWN = "check-images.png", 40
 
 
 def draw_pictures(
-    subject: Subject,
+    subject: ImageSubject,
     sets: Mapping[str, FeaturedSet],
     copied: Copies,
     name: str,
@@ -63,7 +63,7 @@ def draw_pictures(
         figures.class_rows(rows, name, folder / "classes.png")
 
 
-def add_latents(subject: Subject, prior: Prior, drawn: Tensor, num: int) -> Tensor:
+def add_latents(subject: ImageSubject, prior: Prior, drawn: Tensor, num: int) -> Tensor:
     """z [num, *latent]: those that were `drawn` already, and as many more as are lacking: draws may take minutes."""
     lacking = num - len(drawn)
     return torch.cat([drawn, subject.draw(prior, lacking)]) if lacking > 0 else drawn[:num]
@@ -86,7 +86,7 @@ def picture(x: Tensor) -> Tensor:
     return x if channels in (1, 3) else x[:, :3] if channels == 4 else x[:, :1]
 
 
-def draw_sheet(parts: Parts, root: Path) -> Path:
+def draw_sheet(parts: ImageParts, root: Path) -> Path:
     """A sheet of training images below `root`, by class with its name where there are labels; its path.
 
     Raises:

@@ -14,13 +14,13 @@ from expost.evaluation.report import Row, closed_share
 from expost.evaluation.row_names import AGGREGATE, FLOORS, RECONSTRUCTIONS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Estimate, Surgery, TightBounds
 from expost.measure.image_sets import FeaturedSet, describe_repeats
-from expost.measure.subject import Subject
+from expost.measure.subject import ImageSubject
 from stage2_prior.fitting import FitReport
 
 
 def build_rows(
     name: str,
-    subject: Subject,
+    subject: ImageSubject,
     sets: Mapping[str, FeaturedSet],
     measured: Mapping[str, Distances],
     memorised: Mapping[str, Memorisation],
@@ -78,7 +78,7 @@ def image_row(
     return replace(row, num_samples=distances.num_samples, notes=notes, **figures)
 
 
-def repeats_of(measured: Mapping[str, Distances], subject: Subject, name: str) -> dict[str, int]:
+def repeats_of(measured: Mapping[str, Distances], subject: ImageSubject, name: str) -> dict[str, int]:
     """Row, or "reference" -> images that repeat an earlier one of their set; the learned prior's under its name."""
     titles = {"learned": name, "baseline": subject.baseline_name}
     repeats = {}
@@ -99,7 +99,7 @@ def gap_spread(key: str, measured: Mapping[str, Distances]) -> float | None:
     return halves.spread((base - learned) / (base - best))
 
 
-def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Estimate]:
+def gains(learned: Bounds, baseline: Bounds, subject: ImageSubject) -> dict[str, Estimate]:
     """What the learned prior costs an image more than another one, negative where less: mean and standard error.
 
     The images and the draws are the same, so the error is that of the differences and not of the images.
@@ -116,7 +116,7 @@ def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Esti
     return gain
 
 
-def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
+def _standard_errors(bound: Bounds, subject: ImageSubject) -> dict[str, float]:
     """Of the means over images."""
     means = {key: mean_of(values) for key in bound.means() if (values := getattr(bound, key)) is not None}
     errors = {key: mean.standard_error for key, mean in means.items() if mean.standard_error is not None}
@@ -171,7 +171,7 @@ def annealing_note(tight: TightBounds, figures: AnnealedRow) -> str:
     return note
 
 
-def bits_of(nll_nats: float | None, subject: Subject) -> float | None:
+def bits_of(nll_nats: float | None, subject: ImageSubject) -> float | None:
     """Bits per dimension of a bound on a density or mass of images; None where there is none."""
     kind = subject.parts.kind
     if nll_nats is None or not kind.is_density:

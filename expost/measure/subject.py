@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts, Parts
 from expost.parts.decoding import block_size, pixel_range
 from expost.training.tracking import Tracker
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
-from stage1_vae.vae import VAE
 from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import Prior
 from stage2_prior.priors.bigram import Bigram
@@ -40,22 +40,21 @@ class Floor:
 
 @dataclass(frozen=True)
 class Subject:
-    """Both stages and what they know of the images.
+    """A prior, and the latents that it was fitted to.
 
     Attributes:
-        vae, prior: trained, in evaluation mode.
+        parts: what else there is; the data.
+        prior: fitted, in evaluation mode.
         baseline: N(0, I) on the same latents; of codes and bits, the uniform prior.
-        train, test: their latents.
-        parts: data and preprocessing.
-        floors: of codes and bits, row -> prior by counting.
+        train, test: latents.
+        floors: row -> a prior of few numbers or none that a learned one must beat.
     """
 
-    vae: VAE
+    parts: Parts
     prior: Prior
     baseline: Prior
     train: LatentDataset
     test: LatentDataset
-    parts: Parts
     device: torch.device
     floors: Mapping[str, Floor] = field(default_factory=dict)
 
@@ -67,6 +66,26 @@ class Subject:
         """Row -> prior: the baseline, the floors, and the learned one, called `name`, where it is another."""
         known = {self.baseline_name: self.baseline} | {row: floor.prior for row, floor in self.floors.items()}
         return known | ({} if name == self.baseline_name else {name: self.prior})
+
+    @torch.no_grad()
+    def draw(self, prior: LatentDensity, num: int, labels: Tensor | None = None) -> Tensor:
+        """z [num, *latent] from `prior`, on the CPU; `labels`: the class of each, [num]."""
+        sizes = [min(1000, num - start) for start in range(0, num, 1000)]
+        context = [None] * len(sizes) if labels is None else labels.split(1000)
+        return torch.cat([prior.sample(size, y).cpu() for size, y in zip(sizes, context, strict=True)])
+
+
+@dataclass(frozen=True)
+class ImageSubject(Subject):
+    """Both stages and what they know of the images.
+
+    Attributes:
+        parts: images, preprocessing, likelihood.
+        vae: trained, in evaluation mode.
+    """
+
+    parts: ImageParts
+    vae: Autoencoder = field(kw_only=True)
 
     def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""
@@ -88,13 +107,6 @@ class Subject:
         """What the decoder is given of z [N, *latent], on the CPU: of codes, their vectors."""
         return torch.cat([self.vae.embed(block.to(self.device)).cpu() for block in z.split(1000)])
 
-    @torch.no_grad()
-    def draw(self, prior: LatentDensity, num: int, labels: Tensor | None = None) -> Tensor:
-        """z [num, *latent] from `prior`, on the CPU; `labels`: the class of each, [num]."""
-        sizes = [min(1000, num - start) for start in range(0, num, 1000)]
-        context = [None] * len(sizes) if labels is None else labels.split(1000)
-        return torch.cat([prior.sample(size, y).cpu() for size, y in zip(sizes, context, strict=True)])
-
 
 def baseline_name(spec: LatentSpec) -> str:
     """Name of the prior that latents of `spec` are compared with."""
@@ -106,7 +118,7 @@ def baseline_prior(spec: LatentSpec) -> Prior:
     return StandardNormal(spec) if spec.support is Support.REAL else Uniform(spec)
 
 
-def clean_images(parts: Parts, images: ImageSet) -> Iterator[Tensor]:
+def clean_images(parts: ImageParts, images: ImageSet) -> Iterator[Tensor]:
     """Intensities without noise or binarisation in blocks [b, C, H, W] on the CPU; real ones scaled to [0, 1]."""
     low, high = pixel_range(parts.data)
     for index in torch.arange(len(images)).split(block_size(parts.data.shape)):

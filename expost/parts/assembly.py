@@ -15,11 +15,13 @@ from expost.config.limits import limited_evaluation
 from expost.config.schema import Config
 from expost.job import Job
 from expost.parts.priors import build_prior, without
-from expost.parts.reduced import shortened, truncated
+from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet
+from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
+from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
@@ -34,12 +36,43 @@ class Parts:
     """What the stages work with.
 
     Attributes:
+        data: what was read.
+        spec: what one latent is.
+        prior: unfitted.
+        device: where both stages compute.
+    """
+
+    data: Data
+    spec: LatentSpec
+    prior: Prior
+    device: torch.device
+
+    @property
+    def of_images(self) -> "ImageParts":
+        """The same, of a job that has images.
+
+        Raises:
+            TypeError: it has none.
+        """
+        raise TypeError(f"{self.data.name} holds no images")
+
+
+@dataclass(frozen=True)
+class LatentParts(Parts):
+    """Of a job whose latents somebody else has encoded: no stage 1, no images, no decoder."""
+
+    data: LatentData
+
+
+@dataclass(frozen=True)
+class ImageParts(Parts):
+    """Of a job that has images.
+
+    Attributes:
         data, preprocess: images, and how they become x.
         vae: untrained, with the weights that `seeds.vae` gives.
         objective: what stage 1 minimises.
-        prior: unfitted.
         kind: what figures of the likelihood on these images mean.
-        device: where both stages compute.
         num_workers: processes that read images.
     """
 
@@ -47,10 +80,12 @@ class Parts:
     preprocess: Preprocess
     vae: VAE
     objective: Objective
-    prior: Prior
     kind: FigureKind
-    device: torch.device
     num_workers: int
+
+    @property
+    def of_images(self) -> "ImageParts":
+        return self
 
     def batches(
         self,
@@ -74,36 +109,64 @@ class Parts:
         )
 
 
-def assemble(job: Job, given: ImageData | None = None) -> tuple[Job, Parts]:
+def assemble(job: Job, given: Data | None = None) -> tuple[Job, Parts]:
     """Build everything that the configuration of `job` names; the job, with what was left to the data decided.
 
-    With `given`, these images take the place of those that the configuration names.
+    With `given`, these images or latents take the place of those that the configuration names.
 
     Raises:
         UserError: whatever does not fit together, in one line.
     """
-    try:
-        data = given or read_images(job)
-        preprocess = build_preprocess(job.config, data)
-    except DataError as error:
-        raise UserError(str(error)) from error
+    data = given or read_data(job)
+    if isinstance(data, ImageData):
+        return assemble_images(job, data)
+    if isinstance(data, LatentData):
+        return assemble_latents(job, data)
+    raise UserError(f"data: {type(data).__name__} holds neither images nor latents; choose another data=NAME")
+
+
+def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
+    """Both stages."""
+    preprocess = build_preprocess(job.config, data)
     likelihood = build_likelihood(job.config, data, preprocess)
     vae, objective = build_vae(job, data, likelihood)
-    job = shortened(job, vae.spec)
-    prior, node = build_prior(job, vae.spec, len(data.train))
-    evaluation = limited_evaluation(job.config.evaluation, vae.spec, prior.passes, job.config.limits)
-    job = replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation}))
+    job, prior = fit_to_latents(job, vae.spec, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
-    kind = figure_kind(likelihood, raw_levels, preprocess.dequantize)
-    return job, Parts(data, preprocess, vae, objective, prior, kind, job.device, job.config.trainer.num_workers)
+    parts = ImageParts(
+        data=data,
+        spec=vae.spec,
+        prior=prior,
+        device=job.device,
+        preprocess=preprocess,
+        vae=vae,
+        objective=objective,
+        kind=figure_kind(likelihood, raw_levels, preprocess.dequantize),
+        num_workers=job.config.trainer.num_workers,
+    )
+    return job, parts
+
+
+def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
+    """Stage 2 alone."""
+    job, prior = fit_to_latents(job, data.spec, len(data.train))
+    data = data if job.max_images is None else few_latents(data, job.max_images, prior)
+    return job, LatentParts(data, data.spec, prior, job.device)
+
+
+def fit_to_latents(job: Job, spec: LatentSpec, num: int) -> tuple[Job, Prior]:
+    """The job with sections that suit `num` latents of `spec` for training, and its prior, unfitted."""
+    job = shortened(job, spec)
+    prior, node = build_prior(job, spec, num)
+    evaluation = limited_evaluation(job.config.evaluation, spec, prior.passes, job.config.limits)
+    return replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation})), prior
 
 
 def build_preprocess(config: Config, data: ImageData) -> Preprocess:
     """How raw images become x; `dequantize: auto` suits the likelihood.
 
     Raises:
-        DataError: what cannot be done to these images.
+        UserError: what cannot be done to these images.
     """
     levels = data.levels
     binarize, dequantize = config.data.get("binarize", "none"), config.data.get("dequantize", "auto")
@@ -111,18 +174,24 @@ def build_preprocess(config: Config, data: ImageData) -> Preprocess:
         likelihood_class = target_class(config.likelihood)
         wants = issubclass(likelihood_class, Likelihood) and likelihood_class.pixels is Pixels.CONTINUOUS
         dequantize = wants and levels is not None and binarize == "none"
-    return Preprocess(levels, data.domain, binarize, dequantize)
+    try:
+        return Preprocess(levels, data.domain, binarize, dequantize)
+    except DataError as error:
+        raise UserError(str(error)) from error
 
 
-def read_images(job: Job) -> ImageData:
-    """The images that the configuration names.
+def read_data(job: Job) -> Data:
+    """The images or latents that the configuration names.
 
     Raises:
-        UserError, DataError: they are not there, or not as they should be.
+        UserError: they are not there, or not as they should be.
     """
     source = build("data", without(job.config.data, PREPROCESSING))
-    with clock("reading the images", job.shows_progress):
-        return source.load()
+    try:
+        with clock("reading the data", job.shows_progress):
+            return source.load()
+    except DataError as error:
+        raise UserError(str(error)) from error
 
 
 def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:

@@ -4,31 +4,46 @@ A guess about files is right until it is wrong; so it is said, beside what was l
 """
 
 from expost.evaluation.sections import Dataset
-from stage1_vae.data.images import Domain, ImageData, InMemory
+from stage1_vae.data.images import Data, Domain, ImageData, InMemory
 from stage1_vae.data.labels import list_names
+from stage1_vae.data.latents.data import LatentData
 
+FAMILY_WORDS = {
+    "diagonal_normal": "means and standard deviations",
+    "delta": "point masses",
+    "codes": "codes",
+    "bits": "bits",
+}
+"""Family of posteriors -> what is held of each."""
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def dataset_facts(data: ImageData) -> Dataset:
-    """For report.json: images of each split, shape, values, classes, guesses, what was left out."""
+def dataset_facts(data: Data) -> Dataset:
+    """For report.json: images or latents of each split, shape, values, classes, guesses, what was left out."""
     low, high = value_range(data) or (None, None)
+    left_out = tuple(data.left_out)
+    if isinstance(data, LatentData):
+        shape, domain, levels = data.spec.shape, f"latents: {FAMILY_WORDS[data.train.family]}", None
+        left_out += tuple(f"no {words}" for words in data.missing)
+    else:
+        assert isinstance(data, ImageData)
+        shape, domain, levels = data.shape, data.domain.value, data.levels
     return Dataset(
         name=data.name,
         num_images={split: len(getattr(data, split)) for split in SPLITS},
-        shape=tuple(data.shape),
-        domain=data.domain.value,
-        levels=data.levels,
+        shape=tuple(shape),
+        domain=domain,
+        levels=levels,
         smallest_value=low,
         largest_value=high,
         num_classes=data.num_classes,
         class_names=tuple(data.class_names),
         read_as=tuple(data.guesses),
-        left_out=tuple(data.left_out),
+        left_out=left_out,
     )
 
 
-def value_range(data: ImageData) -> tuple[float, float] | None:
+def value_range(data: Data) -> tuple[float, float] | None:
     """The smallest and the largest raw value: of what the source looked at, else of training images in memory."""
     if data.value_range is not None or not isinstance(data.train, InMemory) or not len(data.train):
         return data.value_range
@@ -50,13 +65,17 @@ def describe(facts: Dataset) -> dict[str, str]:
 
 
 def _values(facts: Dataset) -> str:
+    if facts.domain.startswith("latents: "):
+        kind = facts.domain.removeprefix("latents: ")
+        low, high = facts.smallest_value, facts.largest_value
+        return kind if low is None else f"{kind}, {low:.6g} to {high:.6g}"
     kind = "real numbers" if facts.domain == Domain.REAL.value else "floats"
     kind = kind if facts.levels is None else f"{facts.levels} levels"
     low, high = facts.smallest_value, facts.largest_value
     return kind if low is None else f"{kind}, {low:.6g} to {high:.6g} seen"
 
 
-def dataset_line(data: ImageData) -> str:
+def dataset_line(data: Data) -> str:
     """All of it in one line."""
     facts = dataset_facts(data)
     words = describe(facts)

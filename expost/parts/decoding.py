@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import Domain, ImageData
-from stage1_vae.vae import VAE
 
 MAX_BLOCK = 500
 BLOCK_PIXELS = 2**22
@@ -15,7 +15,7 @@ BLOCK_PIXELS = 2**22
 
 @torch.no_grad()
 def image_blocks(
-    vae: VAE, draw: Callable[[int], Tensor], num: int, noise: bool, seed: int, data: ImageData
+    vae: Autoencoder, draw: Callable[[int], Tensor], num: int, noise: bool, seed: int, data: ImageData
 ) -> Iterator[Tensor]:
     """uint8 images [<=block, C, H, W], `num` in all: means of p(x|z), or draws from it with `noise`.
 

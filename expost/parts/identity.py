@@ -4,7 +4,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from expost.base.command import Command
 from expost.config.schema import Config, Trainer
@@ -25,20 +25,25 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
     `vae_recipe` and `prior_recipe` are the same for runs that differ in their seeds alone; `stage1`, `stage2` and
     `likelihood` are words.
     """
+    from expost.parts.assembly import LatentParts  # imports torch, and who only reports does without
+
     config = job.config
     neutral = config.trainer.NEUTRAL
     data = {k: v for k, v in config.data.items() if k not in NEUTRAL_DATA}
-    stage1 = {
+    stage1: dict[str, Any] = {
         "data": {"fingerprint": parts.data.fingerprint, **data},
         "net": config.net,
         "vae": config.vae.model_dump(),
         "likelihood": config.likelihood,
         "trainer": {k: v for k, v in config.trainer.model_dump().items() if k not in neutral},
     }
+    words = stage1_words(job.command)
+    if isinstance(parts, LatentParts):
+        stage1, words = {"data": stage1["data"]}, f"latents of {parts.data.name}"
     vae_recipe = digest(stage1)
     return {
         "group": job.name,
-        "stage1": stage1_words(job.command),
+        "stage1": words,
         "stage2": " ".join([job.command.choices.get("prior", "custom"), *_changes(job.command, ("prior",))]),
         "likelihood": likelihood_words(config, parts),
         "vae_recipe": vae_recipe,
@@ -49,10 +54,15 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
 def likelihood_words(config: Config, parts: "Parts") -> str:
     """Family of the likelihood and preprocessing: bounds are comparable where this is the same. Settings of the family,
     such as its scale, make a better or a worse model and not another measure."""
+    from expost.parts.assembly import LatentParts
+
+    if isinstance(parts, LatentParts):
+        return f"latents of {parts.data.name}"
+    images = parts.of_images
     name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1].removesuffix("Likelihood")
     pixels = {"none": "intensities", "dynamic": "dynamic binary pixels"}
-    made = pixels.get(parts.preprocess.binarize, f"{parts.preprocess.binarize} binary pixels")
-    noise = ", dequantised" if parts.preprocess.dequantize else ""
+    made = pixels.get(images.preprocess.binarize, f"{images.preprocess.binarize} binary pixels")
+    noise = ", dequantised" if images.preprocess.dequantize else ""
     return f"{name} on {made}{noise}"
 
 

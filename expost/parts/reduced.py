@@ -12,8 +12,9 @@ from expost.base.errors import UserError
 from expost.config.schema import Config, Limits
 from expost.job import Job
 from expost.store.artifacts import Store
-from stage1_vae.data.images import ImageData, subset
-from stage1_vae.latents import LatentSpec
+from stage1_vae.data.images import ImageData, spread_classes, subset
+from stage1_vae.data.latents.data import LatentData
+from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.prior import Prior
 
 TOKENS = 2**13
@@ -73,3 +74,13 @@ def truncated(data: ImageData, limit: int, prior: Prior) -> ImageData:
     mixture is no mistake, nor is one a class."""
     train = subset(data.train, max(limit, prior.min_images), prior.min_images_a_class)
     return replace(data, train=train, val=subset(data.val, limit), test=subset(data.test, limit))
+
+
+def few_latents(data: LatentData, limit: int, prior: Prior) -> LatentData:
+    """The same of latents."""
+
+    def few(latents: LatentDataset, num: int, of_each: int) -> LatentDataset:
+        return latents.take(spread_classes(len(latents), min(num, len(latents)), latents.labels, of_each))
+
+    train = few(data.train, max(limit, prior.min_images), prior.min_images_a_class)
+    return replace(data, train=train, val=few(data.val, limit, 0), test=few(data.test, limit, 0))

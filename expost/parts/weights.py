@@ -8,7 +8,7 @@ from expost.parts.assembly import Parts
 from expost.store.artifacts import Artifact
 from expost.store.safe import read_json
 from expost.store.tensors import layouts, read_tensors
-from stage1_vae.vae import VAE
+from stage1_vae.autoencoder import Autoencoder
 from stage2_prior.fitting import FitReport
 from stage2_prior.prior import Prior
 
@@ -23,10 +23,11 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
-def trained_vae(parts: Parts, artifact: Artifact, device: torch.device) -> VAE:
+def trained_vae(parts: Parts, artifact: Artifact, device: torch.device) -> Autoencoder:
     """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
-    _fill(parts.vae, artifact, "model.safetensors")
-    return parts.vae.to(device).eval()  # Lightning leaves a module on the CPU
+    vae = parts.of_images.vae
+    _fill(vae, artifact, "model.safetensors")
+    return vae.to(device).eval()  # Lightning leaves a module on the CPU
 
 
 def fitted_prior(parts: Parts, artifact: Artifact, device: torch.device) -> Prior:

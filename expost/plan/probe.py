@@ -25,7 +25,7 @@ import torch
 from expost import pipeline
 from expost.base.errors import UserError
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts
 from expost.plan.costs import Facts
 from expost.store.artifacts import Artifact, Store
 from stage1_vae.data.images import subset
@@ -146,7 +146,7 @@ class Probing:
     """
 
     job: Job
-    parts: Parts
+    parts: ImageParts
     scratch: Path
     rank_batch: int
 
@@ -154,7 +154,7 @@ class Probing:
     def enough(self) -> float:
         return self.job.config.plan.probe_seconds
 
-    def with_few(self, **counts: int) -> Parts:
+    def with_few(self, **counts: int) -> ImageParts:
         """The parts with at most so many images of the splits that are named."""
         data = self.parts.data
         few: dict[str, Any] = {split: subset(getattr(data, split), num) for split, num in counts.items()}
@@ -172,7 +172,7 @@ def change(job: Job, section: str, **values: Any) -> Job:
     return replace(job, config=job.config.model_copy(update={section: asked}))
 
 
-def make(stage: str, job: Job, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
+def make(stage: str, job: Job, parts: ImageParts, **given: Artifact) -> tuple[Artifact, float]:
     """The artifact of a stage from those that are `given`, and the seconds that it took."""
     started = time.perf_counter()
     artifact = pipeline.made(stage, job, parts, given)[stage]

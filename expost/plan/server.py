@@ -23,12 +23,13 @@ import torch
 
 from expost import pipeline
 from expost.base.command import Command
+from expost.base.errors import UserError
 from expost.base.malloc import keep_freed_memory
 from expost.base.terminal import be_quiet
 from expost.config.schema import Config
 from expost.forecast.timing import linear_seconds
 from expost.job import Job
-from expost.parts.assembly import Parts, assemble, read_images
+from expost.parts.assembly import ImageParts, assemble, read_data
 from expost.parts.dataset import dataset_line
 from expost.parts.identity import accelerator
 from expost.plan.command import DATA_LINE
@@ -39,6 +40,7 @@ from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork
 from expost.plan.stages import imagine_inputs, probe_encode, probe_prior, probe_vae
 from expost.store.artifacts import Store
 from expost.training.devices import resolved_precision
+from stage1_vae.data.images import Data
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.errors import ExpostError
 from stage1_vae.machine import available_bytes
@@ -84,15 +86,18 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
         importlib.import_module("wandb")  # takes memory in every stage
     command = Command(choices=job["choices"], overrides=tuple(job["overrides"]))
     whole = Job(config, command, Store(config.paths.root / "store"), quiet=True)
+    data: Data
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
         data, opening = imagine_images(config, scratch / "images")
         whole, parts = assemble(whole, given=data)
     else:
-        data = read_images(whole)
+        data = read_data(whole)
         print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
         whole, parts = assemble(whole, given=data)
         opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
+    if not isinstance(parts, ImageParts):
+        raise UserError("stage=plan: data=latents has no plan yet")
     probing, base = make_small(whole, parts, scratch), peak_bytes()
     probes = {"vae": probe_largest_batch(probing, threads)}
     latent_rows = measure_in_fork(partial(imagine_inputs, probing), threads).facts
@@ -108,7 +113,7 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
         "machine": describe_machine(whole, threads),
         "images": {
             "name": data.name,
-            "shape": list(data.shape),
+            "shape": list(parts.data.shape),
             "num": {split: len(getattr(data, split)) for split in SPLITS},
         },
         "models": {
@@ -120,7 +125,7 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     }
 
 
-def make_small(whole: Job, parts: Parts, scratch: Path) -> Probing:
+def make_small(whole: Job, parts: ImageParts, scratch: Path) -> Probing:
     """The job as probes run it: alone, below a root of its own, and silent."""
     trainer = whole.config.trainer
     small = change(whole, "trainer", devices=1, num_nodes=1, strategy="auto", progress=False)
@@ -165,7 +170,7 @@ def describe_machine(job: Job, threads: int) -> Facts:
     }
 
 
-def stored_stages(job: Job, parts: Parts) -> list[str]:
+def stored_stages(job: Job, parts: ImageParts) -> list[str]:
     """The stages whose output is in the store already."""
     recipes = pipeline.recipes("evaluation", job, parts, {})
     names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]

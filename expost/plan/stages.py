@@ -32,7 +32,6 @@ from stage1_vae.latents.spec import PARAMETERS
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitSettings, Sizes
 from stage2_prior.prior import GradientPrior, Prior
-from stage2_prior.wrappers.per_class import subset
 
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
@@ -241,7 +240,7 @@ def few_latents(probing: Probing, num: int) -> LatentDataset:
     whole = first_latents(probing, "train", len(probing.parts.data.train))
     if of_each == 0 or whole.labels is None or num >= len(whole):
         return first_latents(probing, "train", num)
-    return subset(whole, spread_classes(len(whole), num, whole.labels, of_each))
+    return whole.take(spread_classes(len(whole), num, whole.labels, of_each))
 
 
 def fit_iterations(probing: Probing, train: LatentDataset, share: float, num: int) -> Iterations:

@@ -8,10 +8,17 @@ from expost.base.errors import UserError
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts, LatentParts, Parts
 from expost.stages.export import check_export
 from expost.stages.samples import check_destination, check_knobs
 from stage1_vae.codes.codebook import Codebook
+
+IMAGES_ONLY = {
+    "vae": "stage 1 is trained on images",
+    "encode": "images are encoded",
+    "oracle": "the oracle judges bounds on images",
+}
+"""Words of `stage=` that mean nothing without images, and why."""
 
 
 def check_request(job: Job) -> None:
@@ -36,11 +43,30 @@ def check_all(job: Job, parts: Parts) -> None:
     """
     word = job.config.stage
     check_classes(parts)
-    check_codebooks(job, parts)
+    if isinstance(parts, LatentParts):
+        check_latents(job, parts)
+    else:
+        check_codebooks(job, parts.of_images)
     if word in ("sample", "all", "check"):
         check_draws(job, parts)
     if word in ("all", "evaluate", "check"):
         check_evaluation(job, parts)
+
+
+def check_latents(job: Job, parts: LatentParts) -> None:
+    """
+    Raises:
+        UserError: what needs images, an encoder or a decoder, of a job that has none.
+    """
+    word, settings = job.config.stage, job.config
+    if word in IMAGES_ONLY:
+        raise UserError(f"stage={word}: {IMAGES_ONLY[word]}, and data=latents has neither images nor an autoencoder")
+    if settings.sample.noise and word == "sample":
+        raise UserError("sample.noise=true draws from p(x|z), and data=latents has no decoder; leave it out")
+    if settings.evaluation.annealing is not None:
+        raise UserError("evaluation=tight bounds log p(x), and data=latents has no images; leave it out")
+    if settings.evaluation.features is not None:
+        raise UserError("evaluation.features looks at images, and data=latents has none; leave it out")
 
 
 def check_classes(parts: Parts) -> None:
@@ -61,7 +87,7 @@ def check_classes(parts: Parts) -> None:
         )
 
 
-def check_codebooks(job: Job, parts: Parts) -> None:
+def check_codebooks(job: Job, parts: ImageParts) -> None:
     """
     Raises:
         UserError: more codes than all training images together have places for.
@@ -81,7 +107,7 @@ def check_draws(job: Job, parts: Parts) -> None:
     Raises:
         UserError: samples that this model cannot draw.
     """
-    if job.config.sample.prior == "base" and parts.vae.base_prior is None:
+    if job.config.sample.prior == "base" and isinstance(parts, ImageParts) and parts.vae.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
@@ -92,5 +118,6 @@ def check_evaluation(job: Job, parts: Parts) -> None:
         UserError: a feature net that does not fit the images.
         EvaluationError: bounds that these latents do not have.
     """
-    try_feature_file(job.config.evaluation, parts)
-    check_tight_bounds(job, parts)
+    if isinstance(parts, ImageParts):
+        try_feature_file(job.config.evaluation, parts)
+        check_tight_bounds(job, parts)

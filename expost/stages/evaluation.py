@@ -10,7 +10,7 @@ from expost.forecast.notice import evaluation_parts
 from expost.job import Job
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
-from expost.parts.assembly import Parts
+from expost.parts.assembly import LatentParts, Parts
 from expost.parts.identity import CIRCUMSTANCES, circumstances
 from expost.parts.weights import histories
 from expost.stages.making import Making, Stage
@@ -20,6 +20,8 @@ from stage1_vae.data.splits import SPLITS
 
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
     """Samples of classes are shown to a classifier: to the features' net, where that is the data set's own."""
+    if isinstance(parts, LatentParts):
+        return "latents", "prior"
     classifier = bool(parts.prior.num_classes) and config.evaluation.features is not None
     return "vae", "latents", "prior", "features", *["classifier"] * classifier
 
@@ -45,7 +47,7 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
     latents = [making.latents(split) for split in SPLITS]
     recorded = histories(inputs["vae"], inputs["prior"])
     with job.seeded(job.config.seeds.sample):
-        trained = trained_stages(job, parts, making.vae, making.prior, latents)
+        trained = trained_stages(job, parts.of_images, making.vae, making.prior, latents)
         figures = measure(job, trained, nets, recorded, making.folder, making.tracker)
     return with_one_name(figures, job.prior_name)
 
@@ -57,7 +59,7 @@ STAGE = Stage(
     ingredients=ingredients,
     make=evaluate_priors,
     expected=lambda making: evaluation_parts(
-        making.job.config.evaluation, making.parts, making.vae, making.prior, making.latents("train")
+        making.job.config.evaluation, making.parts.of_images, making.vae, making.prior, making.latents("train")
     ),
     reads_images=True,
 )

@@ -24,15 +24,15 @@ from expost.export.hub import SCHEME, check_upload, upload
 from expost.export.model_card import model_card
 from expost.export.two_stage import TwoStage
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts, Parts
 from expost.parts.decoding import pixel_range
 from expost.parts.priors import constructor_node, without, wrapper_nodes
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.stages.report import LONE_BYTES, stored_report
 from expost.store.artifacts import Artifact
 from expost.store.manifest import file_sha256
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.likelihoods import FLOAT_LEVELS, Pixels
-from stage1_vae.vae import VAE
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.prior import Prior
 
@@ -78,6 +78,7 @@ def export(job: Job, parts: Parts, artifacts: Mapping[str, Artifact], figures: A
     Raises:
         UserError: the folder cannot be written, or the hub does not take it.
     """
+    images = parts.of_images
     vae = trained_vae(parts, artifacts["vae"], job.device)
     prior = fitted_prior(parts, artifacts["prior"], job.device)
     keys = {name: artifacts[name].key for name in ("vae", "prior")}
@@ -88,7 +89,7 @@ def export(job: Job, parts: Parts, artifacts: Mapping[str, Artifact], figures: A
         scratch = place.parent / f".{place.name}.{secrets.token_hex(8)}"
         scratch.mkdir()
         try:
-            _write(scratch, job, parts, vae, prior, keys, figures)
+            _write(scratch, job, images, vae, prior, keys, figures)
             TwoStage.load(scratch)
             for path in scratch.iterdir():
                 path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
@@ -116,7 +117,13 @@ def _put_on_hub(place: Path, name: str, job: Job) -> None:
 
 
 def _write(
-    folder: Path, job: Job, parts: Parts, vae: VAE, prior: Prior, keys: dict[str, str], figures: Artifact | None
+    folder: Path,
+    job: Job,
+    parts: ImageParts,
+    vae: Autoencoder,
+    prior: Prior,
+    keys: dict[str, str],
+    figures: Artifact | None,
 ) -> None:
     for name, module in ((VAE_FILE, vae), (PRIOR_FILE, prior)):
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, folder / name)
@@ -134,7 +141,7 @@ def _write(
     (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
 
 
-def described(job: Job, parts: Parts) -> dict[str, Any]:
+def described(job: Job, parts: ImageParts) -> dict[str, Any]:
     """What rebuilds the model, without its weights: the content of `config.json`."""
     config, preprocess = job.config, parts.preprocess
     likelihood: Node = dict(config.likelihood)

@@ -34,9 +34,10 @@ def own_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
 
 def train_net(making: Making) -> Mapping[str, Any]:
     """`features.safetensors` of the data set's own net, and what rebuilds it, `features.json`."""
-    job, data = making.job, making.parts.data
+    job, parts = making.job, making.parts.of_images
+    data = parts.data
     few = subset(data.train, num_feature_images(data.shape))
-    images = fill_tensor(clean_images(making.parts, few), (len(few), *data.shape))
+    images = fill_tensor(clean_images(parts, few), (len(few), *data.shape))
     labels = None if few.labels is None else few.labels.cpu()
     with counting("features", job.shows_progress, making.tracker.log) as log:
         net = features.make_feature_net(images, labels, data.num_classes, FEATURE_SEED, job.device, log=log)
@@ -50,8 +51,9 @@ def write_net(net: features.FeatureNet, folder: Path) -> None:
 
 
 def expected_of_training(making: Making) -> list[Expectation]:
-    train, shape = making.parts.data.train, making.parts.data.shape
-    return feature_parts(making.parts, min(len(train), num_feature_images(shape)))
+    parts = making.parts.of_images
+    train, shape = parts.data.train, parts.data.shape
+    return feature_parts(parts, min(len(train), num_feature_images(shape)))
 
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:

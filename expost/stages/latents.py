@@ -1,15 +1,21 @@
-"""The door: images -> the parameters of q(z|x), split by split."""
+"""The door: images, or files of latents -> the parameters of q(z|x), split by split."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from expost.forecast.notice import encode_parts
+from expost.forecast.notice import Expectation, encode_parts
+from expost.job import Job
+from expost.parts.assembly import ImageParts, LatentParts, Parts
 from expost.parts.decoding import block_size
 from expost.stages.making import Making, Stage
 from expost.training.progress import bar
+from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.vae import ENCODE_VERSION, encode
+
+COPY_VERSION = 1
+"""Part of the key of latents that are copied from files; raised whenever what they become changes."""
 
 
 def encode_images(making: Making) -> Mapping[str, Any]:
@@ -25,14 +31,15 @@ def encode_split(making: Making, split: str) -> None:
     Every batch is the one that a single process would encode, noise included: the bytes are the same either way. The
     files are opened when all of them have their size, and the header is written when all ranks have closed them.
     """
-    job, data, vae, folder = making.job, making.parts.data, making.vae, making.folder / split
+    job, parts, vae, folder = making.job, making.parts.of_images, making.vae, making.folder / split
+    data = parts.data
     images = getattr(data, split)
     files = (folder, vae.spec, vae.family, len(images), images.labels is not None)
     if job.ranks.rank == 0:
         folder.mkdir()
         LatentWriter.create(*files).close()
     job.ranks.wait_for_all()
-    batches = making.parts.batches(images, block_size(data.shape), job.ranks, whole_batches=True)
+    batches = parts.batches(images, block_size(data.shape), job.ranks, whole_batches=True)
     with LatentWriter(*files) as writer:
         encode(vae, bar(f"encode {split}", job.shows_progress, batches), writer, batches.rows)
     job.ranks.wait_for_all()
@@ -42,13 +49,39 @@ def encode_split(making: Making, split: str) -> None:
             writer.finish(facts)
 
 
+def copy_latents(making: Making, data: LatentData) -> Mapping[str, Any]:
+    """The same of latents that somebody else has encoded, block by block."""
+    for split, latents in data.splits.items():
+        (making.folder / split).mkdir()
+        latents.save(making.folder / split)
+    return {f"num_{split}": len(latents) for split, latents in data.splits.items()}
+
+
+def make_latents(making: Making) -> Mapping[str, Any]:
+    parts = making.parts
+    return copy_latents(making, parts.data) if isinstance(parts, LatentParts) else encode_images(making)
+
+
+def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change the latents."""
+    if isinstance(parts, LatentParts):
+        return {"files": parts.data.fingerprint, "version": COPY_VERSION}
+    return {"vae": keys["vae"], "version": ENCODE_VERSION}
+
+
+def expected(making: Making) -> list[Expectation]:
+    if isinstance(making.parts, LatentParts):
+        return []
+    return encode_parts(making.job.config.trainer, making.parts.of_images, making.vae)
+
+
 STAGE = Stage(
     name="latents",
     typed="encode",
-    needs=lambda config, parts: ("vae",),
-    ingredients=lambda job, parts, keys: {"vae": keys["vae"], "version": ENCODE_VERSION},
-    make=encode_images,
-    expected=lambda making: encode_parts(making.job.config.trainer, making.parts, making.vae),
-    in_ranks=lambda parts: True,
+    needs=lambda config, parts: () if isinstance(parts, LatentParts) else ("vae",),
+    ingredients=ingredients,
+    make=make_latents,
+    expected=expected,
+    in_ranks=lambda parts: isinstance(parts, ImageParts),
     reads_images=True,
 )

@@ -25,8 +25,8 @@ from expost.ranks.rendezvous import serve
 from expost.store.artifacts import Artifact, Store, digest
 from expost.store.training_states import TrainingStates
 from expost.training.tracking import Tracker, tracking
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.latents import LatentDataset
-from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
 
@@ -50,7 +50,7 @@ class Making:
     tracker: Tracker
 
     @cached_property
-    def vae(self) -> VAE:
+    def vae(self) -> Autoencoder:
         """The trained VAE: the same whether it was trained just now or years ago."""
         return trained_vae(self.parts, self.inputs["vae"], self.job.device)
 

@@ -207,7 +207,7 @@ def draw_of(making: Making) -> Callable[[int], Tensor]:
 
 def write_samples(making: Making) -> Mapping[str, Any]:
     """`samples.npz` with `x`, uint8 (N, C, H, W), written block by block."""
-    job, data, settings = making.job, making.parts.data, making.job.config.sample
+    job, data, settings = making.job, making.parts.of_images.data, making.job.config.sample
     header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
     entry = zipfile.ZipInfo("x.npy", date_time=EPOCH_OF_ZIP)  # a fixed date: equal samples, equal bytes
     entry.compress_type = zipfile.ZIP_DEFLATED
@@ -275,6 +275,6 @@ STAGE = Stage(
     ingredients=ingredients,
     make=write_samples,
     expected=lambda making: sample_parts(
-        making.job.config.sample, making.parts.data.shape, making.vae, draw_of(making)
+        making.job.config.sample, making.parts.of_images.data.shape, making.vae, draw_of(making)
     ),
 )

@@ -22,16 +22,16 @@ from stage1_vae.training.train import TRAIN_VERSION, Settings, train
 
 def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
-    config = job.config
+    config, preprocess = job.config, parts.of_images.preprocess
     nodes = [config.data, config.net, config.vae.bottleneck, config.vae.objective, config.likelihood]
     left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
     trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
         "data": parts.data.fingerprint,
         "preprocess": {
-            "binarize": parts.preprocess.binarize,
-            "dequantize": parts.preprocess.dequantize,
-            "domain": parts.preprocess.domain.value,
+            "binarize": preprocess.binarize,
+            "dequantize": preprocess.dequantize,
+            "domain": preprocess.domain.value,
             "version": Preprocess.version,
         },
         "net": config.net,
@@ -45,12 +45,12 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
 
 
 def learns(parts: Parts) -> bool:
-    return next(parts.vae.parameters(), None) is not None
+    return next(parts.of_images.vae.parameters(), None) is not None
 
 
 def train_vae(making: Making) -> Mapping[str, Any]:
     """`model.safetensors` and the figures of each epoch, `history.json`; of several ranks, the first writes them."""
-    job, parts, folder = making.job, making.parts, making.folder
+    job, parts, folder = making.job, making.parts.of_images, making.folder
     history: list[dict[str, Any]] = []
     if learns(parts):
         chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
@@ -74,7 +74,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
 
 
 def expected(making: Making) -> list[Expectation]:
-    return stage1_parts(making.job.config.trainer, making.parts) if learns(making.parts) else []
+    return stage1_parts(making.job.config.trainer, making.parts.of_images) if learns(making.parts) else []
 
 
 STAGE = Stage(

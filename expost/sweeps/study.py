@@ -204,16 +204,12 @@ def result_key(config: Config) -> str | None:
     """
     from expost import pipeline
     from expost.job import Job
-    from expost.parts.assembly import assemble, read_images
-    from stage1_vae.data.images import DataError
+    from expost.parts.assembly import assemble, read_data
 
     job = Job(config, Command(), Store(config.paths.root / "store"), quiet=True)
+    data = read_data(job)
     try:
-        images = read_images(job)
-    except DataError as error:
-        raise UserError(str(error)) from error
-    try:
-        return pipeline.keys("evaluation", *assemble(job, images))["evaluation"]
+        return pipeline.keys("evaluation", *assemble(job, data))["evaluation"]
     except ExpostError:
         return None
 

@@ -121,12 +121,25 @@ class KnownDensity(Protocol):
         ...
 
 
+class Split(Protocol):
+    """One split, whatever it is of.
+
+    Attributes:
+        labels: int64 [N], or None.
+    """
+
+    labels: Tensor | None
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Data:
     """What a source made of files, whatever they hold.
 
     Attributes:
         name: for reports.
+        train, val, test: the fixed splits.
         fingerprint: sha256 of content, labels and split assignment.
         class_names: one a class; empty without labels.
         value_range: the smallest and the largest raw value of what was looked at; None where nobody looked.
@@ -136,6 +149,9 @@ class Data:
     """
 
     name: str
+    train: Split
+    val: Split
+    test: Split
     _: KW_ONLY
     fingerprint: str
     class_names: tuple[str, ...] = ()
@@ -152,10 +168,9 @@ class Data:
 
 @dataclass(frozen=True)
 class ImageData(Data):
-    """A data set of images: three splits and what a model must know of them.
+    """A data set of images, and what a model must know of them.
 
     Attributes:
-        train, val, test: the fixed splits.
         shape: (C, H, W) of one image.
         levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
         domain: where a pixel lives.

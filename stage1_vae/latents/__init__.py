@@ -1,12 +1,13 @@
 """The door between the stages: what stage 2 may know of stage 1, and nothing else."""
 
 from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, LatentDataset, Posterior
-from stage1_vae.latents.spec import Column, LatentDensity, LatentSpec, Support
+from stage1_vae.latents.spec import Column, DerivedColumn, LatentDensity, LatentSpec, Support
 
 __all__ = [
     "BUFFER_BYTES",
     "IN_MEMORY_BYTES",
     "Column",
+    "DerivedColumn",
     "DiagonalNormal",
     "LatentDataset",
     "LatentDensity",

@@ -17,7 +17,7 @@ from torch import Tensor
 from stage1_vae.files.npy import map_array
 from stage1_vae.latents.aggregate import log_frequency, log_mixture
 from stage1_vae.latents.files import HEADER, LatentWriter
-from stage1_vae.latents.spec import PARAMETERS, Column, LatentSpec
+from stage1_vae.latents.spec import PARAMETERS, Column, DerivedColumn, LatentSpec
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
 Posterior = DiagonalNormal | Delta | Codes | Bits
@@ -107,6 +107,17 @@ class LatentDataset:
         return FAMILIES[self.family](
             **{name: torch.from_numpy(values.astype(dtype, copy=False)) for name, values in params.items()}
         )
+
+    def take(self, rows: Tensor) -> "LatentDataset":
+        """The posteriors of `rows` [n], read when they are asked for."""
+        labels = None if self.labels is None else self.labels[rows]
+        numbers = rows.numpy()
+
+        def column(values: Column) -> DerivedColumn:
+            return DerivedColumn((len(numbers), *values.shape[1:]), lambda at: values[numbers[at]])
+
+        params = {name: column(values) for name, values in self.params.items()}
+        return LatentDataset(self.spec, self.family, params, labels, self.provenance)
 
     def draw(self, index: Tensor) -> Tensor:
         """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""

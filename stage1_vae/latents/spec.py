@@ -1,6 +1,6 @@
 """What one latent is, which numbers tell its posterior, and what a density of latents does."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -19,6 +19,20 @@ class Column(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class DerivedColumn:
+    """A parameter that is made of another one when its rows are read: there is no second copy of the set."""
+
+    shape: tuple[int, ...]
+    read: Callable[[Any], np.ndarray]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.read(rows)
 
 
 class LatentDensity(Protocol):

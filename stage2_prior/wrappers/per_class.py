@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import Column, LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun, FitStates, Logged, PriorError
 from stage2_prior.held_out import report
-from stage2_prior.prior import DerivedColumn, Prior, Wrapper
+from stage2_prior.prior import Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 FINISHED, CURRENT = "finished", "current"
@@ -110,19 +110,7 @@ def latents_of(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:
         raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
-    return subset(latents, (latents.labels == y).nonzero().squeeze(1))
-
-
-def subset(latents: LatentDataset, rows: Tensor) -> LatentDataset:
-    """Those of `rows` [n], read when they are asked for."""
-    labels = None if latents.labels is None else latents.labels[rows]
-    numbers = rows.numpy()
-
-    def column(values: Column) -> DerivedColumn:
-        return DerivedColumn((len(numbers), *values.shape[1:]), lambda at: values[numbers[at]])
-
-    params = {name: column(values) for name, values in latents.params.items()}
-    return LatentDataset(latents.spec, latents.family, params, labels, latents.provenance)
+    return latents.take((latents.labels == y).nonzero().squeeze(1))
 
 
 class ClassStates(FitStates):

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import Column, LatentDataset, LatentSpec, Support
+from stage1_vae.latents import Column, DerivedColumn, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import DerivedColumn, Prior, Wrapper, check_support
+from stage2_prior.prior import Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
 

@@ -15,7 +15,7 @@ from expost.cli import CONF
 from expost.config.schema import validate
 from expost.export.config import CONFIG, seal
 from expost.job import Job
-from expost.measure.subject import Subject
+from expost.measure.subject import ImageSubject
 from expost.parts.assembly import assemble
 from expost.parts.weights import fitted_prior, trained_vae
 from expost.store.artifacts import Store
@@ -39,15 +39,16 @@ def exported(folder: Path, *words: str) -> Path:
     return out
 
 
-def stages_of(folder: Path, *words: str) -> tuple[Subject, Job]:
+def stages_of(folder: Path, *words: str) -> tuple[ImageSubject, Job]:
     """The pipeline's own objects of the same configuration, from its store."""
     run = job(folder, "upstream=require", *words)
     run = replace(run, config=run.config.model_copy(update={"stage": "export"}))
-    run, parts = assemble(run)
+    run, built = assemble(run)
+    parts = built.of_images
     made = pipeline.made("prior", run, parts)
     model, density = trained_vae(parts, made["vae"], run.device), fitted_prior(parts, made["prior"], run.device)
     train, test = (LatentDataset.load(made["latents"].path / split) for split in ("train", "test"))
-    return Subject(model, density, StandardNormal(model.spec), train, test, parts, run.device), run
+    return ImageSubject(parts, density, StandardNormal(model.spec), train, test, run.device, vae=model), run
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

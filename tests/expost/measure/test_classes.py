@@ -19,7 +19,7 @@ from expost.evaluation.sections import Classes, Share
 from expost.evaluation.verdict import classes_followed
 from expost.measure.classes import measure_classes
 from expost.measure.feature_nets import load_own_net
-from expost.measure.subject import Subject
+from expost.measure.subject import ImageSubject
 from stage2_prior.wrappers.per_class import PerClass
 
 PER_CLASS = ("prior=mixture", "prior.num_components=2", "prior.conditional=true")
@@ -50,7 +50,7 @@ def test_only_the_asked_classes_count_and_few_that_are_all_right_are_not_certain
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, FeatureNet]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSubject, FeatureNet]:
     folder = tmp_path_factory.mktemp("trained")
     words = ("debug=fast", "trainer.val_every=5", "trainer.max_epochs=40", "net.hidden=[32]", "logger=csv", *PER_CLASS)
     exported(folder, *words)
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, FeatureN
     return model, load_own_net(pipeline.made("classifier", run, model.parts)["classifier"], run.device)
 
 
-def test_samples_of_the_wrong_class_are_found_out(trained: tuple[Subject, FeatureNet]) -> None:
+def test_samples_of_the_wrong_class_are_found_out(trained: tuple[ImageSubject, FeatureNet]) -> None:
     """The same densities under other labels: no distance would notice."""
     model, judge = trained
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_what_may_be_chance_has_failed(errors: float, failed: bool) -> None:
     assert said.startswith("FAILED") == failed
 
 
-def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[Subject, FeatureNet]) -> None:
+def test_samples_that_are_not_finite_are_told_and_not_judged(trained: tuple[ImageSubject, FeatureNet]) -> None:
     model, judge = trained
     assert isinstance(model.prior, PerClass)
     broken = model.prior.priors[3]

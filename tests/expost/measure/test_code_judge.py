@@ -41,7 +41,7 @@ def dissected(train: LatentDataset, test: LatentDataset) -> dict[str, Any]:
     """`expost.measure.latents` on latents alone under uniform codes; what it returns must be strict JSON."""
     uniform = Uniform(train.spec)
     nothing: Any = None
-    trained = Subject(nothing, uniform, uniform, train, test, nothing, torch.device("cpu"))
+    trained = Subject(nothing, uniform, uniform, train, test, torch.device("cpu"))
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
     found = dissect(trained, run, "uniform").to_json()

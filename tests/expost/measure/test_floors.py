@@ -10,7 +10,7 @@ from torch import Tensor
 from expost import pipeline
 from expost.job import Job
 from expost.measure.image_sets import collect_sets
-from expost.measure.subject import COUNTED, Subject, baseline_prior, fit_floors, floor_ingredients
+from expost.measure.subject import COUNTED, ImageSubject, baseline_prior, fit_floors, floor_ingredients
 from stage1_vae.latents import LatentSpec, Support
 
 CODES = ("vae=vq", "net.channels=[4,8]", "vae.bottleneck.num_codes=16", "vae.bottleneck.code_dim=4")
@@ -27,14 +27,14 @@ class Pixels:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Job]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSubject, Job]:
     folder = tmp_path_factory.mktemp("trained")
     exported(folder, *WORDS)
     model, run = stages_of(folder, *WORDS)
     return replace(model, baseline=baseline_prior(model.vae.spec)), run
 
 
-def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[Subject, Job]) -> None:
+def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[ImageSubject, Job]) -> None:
     """A prior that is a floor itself has one floor fewer."""
     model, run = trained
     seen = []
@@ -49,7 +49,7 @@ def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(traine
 
 
 def test_an_evaluation_of_codes_is_another_when_a_floor_is(
-    trained: tuple[Subject, Job], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[ImageSubject, Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, run = trained
     before = evaluation_key(model, run)
@@ -58,7 +58,7 @@ def test_an_evaluation_of_codes_is_another_when_a_floor_is(
     assert evaluation_key(model, run) != before
 
 
-def evaluation_key(model: Subject, job: Job) -> str:
+def evaluation_key(model: ImageSubject, job: Job) -> str:
     return pipeline.keys("evaluation", job, model.parts)["evaluation"]
 
 

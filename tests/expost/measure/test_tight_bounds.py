@@ -17,7 +17,7 @@ from expost.config.schema import validate
 from expost.evaluation.errors import EvaluationError
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds, tight_bounds
-from expost.measure.subject import Subject
+from expost.measure.subject import ImageSubject
 from expost.parts.assembly import assemble
 from expost.store.artifacts import Store
 from stage2_prior.prior import Exactness
@@ -34,19 +34,20 @@ FEW = (
 )
 
 
-def trained(folder: Path, *words: str) -> tuple[Subject, Job]:
+def trained(folder: Path, *words: str) -> tuple[ImageSubject, Job]:
     """A model of the digits with fresh weights and a prior that nobody fitted: what is measured is still defined."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = validate(compose("config", overrides=[*SMALL, f"paths.root={folder}", *words]))
     run = Job(config, Command(), Store(folder / "store"), quiet=True, max_images=200)
-    run, parts = assemble(run)
+    run, built = assemble(run)
+    parts = built.of_images
     parts.vae.eval()
     latents = encoded(parts.vae, parts.batches(parts.data.test, 100), folder)
     baseline = StandardNormal(parts.vae.spec)
-    return Subject(parts.vae, parts.prior.eval(), baseline, latents, latents, parts, run.device), run
+    return ImageSubject(parts, parts.prior.eval(), baseline, latents, latents, run.device, vae=parts.vae), run
 
 
-def stored(both: Subject, job: Job, name: str) -> dict[str, Any]:
+def stored(both: ImageSubject, job: Job, name: str) -> dict[str, Any]:
     """The bounds as `figures.json` holds them."""
     bounds = tight_bounds(both, job, name)
     assert bounds is not None

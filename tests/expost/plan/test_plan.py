@@ -14,7 +14,8 @@ from exported_model import job
 
 from expost.base.errors import UserError
 from expost.forecast.timing import lengthen, linear_seconds
-from expost.parts.assembly import assemble
+from expost.job import Job
+from expost.parts.assembly import ImageParts, assemble
 from expost.plan.costs import annealing_factor, costs_of, power_seconds, surgery_seconds
 from expost.plan.inputs import imagine_images
 from expost.plan.probe import Probed, Probing, at_most, measure_in_fork, resident_bytes
@@ -34,6 +35,12 @@ STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "feat
 GUESSED = ("manifest.json", "history.json", "fit.json", "figures.json", "circumstances.json", "features.json", ".png")
 """Files of text and pictures, whose size no arithmetic gives to the byte."""
 WORDS = (*SMALL, "prior.max_iter=4", "prior.tol=0")
+
+
+def with_images(asked: Job) -> tuple[Job, ImageParts]:
+    """The job and what was built for it."""
+    built, parts = assemble(asked)
+    return built, parts.of_images
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +283,7 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     source = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "plan.probe_seconds=0.001")
     words = (*source, "prior=mixture", "prior.conditional=true", "prior.num_components=20", "prior.max_iter=7")
     run = job(tmp_path, *words, "prior.lloyd_iterations=1")
-    probing = Probing(*assemble(run), tmp_path / "scratch", 8)
+    probing = Probing(*with_images(run), tmp_path / "scratch", 8)
     imagine_inputs(probing)
     facts = probe_prior(probing)
     assert facts["num"] == 7 and facts["more"] in (0, 1)
@@ -284,14 +291,14 @@ def test_each_class_has_enough_few_latents_for_a_prior_of_its_own(tmp_path: Path
     fit = fit_iterations(probing, few_latents(probing, 1024), 0.5, 2)
     assert set(fit.ends) == {str(y) for y in range(25)}
     one_fit = job(tmp_path, *words, "prior.conditional=false")
-    alone = Probing(*assemble(one_fit), probing.scratch, 8)
+    alone = Probing(*with_images(one_fit), probing.scratch, 8)
     assert len(fit_iterations(alone, few_latents(alone, 1024), 0.5, 2).ends) == 1
 
 
 def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:
     words = ("net.hidden=[8]", "prior=autoregressive", "prior.hidden=[8]", "plan.probe_seconds=0.001")
     run = job(tmp_path, *words)
-    probing = Probing(*assemble(run), tmp_path / "scratch", 8)
+    probing = Probing(*with_images(run), tmp_path / "scratch", 8)
     imagine_inputs(probing)
     facts = probe_prior(probing)
     assert facts["epochs"] == 20

@@ -182,7 +182,7 @@ def glued(train: LatentDataset, test: LatentDataset, prior: Prior, name: str) ->
     """`expost.measure.latents` on latents alone; what it returns must be strict JSON."""
     nothing: Any = None
     cpu = torch.device("cpu")
-    trained = Subject(nothing, prior, StandardNormalPrior(train.spec), train, test, nothing, cpu)
+    trained = Subject(nothing, prior, StandardNormalPrior(train.spec), train, test, cpu)
     config = SimpleNamespace(evaluation=SimpleNamespace(num_samples=600), seeds=SimpleNamespace(sample=3))
     run: Any = SimpleNamespace(config=config, shows_progress=False, seeded=lambda seed: nullcontext())
     result = glue(trained, run, name).to_json()
