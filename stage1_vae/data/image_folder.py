@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 import torch
 
+from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
 from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
 from stage1_vae.data.folders.suffixes import describe_unread
+from stage1_vae.data.folders.tables import Choice, find_tables, read_tables
 from stage1_vae.data.images import DataError, ImageData, ImageSet, InMemory, Source, fingerprint
 from stage1_vae.data.pixels import BYTE, levels_of
 from stage1_vae.data.splits import (
@@ -62,6 +64,7 @@ class ImageFolder(Source):
         splits: "auto", or "none" where folders called train, test and so on are no splits.
         classes: "auto", or "none" to take all images without labels.
         pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
+        x, label: of Parquet tables, the columns of pictures and of labels; None: those with a common name.
         levels: how many levels the values have; None to find it out (see `stage1_vae.data.pixels`).
     """
 
@@ -74,6 +77,8 @@ class ImageFolder(Source):
     splits: str = "auto"
     classes: str = "auto"
     pages: str | None = None
+    x: str | None = None
+    label: str | None = None
     levels: int | None = None
 
     def load(self) -> ImageData:
@@ -100,7 +105,7 @@ class ImageFolder(Source):
             shape=target.shape,
             levels=levels,
             class_names=layout.classes,
-            check_unchanged=Watched(() if keep else {picture.file.path for picture in pictures}, began_ns).check,
+            check_unchanged=Watched(() if keep else {_file_of(picture) for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *(images.labels for images in sets))),
             value_range=(low, high),
             guesses=tuple(layout.guesses),
@@ -108,9 +113,17 @@ class ImageFolder(Source):
         )
 
     def _layout(self, root: Path) -> Layout:
+        files, others = walk(root) if root.is_dir() else ([], Counter())
+        tables = find_tables(root) if not files else []
+        choice = Choice(self.x, self.label, self.splits != "none", self.classes != "none")
+        if tables:
+            return read_tables(root, tables, choice, self.memory_limit_gib * 2**30)
         if not root.is_dir():
             raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
-        files, others = walk(root)
+        if self.x is not None or self.label is not None:
+            raise DataError(
+                f"data.x and data.label name columns of Parquet tables, and {root} holds none: leave them out"
+            )
         words = describe_unread(others)
         if not files:
             hint = f"there are {'; '.join(words)}" if words else "there is no .png, .jpg, .tif or other image file"
@@ -121,6 +134,7 @@ class ImageFolder(Source):
         return layout
 
     def _check_keys(self) -> None:
+        fits_in_memory(0, self.memory_limit_gib)
         check_fraction("val_fraction", self.val_fraction)
         check_fraction("test_fraction", self.test_fraction)
         if self.mode is not None and self.mode not in CONVERT:
@@ -243,6 +257,11 @@ def _mix(files: list[list[Picture]]) -> list[Picture]:
     """The images of files that are in random order, in random order."""
     images = [picture for of_file in files for picture in of_file]
     return images if len(images) == len(files) else [images[i] for i in random_order(len(images))]
+
+
+def _file_of(picture: Picture) -> Path:
+    place = picture.file.path
+    return place.column.path if isinstance(place, Cell) else place
 
 
 def _place(picture: Picture) -> str:

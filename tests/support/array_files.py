@@ -1,10 +1,15 @@
 """Files of arrays as other programs write them, for tests of what reads them."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+from PIL import Image
+from pyarrow import parquet
 
 MATLAB_TYPES = {"uint8": "uint8", "uint16": "uint16", "float32": "single", "float64": "double", "bool": "logical"}
 HEAD = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
@@ -31,3 +36,34 @@ def mark_matlab(path: Path) -> Path:
     with path.open("r+b") as file:
         file.write(HEAD)
     return path
+
+
+def write_parquet(
+    path: Path,
+    pictures: list[bytes | None],
+    labels: list[Any] | None = None,
+    names: list[str] | None = None,
+    **more: Any,
+) -> Path:
+    """A Parquet table as data sets of the hub are kept; `more`: as pyarrow takes it."""
+    columns: dict[str, Any] = {
+        "image": pa.array([{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(pictures)])
+    }
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+        features["label"] = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), path, **more)
+    return path
+
+
+def encode(images: np.ndarray) -> list[bytes]:
+    """Every image [H, W] or [H, W, 3] as PNG."""
+    found = []
+    for image in images:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG")
+        found.append(stream.getvalue())
+    return found

@@ -68,12 +68,13 @@ def import_reader(library: str, what: str) -> Any:
     Raises:
         DataError: it is not installed.
     """
+    package = library.partition(".")[0]
     try:
         return import_module(library)
     except ModuleNotFoundError as error:
-        if error.name != library.partition(".")[0]:
+        if (error.name or "").partition(".")[0] != package:
             raise
-        raise DataError(f"{what} is read by {error.name}: pip install 'expost[formats]'") from error
+        raise DataError(f"{what} is read by {package}: pip install 'expost[formats]'") from error
 
 
 def check_promised(what: str, size: int, packed: int) -> None:
