@@ -75,11 +75,12 @@ def latent_subject(job: Job, parts: LatentParts, prior: Prior, latents: Sequence
     """What is judged: a fitted prior and, fitted now, the floors beside it; `latents`: training, validation, test."""
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
+    baseline = parts.beside_constants(baseline_prior).to(job.device)
+    baseline.fit(train, val, job.fit_run(Tracker()))  # to nothing but what never varies
     if StandardNormal.check(train.spec) is None:
-        shifted = Standardized(StandardNormal(train.spec))
+        shifted = parts.beside_constants(lambda spec: Standardized(StandardNormal(spec)))
         seconds = shifted.fit(train, val, job.fit_run(Tracker())).seconds
         floors[MOMENT_MATCHED] = Floor(shifted.to(job.device).eval(), seconds)
-    baseline = baseline_prior(train.spec).to(job.device)
     return Subject(parts, prior, baseline, train, test, job.device, floors)
 
 

@@ -4,6 +4,7 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from expost.config.build import build, refusing, target_class
 from expost.config.limits import limited_evaluation
 from expost.config.schema import Config, VAEParts
 from expost.job import Job
-from expost.parts.priors import build_prior, without
+from expost.parts.priors import beside_constants, build_prior, without
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
@@ -30,6 +31,7 @@ from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
+from stage2_prior.wrappers.varying import Varying
 
 PREPROCESSING = ("binarize", "dequantize")
 
@@ -78,6 +80,10 @@ class LatentParts(Parts):
     """Of a job whose latents somebody else has encoded: no stage 1, no images, no decoder."""
 
     data: LatentData
+
+    def beside_constants(self, prior_of: Callable[[LatentSpec], Prior]) -> Prior:
+        """A prior of these latents; of what varies of them, with the rest beside it."""
+        return beside_constants(prior_of, self.spec, self.data.fixed)
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,11 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
 
 
 def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
-    """Stage 2 alone."""
+    """Stage 2 alone, of what varies of the latents."""
+    if data.fixed:
+        varying = {"_target_": f"{Varying.__module__}.{Varying.__qualname__}", "fixed": list(data.fixed)}
+        node = job.config.prior | {"wrap": [*(job.config.prior.get("wrap") or ()), varying]}
+        job = replace(job, config=job.config.model_copy(update={"prior": node}))
     job, prior = fit_to_latents(job, data.spec, len(data.train))
     data = data if job.max_images is None else few_latents(data, job.max_images, prior)
     return job, LatentParts(data, data.spec, prior, job.device)
