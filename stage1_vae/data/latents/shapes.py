@@ -129,6 +129,8 @@ def shapes_of(
         raise DataError(f"data.grids is for codes, and {what} holds {kind}: leave it out")
     if kind == "codes":
         own_grids = _grids(what, shape[1:], grids)
+        if len(shape) == 3 and grids is None:
+            guesses.append(f"maps of {shape[1]}x{shape[2]} codes (data.grids otherwise)")
         return Shapes((math.prod(shape[1:]),), Support.CODES, "codes", (), shape[1:], own_grids)
     if kind in ("bits", "logits", "probs"):
         return Shapes((math.prod(shape[1:]),), Support.BITS, "bits", (), shape[1:])

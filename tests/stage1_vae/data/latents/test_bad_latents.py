@@ -68,6 +68,7 @@ CASES: list[tuple[dict[str, np.ndarray], dict[str, Any], list[str]]] = [
     ({"mu": LOC, "mean": LOC}, {}, ["holds mu, mean", "choose by data.loc=mu or data.loc=mean"]),
     ({"first": LOC, "second": LOC}, {}, ["holds first, second", "call the latents loc", "data.loc=NAME"]),
     ({"loc": LOC}, {"loc": "mu"}, ["data.loc=mu", "holds loc", "name one of them"]),
+    ({"loc": LOC}, {"loc": 3}, ["data.loc=3: give the name of an array", "holds loc"]),
     ({"loc": LOC}, {"std": "scale"}, ["data.std=scale", "holds loc"]),
     (
         {"loc": LOC, "codes": CODES},
