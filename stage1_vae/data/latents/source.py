@@ -238,7 +238,7 @@ def _column(
     found: Found, source: str, kind: str, reading: Reading, event: tuple[int, ...], dtype: np.dtype
 ) -> Parameter:
     """All rows of a parameter."""
-    return Parameter(found.columns[source][kind], reading.kind, reading.arrange, event, dtype, bounds=reading.bounds)
+    return Parameter(found.columns[source][kind], reading.kind, reading.arrange, event, dtype)
 
 
 def _fingerprint(

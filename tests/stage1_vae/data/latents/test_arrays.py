@@ -132,7 +132,7 @@ def test_an_array_without_a_name(tmp_path: Path) -> None:
 
 def test_moments_are_mean_and_log_variance_on_channels(tmp_path: Path) -> None:
     log_var = np.clip(RNG.normal(size=MAPS.shape), -1, 1).astype(np.float32)
-    log_var[0, 0, 0, 0] = -60
+    log_var[0, 0, 0, :2] = -60, 400
     moments = np.concatenate([MAPS, log_var], 1)
     for name, array, axes in (("moments", moments, None), ("other", moments.transpose(0, 2, 3, 1), "NHWC")):
         data = load(write(tmp_path / "a.npz", **{name: array}), moments=None if name == "moments" else name, axes=axes)
