@@ -66,7 +66,7 @@ class Format:
     def enter(self, x: Tensor) -> Tensor:
         """[B, C, H, W] of ours -> [B, *their_shape]."""
         low, high = self.range
-        x = x if self.range == (0.0, 1.0) else low + (high - low) * x
+        x = x if self.range == (0.0, 1.0) else x.mul(high - low).add_(low)
         x = x.expand(-1, 3, -1, -1) if self.repeat else x
         below, right = self.padding
         return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
@@ -77,7 +77,7 @@ class Format:
         low, high = self.range
         image = image[..., :height, :width]
         image = image.mean(1, keepdim=True) if self.repeat else image
-        return image if self.range == (0.0, 1.0) else (image - low) / (high - low)
+        return image if self.range == (0.0, 1.0) else (image - low).div_(high - low)
 
 
 @dataclass(frozen=True)
