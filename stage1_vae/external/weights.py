@@ -78,7 +78,7 @@ def _content(cell: Any) -> Any:
 
 
 def tensors(model: Any) -> dict[str, Tensor]:
-    """Every parameter and buffer by its name, also what a `state_dict` leaves out and what lies in no module; no copies."""
+    """Every parameter and buffer by its name, in a `state_dict` or not, and what lies in no module; none is copied."""
     found: dict[str, Tensor] = {}
     for place, value in _found(model).items():
         if isinstance(value, nn.Module):
