@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from their_models import DIM, Codes, Given, Normals, Rotation, external, images
+from outside.their_models import DIM, Codes, Given, Normals, Rotation, external, images
 from torch import Tensor, nn
 
 from stage1_vae.autoencoder import Autoencoder
