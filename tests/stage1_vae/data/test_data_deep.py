@@ -120,7 +120,7 @@ def test_mixed_depths_and_ranges_of_bytes_are_refused(tmp_path: Path, monkeypatc
 def test_files_without_a_suffix_are_looked_at(tmp_path: Path) -> None:
     for i in range(12):
         write(tmp_path / f"{i}.png").rename(tmp_path / f"{i:02}")
-    (tmp_path / "LICENSE").write_text("none")
+    (tmp_path / "LICENSE").write_text("none", encoding="utf-8")
     data = ImageFolder(str(tmp_path)).load()
     assert len(data.train) + len(data.val) + len(data.test) == 12
     assert data.left_out == ("1 file without a suffix (no images)",)

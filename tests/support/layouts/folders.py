@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from array_files import encode, write_parquet
+from layouts.array_files import encode, write_parquet
 from layouts.cases import Layout
 from PIL import Image
 from pyarrow import parquet
