@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -35,6 +36,12 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def base_prior(self) -> LatentDensity | None:
         """What it was trained against; None: nothing (a plain autoencoder), or nobody knows."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; the CPU, of one that has nothing to move."""
+        values = (value.device for value in (*self.parameters(), *self.buffers()))
+        return next(values, torch.device("cpu"))
 
     @property
     def trained_against(self) -> LatentDensity:

@@ -93,13 +93,12 @@ def encode(
         ValueError: the batches hold more or fewer images than there are rows.
     """
     vae.eval()
-    device = next((value.device for value in (*vae.parameters(), *vae.buffers())), None)  # none: nothing to move to
     rows = range(writer.num) if rows is None else rows
     done = rows.start
     for x, labels in batches:
         if done + len(x) > rows.stop:
             raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
-        posterior = vae.encode(x if device is None else x.to(device)).posterior
+        posterior = vae.encode(x.to(vae.device)).posterior
         params = {name: getattr(posterior, name) for name in writer.params}
         # Real numbers in float32, whatever the net computed in; codes as they are.
         params = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}

@@ -6,7 +6,7 @@ Public methods validate once and call the private ones, which do the maths.
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +200,11 @@ class Wrapper(Prior, ABC):
     @abstractmethod
     def inner(self) -> Prior:
         """What it stands around; of several equal ones the first."""
+
+    @classmethod
+    def inner_spec(cls, spec: LatentSpec, **keywords: Any) -> LatentSpec:
+        """What its prior models, around latents of `spec`; `keywords`: of its constructor, beside the prior."""
+        return spec
 
     @classmethod
     def num_copies(cls, spec: LatentSpec) -> int:

@@ -200,11 +200,25 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     Raises:
         UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
     """
+    wrappers = list(wrappers_of(config, spec, num_tensors))
+    for cls, keywords in reversed(wrappers):
+        spec = cls.inner_spec(spec, **keywords)
     prior = build_part(config, "prior", Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
     if prior.takes_labels and prior.num_classes:
         check_version(config, LABELS, LABELS_VERSION)
+    for cls, keywords in wrappers:
+        prior = construct("wrap", cls, keywords, prior=prior)
+    return prior
+
+
+def wrappers_of(config: Exported, spec: LatentSpec, num_tensors: int) -> Iterator[tuple[Any, Node]]:
+    """The classes around a prior of latents of `spec`, the innermost first, and what their constructors are given.
+
+    Raises:
+        UnsafeError: as for `build_prior`.
+    """
     if len(config.wrap) > 8:
         raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
     for target, keywords in zip(config.wrap, config.wrap_keywords or [{}] * len(config.wrap), strict=True):
@@ -216,8 +230,7 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
             raise ValueError(f"{target} stands around no prior")
         if (num := cls.num_copies(spec)) > num_tensors:
             raise UnsafeError(f"{CONFIG} asks for {num:,} priors, more than its files hold")
-        prior = construct("wrap", cls, keywords, prior=prior)
-    return prior
+        yield cls, keywords
 
 
 def build_part(config: Exported, part: str, base: type, **injected: Any) -> Any:

@@ -4,9 +4,10 @@
 the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from omegaconf import OmegaConf
 
 from expost.base.command import Command
@@ -16,9 +17,11 @@ from expost.config.build import build, construct, target_class
 from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Job
+from expost.training.devices import seeded
 from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
+from stage2_prior.wrappers.varying import Varying
 
 PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
 """Around a prior that takes no labels, where `prior.conditional` asks for one a class."""
@@ -32,31 +35,64 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
-    offered, asked = prior_nodes(), job.config.prior
-    node = choose_prior(asked, spec, offered, job.command)
+    asked = job.config.prior
+    node = choose_prior(asked, spec, prior_nodes(), job.command)
     cls = target_class(node)
     if cls is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
-    if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
-        raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
+    check_fit(node)
     a_class = bool(node.get("conditional")) and not cls.takes_labels
     node = limited_prior(node, spec, num_images, job.config.limits, a_class)
-    if (reason := cls.check(spec)) is not None:
+    return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
+
+
+def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.device) -> Prior:
+    """The prior of the section `node` in its wrappers, unfitted, on `device`, for `num` latents of `spec`.
+
+    Raises:
+        UserError: as for `build_prior`.
+    """
+    check_fit(node)
+    cls, wrappers = target_class(node), wrapper_nodes(node, spec)
+    inner = inner_spec(wrappers, spec)
+    if (reason := cls.check(inner)) is not None:
+        offered = prior_nodes()
         best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
-    if issubclass(cls, GradientPrior):
-        construct("prior.fit", FitSettings, node.get("fit") or {})  # refused here, not after stage 1 was trained
-    with job.seeded(job.config.seeds.prior):
-        prior = build("prior", constructor_node(node), spec=spec)
-    if prior.min_images > num_images:
+    with seeded(seed, device):
+        prior = build("prior", constructor_node(node), spec=inner)
+    if prior.min_images > num:
         raise UserError(
-            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num_images}; "
+            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num}; "
             "lower prior.num_components or give more images"
         )
-    for wrapper in wrapper_nodes(node, spec):
+    for wrapper in wrappers:
         prior = build("prior.wrap", wrapper, prior=prior)
-    return prior.to(job.device), node
+    return prior.to(device)
+
+
+def check_fit(node: Node) -> None:
+    """
+    Raises:
+        UserError: the section `fit` of a prior says what it may not; refused here, not after stage 1 was trained.
+    """
+    if node.get("fit") is not None and not isinstance(node["fit"], Mapping):
+        raise UserError(f"prior.fit={node['fit']}: it is a section; set its keys, such as prior.fit.max_epochs=10")
+    if issubclass(target_class(node), GradientPrior):
+        construct("prior.fit", FitSettings, node.get("fit") or {})
+
+
+def inner_spec(wrappers: Sequence[Node], spec: LatentSpec) -> LatentSpec:
+    """What the prior inside of all `wrappers`, the innermost first, models of latents of `spec`."""
+    for wrapper in reversed(wrappers):
+        spec = target_class(wrapper).inner_spec(spec, **without(wrapper, ("_target_",)))
+    return spec
+
+
+def beside_constants(prior_of: Callable[[LatentSpec], Prior], spec: LatentSpec, fixed: Sequence[int]) -> Prior:
+    """A prior of latents of `spec` whose places `fixed` never vary; without any, what `prior_of` makes of it."""
+    return Varying(prior_of(Varying.inner_spec(spec, fixed=fixed)), fixed) if fixed else prior_of(spec)
 
 
 def prior_nodes() -> dict[str, Node]:

@@ -1,5 +1,8 @@
 """What this machine computes on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from expost.base.errors import UserError
@@ -26,3 +29,11 @@ def resolved_precision(settings: Trainer) -> str:
     if settings.precision != "auto":
         return settings.precision
     return "bf16" if has_native_bf16(device_of(settings)) else "32"
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators, that of `device` too, seeded inside the block and put back after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
