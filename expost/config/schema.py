@@ -13,11 +13,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Strict,
+    Tag,
     ValidationError,
 )
 
@@ -121,8 +123,18 @@ class Limits(Section):
 
 
 class VAEParts(Section):
+    """Of an autoencoder that is trained here."""
+
     bottleneck: Node
     objective: Node
+
+
+def _origin(value: Any) -> str:
+    """Where an autoencoder comes from: one that is trained elsewhere has a class that loads it."""
+    return "external" if isinstance(value, dict) and "_target_" in value else "own"
+
+
+VAE = Annotated[Annotated[VAEParts, Tag("own")] | Annotated[Node, Tag("external")], Discriminator(_origin)]
 
 
 class Trainer(Section):
@@ -222,7 +234,7 @@ class Config(Section):
     sweep: Sweep
     data: Node
     net: Node
-    vae: VAEParts
+    vae: VAE
     likelihood: Node
     prior: Node
     trainer: Trainer
@@ -230,6 +242,22 @@ class Config(Section):
     limits: Limits
     oracle: Oracle
     logger: Logger
+
+    @property
+    def own_vae(self) -> VAEParts:
+        """The section of an autoencoder that is trained here.
+
+        Raises:
+            TypeError: it comes from elsewhere.
+        """
+        if not isinstance(self.vae, VAEParts):
+            raise TypeError("this autoencoder is not trained here")
+        return self.vae
+
+    @property
+    def vae_node(self) -> Node:
+        """The section `vae`, plain."""
+        return self.vae.model_dump() if isinstance(self.vae, VAEParts) else self.vae
 
 
 def validate(config: DictConfig) -> Config:
@@ -259,7 +287,7 @@ def _refuse_non_finite(value: Any, key: str = "") -> None:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool"))
+    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool", "own", "external"))
     if first["type"] == "literal_error":
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"

@@ -7,7 +7,14 @@ from typing import NamedTuple
 from rich.console import Group
 
 from expost.evaluation.report import FIGURES, Figure, Report, Row
-from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from expost.evaluation.row_names import (
+    AGGREGATE,
+    BASELINES,
+    FLOORS,
+    MOMENT_MATCHED,
+    RECONSTRUCTIONS,
+    TRAIN_AGAINST_TEST,
+)
 from expost.evaluation.tables import Column, framed, lay_out, one_line
 from expost.evaluation.verdict import beyond_noise
 
@@ -16,14 +23,17 @@ TITLES = {
     AGGREGATE: "aggre-\ngate\ndraws",
     RECONSTRUCTIONS: "recon-\nstruc-\ntions",
     TRAIN_AGAINST_TEST: "train\nvs\ntest",
+    MOMENT_MATCHED: "moment\nmatched",
 }
 ROUNDING = 1e-7
 """A spread of so small a share is that of float32: the figure is the same for every image."""
+LARGE = 1e7
+"""What is larger, as of a baseline in other units than the latents, has its power of ten and no spread."""
 WIDE = 110
 """Columns of a terminal from which on every row has room for its spreads."""
 SPREADS = (
-    "± is one standard deviation: of samples over random halves of them and of the reference, of bounds over the test "
-    "images; other seeds of training are not in it. Bold: better by more than two of the difference."
+    "± is one standard deviation: of samples over random halves of them and of the reference, of {nouns.figures} over "
+    "the test {nouns.many}; other seeds of training are not in it. Bold: better by more than two of the difference."
 )
 
 
@@ -60,6 +70,8 @@ def _text(key: str, row: Row, with_spread: bool) -> str:
     value, noise, layout = row.figures[key], row.spread.get(key), FIGURES[key].format
     if value is None:
         return "-"
+    if layout.endswith("f") and abs(value) >= LARGE:
+        layout, noise = ".2e", None
     if noise is None or not with_spread or noise < ROUNDING * abs(value):
         return format(value, layout)
     if noise > 0 and layout.endswith("f"):
@@ -95,7 +107,7 @@ def _winner(key: str, figure: Figure, rows: Mapping[str, Row], baseline: str) ->
 
 
 def conditions(report: Report) -> str:
-    """What every distance depends on: number of samples, reference split, feature net."""
+    """What every distance depends on: number of samples, reference split, features."""
     counts = {row.num_samples for row in report.rows.values() if row.num_samples is not None}
     samples = " or ".join(f"{count:,}" for count in sorted(counts))
     if not samples:
@@ -106,7 +118,7 @@ def conditions(report: Report) -> str:
 def legend(report: Report) -> str:
     """`conditions`, and what ± and bold mean in the views of one run; a comparison has words of its own."""
     has_spread = any(row.spread for row in report.rows.values())
-    return f"{conditions(report)} {SPREADS}" if has_spread else conditions(report)
+    return f"{conditions(report)} {SPREADS.format(nouns=report.nouns)}" if has_spread else conditions(report)
 
 
 def notes(report: Report) -> list[str]:

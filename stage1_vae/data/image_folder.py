@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 import torch
 
+from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
 from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
 from stage1_vae.data.folders.suffixes import describe_unread
-from stage1_vae.data.images import DataError, ImageData, ImageSet, InMemory, Source, fingerprint
-from stage1_vae.data.pixels import BYTE, levels_of
+from stage1_vae.data.folders.tables import Choice, find_tables, read_tables
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Source, fingerprint
+from stage1_vae.data.pixels import BYTE, ends_of, levels_of, white_of
 from stage1_vae.data.splits import (
     MIN_IMAGES,
     MIN_PER_SPLIT,
@@ -29,6 +31,7 @@ from stage1_vae.data.splits import (
     existing_path,
     fits_in_memory,
     random_order,
+    sides_of,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
@@ -61,7 +64,9 @@ class ImageFolder(Source):
         splits: "auto", or "none" where folders called train, test and so on are no splits.
         classes: "auto", or "none" to take all images without labels.
         pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
+        x, label: of Parquet tables, the columns of pictures and of labels; None: those with a common name.
         levels: how many levels the values have; None to find it out (see `stage1_vae.data.pixels`).
+        range: of images of 9 to 16 bits a channel, which become floats: which numbers are black and white.
     """
 
     root: str | None
@@ -73,7 +78,10 @@ class ImageFolder(Source):
     splits: str = "auto"
     classes: str = "auto"
     pages: str | None = None
+    x: str | None = None
+    label: str | None = None
     levels: int | None = None
+    range: Sequence[float] | None = None
 
     def load(self) -> ImageData:
         self._check_keys()
@@ -81,25 +89,31 @@ class ImageFolder(Source):
         layout = self._layout(root)
         splits = self._split(root, layout)
         pictures = [picture for images in splits.values() for picture in images]
-        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses))
-        keep = fits_in_memory(len(pictures) * math.prod(target.shape), self.memory_limit_gib)
+        bits = self._bits(pictures)
+        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses), bits, self._ends(bits))
+        num_bytes = len(pictures) * math.prod(target.shape) * target.dtype.itemsize
+        keep = fits_in_memory(num_bytes, self.memory_limit_gib)
         sets = [_image_set(images, target, layout, name, keep) for name, images in splits.items()]
-        low, high = _value_range(sets)
+        low, high = _value_range(sets, target)
         complete = keep or max(map(len, splits.values())) <= LOOKED_AT
-        levels = levels_of(str(root), high, self.levels, layout.guesses, complete)
+        levels = None
+        if target.is_deep:
+            self._tell_depth(root, target, high, layout.guesses)
+        else:
+            levels = levels_of(str(root), int(high), self.levels, layout.guesses, complete)
         for images in sets:
-            if isinstance(images, Files):
+            if isinstance(images, Files) and levels is not None:
                 images.levels = levels
         content = b"".join(picture.header.digest for picture in pictures)  # in the order of the splits
         facts = f"image_folder {target} {[len(images) for images in sets]} {layout.classes}"
-        facts += f" {levels} levels" * (levels != BYTE)
+        facts += f" {levels} levels" * (levels not in (None, BYTE))
         return ImageData(
             root.resolve().name,
             *sets,
             shape=target.shape,
             levels=levels,
             class_names=layout.classes,
-            check_unchanged=Watched(() if keep else {picture.file.path for picture in pictures}, began_ns).check,
+            check_unchanged=Watched(() if keep else {_file_of(picture) for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *(images.labels for images in sets))),
             value_range=(low, high),
             guesses=tuple(layout.guesses),
@@ -107,9 +121,17 @@ class ImageFolder(Source):
         )
 
     def _layout(self, root: Path) -> Layout:
+        files, others = walk(root) if root.is_dir() else ([], Counter())
+        tables = find_tables(root) if not files else []
+        choice = Choice(self.x, self.label, self.splits != "none", self.classes != "none")
+        if tables:
+            return read_tables(root, tables, choice, self.memory_limit_gib * 2**30)
         if not root.is_dir():
             raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
-        files, others = walk(root)
+        if self.x is not None or self.label is not None:
+            raise DataError(
+                f"data.x and data.label name columns of Parquet tables, and {root} holds none: leave them out"
+            )
         words = describe_unread(others)
         if not files:
             hint = f"there are {'; '.join(words)}" if words else "there is no .png, .jpg, .tif or other image file"
@@ -120,6 +142,7 @@ class ImageFolder(Source):
         return layout
 
     def _check_keys(self) -> None:
+        fits_in_memory(0, self.memory_limit_gib)
         check_fraction("val_fraction", self.val_fraction)
         check_fraction("test_fraction", self.test_fraction)
         if self.mode is not None and self.mode not in CONVERT:
@@ -132,11 +155,8 @@ class ImageFolder(Source):
             if (value := getattr(self, key)) not in choices:
                 words = [choice or "null" for choice in choices]
                 raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
-        if self.size is None:
-            return
-        sides = self.size if isinstance(self.size, Sequence) else [self.size] * 2
-        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-            raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
+        if self.size is not None:
+            sides_of(self.size)
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
@@ -165,7 +185,7 @@ class ImageFolder(Source):
 
     def _size(self, root: Path, pictures: list[Picture], guesses: list[str]) -> tuple[int, int]:
         if self.size is not None:
-            return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+            return sides_of(self.size)
         counts = Counter(picture.header.size for picture in pictures)
         common = min(counts, key=lambda size: (-counts[size], size))  # the smaller one of equally common sizes
         if len(counts) == 1:
@@ -184,12 +204,46 @@ class ImageFolder(Source):
         guesses.append(f"scaled to {words}, and cut about the centre (data.size=[height,width])")
         return common
 
-    def _kind(self, pictures: list[Picture]) -> str:
+    def _bits(self, pictures: list[Picture]) -> int:
+        """Bits of a channel: 8, or 9 to 16 of all pictures."""
         for picture in pictures:
-            if picture.header.deep:
+            if picture.header.deep and not picture.header.bits:
                 raise DataError(
                     f"{_place(picture)} holds {picture.header.deep} (mode {picture.header.mode}): {TO_BYTES}"
                 )
+        first = {picture.header.bits or 8: _place(picture) for picture in reversed(pictures)}
+        if len(first) > 1:
+            (one, place), (other, elsewhere) = sorted(first.items())[:2]
+            raise DataError(
+                f"images of differing depths: {place} has {one} bits a channel, {elsewhere} {other}: save all alike"
+            )
+        return next(iter(first))
+
+    def _ends(self, bits: int) -> tuple[float, float]:
+        """What is black and what is white."""
+        ends = ends_of(self.range, Domain.UNIT)
+        if bits == 8 and ends is not None:
+            raise DataError("data.range is for images of more than 8 bits a channel, and these have 8: see data.levels")
+        if bits > 8 and self.levels is not None:
+            raise DataError(
+                f"data.levels={self.levels} is for images of 8 bits a channel, and these have {bits}: see data.range"
+            )
+        return ends or (0, 2**bits - 1)
+
+    def _tell_depth(self, root: Path, target: Target, high: float, guesses: list[str]) -> None:
+        """
+        Raises:
+            DataError: they are next to black.
+        """
+        words = f"values reach {high:g} of {target.bits} bits"
+        if self.range is None and high < 2**target.bits / 8:
+            raise DataError(
+                f"{root}: {words}, next to black: set data.range=[0,{white_of(high)}] if that is white, or "
+                f"data.range=[0,{2**target.bits - 1}] if the images are that dark"
+            )
+        guesses.append(f"{words}, floats of which {target.ends[1]:g} is white (data.range)")
+
+    def _kind(self, pictures: list[Picture]) -> str:
         first = {picture.header.mode: _place(picture) for picture in reversed(pictures)}
         odd = next((mode for mode in first if mode not in KIND), None)
         if odd is not None and self.mode is None:
@@ -247,6 +301,11 @@ def _mix(files: list[list[Picture]]) -> list[Picture]:
     return images if len(images) == len(files) else [images[i] for i in random_order(len(images))]
 
 
+def _file_of(picture: Picture) -> Path:
+    place = picture.file.path
+    return place.column.path if isinstance(place, Cell) else place
+
+
 def _place(picture: Picture) -> str:
     page = picture.header.page
     return f"{picture.file.path}" + (f", page {page.number + 1}," if page and page.number else "")
@@ -270,8 +329,8 @@ def _image_set(images: list[Picture], target: Target, layout: Layout, split: str
     return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
 
 
-def _value_range(sets: list[ImageSet]) -> tuple[int, int]:
-    """The smallest and the largest value, of all images in memory, of some of those on the disk."""
+def _value_range(sets: list[ImageSet], target: Target) -> tuple[float, float]:
+    """The smallest and the largest number in the files: of all images in memory, of some of those on the disk."""
     ends: list[torch.Tensor] = []
     for images in sets:
         if isinstance(images, InMemory):
@@ -280,4 +339,10 @@ def _value_range(sets: list[ImageSet]) -> tuple[int, int]:
         for row in spread_rows(len(images), min(len(images), LOOKED_AT)):
             with suppress(DataError):  # a damaged file is named when it is read
                 ends.extend(images.batch(row[None]).aminmax())
-    return (int(min(ends)), int(max(ends))) if ends else (0, BYTE - 1)
+    if not ends:
+        return 0, target.ends[1]
+    low, high = min(ends).item(), max(ends).item()
+    if not target.is_deep:
+        return int(low), int(high)
+    black, white = target.ends
+    return round(black + low * (white - black), 3), round(black + high * (white - black), 3)

@@ -53,7 +53,7 @@ class Folded(nn.Module):
         """What is folded in, for people; empty where that is nothing."""
         if bool((self.scale == 1).all()) and bool((self.shift == 0).all()):
             return ""
-        numbers = [f"{x:.4g}" if x.numel() == 1 else f"{x.numel()} numbers" for x in (self.shift, self.scale)]
+        numbers = [f"{x.item():.4g}" if x.numel() == 1 else f"{x.numel()} numbers" for x in (self.shift, self.scale)]
         return f"latents are (z - {numbers[0]}) * {numbers[1]}, as its config.json says"
 
     @property
@@ -210,14 +210,16 @@ def _net(name: str, folder: Path) -> Any:
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == "diffusers":
             raise ExternalError("vae=diffusers needs diffusers: pip install 'expost[diffusers]'") from error
         raise
-    with blaming(f"{folder}"):
-        return cls.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-        )
+    logging = import_module("diffusers.utils.logging")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of keys that its own save_pretrained writes
+    try:
+        with blaming(f"{folder}"):
+            return cls.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            )
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _channels(value: Any) -> Tensor | None:

@@ -35,7 +35,9 @@ Shape = tuple[int, int, int]
 def names(group: str) -> list[str]:
     found = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     assert found, f"conf/{group} is empty"
-    return found
+    if group != "vae":
+        return found
+    return [name for name in found if "bottleneck" in node("vae", name)]  # others come trained
 
 
 def own_net(vae: str) -> str | None:

@@ -23,6 +23,7 @@ from expost.evaluation import distances
 from expost.evaluation.comparison.lines import Line, Value, available, lines_of
 from expost.evaluation.comparison.sources import Source, refuse_different
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.nouns import LATENTS, Nouns
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.row_names import BASELINES
 from expost.evaluation.verdict import NOISE
@@ -35,7 +36,8 @@ OF_IMAGES = frozenset({*distances.FIGURES, "memorisation", "class_accuracy"})
 OF_STAGE1 = "distortion_nats"
 """The same under every prior of a VAE: no prior leads in it."""
 SORTED_BY = ("frechet_distance", "iwae_nats", "elbo_nats", "latent_nll_nats", "fit_seconds")
-"""What a table is sorted by unless one is asked for: the first of these that there is."""
+"""What a table is sorted by unless one is asked for: the first of these that there is; of latents without images, nats
+before distances, of which a Frechet distance is blind to all but means and covariances."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
     columns = available(sources)
     if not columns:
         raise EvaluationError(f"{sources[0].name} and the others hold no figure; run stage=evaluate")
-    sort = sort or next((key for key in SORTED_BY if key in columns), columns[0])
+    preferred = ("latent_nll_nats", *SORTED_BY) if sources[0].report.nouns is LATENTS else SORTED_BY
+    sort = sort or next((key for key in preferred if key in columns), columns[0])
     if sort not in columns:
         raise EvaluationError(f"sort={sort}: no run has that figure; choices: {', '.join(columns)}")
     lines = _marked(list(lines_of(sources, columns)), columns)
@@ -92,7 +95,7 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
         columns=columns,
         blocks=blocks,
         conditions=" ".join([conditions(first), *_bound_conditions(first, columns)]),
-        notes=tuple(_notes(lines)),
+        notes=tuple(_notes(lines, first.nouns)),
         runs=tuple(source.name for source in sources),
     )
 
@@ -219,12 +222,12 @@ def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
     return [f"Bounds: {images:,} test images, {samples:,} samples an image."]
 
 
-def _notes(lines: Sequence[Line]) -> Iterator[str]:
+def _notes(lines: Sequence[Line], nouns: Nouns) -> Iterator[str]:
     values = [value for line in lines for value in line.values.values()]
     if any(value.num > 1 for value in values):
         yield "± is the standard deviation over n seeds."
     if any(value.spread is not None and value.num == 1 for value in values):
-        yield "In brackets: standard deviation over resampled images."
+        yield f"In brackets: standard deviation over resampled {nouns.many}."
     if any(value.noise is not None for value in values):
         yield "Bold: the best learned prior, where it leads every other by more than noise explains (95 %)."
     else:
@@ -232,8 +235,10 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
     if len({line.likelihood for line in lines}) > 1:
         yield (
             "Likelihoods differ: bounds, distortion and bits/dim are comparable within a block only; distances between "
-            "images across blocks too."
+            f"{nouns.many} across blocks too."
         )
     if len({line.vae for line in lines}) > 1:
         yield "Rate, -log p(z) and other figures of the latent space are comparable among priors of one VAE only."
+    if nouns is LATENTS:
+        yield "Images were not looked at: these are figures of latents, without a decoder."
     yield from shared_notes((line.label, line.notes) for line in lines)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from expost.evaluation.comparison.sources import Source
 from expost.evaluation.report import FIGURES, Row
-from expost.evaluation.row_names import BASELINES, FLOORS, TRAIN_AGAINST_TEST
+from expost.evaluation.row_names import BASELINES, FLOORS, MOMENT_MATCHED, TRAIN_AGAINST_TEST
 from expost.evaluation.views import title
 
-SHARED = frozenset({*BASELINES, *FLOORS})
+SHARED = frozenset({*BASELINES, *FLOORS, MOMENT_MATCHED})
 """Rows that belong to a VAE and not to a prior."""
 
 
@@ -81,7 +81,7 @@ class Line:
     @property
     def is_prior(self) -> bool:
         """A prior, and not a floor or a ceiling."""
-        return self.is_learned or self.row in BASELINES
+        return self.is_learned or self.row in (*BASELINES, MOMENT_MATCHED)
 
 
 class Seed(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.nouns import LATENTS
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.sections import Provenance
 
@@ -22,6 +23,7 @@ COMPARED = (
     "neighbours",
     "annealing_settings",
     "provenance",
+    "judged",
 )
 """Keys of `report.json` that a comparison reads; what another version wrote under any other is no reason to refuse."""
 
@@ -44,8 +46,8 @@ class Source:
 
     @property
     def vae(self) -> str:
-        """Key of the trained VAE."""
-        return self.provenance.vae or ""
+        """Key of the trained VAE; of latents that came without one, their fingerprint."""
+        return self.provenance.vae or (self.provenance.data or "" if self.report.nouns is LATENTS else "")
 
     @property
     def prior(self) -> str:
@@ -119,7 +121,7 @@ def refuse_foreign(stored: Any) -> None:
     for key, kind in {"data": str, "features": str, "rows": dict, "provenance": dict}.items():
         if not isinstance(stored.get(key), kind):
             raise EvaluationError(f"no {key}")
-    for key in ("vae", "data"):
+    for key in ("data",) if stored.get("judged") == "latents" else ("vae", "data"):
         if not isinstance(stored["provenance"].get(key), str):
             raise EvaluationError(f"no provenance.{key}")
     if not isinstance(stored.get("annealing_settings") or {}, dict):
@@ -156,6 +158,7 @@ def _annealing(source: Source) -> str | None:
 
 
 MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
+    "kinds": lambda source: f"{source.report.nouns.many} were judged",
     "data": lambda source: f"{source.report.data} ({(source.provenance.data or '')[:8]})",
     "feature nets": _features,
     "reference splits": lambda source: str(source.report.reference),

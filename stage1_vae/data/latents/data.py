@@ -52,5 +52,13 @@ class LatentData(Data):
         return self.train.spec
 
     @property
+    def fixed(self) -> tuple[int, ...]:
+        """Dimensions of a vector, or channels of a map, that never vary."""
+        if self.constant is None or self.constant.all():
+            return ()
+        whole = self.constant.reshape(len(self.constant), -1).all(1)
+        return tuple(np.flatnonzero(whole).tolist())
+
+    @property
     def splits(self) -> Mapping[str, LatentDataset]:
         return {"train": self.train, "val": self.val, "test": self.test}

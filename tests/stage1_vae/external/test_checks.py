@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from their_models import Given, Normals, Rotation, external, images
+from outside.their_models import Given, Normals, Rotation, external, images
 from torch import Tensor, nn
 
 from stage1_vae.external.autoencoder import calibrate

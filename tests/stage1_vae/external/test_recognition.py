@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from their_models import DIM, Codes, Normals, Rotation, external, images
+from outside.their_models import DIM, Codes, Normals, Rotation, external, images
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
