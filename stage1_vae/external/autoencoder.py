@@ -21,10 +21,10 @@ from stage1_vae.external.calling import Caller
 from stage1_vae.external.errors import ExternalError
 from stage1_vae.external.readings import Reading
 from stage1_vae.external.weights import modules, sha256, tensors
-from stage1_vae.latents.dataset import PARAMETERS
+from stage1_vae.latents.dataset import PARAMETERS, Posterior
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import GaussianLikelihood, Likelihood, Pixels
-from stage1_vae.posteriors import Codes
+from stage1_vae.posteriors import Bits, Codes
 
 SMALLEST_SCALE = 1e-4
 """Of the Gaussian scale, in units of x: a decoder that is exact would have a density without bounds."""
@@ -105,10 +105,14 @@ class External(Autoencoder):
         Raises:
             ExternalError: the model raised something, or what it returned is NaN or infinite.
         """
+        return Encoding(self.posterior(x))
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """The same, q(z|x) alone."""
         posterior = self.reading.posterior(self.caller.encode(x, self._dtype))
         for name in PARAMETERS[self.family]:
             check_finite(name, getattr(posterior, name))
-        return Encoding(posterior)
+        return posterior
 
     def embed(self, z: Tensor) -> Tensor:
         """z itself: what the decoder makes of a code, only it knows."""
@@ -141,6 +145,13 @@ class External(Autoencoder):
                 "the model has changed its own parameters or buffers while it encoded, so its latents belong to no one "
                 "model: let encode(x) leave them alone"
             )
+
+
+def likeliest(posterior: Posterior) -> Tensor:
+    """The latent where q(z|x) is largest, [B, *shape]: no draw."""
+    if isinstance(posterior, Codes):
+        return posterior.codes
+    return (posterior.logits > 0).float() if isinstance(posterior, Bits) else posterior.loc
 
 
 def check_finite(name: str, values: Tensor) -> None:
@@ -233,11 +244,10 @@ def calibrate(autoencoder: External, batches: Iterable[tuple[Tensor, Any]], max_
     sums, without_noise = _Sums(), _Sums()
     for x, _ in batches:
         x = x[: max_images - sums.num].to(autoencoder.device)
-        posterior = autoencoder.encode(x).posterior
+        posterior = autoencoder.posterior(x)
         sums.add(x, autoencoder.decode(posterior.sample()).mean)
         if without_noise.num < CHECKED_IMAGES:
-            z = posterior.sample() if isinstance(posterior, Codes) else posterior.mean
-            without_noise.add(x, autoencoder.decode(z).mean)
+            without_noise.add(x, autoencoder.decode(likeliest(posterior)).mean)
         if sums.num >= max_images:
             break
     if sums.num == 0:

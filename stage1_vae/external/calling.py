@@ -1,5 +1,6 @@
 """Calling somebody else's `encode` and `decode`: their pixels, their sizes, their precision."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -130,10 +131,9 @@ class Caller:
                 "distribution over them"
             )
         if tuple(image.shape[1:]) != self.format.their_shape or len(image) != len(anchor):
-            raise SizeError(
-                f"decode(encode(x)) makes images {tuple(image.shape)} of images "
-                f"{(len(anchor), *self.format.their_shape)}"
-            )
+            wanted = (len(anchor), *self.format.their_shape)
+            reshape = "; let it reshape them" if image.numel() == math.prod(wanted) else ""
+            raise SizeError(f"decode(encode(x)) makes images {tuple(image.shape)} of images {wanted}{reshape}")
         return self.format.leave(image.float())
 
     def _autocast(self, anchor: Tensor) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from stage1_vae.external.errors import ExternalError, blaming
 from stage1_vae.external.own import is_own
 from stage1_vae.external.source import ExternalSource, Loaded, counted
@@ -78,7 +80,8 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
                 f"{key}={module}: {name} is {_kind(found)}; name a function or class that makes the model"
             )
         else:
-            with blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+            with torch.random.fork_rng(), blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+                torch.manual_seed(0)  # what it leaves at random is the same each time, and so is its hash
                 model = found(**arguments)
         if not _is_model(model):
             raise ExternalError(

@@ -130,6 +130,16 @@ def test_sizes_that_do_not_come_back_name_the_multiple_that_works() -> None:
     assert torch.equal(autoencoder.decode(posterior.mean).mean, model.outer(posterior.mean)[..., :14, :14])
 
 
+def test_images_without_their_channel() -> None:
+    flat = type("Flat", (Rotation,), {"decode": lambda self, z: Rotation.decode(self, z)[:, 0]})
+    assert "makes images (2, 4, 4) of images (2, 1, 4, 4); let it reshape them" in refusal(flat())
+
+
+def test_keys_that_mean_nothing_here() -> None:
+    assert "returns point masses" in refusal(Rotation(), second="std")
+    assert "returns no codes" in refusal(Rotation(), num_codes=3)
+
+
 def test_greyscale_images_and_a_net_for_colour() -> None:
     line = refusal(Strided(3), images(side=8))
     assert "RuntimeError" in line and "with vae.channels=repeat it works" in line
