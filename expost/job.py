@@ -78,7 +78,9 @@ class Job:
     @property
     def name(self) -> str:
         chosen = self.command.choices
-        return self.config.name or "-".join(chosen.get(group, "custom") for group in ("data", "vae", "prior"))
+        has_stage1 = chosen.get("data") != "latents"  # their encoder is not chosen here
+        groups = ("data", *["vae"] * has_stage1, "prior")
+        return self.config.name or "-".join(chosen.get(group, "custom") for group in groups)
 
     @property
     def prior_name(self) -> str:

@@ -123,19 +123,18 @@ class Limits(Section):
 
 
 class VAEParts(Section):
-    """A VAE that is trained here; one that comes from elsewhere is a node with a `_target_`."""
+    """Of an autoencoder that is trained here."""
 
     bottleneck: Node
     objective: Node
 
 
-def _kind_of_vae(value: Any) -> str:
-    return "external" if isinstance(value, dict) and "_target_" in value else "trained"
+def _origin(value: Any) -> str:
+    """Where an autoencoder comes from: one that is trained elsewhere has a class that loads it."""
+    return "external" if isinstance(value, dict) and "_target_" in value else "own"
 
 
-VAEChoice = Annotated[
-    Annotated[VAEParts, Tag("trained")] | Annotated[Node, Tag("external")], Discriminator(_kind_of_vae)
-]
+VAE = Annotated[Annotated[VAEParts, Tag("own")] | Annotated[Node, Tag("external")], Discriminator(_origin)]
 
 
 class Trainer(Section):
@@ -235,7 +234,7 @@ class Config(Section):
     sweep: Sweep
     data: Node
     net: Node
-    vae: VAEChoice
+    vae: VAE
     likelihood: Node
     prior: Node
     trainer: Trainer
@@ -245,15 +244,20 @@ class Config(Section):
     logger: Logger
 
     @property
-    def trained_vae(self) -> VAEParts:
-        """The same of a configuration whose VAE is trained here.
+    def own_vae(self) -> VAEParts:
+        """The section of an autoencoder that is trained here.
 
         Raises:
-            ValueError: it comes from elsewhere.
+            TypeError: it comes from elsewhere.
         """
         if not isinstance(self.vae, VAEParts):
-            raise ValueError("this VAE comes from elsewhere")
+            raise TypeError("this autoencoder is not trained here")
         return self.vae
+
+    @property
+    def vae_node(self) -> Node:
+        """The section `vae`, plain."""
+        return self.vae.model_dump() if isinstance(self.vae, VAEParts) else self.vae
 
 
 def validate(config: DictConfig) -> Config:
@@ -283,7 +287,7 @@ def _refuse_non_finite(value: Any, key: str = "") -> None:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool", "trained", "external"))
+    key = ".".join(str(part) for part in first["loc"] if part not in ("literal['auto']", "bool", "own", "external"))
     if first["type"] == "literal_error":
         choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}={first['input']}: {nearest(str(first['input']), choices)}"

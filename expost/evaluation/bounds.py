@@ -41,7 +41,7 @@ class Bounds:
 
     Attributes:
         num_samples: K, the number of z drawn for an image.
-        distortion_nats: mean -log p(x|z).
+        distortion_nats: mean -log p(x|z); None without a decoder.
         latent_nll_nats: mean -log p(z), z ~ q(z|x); None where the prior has no density.
         rate_nats: KL(q(z|x) || p(z)), closed form where one was given; None for point masses or without a density.
         elbo_nats: distortion + rate, an upper bound on -log p(x); None where the rate is.
@@ -50,7 +50,7 @@ class Bounds:
     """
 
     num_samples: int
-    distortion_nats: Tensor
+    distortion_nats: Tensor | None
     latent_nll_nats: Tensor | None
     rate_nats: Tensor | None = None
     elbo_nats: Tensor | None = None

@@ -52,7 +52,7 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, column
         bands.append(tile(torch.cat([filled(above, columns), filled(below, columns)]), columns))
     gap = np.full((4 * GAP_PIXELS, bands[0].shape[1], 3), 255, dtype=np.uint8)
     pixels = np.concatenate([piece for band in bands for piece in (gap, band)][1:])
-    _panels([pixels], ["each pair: image above, its reconstruction below"], [INK], path)
+    side_by_side([pixels], ["each pair: image above, its reconstruction below"], [INK], path)
 
 
 def samples_side_by_side(
@@ -60,7 +60,7 @@ def samples_side_by_side(
 ) -> None:
     """Decoded draws of the baseline prior [N, C, H, W] beside draws of the learned prior [N, C, H, W]."""
     titles = [f"baseline: {baseline_name}", f"learned prior: {learned_name}"]
-    _panels([tile(baseline, columns), tile(learned, columns)], titles, [BASELINE, LEARNED], path)
+    side_by_side([tile(baseline, columns), tile(learned, columns)], titles, [BASELINE, LEARNED], path)
 
 
 def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: Path, pairs: int = 4) -> None:
@@ -72,7 +72,7 @@ def nearest_neighbours(panels: Sequence[tuple[str, str, Tensor, Tensor]], path: 
     for _, _, samples, nearest in panels:
         tiles = [tile(torch.stack(pair), 2) for pair in zip(samples, nearest, strict=True)]
         pictures.append(_grid_of_pairs(tiles, pairs))
-    _panels(pictures, [title for title, *_ in panels], [colour for _, colour, *_ in panels], path)
+    side_by_side(pictures, [title for title, *_ in panels], [colour for _, colour, *_ in panels], path)
 
 
 def _grid_of_pairs(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def _grid_of_pairs(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def interpolations(decoded: Tensor, path: Path) -> None:
     """Decoded paths between pairs of images, [pairs, steps, C, H, W]: one pair a row."""
     pixels = tile(decoded.flatten(0, 1), decoded.shape[1])
-    _panels([pixels], ["from one test image to another, through latent space"], [INK], path)
+    side_by_side([pixels], ["from one test image to another, through latent space"], [INK], path)
 
 
 def latent_scatter(
@@ -97,8 +97,8 @@ def latent_scatter(
     All are shown on the first two principal axes of the posterior draws; left against the baseline, right against the
     learned prior. A prior that fits covers the same area with the same density.
     """
-    origin, axes, shares = _principal_axes(_finite(posterior))
-    clouds = [_thinned(_finite(z)) for z in (posterior, baseline, learned)]
+    origin, axes, shares = _principal_axes(finite_rows(posterior))
+    clouds = [_thinned(finite_rows(z)) for z in (posterior, baseline, learned)]
     points = [((z.flatten(1).cpu().double() - origin) @ axes.T).numpy() for z in clouds]
     everything = np.concatenate(points)
     low, high = np.quantile(everything, [0.001, 0.999], axis=0)
@@ -111,7 +111,7 @@ def latent_scatter(
     ]:
         axis = panels[key]
         _two_clouds(axis, points[0], cloud, colour, size)
-        for label, shade in [("q(z|x), training images", POSTERIOR), (name, colour)]:
+        for label, shade in [("q(z|x), training set", POSTERIOR), (name, colour)]:
             axis.scatter([], [], s=36, color=shade, label=label)
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
         axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
@@ -132,7 +132,7 @@ def latent_scatter(
     save_chart(figure, path)
 
 
-def _finite(z: Tensor) -> Tensor:
+def finite_rows(z: Tensor) -> Tensor:
     """The rows that can be drawn: a prior that diverged gets an empty picture, and its note, not an exception."""
     return z[torch.isfinite(z.flatten(1)).all(1)]
 
@@ -151,7 +151,7 @@ def _two_clouds(axis: Axes, first: np.ndarray, second: np.ndarray, colour: str, 
 
 
 def training_curves(
-    stage1: Sequence[Mapping[str, float]],
+    stage1: Sequence[Mapping[str, float]] | None,
     stage2: Sequence[Mapping[str, float]],
     path: Path,
     conditional: bool = False,
@@ -160,16 +160,18 @@ def training_curves(
 
     Args:
         stage1: one record an epoch; `train_loss`, `val_loss`, `val_distortion_nats` and `val_rate_nats` are drawn where
-            they occur, against `epoch` or the position.
+            they occur, against `epoch` or the position; None: of latents whose stage 1 nobody knows.
         stage2: one record an epoch or iteration; every key that ends in `_nats` is drawn, against `epoch` or
             the position.
         conditional: stage 2 was fitted to latents with their labels y.
     """
-    figure, panels = chart([["loss", "terms"], ["prior", "prior"]], width=8.8, height=6.2)
-    series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
-    _curves(panels["loss"], stage1, series, "stage 1: loss, nats an image")
-    series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
-    _curves(panels["terms"], stage1, series, "stage 1: validation terms, nats")
+    above = [] if stage1 is None else [["loss", "terms"]]
+    figure, panels = chart([*above, ["prior", "prior"]], width=8.8, height=3.1 * (1 + len(above)))
+    if stage1 is not None:
+        series = [("train_loss", "training", MUTED), ("val_loss", "validation", POSTERIOR)]
+        _curves(panels["loss"], stage1, series, "stage 1: loss, nats an image")
+        series = [("val_distortion_nats", "distortion", EXTRA), ("val_rate_nats", "rate", BASELINE)]
+        _curves(panels["terms"], stage1, series, "stage 1: validation terms, nats")
     keys = sorted({key for record in stage2 for key in record if key.endswith("_nats")})
     colours = {"val_nll_nats": LEARNED, "train_nll_nats": MUTED, "train_bound_nats": POSTERIOR}
     names = {"val_nll_nats": "validation", "train_nll_nats": "training", "train_bound_nats": "training, bound"}
@@ -249,7 +251,7 @@ def filled(images: Tensor, num: int) -> Tensor:
     return torch.cat([images[:num], images.new_ones(max(0, num - len(images)), *images.shape[1:])])
 
 
-def _panels(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequence[str], path: Path) -> None:
+def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str], colours: Sequence[str], path: Path) -> None:
     """Pictures side by side at their own resolution, each under its title."""
     gap, band, letter = 20, 40, 11  # pixels; the last is the width of one letter of a title
     widths = [max(p.shape[1], letter * len(title)) for p, title in zip(pictures, titles, strict=True)]
@@ -368,16 +370,18 @@ def class_rows(rows: Sequence[ClassRow], learned_name: str, path: Path) -> None:
     sheet.save(path)
 
 
-def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Left, how often each code occurs among training images, most frequent first; right, what training counted.
+def codebook_usage(books: Sequence[Codebook], history: Sequence[Mapping[str, float]] | None, path: Path) -> None:
+    """Left, how often each code occurs in the training set, most frequent first; right, what training counted.
 
     Args:
         books: one a map of the sequence.
-        history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn.
+        history: one record an epoch; keys that end in `codes_used` (a share) and `code_perplexity` (codes) are drawn;
+            None: of latents whose stage 1 nobody knows.
     """
-    figure, panels = chart([["counts", "epochs"]], width=8.8, height=4.4)
+    figure, panels = chart([["counts"] if history is None else ["counts", "epochs"]], width=8.8, height=4.4)
     _counts(panels["counts"], books)
-    _epochs(panels["epochs"], history, books)
+    if history is not None:
+        _epochs(panels["epochs"], history, books)
     for axis in panels.values():
         axis.grid(color="#e4e7eb", linewidth=0.8)
         if axis.get_legend_handles_labels()[0]:  # nothing was trained where there is no history

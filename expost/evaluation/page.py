@@ -13,23 +13,37 @@ from typing import Any
 import jinja2
 
 from expost.evaluation import views
+from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
 from expost.evaluation.report import Report
 from expost.evaluation.row_names import FLOORS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Classes, Decomposition, Estimate, Surgery, TightBounds
 
 NONE = "-"
 PICTURES = {
+    "maps": "Real latents beside draws of the baseline and of the learned prior: the first channels as colours, each "
+    "scaled by what most of the real ones lie within.",
+    "marginals": "The dimensions that the priors fit worst: how often each value occurs in q(z) of held-out latents, "
+    "and in draws of the priors; behind each name the Wasserstein distances of these to q(z), in units of its standard "
+    "deviation, in the order of the legend.",
     "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
     "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
     "the share is that of all its samples which the classifier takes for it.",
     "neighbours": "Samples, each with its nearest training image on its right (nearest in the features).",
-    "latents": "Latents of training images on their first two principal axes, against both priors.",
+    "latents": "Draws of q(z) of the training set on their first two principal axes, against both priors.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
-    "curves": "Training of both stages.",
+    "curves": "Training: what each epoch or iteration cost.",
     "codes": "How evenly codes are used.",
 }
-"""File stem -> caption, in the order of the page; `codes` exists of codes alone, `classes` of conditional priors."""
+"""File stem -> caption, in the order of the page; `codes` exists of codes alone, `classes` of conditional priors,
+`maps` and `marginals` of latents without images."""
+
+EXPLAINED = {
+    IMAGES: "ELBO and IWAE are bounds on log p(x), shown negated: upper bounds on the cost of a test image.",
+    LATENTS: "-log p(z) is the cost of a test latent in nats, in the units of the files: latents that are scaled by s "
+    "cost log s nats a dimension more under every prior, and the same against each other.",
+}
+"""What the costs of the table are."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,8 @@ def render_html(
         config_yaml: the resolved config.
         dataset: what was taken of the user's files: what is said -> how.
     """
-    surgery, annealed = report.surgery, {} if report.annealing is None else report.annealing.rows
+    surgery, nouns = report.surgery, report.nouns
+    annealed = {} if report.annealing is None else report.annealing.rows
     return render(
         "report.html.j2",
         report=report,
@@ -85,13 +100,15 @@ def render_html(
         lines=views.lines(report),
         conditions=views.legend(report),
         notes=views.notes(report),
-        surgery=[table for table in (rates(surgery), samples(surgery)) if table.lines],
-        ceilings=ceilings(surgery),
+        explained=EXPLAINED[nouns],
+        nouns=nouns,
+        surgery=[table for table in (rates(surgery, nouns), samples(surgery, nouns)) if table.lines],
+        ceilings=ceilings(surgery, nouns),
         dimensions=dimensions(surgery),
         counts=counts(surgery),
         bounds=tight_bounds(report.annealing),
         bounds_notes=[f"{title(name)}: {note}" for name, row in annealed.items() for note in row.notes],
-        classes=class_shares(report.classes),
+        classes=class_shares(report.classes, nouns),
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
         config_yaml=config_yaml,
         dataset=dataset or {},
@@ -105,31 +122,31 @@ def _splits(surgery: Surgery) -> Iterator[tuple[str, Decomposition]]:
             yield split, rate
 
 
-def rates(surgery: Surgery) -> Cells:
+def rates(surgery: Surgery, nouns: Nouns = IMAGES) -> Cells:
     """Of each split and prior: mutual information, marginal KL, and the rate that they add up to."""
     lines = [
         (
-            f"{split} images, {title(name)}",
+            f"{split} {nouns.many}, {title(name)}",
             [_nats(rate.mutual_information_nats), _nats(under.marginal_kl_nats), _nats(under.rate_nats)],
         )
         for split, rate in _splits(surgery)
         for name, under in rate.priors.items()
         if under is not None
     ]
-    return Cells("Rate, nats an image", ["mutual information", "+ KL(q(z) || p(z))", "= rate"], lines)
+    return Cells(f"Rate, nats {nouns.an}", ["mutual information", "+ KL(q(z) || p(z))", "= rate"], lines)
 
 
-def ceilings(surgery: Surgery) -> list[str]:
+def ceilings(surgery: Surgery, nouns: Nouns) -> list[str]:
     """What bounds the mutual information of each split, in words."""
     return [
-        f"The mutual information of {rate.num_components:,} {split} images is at most log N = "
+        f"The mutual information of {rate.num_components:,} {split} {nouns.many} is at most log N = "
         f"{rate.ceiling_nats:.2f} nats"
         + (": the estimate reaches this ceiling, so it is a lower bound." if rate.at_ceiling else ".")
         for split, rate in _splits(surgery)
     ]
 
 
-def samples(surgery: Surgery) -> Cells:
+def samples(surgery: Surgery, nouns: Nouns) -> Cells:
     """Prior samples against draws of q(z) of test images: figures that need no density."""
     distances = {} if surgery.dimensions is None else surgery.dimensions.wasserstein_1
     lines = []
@@ -143,7 +160,7 @@ def samples(surgery: Surgery) -> Cells:
         if line != [NONE] * 3:
             lines.append((title(name), line))
     head = ["told from q(z), % (50: not at all)", "squared MMD to q(z)", "mean Wasserstein distance of a dimension"]
-    return Cells("Samples of each prior against q(z) of test images", head, lines)
+    return Cells(f"Samples of each prior against q(z) of test {nouns.many}", head, lines)
 
 
 def counts(surgery: Surgery) -> str:
@@ -170,18 +187,24 @@ def dimensions(surgery: Surgery) -> Cells:
     return Cells(caption, [*head, *(f"Wasserstein distance to {title(name)}" for name in distances)], lines)
 
 
-def class_shares(classes: Classes | None) -> Cells:
-    """Of each class, what share of its samples, reconstructions and test images is taken for it; empty without any."""
+def class_shares(classes: Classes | None, nouns: Nouns) -> Cells:
+    """Of each class, what share of its samples, reconstructions and test images is taken for it; empty without any.
+    Latents have no reconstructions."""
     if classes is None:
         return Cells("", [], [])
-    means = (classes.samples, classes.reconstructions, classes.test_images)
+    kinds = {
+        "samples": "samples",
+        "reconstructions": f"reconstructions of test {nouns.many}",
+        "test_images": f"test {nouns.many}",
+    }
+    if nouns is LATENTS:
+        del kinds["reconstructions"]
+    means = (getattr(classes, kind) for kind in kinds)
     overall = [NONE if mean is None else _spread(mean.value, mean.standard_error, ".1%") for mean in means]
     lines = [("mean of the classes", overall)]
-    for one in classes.by_class:
-        shares = (one.samples, one.reconstructions, one.test_images)
-        lines.append((one.name, [_spread(share, None, ".1%") for share in shares]))
+    lines += [(one.name, [_spread(getattr(one, kind), None, ".1%") for kind in kinds]) for one in classes.by_class]
     caption = f"Taken for their own class by {classes.judge}; {classes.num_a_class:,} samples a class"
-    return Cells(caption, ["samples", "reconstructions of test images", "test images"], lines)
+    return Cells(caption, list(kinds.values()), lines)
 
 
 def tight_bounds(annealing: TightBounds | None) -> Cells:

@@ -9,7 +9,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from expost.evaluation.errors import EvaluationError
 
 OMITTED = {"omitted": True}
-"""Metadata of a field that is not written where it is None."""
+"""Metadata of a field that is not written where it has its default."""
 
 
 class IncompleteError(EvaluationError):
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
     """A record, or anything within one, as plain JSON values."""
     if isinstance(value, Record):
         named = ((field, getattr(value, field.name)) for field in fields(value))
-        return {f.name: plain(inner) for f, inner in named if inner is not None or not f.metadata.get("omitted")}
+        return {f.name: plain(inner) for f, inner in named if not f.metadata.get("omitted") or inner != f.default}
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from expost.evaluation.nouns import JUDGED, Nouns
 from expost.evaluation.records import OMITTED, Record
-from expost.evaluation.row_names import FLOORS, RECONSTRUCTIONS
+from expost.evaluation.row_names import FLOORS
 from expost.evaluation.sections import Classes, Dataset, Estimate, Fitting, Provenance, Surgery, TightBounds
 
 
@@ -47,7 +48,8 @@ class Row(Record):
         frechet_distance to coverage: distances of the samples against the reference split.
         memorisation: share of samples nearer to the training set than a test image is.
         class_accuracy: share of conditional samples that are taken for their class, mean over classes.
-        gap_closed: share of the Frechet distance between baseline and reconstructions that a learned prior removes.
+        gap_closed: share of the Frechet distance between baseline and reconstructions that a learned prior removes; of
+            latents, between baseline and training latents.
         samples_per_second: drawn and decoded.
         fit_seconds: wall time of fitting the prior.
         spread: figure -> its standard deviation: over halves for samples, over images for bounds.
@@ -135,6 +137,8 @@ class Report(Record):
     seconds: part of the evaluation -> wall time.
     verdict, verdict_lines: of `expost.evaluation.verdict`, as one paragraph and a sentence a line.
     dataset, provenance: in `report.json` alone.
+    judged: "images", or "latents" where there is neither a decoder nor an image.
+    missing: what the user's files do not hold, and what that costs, in words.
     """
 
     data: str
@@ -162,6 +166,13 @@ class Report(Record):
     verdict_lines: tuple[str, ...] = ()
     dataset: Dataset | None = field(default=None, metadata=OMITTED)
     provenance: Provenance | None = field(default=None, metadata=OMITTED)
+    judged: str = field(default="images", metadata=OMITTED)
+    missing: tuple[str, ...] = field(default=(), metadata=OMITTED)
+
+    @property
+    def nouns(self) -> Nouns:
+        """The words for what was judged; of another version's, those of images."""
+        return JUDGED.get(self.judged, JUDGED["images"])
 
     def named_figures(self) -> dict[str, float | None]:
         """`ROW/FIGURE` -> figure, of every row."""
@@ -188,16 +199,16 @@ class Report(Record):
 
     def gap_closed(self, name: str, baseline: str | None = None) -> float | None:
         """`closed_share` of the gap by the prior `name`; None where a distance is missing."""
-        rows = (self.row(baseline or self.baseline), self.row(name), self.row(RECONSTRUCTIONS))
+        rows = (self.row(baseline or self.baseline), self.row(name), self.row(self.nouns.ceiling))
         before, after, best = (row.frechet_distance for row in rows)
         return None if before is None or after is None or best is None else closed_share(before, after, best)
 
 
-def closed_share(baseline: float, prior: float, reconstructions: float) -> float | None:
-    """Share of the Frechet distance between baseline and reconstructions that a learned prior removes.
+def closed_share(baseline: float, prior: float, best: float) -> float | None:
+    """Share of the Frechet distance between baseline and the `best` that is possible which a learned prior removes.
 
-    1: samples are as good as reconstructions, the best that this decoder can do; 0: no better than the baseline;
-    None where the baseline is already no worse than the reconstructions.
+    1: samples are as good as reconstructions, the best that this decoder can do, or as training latents; 0: no better
+    than the baseline; None where the baseline is already no worse than the best.
     """
-    gap = baseline - reconstructions
+    gap = baseline - best
     return (baseline - prior) / gap if gap > 0 else None

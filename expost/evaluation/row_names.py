@@ -10,3 +10,5 @@ FLOORS = (AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST)
 fitted afterwards tries to become, and which copies; reconstructions, the best of this decoder; the data themselves."""
 TRAINING_AGGREGATE = "training_aggregate"
 """In the surgery: the aggregate posterior of the training images, taken as a prior for test images."""
+MOMENT_MATCHED = "moment_matched"
+"""Of real latents without images: N(mean, variances), what a shift and a scale of every dimension alone would reach."""

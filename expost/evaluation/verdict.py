@@ -9,16 +9,21 @@ and of a conditional prior whether its samples show the class that was asked for
 The last question is answered in two currencies. In nats, a prior can win the marginal KL(q(z) || p(z)) at most: what a
 held-out draw of q(z) still costs more than it must is the prior's. In images, everything between decoded draws of the
 aggregate posterior (or reconstructions) and real images is the decoder's, and what decoded samples add is the prior's.
+
+Of latents that came without images, and without a decoder, the same is said of distances between latents, and what was
+not looked at is named.
 """
 
 import math
 from dataclasses import replace
 
+from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
 from expost.evaluation.report import Report, Row
 from expost.evaluation.row_names import (
     AGGREGATE,
     BASELINES,
     FLOORS,
+    MOMENT_MATCHED,
     RECONSTRUCTIONS,
     TRAIN_AGAINST_TEST,
     TRAINING_AGGREGATE,
@@ -50,19 +55,29 @@ def conclude(report: Report) -> Report:
 
 def verdict_lines(report: Report) -> list[str]:
     """One sentence a finding, the most important first; anything in `report` may be missing."""
-    baseline, learned, surgery = report.baseline, report.learned, report.surgery
+    baseline, learned, surgery, nouns = report.baseline, report.learned, report.surgery, report.nouns
     lines = [_bought(name, report) for name in learned]
-    lines += [over_counting(name, report) for name in learned if report.row(name).over]
+    lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
-        lines += [classes_followed(report.classes, name, report.fitting.get(name)) for name in learned]
+        lines += [classes_followed(report.classes, name, report.fitting.get(name), nouns) for name in learned]
     if not learned:
         title = BASELINES.get(baseline, baseline)
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     sentences = [_match(name, report) for name in (baseline, *learned)]
-    sentences += [_information(surgery.train), _collapse(surgery), codes_used(surgery)]
+    sentences += [_information(surgery.train, nouns), _collapse(surgery, nouns), codes_used(surgery, nouns)]
     sentences += [_left(name, report) for name in learned or [baseline]]
-    sentences += [_memory(learned, surgery.test)]
+    sentences += [_memory(learned, surgery.test, nouns)]
+    if nouns is LATENTS:
+        lines += unseen(report)
     return [*lines, *(sentence for sentence in sentences if sentence)]
+
+
+def unseen(report: Report) -> list[str]:
+    """What a report about latents cannot say, and what their files would have to hold for more."""
+    return [
+        "Images were not looked at: there is no decoder here, so nothing is said of what one makes of these samples.",
+        *(f"The files do not hold {what}." for what in report.missing),
+    ]
 
 
 def _bought(name: str, report: Report) -> str:
@@ -82,28 +97,55 @@ def _bought(name: str, report: Report) -> str:
                 parts.append(f"leaves {what} as it is: {change}")
             else:
                 won = _nats(Estimate(abs(before - after), error))
-                parts.append(f"{verb} {what} by {won} an image ({before:.2f} to {after:.2f})")
+                parts.append(f"{verb} {what} by {won} {report.nouns.an} ({before:.2f} to {after:.2f})")
             break  # both say the same where both exist: the entropy of q(z|x) is shared
-    parts += _images_bought(base, row, report.row(RECONSTRUCTIONS), title)
+    parts += _distance_bought(base, row, report, title)
     if not parts:
         return f"There is no figure that compares the prior {name} with {title}."
     return f"Against {title}, the prior {name} {' and '.join(parts)}."
 
 
-def _images_bought(base: Row, row: Row, reconstructions: Row, title: str) -> list[str]:
+def _distance_bought(base: Row, row: Row, report: Report, title: str) -> list[str]:
     """The same in Frechet distances; nothing where one is missing."""
-    before, after, best = base.frechet_distance, row.frechet_distance, reconstructions.frechet_distance
+    nouns = report.nouns
+    before, after = base.frechet_distance, row.frechet_distance
+    best = report.row(nouns.ceiling).frechet_distance
     if before is None or after is None:
         return []
     spell = f"Frechet distance {before:.3f} to {after:.3f}"
     if beyond_noise(before - after, _spread(base), _spread(row)) is False:
-        return [f"leaves the images as they are: {spell} is a difference inside the noise"]
+        return [f"leaves the {nouns.many} as they are: {spell} is a difference inside the noise"]
     closed = row.gap_closed
     if closed is None or best is None:
         return [f"{'lowers' if after < before else 'raises'} the Frechet distance from {before:.3f} to {after:.3f}"]
     verb = f"closes {closed:.1%}" if closed >= 0 else f"widens by {-closed:.1%}"
-    gap = f"of the gap between decoded {title} samples and reconstructions"
-    return [f"{verb} {gap} ({spell}; reconstructions reach {best:.3f})"]
+    gap = f"of the gap between {nouns.decoded}{title} samples and {nouns.best}"
+    return [f"{verb} {gap} ({spell}; {nouns.best} reach {best:.3f})"]
+
+
+def over_floors(name: str, report: Report) -> str:
+    """Whether the prior `name` beats the floors that were fitted besides."""
+    over = report.row(name).over or {}
+    return over_moments(name, report) if MOMENT_MATCHED in over else over_counting(name, report)
+
+
+def over_moments(name: str, report: Report) -> str:
+    """Whether a shift and a scale of every dimension are all that the prior `name` has found; by paired differences."""
+    paired = (report.row(name).over or {})[MOMENT_MATCHED].get("latent_nll_nats")
+    before = report.row(MOMENT_MATCHED).latent_nll_nats
+    if paired is None or before is None:
+        return f"The prior {name} has no density to compare with that of a shift and a scale alone."
+    scaled = f"N(mean, variances), which shifts and scales every dimension and does no more ({before:.2f} nats"
+    spell = f"{scaled} a held-out latent, {before + paired.value:.2f} with {name})"
+    gain = _nats(Estimate(abs(paired.value), paired.standard_error))
+    is_real = beyond_noise(paired.value, paired.standard_error)
+    if is_real is False:
+        return f"A shift and a scale alone would do: the prior {name} costs as much as {spell}."
+    if paired.value > 0:
+        fitting = report.fitting.get(name)
+        remedy = "" if fitting is None else f"; {fitting.remedy}"
+        return f"A shift and a scale alone would do better: the prior {name} costs {gain} more than {spell}{remedy}."
+    return f"A shift and a scale alone would not do: the prior {name} costs {gain} fewer than {spell}."
 
 
 def over_counting(name: str, report: Report) -> str:
@@ -128,7 +170,7 @@ def over_counting(name: str, report: Report) -> str:
     if failed and least is not None and least < LITTLE_NATS:
         return (
             f"There is nothing to win for the prior {name}: counting leaves {least:.2f} nats a held-out latent, so the "
-            "codes hardly differ from image to image; that is the doing of stage 1."
+            f"codes hardly differ from {report.nouns.source} to {report.nouns.source}; that is the doing of stage 1."
         )
     fitting = report.fitting.get(name) or Fitting("steps", "train it longer", 0)
     if failed and fitting.num_places == 1:
@@ -145,17 +187,17 @@ def over_counting(name: str, report: Report) -> str:
     return f"A held-out latent costs the prior {name} {' and '.join(won)}{images}."
 
 
-def codes_used(surgery: Surgery) -> str | None:
+def codes_used(surgery: Surgery, nouns: Nouns = IMAGES) -> str | None:
     """How many codes are used, and how many test images have the very codes of a training image."""
     if surgery.codes is None:
         return None
     spell = "{0.used_share:.1%} of {0.num_codes:,} codes (perplexity {0.perplexity:.0f})"
     books = [spell.format(book) for book in surgery.codes.books]
-    seen = f"{surgery.codes.seen_share:.1%} of test images have exactly the codes of a training image"
-    return f"Training images use {', '.join(books)}; {seen}."
+    seen = f"{surgery.codes.seen_share:.1%} of test {nouns.many} have exactly the codes of a training {nouns.one}"
+    return f"Training {nouns.many} use {', '.join(books)}; {seen}."
 
 
-def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None) -> str:
+def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None, nouns: Nouns = IMAGES) -> str:
     """The verdict on samples of the conditional prior `name`.
 
     A prior is held to what can be seen: not where the classifier takes real test images for their class no more often
@@ -164,8 +206,8 @@ def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None
     samples, chance = classes.samples, classes.chance
     real, decoded = classes.test_images, classes.reconstructions
     if not _above(samples, chance) or (real is not None and not _above(real, chance)):
-        return _not_followed(name, classes, "train it longer" if fitting is None else fitting.remedy)
-    shares = {"reconstructions of test images": decoded, "test images": real}
+        return _not_followed(name, classes, "train it longer" if fitting is None else fitting.remedy, nouns)
+    shares = {f"reconstructions of test {nouns.many}": decoded, f"test {nouns.many}": real}
     beside = [f"{what} {_share(share)}" for what, share in shares.items() if share is not None]
     return (
         f"Of {samples.num:,} samples of {name}, equally many a class, a classifier takes {_share(samples)} for the "
@@ -173,7 +215,7 @@ def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None
     )
 
 
-def _not_followed(name: str, classes: Classes, remedy: str) -> str:
+def _not_followed(name: str, classes: Classes, remedy: str, nouns: Nouns) -> str:
     """Why samples do not show their class: the classifier, stage 1, noise, or in the end the prior."""
     samples, chance = classes.samples, classes.chance
     real, decoded = classes.test_images, classes.reconstructions
@@ -181,8 +223,8 @@ def _not_followed(name: str, classes: Classes, remedy: str) -> str:
     untold = f"{unknown} {_share(samples)} of them"
     if real is not None and not _above(real, chance):
         return (
-            f"{untold} for the class that was asked for, and {_share(real)} of real test images for theirs, no more "
-            f"than by chance ({chance:.1%})."
+            f"{untold} for the class that was asked for, and {_share(real)} of real test {nouns.many} for theirs, no "
+            f"more than by chance ({chance:.1%})."
         )
     if decoded is not None and not _above(decoded, chance):
         return (
@@ -221,7 +263,8 @@ def _match(name: str, report: Report) -> str | None:
     train, two = report.surgery.train, report.surgery.two_sample.get(name)
     under = None if train is None else train.priors.get(name)
     marginal = None if under is None else under.marginal_kl_nats
-    nats = None if marginal is None else f"KL(q(z) || p(z)) on training images is {_nats(marginal)}"
+    of = f"on training {report.nouns.many}"
+    nats = None if marginal is None else f"KL(q(z) || p(z)) {of} is {_nats(marginal)}"
     if nats is not None and train is not None and train.at_ceiling:
         nats += ", an upper bound here"
     if two is None:
@@ -235,17 +278,19 @@ def _match(name: str, report: Report) -> str | None:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _information(train: Decomposition | None) -> str | None:
+def _information(train: Decomposition | None, nouns: Nouns) -> str | None:
     if train is None:
         return None
     mutual = _nats(train.mutual_information_nats)
-    sentence = f"The code carries {mutual} about the training image, of at most log N = {train.ceiling_nats:.2f}"
+    sentence = (
+        f"The code carries {mutual} about the training {nouns.source}, of at most log N = {train.ceiling_nats:.2f}"
+    )
     if train.at_ceiling:
         sentence += ": the estimate has reached its ceiling, so it is a lower bound and the marginal KL an upper one"
     return f"{sentence}."
 
 
-def _collapse(surgery: Surgery) -> str | None:
+def _collapse(surgery: Surgery, nouns: Nouns) -> str | None:
     if surgery.dimensions is None:
         return None
     active, num = surgery.dimensions.num_active, surgery.dimensions.num_dims
@@ -253,20 +298,23 @@ def _collapse(surgery: Surgery) -> str | None:
     if active == num and not collapsed:
         return None
     if active == 0:
-        return f"None of the {num} latent dimensions is active: the code says nothing about the image."
-    sentence = f"{active} of {num} latent dimensions are active (their posterior means vary over images)"
+        return f"None of the {num} latent dimensions is active: the code says nothing about the {nouns.source}."
+    sentence = f"{active} of {num} latent dimensions are active (their posterior means vary over {nouns.sources})"
     return f"{sentence}; {collapsed} have collapsed to the prior." if collapsed else f"{sentence}."
 
 
 def _left(name: str, report: Report) -> str | None:
     """What is left between samples and real images, and whose fault it is; without a decoder, it is the prior's."""
     title = BASELINES[name] if name == report.baseline else name
-    in_images = None if report.carries_unchanged else _left_images(report.row(name), report)
-    parts = [part for part in (_left_nats(name, report.surgery), in_images) if part]
+    row = report.row(name)
+    apart = None if report.carries_unchanged else _left_images(row, report)
+    if report.nouns is LATENTS:
+        apart = _left_latents(row, report)
+    parts = [part for part in (_left_nats(name, report.surgery, report.nouns), apart) if part]
     return f"What is left with {title}: {'; '.join(parts)}." if parts else None
 
 
-def _left_nats(name: str, surgery: Surgery) -> str | None:
+def _left_nats(name: str, surgery: Surgery, nouns: Nouns) -> str | None:
     """How much of the marginal KL on training images a prior should not win: q(z) of other images costs more."""
     splits = (surgery.train, surgery.test)
     train, test = (None if split is None else split.priors.get(name) for split in splits)
@@ -274,18 +322,20 @@ def _left_nats(name: str, surgery: Surgery) -> str | None:
         return None
     seen, unseen = train.cross_entropy_nats, test.cross_entropy_nats
     excess = unseen.value - seen.value
-    costs = f"-log p(z) is {_nats(seen)} on training and {_nats(unseen)} on test images"
+    costs = f"-log p(z) is {_nats(seen)} on training and {_nats(unseen)} on test {nouns.many}"
     is_real = beyond_noise(excess, seen.standard_error, unseen.standard_error)
     if is_real is False:
-        return f"in nats the prior serves unseen images as well as seen ones ({costs}, a difference inside the noise)"
+        noise = "a difference inside the noise"
+        return f"in nats the prior serves unseen {nouns.many} as well as seen ones ({costs}, {noise})"
     if is_real is None:
         return costs
     if excess > 0:
-        return f"in nats the prior has fitted {excess:.2f} nats of the training images that unseen ones lack ({costs})"
-    return f"in nats unseen images cost {-excess:.2f} nats less than seen ones ({costs})"
+        of = f"of the training {nouns.many} that unseen ones lack"
+        return f"in nats the prior has fitted {excess:.2f} nats {of} ({costs})"
+    return f"in nats unseen {nouns.many} cost {-excess:.2f} nats less than seen ones ({costs})"
 
 
-def _memory(learned: list[str], test: Decomposition | None) -> str | None:
+def _memory(learned: list[str], test: Decomposition | None, nouns: Nouns) -> str | None:
     """Why no prior should bring the marginal KL on training images to zero."""
     priors = {} if test is None else test.priors
     rates = {
@@ -301,11 +351,11 @@ def _memory(learned: list[str], test: Decomposition | None) -> str | None:
     if beyond_noise(aggregate.value - best.value, aggregate.standard_error, best.standard_error) is False:
         end = "a difference inside the noise"
     elif aggregate.value > best.value:
-        end = "so part of the KL on training images is memory of them and no fault of the prior"
+        end = f"so part of the KL on training {nouns.many} is memory of them and no fault of the prior"
     else:
         end = "so a better prior is possible"
-    rate = f"a test image has a rate of {_nats(aggregate)} under the aggregate of the training images itself"
-    return f"{rate[0].upper()}{rate[1:]} ({others}), {end}."
+    rate = f"A test {nouns.one} has a rate of {_nats(aggregate)}"
+    return f"{rate} under the aggregate of the training {nouns.many} itself ({others}), {end}."
 
 
 def _left_images(row: Row, report: Report) -> str | None:
@@ -327,6 +377,19 @@ def _left_images(row: Row, report: Report) -> str | None:
     share = by_prior / (by_prior + by_decoder)
     mainly = "mostly the prior's fault" if share > 0.6 else "mostly the decoder's" if share < 0.4 else "shared"
     return f"in images {mainly}: {share:.0%} of the distance is the prior's, {1 - share:.0%} the decoder's ({spell})"
+
+
+def _left_latents(row: Row, report: Report) -> str | None:
+    """How much further from test latents samples are than draws of q(z) of training latents: the prior's alone."""
+    drawn = report.row(AGGREGATE)
+    distance, best = row.frechet_distance, drawn.frechet_distance
+    if distance is None or best is None:
+        return None
+    what = "draws of q(z) of training latents"
+    spell = f"Frechet distance {distance:.3f}, {what} {best:.3f}"
+    if beyond_noise(distance - best, _spread(row), _spread(drawn)) is False or distance <= best:
+        return f"its samples are as near to test latents as {what}, so no distance is left ({spell})"
+    return f"its samples are further from test latents than {what} ({spell})"
 
 
 def _spread(row: Row) -> float | None:

@@ -7,7 +7,14 @@ from typing import NamedTuple
 from rich.console import Group
 
 from expost.evaluation.report import FIGURES, Figure, Report, Row
-from expost.evaluation.row_names import AGGREGATE, BASELINES, FLOORS, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from expost.evaluation.row_names import (
+    AGGREGATE,
+    BASELINES,
+    FLOORS,
+    MOMENT_MATCHED,
+    RECONSTRUCTIONS,
+    TRAIN_AGAINST_TEST,
+)
 from expost.evaluation.tables import Column, framed, lay_out, one_line
 from expost.evaluation.verdict import beyond_noise
 
@@ -16,14 +23,15 @@ TITLES = {
     AGGREGATE: "aggre-\ngate\ndraws",
     RECONSTRUCTIONS: "recon-\nstruc-\ntions",
     TRAIN_AGAINST_TEST: "train\nvs\ntest",
+    MOMENT_MATCHED: "moment\nmatched",
 }
 ROUNDING = 1e-7
 """A spread of so small a share is that of float32: the figure is the same for every image."""
 WIDE = 110
 """Columns of a terminal from which on every row has room for its spreads."""
 SPREADS = (
-    "± is one standard deviation: of samples over random halves of them and of the reference, of bounds over the test "
-    "images; other seeds of training are not in it. Bold: better by more than two of the difference."
+    "± is one standard deviation: of samples over random halves of them and of the reference, of {nouns.figures} over "
+    "the test {nouns.many}; other seeds of training are not in it. Bold: better by more than two of the difference."
 )
 
 
@@ -95,7 +103,7 @@ def _winner(key: str, figure: Figure, rows: Mapping[str, Row], baseline: str) ->
 
 
 def conditions(report: Report) -> str:
-    """What every distance depends on: number of samples, reference split, feature net."""
+    """What every distance depends on: number of samples, reference split, features."""
     counts = {row.num_samples for row in report.rows.values() if row.num_samples is not None}
     samples = " or ".join(f"{count:,}" for count in sorted(counts))
     if not samples:
@@ -106,7 +114,7 @@ def conditions(report: Report) -> str:
 def legend(report: Report) -> str:
     """`conditions`, and what ± and bold mean in the views of one run; a comparison has words of its own."""
     has_spread = any(row.spread for row in report.rows.values())
-    return f"{conditions(report)} {SPREADS}" if has_spread else conditions(report)
+    return f"{conditions(report)} {SPREADS.format(nouns=report.nouns)}" if has_spread else conditions(report)
 
 
 def notes(report: Report) -> list[str]:

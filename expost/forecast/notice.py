@@ -118,13 +118,14 @@ def stage1_parts(trainer: Trainer, parts: ImageParts) -> list[Expectation]:
     size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
     rows = steps * size + FORWARD * validations * len(parts.data.val) / trainer.num_ranks
     half = resolved_precision(trainer) == "bf16"
-    vae = trial(parts.vae)
+    vae, objective = trial(parts.vae), parts.objective
+    assert objective is not None  # it is trained
     optimizer = optimizer_of(vae)
 
     def work(num: int) -> None:
         x = first_images(parts, num)
         with torch.autocast(parts.device.type, torch.bfloat16, enabled=half):
-            loss = parts.objective(vae, x, 0).loss
+            loss = objective(vae, x, 0).loss
         take_step(loss, optimizer)
 
     key = "max_steps" if steps == trainer.max_steps else "max_epochs"
@@ -134,9 +135,9 @@ def stage1_parts(trainer: Trainer, parts: ImageParts) -> list[Expectation]:
 def encode_parts(trainer: Trainer, parts: ImageParts, vae: Autoencoder) -> list[Expectation]:
     """One pass over all images; several ranks share it."""
     num = sum(len(split) for split in (parts.data.train, parts.data.val, parts.data.test))
-    model, block = trial(vae), block_size(parts.data.shape)
+    block = block_size(parts.data.shape)
     with torch.no_grad():
-        seconds = expected_seconds(lambda num: model.encode(first_images(parts, num)), block, num)
+        seconds = expected_seconds(lambda num: vae.encode(first_images(parts, num)), block, num)
     return [Expectation(seconds / trainer.num_ranks, f"raise trainer.devices (now {trainer.devices})")]
 
 

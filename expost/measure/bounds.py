@@ -32,6 +32,7 @@ from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import ImageSet, subset
 from stage1_vae.rate import rate_nats
+from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 
 MAX_BOUND_PIXELS = 2**23
@@ -193,7 +194,7 @@ def _mean(per_image: Tensor | None) -> tuple[float | None, float | None]:
 
 def carries_unchanged(vae: Autoencoder) -> bool:
     """Whether z is x: nothing between the images and stage 2 has a parameter."""
-    return next(vae.parameters(), None) is None
+    return isinstance(vae, VAE) and next(vae.parameters(), None) is None
 
 
 def true_nll_nats(parts: ImageParts, images: ImageSet) -> Tensor | None:

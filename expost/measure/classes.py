@@ -122,7 +122,8 @@ def add_classes(rows: dict[str, Row], name: str, classes: Classes | None) -> Non
     """The figure of the conditional prior `name`, and of reconstructions, into their rows."""
     if classes is not None:
         rows[name] = rows[name].with_estimate("class_accuracy", classes.samples)
-        rows[RECONSTRUCTIONS] = rows[RECONSTRUCTIONS].with_estimate("class_accuracy", classes.reconstructions)
+        if RECONSTRUCTIONS in rows:
+            rows[RECONSTRUCTIONS] = rows[RECONSTRUCTIONS].with_estimate("class_accuracy", classes.reconstructions)
 
 
 def class_table(classes: Classes) -> tuple[list[str], list[list[Any]]]:

@@ -14,9 +14,10 @@ from torch import Tensor
 from expost.evaluation import distances
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
+from expost.evaluation.nouns import IMAGES, Nouns
 from expost.evaluation.row_names import AGGREGATE, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
 from expost.measure.feature_nets import Extractor
-from expost.measure.subject import ImageSubject, clean_images
+from expost.measure.subject import ImageSubject, Subject, clean_images
 from stage1_vae.data.images import ImageData, ImageSet, InMemory, Subset, subset
 from stage1_vae.rows import spread_rows
 
@@ -49,10 +50,12 @@ class Copies:
     Attributes:
         shares: row -> memorisation.
         nearest: row -> the training images [n, C, H, W] that are nearest to its first few.
+        notes: row -> what else a reader should know, in words.
     """
 
     shares: Mapping[str, memorisation.Memorisation]
-    nearest: Mapping[str, Tensor]
+    nearest: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def extract_features(net: Extractor, blocks: Iterator[Tensor]) -> FeaturedSet:
@@ -116,7 +119,7 @@ def reference_rows(data: ImageData, num: int) -> Tensor:
 
 
 def measure_distances(
-    subject: ImageSubject, sets: Mapping[str, FeaturedSet], neighbours: int, notes: list[str]
+    subject: Subject, sets: Mapping[str, FeaturedSet], neighbours: int, notes: list[str]
 ) -> dict[str, distances.Distances]:
     """Distances of every set against the reference; a note instead where that is not possible, and one of repeats."""
     features = {name: place(images.features, subject) for name, images in sets.items()}
@@ -126,7 +129,8 @@ def measure_distances(
         notes.append(str(error))
         return {}
     if reference.num_repeats:
-        repeats = describe_repeats(reference.num_repeats, len(reference.features), "test images")
+        nouns = subject.nouns
+        repeats = describe_repeats(reference.num_repeats, len(reference.features), f"test {nouns.many}", nouns)
         notes.append(f"{repeats}; every one counts")
     by_row = {}
     for name, vectors in features.items():
@@ -137,10 +141,11 @@ def measure_distances(
     return by_row
 
 
-def describe_repeats(repeats: int, num: int, what: str) -> str:
-    """How many images of a set are repeats, in words."""
+def describe_repeats(repeats: int, num: int, what: str, nouns: Nouns) -> str:
+    """How many images or latents of a set are repeats, in words."""
     verb = "is a repeat" if repeats == 1 else "are repeats"
-    return f"{repeats:,} of {num:,} {what} {verb}: to the feature net the same as an earlier one"
+    to = "to the feature net " if nouns is IMAGES else ""
+    return f"{repeats:,} of {num:,} {what} {verb}: {to}the same as an earlier one"
 
 
 def measure_memorisation(
@@ -173,7 +178,7 @@ def measure_memorisation(
     return Copies(shares, nearest)
 
 
-def place(features: Tensor, subject: ImageSubject) -> Tensor:
+def place(features: Tensor, subject: Subject) -> Tensor:
     """On a GPU that knows float64; elsewhere where they are."""
     return features.to(subject.device) if subject.device.type == "cuda" else features
 

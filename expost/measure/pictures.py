@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from expost.evaluation import figures
+from expost.evaluation.latents.pictures import maps, marginals
 from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
 from expost.measure.classes import ConditionalSamples
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet
-from expost.measure.subject import ImageSubject, clean_images
+from expost.measure.subject import ImageSubject, Subject, clean_images
 from expost.parts.assembly import ImageParts
 from expost.parts.weights import Histories
 from stage1_vae.data.images import subset
+from stage1_vae.latents import Support
 from stage2_prior.prior import Prior
 
 SHEET, SHOWN = "check-images.png", 40
@@ -61,6 +63,33 @@ def draw_pictures(
     if classes is not None:
         rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
         figures.class_rows(rows, name, folder / "classes.png")
+
+
+def draw_latents(
+    subject: Subject,
+    sets: Mapping[str, FeaturedSet],
+    name: str,
+    histories: Histories,
+    codes: Codes | None,
+    folder: Path,
+) -> None:
+    """The PNG files of latents without images; `codes` None: of others."""
+    baseline, spec = BASELINES[subject.baseline_name], subject.train.spec
+    figures.training_curves(None, histories.fit.curve, folder / "curves.png", bool(subject.prior.num_classes))
+    if codes is not None:
+        figures.codebook_usage(codes.books, None, folder / "codes.png")
+        return
+    is_learned = name != subject.baseline_name
+    priors = {baseline: (sets["baseline"].latents, figures.BASELINE)}
+    if is_learned:
+        priors[name] = (sets["learned"].latents, figures.LEARNED)
+    reference = sets["reference"].latents
+    marginals(reference, priors, spec.shape, folder / "marginals.png")
+    aggregate, *few = (sets[key].features[:SCATTERED] for key in (AGGREGATE, "baseline", "learned"))
+    figures.latent_scatter(aggregate, few[0], few[1], folder / "latents.png", name, baseline)  # in units of each axis
+    if len(spec.shape) == 3 and spec.support is Support.REAL:
+        learned = sets["learned"].latents if is_learned else None
+        maps(reference, sets["baseline"].latents, learned, folder / "maps.png", name, baseline)
 
 
 def add_latents(subject: ImageSubject, prior: Prior, drawn: Tensor, num: int) -> Tensor:

@@ -8,27 +8,27 @@ from typing import Any
 from expost.evaluation.bounds import Bounds, bits_per_dim
 from expost.evaluation.distances import FIGURES, Distances
 from expost.evaluation.images import halves
-from expost.evaluation.images.memorisation import Memorisation
 from expost.evaluation.latents.surgery import mean_of
+from expost.evaluation.nouns import Nouns
 from expost.evaluation.report import Row, closed_share
 from expost.evaluation.row_names import AGGREGATE, FLOORS, RECONSTRUCTIONS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Estimate, Surgery, TightBounds
-from expost.measure.image_sets import FeaturedSet, describe_repeats
-from expost.measure.subject import ImageSubject
+from expost.measure.image_sets import Copies, FeaturedSet, describe_repeats
+from expost.measure.subject import Subject
 from stage2_prior.fitting import FitReport
 
 
 def build_rows(
     name: str,
-    subject: ImageSubject,
+    subject: Subject,
     sets: Mapping[str, FeaturedSet],
     measured: Mapping[str, Distances],
-    memorised: Mapping[str, Memorisation],
+    copies: Copies,
     bounded: Mapping[str, Bounds],
     fit: FitReport,
 ) -> dict[str, Row]:
     """The rows of the report, priors first; the learned prior's under its config name."""
-    kind = subject.parts.kind
+    kind, nouns = subject.kind, subject.nouns
     priors = {subject.baseline_name: ("baseline", 0.0, 0)}
     for floor, counted in subject.floors.items():
         priors[floor] = (floor, counted.seconds, counted.prior.num_parameters)
@@ -36,8 +36,8 @@ def build_rows(
         priors[name] = ("learned", fit.seconds, subject.prior.num_parameters)
     rows = {}
     for row, (key, seconds, num_parameters) in priors.items():
-        means, images = bounded[key].means(), image_row(key, sets, measured, memorised)
-        iwae = means["iwae_nats"] if kind.is_density else None
+        means, images = bounded[key].means(), sampled_row(key, sets, measured, copies, nouns)
+        iwae = means["iwae_nats"] if kind is not None and kind.is_density else None
         figures: dict[str, Any] = {**means, "iwae_nats": iwae, "bits_per_dim": bits_of(iwae, subject)}
         rows[row] = replace(
             images,
@@ -45,40 +45,44 @@ def build_rows(
             fit_seconds=seconds,
             num_parameters=num_parameters,
             spread={**images.spread, **_standard_errors(bounded[key], subject)},
-            notes=((kind.note,) if kind.note else ()) + images.notes,
+            notes=((kind.note,) if kind is not None and kind.note else ()) + images.notes,
         )
     if name != subject.baseline_name:
         gain = gains(bounded["learned"], bounded["baseline"], subject)
         over = {row: gains(bounded["learned"], bounded[row], subject) for row in subject.floors}
         rows[name] = replace(rows[name], gain=gain, over=over or None)
     for row in FLOORS:
-        rows[row] = image_row(row, sets, measured, memorised)
-    distortion = bounded["baseline"].means()["distortion_nats"]
-    rows[RECONSTRUCTIONS] = replace(rows[RECONSTRUCTIONS], distortion_nats=distortion)
+        if row in sets:
+            rows[row] = sampled_row(row, sets, measured, copies, nouns)
+    if RECONSTRUCTIONS in rows:
+        distortion = bounded["baseline"].means()["distortion_nats"]
+        rows[RECONSTRUCTIONS] = replace(rows[RECONSTRUCTIONS], distortion_nats=distortion)
     return rows
 
 
-def image_row(
-    key: str, sets: Mapping[str, FeaturedSet], measured: Mapping[str, Distances], memorised: Mapping[str, Memorisation]
+def sampled_row(
+    key: str, sets: Mapping[str, FeaturedSet], measured: Mapping[str, Distances], copies: Copies, nouns: Nouns
 ) -> Row:
-    """What is known of one set of images, whatever made them."""
-    distances, copies, speed = measured.get(key), memorised.get(key), None
+    """What is known of one set of images or latents, whatever made them."""
+    distances, memorised, speed = measured.get(key), copies.shares.get(key), None
     if sets[key].seconds > 0:
         speed = len(sets[key].features) / sets[key].seconds
     spread = {} if distances is None else dict(distances.spread)
-    if (gap := gap_spread(key, measured)) is not None:
+    if (gap := gap_spread(key, measured, nouns.ceiling)) is not None:
         spread["gap_closed"] = gap
-    if copies is not None and copies.spread is not None:
-        spread["memorisation"] = copies.spread
-    row = Row(memorisation=None if copies is None else copies.share, samples_per_second=speed, spread=spread)
+    if memorised is not None and memorised.spread is not None:
+        spread["memorisation"] = memorised.spread
+    share, notes = None if memorised is None else memorised.share, copies.notes.get(key, ())
+    row = Row(memorisation=share, samples_per_second=speed, spread=spread, notes=notes)
     if distances is None:
         return row
     repeats, figures = distances.num_repeats, {key: getattr(distances, key) for key in FIGURES}
-    notes = (describe_repeats(repeats, distances.num_samples, "images"),) if repeats else ()
+    if repeats:
+        notes = (describe_repeats(repeats, distances.num_samples, nouns.many, nouns), *notes)
     return replace(row, num_samples=distances.num_samples, notes=notes, **figures)
 
 
-def repeats_of(measured: Mapping[str, Distances], subject: ImageSubject, name: str) -> dict[str, int]:
+def repeats_of(measured: Mapping[str, Distances], subject: Subject, name: str) -> dict[str, int]:
     """Row, or "reference" -> images that repeat an earlier one of their set; the learned prior's under its name."""
     titles = {"learned": name, "baseline": subject.baseline_name}
     repeats = {}
@@ -88,9 +92,9 @@ def repeats_of(measured: Mapping[str, Distances], subject: ImageSubject, name: s
     return repeats
 
 
-def gap_spread(key: str, measured: Mapping[str, Distances]) -> float | None:
+def gap_spread(key: str, measured: Mapping[str, Distances], ceiling: str) -> float | None:
     """Spread of the share of the gap that the learned prior closes, from the Frechet distances on the same halves."""
-    rows = ("baseline", key, RECONSTRUCTIONS)
+    rows = ("baseline", key, ceiling)
     if key != "learned" or not measured.keys() >= set(rows):
         return None
     if closed_share(*(measured[row].frechet_distance for row in rows)) is None:
@@ -99,7 +103,7 @@ def gap_spread(key: str, measured: Mapping[str, Distances]) -> float | None:
     return halves.spread((base - learned) / (base - best))
 
 
-def gains(learned: Bounds, baseline: Bounds, subject: ImageSubject) -> dict[str, Estimate]:
+def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Estimate]:
     """What the learned prior costs an image more than another one, negative where less: mean and standard error.
 
     The images and the draws are the same, so the error is that of the differences and not of the images.
@@ -109,19 +113,24 @@ def gains(learned: Bounds, baseline: Bounds, subject: ImageSubject) -> dict[str,
         costs, before = getattr(learned, key), getattr(baseline, key)
         if costs is not None and before is not None and len(costs) > 1:
             gain[key] = mean_of(costs - before)
-    if subject.parts.kind.is_density and "iwae_nats" in gain:
-        bits = math.prod(subject.parts.data.shape) * math.log(2)
+    if subject.kind is not None and subject.kind.is_density and "iwae_nats" in gain:
+        bits = num_pixels(subject) * math.log(2)
         nats = gain["iwae_nats"]
         gain["bits_per_dim"] = Estimate(nats.value / bits, (nats.standard_error or 0.0) / bits)
     return gain
 
 
-def _standard_errors(bound: Bounds, subject: ImageSubject) -> dict[str, float]:
+def num_pixels(subject: Subject) -> int:
+    """Pixels and channels of an image."""
+    return math.prod(subject.parts.of_images.data.shape)
+
+
+def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
     """Of the means over images."""
     means = {key: mean_of(values) for key in bound.means() if (values := getattr(bound, key)) is not None}
     errors = {key: mean.standard_error for key, mean in means.items() if mean.standard_error is not None}
-    if subject.parts.kind.is_density and "iwae_nats" in errors:
-        errors["bits_per_dim"] = errors["iwae_nats"] / (math.prod(subject.parts.data.shape) * math.log(2))
+    if subject.kind is not None and subject.kind.is_density and "iwae_nats" in errors:
+        errors["bits_per_dim"] = errors["iwae_nats"] / (num_pixels(subject) * math.log(2))
     return errors
 
 
@@ -171,9 +180,8 @@ def annealing_note(tight: TightBounds, figures: AnnealedRow) -> str:
     return note
 
 
-def bits_of(nll_nats: float | None, subject: ImageSubject) -> float | None:
+def bits_of(nll_nats: float | None, subject: Subject) -> float | None:
     """Bits per dimension of a bound on a density or mass of images; None where there is none."""
-    kind = subject.parts.kind
-    if nll_nats is None or not kind.is_density:
+    if nll_nats is None or subject.kind is None or not subject.kind.is_density:
         return None
-    return bits_per_dim(nll_nats, math.prod(subject.parts.data.shape), kind.dequantized_levels or 1)
+    return bits_per_dim(nll_nats, num_pixels(subject), subject.kind.dequantized_levels or 1)

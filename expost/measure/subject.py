@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
 from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts
 from expost.parts.decoding import block_size, pixel_range
@@ -19,6 +20,7 @@ from expost.training.tracking import Tracker
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
+from stage1_vae.likelihoods import FigureKind
 from stage2_prior.counting import CountingPrior
 from stage2_prior.prior import Prior
 from stage2_prior.priors.bigram import Bigram
@@ -59,6 +61,16 @@ class Subject:
     floors: Mapping[str, Floor] = field(default_factory=dict)
 
     @property
+    def nouns(self) -> Nouns:
+        """The words for what is judged."""
+        return LATENTS
+
+    @property
+    def kind(self) -> FigureKind | None:
+        """What -log p(x|z) is; None without a decoder."""
+        return None
+
+    @property
     def baseline_name(self) -> str:
         return baseline_name(self.train.spec)
 
@@ -86,6 +98,14 @@ class ImageSubject(Subject):
 
     parts: ImageParts
     vae: Autoencoder = field(kw_only=True)
+
+    @property
+    def nouns(self) -> Nouns:
+        return IMAGES
+
+    @property
+    def kind(self) -> FigureKind:
+        return self.parts.kind
 
     def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Means of p(x|z), scaled to [0, 1], in blocks [b, C, H, W] on the CPU for z [N, *latent]."""

@@ -4,6 +4,7 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,21 +13,25 @@ import torch
 from expost.base.errors import UserError
 from expost.config.build import build, refusing, target_class
 from expost.config.limits import limited_evaluation
-from expost.config.schema import Config
+from expost.config.schema import Config, VAEParts
 from expost.job import Job
-from expost.parts.priors import build_prior, without
+from expost.parts.priors import beside_constants, build_prior, without
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
+from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.external.autoencoder import External
+from stage1_vae.external.source import ExternalSource, Loaded
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
+from stage2_prior.wrappers.varying import Varying
 
 PREPROCESSING = ("binarize", "dequantize")
 
@@ -58,10 +63,27 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """Where an autoencoder comes from that somebody else has trained, and what it is."""
+
+    source: ExternalSource
+    loaded: Loaded
+
+    @property
+    def ingredients(self) -> dict[str, Any]:
+        """Everything of it that can change latents or images; JSON."""
+        return self.source.ingredients(self.loaded)
+
+
+@dataclass(frozen=True)
 class LatentParts(Parts):
     """Of a job whose latents somebody else has encoded: no stage 1, no images, no decoder."""
 
     data: LatentData
+
+    def beside_constants(self, prior_of: Callable[[LatentSpec], Prior]) -> Prior:
+        """A prior of these latents; of what varies of them, with the rest beside it."""
+        return beside_constants(prior_of, self.spec, self.data.fixed)
 
 
 @dataclass(frozen=True)
@@ -74,14 +96,16 @@ class ImageParts(Parts):
         objective: what stage 1 minimises.
         kind: what figures of the likelihood on these images mean.
         num_workers: processes that read images.
+        frozen: where an autoencoder that is not trained here comes from; then there is no objective.
     """
 
     data: ImageData
     preprocess: Preprocess
-    vae: VAE
-    objective: Objective
+    vae: Autoencoder
+    objective: Objective | None
     kind: FigureKind
     num_workers: int
+    frozen: Frozen | None = None
 
     @property
     def of_images(self) -> "ImageParts":
@@ -129,7 +153,13 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
     """Both stages."""
     preprocess = build_preprocess(job.config, data)
     likelihood = build_likelihood(job.config, data, preprocess)
-    vae, objective = build_vae(job, data, likelihood)
+    vae: Autoencoder
+    objective, frozen = None, None
+    if isinstance(job.config.vae, VAEParts):
+        vae, objective = build_vae(job, data, likelihood)
+    else:
+        vae, frozen = load_vae(job, data, preprocess)
+        likelihood = vae.likelihood
     job, prior = fit_to_latents(job, vae.spec, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
@@ -143,12 +173,17 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
         objective=objective,
         kind=figure_kind(likelihood, raw_levels, preprocess.dequantize),
         num_workers=job.config.trainer.num_workers,
+        frozen=frozen,
     )
     return job, parts
 
 
 def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
-    """Stage 2 alone."""
+    """Stage 2 alone, of what varies of the latents."""
+    if data.fixed:
+        varying = {"_target_": f"{Varying.__module__}.{Varying.__qualname__}", "fixed": list(data.fixed)}
+        node = job.config.prior | {"wrap": [*(job.config.prior.get("wrap") or ()), varying]}
+        job = replace(job, config=job.config.model_copy(update={"prior": node}))
     job, prior = fit_to_latents(job, data.spec, len(data.train))
     data = data if job.max_images is None else few_latents(data, job.max_images, prior)
     return job, LatentParts(data, data.spec, prior, job.device)
@@ -208,14 +243,33 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
     return build("likelihood", config.likelihood, levels=preprocess.num_levels or FLOAT_LEVELS)
 
 
+def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple[External, Frozen]:
+    """An autoencoder that somebody else has trained, looked at on two images.
+
+    Raises:
+        ExternalError: it cannot be loaded, or cannot be stage 1.
+    """
+    source = build("vae", job.config.vae_node)
+    if not isinstance(source, ExternalSource):
+        raise UserError(f"vae._target_={job.config.vae_node['_target_']}: it loads no autoencoder; use vae=module")
+    loaded = source.load()
+    x = preprocess(data.train.batch(torch.arange(min(2, len(data.train)))), torch.Generator().manual_seed(0))
+    levels = preprocess.levels if preprocess.dequantize else None
+    with job.seeded(0):
+        vae = source.autoencoder(loaded, x, data.num_classes, levels).to(job.device)
+    for words in (*loaded.said, vae.said, *vae.guesses):
+        job.say("vae", words)
+    return vae, Frozen(source, loaded)
+
+
 def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:
     """Stage 1 with fresh weights, and what it minimises."""
     config = job.config
-    objective = build("vae.objective", config.trained_vae.objective)
+    objective = build("vae.objective", config.own_vae.objective)
     net = build("net", config.net)
 
     def bottleneck(**injected: Any) -> Any:
-        return build("vae.bottleneck", config.trained_vae.bottleneck, **injected, num_classes=data.num_classes)
+        return build("vae.bottleneck", config.own_vae.bottleneck, **injected, num_classes=data.num_classes)
 
     with job.seeded(config.seeds.vae), refusing("net"):
         vae = VAE(data.shape, net, bottleneck, likelihood)

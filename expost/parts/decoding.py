@@ -28,7 +28,7 @@ def image_blocks(
         data: says where a pixel lives; real ones are scaled from the range of the training images.
     """
     low, high = pixel_range(data)
-    size, device = block_size(data.shape), next(vae.parameters(), torch.empty(0)).device
+    size, device = block_size(data.shape), vae.device
     for block, start in enumerate(range(0, num, size)):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed * 1_000_003 + block)

@@ -33,7 +33,7 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
     stage1: dict[str, Any] = {
         "data": {"fingerprint": parts.data.fingerprint, **data},
         "net": config.net,
-        "vae": config.trained_vae.model_dump(),
+        "vae": config.vae_node,
         "likelihood": config.likelihood,
         "trainer": {k: v for k, v in config.trainer.model_dump().items() if k not in neutral},
     }

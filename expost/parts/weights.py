@@ -48,8 +48,10 @@ class Histories:
     fit: FitReport
 
 
-def histories(vae: Artifact, prior: Artifact) -> Histories:
-    """Those of two artifacts."""
+def histories(vae: Artifact | None, prior: Artifact) -> Histories:
+    """Those of two artifacts; `vae` None: of latents that somebody else has encoded, nothing."""
     fit = read_json(prior.path, "fit.json", MAX_HISTORY_BYTES)
     report = FitReport(**{field.name: fit[field.name] for field in fields(FitReport) if field.name in fit})
+    if vae is None:
+        return Histories([], report)
     return Histories(read_json(vae.path, "history.json", MAX_HISTORY_BYTES, list), report)

@@ -17,7 +17,7 @@ import torch
 from expost.evaluation.images import features, memorisation
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
-from expost.measure.evaluate import PARTS, Findings, measure, trained_stages
+from expost.measure.evaluate import PARTS, ImageFindings, measure, trained_stages
 from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, load_own_net, num_feature_images
 from expost.measure.image_sets import FeaturedSet, num_compared
 from expost.measure.latents import MAX_DRAWS
@@ -103,7 +103,7 @@ def untrained_net(probing: Probing) -> Artifact:
     return Artifact("features", "0" * 20, folder)
 
 
-def begin(probing: Probing) -> Findings:
+def begin(probing: Probing) -> ImageFindings:
     """An evaluation of untrained stages on few latents, before its first part."""
     job, vae, prior = probing.job, probing.parts.vae.eval(), probing.parts.prior.eval()
     latents = [first_latents(probing, split, NUM_LATENTS) for split in SPLITS]
@@ -114,7 +114,8 @@ def begin(probing: Probing) -> Findings:
     folder = probing.scratch / "evaluation"
     folder.mkdir()
     extractor = load_feature_net(net, job.config.evaluation.features, job.device)
-    return Findings(job, trained, Nets(net, own_net if prior.num_classes else None), extractor, HISTORIES, folder)
+    nets = Nets(net, own_net if prior.num_classes else None)
+    return ImageFindings(job, trained, HISTORIES, folder, nets=nets, net=extractor)
 
 
 def probe_evaluation(probing: Probing) -> Facts:
@@ -128,13 +129,13 @@ def probe_evaluation(probing: Probing) -> Facts:
     train, test = findings.trained.train, findings.trained.test
     facts, images = measure_few(findings, few, few_bounds)
 
-    def draw(num: int) -> Findings:
+    def draw(num: int) -> ImageFindings:
         return change_findings(findings, num_samples=num)
 
-    def bound(num: int) -> Findings:
+    def bound(num: int) -> ImageFindings:
         return change_findings(findings, num_bound_images=num)
 
-    growing: dict[str, tuple[int, int, int, Callable[[int], Findings]]] = {
+    growing: dict[str, tuple[int, int, int, Callable[[int], ImageFindings]]] = {
         # part: its length in the run, the first and the longest here, and an evaluation of such a length
         "samples and features": (num, few, min(num, len(test)), draw),
         "distances": (num, NUM_VECTORS, num, lambda num: with_features(findings, images, num, few)),
@@ -164,12 +165,14 @@ def probe_evaluation(probing: Probing) -> Facts:
     }
 
 
-def change_findings(findings: Findings, **values: Any) -> Findings:
+def change_findings(findings: ImageFindings, **values: Any) -> ImageFindings:
     """Another evaluation, before its first part, that asks for other `values`."""
     return replace(findings, job=change(findings.job, "evaluation", **values))
 
 
-def with_features(findings: Findings, images: Mapping[str, FeaturedSet], num: int, num_train: int) -> Findings:
+def with_features(
+    findings: ImageFindings, images: Mapping[str, FeaturedSet], num: int, num_train: int
+) -> ImageFindings:
     """An evaluation whose sets of `num` images were looked at: noise instead of the features of `images`."""
     trained, data = findings.trained, findings.trained.parts.data
     parts = replace(trained.parts, data=replace(data, train=subset(data.train, num_train)))
@@ -180,12 +183,12 @@ def with_features(findings: Findings, images: Mapping[str, FeaturedSet], num: in
     return looked_at
 
 
-def seconds_of_part(name: str, findings: Findings) -> float:
+def seconds_of_part(name: str, findings: ImageFindings) -> float:
     PARTS[name].carry_out(findings)
     return findings.seconds[name]
 
 
-def measure_few(findings: Findings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, FeaturedSet]]:
+def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, FeaturedSet]]:
     """An evaluation of `num` images: seconds of the parts that do not grow, bytes of what it wrote, and its images."""
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:

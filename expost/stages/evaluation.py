@@ -6,10 +6,11 @@ from typing import Any
 
 from expost.config.schema import Config
 from expost.evaluation.images import class_accuracy
-from expost.forecast.notice import evaluation_parts
+from expost.forecast.notice import Expectation, evaluation_parts
 from expost.job import Job
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
+from expost.measure.latent_evaluation import latent_ingredients, latent_subject, measure_latents
 from expost.parts.assembly import LatentParts, Parts
 from expost.parts.identity import CIRCUMSTANCES, circumstances
 from expost.parts.weights import histories
@@ -28,14 +29,21 @@ def needs(config: Config, parts: Parts) -> tuple[str, ...]:
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a figure, and what the learned prior is called in them."""
-    of_classes = {"judge": keys.get("classifier", keys["features"]), "classes": class_accuracy.VERSION}
+    num_samples = job.config.evaluation.num_samples
+    if isinstance(parts, LatentParts):
+        measured, judge = {name: keys[name] for name in ("latents", "prior")}, {}
+        versions = latent_ingredients(parts.spec, num_samples)
+    else:
+        measured = {name: keys[name] for name in ("vae", "latents", "prior", "features")}
+        judge = {"judge": keys.get("classifier", keys["features"])}
+        versions = measure_ingredients(parts, num_samples)
     return {
-        **{name: keys[name] for name in ("vae", "latents", "prior", "features")},
-        **(of_classes if parts.prior.num_classes else {}),
+        **measured,
+        **({**judge, "classes": class_accuracy.VERSION} if parts.prior.num_classes else {}),
         "name": job.prior_name,
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
-        **measure_ingredients(parts, job.config.evaluation.num_samples),
+        **versions,
     }
 
 
@@ -43,13 +51,26 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
     """`figures.json`, the pictures, and the circumstances in which they were made."""
     job, parts, inputs = making.job, making.parts, making.inputs
     (making.folder / CIRCUMSTANCES).write_text(json.dumps(circumstances()), encoding="utf-8")
-    nets = Nets(inputs["features"], inputs.get("classifier", inputs["features"]) if parts.prior.num_classes else None)
     latents = [making.latents(split) for split in SPLITS]
-    recorded = histories(inputs["vae"], inputs["prior"])
+    recorded = histories(inputs.get("vae"), inputs["prior"])
+    if isinstance(parts, LatentParts):
+        with job.seeded(job.config.seeds.sample):
+            subject = latent_subject(job, parts, making.prior, latents)
+            figures = measure_latents(job, subject, recorded, making.folder, making.tracker)
+        return with_one_name(figures, job.prior_name)
+    nets = Nets(inputs["features"], inputs.get("classifier", inputs["features"]) if parts.prior.num_classes else None)
     with job.seeded(job.config.seeds.sample):
         trained = trained_stages(job, parts.of_images, making.vae, making.prior, latents)
         figures = measure(job, trained, nets, recorded, making.folder, making.tracker)
     return with_one_name(figures, job.prior_name)
+
+
+def expected(making: Making) -> list[Expectation]:
+    """Of latents without images, which are drawn and looked at and not decoded, nothing that takes long is known."""
+    if isinstance(making.parts, LatentParts):
+        return []
+    settings, parts = making.job.config.evaluation, making.parts.of_images
+    return evaluation_parts(settings, parts, making.vae, making.prior, making.latents("train"))
 
 
 STAGE = Stage(
@@ -58,8 +79,6 @@ STAGE = Stage(
     needs=needs,
     ingredients=ingredients,
     make=evaluate_priors,
-    expected=lambda making: evaluation_parts(
-        making.job.config.evaluation, making.parts.of_images, making.vae, making.prior, making.latents("train")
-    ),
+    expected=expected,
     reads_images=True,
 )

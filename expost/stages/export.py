@@ -155,7 +155,7 @@ def described(job: Job, parts: ImageParts) -> dict[str, Any]:
         "format": FORMAT,
         "image_shape": list(parts.data.shape),
         "net": config.net,
-        "bottleneck": config.trained_vae.bottleneck,
+        "bottleneck": config.own_vae.bottleneck,
         "likelihood": likelihood,
         "prior": prior,
         "wrap": [node["_target_"] for node in wrappers],
@@ -169,7 +169,7 @@ def described(job: Job, parts: ImageParts) -> dict[str, Any]:
         },
         "pixel_range": [float(low), float(high)],
         "class_names": list(parts.data.class_names),
-        "versions": versions([config.net, config.trained_vae.bottleneck, likelihood, prior, PREPROCESS, *wrappers])
+        "versions": versions([config.net, config.own_vae.bottleneck, likelihood, prior, PREPROCESS, *wrappers])
         | labels,
         "made_with": {"expost": _own_version(), "torch": torch.__version__, "data": parts.data.name},
     }

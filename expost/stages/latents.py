@@ -11,6 +11,7 @@ from expost.stages.making import Making, Stage
 from expost.training.progress import bar
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.splits import SPLITS
+from stage1_vae.external.autoencoder import External
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.vae import ENCODE_VERSION, encode
 
@@ -22,6 +23,9 @@ def encode_images(making: Making) -> Mapping[str, Any]:
     """A folder of latents for each split."""
     for split in SPLITS:
         encode_split(making, split)
+    parts = making.parts.of_images
+    if parts.frozen is not None and isinstance(parts.vae, External):
+        parts.vae.check_unchanged(parts.frozen.loaded.weights_sha256)
     return {f"num_{split}": len(getattr(making.parts.data, split)) for split in SPLITS}
 
 

@@ -88,7 +88,9 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     console.print(bullets)
     console.print()
     job.say("report", str(job.folder / "report.html"))
-    job.say("pictures", str(job.folder / "samples.png"))
+    first = next((path for path in pictures.values()), None)
+    if first is not None:
+        job.say("pictures", str(first))
     job.say("next", job.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 

@@ -16,17 +16,20 @@ from expost.parts.weights import weights
 from expost.stages.making import Making, Stage
 from expost.training.devices import resolved_precision
 from stage1_vae.codes.usage import collapse
+from stage1_vae.data.images import subset
 from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.external.autoencoder import External, calibrate
 from stage1_vae.training.train import TRAIN_VERSION, Settings, train
+from stage1_vae.vae import VAE
+
+CALIBRATE_VERSION, CALIBRATION_IMAGES = 1, 10_000
+"""Part of the key of an autoencoder that comes from elsewhere; and images that its likelihood's scale is taken from."""
 
 
 def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a trained VAE."""
-    config, preprocess = job.config, parts.of_images.preprocess
-    nodes = [config.data, config.net, config.trained_vae.bottleneck, config.trained_vae.objective, config.likelihood]
-    left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
-    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
-    return {
+    config, preprocess, frozen = job.config, parts.of_images.preprocess, parts.of_images.frozen
+    images = {
         "data": parts.data.fingerprint,
         "preprocess": {
             "binarize": preprocess.binarize,
@@ -34,8 +37,17 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
             "domain": preprocess.domain.value,
             "version": Preprocess.version,
         },
+    }
+    if frozen is not None:  # nothing is trained: neither seeds nor trainer can change it
+        return {**images, "autoencoder": frozen.ingredients, "version": CALIBRATE_VERSION}
+    vae = config.own_vae
+    nodes = [config.data, config.net, vae.bottleneck, vae.objective, config.likelihood]
+    left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
+    trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
+    return {
+        **images,
         "net": config.net,
-        "vae": config.trained_vae.model_dump(),
+        "vae": vae.model_dump(),
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
@@ -52,7 +64,9 @@ def train_vae(making: Making) -> Mapping[str, Any]:
     """`model.safetensors` and the figures of each epoch, `history.json`; of several ranks, the first writes them."""
     job, parts, folder = making.job, making.parts.of_images, making.folder
     history: list[dict[str, Any]] = []
-    if learns(parts):
+    if parts.frozen is not None:
+        calibrate_frozen(making)
+    elif isinstance(parts.vae, VAE) and parts.objective is not None and learns(parts):
         chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
         settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
         size, seed = job.config.trainer.batch_size, job.config.seeds.vae
@@ -71,6 +85,20 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         for note in collapse(history[-1]) if history else ():
             job.say("vae", note)
     return history[-1] if history else {}
+
+
+def calibrate_frozen(making: Making) -> None:
+    """Give the likelihood of an autoencoder that comes from elsewhere its scale; what was seen, `external.json`."""
+    job, parts = making.job, making.parts.of_images
+    assert isinstance(parts.vae, External) and parts.frozen is not None
+    images = subset(parts.data.train, CALIBRATION_IMAGES)
+    with job.seeded(0):
+        calibration = calibrate(
+            parts.vae, parts.batches(images, block_size(parts.data.shape), seed=0), CALIBRATION_IMAGES
+        )
+    job.say("vae", calibration.words)
+    facts = {"name": parts.frozen.loaded.name, "sha256": parts.frozen.loaded.sha256, "words": calibration.words}
+    (making.folder / "external.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def expected(making: Making) -> list[Expectation]:

@@ -5,10 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_vae.latents.numbers import MOST_CODES
 from stage1_vae.latents.spec import LatentSpec, Support
-
-MOST_CODES = 2**16
-"""As many as 16 bits can tell apart, which is what a code is stored in at most."""
 
 
 def map_shape(features_shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:

@@ -23,7 +23,7 @@ import torch
 
 from stage1_vae.data.images import DataError, Domain, ImageData, InMemory, Source, fingerprint
 from stage1_vae.data.labels import Labels, is_one_hot, read_labels
-from stage1_vae.data.layout import arrange
+from stage1_vae.data.layout import Hints, find_axes
 from stage1_vae.data.pixels import read_pixels
 from stage1_vae.data.splits import MIN_PER_SPLIT, check_total, existing_path, hold_out
 from stage1_vae.files.archives import check_unpacked
@@ -120,7 +120,10 @@ class Idx(Source):
 
     def _read_images(self, path: Path, test_path: Path) -> tuple[np.ndarray, int]:
         """The images of both files [N, C, H, W], and how many are those of the first."""
-        arrays = [arrange(str(file), read_idx(file, (3, 4)), None, Domain.UNIT, []) for file in (path, test_path)]
+        arrays = []
+        for file in (path, test_path):
+            images = read_idx(file, (3, 4))
+            arrays.append(find_axes(str(file), images.shape, Domain.UNIT, [], Hints(num=len(images))).turn(images))
         if self.transpose:
             arrays = [images.swapaxes(2, 3) for images in arrays]
         if arrays[0].shape[1:] != arrays[1].shape[1:] or arrays[0].dtype != arrays[1].dtype:

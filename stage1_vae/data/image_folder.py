@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 import torch
 
+from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header, Target, decode_all, scan
 from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
 from stage1_vae.data.folders.suffixes import describe_unread
+from stage1_vae.data.folders.tables import Choice, find_tables, read_tables
 from stage1_vae.data.images import DataError, ImageData, ImageSet, InMemory, Source, fingerprint
 from stage1_vae.data.pixels import BYTE, levels_of
 from stage1_vae.data.splits import (
@@ -29,6 +31,7 @@ from stage1_vae.data.splits import (
     existing_path,
     fits_in_memory,
     random_order,
+    sides_of,
     split_rows,
 )
 from stage1_vae.data.watched import Watched
@@ -61,6 +64,7 @@ class ImageFolder(Source):
         splits: "auto", or "none" where folders called train, test and so on are no splits.
         classes: "auto", or "none" to take all images without labels.
         pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
+        x, label: of Parquet tables, the columns of pictures and of labels; None: those with a common name.
         levels: how many levels the values have; None to find it out (see `stage1_vae.data.pixels`).
     """
 
@@ -73,6 +77,8 @@ class ImageFolder(Source):
     splits: str = "auto"
     classes: str = "auto"
     pages: str | None = None
+    x: str | None = None
+    label: str | None = None
     levels: int | None = None
 
     def load(self) -> ImageData:
@@ -99,7 +105,7 @@ class ImageFolder(Source):
             shape=target.shape,
             levels=levels,
             class_names=layout.classes,
-            check_unchanged=Watched(() if keep else {picture.file.path for picture in pictures}, began_ns).check,
+            check_unchanged=Watched(() if keep else {_file_of(picture) for picture in pictures}, began_ns).check,
             fingerprint=fingerprint((facts, content, *(images.labels for images in sets))),
             value_range=(low, high),
             guesses=tuple(layout.guesses),
@@ -107,9 +113,17 @@ class ImageFolder(Source):
         )
 
     def _layout(self, root: Path) -> Layout:
+        files, others = walk(root) if root.is_dir() else ([], Counter())
+        tables = find_tables(root) if not files else []
+        choice = Choice(self.x, self.label, self.splits != "none", self.classes != "none")
+        if tables:
+            return read_tables(root, tables, choice, self.memory_limit_gib * 2**30)
         if not root.is_dir():
             raise DataError(f"{root} is a file: name a folder of images with data.root=DIR, or choose data=arrays")
-        files, others = walk(root)
+        if self.x is not None or self.label is not None:
+            raise DataError(
+                f"data.x and data.label name columns of Parquet tables, and {root} holds none: leave them out"
+            )
         words = describe_unread(others)
         if not files:
             hint = f"there are {'; '.join(words)}" if words else "there is no .png, .jpg, .tif or other image file"
@@ -120,6 +134,7 @@ class ImageFolder(Source):
         return layout
 
     def _check_keys(self) -> None:
+        fits_in_memory(0, self.memory_limit_gib)
         check_fraction("val_fraction", self.val_fraction)
         check_fraction("test_fraction", self.test_fraction)
         if self.mode is not None and self.mode not in CONVERT:
@@ -132,11 +147,8 @@ class ImageFolder(Source):
             if (value := getattr(self, key)) not in choices:
                 words = [choice or "null" for choice in choices]
                 raise DataError(f"data.{key}={value} is unknown: choose {', '.join(words[:-1])} or {words[-1]}")
-        if self.size is None:
-            return
-        sides = self.size if isinstance(self.size, Sequence) else [self.size] * 2
-        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-            raise DataError(f"data.size={self.size} is no size: give null, a whole number or [height,width]")
+        if self.size is not None:
+            sides_of(self.size)
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
@@ -165,7 +177,7 @@ class ImageFolder(Source):
 
     def _size(self, root: Path, pictures: list[Picture], guesses: list[str]) -> tuple[int, int]:
         if self.size is not None:
-            return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+            return sides_of(self.size)
         counts = Counter(picture.header.size for picture in pictures)
         common = min(counts, key=lambda size: (-counts[size], size))  # the smaller one of equally common sizes
         if len(counts) == 1:
@@ -245,6 +257,11 @@ def _mix(files: list[list[Picture]]) -> list[Picture]:
     """The images of files that are in random order, in random order."""
     images = [picture for of_file in files for picture in of_file]
     return images if len(images) == len(files) else [images[i] for i in random_order(len(images))]
+
+
+def _file_of(picture: Picture) -> Path:
+    place = picture.file.path
+    return place.column.path if isinstance(place, Cell) else place
 
 
 def _place(picture: Picture) -> str:

@@ -12,7 +12,7 @@ levels; one that stays below `HALF` is taken as it is, and that is said, for dar
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.data.images import DataError, Domain
+from stage1_vae.data.readers.stack import Stack
 
 CHUNK_BYTES = 64 * 2**20
 ROUNDING = 1e-5
@@ -72,7 +73,7 @@ class Pixels:
 
 def read_pixels(
     what: str,
-    images: np.ndarray,
+    images: np.ndarray | Stack,
     domain: Domain,
     guesses: list[str],
     levels: int | None,
@@ -95,7 +96,7 @@ def read_pixels(
     """
     ends = _ends(scale, domain)
     _check_type(what, images, domain, ends)
-    if levels is not None and (images.dtype.kind not in "bu" or images.itemsize != 1 or ends is not None):
+    if levels is not None and (images.dtype.kind not in "bu" or images.dtype.itemsize != 1 or ends is not None):
         raise DataError(
             f"data.levels={levels} is for images in unsigned bytes that are taken as they are; {what} is "
             f"{images.dtype}: leave it out" + (", or data.range" if ends is not None else "")
@@ -134,17 +135,18 @@ def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] 
     return float(scale[0]), float(scale[1])
 
 
-def _check_type(what: str, images: np.ndarray, domain: Domain, ends: tuple[float, float] | None) -> None:
+def _check_type(what: str, images: np.ndarray | Stack, domain: Domain, ends: tuple[float, float] | None) -> None:
     kind, is_byte = images.dtype.kind, images.dtype == np.uint8 or images.dtype.kind == "b"
     if is_byte and domain is Domain.REAL:
         raise DataError(f"{what} is {images.dtype}, level numbers and no real numbers: set data.domain=unit")
     if kind == "f" or is_byte or (ends is not None and kind in "iu"):
         return
-    if kind not in "iu" or not images.size:
+    if kind not in "iu" or not len(images):
         raise DataError(f"{what} is {images.dtype}: save it as uint8 (0 to 255) or as float32 in [0, 1]")
     if domain is Domain.REAL:
         raise DataError(f"{what} is {images.dtype}: save it as float32")
-    low, high = int(images.min()), int(images.max())
+    ends_seen = [(int(chunk.min()), int(chunk.max())) for chunk in _chunks(images)]
+    low, high = min(low for low, _ in ends_seen), max(high for _, high in ends_seen)
     key = f"set data.range=[{low},{high}]" if low < 0 or high < HALF else f"set data.range=[0,{_white(high)}]"
     if low >= 0 and high <= 255:
         raise DataError(
@@ -161,13 +163,19 @@ def _white(high: float) -> int:
     return next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), math.ceil(high))
 
 
-def _survey(what: str, images: np.ndarray) -> tuple[float, float, str]:
+def _chunks(images: np.ndarray | Stack) -> Iterator[np.ndarray]:
+    """All images, so many at a time that they take little memory."""
+    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        yield np.ascontiguousarray(images[start : start + rows])
+
+
+def _survey(what: str, images: np.ndarray | Stack) -> tuple[float, float, str]:
     """Smallest and largest value, and the sha256 of all."""
     digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
     low, high = math.inf, -math.inf
-    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        chunk = np.ascontiguousarray(images[start : start + rows])
+    start = 0
+    for chunk in _chunks(images):
         digest.update(chunk.tobytes())
         chunk_low, chunk_high = float(chunk.min()), float(chunk.max())  # NaN travels through both
         if not (math.isfinite(chunk_low) and math.isfinite(chunk_high)):
@@ -176,6 +184,7 @@ def _survey(what: str, images: np.ndarray) -> tuple[float, float, str]:
                 f"{what} holds NaN or infinite values (first in image {start + bad}): remove or replace them"
             )
         low, high = min(low, chunk_low), max(high, chunk_high)
+        start += len(chunk)
     return low, high, digest.hexdigest()
 
 

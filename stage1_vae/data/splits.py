@@ -6,6 +6,7 @@ stream is frozen by numpy's compatibility policy.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def check_total(num: int) -> None:
 def check_fraction(key: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise DataError(f"data.{key} is {value!r}; give a number between 0 and 1, such as data.{key}=0.1")
+
+
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) that `data.size` says.
+
+    Raises:
+        DataError: it is no size.
+    """
+    sides = size if isinstance(size, Sequence) else [size] * 2
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise DataError(f"data.size={size} is no size: give null, a whole number or [height,width]")
+    return sides[0], sides[1]
 
 
 def fits_in_memory(num_bytes: int, limit_gib: float) -> bool:

@@ -1,7 +1,7 @@
 """Whether files that are read while stages run are still those whose content was fingerprinted."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ class Watched:
     """
 
     def __init__(self, paths: Iterable[Path], since_ns: int) -> None:
-        self.paths = tuple(paths)
+        self.paths = paths if isinstance(paths, Sequence) else tuple(paths)
         self._facts = self._look()
         times = self._facts[:, MODIFIED]
         self._refuse((times > since_ns) & (times <= time.time_ns()))  # some files come from the future

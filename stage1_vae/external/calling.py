@@ -30,12 +30,14 @@ class Format:
         multiple: its heights and widths are multiples of this: ours are padded below and on the right with their last
             row and column, and the model's are cropped.
         repeat: one channel of ours is three equal ones of the model's, whose mean comes back.
+        levels: of images of ours that are dequantised, x = (level + noise) / levels: the model sees the level itself.
     """
 
     shape: tuple[int, int, int]
     range: tuple[float, float] = (0.0, 1.0)
     multiple: int = 1
     repeat: bool = False
+    levels: int | None = None
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -51,7 +53,8 @@ class Format:
     @property
     def is_plain(self) -> bool:
         """Whether the model's images are ours."""
-        return self.range == (0.0, 1.0) and self.padding == (0, 0) and not self.repeat
+        plain_range = self.range == (0.0, 1.0) and self.levels is None
+        return plain_range and self.padding == (0, 0) and not self.repeat
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -60,6 +63,7 @@ class Format:
         _, height, width = self.their_shape
         return (
             *([f"images go in as [{low:g}, {high:g}]"] if self.range != (0.0, 1.0) else []),
+            *(["without the noise that dequantises them"] if self.levels is not None else []),
             *([f"padded to {height}x{width} with their edges, and cropped back"] if any(self.padding) else []),
             *(["one channel repeated three times, their mean taken back"] if self.repeat else []),
         )
@@ -67,6 +71,8 @@ class Format:
     def enter(self, x: Tensor) -> Tensor:
         """[B, C, H, W] of ours -> [B, *their_shape]."""
         low, high = self.range
+        if self.levels is not None:
+            x = (x * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
         x = x if self.range == (0.0, 1.0) else x.mul(high - low).add_(low)
         x = x.expand(-1, 3, -1, -1) if self.repeat else x
         below, right = self.padding
@@ -78,7 +84,8 @@ class Format:
         low, high = self.range
         image = image[..., :height, :width]
         image = image.mean(1, keepdim=True) if self.repeat else image
-        return image if self.range == (0.0, 1.0) else (image - low).div_(high - low)
+        image = image if self.range == (0.0, 1.0) else (image - low).div_(high - low)
+        return image if self.levels is None else (image * (self.levels - 1) + 0.5) / self.levels
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,14 @@ class ExternalSource(ABC):
             "precision": str(self.precision),
         }
 
-    def autoencoder(self, loaded: Loaded, x: Tensor, num_classes: int) -> External:
+    def autoencoder(self, loaded: Loaded, x: Tensor, num_classes: int, levels: int | None = None) -> External:
         """The model behind our own interface, recognised and checked.
 
         Args:
             loaded: from `load`.
             x: two real images [2, C, H, W] as a model of ours is given them.
             num_classes: of the labels that travel beside the latents; 0: none.
+            levels: of images that are dequantised; see `Format`.
 
         Raises:
             ExternalError: it cannot be stage 1; with what to do.
@@ -115,7 +116,7 @@ class ExternalSource(ABC):
         x = x[:2].to(_device(loaded.model))
         shape = (x.shape[1], x.shape[2], x.shape[3])
         multiple = self.multiple or self.stride(loaded.model)
-        form = Format(shape, self.range or self.usual_range, multiple, self.channels == "repeat")
+        form = Format(shape, self.range or self.usual_range, multiple, self.channels == "repeat", levels)
         second = None if self.second == "auto" else Second(self.second)
         num_codes = tuple(self.num_codes) if isinstance(self.num_codes, list) else self.num_codes
         asked = Asked(second, num_codes)

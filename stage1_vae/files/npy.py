@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
-from zipfile import ZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from stage1_vae.files.archives import check_unpacked
 MAX_HEADER_BYTES = 10_000
 """numpy's own limit, which it compares only after it has read the header."""
 MAX_DIMS = 16
+LOCAL_HEADER_BYTES = 30
+"""Of a member of a zip archive, before its name."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,22 @@ class NumpyArchive:
         self._members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         self.names = list(self._members)
 
+    def header(self, name: str) -> Header:
+        """What an array is; its numbers are not read.
+
+        Raises:
+            ValueError: it is no array of numbers, or not of the size that it claims.
+        """
+        member = self._members[name]
+        with self._archive.open(member) as file:
+            header = read_header(file)
+        if header.offset + header.num_bytes != member.file_size:
+            raise ValueError(
+                f"{member.filename}: its header promises {header.num_bytes:,} bytes, "
+                f"and {member.file_size - header.offset:,} are there"
+            )
+        return header
+
     def read(self, name: str) -> np.ndarray:
         """One array, in memory.
 
@@ -104,12 +122,29 @@ class NumpyArchive:
         """
         member = self._members[name]
         check_unpacked(member.filename, member.file_size, member.compress_size)
-        with self._archive.open(member) as file:
-            header = read_header(file)
-        if header.offset + header.num_bytes != member.file_size:
-            raise ValueError(
-                f"{member.filename}: its header promises {header.num_bytes:,} bytes, "
-                f"and {member.file_size - header.offset:,} are there"
-            )
+        self.header(name)
         with self._archive.open(member) as file:
             return np.lib.format.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER_BYTES)
+
+    def place(self, name: str) -> int | None:
+        """The byte of the archive at which the numbers of an array start; None where they are compressed.
+
+        Raises:
+            ValueError: the archive and its listing do not agree on the member.
+        """
+        member = self._members[name]
+        if member.compress_type != ZIP_STORED or self._archive.fp is None:
+            return None
+        file = self._archive.fp
+        file.seek(member.header_offset)
+        local = file.read(LOCAL_HEADER_BYTES)  # its own lengths of name and extra field count, not the listing's
+        start = member.header_offset + LOCAL_HEADER_BYTES + int.from_bytes(local[26:28], "little")
+        start += int.from_bytes(local[28:30], "little")
+        file.seek(0, os.SEEK_END)
+        if (
+            local[:4] != b"PK\x03\x04"
+            or member.file_size != member.compress_size
+            or start + member.file_size > file.tell()
+        ):
+            raise ValueError(f"{member.filename} does not lie where the listing says")
+        return start + self.header(name).offset

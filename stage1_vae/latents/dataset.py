@@ -7,7 +7,9 @@ Parameters are float32, but for codes: those are the smallest unsigned integers 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,16 @@ from torch import Tensor
 from stage1_vae.files.npy import map_array
 from stage1_vae.latents.aggregate import log_frequency, log_mixture
 from stage1_vae.latents.files import HEADER, LatentWriter
-from stage1_vae.latents.spec import PARAMETERS, Column, DerivedColumn, LatentSpec
+from stage1_vae.latents.numbers import (
+    SPREADS,
+    NumberError,
+    as_numpy,
+    check_codebook,
+    check_grids,
+    class_numbers,
+    parameter,
+)
+from stage1_vae.latents.spec import PARAMETERS, Column, DerivedColumn, LatentSpec, Support
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
 
 Posterior = DiagonalNormal | Delta | Codes | Bits
@@ -27,7 +38,6 @@ FAMILIES: dict[str, type[Posterior]] = {
     "codes": Codes,
     "bits": Bits,
 }
-SAVE_ROWS = 2**16
 IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
 BUFFER_BLOCKS = 256
@@ -71,6 +81,58 @@ class LatentDataset:
                 raise ValueError(f"{name} is {values.shape}, not ({len(self)}, {self.spec.shape})")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{len(self.labels)} labels for {len(self)} latents")
+
+    @classmethod
+    def of(
+        cls,
+        loc: Tensor | np.ndarray | None = None,
+        log_std: Tensor | np.ndarray | None = None,
+        labels: Tensor | np.ndarray | None = None,
+        *,
+        std: Tensor | np.ndarray | None = None,
+        log_var: Tensor | np.ndarray | None = None,
+        var: Tensor | np.ndarray | None = None,
+        codes: Tensor | np.ndarray | None = None,
+        num_codes: int | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+        provenance: Mapping[str, str] | None = None,
+    ) -> "LatentDataset":
+        """Posteriors from arrays or tensors of any type of numbers, on any device.
+
+        Args:
+            loc: [N, D] or [N, C, h, w] means; point masses where no spread is given.
+            log_std, std, log_var, var: of the shape of `loc`, one of them.
+            labels: whole numbers [N] from 0.
+            codes: [N, T] or [N, h, w] instead of `loc`, whole numbers from 0.
+            num_codes: size of the codebook; None: the largest code and one.
+            grids: the maps (h, w) that a row of codes lays end to end, coarse first; None: one.
+            provenance: where the latents come from, in words and hashes.
+
+        Raises:
+            ValueError: what is given is no such thing; one line.
+        """
+        if (loc is None) == (codes is None):
+            raise ValueError("give either loc or codes")
+        spreads = {
+            name: values
+            for name, values in zip(SPREADS, (log_std, std, log_var, var), strict=True)
+            if values is not None
+        }
+        if len(spreads) > 1 or (spreads and codes is not None):
+            raise ValueError(f"{' and '.join(spreads)} given: one spread goes with loc, and none with codes")
+        if loc is not None:
+            if num_codes is not None or grids is not None:
+                raise ValueError("num_codes and grids go with codes")
+            spec, params = _of_normals({name: as_numpy(values) for name, values in {"loc": loc, **spreads}.items()})
+            family = "diagonal_normal" if spreads else "delta"
+        elif codes is not None:
+            spec, params = _of_codes(as_numpy(codes), num_codes, grids)
+            family = "codes"
+        if labels is not None:
+            num = len(next(iter(params.values())))
+            labels = class_numbers(as_numpy(labels), num)
+            spec = replace(spec, num_classes=int(labels.max()) + 1)
+        return cls(spec, family, params, labels, provenance)
 
     def __len__(self) -> int:
         return len(next(iter(self.params.values())))
@@ -198,8 +260,9 @@ class LatentDataset:
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""
         with LatentWriter.create(folder, self.spec, self.family, len(self), self.labels is not None) as writer:
-            for start in range(0, len(self), SAVE_ROWS):
-                rows = slice(start, start + SAVE_ROWS)
+            num = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
+            for start in range(0, len(self), num):
+                rows = slice(start, start + num)
                 labels = None if self.labels is None else self.labels[rows]
                 writer.write(start, {name: values[rows] for name, values in self.params.items()}, labels)
             writer.finish(self.provenance)
@@ -225,3 +288,47 @@ class LatentDataset:
             return cls(LatentSpec.from_json(header["spec"]), header["family"], params, labels, header["provenance"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder} holds no latents that can be read: {error}") from error
+
+
+def _of_normals(arrays: Mapping[str, np.ndarray]) -> tuple[LatentSpec, dict[str, np.ndarray]]:
+    """Real latents from `loc` and at most one spread, in float32."""
+    loc = arrays["loc"]
+    if loc.ndim not in (2, 4) or 0 in loc.shape:
+        raise ValueError(f"loc has shape {loc.shape}: give vectors [N, D] or maps [N, C, h, w], at least one")
+    params = {}
+    for name, values in arrays.items():
+        if values.shape != loc.shape:
+            raise ValueError(f"{name} has shape {values.shape} and loc {loc.shape}: give one a number of loc")
+        params["loc" if name == "loc" else "log_std"] = _checked(name, values)
+    return LatentSpec(tuple(loc.shape[1:])), params
+
+
+def _of_codes(
+    codes: np.ndarray, num_codes: int | None, grids: Sequence[tuple[int, int]] | None
+) -> tuple[LatentSpec, dict[str, np.ndarray]]:
+    if codes.ndim not in (2, 3) or 0 in codes.shape:
+        raise ValueError(f"codes have shape {codes.shape}: give sequences [N, T] or maps [N, h, w], at least one")
+    shape = codes.shape[1:]
+    own_grids = ((1, *shape)[-2:],) if grids is None else tuple((int(h), int(w)) for h, w in grids)
+    check_grids(own_grids, math.prod(shape))
+    if num_codes is not None:
+        check_codebook(num_codes)
+    values = _checked("codes", codes.reshape(len(codes), -1), num_codes)
+    size = max(2, int(values.max()) + 1) if num_codes is None else num_codes
+    spec = LatentSpec((math.prod(shape),), Support.CODES, own_grids, (size,) * len(own_grids))
+    return spec, {"codes": values.astype(spec.dtype("codes"))}
+
+
+def _checked(name: str, values: np.ndarray, num_codes: int | None = None) -> np.ndarray:
+    """The parameter that `values` [N, ...] are, converted so many rows at a time that copies stay small."""
+    rows = max(1, BLOCK_ELEMENTS // math.prod(values.shape[1:]))
+    blocks = []
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        try:
+            blocks.append(parameter(name, block, num_codes))  # of float32 and int64 it is a view
+        except NumberError as error:
+            raise ValueError(f"{name}: row {start + error.row} {error.words}; {error.remedy}") from error
+    if name in ("loc", "log_std") and values.dtype == np.float32:
+        return values  # looked at, and to be kept as it is
+    return np.concatenate(blocks)

@@ -18,6 +18,8 @@ from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.prior import Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
+MOST_NAMED = 10
+
 
 class Varying(Wrapper):
     """`prior` of the dimensions that vary; the latents are longer by those that do not.
@@ -86,7 +88,20 @@ class Varying(Wrapper):
         first = torch.from_numpy(np.array(train.params["loc"][:1], dtype=np.float32))[0]
         first[self.varying.cpu()] = 0.0
         self.constants.copy_(first)
-        return self.prior.fit(self._of_varying(train), self._of_varying(val), run)
+        report = self.prior.fit(self._of_varying(train), self._of_varying(val), run)
+        return replace(report, notes=[self.words, *report.notes])
+
+    @property
+    def words(self) -> str:
+        """What is left out, for people."""
+        varying = set(self.varying.tolist())
+        fixed = [place for place in range(self.spec.shape[0]) if place not in varying]
+        what = "dimensions" if len(self.spec.shape) == 1 else "channels"
+        named = ", ".join(map(str, fixed[:MOST_NAMED])) + ", ..." * (len(fixed) > MOST_NAMED)
+        return (
+            f"{len(fixed):,} of {self.spec.shape[0]:,} {what} never vary ({named}, counted from 0): nats are of the "
+            f"other {self.prior.spec.num_dims:,} numbers, and samples have these as they are"
+        )
 
     def _of_varying(self, latents: LatentDataset) -> LatentDataset:
         kept = self.varying.cpu().numpy()

@@ -23,6 +23,7 @@ from expost.evaluation import distances
 from expost.evaluation.comparison.lines import Line, Value, available, lines_of
 from expost.evaluation.comparison.sources import Source, refuse_different
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.nouns import LATENTS, Nouns
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.row_names import BASELINES
 from expost.evaluation.verdict import NOISE
@@ -92,7 +93,7 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
         columns=columns,
         blocks=blocks,
         conditions=" ".join([conditions(first), *_bound_conditions(first, columns)]),
-        notes=tuple(_notes(lines)),
+        notes=tuple(_notes(lines, first.nouns)),
         runs=tuple(source.name for source in sources),
     )
 
@@ -219,12 +220,12 @@ def _bound_conditions(report: Report, columns: Sequence[str]) -> list[str]:
     return [f"Bounds: {images:,} test images, {samples:,} samples an image."]
 
 
-def _notes(lines: Sequence[Line]) -> Iterator[str]:
+def _notes(lines: Sequence[Line], nouns: Nouns) -> Iterator[str]:
     values = [value for line in lines for value in line.values.values()]
     if any(value.num > 1 for value in values):
         yield "± is the standard deviation over n seeds."
     if any(value.spread is not None and value.num == 1 for value in values):
-        yield "In brackets: standard deviation over resampled images."
+        yield f"In brackets: standard deviation over resampled {nouns.many}."
     if any(value.noise is not None for value in values):
         yield "Bold: the best learned prior, where it leads every other by more than noise explains (95 %)."
     else:
@@ -232,8 +233,10 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
     if len({line.likelihood for line in lines}) > 1:
         yield (
             "Likelihoods differ: bounds, distortion and bits/dim are comparable within a block only; distances between "
-            "images across blocks too."
+            f"{nouns.many} across blocks too."
         )
     if len({line.vae for line in lines}) > 1:
         yield "Rate, -log p(z) and other figures of the latent space are comparable among priors of one VAE only."
+    if nouns is LATENTS:
+        yield "Images were not looked at: these are figures of latents, without a decoder."
     yield from shared_notes((line.label, line.notes) for line in lines)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from expost.evaluation.comparison.sources import Source
 from expost.evaluation.report import FIGURES, Row
-from expost.evaluation.row_names import BASELINES, FLOORS, TRAIN_AGAINST_TEST
+from expost.evaluation.row_names import BASELINES, FLOORS, MOMENT_MATCHED, TRAIN_AGAINST_TEST
 from expost.evaluation.views import title
 
-SHARED = frozenset({*BASELINES, *FLOORS})
+SHARED = frozenset({*BASELINES, *FLOORS, MOMENT_MATCHED})
 """Rows that belong to a VAE and not to a prior."""
 
 

@@ -22,6 +22,7 @@ COMPARED = (
     "neighbours",
     "annealing_settings",
     "provenance",
+    "judged",
 )
 """Keys of `report.json` that a comparison reads; what another version wrote under any other is no reason to refuse."""
 
@@ -156,6 +157,7 @@ def _annealing(source: Source) -> str | None:
 
 
 MUST_AGREE: Mapping[str, Callable[[Source], str | None]] = {
+    "kinds": lambda source: f"{source.report.nouns.many} were judged",
     "data": lambda source: f"{source.report.data} ({(source.provenance.data or '')[:8]})",
     "feature nets": _features,
     "reference splits": lambda source: str(source.report.reference),

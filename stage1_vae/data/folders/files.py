@@ -24,6 +24,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.depth import beyond_bytes, tiff_in_words
 from stage1_vae.data.folders.pages import Page, frames_of, images_without_directory, open_at, pages_of
 from stage1_vae.data.folders.suffixes import BY_SUFFIX, FORMATS
@@ -108,7 +109,7 @@ class Files(ImageSet):
     levels = 256
 
     def __init__(
-        self, paths: Sequence[Path], target: Target, labels: Tensor | None, pages: Sequence[Page | None] = ()
+        self, paths: Sequence[Path | Cell], target: Target, labels: Tensor | None, pages: Sequence[Page | None] = ()
     ) -> None:
         self.paths, self.target, self.labels = tuple(paths), target, labels
         self.pages = tuple(pages) if any(pages) else ()
@@ -126,7 +127,7 @@ class Files(ImageSet):
         return images
 
 
-def scan(paths: Sequence[Path], pages: str | None = None) -> list[list[Header]]:
+def scan(paths: Sequence[Path | Cell], pages: str | None = None) -> list[list[Header]]:
     """Read all files once: the headers of the images of each file.
 
     Args:
@@ -138,10 +139,12 @@ def scan(paths: Sequence[Path], pages: str | None = None) -> list[list[Header]]:
         DataError: one of them is not an image.
     """
     work = functools.partial(_headers, pages=pages)
-    return _for_each(work, paths, threads=paths[0].stat().st_size >= LARGE_BYTES)
+    first = paths[0]
+    num_bytes = first.typical_bytes if isinstance(first, Cell) else first.stat().st_size
+    return _for_each(work, paths, threads=num_bytes >= LARGE_BYTES)
 
 
-def decode_all(paths: Sequence[Path], target: Target, pages: Sequence[Page | None] = ()) -> Tensor:
+def decode_all(paths: Sequence[Path | Cell], target: Target, pages: Sequence[Page | None] = ()) -> Tensor:
     """All images, uint8 [N, C, H, W].
 
     Raises:
@@ -153,18 +156,21 @@ def decode_all(paths: Sequence[Path], target: Target, pages: Sequence[Page | Non
     def place(i: int) -> None:
         rows[i] = decode(paths[i], target, pages[i] if pages else None)
 
-    _for_each(place, range(len(paths)), threads=target.size[0] * target.size[1] >= LARGE_PIXELS)
+    rows_in_order: Sequence[int] = range(len(paths))
+    if cells := [path for path in paths if isinstance(path, Cell)]:  # neighbours are read together
+        rows_in_order = sorted(rows_in_order, key=lambda i: (str(cells[i].column.path), cells[i].row))
+    _for_each(place, rows_in_order, threads=target.size[0] * target.size[1] >= LARGE_PIXELS)
     return images
 
 
-def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
+def decode(path: Path | Cell, target: Target, page: Page | None = None) -> np.ndarray:
     """One image, uint8 [C, H, W].
 
     Raises:
         DataError: it is damaged.
     """
     try:
-        at_page = None if page is None else open_at(path, page, FORMATS)
+        at_page = None if page is None or isinstance(path, Cell) else open_at(path, page, FORMATS)
         # Many small reads are cheaper in memory.
         with at_page or Image.open(io.BytesIO(_content(path)), formats=_formats(path)) as opened:
             image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
@@ -182,7 +188,7 @@ def decode(path: Path, target: Target, page: Page | None = None) -> np.ndarray:
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
 
 
-def _headers(path: Path, pages: str | None) -> list[Header]:
+def _headers(path: Path | Cell, pages: str | None) -> list[Header]:
     try:
         content = _content(path)
         digest = hashlib.sha256(content).digest()
@@ -200,7 +206,7 @@ def _headers(path: Path, pages: str | None) -> list[Header]:
                 return [first._replace(further=further, kind=kind)]
             if num == 1:
                 return [first]
-            if pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
+            if isinstance(path, Cell) or pages == "first" or kind == "MPO" or (pages is None and kind != "TIFF"):
                 return [first._replace(further=num - 1, kind=kind)]
             headers = [
                 _header(image, content, hashlib.sha256(digest + b"%d" % page.number).digest())._replace(page=page)
@@ -221,11 +227,15 @@ def _header(image: Image.Image, content: bytes, digest: bytes) -> Header:
     return Header(image.mode, (height, width), digest, deep=beyond_bytes(image, content), transparent=transparent)
 
 
-def _formats(path: Path) -> tuple[str, ...]:
+def _formats(path: Path | Cell) -> tuple[str, ...]:
+    if isinstance(path, Cell):
+        return FORMATS
     return BY_SUFFIX.get(os.fspath(path)[-4:].lower(), FORMATS)  # pathlib takes its time over a suffix
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path | Cell) -> bytes:
+    if isinstance(path, Cell):
+        return path.content()
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for, a device has no end
         raise ValueError("no plain file")
@@ -235,15 +245,17 @@ def _content(path: Path) -> bytes:
         return file.readall()
 
 
-def _refusal(path: Path, error: Exception) -> DataError:
+def _refusal(path: Path | Cell, error: Exception) -> DataError:
     if not isinstance(error, Image.UnidentifiedImageError):
         return DataError(f"{path} cannot be read as an image ({' '.join(str(error).split())}): repair or remove it")
-    content = path.read_bytes()
+    content = _content(path)
     for mark, (words, remedy) in MARKS.items():
         if content[:64].lstrip().lower().startswith(mark.lower()) or content[4:12] == mark:
             return DataError(f"{path} cannot be read as an image ({words}): {remedy}")
     if content[:2] in (b"II", b"MM") and (words := tiff_in_words(content)):
         return DataError(f"{path} cannot be read as an image ({words}): {TO_BYTES}")
+    if isinstance(path, Cell) and not content:
+        return DataError(f"{path} holds no picture, at most the path of one, which is not followed: embed all pictures")
     reason = "not an image" if content else "not an image: it is empty"
     return DataError(f"{path} cannot be read as an image ({reason}): repair or remove it")
 

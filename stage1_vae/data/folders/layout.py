@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.split_names import splits_of, words_of
 from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
@@ -34,9 +35,9 @@ FEW, SHARE = 3, 100
 
 
 class ImageFile(NamedTuple):
-    """One image file: where it is, and its path below the folder that holds its split."""
+    """One image: where its file is, or its cell of a table, and its path below the folder that holds its split."""
 
-    path: Path
+    path: Path | Cell
     inside: tuple[str, ...]
 
 
@@ -305,7 +306,7 @@ def find_classes(where: Path, layout: Layout) -> None:
     layout.classes = sort_names(tops[main])
     if split_like := [name for name in layout.classes if words_of(name)]:
         layout.guesses.append(f"{', '.join(f'{name}/' for name in split_like)} taken as a class, not as a split")
-    _pass_over_unlabelled(layout)
+    pass_over_unlabelled(layout)
 
 
 def _in_folders(where: Path, layout: Layout, split: str) -> list[ImageFile]:
@@ -324,7 +325,7 @@ def _in_folders(where: Path, layout: Layout, split: str) -> list[ImageFile]:
     return [file for file in images if len(file.inside) > 1]
 
 
-def _pass_over_unlabelled(layout: Layout) -> None:
+def pass_over_unlabelled(layout: Layout) -> None:
     for split in layout.unlabelled:
         num, folder = len(layout.images[split]), layout.folders[split]
         if split == "val":

@@ -1,7 +1,9 @@
 """Latents that somebody else has encoded: three splits of posteriors, and how the files held them."""
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
 
 from stage1_vae.data.images import Data
 from stage1_vae.latents import LatentDataset, LatentSpec
@@ -34,6 +36,7 @@ class LatentData(Data):
     train, val, test: posteriors, read from the user's files when their rows are asked for.
     style: how the files hold them.
     missing: what the files do not hold and a judge will miss, in words ("standard deviations: no rate, ...").
+    constant: bool, of the shape of a latent: which of its numbers are the same in all training rows; None for codes.
     """
 
     train: LatentDataset
@@ -42,10 +45,19 @@ class LatentData(Data):
     _: KW_ONLY
     style: LatentStyle
     missing: tuple[str, ...] = ()
+    constant: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def spec(self) -> LatentSpec:
         return self.train.spec
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Dimensions of a vector, or channels of a map, that never vary."""
+        if self.constant is None or self.constant.all():
+            return ()
+        whole = self.constant.reshape(len(self.constant), -1).all(1)
+        return tuple(np.flatnonzero(whole).tolist())
 
     @property
     def splits(self) -> Mapping[str, LatentDataset]:

@@ -110,10 +110,10 @@ def test_real_domain_takes_any_numbers(tmp_path: Path) -> None:
 
 def test_not_a_file_of_images(tmp_path: Path) -> None:
     refusal(lambda: Arrays(None).load(), "data.root is not set", "data.root=PATH")
-    refusal(lambda: Arrays(str(tmp_path / "gone.npy")).load(), "does not exist", ".npy or .npz")
+    refusal(lambda: Arrays(str(tmp_path / "gone.npy")).load(), "does not exist", ".npy, .npz, .h5")
     refusal(lambda: Arrays(str(tmp_path)).load(), "is a folder", "data.root=FILE", "data=image_folder")
-    (tmp_path / "x.csv").write_text("1,2", encoding="utf-8")
-    refusal(lambda: Arrays(str(tmp_path / "x.csv")).load(), "neither .npy nor .npz", "numpy.save")
+    (tmp_path / "x.doc").write_text("1,2", encoding="utf-8")
+    refusal(lambda: Arrays(str(tmp_path / "x.doc")).load(), "neither .npy nor .npz", "numpy.save")
     refusal(lambda: Arrays(str(tmp_path), domain="complex").load(), "data.domain=complex", "unit or real")
 
 

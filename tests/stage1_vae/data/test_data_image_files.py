@@ -18,7 +18,7 @@ from stage1_vae.data.images import ImageSet
 def paths_of(images: ImageSet) -> list[Path]:
     """Of a set that stays on the disk."""
     assert isinstance(images, Files)
-    return list(images.paths)
+    return [path for path in images.paths if isinstance(path, Path)]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "TIFF", "PNG"])

@@ -140,7 +140,7 @@ def test_a_value_beyond_the_levels_is_found_when_it_is_read(tmp_path: Path) -> N
     assert data.levels == 17 and data.fingerprint == ImageFolder(str(tmp_path)).load().fingerprint
     assert isinstance(data.train, Files)
     path = data.train.paths[1]  # not among the ones that are looked at
-    Image.fromarray(np.full((6, 8), 40, np.uint8)).save(path)
+    Image.fromarray(np.full((6, 8), 40, np.uint8)).save(str(path))
     data = ImageFolder(str(tmp_path), memory_limit_gib=0, levels=17).load()
     with pytest.raises(DataError, match=r"holds 40: set data\.levels=41"):
         everything(data.train)

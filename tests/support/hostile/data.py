@@ -181,7 +181,6 @@ ARCHIVES: dict[str, Attack] = {
     "endless listing": (endless_listing, "are claimed|truncated"),
     "encrypted": (encrypted, "encrypted"),
     "archive in an archive": (archive(member(zipped(IMAGES))), "no array header"),
-    "an array by another name": (lambda place: place.write_bytes(IMAGES), "cannot be read"),
     "pipe": (os.mkfifo, "no plain file"),
 }  # fmt: skip
 
