@@ -21,8 +21,8 @@ from stage1_vae.data.folders.files import CONVERT, KIND, TO_BYTES, Files, Header
 from stage1_vae.data.folders.layout import HEAP, SPLITS, ImageFile, Layout, find_layout, walk
 from stage1_vae.data.folders.suffixes import describe_unread
 from stage1_vae.data.folders.tables import Choice, find_tables, read_tables
-from stage1_vae.data.images import DataError, ImageData, ImageSet, InMemory, Source, fingerprint
-from stage1_vae.data.pixels import BYTE, levels_of
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Source, fingerprint
+from stage1_vae.data.pixels import BYTE, ends_of, levels_of, white_of
 from stage1_vae.data.splits import (
     MIN_IMAGES,
     MIN_PER_SPLIT,
@@ -66,6 +66,7 @@ class ImageFolder(Source):
         pages: None for every page of a TIFF and the first frame of an animation, "all" or "first".
         x, label: of Parquet tables, the columns of pictures and of labels; None: those with a common name.
         levels: how many levels the values have; None to find it out (see `stage1_vae.data.pixels`).
+        range: of images of 9 to 16 bits a channel, which become floats: which numbers are black and white.
     """
 
     root: str | None
@@ -80,6 +81,7 @@ class ImageFolder(Source):
     x: str | None = None
     label: str | None = None
     levels: int | None = None
+    range: Sequence[float] | None = None
 
     def load(self) -> ImageData:
         self._check_keys()
@@ -87,18 +89,24 @@ class ImageFolder(Source):
         layout = self._layout(root)
         splits = self._split(root, layout)
         pictures = [picture for images in splits.values() for picture in images]
-        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses))
-        keep = fits_in_memory(len(pictures) * math.prod(target.shape), self.memory_limit_gib)
+        bits = self._bits(pictures)
+        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses), bits, self._ends(bits))
+        num_bytes = len(pictures) * math.prod(target.shape) * target.dtype.itemsize
+        keep = fits_in_memory(num_bytes, self.memory_limit_gib)
         sets = [_image_set(images, target, layout, name, keep) for name, images in splits.items()]
-        low, high = _value_range(sets)
+        low, high = _value_range(sets, target)
         complete = keep or max(map(len, splits.values())) <= LOOKED_AT
-        levels = levels_of(str(root), high, self.levels, layout.guesses, complete)
+        levels = None
+        if target.is_deep:
+            self._tell_depth(root, target, high, layout.guesses)
+        else:
+            levels = levels_of(str(root), int(high), self.levels, layout.guesses, complete)
         for images in sets:
-            if isinstance(images, Files):
+            if isinstance(images, Files) and levels is not None:
                 images.levels = levels
         content = b"".join(picture.header.digest for picture in pictures)  # in the order of the splits
         facts = f"image_folder {target} {[len(images) for images in sets]} {layout.classes}"
-        facts += f" {levels} levels" * (levels != BYTE)
+        facts += f" {levels} levels" * (levels not in (None, BYTE))
         return ImageData(
             root.resolve().name,
             *sets,
@@ -196,12 +204,46 @@ class ImageFolder(Source):
         guesses.append(f"scaled to {words}, and cut about the centre (data.size=[height,width])")
         return common
 
-    def _kind(self, pictures: list[Picture]) -> str:
+    def _bits(self, pictures: list[Picture]) -> int:
+        """Bits of a channel: 8, or 9 to 16 of all pictures."""
         for picture in pictures:
-            if picture.header.deep:
+            if picture.header.deep and not picture.header.bits:
                 raise DataError(
                     f"{_place(picture)} holds {picture.header.deep} (mode {picture.header.mode}): {TO_BYTES}"
                 )
+        first = {picture.header.bits or 8: _place(picture) for picture in reversed(pictures)}
+        if len(first) > 1:
+            (one, place), (other, elsewhere) = sorted(first.items())[:2]
+            raise DataError(
+                f"images of differing depths: {place} has {one} bits a channel, {elsewhere} {other}: save all alike"
+            )
+        return next(iter(first))
+
+    def _ends(self, bits: int) -> tuple[float, float]:
+        """What is black and what is white."""
+        ends = ends_of(self.range, Domain.UNIT)
+        if bits == 8 and ends is not None:
+            raise DataError("data.range is for images of more than 8 bits a channel, and these have 8: see data.levels")
+        if bits > 8 and self.levels is not None:
+            raise DataError(
+                f"data.levels={self.levels} is for images of 8 bits a channel, and these have {bits}: see data.range"
+            )
+        return ends or (0, 2**bits - 1)
+
+    def _tell_depth(self, root: Path, target: Target, high: float, guesses: list[str]) -> None:
+        """
+        Raises:
+            DataError: they are next to black.
+        """
+        words = f"values reach {high:g} of {target.bits} bits"
+        if self.range is None and high < 2**target.bits / 8:
+            raise DataError(
+                f"{root}: {words}, next to black: set data.range=[0,{white_of(high)}] if that is white, or "
+                f"data.range=[0,{2**target.bits - 1}] if the images are that dark"
+            )
+        guesses.append(f"{words}, floats of which {target.ends[1]:g} is white (data.range)")
+
+    def _kind(self, pictures: list[Picture]) -> str:
         first = {picture.header.mode: _place(picture) for picture in reversed(pictures)}
         odd = next((mode for mode in first if mode not in KIND), None)
         if odd is not None and self.mode is None:
@@ -287,8 +329,8 @@ def _image_set(images: list[Picture], target: Target, layout: Layout, split: str
     return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
 
 
-def _value_range(sets: list[ImageSet]) -> tuple[int, int]:
-    """The smallest and the largest value, of all images in memory, of some of those on the disk."""
+def _value_range(sets: list[ImageSet], target: Target) -> tuple[float, float]:
+    """The smallest and the largest number in the files: of all images in memory, of some of those on the disk."""
     ends: list[torch.Tensor] = []
     for images in sets:
         if isinstance(images, InMemory):
@@ -297,4 +339,10 @@ def _value_range(sets: list[ImageSet]) -> tuple[int, int]:
         for row in spread_rows(len(images), min(len(images), LOOKED_AT)):
             with suppress(DataError):  # a damaged file is named when it is read
                 ends.extend(images.batch(row[None]).aminmax())
-    return (int(min(ends)), int(max(ends))) if ends else (0, BYTE - 1)
+    if not ends:
+        return 0, target.ends[1]
+    low, high = min(ends).item(), max(ends).item()
+    if not target.is_deep:
+        return int(low), int(high)
+    black, white = target.ends
+    return round(black + low * (white - black), 3), round(black + high * (white - black), 3)

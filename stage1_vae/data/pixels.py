@@ -94,7 +94,7 @@ def read_pixels(
     Raises:
         DataError: they are not what images are made of, with what to do about it.
     """
-    ends = _ends(scale, domain)
+    ends = ends_of(scale, domain)
     _check_type(what, images, domain, ends)
     if levels is not None and (images.dtype.kind not in "bu" or images.dtype.itemsize != 1 or ends is not None):
         raise DataError(
@@ -122,8 +122,12 @@ def read_pixels(
     return Pixels(None, domain, ends, (low, high), digest)
 
 
-def _ends(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] | None:
-    """What `data.range` says."""
+def ends_of(scale: Sequence[float] | None, domain: Domain) -> tuple[float, float] | None:
+    """What `data.range` says.
+
+    Raises:
+        DataError: it is no range, or the domain has none.
+    """
     if scale is None:
         return None
     ends = scale if isinstance(scale, Sequence) else ()
@@ -147,7 +151,7 @@ def _check_type(what: str, images: np.ndarray | Stack, domain: Domain, ends: tup
         raise DataError(f"{what} is {images.dtype}: save it as float32")
     ends_seen = [(int(chunk.min()), int(chunk.max())) for chunk in _chunks(images)]
     low, high = min(low for low, _ in ends_seen), max(high for _, high in ends_seen)
-    key = f"set data.range=[{low},{high}]" if low < 0 or high < HALF else f"set data.range=[0,{_white(high)}]"
+    key = f"set data.range=[{low},{high}]" if low < 0 or high < HALF else f"set data.range=[0,{white_of(high)}]"
     if low >= 0 and high <= 255:
         raise DataError(
             f"{what} is {images.dtype} and holds {low} to {high}: save it as uint8, x.astype(numpy.uint8), or as "
@@ -158,7 +162,7 @@ def _check_type(what: str, images: np.ndarray | Stack, domain: Domain, ends: tup
     )
 
 
-def _white(high: float) -> int:
+def white_of(high: float) -> int:
     """The end of the range of the smallest common depth that holds `high`: 8, 10, 12, 14 or 16 bits."""
     return next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), math.ceil(high))
 
@@ -226,7 +230,7 @@ def _check_intensities(
         raise DataError(
             f"{facts}: save numpy.clip(x, 0, 1) if a filter overshot, or set data.range=[0,{high:.3g}]{real}"
         )
-    white = _white(high) if high > 100 else math.ceil(high)
+    white = white_of(high) if high > 100 else math.ceil(high)
     divided = f"divide by {white}" if high > 100 else "divide by what is white"
     raise DataError(f"{facts}: {divided}, or set data.range=[0,{white}]{real}")
 

@@ -34,6 +34,20 @@ def beyond_bytes(image: Image.Image, content: bytes) -> str:
     return MODES.get(image.mode[0], "")
 
 
+def deep_bits(image: Image.Image, content: bytes) -> int:
+    """Bits of a channel of a PNG or TIFF of unsigned numbers of 9 to 16 bits, which can be read; 0 of all others.
+
+    Args: as of `beyond_bytes`.
+    """
+    if image.format == "PNG":
+        return 16 if _png_bits(image, content) == 16 else 0
+    if image.format != "TIFF":
+        return 0
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits, is_unsigned = max(tags.get(BITS, (1,))), not KINDS.get(max(tags.get(SAMPLE_FORMAT, (1,))), "")
+    return bits if 8 < bits <= 16 and is_unsigned and tags.get(DEPTH, 1) == 1 else 0
+
+
 def tiff_in_words(content: bytes) -> str:
     """What a TIFF file holds that Pillow does not know, in words."""
     if content[:4] == b"MM\0+":

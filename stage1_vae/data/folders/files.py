@@ -1,9 +1,10 @@
 """Reading image files: one pass over the headers, and decoding to a common mode and size.
 
 Modes become channels as they are (grey 1, colour 3, colour with transparency 4); palette and CMYK images become colour.
-With `mode` "rgb" or "grey" every image is converted, transparent ones on a white ground. An image of another size is
-scaled with an antialiasing filter until it covers the target, and cut to it about the centre. The camera's orientation
-tag is obeyed. A file of several images, a TIFF stack or an animation, is read at a `Page`.
+PNG and TIFF files of 9 to 16 bits a channel become floats. With `mode` "rgb" or "grey" every image is converted,
+transparent ones on a white ground. An image of another size is scaled with an antialiasing filter until it covers the
+target, and cut to it about the centre. The camera's orientation tag is obeyed. A file of several images, a TIFF stack
+or an animation, is read at a `Page`.
 """
 
 import functools
@@ -25,7 +26,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from stage1_vae.data.folders.cells import Cell
-from stage1_vae.data.folders.depth import beyond_bytes, tiff_in_words
+from stage1_vae.data.folders.deep import decode_deep
+from stage1_vae.data.folders.depth import beyond_bytes, deep_bits, tiff_in_words
 from stage1_vae.data.folders.pages import Page, frames_of, images_without_directory, open_at, pages_of
 from stage1_vae.data.folders.suffixes import BY_SUFFIX, FORMATS
 from stage1_vae.data.images import DataError, ImageSet
@@ -68,6 +70,7 @@ class Header(NamedTuple):
         further: images of the file that are passed over, of its first header.
         kind: TIFF, GIF and so on, of a file of several images; else empty.
         deep: the samples in words if they are no unsigned numbers of at most 8 bits, else empty.
+        bits: of a channel, if they are 9 to 16 that can be read; else 0.
         transparent: whether some of it may be.
     """
 
@@ -78,15 +81,37 @@ class Header(NamedTuple):
     further: int = 0
     kind: str = ""
     deep: str = ""
+    bits: int = 0
     transparent: bool = False
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every image becomes: "L", "RGB" or "RGBA", and (height, width)."""
+    """What every image becomes.
+
+    Attributes:
+        kind: "L", "RGB" or "RGBA".
+        size: (height, width).
+        bits: of a channel of the files; 8 for bytes, more for floats.
+        ends: which of their numbers become 0 and 1, of floats.
+    """
 
     kind: str
     size: tuple[int, int]
+    bits: int = 8
+    ends: tuple[float, float] = (0, 255)
+
+    def __repr__(self) -> str:  # a fingerprint holds it
+        deep = f", bits={self.bits}, ends={self.ends}" if self.is_deep else ""
+        return f"Target(kind={self.kind!r}, size={self.size!r}{deep})"
+
+    @property
+    def is_deep(self) -> bool:
+        return self.bits > 8
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.is_deep else torch.uint8
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,7 +143,7 @@ class Files(ImageSet):
         return len(self.paths)
 
     def batch(self, index: Tensor) -> Tensor:
-        images = torch.empty((len(index), *self.target.shape), dtype=torch.uint8)
+        images = torch.empty((len(index), *self.target.shape), dtype=self.target.dtype)
         with _quiet_pillow():
             for row, i in zip(images.numpy(), index.tolist(), strict=True):
                 row[...] = decode(self.paths[i], self.target, self.pages[i] if self.pages else None)
@@ -145,12 +170,12 @@ def scan(paths: Sequence[Path | Cell], pages: str | None = None) -> list[list[He
 
 
 def decode_all(paths: Sequence[Path | Cell], target: Target, pages: Sequence[Page | None] = ()) -> Tensor:
-    """All images, uint8 [N, C, H, W].
+    """All images [N, C, H, W], uint8, or float32 in [0, 1] of deep ones.
 
     Raises:
         DataError: one of them is damaged.
     """
-    images = torch.empty((len(paths), *target.shape), dtype=torch.uint8)
+    images = torch.empty((len(paths), *target.shape), dtype=target.dtype)
     rows = images.numpy()
 
     def place(i: int) -> None:
@@ -164,7 +189,7 @@ def decode_all(paths: Sequence[Path | Cell], target: Target, pages: Sequence[Pag
 
 
 def decode(path: Path | Cell, target: Target, page: Page | None = None) -> np.ndarray:
-    """One image, uint8 [C, H, W].
+    """One image [C, H, W], uint8, or float32 in [0, 1] of a deep one.
 
     Raises:
         DataError: it is damaged.
@@ -173,6 +198,11 @@ def decode(path: Path | Cell, target: Target, page: Page | None = None) -> np.nd
         at_page = None if page is None or isinstance(path, Cell) else open_at(path, page, FORMATS)
         # Many small reads are cheaper in memory.
         with at_page or Image.open(io.BytesIO(_content(path)), formats=_formats(path)) as opened:
+            if target.is_deep:
+                white = 2**target.bits - 1
+                return _scaled(
+                    path, decode_deep(opened, lambda: _content(path), page, target.kind, target.size, white), target
+                )
             image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
             if image.mode != target.kind:
                 if image.has_transparency_data and target.kind != "RGBA":
@@ -183,9 +213,21 @@ def decode(path: Path | Cell, target: Target, page: Page | None = None) -> np.nd
             if image.size != target.size[::-1]:
                 image = ImageOps.fit(image, target.size[::-1], method=Image.Resampling.BICUBIC)
             values = np.asarray(image)  # [H, W] or [H, W, C]
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise _refusal(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
+
+
+def _scaled(path: Path | Cell, values: np.ndarray, target: Target) -> np.ndarray:
+    """Numbers of a deep picture in [0, 1]."""
+    low, high = target.ends
+    if values.min() < low or values.max() > high:
+        raise DataError(
+            f"{path} holds values from {values.min():g} to {values.max():g}, outside data.range=[{low:g},{high:g}]"
+        )
+    return (values - np.float32(low)) / np.float32(high - low)
 
 
 def _headers(path: Path | Cell, pages: str | None) -> list[Header]:
@@ -224,7 +266,10 @@ def _header(image: Image.Image, content: bytes, digest: bytes) -> Header:
     if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
         width, height = height, width
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    return Header(image.mode, (height, width), digest, deep=beyond_bytes(image, content), transparent=transparent)
+    bits = deep_bits(image, content)
+    mode = "L" if bits and image.mode.startswith("I") else image.mode
+    deep = beyond_bytes(image, content)
+    return Header(mode, (height, width), digest, deep=deep, bits=bits, transparent=transparent)
 
 
 def _formats(path: Path | Cell) -> tuple[str, ...]:

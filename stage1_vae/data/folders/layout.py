@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from stage1_vae.data.folders.cells import Cell
 from stage1_vae.data.folders.split_names import splits_of, words_of
-from stage1_vae.data.folders.suffixes import SUFFIXES, suffix_of
+from stage1_vae.data.folders.suffixes import STARTS, SUFFIXES, suffix_of
 from stage1_vae.data.images import DataError
 from stage1_vae.data.labels import sort_names
 from stage1_vae.data.splits import PARTS, SPLITS
@@ -82,11 +82,20 @@ def walk(root: Path) -> tuple[list[ImageFile], Counter[str]]:
         for file in sorted(files):
             if file.startswith("."):
                 continue
-            if os.path.splitext(file)[1].lower() in SUFFIXES:
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in SUFFIXES or (not suffix and _begins_as_image(Path(folder, file))):
                 images.append(ImageFile(Path(folder, file), (*parts, file)))
             elif file.lower() not in SYSTEM_FILES:
                 others[suffix_of(file)] += 1
     return images, others
+
+
+def _begins_as_image(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start.startswith(STARTS) and (start[:4] != b"RIFF" or start[8:] == b"WEBP")
 
 
 def find_layout(root: Path, images: list[ImageFile], use_splits: bool, use_classes: bool) -> Layout:
@@ -306,7 +315,19 @@ def find_classes(where: Path, layout: Layout) -> None:
     layout.classes = sort_names(tops[main])
     if split_like := [name for name in layout.classes if words_of(name)]:
         layout.guesses.append(f"{', '.join(f'{name}/' for name in split_like)} taken as a class, not as a split")
+    if nested := _nested(layout.images[main]):
+        layout.guesses.append(f"folders inside a class are no classes ({nested}; data.root=DIR reads one class)")
     pass_over_unlabelled(layout)
+
+
+def _nested(images: Sequence[ImageFile]) -> str:
+    """A class whose images lie in several folders, in words; empty where there is none."""
+    inner: dict[str, set[str]] = {}
+    for file in images:
+        if len(file.inside) > 2:
+            inner.setdefault(file.inside[0], set()).add(file.inside[1])
+    folder = next((top for top, folders in inner.items() if len(folders) > 1), "")
+    return f"{', '.join(f'{folder}/{name}/' for name in sorted(inner[folder])[:2])} are {folder}" if folder else ""
 
 
 def _in_folders(where: Path, layout: Layout, split: str) -> list[ImageFile]:

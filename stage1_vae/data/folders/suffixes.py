@@ -17,6 +17,8 @@ SUFFIXES = frozenset(
         *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".qoi", ".tga"),
     )
 )
+STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+"""How images begin that nobody has given a suffix."""
 REMEDIES = {
     suffix: remedy
     for remedy, suffixes in {

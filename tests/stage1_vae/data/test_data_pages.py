@@ -100,7 +100,6 @@ def test_frames_of_an_animation_are_counted_or_taken(tmp_path: Path) -> None:
         (tiff("<", "d", 1, t339=3), "1 channel, 64 bits each, floats"),
         (tiff(">", "B", 5), "5 channels, 8 bits each"),
         (tiff("<", "b", 1, t339=2), "signed numbers of 8 bits"),
-        (tiff("<", "H", 1), "16 bits a channel"),
         (tiff("<", "B", 1, t32997=9), "a volume 9 images deep"),
         (tiff("<", "B", 1, t259=50002), "compression 50002"),
         (b"MM\0+\0\x08\0\0" + bytes(12), "big-endian BigTIFF"),

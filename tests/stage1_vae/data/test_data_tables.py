@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from array_files import encode, write_parquet
 from image_files import everything, refusal, sizes
+from layouts.array_files import encode, write_parquet
 from pyarrow import parquet
 
 from stage1_vae.data.arrays import Arrays

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import tifffile
 import torch
-from array_files import mark_matlab, write_hdf5
 from hostile.checkpoints import Bomb
 from hostile.data import Attack
+from layouts.array_files import mark_matlab, write_hdf5
 from scipy import sparse
 from scipy.io import savemat
 
@@ -216,9 +216,9 @@ def large_page(path: Path) -> None:
 
 
 TEXT_AND_TIFF: dict[str, Attack] = {
-    "rows.amat": (lambda path: path.write_text("0 1 1\n1 0\n"), "rows have 2 and 3"),
-    "words.csv": (lambda path: path.write_text("a,b\n1,2\n"), "cannot be read"),
-    "empty.txt": (lambda path: path.write_text("\n\n"), "no rows of numbers"),
+    "rows.amat": (lambda path: path.write_text("0 1 1\n1 0\n", encoding="utf-8"), "rows have 2 and 3"),
+    "words.csv": (lambda path: path.write_text("a,b\n1,2\n", encoding="utf-8"), "cannot be read"),
+    "empty.txt": (lambda path: path.write_text("\n\n", encoding="utf-8"), "no rows of numbers"),
     "endless.txt": (lambda path: path.write_bytes(b"1 " * 2**25), "longer than"),
     "bytes.dat": (lambda path: path.write_bytes(bytes(range(128, 256))), "cannot be read"),
     "unlike.tif": (pages_unlike, "not alike"),

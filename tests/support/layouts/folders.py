@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from layouts.array_files import encode, write_parquet
 from layouts.cases import Layout
 from PIL import Image
+from pyarrow import parquet
 
 from stage1_vae.data.image_folder import ImageFolder
 
@@ -79,6 +82,31 @@ def few(high: int) -> Callable[[Path, int], None]:
 
 def deep(path: Path, number: int) -> None:
     Image.fromarray(noise(number).astype(np.uint16) * 257).save(path)
+
+
+def twelve_bits(path: Path, number: int) -> None:
+    Image.fromarray(noise(number).astype(np.uint16) * 16).save(path)
+
+
+def tables(nums: dict[str, int], *labels: str) -> Make:
+    """Parquet tables by name, each of so many pictures."""
+
+    def make(root: Path) -> dict[str, Any]:
+        for name, num in nums.items():
+            numbers = [i % len(labels) for i in range(num)] if labels else None
+            pictures = encode(np.stack([noise(i) for i in range(num)]))
+            write_parquet(root / f"{name}.parquet", pictures, numbers, list(labels))
+        return {"root": str(root)}
+
+    return make
+
+
+hub = tables({"data/train-00000-of-00001": 20, "data/test-00000-of-00001": 20}, "dog", "cat")
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    parquet.write_table(pa.table({"height": [1.0] * 20}), root / "set.parquet")
+    return {"root": str(root)}
 
 
 def deep_tiff(path: Path, number: int) -> None:
@@ -297,7 +325,18 @@ LAYOUTS = [
         says=("36 further frames of 12 animations", "data.pages=all"),
     ),
     folder("the same, `data.pages=all`", each(stack(4, COLOUR), 12, "gif", pages="all"), num=(32, 8, 8)),
-    refused("grey `*.png` of 16 bits", each(deep), "16 bits a channel", "data=arrays"),
+    folder("grey `*.png` of 16 bits", each(deep), levels=None, range=(0, 65535), says=("65535 of 16 bits",)),
+    refused("the same of 12 significant bits", each(twelve_bits), "next to black", "data.range=[0,4095]"),
+    folder("the same, `data.range=[0,4095]`", each(twelve_bits, range=[0, 4095]), levels=None, range=(0, 4080)),
+    folder("`train-00000-of-00001.parquet`, `test-...` (hub)", hub, num=(18, 2, 20), classes=("dog", "cat")),
+    folder("`0000.parquet`", tables({"0000": 40}), num=(28, 4, 8)),
+    refused("a Parquet table without pictures", numbers, "without pictures", "data=vectors"),
+    folder(
+        "`cat/black/`, `cat/white/`, `dog/`",
+        files("cat/black:8", "cat/white:8", "dog:8"),
+        says=("no classes",),
+        classes=CATS,
+    ),
     refused("`*.tif` of 32-bit floats", each(deep_tiff, suffix="tif"), "floats of 32 bits", "data=arrays"),
     refused("colour `*.ppm` of 12 bits", each(deep_ppm, suffix="ppm"), "12 bits a channel", "data=arrays"),
     refused("`*.png` of grey and alpha", each(alpha), "LA", "data.mode=rgb or data.mode=grey"),

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import tifffile
 import torch
-from array_files import write_hdf5, write_matlab_73
+from layouts.array_files import write_hdf5, write_matlab_73
 from layouts.arrays import KERAS, LABELS, MEDMNIST, NUM, levels, refused, taken
 from scipy.io import savemat
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from array_files import write_hdf5, write_matlab_73
 from image_files import everything, refusal, sizes
+from layouts.array_files import write_hdf5, write_matlab_73
 from scipy.io import savemat
 
 from stage1_vae.data.arrays import Arrays, Mapped

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def mark_matlab(path: Path) -> Path:
 
 def write_parquet(
     path: Path,
-    pictures: list[bytes | None],
+    pictures: Sequence[bytes | None],
     labels: list[Any] | None = None,
     names: list[str] | None = None,
     **more: Any,
