@@ -172,13 +172,14 @@ def check_finite(name: str, values: Tensor) -> None:
 
 @dataclass
 class _Sums:
-    """Running sums over images, float64; x and r: image and reconstruction."""
+    """Running sums over images x and reconstructions r, float64; `squashed`: the squared error of sigmoid(r)."""
 
     num: int = 0
     squared_error: float = 0.0
     r: float = 0.0
     rr: float = 0.0
     rx: float = 0.0
+    squashed: float = 0.0
     x: Tensor = field(default_factory=lambda: torch.zeros(()))  # [C, H, W] from the first batch on
     xx: float = 0.0
 
@@ -190,6 +191,7 @@ class _Sums:
         self.rr += float(r.square().sum())
         self.rx += float((r * x).sum())
         self.xx += float(x.square().sum())
+        self.squashed += float((x - r.sigmoid()).square().sum())
         self.x = x.sum(0) + self.x.to(x)
 
     @property
@@ -271,6 +273,11 @@ def _nothing_explained(autoencoder: External, sums: _Sums) -> str:
         f"decode(encode(x)) of {sums.num:,} images is {ratio:.3g} times as far from them as their mean image is: "
         "encode and decode do not speak of the same latents, or not of the same pixels"
     )
+    if sums.squashed < min(sums.straightened, 0.5 * sums.spread):
+        return (
+            f"{line}; the sigmoid of it fits: it is logits, so let decode(z) return torch.distributions.Bernoulli("
+            "logits=...), or their sigmoid"
+        )
     if sums.straightened < 0.5 * sums.spread:
         return f"{line}; with another brightness and contrast it fits: give vae.range, such as vae.range=[-1,1]"
     noisy = autoencoder.family == "diagonal_normal"

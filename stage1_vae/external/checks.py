@@ -98,10 +98,13 @@ def _study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
     z = likeliest(posterior)
     decoded = _decoded(caller, reading, z, dtype)
     _check_same("decode(z)", _mean(decoded), _mean(_decoded(caller, reading, z, dtype)), caller.precision, OTHER_IMAGE)
+    lone = _mean(_decoded(caller, reading, z[:1], dtype))
+    _check_same("decode(z)", _mean(decoded)[:1], lone, caller.precision, OTHER_LATENTS)
     return Studied(reading, tuple(posterior.event_shape), decoded, _is_differentiable(caller, reading, z, dtype))
 
 
 OTHER_COMPANY = "an image alone is encoded differently than in a batch with others: let encode(x) see each by itself"
+OTHER_LATENTS = "a latent alone is decoded differently than in a batch with others: let decode(z) see each by itself"
 OTHER_IMAGE = "decode(z) of the same latents differs from call to call: let it return the mean of its images"
 
 

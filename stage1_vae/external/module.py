@@ -64,8 +64,9 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
     """
     place, _, name = (module or "").rpartition(":")
     if not place or not name:
+        given = f"{key} is missing" if module is None else f"{key}={module} has no name"
         raise ExternalError(
-            f"{key}={module}: give {key}=FILE.py:NAME, the file and what in it makes the model{_has(name)}"
+            f"{given}: give {key}=FILE.py:NAME, the file and what in it makes the model{_defined(name)}"
         )
     with _importing(place, key) as source:
         found = getattr(source, name, None)
@@ -91,7 +92,7 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
         return model, f"{Path(place).name}:{name}", _sources(source, model)
 
 
-def _has(place: str) -> str:
+def _defined(place: str) -> str:
     """What a file that was given without a name in it defines at its top, as far as its text tells."""
     path = Path(place)
     if path.suffix != ".py" or not path.is_file():

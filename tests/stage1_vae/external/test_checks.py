@@ -54,6 +54,8 @@ def test_a_random_draw_is_no_posterior() -> None:
 
 def test_an_image_must_not_depend_on_its_company() -> None:
     assert "let encode(x) see each by itself" in refusal(Averaging())
+    decode = lambda self, z: Rotation.decode(self, z - z.mean(0))  # noqa: E731
+    assert "let decode(z) see each by itself" in refusal(type("Company", (Rotation,), {"decode": decode})())
 
 
 def test_a_model_must_not_move_while_it_encodes() -> None:
@@ -180,6 +182,12 @@ def test_latents_that_the_decoder_does_not_know_explain_nothing() -> None:
     bright = type("Bright", (Rotation,), {"decode": lambda self, z: Rotation.decode(self, z) * 2 - 1})
     with pytest.raises(ExternalError, match=r"another brightness and contrast it fits: give vae.range"):
         calibrate(external(bright()), [(images(16), None)])
+
+
+def test_a_decoder_that_returns_logits_is_told_from_one_of_another_range() -> None:
+    decode = lambda self, z: torch.logit(Rotation.decode(self, z).clamp(0.01, 0.99))  # noqa: E731
+    with pytest.raises(ExternalError, match=r"it is logits, so let decode\(z\) return torch.distributions.Bernoulli"):
+        calibrate(external(type("Logits", (Rotation,), {"decode": decode})()), [(images(16), None)])
 
 
 def test_what_the_model_raises_is_one_line_with_its_place() -> None:

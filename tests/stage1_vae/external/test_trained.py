@@ -35,7 +35,7 @@ def digits() -> Tensor:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, x = tmp_path_factory.mktemp("kl"), digits()[:1500]
     torch.manual_seed(0)
-    net = diffusers.AutoencoderKL(**CONFIG)
+    net: Any = diffusers.AutoencoderKL(**CONFIG)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for _ in range(300):
         batch = 2 * x[torch.randint(len(x), (64,))] - 1
