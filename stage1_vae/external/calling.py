@@ -57,6 +57,16 @@ class Format:
         return plain_range and self.padding == (0, 0) and not self.repeat
 
     @property
+    def plain_keys(self) -> tuple[str, ...]:
+        """What to type so that they are."""
+        return (
+            *(["vae.range=[0,1]"] if self.range != (0.0, 1.0) else []),
+            *(["data.dequantize=false"] if self.levels is not None else []),
+            *(["vae.multiple=1"] if any(self.padding) else []),
+            *(["vae.channels=same"] if self.repeat else []),
+        )
+
+    @property
     def words(self) -> tuple[str, ...]:
         """What is done to images, for people; empty where nothing is."""
         low, high = self.range
@@ -149,9 +159,8 @@ class Caller:
     def _density(self, output: Distribution) -> Distribution:
         if not self.format.is_plain:
             raise ExternalError(
-                "decode(z) returns a distribution, and over other images than ours: "
-                f"{'; '.join(self.format.words)}. Let it return their mean, or leave out vae.range, vae.multiple and "
-                "vae.channels"
+                f"decode(z) returns a distribution over other images than ours ({'; '.join(self.format.words)}): let "
+                f"it return their mean, or give {' '.join(self.format.plain_keys)}"
             )
         if len(output.event_shape) < 3:
             output = Independent(output, 3 - len(output.event_shape), validate_args=False)

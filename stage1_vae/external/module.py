@@ -81,7 +81,7 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
                 f"{key}={module}: {name} is {_kind(found)}; name a function or class that makes the model"
             )
         else:
-            with torch.random.fork_rng(), blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+            with torch.random.fork_rng(devices=[]), blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
                 torch.manual_seed(0)  # what it leaves at random is the same each time, and so is its hash
                 model = found(**arguments)
         if not _is_model(model):
