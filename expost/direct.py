@@ -12,16 +12,17 @@ The code is that of the command: the same prior is fitted to the same latents by
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from expost.base import scratch
 from expost.base.command import Command
 from expost.base.errors import UserError, nearest
-from expost.config.defaults import default_config
-from expost.config.schema import Seeds
+from expost.base.places import CONF
+from expost.config.schema import Config, Node, Seeds
 from expost.evaluation.report import Report
 from expost.export.config import PRIOR_ALONE
 from expost.export.description import made_with, prior_description
@@ -39,6 +40,8 @@ from stage1_vae.data.splits import SPLITS, split_rows
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fitting import FitReport
 
+NOT_OF_A_JOB = ("hydra", "launcher", "sweep", "debug", "experiment")
+"""Groups that say how jobs are run, or change the sections of others."""
 FRACTIONS = (0.1, 0.2)
 """Of latents that nobody has split: validation, and test."""
 
@@ -129,6 +132,25 @@ def judge(
         with job.seeded(seed):
             subject = latent_subject(job, parts, prior.prior, [parts_of[split] for split in SPLITS])
             return measure_latents(job, subject, histories, target, Tracker())
+
+
+def default_config(**sections: Any) -> Config:
+    """The configuration when nobody has chosen anything, without Hydra: `conf/config.yaml` with the files that its
+    defaults list names; `sections` take the place of theirs.
+
+    Raises:
+        pydantic.ValidationError: a section says what it may not.
+    """
+    top = cast(DictConfig, OmegaConf.load(CONF / "config.yaml"))
+    listed = [
+        (str(group), choice) for line in top.pop("defaults") if line != "_self_" for group, choice in line.items()
+    ]
+    for group, choice in listed:
+        if " " not in group and group not in NOT_OF_A_JOB:
+            top[group] = OmegaConf.load(CONF / Path(group) / f"{choice}.yaml")
+    top.pop("hydra")  # reads variables that only a command line sets
+    plain = cast(Node, OmegaConf.to_container(top, resolve=True))
+    return Config.model_validate({key: value for key, value in plain.items() if key in Config.model_fields} | sections)
 
 
 def split(latents: LatentDataset, fractions: tuple[float, float]) -> dict[str, LatentDataset]:

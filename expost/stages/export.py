@@ -133,8 +133,8 @@ def _put_on_hub(place: Path, name: str, job: Job, parts: Parts) -> None:
 def loading(parts: Parts, address: str) -> str:
     """What a user types to load it."""
     if isinstance(parts, LatentParts):
-        return f"LearnedPrior.load({address!r})"
-    return f"TwoStage.load({address!r}{'' if parts.of_images.frozen is None else ', autoencoder=YOURS'})"
+        return f'LearnedPrior.load("{address}")'
+    return f'TwoStage.load("{address}"{"" if parts.of_images.frozen is None else ", autoencoder=YOURS"})'
 
 
 def write_model(folder: Path, job: Job, parts: ImageParts, vae: Autoencoder, prior: Prior) -> None:
