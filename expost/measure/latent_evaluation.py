@@ -133,7 +133,12 @@ def no_decoder(index: Tensor, z: Tensor) -> Tensor:
 
 
 def compare_vectors(f: LatentFindings) -> dict[str, Distances]:
-    return {} if f.vectors is None else measure_distances(f.trained, f.images, f.settings.neighbours, f.notes)
+    """Of the sets that are finite; nothing of codes."""
+    if f.vectors is None:
+        return {}
+    finite = {row: drawn for row, drawn in f.images.items() if torch.isfinite(drawn.features).all()}
+    f.notes.extend(f"{row}: some of its samples are NaN or infinite" for row in f.images.keys() - finite.keys())
+    return measure_distances(f.trained, finite, f.settings.neighbours, f.notes) if "reference" in finite else {}
 
 
 def judge_classes(f: LatentFindings) -> ConditionalSamples | None:

@@ -24,7 +24,7 @@ STANDARDISED_BY = 100_000
 """Training latents that say what unit a dimension has."""
 BLOCK_NUMBERS = 2**22
 """Of latents that are read at once: 16 MiB."""
-MOST_PAIRS = 2**33
+MOST_PAIRS = 2**31
 """Latents with training latents whose distance is computed: fewer are looked up where there are millions."""
 FEWEST_LOOKED_UP = 500
 CODES_DESCRIPTION = "codes, which have no distance to each other: their costs in nats are what compares them"

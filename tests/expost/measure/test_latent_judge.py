@@ -12,6 +12,15 @@ from exported_model import job
 from expost import pipeline
 from expost.evaluation.report import Report
 from expost.evaluation.row_names import AGGREGATE, MOMENT_MATCHED, RECONSTRUCTIONS, TRAIN_AGAINST_TEST
+from expost.measure.latent_evaluation import latent_subject, measure_latents
+from expost.parts.assembly import LatentParts
+from expost.parts.weights import Histories
+from expost.training.tracking import Tracker
+from stage1_vae.data.latents.data import LatentData, LatentStyle
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.fitting import FitReport
+from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.sampling import Sampling
 
 NUM, DIMS, CLASSES = 600, 4, 3
 NOISE = 0.3
@@ -174,3 +183,30 @@ def test_figures_are_those_of_the_report_about_images(tmp_path: Path) -> None:
         errors = report.row(name).spread["rate_nats"] + images["rows"][name]["spread"]["rate_nats"]
         assert report.row(name).rate_nats == pytest.approx(images["rows"][name]["rate_nats"], abs=4 * errors)
     assert torch.isfinite(torch.tensor(report.row("learned").frechet_distance))
+
+
+def test_a_prior_that_diverged_gets_a_report_all_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    latents = [LatentDataset(LatentSpec((2,)), "delta", {"loc": torch.randn(num, 2).numpy()}) for num in (80, 40, 60)]
+    train, val, test = latents
+    style = LatentStyle("loc", "float32", (2,))
+    data = LatentData("mine", train, val, test, fingerprint="f", style=style)
+    run = job(tmp_path, "data=latents", "prior=standard_normal", "evaluation.num_samples=50")
+    parts = LatentParts(data, data.spec, Broken(data.spec), run.device)
+    subject = latent_subject(run, parts, parts.prior, latents)
+    history = Histories([], FitReport(1.0, None, None))
+    figures = measure_latents(run, subject, history, tmp_path, Tracker())
+    assert figures["learned/frechet_distance"] is None and figures["learned/latent_nll_nats"] is None
+    assert figures["standard_normal/frechet_distance"] > figures[f"{MOMENT_MATCHED}/frechet_distance"] - 1
+    stored = Report.from_json(json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")))
+    assert "learned: some of its samples are NaN or infinite" in stored.notes
+
+
+class Broken(StandardNormal):
+    """Neither its draws nor its densities are numbers."""
+
+    def _log_prob(self, z: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        return super()._log_prob(z, context) * torch.nan
+
+    def _sample(self, n: int, context: torch.Tensor | None, how: Sampling) -> torch.Tensor:
+        return super()._sample(n, context, how) * torch.nan
