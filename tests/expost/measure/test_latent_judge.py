@@ -195,7 +195,7 @@ def test_a_prior_that_diverged_gets_a_report_all_the_same(tmp_path: Path) -> Non
     parts = LatentParts(data, data.spec, Broken(data.spec), run.device)
     subject = latent_subject(run, parts, parts.prior, latents)
     history = Histories([], FitReport(1.0, None, None))
-    figures = measure_latents(run, subject, history, tmp_path, Tracker())
+    figures = measure_latents(run, subject, history, tmp_path, Tracker()).named_figures()
     assert figures["learned/frechet_distance"] is None and figures["learned/latent_nll_nats"] is None
     assert figures["standard_normal/frechet_distance"] > figures[f"{MOMENT_MATCHED}/frechet_distance"] - 1
     stored = Report.from_json(json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")))
