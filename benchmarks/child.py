@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,15 @@ def pipeline(*words: str, checkout: Path = HERE) -> Measured:
         SystemExit: the command failed; with what it said.
     """
     command = [sys.executable, str(checkout / "pipeline.py"), *words]
-    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(checkout)}
+    return measured(command, os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(checkout)})
+
+
+def measured(command: list[str], environment: Mapping[str, str]) -> Measured:
+    """Any command.
+
+    Raises:
+        SystemExit: the command failed; with what it said.
+    """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)

@@ -12,7 +12,7 @@ from expost.job import Job
 from expost.parts.assembly import Parts, assemble
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from expost.parts.identity import identity
-from expost.stages import evaluation, export, features, latents, prior, samples, vae
+from expost.stages import delivery, evaluation, export, features, latents, prior, samples, vae
 from expost.stages.check import check_all, check_evaluation, check_request
 from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
 from expost.stages.report import publish
@@ -63,7 +63,7 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
     if not is_first or word == "check":
         return None
     if word == "sample":
-        samples.deliver(job, artifacts["samples"])
+        delivery.deliver(job, parts, artifacts["samples"])
     if word == "export":
         figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
         export.export(job, parts, artifacts, figures)

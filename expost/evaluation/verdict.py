@@ -74,10 +74,8 @@ def verdict_lines(report: Report) -> list[str]:
 
 def unseen(report: Report) -> list[str]:
     """What a report about latents cannot say, and what their files would have to hold for more."""
-    return [
-        "Images were not looked at: there is no decoder here, so nothing is said of what one makes of these samples.",
-        *(f"The files do not hold {what}." for what in report.missing),
-    ]
+    sentence = "Images were not looked at: there is no decoder, so nothing is said of what one makes of these samples."
+    return [sentence, *([f"The files do not hold {', nor '.join(report.missing)}."] if report.missing else [])]
 
 
 def _bought(name: str, report: Report) -> str:
@@ -182,7 +180,7 @@ def over_counting(name: str, report: Report) -> str:
     if not won:
         return f"The prior {name} has no density to compare with that of counted codes."
     closed = report.gap_closed(name, "unigram")
-    gap = "; of the gap between unigram samples and reconstructions it closes"
+    gap = f"; of the gap between unigram samples and {report.nouns.best} it closes"
     images = "" if closed is None else f"{gap} {closed:.1%}"
     return f"A held-out latent costs the prior {name} {' and '.join(won)}{images}."
 

@@ -27,6 +27,8 @@ TITLES = {
 }
 ROUNDING = 1e-7
 """A spread of so small a share is that of float32: the figure is the same for every image."""
+LARGE = 1e7
+"""What is larger, as of a baseline in other units than the latents, has its power of ten and no spread."""
 WIDE = 110
 """Columns of a terminal from which on every row has room for its spreads."""
 SPREADS = (
@@ -68,6 +70,8 @@ def _text(key: str, row: Row, with_spread: bool) -> str:
     value, noise, layout = row.figures[key], row.spread.get(key), FIGURES[key].format
     if value is None:
         return "-"
+    if layout.endswith("f") and abs(value) >= LARGE:
+        layout, noise = ".2e", None
     if noise is None or not with_spread or noise < ROUNDING * abs(value):
         return format(value, layout)
     if noise > 0 and layout.endswith("f"):

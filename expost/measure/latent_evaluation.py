@@ -4,6 +4,7 @@ No decoder makes anything of a latent, so all that is measured is measured betwe
 what the latents are made of, and how far samples are from them.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_surgery, build_rows, repeats_of
 from expost.measure.subject import Floor, Subject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import LatentParts
+from expost.parts.priors import beside_constants
 from expost.parts.weights import Histories
 from expost.training.progress import bar
 from expost.training.tracking import Tracker
@@ -38,6 +40,7 @@ from stage1_vae.rows import spread_rows
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.standardize import Standardized
+from stage2_prior.wrappers.varying import Varying
 
 VERSION = 1
 """Part of the key of what `measure_latents` makes; raised whenever its results change."""
@@ -75,13 +78,24 @@ def latent_subject(job: Job, parts: LatentParts, prior: Prior, latents: Sequence
     """What is judged: a fitted prior and, fitted now, the floors beside it; `latents`: training, validation, test."""
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
-    baseline = parts.beside_constants(baseline_prior).to(job.device)
-    baseline.fit(train, val, job.fit_run(Tracker()))  # to nothing but what never varies
+    fixed = fixed_places(prior)
+    baseline = beside_constants(baseline_prior, train.spec, fixed)
+    if fixed:
+        baseline.fit(train, val, job.fit_run(Tracker()))
     if StandardNormal.check(train.spec) is None:
-        shifted = parts.beside_constants(lambda spec: Standardized(StandardNormal(spec)))
-        seconds = shifted.fit(train, val, job.fit_run(Tracker())).seconds
-        floors[MOMENT_MATCHED] = Floor(shifted.to(job.device).eval(), seconds)
-    return Subject(parts, prior, baseline, train, test, job.device, floors)
+        shifted = beside_constants(lambda spec: Standardized(StandardNormal(spec)), train.spec, fixed)
+        started = time.perf_counter()
+        shifted.fit(train, val, job.fit_run(Tracker()))
+        floors[MOMENT_MATCHED] = Floor(shifted.to(job.device).eval(), time.perf_counter() - started)
+    return Subject(parts, prior, baseline.to(job.device).eval(), train, test, job.device, floors)
+
+
+def fixed_places(prior: Prior) -> list[int]:
+    """Places of a latent that `prior` takes for constants: nats of other priors must be of the same dimensions."""
+    for module in prior.modules():
+        if isinstance(module, Varying):
+            return sorted(set(range(module.spec.shape[0])) - set(module.varying.tolist()))
+    return []
 
 
 def measure_costs(subject: Subject, job: Job) -> dict[str, Bounds]:

@@ -30,6 +30,7 @@ from expost.evaluation.sections import (
 )
 from expost.job import Job
 from expost.measure.subject import Subject
+from expost.parts.assembly import LatentParts
 from expost.training.progress import clock
 from stage1_vae.latents import LatentDataset, Support
 from stage1_vae.rows import spread_rows
@@ -110,7 +111,7 @@ def compare_samples(
     """What needs no density; `notes` takes what is missing, in words."""
     train, test = subject.train, subject.test
     z = test.draw(spread_rows(len(test), limit)).to(subject.device)
-    used = units(blocks_of(train))
+    used = units(blocks_of(train), in_own_units=isinstance(subject.parts, LatentParts))
     listed = train.spec.num_dims <= MAX_LISTED_DIMS
     distances: dict[str, Wasserstein | None] = dict.fromkeys(priors)
     two_sample: dict[str, TwoSample | None] = dict.fromkeys(priors)

@@ -5,13 +5,16 @@ from pathlib import Path
 import torch
 
 from expost.base.errors import UserError
+from expost.config.build import target_class
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
 from expost.parts.assembly import ImageParts, LatentParts, Parts
+from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
-from expost.stages.samples import check_destination, check_knobs
+from expost.stages.samples import check_knobs
 from stage1_vae.codes.codebook import Codebook
+from stage1_vae.data.latents.source import Latents
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
@@ -29,7 +32,8 @@ def check_request(job: Job) -> None:
     """
     if job.config.stage == "sample":
         root = job.config.data.get("root")
-        check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None)
+        are_latents = issubclass(target_class(job.config.data), Latents)
+        check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None, are_latents)
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job.config.evaluation)

@@ -88,9 +88,8 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     console.print(bullets)
     console.print()
     job.say("report", str(job.folder / "report.html"))
-    first = next((path for path in pictures.values()), None)
-    if first is not None:
-        job.say("pictures", str(first))
+    if pictures:
+        job.say("pictures", str(next(iter(pictures.values()))))
     job.say("next", job.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
 
 

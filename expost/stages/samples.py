@@ -1,134 +1,39 @@
-"""Images from a prior, streamed to disk: any number in bounded memory, the same bytes for the same seed.
+"""Images or latents from a prior, streamed to disk: any number in bounded memory, the same bytes for the same seed.
 
 Samples are drawn in blocks of a fixed size, each with a seed of its own, so that the first hundred of a thousand are
 the same images as a run of a hundred.
 """
 
-import os
-import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.config.schema import Config, Sample
-from expost.forecast.notice import sample_parts
+from expost.forecast.notice import Expectation, sample_parts
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.measure.subject import baseline_prior
+from expost.parts.assembly import LatentParts, Parts
 from expost.parts.decoding import image_blocks
+from expost.stages.delivery import DRAWN_LABELS, DRAWS
 from expost.stages.making import Making, Stage
-from expost.store.artifacts import Artifact
-from expost.store.manifest import is_litter
 from expost.training.progress import bar
+from expost.training.tracking import Tracker
 from stage1_vae.data.labels import class_number
+from stage1_vae.latents import Support
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import Sampling
 
-FILE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".zip", ".pt")
-"""Endings that name a file, and none that is written here."""
-MARK = b"samples written by expost"
-"""The comment of a delivered archive: such a file may be replaced by other samples."""
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
-
-
-def check_destination(settings: Sample, data_root: Path | None) -> None:
-    """Refuse an output that could not be written or that would replace what others made, before any work.
-
-    Args:
-        settings: of the samples.
-        data_root: the file or folder that images are read from, if any.
-
-    Raises:
-        UserError: it has no name, is something else already, or its folder does not exist or cannot be written.
-    """
-    if (out := settings.out) is None:
-        return
-    place = out.expanduser().absolute()
-    if not out.name:
-        raise UserError(f"sample.out={out} has no name; give FILE.npz, or a folder for PNG files")
-    if data_root is not None and _endangers(place, data_root.expanduser().absolute()):
-        raise UserError(f"sample.out={out} lies where data.root={data_root} is read from; give another place")
-    if _is_npz(place):
-        _check_file(out, place, settings.overwrite)
-    else:
-        _check_folder(out, place, settings.overwrite)
-    parent = place.parent
-    if not parent.is_dir():
-        raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
-    try:
-        _new_file(place if place.is_dir() else parent).unlink()
-    except OSError as error:
-        raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
-
-
-def _is_npz(place: Path) -> bool:
-    return place.suffix.lower() == ".npz"
-
-
-def _new_file(folder: Path) -> Path:
-    """An empty file of a name that nobody has, with the mode that the umask gives; `tempfile` makes private ones.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path = folder / f".expost-{uuid.uuid4().hex}.part"
-    path.touch(exist_ok=False)
-    return path
-
-
-def _endangers(place: Path, data_root: Path) -> bool:
-    """Whether writing to `place` changes the images in `data_root`: those files, or pictures among them."""
-    if not data_root.exists():
-        return False
-    place, data_root = place.resolve(), data_root.resolve()
-    if place.exists() and place.samefile(data_root):
-        return True
-    return data_root.is_dir() and place.is_relative_to(data_root) and (not _is_npz(place) or place.exists())
-
-
-def _check_file(out: Path, place: Path, overwrite: bool) -> None:
-    if place.is_dir():
-        raise UserError(f"sample.out={out} is a folder; give another FILE.npz, or a folder without that ending")
-    if os.path.lexists(place) and not (overwrite or is_ours(place)):
-        raise UserError(
-            f"sample.out={out} is there already and does not carry this project's mark; give another name, "
-            "or sample.overwrite=true to replace it"
-        )
-
-
-def _check_folder(out: Path, place: Path, overwrite: bool) -> None:
-    if place.suffix.lower() in FILE_SUFFIXES or (os.path.lexists(place) and not place.is_dir()):
-        raise UserError(f"sample.out={out} is neither FILE.npz nor a folder for PNG files; give one of them")
-    if not place.is_dir() or overwrite:
-        return
-    found = [path for path in place.iterdir() if not is_litter(PurePosixPath(path.name))]
-    if found:
-        what = "pictures" if any(path.suffix.lower() == ".png" for path in found) else "files"
-        raise UserError(
-            f"sample.out={out} holds {what} already; empty it, give another folder, "
-            "or sample.overwrite=true to write among them"
-        )
-
-
-def is_ours(path: Path) -> bool:
-    """Whether `deliver` wrote the file: samples alone, and its mark on them."""
-    try:
-        if not path.is_file():
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return archive.comment == MARK and set(archive.namelist()) <= {"x.npy", "label.npy"}
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return False
+MOST_AT_ONCE, MOST_NUMBERS = 1000, 2**22
+"""Latents drawn at once, and their numbers."""
 
 
 def how_to_sample(settings: Sample) -> Sampling:
@@ -177,14 +82,19 @@ def check_knobs(settings: Sample, prior: Prior, names: Sequence[str]) -> None:
 
 
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
+    if isinstance(parts, LatentParts):
+        return ("latents",) if config.sample.prior == "base" else ("prior",)
     return ("vae",) if config.sample.prior == "base" else ("vae", "prior")
 
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a sample."""
     settings = job.config.sample
+    stage1 = {} if isinstance(parts, LatentParts) else {"vae": keys["vae"]}
+    base = {"latents": keys["latents"]} if "prior" not in keys and not stage1 else {}
     return {
-        "vae": keys["vae"],
+        **stage1,
+        **base,
         "prior": keys.get("prior", "base"),
         "num": settings.num,
         "noise": settings.noise,
@@ -196,8 +106,13 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
 
 def draw_of(making: Making) -> Callable[[int], Tensor]:
     """Draws n latents as is asked from the learned prior, or from the one that stage 1 trained against."""
+    parts = making.parts
     if "prior" not in making.inputs:
-        return making.vae.trained_against.sample
+        if not isinstance(parts, LatentParts):
+            return making.vae.trained_against.sample
+        base = parts.beside_constants(baseline_prior).to(making.job.device)
+        base.fit(making.latents("train"), making.latents("val"), making.job.fit_run(Tracker()))
+        return base.sample
     settings, prior = making.job.config.sample, making.prior
     label, how = asked_class(settings, making.parts.data.class_names), how_to_sample(settings)
     if label is None:
@@ -205,7 +120,45 @@ def draw_of(making: Making) -> Callable[[int], Tensor]:
     return lambda n: prior.sample(n, torch.full((n,), label), how)
 
 
+def write_latents(making: Making) -> Mapping[str, Any]:
+    """`latents.npy`, block by block, and `labels.npy` where one class was asked for."""
+    job, parts, settings = making.job, making.parts, making.job.config.sample
+    spec, draw = parts.spec, draw_of(making)
+    dtype = spec.dtype("codes") if spec.support is Support.CODES else np.dtype(np.float32)
+    size = max(1, min(MOST_AT_ONCE, MOST_NUMBERS // spec.num_dims))
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (settings.num, *spec.shape),
+    }
+    with (
+        bar("sample", job.shows_progress, total=settings.num, unit="latent") as counter,
+        (making.folder / DRAWS).open("wb") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for block, start in enumerate(range(0, settings.num, size)):
+            with job.seeded(job.config.seeds.sample * 1_000_003 + block):
+                z = draw(size)[: settings.num - start].cpu().numpy()
+            file.write(np.ascontiguousarray(z, dtype).tobytes())
+            counter.update(len(z))
+    if (label := asked_class(settings, parts.data.class_names)) is not None:
+        np.save(making.folder / DRAWN_LABELS, np.full(settings.num, label, np.int64))
+    return {"num": settings.num}
+
+
 def write_samples(making: Making) -> Mapping[str, Any]:
+    """What was asked for, in the files of the artifact."""
+    return write_latents(making) if isinstance(making.parts, LatentParts) else write_images(making)
+
+
+def expected(making: Making) -> list[Expectation]:
+    if isinstance(making.parts, LatentParts):
+        return []
+    settings, shape = making.job.config.sample, making.parts.of_images.data.shape
+    return sample_parts(settings, shape, making.vae, draw_of(making))
+
+
+def write_images(making: Making) -> Mapping[str, Any]:
     """`samples.npz` with `x`, uint8 (N, C, H, W), written block by block."""
     job, data, settings = making.job, making.parts.of_images.data, making.job.config.sample
     header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
@@ -224,57 +177,11 @@ def write_samples(making: Making) -> Mapping[str, Any]:
     return {"num": settings.num}
 
 
-def deliver(job: Job, artifact: Artifact) -> None:
-    """Put the stored samples where the user wants them: an .npz file, or a folder of PNG files.
-
-    Raises:
-        UserError: the destination cannot be written.
-    """
-    samples, out = artifact.path / "samples.npz", job.config.sample.out
-    target = job.folder / "samples.npz" if out is None else out.expanduser()
-    try:
-        if _is_npz(target):
-            scratch = _new_file(target.parent)
-            try:
-                shutil.copyfile(samples, scratch)
-                with zipfile.ZipFile(scratch, "a") as archive:
-                    archive.comment = MARK
-                scratch.replace(target)
-            finally:
-                scratch.unlink(missing_ok=True)
-        else:
-            target.mkdir(exist_ok=True)
-            write_pngs(samples, target)
-    except OSError as error:
-        raise UserError(f"sample.out={target}: {error.strerror}; choose another") from error
-    job.say("samples", f"{job.config.sample.num} images: {target}")
-
-
-def write_pngs(samples: Path, folder: Path) -> None:
-    """One PNG an image, read from the archive one after the other."""
-    with zipfile.ZipFile(samples) as archive, archive.open("x.npy") as file:
-        np.lib.format.read_magic(file)
-        (num, channels, height, width), _, _ = np.lib.format.read_array_header_1_0(file)
-        for i in range(num):
-            pixels = np.frombuffer(file.read(channels * height * width), np.uint8).reshape(channels, height, width)
-            to_picture(pixels).save(folder / f"{i:06d}.png")
-
-
-def to_picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 [C, H, W] as a grey, RGB or RGBA picture; any other number of channels as the grey of the first."""
-    channels = len(pixels)
-    if channels in (3, 4):
-        return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    return Image.fromarray(pixels[0])
-
-
 STAGE = Stage(
     name="samples",
     typed="sample",
     needs=needs,
     ingredients=ingredients,
     make=write_samples,
-    expected=lambda making: sample_parts(
-        making.job.config.sample, making.parts.of_images.data.shape, making.vae, draw_of(making)
-    ),
+    expected=expected,
 )

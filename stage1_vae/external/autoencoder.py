@@ -61,6 +61,7 @@ class External(Autoencoder):
         said: one line that says what was recognised.
         guesses: what could be otherwise, each with the key that changes it.
         is_differentiable: whether gradients go through its decoder to z.
+        watched: names of the tensors that must not move.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class External(Autoencoder):
         said: str = "",
         guesses: tuple[str, ...] = (),
         is_differentiable: bool = False,
+        watched: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.image_shape = caller.format.shape
         self.likelihood = likelihood
         self.caller, self.reading = caller, reading
         self.said, self.guesses, self.is_differentiable = said, guesses, is_differentiable
+        self.watched = watched
         self._spec = reading.spec(shape, num_classes)
         self._dtype = caller.dtype
         self._prior = reading.base_prior(self._spec)
@@ -132,7 +135,8 @@ class External(Autoencoder):
         Raises:
             ExternalError: a parameter or buffer has moved since.
         """
-        if sha256(tensors(self.caller.model)) != weights_sha256:
+        now = tensors(self.caller.model)
+        if sha256({name: now[name] for name in self.watched if name in now}) != weights_sha256:
             raise ExternalError(
                 "the model has changed its own parameters or buffers while it encoded, so its latents belong to no one "
                 "model: let encode(x) leave them alone"

@@ -72,7 +72,7 @@ class Format:
         low, high = self.range
         if self.levels is not None:
             x = (x * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
-        x = x if self.range == (0.0, 1.0) else low + (high - low) * x
+        x = x if self.range == (0.0, 1.0) else x.mul(high - low).add_(low)
         x = x.expand(-1, 3, -1, -1) if self.repeat else x
         below, right = self.padding
         return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
@@ -83,7 +83,7 @@ class Format:
         low, high = self.range
         image = image[..., :height, :width]
         image = image.mean(1, keepdim=True) if self.repeat else image
-        image = image if self.range == (0.0, 1.0) else (image - low) / (high - low)
+        image = image if self.range == (0.0, 1.0) else (image - low).div_(high - low)
         return image if self.levels is None else (image * (self.levels - 1) + 0.5) / self.levels
 
 

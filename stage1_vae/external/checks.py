@@ -32,12 +32,14 @@ class Studied:
         shape: of one latent event, as we keep it.
         decoded: of the two images, [2, C, H, W] or a distribution over them.
         is_differentiable: whether gradients go through the decoder.
+        watched: names of the tensors that were there before anything was encoded.
     """
 
     reading: Reading
     shape: tuple[int, ...]
     decoded: Tensor | Distribution
     is_differentiable: bool
+    watched: tuple[str, ...] = ()
 
 
 def study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
@@ -59,7 +61,7 @@ def study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
             f"encode and decode change what they compute with, in evaluation mode too: {first_of(names)}; let them "
             "leave parameters and buffers alone (of a quantiser, encode by what is meant for inference)"
         )
-    return studied
+    return replace(studied, watched=tuple(before))
 
 
 def _remedy(caller: Caller, x: Tensor, asked: Asked) -> str | None:
@@ -168,5 +170,9 @@ def _decodes(caller: Caller, z: Tensor, dtype: torch.dtype) -> bool:
 def _is_differentiable(caller: Caller, reading: Reading, z: Tensor, dtype: torch.dtype) -> bool:
     if not z.is_floating_point():
         return False
-    with torch.enable_grad():
-        return _mean(caller.decode(reading.latents(z.detach().clone().requires_grad_()), dtype)).requires_grad
+    try:
+        with torch.enable_grad():
+            image = replace(caller, keep=False).decode(reading.latents(z.detach().clone().requires_grad_()), dtype)
+    except ExternalError:
+        return False
+    return _mean(image).requires_grad

@@ -1,7 +1,6 @@
 """What is wrong with somebody else's autoencoder, in one line; what its own code raised goes into a file."""
 
 import os
-import sysconfig
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stage1_vae.errors import ExpostError
+from stage1_vae.external.own import is_own
 
 OURS = Path(__file__).resolve().parents[1]
 MOST_WORDS = 300
@@ -46,10 +46,9 @@ def _place(error: BaseException) -> str:
     """The file and line of the user's own code where it happened, the innermost; empty where none was involved."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name} line {error.lineno}"
-    libraries = [OURS, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.is_file() and not any(folder in path.resolve().parents for folder in libraries):
+        if path.is_file() and is_own(path) and OURS not in path.resolve().parents:
             return f"{path.name} line {frame.lineno}"
     return ""
 

@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from stage1_vae.external.errors import ExternalError, blaming
+from stage1_vae.external.own import is_own
 from stage1_vae.external.source import ExternalSource, Loaded, counted
 from stage1_vae.external.weights import freeze, modules, sha256, tensors
 
@@ -136,19 +136,12 @@ def _beside(folder: Path) -> set[str]:
         for name, module in list(sys.modules.items())
         if name.partition(".")[0] not in (*OURS, "__main__")
         and folder in (path := _file(module)).parents
-        and _is_own(path)
+        and is_own(path)
     }
 
 
 def _file(module: Any) -> Path:
     return Path(getattr(module, "__file__", None) or "/")
-
-
-def _is_own(path: Path) -> bool:
-    """Whether it is no library's: releases of those have numbers."""
-    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    return not installed and not any(library in path.parents for library in libraries)
 
 
 def _sources(source: ModuleType, model: Any) -> list[bytes]:
@@ -157,7 +150,7 @@ def _sources(source: ModuleType, model: Any) -> list[bytes]:
     named = _file(source)
     classes = {type(part) for top in modules(model).values() for part in top.modules()} | {type(model)}
     files = {_file(sys.modules.get(name)) for name in (*_beside(named.parent), *(cls.__module__ for cls in classes))}
-    own = [path for path in sorted({named} | files) if path.suffix == ".py" and path.is_file() and _is_own(path)]
+    own = [path for path in sorted({named} | files) if path.suffix == ".py" and path.is_file() and is_own(path)]
     return [path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") for path in own]
 
 
@@ -170,7 +163,8 @@ def _lacking(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _names(source: ModuleType) -> str:

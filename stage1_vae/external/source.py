@@ -112,7 +112,7 @@ class ExternalSource(ABC):
             raise ExternalError(
                 "an autoencoder that comes from elsewhere is looked at on two images: give at least two"
             )
-        self._check_channels(x)
+        self._check_images(x)
         x = x[:2].to(_device(loaded.model))
         shape = (x.shape[1], x.shape[2], x.shape[3])
         multiple = self.multiple or self.stride(loaded.model)
@@ -135,9 +135,16 @@ class ExternalSource(ABC):
             said=said,
             guesses=guesses,
             is_differentiable=studied.is_differentiable,
+            watched=studied.watched,
         ).to(x.device)
 
-    def _check_channels(self, x: Tensor) -> None:
+    def _check_images(self, x: Tensor) -> None:
+        low, high = float(x.min()), float(x.max())
+        if (self.range or self.usual_range) != (0.0, 1.0) and not 0 <= low <= high <= 1:
+            raise ExternalError(
+                f"the images have values from {low:.3g} to {high:.3g}, and the model takes "
+                f"{list(self.range or self.usual_range)} for our [0, 1]: vae.range=[0,1] hands them over as they are"
+            )
         if self.channels == "repeat" and x.shape[1] != 1:
             raise ExternalError(
                 f"vae.channels=repeat is for images of one channel, and these have {x.shape[1]}: leave it out"
@@ -179,5 +186,6 @@ def _device(model: Any) -> torch.device:
 
 def counted(model: Any) -> str:
     """For people: how many parameters a model has."""
-    num = sum(value.numel() for module in modules(model).values() for value in module.parameters())
-    return f"{num:,} parameters"
+    tops = modules(model).values()
+    num = sum(value.numel() for module in tops for value in module.parameters())
+    return f"{num:,} parameters" if tops else "in which no module was found: its hash is of its source and its arrays"

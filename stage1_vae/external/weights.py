@@ -1,42 +1,94 @@
 """The tensors of somebody else's model: found, hashed, frozen, compared.
 
-A model is an `nn.Module`, or any object whose attributes are modules, tensors or arrays.
+A model is an `nn.Module`, or any object: then its modules, tensors and arrays are looked for among its attributes, in
+lists and dictionaries of them, and in what its two methods refer to.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stage1_vae.external.own import is_own
+
+DEEPEST = 4
+"""Objects within objects, as far as they are looked into."""
+
 
 def modules(model: Any) -> dict[str, nn.Module]:
-    """Attribute -> module; of a model that is a module, the model itself under the empty name."""
-    if isinstance(model, nn.Module):
-        return {"": model}
-    return {name: value for name, value in _attributes(model).items() if isinstance(value, nn.Module)}
+    """Where it is -> module; of a model that is a module, the model itself under the empty name."""
+    return {name: value for name, value in _found(model).items() if isinstance(value, nn.Module)}
 
 
-def _attributes(model: Any) -> dict[str, Any]:
-    return dict(vars(model)) if hasattr(model, "__dict__") else {}
+def _found(model: Any) -> dict[str, Any]:
+    """Where it is -> module, tensor or array."""
+    found: dict[str, Any] = {}
+    known: set[int] = set()
+    for name, value in _walk("", model, DEEPEST, set()):
+        if id(value) not in known:
+            known.add(id(value))
+            found.setdefault(name, value)
+    return found
+
+
+def _walk(place: str, value: Any, depth: int, known: set[int]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (nn.Module, Tensor, np.ndarray)):
+        yield place, value
+    if depth == 0 or id(value) in known or isinstance(value, (Tensor, np.ndarray, str, bytes, int, float)):
+        return
+    known.add(id(value))
+    for name, inner in _inside(value, is_top=place == ""):
+        yield from _walk(f"{place}.{name}".strip("."), inner, depth - 1, known)
+
+
+def _inside(value: Any, is_top: bool) -> Iterator[tuple[str, Any]]:
+    """What a value holds, or refers to where it is code of the user's."""
+    if isinstance(value, (list, tuple)):
+        yield from ((str(n), inner) for n, inner in enumerate(value))
+    elif isinstance(value, Mapping):
+        yield from ((str(key), inner) for key, inner in value.items())
+    elif isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif isinstance(value, types.MethodType):
+        yield from (("self", value.__self__), ("func", value.__func__))
+    elif isinstance(value, types.FunctionType):
+        if not is_own(Path(value.__code__.co_filename)):
+            return
+        yield from zip(value.__code__.co_freevars, map(_content, value.__closure__ or ()), strict=True)
+        referred = ((name, value.__globals__.get(name)) for name in value.__code__.co_names)
+        yield from ((name, inner) for name, inner in referred if not isinstance(inner, (type, types.ModuleType)))
+    elif isinstance(value, nn.Module):
+        yield from ((name, getattr(type(value), name, None)) for name in ("encode", "decode") if is_top)
+    elif not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__"):
+        yield from vars(value).items()
+        yield from ((name, getattr(type(value), name, None)) for name in ("encode", "decode") if is_top)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
 
 
 def tensors(model: Any) -> dict[str, Tensor]:
-    """Every parameter and buffer by its name, those included that a `state_dict` leaves out, and plain tensors and
-    arrays among the attributes of an object that is no module. None is copied."""
+    """Every parameter and buffer by its name, in a `state_dict` or not, and what lies in no module; none is copied."""
     found: dict[str, Tensor] = {}
-    for name, module in modules(model).items():
-        named = {**dict(module.named_parameters()), **dict(module.named_buffers()), **module.state_dict()}
-        kept = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
-        found |= {f"{name}.{key}" if name else key: value for key, value in kept.items()}
-    if not isinstance(model, nn.Module):
-        for name, value in _attributes(model).items():
-            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-                found[name] = torch.from_numpy(np.ascontiguousarray(value))
-            elif isinstance(value, Tensor):
-                found[name] = value.detach()
+    for place, value in _found(model).items():
+        if isinstance(value, nn.Module):
+            named = {**dict(value.named_parameters()), **dict(value.named_buffers()), **value.state_dict()}
+            kept = {key: inner.detach() for key, inner in named.items() if isinstance(inner, Tensor)}
+            found |= {f"{place}.{key}" if place else key: inner for key, inner in kept.items()}
+        elif isinstance(value, Tensor):
+            found[place] = value.detach()
+        elif value.dtype.kind in "biuf":
+            found[place] = torch.from_numpy(np.ascontiguousarray(value))
     return found
 
 
@@ -65,13 +117,13 @@ def copies(model: Any) -> dict[str, Tensor]:
 
 
 def moved(model: Any, before: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that are no longer what `copies` said."""
+    """Names of the tensors that are no longer what `copies` said; what has come since is none, such as a cache."""
     now = tensors(model)
-    return [name for name in sorted(before.keys() | now.keys()) if not _same(before.get(name), now.get(name))]
+    return [name for name, value in sorted(before.items()) if not _same(value, now.get(name))]
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    if other is None or one.shape != other.shape or one.dtype != other.dtype:
         return False
     return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) if one.is_floating_point() else one.equal(other)
 

@@ -38,7 +38,6 @@ FAMILIES: dict[str, type[Posterior]] = {
     "codes": Codes,
     "bits": Bits,
 }
-SAVE_ROWS = 2**16
 IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
 BUFFER_BLOCKS = 256
@@ -261,8 +260,9 @@ class LatentDataset:
     def save(self, folder: Path) -> None:
         """Write the data set into the existing `folder`."""
         with LatentWriter.create(folder, self.spec, self.family, len(self), self.labels is not None) as writer:
-            for start in range(0, len(self), SAVE_ROWS):
-                rows = slice(start, start + SAVE_ROWS)
+            num = max(1, BLOCK_ELEMENTS // self.spec.num_dims)
+            for start in range(0, len(self), num):
+                rows = slice(start, start + num)
                 labels = None if self.labels is None else self.labels[rows]
                 writer.write(start, {name: values[rows] for name, values in self.params.items()}, labels)
             writer.finish(self.provenance)

@@ -1,6 +1,7 @@
 """Numbers that somebody else's encoder gave, turned into the parameters that are kept, or refused by their row.
 
 A kind is what an array is called at the door: `loc`; a spread, which is one of `log_std`, `std`, `log_var`, `var`;
+`clipped_log_var` of stacked moments;
 `codes`; or `bits`, `probs`, `logits` of bits.
 """
 
@@ -17,6 +18,9 @@ CERTAIN = 30.0
 MOST_CODES = 2**16
 """As many as 16 bits can tell apart, which is what a code is stored in at most."""
 LARGEST = float(np.finfo(np.float32).max)
+CLIP_LOG_STD = (-15.0, 10.0)
+"""Log-variances of stacked moments are clipped to [-30, 20] by those who draw from them (Rombach et al., "High-
+Resolution Image Synthesis with Latent Diffusion Models", 2022, `DiagonalGaussianDistribution`)."""
 LOG_STD_RANGE = (-87.0, 88.0)
 """Beyond, a standard deviation is zero or infinite in float32."""
 
@@ -136,6 +140,7 @@ CONVERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log_std": _log_std,
     "std": lambda values: _log_of(values, 1.0, "standard deviation"),
     "log_var": lambda values: _log_std(values, 0.5),
+    "clipped_log_var": lambda values: (0.5 * values).clip(*CLIP_LOG_STD).astype(np.float32),
     "var": lambda values: _log_of(values, 0.5, "variance"),
     "bits": _bits,
     "probs": _logit,

@@ -18,7 +18,6 @@ from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.prior import Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
-
 MOST_NAMED = 10
 
 

@@ -36,7 +36,8 @@ OF_IMAGES = frozenset({*distances.FIGURES, "memorisation", "class_accuracy"})
 OF_STAGE1 = "distortion_nats"
 """The same under every prior of a VAE: no prior leads in it."""
 SORTED_BY = ("frechet_distance", "iwae_nats", "elbo_nats", "latent_nll_nats", "fit_seconds")
-"""What a table is sorted by unless one is asked for: the first of these that there is."""
+"""What a table is sorted by unless one is asked for: the first of these that there is; of latents without images, nats
+before distances, of which a Frechet distance is blind to all but means and covariances."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def compare(sources: Sequence[Source], sort: str | None = None) -> Comparison:
     columns = available(sources)
     if not columns:
         raise EvaluationError(f"{sources[0].name} and the others hold no figure; run stage=evaluate")
-    sort = sort or next((key for key in SORTED_BY if key in columns), columns[0])
+    preferred = ("latent_nll_nats", *SORTED_BY) if sources[0].report.nouns is LATENTS else SORTED_BY
+    sort = sort or next((key for key in preferred if key in columns), columns[0])
     if sort not in columns:
         raise EvaluationError(f"sort={sort}: no run has that figure; choices: {', '.join(columns)}")
     lines = _marked(list(lines_of(sources, columns)), columns)

@@ -81,7 +81,7 @@ class Line:
     @property
     def is_prior(self) -> bool:
         """A prior, and not a floor or a ceiling."""
-        return self.is_learned or self.row in BASELINES
+        return self.is_learned or self.row in (*BASELINES, MOMENT_MATCHED)
 
 
 class Seed(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.nouns import LATENTS
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.sections import Provenance
 
@@ -45,8 +46,8 @@ class Source:
 
     @property
     def vae(self) -> str:
-        """Key of the trained VAE."""
-        return self.provenance.vae or ""
+        """Key of the trained VAE; of latents that came without one, their fingerprint."""
+        return self.provenance.vae or (self.provenance.data or "" if self.report.nouns is LATENTS else "")
 
     @property
     def prior(self) -> str:
@@ -120,7 +121,7 @@ def refuse_foreign(stored: Any) -> None:
     for key, kind in {"data": str, "features": str, "rows": dict, "provenance": dict}.items():
         if not isinstance(stored.get(key), kind):
             raise EvaluationError(f"no {key}")
-    for key in ("vae", "data"):
+    for key in ("data",) if stored.get("judged") == "latents" else ("vae", "data"):
         if not isinstance(stored["provenance"].get(key), str):
             raise EvaluationError(f"no provenance.{key}")
     if not isinstance(stored.get("annealing_settings") or {}, dict):

@@ -1,7 +1,8 @@
 """One latent dimension at a time: is it used, and does its marginal look like the prior's?
 
 - Active units: dimensions whose posterior mean varies over images, Var_x(E[z_d|x]) > 0.01 (Burda, Grosse &
-  Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5.2).
+  Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5.2). Latents from elsewhere have units of their own:
+  there it is 0.01 of the variance of q(z) in that dimension, which N(0, I) would make 1.
 - Posterior collapse: the posterior of the dimension is the unit normal for practically every image,
   P_x(KL(q(z_d|x) || N(0, 1)) < epsilon) >= 1 - delta (Lucas, Tucker, Grosse & Norouzi, "Don't Blame the ELBO!", 2019,
   definition 1), here with epsilon = 0.05 nats and delta = 0.01. A dimension may be inactive without having collapsed
@@ -31,9 +32,10 @@ class Units:
 
     Attributes:
         mean_variance: variance over images of the posterior mean.
-        active: `mean_variance` above 0.01.
-        collapsed: not active, and the posterior is N(0, 1) for 99 % of images; None for point masses. The two
-            thresholds overlap a little: a mean that varies by 0.11 is active and costs 0.006 nats.
+        active: `mean_variance` above 0.01, or above that share of the variance of q(z).
+        collapsed: not active, and the posterior is N(0, 1) for 99 % of images; None for point masses, and for latents
+            in units of their own. The two thresholds overlap a little: a mean that varies by 0.11 is active and costs
+            0.006 nats.
     """
 
     mean_variance: Tensor
@@ -42,35 +44,38 @@ class Units:
 
 
 @torch.no_grad()
-def units(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Units:
+def units(blocks: Iterable[tuple[Tensor, Tensor | None]], in_own_units: bool = False) -> Units:
     """Active and collapsed dimensions, from latents that need not fit in memory.
 
     Args:
         blocks: posterior means and log standard deviations (None for point masses), [n, *latent] each; at least two
             images in all.
+        in_own_units: of latents whose autoencoder was not trained against N(0, I), or was rescaled.
 
     Raises:
         EvaluationError: for fewer than two images.
     """
-    num, shift, total, squares, unused = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0), None
+    num, unused = 0, None
+    shift, total, squares, within = (torch.zeros(0) for _ in range(4))
     for means, log_stds in blocks:
         means = means.flatten(1).double()  # [n, D]
         if num == 0:
             shift = means.mean(0)  # near the mean of all, so that nothing large cancels
-            total, squares = torch.zeros_like(shift), torch.zeros_like(shift)
+            total, squares, within = (torch.zeros_like(shift) for _ in range(3))
             unused = None if log_stds is None else torch.zeros_like(shift)
         num += len(means)
         total += (means - shift).sum(0)
         squares += (means - shift).square().sum(0)
         if log_stds is not None and unused is not None:
             log_stds = log_stds.flatten(1).double()
+            within += torch.exp(2 * log_stds).sum(0)
             kl_nats = 0.5 * (means.square() + torch.exp(2 * log_stds) - 1) - log_stds  # [n, D]
             unused += (kl_nats < COLLAPSE_NATS).sum(0)
     if num < 2:
         raise EvaluationError("active units need at least two images: a variance over images is asked for")
     variance = (squares - total.square() / num) / (num - 1)  # [D]
-    active = variance > ACTIVE_VARIANCE
-    collapsed = None if unused is None else (unused / num >= COLLAPSE_SHARE) & ~active
+    active = variance > ACTIVE_VARIANCE * (variance + within / num if in_own_units else 1)
+    collapsed = None if unused is None or in_own_units else (unused / num >= COLLAPSE_SHARE) & ~active
     return Units(variance, active, collapsed)
 
 

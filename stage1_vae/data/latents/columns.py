@@ -75,7 +75,6 @@ class Parameter:
         event: shape of one latent.
         dtype: what is kept.
         rows: which rows of the stack, int64; None: all.
-        bounds: to which what was converted is clipped; None: it is not.
     """
 
     def __init__(
@@ -86,10 +85,9 @@ class Parameter:
         event: tuple[int, ...],
         dtype: np.dtype,
         rows: np.ndarray | None = None,
-        bounds: tuple[float, float] | None = None,
     ) -> None:
         self.stack, self.kind, self.arrange, self.event = stack, kind, arrange, event
-        self.dtype, self.rows, self.bounds = dtype, rows, bounds
+        self.dtype, self.rows = dtype, rows
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,9 +109,8 @@ class Parameter:
         Raises:
             NumberError: a row that is none of its kind.
         """
-        converted = parameter(self.kind, self.arrange(values), num_codes)
-        return converted if self.bounds is None else converted.clip(*self.bounds)
+        return parameter(self.kind, self.arrange(values), num_codes)
 
     def of_rows(self, rows: np.ndarray | None) -> "Parameter":
         """The same column of other rows of the stack."""
-        return Parameter(self.stack, self.kind, self.arrange, self.event, self.dtype, rows, self.bounds)
+        return Parameter(self.stack, self.kind, self.arrange, self.event, self.dtype, rows)

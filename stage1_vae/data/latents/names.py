@@ -82,19 +82,25 @@ def choose(
     Args:
         where: the file or folder, for the user.
         arrays: the first array by each name, which has no split and no mark of copies.
-        keys: kind -> the name that the user gives for it; `label` may be False, for none.
+        keys: kind -> the name that the user gives for it; False: none is that.
         guesses, left_out: to which is added what was made of names, and what was not taken.
 
     Raises:
         DataError: a key that names nothing; no array, or several, that could be meant; each with all names.
     """
-    chosen = {kind: _named(where, arrays, kind, name) for kind, name in keys.items() if isinstance(name, str)}
-    if "label" not in keys and (label := next((key for key in arrays if key.lower() in COMMON["label"]), None)):
+    if odd := next((kind for kind, name in keys.items() if not isinstance(name, str) and name is not False), None):
+        raise DataError(
+            f"data.{odd}={keys[odd]}: give the name of an array, of which {where} holds {list_keys(list(arrays))}"
+        )
+    names = {kind: name for kind, name in keys.items() if isinstance(name, str)}
+    common = {kind: () if keys.get(kind) is False else spellings for kind, spellings in COMMON.items()}
+    chosen = {kind: _named(where, arrays, kind, name) for kind, name in names.items()}
+    if "label" not in keys and (label := next((key for key in arrays if key.lower() in common["label"]), None)):
         chosen["label"] = label
-    kind, name = _event(where, arrays, chosen, guesses)
+    kind, name = _event(where, arrays, chosen, common, guesses)
     chosen = {kind: name} | chosen
     if kind == "loc" and not any(spread in chosen for spread in SPREADS):
-        chosen |= _spread(where, arrays, name, left_out)
+        chosen |= _spread(where, arrays, name, common, left_out)
     if kind != "loc" and (spreads := [spread for spread in SPREADS if spread in chosen]):
         raise DataError(
             f"data.{spreads[0]}={keys[spreads[0]]} goes with data.loc, and {where} has {kind}: leave it out"
@@ -112,7 +118,13 @@ def _named(where: str, arrays: Mapping[str, Stored], kind: str, name: str) -> st
     raise DataError(f"data.{kind}={name}: {where} holds {list_keys(list(arrays))}; name one of them")
 
 
-def _event(where: str, arrays: Mapping[str, Stored], chosen: Mapping[str, str], guesses: list[str]) -> tuple[str, str]:
+def _event(
+    where: str,
+    arrays: Mapping[str, Stored],
+    chosen: Mapping[str, str],
+    common: Mapping[str, tuple[str, ...]],
+    guesses: list[str],
+) -> tuple[str, str]:
     """The array that is a latent by itself, and its kind."""
     if asked := [kind for kind in EVENTS if kind in chosen]:
         if len(asked) > 1:
@@ -125,9 +137,9 @@ def _event(where: str, arrays: Mapping[str, Stored], chosen: Mapping[str, str], 
         for key, stored in arrays.items()
         if len(stored.shape) > 1 and not (is_many and stored.shape[0] == 1) and key not in chosen.values()
     }  # the others are statistics and labels
-    found = {kind: [key for key in likely if key.lower() in COMMON[kind]] for kind in EVENTS}
+    found = {kind: [key for key in likely if key.lower() in common[kind]] for kind in EVENTS}
     found = {kind: names for kind, names in found.items() if names}
-    points = [key for key in likely if key.lower() in POINTS] if "loc" not in found else []
+    points = [key for key in likely if key.lower() in POINTS] if common["loc"] and "loc" not in found else []
     if points:
         points = [key for key in points if key.lower() not in ("x", "data")] or points  # x beside z are images
         found["loc"] = points
@@ -155,13 +167,14 @@ def _kind_of_numbers(dtype: str) -> str:
     return "bits" if dtype == "bool" else "codes" if dtype.startswith(("int", "uint")) else "loc"
 
 
-def _spread(where: str, arrays: Mapping[str, Stored], loc: str, left_out: list[str]) -> dict[str, str]:
+def _spread(
+    where: str, arrays: Mapping[str, Stored], loc: str, common: Mapping[str, tuple[str, ...]], left_out: list[str]
+) -> dict[str, str]:
     """The array of standard deviations beside `loc`, whatever says them; none, or one."""
-    common = {kind: [key for key in arrays if key.lower() in COMMON[kind] and key != loc] for kind in SPREADS}
     shape = arrays[loc].shape
     found = {}
-    for kind, keys in common.items():
-        for key in keys:
+    for kind in SPREADS:
+        for key in (key for key in arrays if key.lower() in common[kind] and key != loc):
             if len(arrays[key].shape) < 2 or (arrays[key].shape[0] == 1 != shape[0]):
                 left_out.append(f"{key} of shape {arrays[key].shape}, which is of all latents together")
             else:

@@ -18,9 +18,6 @@ from stage1_vae.latents.numbers import check_codebook, check_grids
 
 OURS = "CHW"
 AXES = tuple("N" + "".join(axes) for names in ("CHW", "HW", "CW", "CH") for axes in permutations(names))
-LOG_STD_BOUNDS = (-15.0, 10.0)
-"""Log-variances of stacked moments are clipped to [-30, 20] by those who draw from them (Rombach et al., "High-
-Resolution Image Synthesis with Latent Diffusion Models", 2022, `DiagonalGaussianDistribution`)."""
 Arrange = Callable[[np.ndarray], np.ndarray]
 
 
@@ -31,12 +28,10 @@ class Reading:
     Attributes:
         kind: what its numbers are, see `stage1_vae.latents.numbers`.
         arrange: rows as the file holds them -> [n, *event].
-        bounds: to which what was converted is clipped.
     """
 
     kind: str
     arrange: Arrange
-    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +61,7 @@ class Shapes:
             channels = self.event[0]
             return {
                 "loc": (kind, Reading("loc", lambda rows: self._ours(rows)[:, :channels])),
-                "log_std": (
-                    kind,
-                    Reading("log_var", lambda rows: self._ours(rows)[:, channels:], LOG_STD_BOUNDS),
-                ),
+                "log_std": (kind, Reading("clipped_log_var", lambda rows: self._ours(rows)[:, channels:])),
             }
         if kind == "loc":
             readings = {"loc": (kind, Reading(kind, self._ours))}
@@ -129,6 +121,8 @@ def shapes_of(
         raise DataError(f"data.grids is for codes, and {what} holds {kind}: leave it out")
     if kind == "codes":
         own_grids = _grids(what, shape[1:], grids)
+        if len(shape) == 3 and grids is None:
+            guesses.append(f"maps of {shape[1]}x{shape[2]} codes (data.grids otherwise)")
         return Shapes((math.prod(shape[1:]),), Support.CODES, "codes", (), shape[1:], own_grids)
     if kind in ("bits", "logits", "probs"):
         return Shapes((math.prod(shape[1:]),), Support.BITS, "bits", (), shape[1:])

@@ -37,7 +37,8 @@ class Latents(Source):
     Args:
         root: a file, or a folder of shards or of a file an image.
         layout: one of `LAYOUTS`.
-        loc, log_std, std, log_var, var, moments, codes, bits, logits, probs: which array is that; None: by its name.
+        loc, log_std, std, log_var, var, moments, codes, bits, logits, probs: which array is that; None: by its name;
+            False: none.
         label: which holds labels, or an .npy file, or a folder of such; None: by its name; False: none.
         label_column: of labels in several columns, the one to take.
         axes: of maps, in the order of the file, such as NHWC; None: by their sizes.
@@ -50,16 +51,16 @@ class Latents(Source):
 
     root: str | None
     layout: str = "auto"
-    loc: str | None = None
-    log_std: str | None = None
-    std: str | None = None
-    log_var: str | None = None
-    var: str | None = None
-    moments: str | None = None
-    codes: str | None = None
-    bits: str | None = None
-    logits: str | None = None
-    probs: str | None = None
+    loc: str | bool | None = None
+    log_std: str | bool | None = None
+    std: str | bool | None = None
+    log_var: str | bool | None = None
+    var: str | bool | None = None
+    moments: str | bool | None = None
+    codes: str | bool | None = None
+    bits: str | bool | None = None
+    logits: str | bool | None = None
+    probs: str | bool | None = None
     label: str | bool | None = None
     label_column: int | None = None
     axes: str | None = None
@@ -197,10 +198,12 @@ class Latents(Source):
                 is_train = np.zeros(len(stacks[kinds[0]]), bool)
                 is_train[train.rows] = True
             facts[source] = {}
+            by_kind: dict[str, dict[str, Parameter]] = {}
             for name, (kind, reading) in shapes.readings(kinds).items():
                 dtype = np.dtype(np.int64 if name == "codes" else np.float32)
-                column = _column(found, source, kind, reading, shapes.event, dtype)
-                facts[source][name] = survey(column, kind, is_train, limits)
+                by_kind.setdefault(kind, {})[name] = _column(found, source, kind, reading, shapes.event, dtype)
+            for kind, columns in by_kind.items():  # those of one array read it once
+                facts[source] |= survey(columns, kind, is_train, limits)
         return facts
 
     def _spec(self, found: Found, shapes: Shapes, facts: dict[str, dict[str, Facts]], num_classes: int) -> LatentSpec:
@@ -235,7 +238,7 @@ def _column(
     found: Found, source: str, kind: str, reading: Reading, event: tuple[int, ...], dtype: np.dtype
 ) -> Parameter:
     """All rows of a parameter."""
-    return Parameter(found.columns[source][kind], reading.kind, reading.arrange, event, dtype, bounds=reading.bounds)
+    return Parameter(found.columns[source][kind], reading.kind, reading.arrange, event, dtype)
 
 
 def _fingerprint(

@@ -128,7 +128,7 @@ def _cast(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if len(rows) and (rows.max() > high or rows.min() < low):
         odd = rows.max() if rows.max() > high else rows.min()
         raise DataError(
-            f"a draw of {odd:g} does not fit {dtype}, the type of the files: save those in a wider one, which samples are "
-            "then written in"
+            f"a draw of {odd:g} does not fit {dtype}, the type of the files: save those in a wider one, which "
+            "samples are then written in"
         )
     return rows.astype(dtype)

@@ -10,7 +10,7 @@ from command_line import SMALL, Result, run_here
 
 from expost.base.errors import UserError
 from expost.config.schema import Sample
-from expost.stages.samples import check_destination, is_ours
+from expost.stages.delivery import check_destination, is_ours
 
 PLAIN: dict[str, Any] = {
     "num": 4,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from expost.parts.decoding import block_size, image_blocks
-from expost.stages import samples as sampling
+from expost.stages import delivery
 from stage1_vae.data.digits import Digits
 
 
@@ -93,7 +93,7 @@ def test_png_folder_holds_the_same_pixels(trained: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_pictures_of_any_number_of_channels(channels: int) -> None:
     pixels = np.arange(channels * 30, dtype=np.uint8).reshape(channels, 5, 6)
-    shown = np.asarray(sampling.to_picture(pixels))
+    shown = np.asarray(delivery.to_picture(pixels))
     expected = pixels.transpose(1, 2, 0) if channels > 2 else pixels[0]
     assert np.array_equal(shown, expected)
 
@@ -114,7 +114,7 @@ def test_an_existing_file_is_replaced_in_one_step(trained: Path, monkeypatch: py
             Path(copy).write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
 
-        patched.setattr(sampling.shutil, "copyfile", full)
+        patched.setattr(delivery.shutil, "copyfile", full)
         failed = run_here(trained, *SMALL, "stage=sample", "sample.num=6", *over)
         assert failed.code == 2 and "No space left" in failed.err
         assert target.read_bytes() == b"precious"
@@ -131,6 +131,7 @@ class Grey(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[int] = []
+        self.device = torch.device("cpu")
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         self.asked.append(n)

@@ -2,15 +2,18 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from outside.their_models import DIM, Codes, Given, Normals, Rotation, external, images
 from torch import Tensor, nn
 
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.external.autoencoder import calibrate
-from stage1_vae.external.weights import sha256, tensors
+from stage1_vae.external.errors import ExternalError
+from stage1_vae.external.weights import modules, sha256, tensors
 from stage1_vae.latents import LatentDataset
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.rate import rate_nats
@@ -61,6 +64,47 @@ def test_an_object_that_is_no_module_but_has_some() -> None:
     autoencoder = external(pair)
     assert autoencoder.spec.shape == (3,) and not pair.encoder.training and pair.encoder.weight.requires_grad is False
     assert set(tensors(pair)) == {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "mean"}
+
+
+GLOBAL = nn.Linear(DIM, 3)
+
+
+def test_modules_are_found_wherever_the_methods_refer_to_them() -> None:
+    held = nn.Linear(3, DIM)
+
+    def encode(x: Tensor) -> Tensor:
+        return GLOBAL(x.flatten(1))
+
+    def decode(z: Tensor) -> Tensor:
+        return held(z).view(-1, 1, 4, 4)
+
+    for model in (SimpleNamespace(encode=encode, decode=decode), SimpleNamespace(nets=[GLOBAL, {"outer": held}])):
+        found = modules(model).values()
+        assert {id(module) for module in found} == {id(GLOBAL), id(held)}
+        assert len(tensors(model)) == 4
+
+    class Rescaled(Rotation):
+        def encode(self, x: Tensor) -> Tensor:
+            return GLOBAL(super().encode(x))
+
+    rescaled = Rescaled()
+    assert {id(module) for module in modules(rescaled).values()} == {id(rescaled), id(GLOBAL)}
+
+
+def test_images_outside_of_the_range_are_refused() -> None:
+    with pytest.raises(ExternalError, match=r"values from -1 to 1.* vae.range=\[0,1\] hands them over as they are"):
+        external(Rotation(), torch.linspace(-1, 1, 32).view(2, 1, 4, 4), range=(-1.0, 1.0))
+
+
+def test_a_cache_that_is_made_at_the_first_call_is_no_change() -> None:
+    class Caching(Rotation):
+        def encode(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "cache"):
+                self.register_buffer("cache", torch.ones(1))
+            return super().encode(x) * self.cache
+
+    source = Given(model=Caching())
+    source.autoencoder(loaded := source.load(), X, 0).check_unchanged(loaded.weights_sha256)
 
 
 def test_the_hash_is_of_all_that_it_computes_with() -> None:

@@ -127,7 +127,7 @@ def test_a_name_that_makes_no_model_is_told_what_is_there(file: Path) -> None:
     assert "it has Net, make, Half, made, nothing" in refusal(module=f"{file}:build")
     assert "without decode; it has encoder, encode" in refusal(module=f"{file}:Half")
     assert "None comes of it" in refusal(module=f"{file}:nothing")
-    assert "number is a int; name a function or class" in refusal(module=f"{file}:number")
+    assert "number is an int; name a function or class" in refusal(module=f"{file}:number")
     assert "takes none" in refusal(module=f"{file}:made", arguments={"width": 3})
 
 

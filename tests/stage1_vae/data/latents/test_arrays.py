@@ -104,6 +104,12 @@ def test_a_draw_beside_its_mean_is_left_out(tmp_path: Path) -> None:
     assert data.left_out == ("arrays z, x (data.loc, data.codes, data.label, ... name an array)",)
 
 
+def test_an_array_that_is_none_of_its_name(tmp_path: Path) -> None:
+    root = write(tmp_path / "a.npz", z=LOC, codes=CODES, scale=LOC)
+    assert load(root, codes=False, std=False).train.family == "delta"
+    assert load(root, loc=False).train.family == "codes"
+
+
 def test_statistics_beside_latents_are_no_standard_deviations(tmp_path: Path) -> None:
     data = load(
         write(tmp_path / "a.npz", latents=MAPS, mean=MAPS.mean((0, 2, 3)), std=MAPS.std((0, 2, 3))[None, :, None])
@@ -126,7 +132,7 @@ def test_an_array_without_a_name(tmp_path: Path) -> None:
 
 def test_moments_are_mean_and_log_variance_on_channels(tmp_path: Path) -> None:
     log_var = np.clip(RNG.normal(size=MAPS.shape), -1, 1).astype(np.float32)
-    log_var[0, 0, 0, 0] = -60
+    log_var[0, 0, 0, :2] = -60, 400
     moments = np.concatenate([MAPS, log_var], 1)
     for name, array, axes in (("moments", moments, None), ("other", moments.transpose(0, 2, 3, 1), "NHWC")):
         data = load(write(tmp_path / "a.npz", **{name: array}), moments=None if name == "moments" else name, axes=axes)
@@ -155,7 +161,10 @@ def test_codes(tmp_path: Path) -> None:
     data = load(write(tmp_path / "a.npz", codes=CODES))
     assert data.spec == LatentSpec((6,), Support.CODES, ((2, 3),), (50,)) and data.train.family == "codes"
     np.testing.assert_array_equal(everything(data, "codes"), sort_rows(CODES.reshape(40, 6)))
-    assert data.guesses == ("codebook of 50, the largest code and one (data.num_codes otherwise)",)
+    assert data.guesses == (
+        "maps of 2x3 codes (data.grids otherwise)",
+        "codebook of 50, the largest code and one (data.num_codes otherwise)",
+    )
     assert rows_of(data.train, "codes").dtype == np.uint8 and data.style.shape == (2, 3)
     sequence = load(write(tmp_path / "b.npy", x=CODES.reshape(40, 6)), num_codes=512)
     assert sequence.spec.grids == ((1, 6),) and sequence.spec.num_codes == (512,)

@@ -68,6 +68,7 @@ CASES: list[tuple[dict[str, np.ndarray], dict[str, Any], list[str]]] = [
     ({"mu": LOC, "mean": LOC}, {}, ["holds mu, mean", "choose by data.loc=mu or data.loc=mean"]),
     ({"first": LOC, "second": LOC}, {}, ["holds first, second", "call the latents loc", "data.loc=NAME"]),
     ({"loc": LOC}, {"loc": "mu"}, ["data.loc=mu", "holds loc", "name one of them"]),
+    ({"loc": LOC}, {"loc": 3}, ["data.loc=3: give the name of an array", "holds loc"]),
     ({"loc": LOC}, {"std": "scale"}, ["data.std=scale", "holds loc"]),
     (
         {"loc": LOC, "codes": CODES},
@@ -132,6 +133,7 @@ CASES: list[tuple[dict[str, np.ndarray], dict[str, Any], list[str]]] = [
     ({"loc": MAPS}, {"axes": "CNHW"}, ["data.axes=CNHW", "N first"]),
     ({"loc": LOC}, {"axes": "NCHW"}, ["data.axes=NCHW names 4 axes"]),
     ({"moments": MAPS[:, :3]}, {}, ["shape (40, 3, 6, 6)", "3 is odd", "data.loc where they are means alone"]),
+    ({"moments": changed(MAPS, np.inf)}, {}, ["(moments): row 17 holds inf", "leave such rows out"]),
     ({"latents": MAPS, "latents_flip": MAPS[1:]}, {}, ["latents_flip", "(39, 4, 6, 6)", "save all alike"]),
     ({"loc": LOC.astype(str)}, {}, ["row 0 holds <U", "give whole or real numbers"]),
 ]
