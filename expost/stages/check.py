@@ -113,6 +113,9 @@ def check_draws(job: Job, parts: Parts) -> None:
     """
     if job.config.sample.prior == "base" and isinstance(parts, ImageParts) and parts.vae.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    out = job.config.sample.out
+    if isinstance(parts, ImageParts) and not parts.data.are_pictures and out is not None and out.suffix != ".npz":
+        raise UserError(f"sample.out={out}: vectors are no pictures; give sample.out=FILE.npz")
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
 

@@ -171,7 +171,7 @@ class Units:
     """Units in which the columns of vectors were measured.
 
     Attributes:
-        centre, scale: float32 [D]; a number v of the file is x = (v - centre) / scale.
+        centre, scale: float64 [D]; a number v of the file is x = (v - centre) / scale.
     """
 
     centre: Tensor
@@ -188,7 +188,7 @@ class Units:
     @property
     def log_volume(self) -> float:
         """What is added to -log p(x), in nats, for numbers of the file."""
-        return self.scale.double().log().sum().item()
+        return self.scale.log().sum().item()
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def find_units(rows: ImageSet) -> tuple[Units, int]:
     deviation = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
     varies = deviation > CONSTANT * largest
     scale = torch.where(varies, deviation, torch.ones_like(deviation))
-    return Units((shift + mean).float(), scale.float()), int((~varies).sum())
+    return Units(shift + mean, scale), int((~varies).sum())
 
 
 def _blocks(rows: ImageSet) -> Iterator[Tensor]:
