@@ -46,6 +46,8 @@ def check_all(job: Job, parts: Parts) -> None:
         UserError: images that are too few for it; what this model cannot draw, or these images cannot be judged by.
     """
     word = job.config.stage
+    if word == "export" and isinstance(parts, ImageParts) and not parts.data.are_pictures:
+        raise UserError("stage=export writes models of images, and data=vectors has none; stage=sample writes vectors")
     check_classes(parts)
     if isinstance(parts, LatentParts):
         check_latents(job, parts)

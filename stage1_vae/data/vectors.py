@@ -9,16 +9,15 @@ logarithms of the deviations, which is said.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stage1_vae.data.arrays import Arrays
-from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Units, fingerprint
+from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory, Source, Units, fingerprint
 from stage1_vae.data.layout import Axes, Hints
 
 BLOCK_NUMBERS = 2**24
@@ -41,48 +40,8 @@ class Standardised(ImageSet):
 
 
 @dataclass(frozen=True)
-class Vectors(Arrays):
-    """Rows of numbers in files of arrays; a split is found, or cut at random, as of images.
-
-    Args:
-        layout: "ND" for vectors in rows, "DN" in columns; None: in rows, unless the labels say columns.
-        domain: "real" for any numbers, "unit" for bits, bytes and numbers in [0, 1], which stay as they are.
-        standardize: measure each column of real numbers in its own units.
-    """
-
-    domain: str = "real"
-    standardize: bool = True
-    version: ClassVar[int] = 1
-
-    def load(self) -> ImageData:
-        if not isinstance(self.standardize, bool):
-            raise DataError(f"data.standardize={self.standardize}: give true or false")
-        if self.size is not None:
-            raise DataError(f"data.size={self.size}: vectors have no height and width; choose data=arrays for pictures")
-        if self.layout is not None and self.layout not in LAYOUTS:
-            raise DataError(f"data.layout={self.layout}: give ND for vectors in rows, DN in columns, or null")
-        data = replace(super().load(), are_pictures=False)
-        if data.domain is not Domain.REAL or not self.standardize:
-            return data
-        units, num_constant = find_units(data.train)
-        train, val, test = (_in_units(rows, units) for rows in (data.train, data.val, data.test))
-        shift = units.log_volume
-        words = (
-            f"columns standardised by mean and deviation ({units.scale.min():.3g} to {units.scale.max():.3g}) of the "
-            f"training rows; of the numbers in the file -log p is {shift:+.4g} nats (data.standardize=false)"
-        )
-        constant = [f"{num_constant} column{'s never vary' if num_constant > 1 else ' never varies'}"] * (
-            num_constant > 0
-        )
-        return replace(
-            data,
-            train=train,
-            val=val,
-            test=test,
-            units=units,
-            guesses=(*data.guesses, words, *constant),
-            fingerprint=fingerprint(("vectors", "standardised", str(self.version), data.fingerprint)),
-        )
+class _Rows(Arrays):
+    """Arrays of two axes as images (1, 1, D)."""
 
     def find_axes(self, what: str, shape: tuple[int, ...], domain: Domain, guesses: list[str], hints: Hints) -> Axes:
         if len(shape) != 2 or 0 in shape:
@@ -96,6 +55,60 @@ class Vectors(Arrays):
             guesses.append(f"{shape[0]} vectors of {shape[1]} numbers (data.layout=DN otherwise)")
         size = {"C": 1, "H": 1, "W": shape[0 if in_columns else 1]}
         return Axes("CHW_N" if in_columns else "N_CHW", size)
+
+
+@dataclass(frozen=True)
+class Vectors(Source):
+    """Rows of numbers in files of arrays; a split is found, or cut at random, as of images.
+
+    Args:
+        root, x, label, label_column, levels, range, val_fraction, test_fraction, memory_limit_gib: as of `Arrays`.
+        layout: "ND" for vectors in rows, "DN" in columns; None: in rows, unless the labels say columns.
+        domain: "real" for any numbers, "unit" for bits, bytes and numbers in [0, 1], which stay as they are.
+        standardize: measure each column of real numbers in its own units.
+    """
+
+    root: str | None
+    x: str | None = None
+    label: str | bool | None = None
+    label_column: int | None = None
+    layout: str | None = None
+    domain: str = "real"
+    standardize: bool = True
+    levels: int | None = None
+    range: Sequence[float] | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    memory_limit_gib: float = 2.0
+
+    def load(self) -> ImageData:
+        if not isinstance(self.standardize, bool):
+            raise DataError(f"data.standardize={self.standardize}: give true or false")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise DataError(f"data.layout={self.layout}: give ND for vectors in rows, DN in columns, or null")
+        keys = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "standardize"}
+        data = replace(_Rows(**keys).load(), are_pictures=False)
+        if data.domain is not Domain.REAL or not self.standardize:
+            return data
+        units, num_constant = find_units(data.train)
+        train, val, test = (_in_units(rows, units) for rows in (data.train, data.val, data.test))
+        words = (
+            f"columns standardised by mean and deviation ({units.scale.min():.3g} to {units.scale.max():.3g}) of the "
+            f"training rows; {units.log_volume:.4g} nats more are -log p of the numbers in the file "
+            "(data.standardize=false)"
+        )
+        constant = [f"{num_constant} column{'s never vary' if num_constant > 1 else ' never varies'}"] * (
+            num_constant > 0
+        )
+        return replace(
+            data,
+            train=train,
+            val=val,
+            test=test,
+            units=units,
+            guesses=(*data.guesses, words, *constant),
+            fingerprint=fingerprint(("vectors", "standardised", str(self.version), data.fingerprint)),
+        )
 
 
 def _in_units(rows: ImageSet, units: Units) -> ImageSet:
