@@ -46,6 +46,8 @@ def check_all(job: Job, parts: Parts) -> None:
         UserError: images that are too few for it; what this model cannot draw, or these images cannot be judged by.
     """
     word = job.config.stage
+    if word == "export" and isinstance(parts, ImageParts) and not parts.data.are_pictures:
+        raise UserError("stage=export writes models of images, and data=vectors has none; stage=sample writes vectors")
     check_classes(parts)
     if isinstance(parts, LatentParts):
         check_latents(job, parts)
@@ -113,6 +115,9 @@ def check_draws(job: Job, parts: Parts) -> None:
     """
     if job.config.sample.prior == "base" and isinstance(parts, ImageParts) and parts.vae.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    out = job.config.sample.out
+    if isinstance(parts, ImageParts) and not parts.data.are_pictures and out is not None and out.suffix != ".npz":
+        raise UserError(f"sample.out={out}: vectors are no pictures; give sample.out=FILE.npz")
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
 
