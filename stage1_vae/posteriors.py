@@ -28,12 +28,10 @@ class Unchecked(Distribution):
     def sample_alike(self, num: int) -> Tensor:
         """Draws [num, B, *event] without a gradient, of all of the batch from the same noise.
 
-        What is computed of one of them then depends neither on its place in the batch nor on the others.
-
-        Raises:
-            NotImplementedError: this distribution has no such draws.
+        What is computed of one of them then depends neither on its place in the batch nor on the others. A family that
+        does not say how draws as usual.
         """
-        raise NotImplementedError(f"{type(self).__name__} draws nothing from shared noise")
+        return self.sample([num])
 
 
 class DiagonalNormal(Unchecked):

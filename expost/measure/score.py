@@ -6,6 +6,7 @@ where it stands, and the noise cancels where two images are compared.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import ImageSet
 from stage1_vae.data.preprocess import SameNoise
 from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.posteriors import Unchecked
 from stage1_vae.rows import spread_rows
 from stage2_prior.prior import Exactness, Prior
 
@@ -59,8 +61,9 @@ def image_costs(job: Job, parts: ImageParts, vae: Autoencoder, prior: Prior, ima
     x_batches = (x for x, _ in bar("scores", job.shows_progress, batches))
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
-        posterior = vae.encode(x).posterior
-        z = posterior.sample_alike(n)  # [n, B, *latent]
+        posterior: Any = vae.encode(x).posterior
+        alike = isinstance(posterior, Unchecked)  # a bottleneck of the user's may have any distribution
+        z = posterior.sample_alike(n) if alike else posterior.sample(torch.Size([n]))  # [n, B, *latent]
         return z, None if vae.family == "delta" else posterior.log_prob(z)
 
     return _costs(_reseeded(x_batches, seed), propose, likelihood(vae), prior, num, most)
@@ -109,7 +112,7 @@ def image_scores(bounds: Bounds, parts: ImageParts, found: Nearest | None) -> Sc
     bound = None if bounds.iwae_nats is None else -bounds.iwae_nats
     unchanged = carries_unchanged(parts.vae)
     if unchanged:  # z is x
-        bound = log_prob_z
+        bound = None if log_prob_z is None else log_prob_z.clone()  # safetensors keeps no tensor under two names
     return Scores(
         log_prob_bound_nats=bound if parts.kind.is_density else None,
         rate_nats=bounds.rate_nats,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.config.schema import Config
+from expost.evaluation.nouns import IMAGES, LATENTS
 from expost.evaluation.scores.table import COLUMNS, Scores, Standing, write_csv
 from expost.job import Job
 from expost.measure.feature_nets import load_feature_net
@@ -172,7 +173,7 @@ def deliver_scores(job: Job, parts: Parts, artifacts: Mapping[str, Artifact]) ->
     Raises:
         UserError: they cannot be written.
     """
-    from expost.measure.score_page import Scored, write_page  # matplotlib is slow to import: only who draws
+    from expost.stages.score_page import Scored, write_page  # matplotlib is slow to import: only who draws
 
     given = parts.given
     assert given is not None
@@ -196,7 +197,7 @@ def deliver_scores(job: Job, parts: Parts, artifacts: Mapping[str, Artifact]) ->
         raise UserError(f"cannot write {target} or {job.folder}: {error.strerror}; make room") from error
     for sentence in scored.sentences:
         job.say("scores", sentence)
-    job.say("scores", f"{num:,} rows: {target}")
+    job.say("scores", f"{num:,} row{'s' * (num != 1)}: {target}")
     job.say("page", str(page))
 
 
@@ -209,28 +210,36 @@ def training_names(job: Job, parts: Parts) -> Callable[[int], str]:
 
 
 def sentences(parts: Parts, given: Given, scores: Scores, test: Scores, standing: Standing) -> list[str]:
-    """What is to be said of all of them."""
+    """What is to be said of all of them; of one alone, all of it."""
     words, values = scores.ranking
-    noun = "images" if isinstance(parts, ImageParts) else "latents"
-    usual = test.ranking[1].median().item()
-    said = [f"median {words} {values.median().item():.5g} nats; of test {noun} {usual:.5g}"]
-    if standing.ranked is not None:
-        num = int((standing.ranked >= UNUSUAL).sum())
-        said.append(f"{num:,} of {len(values):,} less likely than {UNUSUAL} % of test {noun}")
-    if standing.nearer is not None:
-        num = int((standing.nearer >= UNUSUAL).sum())
-        said[-1] += f"; {num:,} farther from the training {noun} than {UNUSUAL} % of test {noun}"
+    nouns = IMAGES if isinstance(parts, ImageParts) else LATENTS
+    usual, rank, near = test.ranking[1].median().item(), standing.ranked, standing.nearer
+    said = [
+        f"{'median ' * (len(values) > 1)}{words} {values.median().item():.5g} nats; of test {nouns.many} {usual:.5g}"
+    ]
+    if rank is not None and len(values) == 1:
+        said.append(f"{rank.item():.3g} % of test {nouns.many} are likelier")
+    elif rank is not None:
+        num = int((rank >= UNUSUAL).sum())
+        said.append(f"{num:,} of {len(values):,} less likely than {UNUSUAL} % of test {nouns.many}")
+    if near is None or scores.nearest is None:
+        said.append(f"no nearest training {nouns.one}: {'features' * (nouns is IMAGES) or 'latents'} that never vary")
+    elif len(values) == 1:
+        said.append(
+            f"{near.item():.3g} % of test {nouns.many} are nearer to a training {nouns.one}; the nearest of this is "
+            f"{scores.nearest.item():,}, counted from 0"
+        )
     else:
-        said.append(f"no nearest training {noun}: there is no distance between features that do not vary")
-    if reason := bound_refusal(parts, scores):
-        said.append(reason)
-    return said
+        num = int((near >= UNUSUAL).sum())
+        said.append(f"{num:,} farther from the training {nouns.many} than {UNUSUAL} % of test {nouns.many}")
+    return [*said, reason] if (reason := bound_refusal(parts, scores)) else said
 
 
 def given_line(parts: Parts) -> str:
     """What was read, in one line."""
     given = parts.given
     assert given is not None
+    shape: tuple[int, ...]
     if isinstance(given, GivenImages):
         num, shape, noun = len(given.images), parts.of_images.data.shape, "image"
     elif isinstance(given, GivenLatents):

@@ -1,6 +1,6 @@
 """Pictures of scores: the likeliest and the least likely images, and where all of them are among test images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from expost.evaluation.scores.table import Scores, Standing
 
 COLUMNS, GAP, MARGIN, HEAD, LINE = 4, 14, 18, 40, 17
 """Of a panel: pairs in a line; the rest in pixels."""
-MOST_LETTERS = 22
+MOST_LETTERS = 24
 BEYOND = 1.5
 """So many widths of the test images' range are shown on either side of it."""
 FEW = 60
@@ -119,7 +119,7 @@ def _histogram(axis: Axes, values: np.ndarray, test: np.ndarray, nouns: Nouns) -
     label = f"scored ({len(values):,})"
     if len(values) <= FEW:
         axis.plot([], [], color=EXTRA, linewidth=2, label=label)
-        axis.vlines(inside, 0, 0.4 * axis.get_ylim()[1], color=EXTRA, linewidth=1.5)
+        axis.vlines(inside, 0, 0.3 * axis.get_ylim()[1], color=EXTRA, linewidth=1.5)
     else:
         counts, _ = np.histogram(inside, edges)
         axis.stairs(counts / len(values), edges, color=EXTRA, linewidth=2, label=label)
@@ -128,21 +128,20 @@ def _histogram(axis: Axes, values: np.ndarray, test: np.ndarray, nouns: Nouns) -
         if num:
             words = f"{arrow} {num:,} beyond" if side == "left" else f"{num:,} beyond {arrow}"
             axis.text(place, 0.6, words, transform=axis.transAxes, ha=side, color=EXTRA, fontsize=FONT_SIZE - 1)
+    axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # for the legend
     axis.legend(fontsize=FONT_SIZE - 2, frameon=False, loc="upper left" if right else "upper right")
     axis.margins(x=0.03)
 
 
-def captions(
-    order: Tensor, scores: Scores, standing: Standing, name_of: "dict[int, str] | None" = None
-) -> list[list[str]]:
-    """Below each of the rows `order` [n]: what ranks it, the share of test images that are likelier, and its name."""
+def captions(order: Tensor, scores: Scores, standing: Standing, names: Mapping[int, str]) -> list[list[str]]:
+    """Below each of the rows `order` [n]: what ranks it, how it stands among test images, and its name."""
     words, values = scores.ranking
     lines = []
     for row in order.tolist():
         own = [f"{words} {values[row].item():.4g}"]
         if standing.ranked is not None:
             own.append(f"{standing.ranked[row].item():.1f} % of test likelier")
-        if name_of is not None:
-            own.append(name_of[row])
-        lines.append(own)
+        if standing.nearer is not None:
+            own.append(f"{standing.nearer[row].item():.1f} % of test nearer")
+        lines.append([*own, names[row]])
     return lines

@@ -83,10 +83,9 @@ def check_alike(path: Path, shapes: Shapes, like: LatentData) -> None:
     """
     spec, family = like.spec, like.train.family
     if family != shapes.family:
-        spread = " with standard deviations" if family == "diagonal_normal" else ""
         raise DataError(
             f"{path} holds {_words(shapes.family)}, and this prior was fitted to {_words(family)}: save them as those "
-            f"were{spread}"
+            "were"
         )
     if shapes.event != spec.shape or shapes.grids != spec.grids:
         own, theirs = (f"{'x'.join(map(str, one.shape if one is spec else shapes.event))}" for one in (spec, shapes))

@@ -46,6 +46,9 @@ class Scored:
     standing: Standing
     sentences: Sequence[str]
 
+    def __len__(self) -> int:
+        return len(next(iter(self.scores.tensors().values())))
+
     @property
     def nouns(self) -> Nouns:
         return IMAGES if isinstance(self.parts, ImageParts) else LATENTS
@@ -83,7 +86,8 @@ def _names(scored: Scored, rows: Tensor) -> dict[int, str]:
     names = {}
     for row in rows.tolist():
         name, inside = scored.given.place(row)
-        names[row] = f"{name} [{inside}]" if inside else name
+        is_alone = not inside and (row + 1 == len(scored) or scored.given.place(row + 1)[0] != name)
+        names[row] = name if is_alone else f"{name} [{inside}]"
     return names
 
 
