@@ -168,15 +168,13 @@ LATENT_PARTS = {
 """By name, in their order: a part may read what those before it found."""
 
 
-def measure_latents(
-    job: Job, trained: Subject, histories: Histories, folder: Path, tracker: Tracker
-) -> dict[str, float | None]:
-    """Write `figures.json` and the pictures into the empty `folder`; the learned prior's figures for the run's summary.
+def measure_latents(job: Job, trained: Subject, histories: Histories, folder: Path, tracker: Tracker) -> Report:
+    """Write `figures.json` and the pictures into the empty `folder`; the report.
 
     The arguments are those of `Findings`, and the tracker of the stage.
     """
     findings = LatentFindings(job, trained, histories, folder)
-    return carry_out(LATENT_PARTS.values(), findings, build_report, tracker).named_figures()
+    return carry_out(LATENT_PARTS.values(), findings, build_report, tracker)
 
 
 def build_report(findings: LatentFindings) -> Report:

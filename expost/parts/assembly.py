@@ -29,6 +29,7 @@ from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import External
+from stage1_vae.external.pretrained import Folded
 from stage1_vae.external.source import ExternalSource, Loaded
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
@@ -80,6 +81,21 @@ class Frozen:
     def ingredients(self) -> dict[str, Any]:
         """Everything of it that can change latents or images; JSON."""
         return self.source.ingredients(self.loaded)
+
+    @property
+    def handed_over(self) -> Any:
+        """What a user has in hand of it: the model, of diffusers without what is folded in."""
+        model = self.loaded.model
+        return model.net if isinstance(model, Folded) else model
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """What names it in an export; JSON, of `expost.export.config.Reference`."""
+        called = {
+            key: self.ingredients[key] for key in ("range", "multiple", "channels", "second", "num_codes", "precision")
+        }
+        known = {"name": self.loaded.name, "weights_sha256": self.loaded.weights_sha256}
+        return {**known, "folded": isinstance(self.loaded.model, Folded), **called}
 
 
 @dataclass(frozen=True)

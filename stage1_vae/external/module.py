@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from stage1_vae.external.errors import ExternalError, blaming
 from stage1_vae.external.own import is_own
 from stage1_vae.external.source import ExternalSource, Loaded, counted
@@ -62,8 +64,9 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
     """
     place, _, name = (module or "").rpartition(":")
     if not place or not name:
+        given = f"{key} is missing" if module is None else f"{key}={module} has no name"
         raise ExternalError(
-            f"{key}={module}: give {key}=FILE.py:NAME, the file and what in it makes the model{_has(name)}"
+            f"{given}: give {key}=FILE.py:NAME, the file and what in it makes the model{_defined(name)}"
         )
     with _importing(place, key) as source:
         found = getattr(source, name, None)
@@ -78,7 +81,8 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
                 f"{key}={module}: {name} is {_kind(found)}; name a function or class that makes the model"
             )
         else:
-            with blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+            with torch.random.fork_rng(devices=[]), blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+                torch.manual_seed(0)  # what it leaves at random is the same each time, and so is its hash
                 model = found(**arguments)
         if not _is_model(model):
             raise ExternalError(
@@ -88,7 +92,7 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
         return model, f"{Path(place).name}:{name}", _sources(source, model)
 
 
-def _has(place: str) -> str:
+def _defined(place: str) -> str:
     """What a file that was given without a name in it defines at its top, as far as its text tells."""
     path = Path(place)
     if path.suffix != ".py" or not path.is_file():
