@@ -123,7 +123,7 @@ def _of_array(
     is_on_disk = isinstance(images, (np.memmap, Stack))
     keep = not is_on_disk or fits_in_memory(images.nbytes, limit_gib)
     read: ImageSet
-    read = InMemory(pixels.tensor(images[:])) if keep else Mapped(images, np.arange(len(images)), None, pixels)
+    read = InMemory(pixels.tensor(_own(images[:]))) if keep else Mapped(images, np.arange(len(images)), None, pixels)
     names = {split: path.name if split == "all" else f"{path.name} ({split})" for split in nums}
     ends = np.cumsum([*nums.values()])
 
@@ -141,6 +141,11 @@ def _of_array(
         Watched([] if keep else files, began_ns).check,
         read,
     )
+
+
+def _own(images: np.ndarray) -> np.ndarray:
+    """The same in memory that may be written to, which torch asks for."""
+    return images if images.flags.writeable and not isinstance(images, np.memmap) else np.array(images)
 
 
 def _pixels(path: Path, images: np.ndarray | Stack, like: ImageData, scale: Sequence[float] | None) -> Pixels:
