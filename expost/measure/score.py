@@ -4,7 +4,7 @@ Every image is scored from the same noise, that of the seed: its figures depend 
 where it stands, and the noise cancels where two images are compared.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images.memorisation import Nearest, nearest
-from expost.evaluation.latents.features import LatentFeatures
-from expost.evaluation.latents.repeats import nearest_sequence
+from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
+from expost.evaluation.latents.repeats import nearest_sequence, num_looked_up
 from expost.evaluation.scores.table import Scores
 from expost.job import Job
 from expost.measure.bounds import MAX_BOUND_PIXELS, carries_unchanged, likelihood
 from expost.measure.feature_nets import Extractor
 from expost.measure.image_sets import extract_features
 from expost.measure.latent_evaluation import MOST_DRAWS, MOST_NUMBERS, ROWS_AT_ONCE, no_decoder
-from expost.measure.latent_sets import STANDARDISED_BY, draw_blocks
+from expost.measure.latent_sets import FEWEST_LOOKED_UP, MOST_PAIRS, STANDARDISED_BY, draw_blocks
 from expost.measure.subject import clean_images
 from expost.parts.assembly import ImageParts, Parts
 from expost.parts.decoding import block_size
@@ -37,6 +37,8 @@ from stage2_prior.prior import Exactness, Prior
 
 VERSION = 1
 """Part of the keys of scores; raised whenever they change."""
+SEARCHED_NUMBERS = 2**26
+"""Of vectors that are looked up together among all training latents: 256 MiB."""
 CERTAIN = ("delta", "codes")
 """Families whose draws are all the same."""
 
@@ -155,34 +157,49 @@ def nearest_images(job: Job, features: Tensor, training: Tensor) -> Nearest | No
     """The nearest training images; None where features are broken."""
     try:
         return nearest(*(one.to(job.device) if job.device.type == "cuda" else one for one in (features, training)))
-    except EvaluationError as error:
-        job.say("scores", f"no nearest training images: {error}")
+    except EvaluationError:
         return None
+
+
+def few_enough(train: LatentDataset, rows: Tensor) -> Tensor:
+    """Of the rows [n] of test latents those that are looked up among the training latents, evenly spread."""
+    if train.spec.support is Support.CODES:
+        return rows[spread_rows(len(rows), num_looked_up(len(rows), len(train), train.spec.num_dims))]
+    return rows[spread_rows(len(rows), max(FEWEST_LOOKED_UP, MOST_PAIRS // len(train)))]
 
 
 def nearest_latents(job: Job, train: LatentDataset, latents: LatentDataset, rows: Tensor) -> Nearest | None:
     """The nearest training latents of the rows [n] of `latents`: by posterior means in units of the training latents'
     standard deviations, of codes by the share of places that differ; None where no dimension varies."""
+    pieces = rows.split(max(1, SEARCHED_NUMBERS // min(train.spec.num_dims, MOST_DIMS)))
     if train.spec.support is Support.CODES:
-        codes = torch.cat([latents.draw(part) for part in rows.split(ROWS_AT_ONCE)])
-        return Nearest(*nearest_sequence(codes, (posterior.sample() for posterior in train.blocks())))
+        found = [
+            Nearest(*nearest_sequence(latents.draw(piece), (posterior.sample() for posterior in train.blocks())))
+            for piece in pieces
+        ]
+        return _end_to_end(found)
     try:
         with job.seeded(job.config.seeds.sample):
             vectors = LatentFeatures.of(draw_blocks(train, spread_rows(len(train), STANDARDISED_BY)))
-        parts = rows.split(max(1, MOST_NUMBERS // train.spec.num_dims))
-        own = torch.cat([vectors.extract(latents.posterior(part).mean) for part in parts]).to(job.device)
-        return _nearest_in_blocks(own, (vectors.extract(posterior.mean) for posterior in train.blocks()))
-    except EvaluationError as error:
-        job.say("scores", f"no nearest training latents: {error}")
+        return _end_to_end([_nearest_vectors(job, train, latents, piece, vectors) for piece in pieces])
+    except EvaluationError:
         return None
 
 
-def _nearest_in_blocks(vectors: Tensor, blocks: Iterator[Tensor]) -> Nearest:
-    least = torch.full((len(vectors),), torch.inf, dtype=torch.float64)
-    index, start = torch.zeros(len(vectors), dtype=torch.int64), 0
-    for block in blocks:
-        found = nearest(vectors, block.to(vectors.device))
+def _nearest_vectors(
+    job: Job, train: LatentDataset, latents: LatentDataset, rows: Tensor, vectors: LatentFeatures
+) -> Nearest:
+    blocks = rows.split(max(1, MOST_NUMBERS // train.spec.num_dims))
+    own = torch.cat([vectors.extract(latents.posterior(block).mean) for block in blocks]).to(job.device)
+    least = torch.full((len(own),), torch.inf, dtype=torch.float64)
+    index, start = torch.zeros(len(own), dtype=torch.int64), 0
+    for posterior in train.blocks():
+        found = nearest(own, vectors.extract(posterior.mean).to(job.device))
         index = torch.where(found.distance < least, start + found.index, index)
         least = torch.minimum(least, found.distance)
-        start += len(block)
+        start += len(posterior.mean)
     return Nearest(index, least)
+
+
+def _end_to_end(found: Sequence[Nearest]) -> Nearest:
+    return Nearest(torch.cat([piece.index for piece in found]), torch.cat([piece.distance for piece in found]))

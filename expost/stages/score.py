@@ -24,6 +24,7 @@ from expost.measure.score import (
     VERSION,
     bound_refusal,
     features_of,
+    few_enough,
     image_costs,
     image_scores,
     latent_costs,
@@ -112,7 +113,8 @@ def score_tests(making: Making) -> Mapping[str, Any]:
         with job.seeded(job.config.seeds.sample):
             rows = spread_rows(len(test), num)
             costs = latent_costs(job, parts, making.prior, test, rows)
-        scores = latent_scores(costs, nearest_latents(job, making.latents("train"), test, rows))
+        train = making.latents("train")
+        scores = latent_scores(costs, nearest_latents(job, train, test, few_enough(train, rows)))
     save_file(scores.tensors(), making.folder / FIGURES)
     return {}
 
@@ -223,7 +225,8 @@ def sentences(parts: Parts, given: Given, scores: Scores, test: Scores, standing
         num = int((rank >= UNUSUAL).sum())
         said.append(f"{num:,} of {len(values):,} less likely than {UNUSUAL} % of test {nouns.many}")
     if near is None or scores.nearest is None:
-        said.append(f"no nearest training {nouns.one}: {'features' * (nouns is IMAGES) or 'latents'} that never vary")
+        what = f"features of {nouns.many}" if nouns is IMAGES else nouns.many
+        said.append(f"no nearest training {nouns.one}: there are no distances, for {what} never vary or are not finite")
     elif len(values) == 1:
         said.append(
             f"{near.item():.3g} % of test {nouns.many} are nearer to a training {nouns.one}; the nearest of this is "

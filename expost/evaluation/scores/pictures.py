@@ -143,5 +143,8 @@ def captions(order: Tensor, scores: Scores, standing: Standing, names: Mapping[i
             own.append(f"{standing.ranked[row].item():.1f} % of test likelier")
         if standing.nearer is not None:
             own.append(f"{standing.nearer[row].item():.1f} % of test nearer")
-        lines.append([*own, names[row]])
+        name = " ".join(names[row].split())
+        lines.append(
+            [*own, name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"]
+        )  # its end tells most
     return lines

@@ -14,7 +14,7 @@ from stage1_vae.data.latents.source import Latents
 RNG = np.random.default_rng(0)
 
 
-def normals(num: int, dims: int = 4) -> dict[str, np.ndarray]:
+def normals(num: int, dims: int = 4) -> dict[str, Any]:
     return {
         "loc": RNG.normal(size=(num, dims)).astype(np.float32),
         "std": np.full((num, dims), 0.5, np.float32),
