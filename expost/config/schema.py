@@ -33,6 +33,7 @@ Stage = Literal[
     "encode",
     "prior",
     "sample",
+    "score",
     "evaluate",
     "report",
     "compare",
@@ -72,6 +73,13 @@ class Sample(Section):
     top_k: Annotated[PositiveInt, Strict()] | None
     top_p: float = Field(gt=0, le=1)
     guidance: float = Field(ge=0)
+
+
+class Score(Section):
+    root: Path | None
+    out: Path | None
+    importance_samples: PositiveInt | None
+    num_pictured: PositiveInt
 
 
 def _as_list(value: Any) -> Any:
@@ -227,6 +235,7 @@ class Config(Section):
     seeds: Seeds
     paths: Paths
     sample: Sample
+    score: Score
     compare: Compare
     store: Store
     export: Export

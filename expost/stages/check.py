@@ -13,6 +13,7 @@ from expost.parts.assembly import ImageParts, LatentParts, Parts
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
 from expost.stages.samples import check_knobs
+from expost.stages.score import check_score
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.data.latents.source import Latents
 
@@ -34,6 +35,8 @@ def check_request(job: Job) -> None:
         root = job.config.data.get("root")
         are_latents = issubclass(target_class(job.config.data), Latents)
         check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None, are_latents)
+    if job.config.stage == "score":
+        check_score(job)
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job.config.evaluation)
