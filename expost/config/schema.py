@@ -117,7 +117,7 @@ class Export(Section):
 
 class Plan(Section):
     num_images: Annotated[int, Field(ge=10)] | None
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    image_shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)] | None
     num_val: Annotated[int, Field(ge=2)] | None
     num_test: Annotated[int, Field(ge=2)] | None
     num_classes: NonNegativeInt

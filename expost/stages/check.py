@@ -19,7 +19,6 @@ from stage1_vae.data.latents.source import Latents
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
-    "encode": "images are encoded",
     "oracle": "the oracle judges bounds on images",
 }
 """Words of `stage=` that mean nothing without images, and why."""
