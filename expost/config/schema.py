@@ -34,6 +34,7 @@ Stage = Literal[
     "encode",
     "prior",
     "sample",
+    "score",
     "evaluate",
     "report",
     "compare",
@@ -75,6 +76,13 @@ class Sample(Section):
     guidance: float = Field(ge=0)
 
 
+class Score(Section):
+    root: Path | None
+    out: Path | None
+    importance_samples: PositiveInt | None
+    num_pictured: PositiveInt
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -110,7 +118,7 @@ class Export(Section):
 
 class Plan(Section):
     num_images: Annotated[int, Field(ge=10)] | None
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    image_shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)] | None
     num_val: Annotated[int, Field(ge=2)] | None
     num_test: Annotated[int, Field(ge=2)] | None
     num_classes: NonNegativeInt
@@ -228,6 +236,7 @@ class Config(Section):
     seeds: Seeds
     paths: Paths
     sample: Sample
+    score: Score
     compare: Compare
     store: Store
     export: Export

@@ -122,7 +122,7 @@ def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Esti
 
 def num_pixels(subject: Subject) -> int:
     """Pixels and channels of an image."""
-    return math.prod(subject.parts.of_images.data.shape)
+    return subject.parts.of_images.num_pixels
 
 
 def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:

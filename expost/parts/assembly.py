@@ -4,8 +4,9 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +20,12 @@ from expost.parts.priors import beside_constants, build_prior, without
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
+from stage1_vae.data.given.data import Given
+from stage1_vae.data.given.images import read_given_images
+from stage1_vae.data.given.latents import read_given_latents
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
+from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
@@ -47,12 +52,14 @@ class Parts:
         spec: what one latent is.
         prior: unfitted.
         device: where both stages compute.
+        given: what is scored; None: nothing.
     """
 
     data: Data
     spec: LatentSpec
     prior: Prior
     device: torch.device
+    given: Given | None = field(default=None, kw_only=True)
 
     @property
     def of_images(self) -> "ImageParts":
@@ -134,6 +141,11 @@ class ImageParts(Parts):
     @property
     def of_images(self) -> "ImageParts":
         return self
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels and channels of an image."""
+        return math.prod(self.data.shape)
 
     def batches(
         self,
@@ -267,6 +279,23 @@ def read_data(job: Job) -> Data:
     try:
         with clock("reading the data", job.shows_progress):
             return source.load()
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def read_given(job: Job, parts: Parts) -> Parts:
+    """The same parts with the images or latents of `score.root`, read as those of the run were.
+
+    Raises:
+        UserError: they are not there, or not such as this run can score.
+    """
+    source, root = build("data", without(job.config.data, PREPROCESSING)), str(job.config.score.root)
+    try:
+        with clock("reading what is scored", job.shows_progress):
+            if isinstance(parts, ImageParts):
+                return replace(parts, given=read_given_images(source, root, parts.data))
+            assert isinstance(parts, LatentParts) and isinstance(source, Latents)
+            return replace(parts, given=read_given_latents(source, root, parts.data))
     except DataError as error:
         raise UserError(str(error)) from error
 

@@ -11,12 +11,12 @@ from expost.parts.assembly import ImageParts, LatentParts, Parts, check_classes
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
 from expost.stages.samples import check_knobs
+from expost.stages.score import check_score
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.data.latents.source import Latents
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
-    "encode": "images are encoded",
     "oracle": "the oracle judges bounds on images",
 }
 """Words of `stage=` that mean nothing without images, and why."""
@@ -32,6 +32,8 @@ def check_request(job: Job) -> None:
         root = job.config.data.get("root")
         are_latents = issubclass(target_class(job.config.data), Latents)
         check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None, are_latents)
+    if job.config.stage == "score":
+        check_score(job)
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job.config.evaluation)

@@ -69,10 +69,10 @@ class Latents(Source):
     def load(self) -> LatentData:
         path = existing_path(self.root, "a .npz, .npy or .safetensors file of latents, or a folder of them")
         began_ns = time.time_ns()
-        found = self._find(path)
+        found = self.find(path)
         columns = next(iter(found.columns.values()))
         kinds = tuple(columns)
-        shapes = self._shapes(path, found, kinds)
+        shapes = self.shapes(path, found, kinds)
         assigned = assign(
             {split: len(own[kinds[0]]) for split, own in found.columns.items()},
             found.groups,
@@ -81,14 +81,14 @@ class Latents(Source):
             found.guesses,
         )
         labels, numbers = self._labels(path, found, assigned)
-        facts = self._survey(found, shapes, kinds, assigned)
+        facts = self.survey_all(found, shapes, kinds, assigned)
         spec = self._spec(found, shapes, facts, len(labels.names))
         readings = shapes.readings(kinds)
         provenance = {"data": path.stem, "files": str(path)}
         datasets = []
         for split, own in assigned.items():
             params = {
-                name: _column(found, own.source, kind, reading, shapes.event, spec.dtype(name)).of_rows(own.rows)
+                name: column_of(found, own.source, kind, reading, shapes.event, spec.dtype(name)).of_rows(own.rows)
                 for name, (kind, reading) in readings.items()
             }
             datasets.append(LatentDataset(spec, shapes.family, params, numbers.get(split), provenance))
@@ -110,7 +110,8 @@ class Latents(Source):
             constant=constant,
         )
 
-    def _find(self, path: Path) -> Found:
+    def find(self, path: Path, has_train: bool = True) -> Found:
+        """The arrays in files below `path`; `has_train`: some must be to train on."""
         if self.layout not in LAYOUTS:
             raise DataError(f"data.layout={self.layout} is unknown: choose {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}")
         shelf = Shelf(self.memory_limit_gib)
@@ -126,7 +127,8 @@ class Latents(Source):
             if self.groups is not None:
                 raise DataError(f"data.groups={self.groups}: files of one image are groups already; leave it out")
             return (find_moments if layout == "moments_npz" else find_crops)(path, self.label, shelf)
-        found = find_arrays(path, keys if self.label is None else {**keys, "label": self.label}, self.groups, shelf)
+        names = keys if self.label is None else {**keys, "label": self.label}
+        found = find_arrays(path, names, self.groups, shelf, has_train)
         if layout == "latent_shards":
             if not found.groups:
                 raise DataError(
@@ -136,7 +138,8 @@ class Latents(Source):
             found.axes = "NCHW"
         return found
 
-    def _shapes(self, path: Path, found: Found, kinds: tuple[str, ...]) -> Shapes:
+    def shapes(self, path: Path, found: Found, kinds: tuple[str, ...]) -> Shapes:
+        """What one latent is, by the shapes of the arrays that were found."""
         stack = next(iter(found.columns.values()))[kinds[0]]
         what = f"{path} ({found.name})" if found.name else str(path)
         is_real = kinds[0] in ("loc", "moments") and len(stack.shape) == 4
@@ -173,7 +176,7 @@ class Latents(Source):
             found.left_out.append(f"figures of classes on {' and '.join(lacking)}, which has no labels")
         return labels, numbers
 
-    def _survey(
+    def survey_all(
         self, found: Found, shapes: Shapes, kinds: tuple[str, ...], assigned: dict[str, Assigned]
     ) -> dict[str, dict[str, Facts]]:
         """Split of the files -> parameter -> what was seen."""
@@ -193,7 +196,7 @@ class Latents(Source):
             by_kind: dict[str, dict[str, Parameter]] = {}
             for name, (kind, reading) in shapes.readings(kinds).items():
                 dtype = np.dtype(np.int64 if name == "codes" else np.float32)
-                by_kind.setdefault(kind, {})[name] = _column(found, source, kind, reading, shapes.event, dtype)
+                by_kind.setdefault(kind, {})[name] = column_of(found, source, kind, reading, shapes.event, dtype)
             for kind, columns in by_kind.items():  # those of one array read it once
                 facts[source] |= survey(columns, kind, is_train, limits)
         return facts
@@ -226,7 +229,7 @@ class Latents(Source):
         return constant
 
 
-def _column(
+def column_of(
     found: Found, source: str, kind: str, reading: Reading, event: tuple[int, ...], dtype: np.dtype
 ) -> Parameter:
     """All rows of a parameter."""
