@@ -5,8 +5,8 @@
 A small AutoencoderKL of random weights, saved by diffusers, and random 64x64 images in colour: they cost what trained
 ones and real ones do. Each side is a process of its own, and the two take turns. The bare loop keeps means and
 log-variances in memory; ours recognises and checks the model, and streams into a `LatentDataset` on disk as
-`stage=encode` does. Recognition is timed apart. The ratio is of processor seconds, which other work on the machine moves
-little. Exits with 1 when a target is missed.
+`stage=encode` does. Recognition is timed apart. The ratio is of processor seconds, which other work on the machine
+moves little. Exits with 1 when a target is missed.
 """
 
 import argparse

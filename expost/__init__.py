@@ -7,15 +7,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from expost.direct import fit_prior, judge
+    from expost.export.learned_prior import LearnedPrior
     from expost.export.two_stage import TwoStage
     from stage1_vae.latents import LatentDataset, LatentSpec
     from stage2_prior.fitting import FitReport, FitRun
     from stage2_prior.prior import GradientPrior, Prior
 
-__all__ = ["FitReport", "FitRun", "GradientPrior", "LatentDataset", "LatentSpec", "Prior", "TwoStage"]
+__all__ = [
+    "FitReport",
+    "FitRun",
+    "GradientPrior",
+    "LatentDataset",
+    "LatentSpec",
+    "LearnedPrior",
+    "Prior",
+    "TwoStage",
+    "fit_prior",
+    "judge",
+]
 
 _PLACES = {
     "TwoStage": "expost.export.two_stage",
+    "LearnedPrior": "expost.export.learned_prior",
+    "fit_prior": "expost.direct",
+    "judge": "expost.direct",
     "Prior": "stage2_prior.prior",
     "GradientPrior": "stage2_prior.prior",
     "FitRun": "stage2_prior.fitting",

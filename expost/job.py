@@ -15,7 +15,6 @@ from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
 from expost.base.machines import Machine
 from expost.config.schema import Config
-from expost.evaluation.tables import printable
 from expost.store.artifacts import Artifact, Store
 from expost.store.training_states import TrainingStates
 from expost.training.progress import show_progress
@@ -107,6 +106,8 @@ class Job:
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:
+            from expost.evaluation.tables import printable  # who says nothing needs no rich
+
             who = f"[{self.command.job_number}] " if self.command.is_sweep else ""
             line = f"{who}{what:<11}{printable(words)}"
             print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart
@@ -126,17 +127,21 @@ class Job:
 
         With `states` it continues where an earlier attempt ended; they serve one fit.
         """
-        from expost.training.trainer import lightning_fit
 
-        return lightning_fit(
-            self.config.trainer,
-            tracker.loggers,
-            None if self.quiet else label,
-            self.trainer_overrides,
-            self.ranks,
-            states,
-            self.watchers,
-        )
+        def fit(*arguments: Any, **keywords: Any) -> None:
+            from expost.training.trainer import lightning_fit  # Lightning takes seconds to import: only who uses it
+
+            lightning_fit(
+                self.config.trainer,
+                tracker.loggers,
+                None if self.quiet else label,
+                self.trainer_overrides,
+                self.ranks,
+                states,
+                self.watchers,
+            )(*arguments, **keywords)
+
+        return fit
 
     @property
     def fit_settings(self) -> dict[str, Any]:
@@ -155,16 +160,20 @@ class Job:
             tracker: of the stage.
             changes: fields of a `FitRun` that are not as usual.
         """
-        from expost.training.trainer import LoopStates
         from stage2_prior.fitting import FitRun, FitStates
 
+        states = FitStates()
+        if tracker.states:
+            from expost.training.trainer import LoopStates
+
+            states = LoopStates(tracker.states, self.ranks)
         usual = FitRun(
             device=self.device,
             seed=self.config.seeds.prior,
             log=tracker.log,
             lightning_fit=self.lightning_fit(tracker, states=tracker.states),
             settings=self.fit_settings,
-            states=LoopStates(tracker.states, self.ranks) if tracker.states else FitStates(),
+            states=states,
             ranks=self.ranks,
         )
         return replace(usual, **changes)

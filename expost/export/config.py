@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +36,7 @@ from stage2_prior.prior import Prior, Wrapper
 CONFIG = "config.json"
 VAE_FILE, PRIOR_FILE = "vae.safetensors", "prior.safetensors"
 FORMAT = "expost two-stage model, 1"
+BY_REFERENCE, PRIOR_ALONE = "expost two-stage model by reference, 1", "expost prior, 1"
 PREPROCESS = {"_target_": "stage1_vae.data.preprocess.Preprocess"}
 LABELS = "stage2_prior.labels"
 """Among the versions, of a network that takes labels."""
@@ -67,17 +68,14 @@ class WeightFile(Strict):
 
 
 class Exported(Strict):
-    """The content of `config.json`.
+    """The content of `config.json`: of every kind of export.
 
     Attributes:
         format: of the folder.
-        image_shape: [C, H, W].
-        net, bottleneck, likelihood, prior: `_target_` and the keywords of the constructor.
+        prior: `_target_` and the keywords of the constructor.
         wrap, wrap_keywords: classes around the prior, the innermost first, and what their constructors are given; of
             earlier exports, nothing.
         latent: of `LatentSpec.to_json`.
-        preprocess: how raw images become x.
-        pixel_range: which x are black and white.
         class_names: of the labels, one a class; empty: they are numbers from 0.
         versions: class (or module) -> its version; `expost`, `torch` and `data` in words are for the reader.
         files: the weights.
@@ -85,21 +83,74 @@ class Exported(Strict):
     """
 
     format: str
-    image_shape: list[PositiveInt]
-    net: Node
-    bottleneck: Node
-    likelihood: Node
     prior: Node
     wrap: list[str]
     wrap_keywords: list[Node] = []
     latent: Node
-    preprocess: Preprocessing
-    pixel_range: list[float]
     class_names: list[str] = []
     versions: dict[str, int]
     made_with: dict[str, str]
     files: dict[str, WeightFile]
     sha256: str
+
+
+class ExportedImages(Exported):
+    """Of a model of images.
+
+    Attributes:
+        image_shape: [C, H, W].
+        preprocess: how raw images become x.
+        pixel_range: which x are black and white.
+    """
+
+    image_shape: list[PositiveInt]
+    preprocess: Preprocessing
+    pixel_range: list[float]
+
+
+class ExportedModel(ExportedImages):
+    """Of a model whose two stages are both ours: `net`, `bottleneck` and `likelihood` are like `prior`."""
+
+    net: Node
+    bottleneck: Node
+    likelihood: Node
+
+
+class Reference(Strict):
+    """An autoencoder that lies elsewhere, and how it was called.
+
+    Attributes:
+        name: for people.
+        weights_sha256: of its parameters and buffers.
+        folded: it is of diffusers, whose scale and shift are folded into the latents.
+        range, multiple, channels, second, num_codes, precision: of `stage1_vae.external.source.ExternalSource`.
+    """
+
+    name: str
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    folded: bool
+    range: list[float]
+    multiple: PositiveInt
+    channels: Literal["same", "repeat"]
+    second: Literal["auto", "log_var", "log_std", "std", "var"]
+    num_codes: int | list[int] | None
+    precision: Literal["32", "bf16"]
+
+
+class ExportedReference(ExportedImages):
+    """Of a prior over the latents of somebody else's autoencoder, which is named and not held."""
+
+    autoencoder: Reference
+
+
+class ExportedPrior(Exported):
+    """Of a prior alone.
+
+    Attributes:
+        fractions: of validation and test, that were held out of the latents that it was fitted to; None: another way.
+    """
+
+    fractions: list[float] | None = None
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,34 +161,52 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> Exported:
-    """The checked `config.json` of an exported model.
+    """The checked `config.json` of an export, of the kind that its format says.
 
     Raises:
         UnsafeError: it is missing, damaged, of another format, or says what it may not.
     """
     content = read_json(folder, CONFIG)
     place = folder / CONFIG
-    if content.get("format") != FORMAT:
-        raise UnsafeError(f"{place} is no {FORMAT!r}, but {content.get('format')!r}")
+    if not isinstance(kind := content.get("format"), str) or kind not in KINDS:
+        raise UnsafeError(f"{place} is no {FORMAT!r}, but {kind!r}")
     if seal(content) != content:
         raise UnsafeError(f"{place} is damaged or was edited: its sha256 is not that of its content")
     try:
-        config = Exported.model_validate(content)
+        config = KINDS[kind].model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise UnsafeError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+    files = {PRIOR_FILE} if isinstance(config, ExportedPrior) else {VAE_FILE, PRIOR_FILE}
+    if config.files.keys() != files:
+        raise UnsafeError(f"{place}: files must be {' and '.join(sorted(files))}, not {', '.join(config.files)}")
+    if isinstance(config, ExportedImages):
+        check_images(config, place)
+    return config
+
+
+def check_images(config: ExportedImages, place: Path) -> None:
+    """
+    Raises:
+        UnsafeError: images that are none, or too large.
+    """
     if len(config.image_shape) != 3 or math.prod(config.image_shape) > MAX_PIXELS:
         raise UnsafeError(
             f"{place}: image_shape={config.image_shape} is no [C, H, W] of at most {MAX_PIXELS:,} numbers"
         )
     if len(config.pixel_range) != 2 or config.pixel_range[0] >= config.pixel_range[1]:
         raise UnsafeError(f"{place}: pixel_range={config.pixel_range} is no [black, white]")
-    if config.files.keys() != {VAE_FILE, PRIOR_FILE}:
-        raise UnsafeError(f"{place}: files must be {VAE_FILE} and {PRIOR_FILE}, not {', '.join(config.files)}")
-    return config
 
 
-def preprocess_of(config: Exported) -> Preprocess:
+KINDS: dict[str, type[Exported]] = {
+    FORMAT: ExportedModel,
+    BY_REFERENCE: ExportedReference,
+    PRIOR_ALONE: ExportedPrior,
+}
+"""Format -> what its `config.json` says."""
+
+
+def preprocess_of(config: ExportedImages) -> Preprocess:
     """How raw images become x.
 
     Raises:
@@ -151,30 +220,59 @@ def preprocess_of(config: Exported) -> Preprocess:
         raise UnsafeError(f"{CONFIG}: preprocess: {error}") from error
 
 
-def load_stages(folder: Path, config: Exported) -> tuple[VAE, Prior]:
+def load_stages(folder: Path, config: ExportedModel) -> tuple[VAE, Prior]:
     """Both stages with their weights, on the CPU, in evaluation mode.
 
     Raises:
         UnsafeError: a file is not what `config.json` says, or a class may not be named there.
     """
-    promised = {name: read_layouts(folder, name) for name in (VAE_FILE, PRIOR_FILE)}
+    stages = load_modules(folder, config, (VAE_FILE, PRIOR_FILE), lambda num: build_stages(config, num))
+    vae, prior = stages
+    assert isinstance(vae, VAE) and isinstance(prior, Prior)
+    return vae, prior
+
+
+def load_prior(folder: Path, config: Exported) -> Prior:
+    """The prior with its weights, on the CPU, in evaluation mode.
+
+    Raises:
+        UnsafeError: as for `load_stages`.
+    """
+    spec = LatentSpec.from_json(config.latent)
+    if spec.num_dims > MAX_PIXELS:
+        raise UnsafeError(f"{CONFIG}: latents of {spec.num_dims:,} numbers; at most {MAX_PIXELS:,} are expected")
+    (prior,) = load_modules(folder, config, (PRIOR_FILE,), lambda num: (build_prior(config, spec, num),))
+    assert isinstance(prior, Prior)
+    return prior
+
+
+def load_modules(
+    folder: Path, config: Exported, names: Sequence[str], make: Callable[[int], Sequence[nn.Module]]
+) -> Sequence[nn.Module]:
+    """What `make` builds of the number of tensors in the prior's file, each filled from the file of its name.
+
+    Raises:
+        UnsafeError: as for `load_stages`.
+    """
+    promised = {name: read_layouts(folder, name) for name in names}
+    num_prior_tensors = len(promised[PRIOR_FILE])
     try:
         with torch.device("meta"), _at_most(4 * sum(map(len, promised.values())) + 64):
-            stages = build_stages(config, len(promised[PRIOR_FILE]))
-        expected = zip(promised, map(layouts, stages), strict=True)
+            shapes = make(num_prior_tensors)
+        expected = zip(promised, map(layouts, shapes), strict=True)
         tensors = {name: read_tensors(folder, name, layout, config.files[name].sha256) for name, layout in expected}
         with torch.random.fork_rng(devices=[]):
-            vae, prior = build_stages(config, len(promised[PRIOR_FILE]))
-        vae.load_state_dict(tensors[VAE_FILE])
-        prior.load_state_dict(tensors[PRIOR_FILE])
+            made = make(num_prior_tensors)
+        for name, module in zip(names, made, strict=True):
+            module.load_state_dict(tensors[name])
     except UnsafeError:
         raise
     except Exception as error:  # of a constructor: torch's complaints and Python's own share no base class
         raise UnsafeError(f"{folder / CONFIG} asks for what cannot be built: {error}") from error
-    return vae.eval(), prior.eval()
+    return [module.eval() for module in made]
 
 
-def build_stages(config: Exported, num_prior_tensors: int) -> tuple[VAE, Prior]:
+def build_stages(config: ExportedModel, num_prior_tensors: int) -> tuple[VAE, Prior]:
     """Both stages, stage 1 with fresh weights and stage 2 unfitted; `num_prior_tensors`: in its file.
 
     Raises:

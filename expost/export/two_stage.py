@@ -14,28 +14,37 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from expost.evaluation.bounds import importance_bounds
-from expost.export.config import load_stages, preprocess_of, read_config
+from expost.export.config import (
+    VAE_FILE,
+    ExportedImages,
+    ExportedModel,
+    ExportedReference,
+    load_prior,
+    load_stages,
+    preprocess_of,
+    read_config,
+)
 from expost.export.hub import SCHEME, download
+from expost.export.learned_prior import LearnedPrior
 from expost.store.safe import UnsafeError
+from expost.store.tensors import layouts, read_tensors
 from stage1_vae.autoencoder import Autoencoder
-from stage1_vae.base_priors import UniformCodes
 from stage1_vae.data.images import Domain
-from stage1_vae.data.labels import class_number
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.latents import Support
+from stage1_vae.external.autoencoder import External
+from stage1_vae.external.errors import ExternalError
+from stage1_vae.external.module import Given
+from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import figure_kind
 from stage2_prior.prior import Exactness, Prior
-from stage2_prior.sampling import Sampling
 
-MAX_DRAWS = 1000
-"""Latents drawn at once."""
 MAX_IMAGES, DECODED_PIXELS = 500, 2**22
 """Images decoded at once, and their pixels."""
 MAX_BOUND_ROWS, BOUND_PIXELS = 8192, 2**23
@@ -65,31 +74,44 @@ class TwoStage:
     ) -> None:
         self.vae, self.prior = vae.eval(), prior.eval()
         self.preprocess, self.pixel_range = preprocess, pixel_range
-        self.class_names = tuple(class_names) or tuple(map(str, range(self.prior.num_classes)))
+        self._drawing = LearnedPrior(prior, class_names)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "TwoStage":
+    def load(cls, path: str | os.PathLike[str], autoencoder: Any = None) -> "TwoStage":
         """The model in a folder that `stage=export` wrote, or on the Hugging Face hub; on the CPU.
 
         Args:
             path: the folder, or `hf://USER/NAME`, or `hf://USER/NAME@REVISION` (the extra `hub`).
+            autoencoder: of a model whose autoencoder was not trained here: that very object, which the folder names
+                and does not hold.
 
         Raises:
-            ValueError: in one line, when there is none, it is damaged, or it is not safe to load.
+            ValueError: in one line, when there is none, it is damaged, or it is not safe to load; when the autoencoder
+                is another.
         """
         if isinstance(path, str) and path.startswith(SCHEME):
             with download(path) as copy:
-                return cls.load(copy)
+                return cls.load(copy, autoencoder)
         folder = Path(path).expanduser()
         if not folder.is_dir():
             raise UnsafeError(
                 f"{folder} is no folder; write one with: python pipeline.py stage=export export.out={folder}"
             )
         config = read_config(folder)
-        preprocess = preprocess_of(config)
-        vae, prior = load_stages(folder, config)
-        low, high = config.pixel_range
-        return cls(vae, prior, preprocess, (low, high), config.class_names)
+        if isinstance(config, ExportedReference):
+            vae, prior = join(folder, config, autoencoder)
+            return cls(vae, prior, *facts_of(config))
+        if not isinstance(config, ExportedModel):
+            raise UnsafeError(f"{folder} holds a prior of latents alone; load it with LearnedPrior.load")
+        if autoencoder is not None:
+            raise UnsafeError(f"{folder} holds its autoencoder; leave out autoencoder=")
+        own, prior = load_stages(folder, config)
+        return cls(own, prior, *facts_of(config))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes of the training images are called."""
+        return self._drawing.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -145,42 +167,7 @@ class TwoStage:
         guidance: float = 0.0,
     ) -> Tensor:
         """n latents [n, *latent] from the learned prior; arguments and errors are those of `sample`."""
-        how = Sampling(temperature, top_k, top_p, guidance)
-        labels = None if label is None else self._labels(n, label)
-        sizes = [min(MAX_DRAWS, n - start) for start in range(0, n, MAX_DRAWS)] or [n]
-        context = [None] * len(sizes) if labels is None else labels.split(MAX_DRAWS)
-        return torch.cat([self.prior.sample(size, y, how) for size, y in zip(sizes, context, strict=True)])
-
-    def _labels(self, n: int, label: int | str | Sequence[str] | Tensor) -> Tensor:
-        """The number of the class of each sample, [n].
-
-        Raises:
-            ValueError: they are not, or not of this prior's classes.
-        """
-        are_numbered = self.class_names == tuple(map(str, range(len(self.class_names))))  # and called by their numbers
-        if isinstance(label, (np.ndarray, np.generic)):
-            label = label.tolist()
-        if isinstance(label, str) and self.prior.num_classes:
-            label = class_number(label, self.class_names)
-        elif isinstance(label, (list, tuple)) and label and all(type(name) in (int, str) for name in label):
-            label = torch.tensor([class_number(name, self.class_names) for name in label])
-        elif not are_numbered and isinstance(label, (int, Tensor)) and not isinstance(label, bool):
-            label = self._class_numbers(torch.as_tensor(label))
-        try:
-            given = torch.as_tensor(label)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"label={label!r}: give one class, or one for each: [{n}]") from error
-        if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
-            raise ValueError(f"label is {tuple(given.shape)}; give one class, or one for each: [{n}]")
-        self.prior.check_labels(given.reshape(-1))
-        return given.expand(max(n, 0)) if given.ndim == 0 else given
-
-    def _class_numbers(self, labels: Tensor) -> Tensor:
-        """Class numbers of whole numbers that name classes."""
-        if labels.is_floating_point() or labels.dtype == torch.bool or not self.prior.num_classes:
-            return labels
-        names, place = labels.unique(return_inverse=True)
-        return torch.tensor([class_number(name, self.class_names) for name in names.tolist()])[place]
+        return self._drawing.sample(n, label, temperature, top_k, top_p, guidance)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:
@@ -198,30 +185,11 @@ class TwoStage:
         Raises:
             ValueError: latents of another shape, or codes that are none of the codebook.
         """
-        z = self._latents(z)
+        z = self._drawing.check_latents(z)
         low, high = self.pixel_range
         size = max(1, min(MAX_IMAGES, DECODED_PIXELS // math.prod(self.image_shape)))
         means = [self.vae.decode(block).mean for block in z.split(size)]
         return ((torch.cat(means) - low) / (high - low)).clamp(0, 1)
-
-    def _latents(self, z: Tensor) -> Tensor:
-        """z on this model's device: codes int64, all else float32.
-
-        Raises:
-            ValueError: another shape, or codes that are none of the codebook.
-        """
-        if z.shape[1:] != self.latent_shape:
-            raise ValueError(f"z is {tuple(z.shape)}; expected [B, {', '.join(map(str, self.latent_shape))}]")
-        if self.vae.spec.support is not Support.CODES:
-            return z.to(self.device, torch.float32)
-        if z.is_floating_point() or z.dtype == torch.bool:
-            raise ValueError(f"z is {z.dtype}; expected codes, which are whole numbers")
-        z = z.to(self.device, torch.int64)  # a byte would be taken for a mask
-        wrong = z[(z < 0) | (z >= UniformCodes(self.vae.spec).sizes.to(self.device))]
-        if len(wrong):
-            sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(self.vae.spec.num_codes))
-            raise ValueError(f"z has the code {wrong[0]:,}; the codebook has {sizes} codes, counted from 0")
-        return z
 
     @torch.no_grad()
     def log_prob_bound(self, x: Tensor, num_samples: int = 100) -> Tensor:
@@ -293,3 +261,54 @@ class TwoStage:
         if self.preprocess.domain is Domain.UNIT and ((x < 0) | (x > 1)).any():
             raise ValueError(f"x must lie in [0, 1] and has values from {x.min():.3g} to {x.max():.3g}")
         return x
+
+
+def facts_of(config: ExportedImages) -> tuple[Preprocess, tuple[float, float], Sequence[str]]:
+    """What a model of images knows beside its stages."""
+    low, high = config.pixel_range
+    return preprocess_of(config), (low, high), config.class_names
+
+
+def join(folder: Path, config: ExportedReference, autoencoder: Any) -> tuple[External, Prior]:
+    """The autoencoder that `folder` names, and the prior that it holds.
+
+    Raises:
+        UnsafeError: no autoencoder is given, or another one.
+    """
+    reference = config.autoencoder
+    if autoencoder is None:
+        raise UnsafeError(
+            f"{folder} holds a prior over latents of {reference.name}, which is yours: "
+            "TwoStage.load(FOLDER, autoencoder=YOURS)"
+        )
+    low, high = reference.range
+    try:
+        source = Given(
+            model=autoencoder,
+            folded=reference.folded,
+            range=(low, high),
+            multiple=reference.multiple,
+            channels=reference.channels,
+            second=reference.second,
+            num_codes=reference.num_codes,
+            precision=reference.precision,
+        )
+        loaded = source.load()
+        if loaded.weights_sha256 != reference.weights_sha256:
+            raise UnsafeError(
+                f"this {loaded.name} is another autoencoder than {reference.name}: the SHA-256 of its weights is "
+                f"{loaded.weights_sha256[:12]}..., and the prior was fitted to {reference.weights_sha256[:12]}..."
+            )
+        channels, height, width = config.image_shape
+        levels = config.preprocess.levels if config.preprocess.dequantize else None
+        spec = LatentSpec.from_json(config.latent)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            x = torch.rand(2, channels, height, width)
+            vae = source.autoencoder(loaded, x, spec.num_classes, levels)
+    except ExternalError as error:
+        raise UnsafeError(f"autoencoder: {error}") from error
+    if vae.spec != spec:
+        raise UnsafeError(f"this {loaded.name} makes latents that are {vae.spec.words}; the prior is of {spec.words}")
+    vae.load_state_dict(read_tensors(folder, VAE_FILE, layouts(vae), config.files[VAE_FILE].sha256))
+    return vae, load_prior(folder, config)

@@ -14,7 +14,6 @@ from torch import Tensor
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images import memorisation
 from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
-from expost.evaluation.latents.repeats import nearest_share, num_looked_up
 from expost.evaluation.row_names import AGGREGATE, TRAIN_AGAINST_TEST
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet, place
 from expost.measure.subject import Subject
@@ -25,7 +24,7 @@ STANDARDISED_BY = 100_000
 """Training latents that say what unit a dimension has."""
 BLOCK_NUMBERS = 2**22
 """Of latents that are read at once: 16 MiB."""
-MOST_PAIRS = 2**33
+MOST_PAIRS = 2**31
 """Latents with training latents whose distance is computed: fewer are looked up where there are millions."""
 FEWEST_LOOKED_UP = 500
 CODES_DESCRIPTION = "codes, which have no distance to each other: their costs in nats are what compares them"
@@ -121,7 +120,7 @@ def find_copies(
 def num_searched(spec: LatentSpec, num: int, num_train: int) -> int:
     """Of sets of `num` latents, how many of each are looked up among `num_train` training latents."""
     if spec.support is Support.CODES:
-        return num_looked_up(num, num_train, spec.num_dims)
+        return memorisation.num_looked_up(num, num_train, spec.num_dims)
     return min(num, max(FEWEST_LOOKED_UP, MOST_PAIRS // num_train))
 
 
@@ -130,7 +129,7 @@ def nearest_codes(train: LatentDataset, sets: Mapping[str, Tensor]) -> dict[str,
     num = num_searched(train.spec, min(map(len, sets.values())), len(train))
     together = torch.cat([codes[spread_rows(len(codes), num)] for codes in sets.values()])
     blocks = (posterior.sample() for posterior in train.blocks())
-    return dict(zip(sets, nearest_share(together, blocks).split(num), strict=True))
+    return dict(zip(sets, memorisation.nearest_share(together, blocks).split(num), strict=True))
 
 
 def nearest_vectors(subject: Subject, vectors: LatentFeatures | None, sets: Mapping[str, Tensor]) -> dict[str, Tensor]:

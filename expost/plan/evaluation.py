@@ -76,7 +76,8 @@ def probe_features(probing: Probing) -> Facts:
                 raise Enough
 
         with suppress(Enough):  # it ends so, unless it ends by itself
-            features.make_feature_net(images, images_read.labels, data.num_classes, 0, probing.job.device, log=log)
+            labels, of_vectors = images_read.labels, not data.are_pictures
+            features.make_feature_net(images, labels, data.num_classes, 0, probing.job.device, log, of_vectors)
         return (ends[-1] if data.num_classes > 1 else time.perf_counter()) - ends[0]
 
     train(few)  # pays for what is there once in a process
@@ -103,7 +104,8 @@ def untrained_net(probing: Probing) -> Artifact:
     folder, data = probing.scratch / "features", probing.images.data
     folder.mkdir(exist_ok=True)
     accuracy = 0.5 if data.num_classes else None
-    write_net(features.FeatureNet(features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy)), folder)
+    config = features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy, not data.are_pictures)
+    write_net(features.FeatureNet(config), folder)
     return Artifact("features", "0" * 20, folder)
 
 

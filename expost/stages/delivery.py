@@ -50,7 +50,7 @@ def check_destination(settings: Sample, data_root: Path | None, are_latents: boo
         raise UserError(f"sample.out={out} has no name; give {_kinds(are_latents)}")
     if are_latents and place.suffix.lower() not in LATENT_SUFFIXES:
         raise UserError(f"sample.out={out}: samples of latents are no images; give {_kinds(are_latents)}")
-    if data_root is not None and _endangers(place, data_root.expanduser().absolute()):
+    if data_root is not None and endangers(place, data_root.expanduser().absolute()):
         raise UserError(f"sample.out={out} lies where data.root={data_root} is read from; give another place")
     if are_latents or _is_npz(place):
         _check_file(out, place, settings.overwrite, are_latents)
@@ -60,7 +60,7 @@ def check_destination(settings: Sample, data_root: Path | None, are_latents: boo
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
     try:
-        _new_file(place if place.is_dir() else parent).unlink()
+        new_file(place if place.is_dir() else parent).unlink()
     except OSError as error:
         raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
 
@@ -73,7 +73,7 @@ def _is_npz(place: Path) -> bool:
     return place.suffix.lower() == ".npz"
 
 
-def _new_file(folder: Path) -> Path:
+def new_file(folder: Path) -> Path:
     """An empty file of a name that nobody has, with the mode that the umask gives; `tempfile` makes private ones.
 
     Raises:
@@ -84,7 +84,7 @@ def _new_file(folder: Path) -> Path:
     return path
 
 
-def _endangers(place: Path, data_root: Path) -> bool:
+def endangers(place: Path, data_root: Path) -> bool:
     """Whether writing to `place` changes the images in `data_root`: those files, or pictures among them."""
     if not data_root.exists():
         return False
@@ -163,7 +163,7 @@ def deliver(job: Job, parts: Parts, artifact: Artifact) -> None:
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A scratch file that takes the place of `target` after the block, an archive with the mark."""
-    scratch = _new_file(target.parent)
+    scratch = new_file(target.parent)
     scratch = scratch.rename(scratch.with_name(scratch.name + target.suffix))
     try:
         yield scratch

@@ -57,7 +57,7 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
     if isinstance(parts, LatentParts):
         with job.seeded(job.config.seeds.sample):
             subject = latent_subject(job, parts, making.prior, latents)
-            figures = measure_latents(job, subject, recorded, making.folder, making.tracker)
+            figures = measure_latents(job, subject, recorded, making.folder, making.tracker).named_figures()
         return with_one_name(figures, job.prior_name)
     nets = Nets(inputs["features"], inputs.get("classifier", inputs["features"]) if parts.prior.num_classes else None)
     with job.seeded(job.config.seeds.sample):

@@ -21,10 +21,10 @@ from stage1_vae.external.calling import Caller
 from stage1_vae.external.errors import ExternalError
 from stage1_vae.external.readings import Reading
 from stage1_vae.external.weights import modules, sha256, tensors
-from stage1_vae.latents.dataset import PARAMETERS
+from stage1_vae.latents.dataset import PARAMETERS, Posterior
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import GaussianLikelihood, Likelihood, Pixels
-from stage1_vae.posteriors import Codes
+from stage1_vae.posteriors import Bits, Codes
 
 SMALLEST_SCALE = 1e-4
 """Of the Gaussian scale, in units of x: a decoder that is exact would have a density without bounds."""
@@ -105,10 +105,14 @@ class External(Autoencoder):
         Raises:
             ExternalError: the model raised something, or what it returned is NaN or infinite.
         """
+        return Encoding(self.posterior(x))
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """The same, q(z|x) alone."""
         posterior = self.reading.posterior(self.caller.encode(x, self._dtype))
         for name in PARAMETERS[self.family]:
             check_finite(name, getattr(posterior, name))
-        return Encoding(posterior)
+        return posterior
 
     def embed(self, z: Tensor) -> Tensor:
         """z itself: what the decoder makes of a code, only it knows."""
@@ -143,6 +147,13 @@ class External(Autoencoder):
             )
 
 
+def likeliest(posterior: Posterior) -> Tensor:
+    """The latent where q(z|x) is largest, [B, *shape]: no draw."""
+    if isinstance(posterior, Codes):
+        return posterior.codes
+    return (posterior.logits > 0).float() if isinstance(posterior, Bits) else posterior.loc
+
+
 def check_finite(name: str, values: Tensor) -> None:
     """
     Raises:
@@ -161,13 +172,14 @@ def check_finite(name: str, values: Tensor) -> None:
 
 @dataclass
 class _Sums:
-    """Running sums over images, float64; x and r: image and reconstruction."""
+    """Running sums over images x and reconstructions r, float64; `squashed`: the squared error of sigmoid(r)."""
 
     num: int = 0
     squared_error: float = 0.0
     r: float = 0.0
     rr: float = 0.0
     rx: float = 0.0
+    squashed: float = 0.0
     x: Tensor = field(default_factory=lambda: torch.zeros(()))  # [C, H, W] from the first batch on
     xx: float = 0.0
 
@@ -179,6 +191,7 @@ class _Sums:
         self.rr += float(r.square().sum())
         self.rx += float((r * x).sum())
         self.xx += float(x.square().sum())
+        self.squashed += float((x - r.sigmoid()).square().sum())
         self.x = x.sum(0) + self.x.to(x)
 
     @property
@@ -233,11 +246,10 @@ def calibrate(autoencoder: External, batches: Iterable[tuple[Tensor, Any]], max_
     sums, without_noise = _Sums(), _Sums()
     for x, _ in batches:
         x = x[: max_images - sums.num].to(autoencoder.device)
-        posterior = autoencoder.encode(x).posterior
+        posterior = autoencoder.posterior(x)
         sums.add(x, autoencoder.decode(posterior.sample()).mean)
         if without_noise.num < CHECKED_IMAGES:
-            z = posterior.sample() if isinstance(posterior, Codes) else posterior.mean
-            without_noise.add(x, autoencoder.decode(z).mean)
+            without_noise.add(x, autoencoder.decode(likeliest(posterior)).mean)
         if sums.num >= max_images:
             break
     if sums.num == 0:
@@ -261,6 +273,11 @@ def _nothing_explained(autoencoder: External, sums: _Sums) -> str:
         f"decode(encode(x)) of {sums.num:,} images is {ratio:.3g} times as far from them as their mean image is: "
         "encode and decode do not speak of the same latents, or not of the same pixels"
     )
+    if sums.squashed < min(sums.straightened, 0.5 * sums.spread):
+        return (
+            f"{line}; the sigmoid of it fits: it is logits, so let decode(z) return torch.distributions.Bernoulli("
+            "logits=...), or their sigmoid"
+        )
     if sums.straightened < 0.5 * sums.spread:
         return f"{line}; with another brightness and contrast it fits: give vae.range, such as vae.range=[-1,1]"
     noisy = autoencoder.family == "diagonal_normal"

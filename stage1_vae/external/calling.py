@@ -1,5 +1,6 @@
 """Calling somebody else's `encode` and `decode`: their pixels, their sizes, their precision."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ class Format:
         """Whether the model's images are ours."""
         plain_range = self.range == (0.0, 1.0) and self.levels is None
         return plain_range and self.padding == (0, 0) and not self.repeat
+
+    @property
+    def plain_keys(self) -> tuple[str, ...]:
+        """What to type so that they are."""
+        return (
+            *(["vae.range=[0,1]"] if self.range != (0.0, 1.0) else []),
+            *(["data.dequantize=false"] if self.levels is not None else []),
+            *(["vae.multiple=1"] if any(self.padding) else []),
+            *(["vae.channels=same"] if self.repeat else []),
+        )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -137,10 +148,9 @@ class Caller:
                 "distribution over them"
             )
         if tuple(image.shape[1:]) != self.format.their_shape or len(image) != len(anchor):
-            raise SizeError(
-                f"decode(encode(x)) makes images {tuple(image.shape)} of images "
-                f"{(len(anchor), *self.format.their_shape)}"
-            )
+            wanted = (len(anchor), *self.format.their_shape)
+            reshape = "; let it reshape them" if image.numel() == math.prod(wanted) else ""
+            raise SizeError(f"decode(encode(x)) makes images {tuple(image.shape)} of images {wanted}{reshape}")
         return self.format.leave(image.float())
 
     def _autocast(self, anchor: Tensor) -> Any:
@@ -149,9 +159,8 @@ class Caller:
     def _density(self, output: Distribution) -> Distribution:
         if not self.format.is_plain:
             raise ExternalError(
-                "decode(z) returns a distribution, and over other images than ours: "
-                f"{'; '.join(self.format.words)}. Let it return their mean, or leave out vae.range, vae.multiple and "
-                "vae.channels"
+                f"decode(z) returns a distribution over other images than ours ({'; '.join(self.format.words)}): let "
+                f"it return their mean, or give {' '.join(self.format.plain_keys)}"
             )
         if len(output.event_shape) < 3:
             output = Independent(output, 3 - len(output.event_shape), validate_args=False)

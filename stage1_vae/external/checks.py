@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from stage1_vae.external.autoencoder import check_finite
+from stage1_vae.external.autoencoder import check_finite, likeliest
 from stage1_vae.external.calling import Caller, SizeError
 from stage1_vae.external.errors import ExternalError
 from stage1_vae.external.readings import Reading
 from stage1_vae.external.recognition import Asked, recognise
 from stage1_vae.external.weights import copies, first_of, freeze, moved
-from stage1_vae.latents.dataset import PARAMETERS, Posterior
+from stage1_vae.latents.dataset import PARAMETERS
 from stage1_vae.likelihoods import BernoulliImage
-from stage1_vae.posteriors import Codes
 
 TOLERANCE = {"32": 1e-3, "bf16": 0.1}
 """By how many standard deviations of all its values one may differ in other company: kernels round differently."""
@@ -96,13 +95,16 @@ def _study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
         check_finite(name, values)
         _check_same(name, values, getattr(again, name), caller.precision, _other_call(reading))
         _check_same(name, values[:1], getattr(alone, name), caller.precision, OTHER_COMPANY)
-    z = _centre(posterior)
+    z = likeliest(posterior)
     decoded = _decoded(caller, reading, z, dtype)
     _check_same("decode(z)", _mean(decoded), _mean(_decoded(caller, reading, z, dtype)), caller.precision, OTHER_IMAGE)
+    lone = _mean(_decoded(caller, reading, z[:1], dtype))
+    _check_same("decode(z)", _mean(decoded)[:1], lone, caller.precision, OTHER_LATENTS)
     return Studied(reading, tuple(posterior.event_shape), decoded, _is_differentiable(caller, reading, z, dtype))
 
 
 OTHER_COMPANY = "an image alone is encoded differently than in a batch with others: let encode(x) see each by itself"
+OTHER_LATENTS = "a latent alone is decoded differently than in a batch with others: let decode(z) see each by itself"
 OTHER_IMAGE = "decode(z) of the same latents differs from call to call: let it return the mean of its images"
 
 
@@ -126,14 +128,6 @@ def _check_same(name: str, one: Tensor, other: Tensor, precision: str, words: st
     apart = float((one - other).abs().max())
     if apart > TOLERANCE[precision] * float(one.double().std(correction=0)) + 1e-5 * (1 + float(one.abs().max())):
         raise ExternalError(f"{words} ({name} differs by {apart:.3g})")
-
-
-def _centre(posterior: Posterior) -> Tensor:
-    """A latent that is no draw, [B, *shape]."""
-    if isinstance(posterior, Codes):
-        return posterior.sample()
-    mean: Tensor = posterior.mean
-    return mean
 
 
 @torch.no_grad()

@@ -4,15 +4,18 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from stage1_vae.external.errors import ExternalError, blaming
 from stage1_vae.external.own import is_own
+from stage1_vae.external.pretrained import CLASSES, Folded
 from stage1_vae.external.source import ExternalSource, Loaded, counted
 from stage1_vae.external.weights import freeze, modules, sha256, tensors
 
@@ -43,6 +46,32 @@ class Module(ExternalSource):
         return super().ingredients(loaded) | {"name": name, "arguments": self.arguments}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given(ExternalSource):
+    """A model that is there already: an object with `encode(x)` and `decode(z)`, or a model of diffusers.
+
+    Attributes:
+        model: the object.
+        folded: it is a model of diffusers, whose scale and shift are folded in.
+    """
+
+    model: Any
+    folded: bool = False
+
+    def load(self) -> Loaded:
+        """
+        Raises:
+            ExternalError: a model of diffusers that is none of those that are known.
+        """
+        fold: Callable[[Any], Any] | None = CLASSES.get(type(self.model).__name__) if self.folded else None
+        model = self.model if fold is None else fold(self.model)
+        freeze(model)
+        return loaded(model, type(self.model).__name__, [], (f"{type(self.model).__name__}, {counted(model)}",))
+
+    def stride(self, model: Any) -> int:
+        return int(model.stride) if isinstance(model, Folded) else 1
+
+
 def loaded(model: Any, name: str, sources: list[bytes], said: tuple[str, ...]) -> Loaded:
     """A model with the hashes of what it is now."""
     weights = tensors(model)
@@ -62,8 +91,9 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
     """
     place, _, name = (module or "").rpartition(":")
     if not place or not name:
+        given = f"{key} is missing" if module is None else f"{key}={module} has no name"
         raise ExternalError(
-            f"{key}={module}: give {key}=FILE.py:NAME, the file and what in it makes the model{_has(name)}"
+            f"{given}: give {key}=FILE.py:NAME, the file and what in it makes the model{_defined(name)}"
         )
     with _importing(place, key) as source:
         found = getattr(source, name, None)
@@ -78,7 +108,8 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
                 f"{key}={module}: {name} is {_kind(found)}; name a function or class that makes the model"
             )
         else:
-            with blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+            with torch.random.fork_rng(devices=[]), blaming(f"{Path(place).name}:{name}({', '.join(arguments)})"):
+                torch.manual_seed(0)  # what it leaves at random is the same each time, and so is its hash
                 model = found(**arguments)
         if not _is_model(model):
             raise ExternalError(
@@ -88,7 +119,7 @@ def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any,
         return model, f"{Path(place).name}:{name}", _sources(source, model)
 
 
-def _has(place: str) -> str:
+def _defined(place: str) -> str:
     """What a file that was given without a name in it defines at its top, as far as its text tells."""
     path = Path(place)
     if path.suffix != ".py" or not path.is_file():

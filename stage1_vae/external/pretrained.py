@@ -147,9 +147,11 @@ class Pretrained(ExternalSource):
 
     Attributes:
         path: the folder with config.json and the weights, or that of a pipeline with a `vae` in it.
+        variant: which weights, where several lie there, such as "fp16" or "non_ema"; None: those without such a word.
     """
 
     path: Path | None = None
+    variant: str | None = None
 
     usual_range = (-1.0, 1.0)
 
@@ -161,19 +163,38 @@ class Pretrained(ExternalSource):
         name = config.get("_class_name")
         if name not in CLASSES:
             raise ExternalError(f"{folder / CONFIG} is of the class {name}; known are {', '.join(CLASSES)}")
-        if not list(folder.glob("*.safetensors")):
-            raise ExternalError(
-                f"{folder} holds no .safetensors, and nothing else is read: save the model again, "
-                f"model.save_pretrained({str(folder)!r}, safe_serialization=True)"
-            )
-        model = CLASSES[name](_net(name, folder))
+        variant, others = self._variant(folder)
+        model = CLASSES[name](_net(name, folder, variant))
         freeze(model)
         weights = tensors(model)
         source = json.dumps(
             {key: value for key, value in config.items() if key != "_diffusers_version"}, sort_keys=True
         )
-        said = (f"{name}, {counted(model)}", *([model.words] if model.words else []))
-        return Loaded(model, f"{name} in {folder}", sha256(weights, [source.encode()]), sha256(weights), said)
+        said = [f"{name}, {counted(model)}", *([model.words] if model.words else [])]
+        said += [f"weights {variant}"] if variant else []
+        said += [f"beside them lie {', '.join(others)}: vae.variant takes those"] if others else []
+        return Loaded(model, f"{name} in {folder}", sha256(weights, [source.encode()]), sha256(weights), tuple(said))
+
+    def _variant(self, folder: Path) -> tuple[str | None, list[str]]:
+        """Which weights are taken, and which others lie there.
+
+        Raises:
+            ExternalError: there are none, or one must be chosen.
+        """
+        words = {path.name.removeprefix(WEIGHTS).split(".")[1] for path in folder.glob(f"{WEIGHTS}*.safetensors")}
+        found = sorted(word for word in words if word != "safetensors")
+        if self.variant is not None and self.variant not in found:
+            raise ExternalError(f"vae.variant={self.variant}: {folder} holds {', '.join(found) or 'no variants'}")
+        if self.variant is not None or "safetensors" in words:
+            return self.variant, [word for word in found if word != self.variant]
+        if not found:
+            raise ExternalError(
+                f"{folder} holds no {WEIGHTS}.safetensors, and nothing else is read: save the model again, "
+                f"model.save_pretrained({str(folder)!r}, safe_serialization=True)"
+            )
+        if len(found) > 1:
+            raise ExternalError(f"{folder} holds the weights {', '.join(found)}: give vae.variant={found[0]}")
+        return found[0], []
 
     def stride(self, model: Any) -> int:
         return int(model.stride)
@@ -201,7 +222,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _net(name: str, folder: Path) -> Any:
+def _net(name: str, folder: Path, variant: str | None) -> Any:
     """The model of diffusers, on the CPU, float32."""
     try:
         with blaming("importing diffusers", keep=False):
@@ -216,7 +237,12 @@ def _net(name: str, folder: Path) -> Any:
     try:
         with blaming(f"{folder}"):
             return cls.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+                folder,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                torch_dtype=torch.float32,
+                low_cpu_mem_usage=False,
             )
     finally:
         logging.set_verbosity(verbosity)

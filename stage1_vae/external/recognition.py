@@ -69,6 +69,10 @@ def recognise(model: Any, output: Any, num_images: int, decodes: Callable[[Tenso
     found = _reading(model, output, decodes, asked, lambda value: value)
     if found is None:
         raise ExternalError(f"encode(x) returns {description(output)}: {RETURN}")
+    if asked.second is not None and not (isinstance(found, NormalReading) and found.second is asked.second):
+        raise ExternalError(f"vae.second={asked.second.value}: encode(x) returns {found.words}; leave vae.second out")
+    if asked.num_codes is not None and not isinstance(found, CodeReading):
+        raise ExternalError(f"vae.num_codes: encode(x) returns no codes but {found.words}; leave vae.num_codes out")
     posterior = found.posterior(output)
     shape = posterior.batch_shape + posterior.event_shape
     if len(shape) < 2 or shape[0] != num_images or 0 in shape:

@@ -11,6 +11,7 @@ A million such files are listed by name alone and opened when their rows are ask
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import overload
 
@@ -37,6 +38,10 @@ class Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, index: int) -> str:
+        """The file, without the cost of a path."""
+        return f"{self.folder}/{self.names[index]}"
+
     @overload
     def __getitem__(self, index: int) -> Path: ...
     @overload
@@ -60,6 +65,7 @@ class Singles:
         first = self._read(0)
         self.draws, self.dtype = len(first), str(first.dtype)
         self._last: tuple[bytes, np.ndarray] = (b"", first)
+        self._size, self._headers = self._template()
         self.shape = (len(paths) * self.draws, *first.shape[1:])
 
     def __len__(self) -> int:
@@ -69,6 +75,11 @@ class Singles:
         """Where a row is, for the user."""
         image, draw = divmod(row, self.draws)
         return f"{self.paths[image]} ({self.keys[draw]})" if self.keys else f"{self.paths[image]}: crop {draw}"
+
+    def origin(self, row: int) -> tuple[Path, int]:
+        """The file of a row, and its number in there."""
+        image, draw = divmod(row, self.draws)
+        return self.paths[image], draw
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
@@ -87,7 +98,42 @@ class Singles:
         self._last = (name, values)
         return values
 
+    def _template(self) -> tuple[int, list[tuple[int, bytes]]]:
+        """Size of the first file, and for each of its arrays the byte where the numbers start and the header before
+        it; no headers where numbers are compressed or not in their own order."""
+        path = self.paths[0]
+        stored = open_arrays(path, Shelf(1.0))
+        content = path.read_bytes()
+        headers = []
+        for each in (stored[key] for key in self.keys or ("",)):
+            if each.offset is None or each.is_fortran:
+                return len(content), []
+            start = content.rfind(np.lib.format.MAGIC_PREFIX, 0, each.offset)
+            headers.append((each.offset, content[start : each.offset]))
+        return len(content), headers
+
+    def _same(self, image: int) -> np.ndarray | None:
+        """[draws, *shape] of a file with the headers of the first at the same places, which is most of them; None of
+        another."""
+        if not self._headers:
+            return None
+        with suppress(OSError), open(self.paths.name(image), "rb") as file:
+            if os.fstat(file.fileno()).st_size != self._size:
+                return None
+            content = file.read(self._size)
+            if any(content[start - len(header) : start] != header for start, header in self._headers):
+                return None
+            count = int(np.prod(self.shape[1:]))
+            if not self.keys:
+                draws = np.frombuffer(content, self.dtype, self.draws * count, self._headers[0][0])
+                return draws.reshape(self.draws, *self.shape[1:])
+            arrays = [np.frombuffer(content, self.dtype, count, start) for start, _ in self._headers]
+            return np.stack(arrays).reshape(self.draws, *self.shape[1:])
+        return None
+
     def _checked(self, image: int) -> np.ndarray:
+        if (same := self._same(image)) is not None:
+            return same
         draws = self._read(image)
         if draws.shape != (self.draws, *self.shape[1:]) or str(draws.dtype) != self.dtype:
             raise DataError(

@@ -54,6 +54,8 @@ def test_a_random_draw_is_no_posterior() -> None:
 
 def test_an_image_must_not_depend_on_its_company() -> None:
     assert "let encode(x) see each by itself" in refusal(Averaging())
+    decode = lambda self, z: Rotation.decode(self, z - z.mean(0))  # noqa: E731
+    assert "let decode(z) see each by itself" in refusal(type("Company", (Rotation,), {"decode": decode})())
 
 
 def test_a_model_must_not_move_while_it_encodes() -> None:
@@ -130,6 +132,16 @@ def test_sizes_that_do_not_come_back_name_the_multiple_that_works() -> None:
     assert torch.equal(autoencoder.decode(posterior.mean).mean, model.outer(posterior.mean)[..., :14, :14])
 
 
+def test_images_without_their_channel() -> None:
+    flat = type("Flat", (Rotation,), {"decode": lambda self, z: Rotation.decode(self, z)[:, 0]})
+    assert "makes images (2, 4, 4) of images (2, 1, 4, 4); let it reshape them" in refusal(flat())
+
+
+def test_keys_that_mean_nothing_here() -> None:
+    assert "returns point masses" in refusal(Rotation(), second="std")
+    assert "returns no codes" in refusal(Rotation(), num_codes=3)
+
+
 def test_greyscale_images_and_a_net_for_colour() -> None:
     line = refusal(Strided(3), images(side=8))
     assert "RuntimeError" in line and "with vae.channels=repeat it works" in line
@@ -170,6 +182,12 @@ def test_latents_that_the_decoder_does_not_know_explain_nothing() -> None:
     bright = type("Bright", (Rotation,), {"decode": lambda self, z: Rotation.decode(self, z) * 2 - 1})
     with pytest.raises(ExternalError, match=r"another brightness and contrast it fits: give vae.range"):
         calibrate(external(bright()), [(images(16), None)])
+
+
+def test_a_decoder_that_returns_logits_is_told_from_one_of_another_range() -> None:
+    decode = lambda self, z: torch.logit(Rotation.decode(self, z).clamp(0.01, 0.99))  # noqa: E731
+    with pytest.raises(ExternalError, match=r"it is logits, so let decode\(z\) return torch.distributions.Bernoulli"):
+        calibrate(external(type("Logits", (Rotation,), {"decode": decode})()), [(images(16), None)])
 
 
 def test_what_the_model_raises_is_one_line_with_its_place() -> None:

@@ -168,6 +168,19 @@ def test_the_hash_is_of_weights_and_config(tmp_path: Path) -> None:
     assert Pretrained(path=tmp_path).load().sha256 != first.sha256
 
 
+def test_weights_of_several_kinds(tmp_path: Path) -> None:
+    net = saved(tmp_path, "AutoencoderTiny", **TINY)
+    net.save_pretrained(tmp_path, variant="non_ema")
+    assert "beside them lie non_ema: vae.variant takes those" in Pretrained(path=tmp_path).load().said
+    assert "weights non_ema" in Pretrained(path=tmp_path, variant="non_ema").load().said
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    assert "weights non_ema" in Pretrained(path=tmp_path).load().said
+    net.save_pretrained(tmp_path, variant="fp16")
+    assert "the weights fp16, non_ema: give vae.variant=fp16" in refusal(tmp_path)
+    with pytest.raises(ExternalError, match=r"vae.variant=ema: .* holds fp16, non_ema"):
+        Pretrained(path=tmp_path, variant="ema").load()
+
+
 def test_the_autoencoder_of_a_pipeline(tmp_path: Path) -> None:
     saved(tmp_path / "vae", "AutoencoderTiny", **TINY)
     assert Pretrained(path=tmp_path).load().name.endswith("vae")
@@ -194,7 +207,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     assert str(tmp_path) in refusal(tmp_path)
     file.unlink()
     torch.save(net.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
-    assert "holds no .safetensors" in refusal(tmp_path)
+    assert "holds no diffusion_pytorch_model.safetensors" in refusal(tmp_path)
 
 
 def test_without_diffusers_it_is_one_line_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

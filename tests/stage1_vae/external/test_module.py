@@ -132,7 +132,7 @@ def test_a_name_that_makes_no_model_is_told_what_is_there(file: Path) -> None:
 
 
 def test_what_was_typed_is_not_enough(file: Path) -> None:
-    assert "give vae.module=FILE.py:NAME" in refusal()
+    assert "vae.module is missing: give vae.module=FILE.py:NAME" in refusal()
     assert "it has Net, make, Half, nothing" in refusal(module=str(file))
     assert "there is no such file" in refusal(module=f"{file.parent / 'none.py'}:make")
     assert "No module named 'no_such_package'" in refusal(module="no_such_package:make")

@@ -121,7 +121,7 @@ def test_a_decoder_that_returns_a_distribution_is_used_as_it_is() -> None:
     torch.testing.assert_close(density.logits, Rotation.decode(model, z))
     normal = external(type("Own", (Rotation,), {"decode": lambda self, z: Normal(Rotation.decode(self, z), 0.3)})())
     assert normal.decode(z).log_prob(X).shape == (2,)
-    with pytest.raises(ExternalError, match=r"vae.range"):
+    with pytest.raises(ExternalError, match=r"or give vae.range=\[0,1\]$"):
         external(model, range=(-1.0, 1.0))
 
 

@@ -264,3 +264,25 @@ def test_a_file_that_changes_after_it_was_read(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", LOC[:20])
     with pytest.raises(DataError, match=r"a\.npy has changed"):
         data.check_unchanged()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_flipped_bytes_are_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+    path, rng = tmp_path / f"a{suffix}", np.random.default_rng(1)
+    if suffix == ".npy":
+        np.save(path, LOC)
+    elif suffix == ".npz":
+        np.savez(path, loc=LOC, std=STD)
+    else:
+        save_file({"loc": torch.from_numpy(LOC), "std": torch.from_numpy(STD)}, path)
+    whole, num_refused = path.read_bytes(), 0
+    for _ in range(80):
+        content = bytearray(whole)
+        content[rng.integers(200)] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(len(content))] if rng.random() < 0.3 else content)
+        try:
+            Latents(str(path)).load()
+        except DataError as error:
+            num_refused += 1
+            assert "\n" not in str(error) and path.name in str(error)
+    assert num_refused > 20

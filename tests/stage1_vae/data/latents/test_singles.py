@@ -126,3 +126,11 @@ def test_a_layout_that_is_not_there(moments: Path, tmp_path: Path) -> None:
         Latents(str(moments), loc="mu").load()
     with pytest.raises(DataError, match=r"data\.groups=g: files of one image are groups already"):
         Latents(str(moments), groups="g").load()
+
+
+def test_files_that_are_written_otherwise_hold_the_same(moments: Path, codes: Path) -> None:
+    before = [load(moments, "moments_npz").fingerprint, load(codes).fingerprint]
+    np.savez_compressed(moments / "n01441" / "7.JPEG.npz", moments=MOMENTS[7, 0], moments_flip=MOMENTS[7, 1])
+    np.savez(moments / "n01442" / "8.JPEG.npz", moments_flip=MOMENTS[8, 1], moments=MOMENTS[8, 0], more=np.zeros(3))
+    np.save(codes / "imagenet256_codes" / "9.npy", np.asfortranarray(CODES[9]))
+    assert [load(moments, "moments_npz").fingerprint, load(codes).fingerprint] == before
