@@ -30,7 +30,7 @@ def test_a_prior_of_latents_written_by_hand_is_that_of_encoded_ones_to_the_bit(t
     (folder,) = (here / "runs/store/latents").glob("[!.]*")
     names = {"loc": "loc", "log_std": "log_std", "label": "labels"}
     arrays = {f"{s}_{key}": np.load(folder / s / f"{name}.npy") for s in SPLITS for key, name in names.items()}
-    np.savez(there / "latents.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(there / "latents.npz", **arrays)
     for prior, settings in PRIORS.items():
         words = (f"prior={prior}", *settings)
         encoded = fitted(here, *encoding, *words)
