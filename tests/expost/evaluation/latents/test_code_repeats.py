@@ -1,5 +1,6 @@
 """How near sequences of codes come to those of the training set."""
 
+import pytest
 import torch
 
 from expost.evaluation.images.memorisation import memorisation
