@@ -93,6 +93,9 @@ def check(config: Config, command: Command) -> None:
                 sheet = draw_sheet(parts, config.paths.root)
             except OSError as error:
                 raise UserError(f"cannot write to {config.paths.root}: {error.strerror}; set paths.root=DIR") from error
-            print(f"{'pictures':<11}{sheet}: are they upright, whole and called so?", flush=True)
+            question = (
+                "upright, whole and called so" if parts.data.are_pictures else "what they should be, in this order"
+            )
+            print(f"{'pictures':<11}{sheet}: are they {question}?", flush=True)
         pipeline.carry_out(job, parts)
     print("check      everything was built and ran on two batches; nothing else was kept")

@@ -25,6 +25,10 @@ PICTURES = {
     "marginals": "The dimensions that the priors fit worst: how often each value occurs in q(z) of held-out latents, "
     "and in draws of the priors; behind each name the Wasserstein distances of these to q(z), in units of its standard "
     "deviation, in the order of the legend.",
+    "profiles": "The middle and the inner nine tenths of every number of a vector, by its place: of test vectors and "
+    "of draws of p(x|z), z from each prior.",
+    "columns": "The numbers that fit worst: how often each value occurs in test vectors, and in draws of p(x|z), z "
+    "from each prior; behind each name the Wasserstein distances to the former, in units of its standard deviation.",
     "samples": "Decoded draws of the baseline beside decoded draws of the learned prior.",
     "classes": "Samples of each class that the learned prior was fitted to, one row a class, beside test images of it; "
     "the share is that of all its samples which the classifier takes for it.",
@@ -36,7 +40,7 @@ PICTURES = {
     "codes": "How evenly codes are used.",
 }
 """File stem -> caption, in the order of the page; `codes` exists of codes alone, `classes` of conditional priors,
-`maps` and `marginals` of latents without images."""
+`maps` and `marginals` of latents without images, `profiles` and `columns` of vectors."""
 
 EXPLAINED = {
     IMAGES: "ELBO and IWAE are bounds on log p(x), shown negated: upper bounds on the cost of a test image.",

@@ -70,7 +70,7 @@ def _text(key: str, row: Row, with_spread: bool) -> str:
     value, noise, layout = row.figures[key], row.spread.get(key), FIGURES[key].format
     if value is None:
         return "-"
-    if layout.endswith("f") and abs(value) >= LARGE:
+    if layout.startswith(".") and abs(value) >= LARGE:
         layout, noise = ".2e", None
     if noise is None or not with_spread or noise < ROUNDING * abs(value):
         return format(value, layout)

@@ -40,7 +40,7 @@ from stage1_vae.data.images import Domain
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import External
 from stage1_vae.external.errors import ExternalError
-from stage1_vae.external.given import Given
+from stage1_vae.external.module import Given
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import figure_kind
 from stage2_prior.prior import Exactness, Prior
@@ -75,7 +75,6 @@ class TwoStage:
         self.vae, self.prior = vae.eval(), prior.eval()
         self.preprocess, self.pixel_range = preprocess, pixel_range
         self._drawing = LearnedPrior(prior, class_names)
-        self.class_names = self._drawing.class_names
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], autoencoder: Any = None) -> "TwoStage":
@@ -108,6 +107,11 @@ class TwoStage:
             raise UnsafeError(f"{folder} holds its autoencoder; leave out autoencoder=")
         own, prior = load_stages(folder, config)
         return cls(own, prior, *facts_of(config))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes of the training images are called."""
+        return self._drawing.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -223,7 +223,11 @@ def feature_parts(parts: ImageParts, num: int) -> list[Expectation]:
     if data.num_classes < 2:
         return []
     epochs, batches, size = training_length(max(1, num - num_held_out(num)))
-    net = FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0)).to(parts.device).eval()
+    net = (
+        FeatureNet(FeatureNetConfig(data.shape, data.num_classes, 0, of_vectors=not data.are_pictures))
+        .to(parts.device)
+        .eval()
+    )
     optimizer = optimizer_of(net)
 
     def work(num: int) -> None:

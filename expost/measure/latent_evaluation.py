@@ -31,16 +31,15 @@ from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_surgery, build_rows, repeats_of
 from expost.measure.subject import Floor, Subject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import LatentParts
-from expost.parts.priors import beside_constants
 from expost.parts.weights import Histories
 from expost.training.progress import bar
 from expost.training.tracking import Tracker
+from stage1_vae.data.latents.data import LatentData
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage1_vae.rows import spread_rows
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.standardize import Standardized
-from stage2_prior.wrappers.varying import Varying
 
 VERSION = 1
 """Part of the key of what `measure_latents` makes; raised whenever its results change."""
@@ -61,10 +60,18 @@ class LatentFindings(Findings):
         return vectors_of(self.trained, self.settings.num_samples, self.notes)
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """What the user's files do not hold."""
+    def data(self) -> LatentData:
+        """What the user's files hold."""
         parts = self.trained.parts
-        return tuple(parts.data.missing) if isinstance(parts, LatentParts) else ()
+        assert isinstance(parts, LatentParts)
+        return parts.data
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """That nats are of fewer dimensions than a latent has, in words; nothing where all of them vary."""
+        if not (num := len(self.data.fixed)):
+            return ()
+        return (f"{num:,} of the {self.data.spec.shape[0]:,} places never vary: nats are of the others, in every row",)
 
 
 def latent_ingredients(spec: LatentSpec, num_samples: int) -> dict[str, Any]:
@@ -78,24 +85,15 @@ def latent_subject(job: Job, parts: LatentParts, prior: Prior, latents: Sequence
     """What is judged: a fitted prior and, fitted now, the floors beside it; `latents`: training, validation, test."""
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
-    fixed = fixed_places(prior)
-    baseline = beside_constants(baseline_prior, train.spec, fixed)
-    if fixed:
+    baseline = parts.beside_constants(baseline_prior)
+    if parts.data.fixed:
         baseline.fit(train, val, job.fit_run(Tracker()))
     if StandardNormal.check(train.spec) is None:
-        shifted = beside_constants(lambda spec: Standardized(StandardNormal(spec)), train.spec, fixed)
+        shifted = parts.beside_constants(lambda spec: Standardized(StandardNormal(spec)))
         started = time.perf_counter()
         shifted.fit(train, val, job.fit_run(Tracker()))
         floors[MOMENT_MATCHED] = Floor(shifted.to(job.device).eval(), time.perf_counter() - started)
     return Subject(parts, prior, baseline.to(job.device).eval(), train, test, job.device, floors)
-
-
-def fixed_places(prior: Prior) -> list[int]:
-    """Places of a latent that `prior` takes for constants: nats of other priors must be of the same dimensions."""
-    for module in prior.modules():
-        if isinstance(module, Varying):
-            return sorted(set(range(module.spec.shape[0])) - set(module.varying.tolist()))
-    return []
 
 
 def measure_costs(subject: Subject, job: Job) -> dict[str, Bounds]:
@@ -135,7 +133,12 @@ def no_decoder(index: Tensor, z: Tensor) -> Tensor:
 
 
 def compare_vectors(f: LatentFindings) -> dict[str, Distances]:
-    return {} if f.vectors is None else measure_distances(f.trained, f.images, f.settings.neighbours, f.notes)
+    """Of the sets that are finite; nothing of codes."""
+    if f.vectors is None:
+        return {}
+    finite = {row: drawn for row, drawn in f.images.items() if torch.isfinite(drawn.features).all()}
+    f.notes.extend(f"{row}: some of its samples are NaN or infinite" for row in f.images.keys() - finite.keys())
+    return measure_distances(f.trained, finite, f.settings.neighbours, f.notes) if "reference" in finite else {}
 
 
 def judge_classes(f: LatentFindings) -> ConditionalSamples | None:
@@ -198,7 +201,7 @@ def build_report(findings: LatentFindings) -> Report:
         neighbours=settings.neighbours,
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(trained.train),
-        notes=(*findings.notes, *findings.surgery.notes),
+        notes=(*findings.held, *findings.notes, *findings.surgery.notes),
         baseline=trained.baseline_name,
         counted=tuple(trained.floors),
         surgery=findings.surgery,
@@ -206,6 +209,6 @@ def build_report(findings: LatentFindings) -> Report:
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
         seconds=findings.seconds,
         judged="latents",
-        missing=findings.missing,
+        missing=tuple(findings.data.missing),
     )
     return conclude(report)

@@ -38,6 +38,8 @@ from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
 
 MAX_DRAWS = 10_000
+FEWEST_DRAWS, MOST_TERMS = 500, 2**39
+"""Draws whose density under the aggregate of millions of posteriors is computed: a minute of a core."""
 MAX_KNOWN, MAX_KERNEL = 5_000, 5_000
 """Images whose very mixture the classifier is asked about, and samples of each set in the kernel discrepancy."""
 MAX_LISTED_DIMS = 512
@@ -51,7 +53,9 @@ def dissect(subject: Subject, job: Job, name: str) -> Surgery:
     `evaluation.num_samples` bounds the number of draws, `seeds.sample` decides them; `name`: of the learned prior.
     """
     priors = subject.priors(name)
-    limit = min(MAX_DRAWS, job.config.evaluation.num_samples)
+    limit, pairs = min(MAX_DRAWS, job.config.evaluation.num_samples), len(subject.train) * subject.train.spec.num_dims
+    if isinstance(subject.parts, LatentParts):  # such sets may hold millions
+        limit = min(limit, max(FEWEST_DRAWS, MOST_TERMS // pairs))
     exactness = {key: prior.log_prob_is.value for key, prior in priors.items()}
     with job.seeded(job.config.seeds.sample), clock("surgery", job.shows_progress):
         splits, notes = decompose_rates(subject, priors, affordable(limit, subject.prior))

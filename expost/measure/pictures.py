@@ -1,6 +1,6 @@
 """The PNG files of an evaluation, from trained stages and the images that were measured, and of stage=check."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from expost.evaluation import figures
-from expost.evaluation.latents.pictures import maps, marginals
+from expost.evaluation.latents.pictures import maps, marginals, profiles
 from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
 from expost.measure.classes import ConditionalSamples
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet
 from expost.measure.subject import ImageSubject, Subject, clean_images
 from expost.parts.assembly import ImageParts
+from expost.parts.decoding import block_size
 from expost.parts.weights import Histories
-from stage1_vae.data.images import subset
+from stage1_vae.data.images import ImageSet, subset
 from stage1_vae.latents import Support
 from stage2_prior.prior import Prior
 
 SHEET, SHOWN = "check-images.png", 40
 """What stage=check leaves in `paths.root`, and how many images are on it."""
+PLOTTED = 2000
+"""Vectors of which plots are made."""
 
 
 def draw_pictures(
@@ -36,33 +39,75 @@ def draw_pictures(
     folder: Path,
 ) -> None:
     """The PNG files of `PICTURES`, with no more than `limit` samples of a prior; `codes`, `classes` None: of others."""
-    baseline = BASELINES[subject.baseline_name]
+    baseline, are_pictures = BASELINES[subject.baseline_name], subject.parts.data.are_pictures
     shown = {key: picture(s.few) for key, s in sets.items()}
-    figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
-    few = slice(0, 24)
-    figures.reconstructions(shown["reference"][few], shown[RECONSTRUCTIONS][few], folder / "reconstructions.png")
-    draw_neighbours(sets, copied, name, folder / "neighbours.png")
+    if are_pictures:
+        figures.samples_side_by_side(shown["baseline"], shown["learned"], folder / "samples.png", name, baseline)
+        few = slice(0, 24)
+        figures.reconstructions(shown["reference"][few], shown[RECONSTRUCTIONS][few], folder / "reconstructions.png")
+        draw_neighbours(sets, copied, name, folder / "neighbours.png")
     posterior = subject.train.draw(torch.randperm(len(subject.train))[:SCATTERED])
     num = min(limit, len(posterior))
-    drawn = (
+    drawn = [
         add_latents(subject, prior, sets[key].latents, num)
         for key, prior in {"baseline": subject.baseline, "learned": subject.prior}.items()
-    )
+    ]
     aggregate, *clouds = (subject.embed(z) for z in (posterior, *drawn))
     figures.latent_scatter(aggregate, clouds[0], clouds[1], folder / "latents.png", name, baseline)
+    if are_pictures:
+        draw_interpolations(subject, folder / "interpolations.png")
+    else:
+        draw_vectors(subject, drawn, name, folder)
+    figures.training_curves(histories.vae, histories.fit.curve, folder / "curves.png", bool(subject.prior.num_classes))
+    if codes is not None:
+        figures.codebook_usage(codes.books, histories.vae, folder / "codes.png")
+    if classes is not None and are_pictures:
+        rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
+        figures.class_rows(rows, name, folder / "classes.png")
+
+
+def draw_interpolations(subject: ImageSubject, path: Path) -> None:
+    """From one test image to another, through what the decoder is given."""
     ends = subject.embed(subject.test.draw(torch.arange(min(16, len(subject.test)))))  # [2 * pairs, *embedded]
     pairs = len(ends) // 2
     start, end = ends[:pairs], ends[pairs : 2 * pairs]
     steps = [start + t * (end - start) for t in torch.linspace(0, 1, 10)]
     paths = torch.stack(steps, 1)  # [pairs, steps, *embedded]
     decoded = picture(torch.cat(list(subject.decode_embedded(paths.flatten(0, 1))))).unflatten(0, paths.shape[:2])
-    figures.interpolations(decoded, folder / "interpolations.png")
-    figures.training_curves(histories.vae, histories.fit.curve, folder / "curves.png", bool(subject.prior.num_classes))
-    if codes is not None:
-        figures.codebook_usage(codes.books, histories.vae, folder / "codes.png")
-    if classes is not None:
-        rows = [replace(row, samples=picture(row.samples), images=picture(row.images)) for row in classes.rows]
-        figures.class_rows(rows, name, folder / "classes.png")
+    figures.interpolations(decoded, path)
+
+
+def draw_vectors(subject: ImageSubject, drawn: Sequence[Tensor], name: str, folder: Path) -> None:
+    """Plots in place of pictures, in the units of the files; `drawn`: z of the baseline and of the learned prior."""
+    test, baseline = rows_of(subject.parts, subject.parts.data.test, PLOTTED), BASELINES[subject.baseline_name]
+    baseline_rows, learned_rows = (sampled_rows(subject, z[:PLOTTED]) for z in drawn)
+    panels = [
+        ("test vectors", figures.POSTERIOR, test),
+        (f"baseline: {baseline}", figures.BASELINE, baseline_rows),
+        (f"learned prior: {name}", figures.LEARNED, learned_rows),
+    ]
+    profiles(panels, folder / "profiles.png")
+    priors = {baseline: (baseline_rows, figures.BASELINE)}
+    if name != subject.baseline_name:
+        priors[name] = (learned_rows, figures.LEARNED)
+    marginals(test, priors, test.shape[1:], folder / "columns.png", "test vectors")
+
+
+def rows_of(parts: ImageParts, images: ImageSet, most: int) -> Tensor:
+    """Vectors [n, D] in the units of the files, evenly spread."""
+    few = subset(images, most)
+    rows = parts.preprocess.clean(few.batch(torch.arange(len(few)))).flatten(1).cpu()
+    return rows if parts.data.units is None else parts.data.units.restore(rows)
+
+
+@torch.no_grad()
+def sampled_rows(subject: ImageSubject, z: Tensor) -> Tensor:
+    """Draws of p(x|z) [n, D] in the units of the files: means alone would be narrower than the data are."""
+    size, units = block_size(subject.parts.data.shape), subject.parts.data.units
+    rows = torch.cat(
+        [subject.vae.decode(block.to(subject.device)).sample().flatten(1).cpu() for block in z.split(size)]
+    )
+    return rows if units is None else units.restore(rows)
 
 
 def draw_latents(
@@ -121,6 +166,22 @@ def draw_sheet(parts: ImageParts, root: Path) -> Path:
     Raises:
         OSError: it cannot be written.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    path, scratch = root / SHEET, root / f".{SHEET}.part.png"
+    try:
+        if parts.data.are_pictures:
+            draw_images(parts, scratch)
+        else:
+            title = f"{parts.data.name}: training vectors, the middle and the inner nine tenths of each number"
+            profiles([(title, figures.POSTERIOR, rows_of(parts, parts.data.train, PLOTTED))], scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def draw_images(parts: ImageParts, path: Path) -> None:
+    """Training images, by class with its name where there are labels."""
     train, names = parts.data.train, parts.data.class_names
     shown = subset(train, SHOWN) if train.labels is None else subset(train, 1, max(1, SHOWN // max(1, len(names))))
     images, captions = torch.cat(list(clean_images(parts, shown))), [""] * len(shown)
@@ -128,12 +189,5 @@ def draw_sheet(parts: ImageParts, root: Path) -> Path:
         order = shown.labels.cpu().argsort(stable=True)
         order = order[:: -(-len(order) // SHOWN)]
         images, captions = images[order], [names[y] for y in shown.labels.cpu()[order].tolist()]
-    root.mkdir(parents=True, exist_ok=True)
-    path, scratch = root / SHEET, root / f".{SHEET}.part"
     title = f"{parts.data.name}: training images" + (" and their labels" if names else "")
-    try:
-        figures.image_sheet(picture(images), captions, title, scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return path
+    figures.image_sheet(picture(images), captions, title, path)

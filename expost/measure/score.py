@@ -13,9 +13,8 @@ from torch import Tensor
 
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.images.memorisation import Nearest, nearest
+from expost.evaluation.images.memorisation import Nearest, nearest, nearest_sequence, num_looked_up
 from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
-from expost.evaluation.latents.repeats import nearest_sequence, num_looked_up
 from expost.evaluation.scores.table import Scores
 from expost.job import Job
 from expost.measure.bounds import MAX_BOUND_PIXELS, carries_unchanged, likelihood

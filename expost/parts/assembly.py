@@ -7,7 +7,7 @@ latents, more components than there are points.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,9 +28,6 @@ from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.external.autoencoder import External
-from stage1_vae.external.pretrained import Folded
-from stage1_vae.external.source import ExternalSource, Loaded
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
@@ -38,6 +35,10 @@ from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
+
+if TYPE_CHECKING:
+    from stage1_vae.external.autoencoder import External
+    from stage1_vae.external.source import ExternalSource, Loaded
 
 PREPROCESSING = ("binarize", "dequantize")
 
@@ -74,8 +75,8 @@ class Parts:
 class Frozen:
     """Where an autoencoder comes from that somebody else has trained, and what it is."""
 
-    source: ExternalSource
-    loaded: Loaded
+    source: "ExternalSource"
+    loaded: "Loaded"
 
     @property
     def ingredients(self) -> dict[str, Any]:
@@ -86,7 +87,14 @@ class Frozen:
     def handed_over(self) -> Any:
         """What a user has in hand of it: the model, of diffusers without what is folded in."""
         model = self.loaded.model
-        return model.net if isinstance(model, Folded) else model
+        return model.net if self.is_folded else model
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is of diffusers, with its scale and shift folded in."""
+        from stage1_vae.external.pretrained import Folded
+
+        return isinstance(self.loaded.model, Folded)
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -95,7 +103,7 @@ class Frozen:
             key: self.ingredients[key] for key in ("range", "multiple", "channels", "second", "num_codes", "precision")
         }
         known = {"name": self.loaded.name, "weights_sha256": self.loaded.weights_sha256}
-        return {**known, "folded": isinstance(self.loaded.model, Folded), **called}
+        return {**known, "folded": self.is_folded, **called}
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,24 @@ def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
     return job, LatentParts(data, data.spec, prior, job.device)
 
 
+def check_classes(parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a class has too few images for the prior that is fitted to it alone.
+    """
+    labels, least = parts.data.train.labels, parts.prior.min_images_a_class
+    if labels is None or least == 0:
+        return
+    counts = torch.bincount(labels.cpu(), minlength=parts.prior.num_classes)
+    y = int(counts.argmin())
+    if counts[y] < least:
+        raise UserError(
+            f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
+            f"{least} for a prior of its own; set prior.conditional=false, lower "
+            "prior.num_components, or give more images"
+        )
+
+
 def fit_to_latents(job: Job, spec: LatentSpec, num: int) -> tuple[Job, Prior]:
     """The job with sections that suit `num` latents of `spec` for training, and its prior, unfitted."""
     job = shortened(job, spec)
@@ -288,12 +314,14 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
     return build("likelihood", config.likelihood, levels=preprocess.num_levels or FLOAT_LEVELS)
 
 
-def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple[External, Frozen]:
+def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["External", Frozen]:
     """An autoencoder that somebody else has trained, looked at on two images.
 
     Raises:
         ExternalError: it cannot be loaded, or cannot be stage 1.
     """
+    from stage1_vae.external.source import ExternalSource  # most jobs train their own
+
     source = build("vae", job.config.vae_node)
     if not isinstance(source, ExternalSource):
         raise UserError(f"vae._target_={job.config.vae_node['_target_']}: it loads no autoencoder; use vae=module")

@@ -15,6 +15,8 @@ FAMILY_WORDS = {
     "bits": "bits",
 }
 """Family of posteriors -> what is held of each."""
+OF_LATENTS = "latents: "
+"""What the domain of latents begins with."""
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -23,7 +25,7 @@ def dataset_facts(data: Data) -> Dataset:
     low, high = value_range(data) or (None, None)
     left_out = tuple(data.left_out)
     if isinstance(data, LatentData):
-        shape, domain, levels = data.spec.shape, f"latents: {FAMILY_WORDS[data.train.family]}", None
+        shape, domain, levels = data.spec.shape, f"{OF_LATENTS}{FAMILY_WORDS[data.train.family]}", None
         left_out += tuple(f"no {words}" for words in data.missing)
     else:
         assert isinstance(data, ImageData)
@@ -55,7 +57,7 @@ def describe(facts: Dataset) -> dict[str, str]:
     """The same in words: what is said -> how; for the line, the page and the card."""
     counts = ", ".join(f"{num:,} {SPLITS[split]}" for split, num in facts.num_images.items())
     parts = {
-        "images": f"{counts}, {'x'.join(map(str, facts.shape))}",
+        what_is_held(facts): f"{counts}, {'x'.join(map(str, facts.shape))}",
         "values": _values(facts),
         "classes": f"{facts.num_classes:,} ({list_names(facts.class_names)})" if facts.num_classes else "no labels",
         "read as": "; ".join(facts.read_as),
@@ -64,9 +66,13 @@ def describe(facts: Dataset) -> dict[str, str]:
     return {what: words for what, words in parts.items() if words}
 
 
+def what_is_held(facts: Dataset) -> str:
+    return "latents" if facts.domain.startswith(OF_LATENTS) else "images"
+
+
 def _values(facts: Dataset) -> str:
-    if facts.domain.startswith("latents: "):
-        kind = facts.domain.removeprefix("latents: ")
+    if facts.domain.startswith(OF_LATENTS):
+        kind = facts.domain.removeprefix(OF_LATENTS)
         low, high = facts.smallest_value, facts.largest_value
         return kind if low is None else f"{kind}, {low:.6g} to {high:.6g}"
     kind = "real numbers" if facts.domain == Domain.REAL.value else "floats"
@@ -80,6 +86,6 @@ def dataset_line(data: Data) -> str:
     facts = dataset_facts(data)
     words = describe(facts)
     classes = f"{facts.num_classes:,} classes: {list_names(data.class_names)}" if data.num_classes else words["classes"]
-    parts = [f"{data.name}: {words['images']}", words["values"], classes]
+    parts = [f"{data.name}: {words[what_is_held(facts)]}", words["values"], classes]
     parts += [f"{what} {words[what]}" for what in ("read as", "left out") if what in words]
     return " ".join("; ".join(parts).split())

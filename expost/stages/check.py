@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from expost.base.errors import UserError
 from expost.config.build import target_class
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
-from expost.parts.assembly import ImageParts, LatentParts, Parts
+from expost.parts.assembly import ImageParts, LatentParts, Parts, check_classes
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
 from expost.stages.samples import check_knobs
@@ -19,7 +17,6 @@ from stage1_vae.data.latents.source import Latents
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
-    "encode": "images are encoded",
     "oracle": "the oracle judges bounds on images",
 }
 """Words of `stage=` that mean nothing without images, and why."""
@@ -49,6 +46,8 @@ def check_all(job: Job, parts: Parts) -> None:
         UserError: images that are too few for it; what this model cannot draw, or these images cannot be judged by.
     """
     word = job.config.stage
+    if word == "export" and isinstance(parts, ImageParts) and not parts.data.are_pictures:
+        raise UserError("stage=export writes models of images, and data=vectors has none; stage=sample writes vectors")
     check_classes(parts)
     if isinstance(parts, LatentParts):
         check_latents(job, parts)
@@ -76,24 +75,6 @@ def check_latents(job: Job, parts: LatentParts) -> None:
         raise UserError("evaluation.features looks at images, and data=latents has none; leave it out")
 
 
-def check_classes(parts: Parts) -> None:
-    """
-    Raises:
-        UserError: a class has too few images for the prior that is fitted to it alone.
-    """
-    labels, least = parts.data.train.labels, parts.prior.min_images_a_class
-    if labels is None or least == 0:
-        return
-    counts = torch.bincount(labels.cpu(), minlength=parts.prior.num_classes)
-    y = int(counts.argmin())
-    if counts[y] < least:
-        raise UserError(
-            f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
-            f"{least} for a prior of its own; set prior.conditional=false, lower "
-            "prior.num_components, or give more images"
-        )
-
-
 def check_codebooks(job: Job, parts: ImageParts) -> None:
     """
     Raises:
@@ -116,6 +97,9 @@ def check_draws(job: Job, parts: Parts) -> None:
     """
     if job.config.sample.prior == "base" and isinstance(parts, ImageParts) and parts.vae.base_prior is None:
         raise UserError("this autoencoder is trained against no prior; use sample.prior=learned")
+    out = job.config.sample.out
+    if isinstance(parts, ImageParts) and not parts.data.are_pictures and out is not None and out.suffix != ".npz":
+        raise UserError(f"sample.out={out}: vectors are no pictures; give sample.out=FILE.npz")
     check_knobs(job.config.sample, parts.prior, parts.data.class_names)
 
 

@@ -24,12 +24,13 @@ FEATURE_SEED = 0
 
 def own_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change the data set's own net."""
-    return {
+    found = {
         "data": parts.data.fingerprint,
         "source": version(job.config.data),
         "seed": FEATURE_SEED,
         "version": features.FeatureNet.version,
     }
+    return found if parts.of_images.data.are_pictures else found | {"of": "vectors"}
 
 
 def train_net(making: Making) -> Mapping[str, Any]:
@@ -40,7 +41,9 @@ def train_net(making: Making) -> Mapping[str, Any]:
     images = fill_tensor(clean_images(parts, few), (len(few), *data.shape))
     labels = None if few.labels is None else few.labels.cpu()
     with counting("features", job.shows_progress, making.tracker.log) as log:
-        net = features.make_feature_net(images, labels, data.num_classes, FEATURE_SEED, job.device, log=log)
+        net = features.make_feature_net(
+            images, labels, data.num_classes, FEATURE_SEED, job.device, log=log, of_vectors=not data.are_pictures
+        )
     write_net(net, making.folder)
     return {"held_out_accuracy": net.config.held_out_accuracy}
 

@@ -20,7 +20,7 @@ from expost.forecast.notice import Expectation, sample_parts
 from expost.job import Job
 from expost.measure.subject import baseline_prior
 from expost.parts.assembly import LatentParts, Parts
-from expost.parts.decoding import image_blocks
+from expost.parts.decoding import image_blocks, vector_blocks
 from expost.stages.delivery import DRAWN_LABELS, DRAWS
 from expost.stages.making import Making, Stage
 from expost.training.progress import bar
@@ -159,12 +159,14 @@ def expected(making: Making) -> list[Expectation]:
 
 
 def write_images(making: Making) -> Mapping[str, Any]:
-    """`samples.npz` with `x`, uint8 (N, C, H, W), written block by block."""
+    """`samples.npz` with `x`, uint8 (N, C, H, W), or float32 (N, D) of vectors, written block by block."""
     job, data, settings = making.job, making.parts.of_images.data, making.job.config.sample
-    header = {"descr": "|u1", "fortran_order": False, "shape": (settings.num, *data.shape)}
+    shape: tuple[int, ...] = data.shape if data.are_pictures else data.shape[-1:]
+    kind, blocks_of = ("|u1", image_blocks) if data.are_pictures else ("<f4", vector_blocks)
+    header = {"descr": kind, "fortran_order": False, "shape": (settings.num, *shape)}
     entry = zipfile.ZipInfo("x.npy", date_time=EPOCH_OF_ZIP)  # a fixed date: equal samples, equal bytes
     entry.compress_type = zipfile.ZIP_DEFLATED
-    blocks = image_blocks(making.vae, draw_of(making), settings.num, settings.noise, job.config.seeds.sample, data)
+    blocks = blocks_of(making.vae, draw_of(making), settings.num, settings.noise, job.config.seeds.sample, data)
     with (
         bar("sample", job.shows_progress, total=settings.num, unit="image") as counter,
         zipfile.ZipFile(making.folder / "samples.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,

@@ -95,7 +95,7 @@ class Arrays(Source):
     def load(self) -> ImageData:
         if self.domain not in ("unit", "real"):
             raise DataError(f"data.domain={self.domain} is unknown: choose unit or real")
-        path, domain = existing_path(self.root, f"{NAMES} of images"), Domain(self.domain)
+        path, domain = existing_path(self.root, NAMES), Domain(self.domain)
         began_ns = time.time_ns()
         content = read_content(path, self.x, self.label, self._limit_bytes)
         pass_over_unlabelled(content)
@@ -136,6 +136,10 @@ class Arrays(Source):
         fits_in_memory(0, self.memory_limit_gib)  # which refuses what is no number
         return self.memory_limit_gib * 2**30
 
+    def find_axes(self, what: str, shape: tuple[int, ...], domain: Domain, guesses: list[str], hints: Hints) -> Axes:
+        """See `stage1_vae.data.layout.find_axes`."""
+        return find_axes(what, shape, domain, guesses, hints)
+
     def images_of(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray | Stack, dict[str, int]]:
         """All images [N, C, H, W], one split behind the other, and how many each has; labels get an image a row."""
         parts: dict[str, np.ndarray | Turned] = {}
@@ -143,7 +147,7 @@ class Arrays(Source):
         for split, images in content.images.items():
             guesses: list[str] = []  # the same of each
             hints = Hints(self.layout, size, _count(content.labels.get(split), images.shape), content.is_matlab)
-            axes = find_axes(_place(path, split), images.shape, domain, guesses, hints)
+            axes = self.find_axes(_place(path, split), images.shape, domain, guesses, hints)
             parts[split] = _turned(images, axes)
             labels = content.labels.get(split)
             if labels is not None and labels.ndim == 2 and len(labels) != len(parts[split]) == labels.shape[1]:

@@ -169,6 +169,31 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Units:
+    """Units in which the columns of vectors were measured.
+
+    Attributes:
+        centre, scale: float64 [D]; a number v of the file is x = (v - centre) / scale.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def standardise(self, rows: Tensor) -> Tensor:
+        """x [N, 1, 1, D] of numbers of the file."""
+        return ((rows.double() - self.centre) / self.scale).float()
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Numbers of the file, float32 of the shape of x [..., D]."""
+        return (x.double() * self.scale + self.centre).float()
+
+    @property
+    def log_volume(self) -> float:
+        """What is added to -log p(x), in nats, for numbers of the file."""
+        return self.scale.log().sum().item()
+
+
+@dataclass(frozen=True)
 class ImageData(Data):
     """A data set of images, and what a model must know of them.
 
@@ -177,6 +202,8 @@ class ImageData(Data):
         levels: how many values a raw uint8 pixel takes (256 for 8-bit images); None for float data.
         domain: where a pixel lives.
         density: what the images were drawn from; None where nobody knows.
+        are_pictures: whether there is something to look at; else they are vectors in one line, (1, 1, D).
+        units: of vectors that were standardised; None: they are as in the file.
     """
 
     train: ImageSet
@@ -187,6 +214,8 @@ class ImageData(Data):
     levels: int | None = None
     domain: Domain = Domain.UNIT
     density: KnownDensity | None = None
+    are_pictures: bool = True
+    units: Units | None = None
 
 
 class Source(ABC):

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from stage1_vae.external.errors import ExternalError, blaming
 from stage1_vae.external.own import is_own
+from stage1_vae.external.pretrained import CLASSES, Folded
 from stage1_vae.external.source import ExternalSource, Loaded, counted
 from stage1_vae.external.weights import freeze, modules, sha256, tensors
 
@@ -43,6 +44,32 @@ class Module(ExternalSource):
     def ingredients(self, loaded: Loaded) -> dict[str, Any]:
         name = (self.module or "").rpartition(":")[2]
         return super().ingredients(loaded) | {"name": name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(ExternalSource):
+    """A model that is there already: an object with `encode(x)` and `decode(z)`, or a model of diffusers.
+
+    Attributes:
+        model: the object.
+        folded: it is a model of diffusers, whose scale and shift are folded in.
+    """
+
+    model: Any
+    folded: bool = False
+
+    def load(self) -> Loaded:
+        """
+        Raises:
+            ExternalError: a model of diffusers that is none of those that are known.
+        """
+        fold: Callable[[Any], Any] | None = CLASSES.get(type(self.model).__name__) if self.folded else None
+        model = self.model if fold is None else fold(self.model)
+        freeze(model)
+        return loaded(model, type(self.model).__name__, [], (f"{type(self.model).__name__}, {counted(model)}",))
+
+    def stride(self, model: Any) -> int:
+        return int(model.stride) if isinstance(model, Folded) else 1
 
 
 def loaded(model: Any, name: str, sources: list[bytes], said: tuple[str, ...]) -> Loaded:

@@ -20,7 +20,7 @@ from expost.config.schema import Stage
 from expost.evaluation.page import PICTURES as OF_ALL_KINDS
 from expost.store.artifacts import MANIFEST
 
-PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes"}
+PICTURES = OF_ALL_KINDS.keys() - {"codes", "classes", "maps", "marginals", "profiles", "columns"}
 
 
 @pytest.fixture(scope="module")

@@ -96,8 +96,8 @@ class Balls:
         """
         if len(centres) <= k:
             raise EvaluationError(
-                f"{k} nearest neighbours need more than {k} images in each set: lower evaluation.neighbours, or raise "
-                "evaluation.num_samples if there are more test and training images"
+                f"{k} nearest neighbours need more than {k} in each set: lower evaluation.neighbours, or raise "
+                "evaluation.num_samples if there are more for training and test"
             )
         distinct = Distinct.of(centres, subsets)
         targets = Targets(distinct.vectors)

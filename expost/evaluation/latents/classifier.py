@@ -26,7 +26,7 @@ MOST_LATENTS = 20_000
 """That it learns from."""
 HELD_OUT_SHARE = 0.2
 MIN_LATENTS = 50
-HIDDEN, MAX_EPOCHS, PATIENCE = 128, 60, 5
+HIDDEN, MAX_EPOCHS, PENALTY = 128, 40, 1e-2
 MOST_INPUTS = 2**15
 """Of codes; a code at a place is one, while there are no more."""
 MAX_ITERATIONS = 100
@@ -82,9 +82,7 @@ class LatentClassifier:
 def new_model(num_codes: int | None) -> Any:
     if num_codes is not None:
         return LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3)
-    return MLPClassifier(
-        (HIDDEN,), early_stopping=True, max_iter=MAX_EPOCHS, n_iter_no_change=PATIENCE, tol=1e-4, random_state=0
-    )
+    return MLPClassifier((HIDDEN,), alpha=PENALTY, max_iter=MAX_EPOCHS, random_state=0)
 
 
 def inputs_of(latents: Tensor, num_codes: int | None) -> Any:

@@ -86,7 +86,8 @@ class LatentFeatures:
     @property
     def description(self) -> str:
         """What distances are measured on, in words."""
-        words = f"latents in units of their training standard deviations, {int(self.varies.sum()):,} dimensions"
+        num = int(self.varies.sum())
+        words = f"latents in units of their training standard deviations, {num:,} dimension{'s' * (num > 1)}"
         if self.num_constant:
             verb = "never varies and is" if self.num_constant == 1 else "never vary and are"
             words += f" ({self.num_constant:,} more {verb} left out)"

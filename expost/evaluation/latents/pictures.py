@@ -1,6 +1,6 @@
-"""Pictures of latents that have no images: their marginals, and maps of them as they are."""
+"""Plots of what is no picture, latents and vectors: marginals, profiles, and maps as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,19 @@ LEAST, MOST = 0.001, 0.999
 """Quantiles of q(z) that a panel reaches from and to, with some room beside them."""
 ROOM, HEADROOM, FILLED = 0.35, 1.4, 0.4
 MAP_COLUMNS, MAP_ROWS = 6, 8
+MOST_ROWS, MOST_APART = 2000, 10
+"""Vectors whose numbers are summed up; largest deviation of these numbers, in middle ones, of one axis for all."""
 MAP_LEAST, MAP_MOST = 0.01, 0.99
 """Quantiles of the values of a channel that are black and full colour."""
 
 
-def marginals(posterior: Tensor, priors: Mapping[str, tuple[Tensor, str]], shape: tuple[int, ...], path: Path) -> None:
+def marginals(
+    posterior: Tensor,
+    priors: Mapping[str, tuple[Tensor, str]],
+    shape: tuple[int, ...],
+    path: Path,
+    real_name: str = "q(z), test latents",
+) -> None:
     """How often each value occurs in q(z) of held-out latents and under each prior, where the priors fit worst.
 
     Half of the panels are the dimensions that the first prior fits worst, the others those of the last, in order; in
@@ -41,6 +49,7 @@ def marginals(posterior: Tensor, priors: Mapping[str, tuple[Tensor, str]], shape
         posterior: draws of q(z) [n, *latent].
         priors: name -> draws [m, *latent], and its colour; at least one, those that are broken left out.
         shape: of a latent, in which dimensions are named by their place.
+        real_name: of the first, where they are no latents.
     """
     z = finite_rows(posterior).flatten(1).cpu()
     clouds = {name: (finite_rows(draws).flatten(1).cpu(), colour) for name, (draws, colour) in priors.items()}
@@ -61,7 +70,7 @@ def marginals(posterior: Tensor, priors: Mapping[str, tuple[Tensor, str]], shape
         distances = ", ".join(f"{by_dim[dim]:.2f}" for by_dim in apart.values())
         title = f"{name_of(dim, shape)}: W1 {distances}"
         axis.set_title(title, fontsize=FONT_SIZE - 1, loc="left", color=MUTED)
-    entries = [("q(z), test latents", POSTERIOR), *((name, colour) for name, (_, colour) in clouds.items())]
+    entries = [(real_name, POSTERIOR), *((name, colour) for name, (_, colour) in clouds.items())]
     handles = [
         panels["0"].fill_between([], [], color=colour, label=label, alpha=FILLED if colour == POSTERIOR else 1)
         for label, colour in entries
@@ -113,6 +122,36 @@ def _panel(axis: Axes, z: Tensor, priors: Mapping[str, Tensor]) -> None:
     axis.set_yticks([])
     axis.locator_params(axis="x", nbins=4)
     axis.set_ylim(0, HEADROOM * occurs.max())  # a prior that is far too narrow must not squash what is real
+
+
+def profiles(panels: Sequence[tuple[str, str, Tensor]], path: Path) -> None:
+    """The middle and the inner nine tenths of every number of vectors, by its place.
+
+    Numbers of very different size are shown in units of their deviation in the first panel, from its mean.
+
+    A panel: title, colour, vectors [n, D].
+    """
+    tables = [finite_rows(rows)[:MOST_ROWS].double().cpu() for _, _, rows in panels]
+    deviation = tables[0].std(0, correction=0)
+    varying = deviation[deviation > 0]
+    differ = len(varying) > 0 and bool(varying.max() > MOST_APART * varying.median())
+    if differ:
+        centre, unit = tables[0].mean(0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        tables = [(table - centre) / unit for table in tables]
+    figure, axes = chart([[f"{i}"] for i in range(len(panels))], width=8.8, height=1.9 * len(panels) + 0.4)
+    bands = [np.quantile(table.numpy(), [0.05, 0.5, 0.95], axis=0) for table in tables]
+    low, high = bands[0].min(), bands[0].max()  # of the first: what is far too wide must not squash it
+    room = ROOM * (high - low) or 1.0
+    for axis, (title, colour, _), (below, middle, above) in zip(axes.values(), panels, bands, strict=True):
+        edges = np.arange(len(middle) + 1) - 0.5
+        axis.stairs(above, edges, baseline=below, fill=True, color=colour, alpha=FILLED)
+        axis.stairs(middle, edges, baseline=None, color=colour, linewidth=1.4)
+        axis.set_xlim(edges[0], edges[-1])
+        axis.set_ylim(low - room, high + room)
+        words = f"{title}, each number in units of its deviation" if differ else title
+        axis.set_title(words, fontsize=FONT_SIZE, loc="left", color=MUTED, parse_math=False)
+        axis.locator_params(axis="x", integer=True)
+    save_chart(figure, path)
 
 
 def maps(

@@ -145,7 +145,9 @@ class Files(ImageSet):
     def batch(self, index: Tensor) -> Tensor:
         images = torch.empty((len(index), *self.target.shape), dtype=self.target.dtype)
         with _quiet_pillow():
-            for row, i in zip(images.numpy(), index.tolist(), strict=True):
+            asked, rows = index.tolist(), images.numpy()
+            for place in _reading_order([self.paths[i] for i in asked]):
+                i, row = asked[place], rows[place]
                 row[...] = decode(self.paths[i], self.target, self.pages[i] if self.pages else None)
                 if self.levels < 256 and row.max() >= self.levels:
                     raise DataError(f"{self.paths[i]} holds {row.max()}: set data.levels={row.max() + 1} or more")
@@ -181,10 +183,7 @@ def decode_all(paths: Sequence[Path | Cell], target: Target, pages: Sequence[Pag
     def place(i: int) -> None:
         rows[i] = decode(paths[i], target, pages[i] if pages else None)
 
-    rows_in_order: Sequence[int] = range(len(paths))
-    if cells := [path for path in paths if isinstance(path, Cell)]:  # neighbours are read together
-        rows_in_order = sorted(rows_in_order, key=lambda i: (str(cells[i].column.path), cells[i].row))
-    _for_each(place, rows_in_order, threads=target.size[0] * target.size[1] >= LARGE_PIXELS)
+    _for_each(place, _reading_order(paths), threads=target.size[0] * target.size[1] >= LARGE_PIXELS)
     return images
 
 
@@ -218,6 +217,12 @@ def decode(path: Path | Cell, target: Target, page: Page | None = None) -> np.nd
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise _refusal(path, error) from error
     return values.reshape(*target.size, -1).transpose(2, 0, 1)
+
+
+def _reading_order(paths: Sequence[Path | Cell]) -> Sequence[int]:
+    """Places in the order in which cells of tables are read: neighbours together, for they are read in groups."""
+    cells = [path for path in paths if isinstance(path, Cell)]
+    return sorted(range(len(cells)), key=lambda i: (str(cells[i].column.path), cells[i].row)) or range(len(paths))
 
 
 def _scaled(path: Path | Cell, values: np.ndarray, target: Target) -> np.ndarray:

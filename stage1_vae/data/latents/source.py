@@ -12,7 +12,7 @@ from stage1_vae.data.labels import Labels, read_labels
 from stage1_vae.data.latents.arrays import Found, find_arrays
 from stage1_vae.data.latents.assignment import Assigned, assign
 from stage1_vae.data.latents.columns import Parameter
-from stage1_vae.data.latents.data import LatentData
+from stage1_vae.data.latents.data import LatentData, missing_of
 from stage1_vae.data.latents.shapes import Reading, Shapes, code_sizes, shapes_of
 from stage1_vae.data.latents.singles import find_crops, find_moments, recognise
 from stage1_vae.data.latents.statistics import compare_statistics
@@ -23,11 +23,6 @@ from stage1_vae.data.watched import Watched
 from stage1_vae.latents import LatentDataset, LatentSpec
 
 LAYOUTS = ("auto", "arrays", "moments_npz", "latent_shards", "code_crops")
-MISSING = {
-    "loc": "standard deviations (point masses: no rate, no mutual information, no marginal KL)",
-    "bits": "probabilities of the bits (each is certain)",
-}
-"""Kind of array without a spread -> what is not there, and what that costs."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +105,8 @@ class Latents(Source):
             left_out=tuple(found.left_out),
             check_unchanged=Watched(found.paths, began_ns).check,
             style=shapes.style(kinds[0], found.name, columns[kinds[0]].dtype, found.label_name, found.suffix),
-            missing=tuple(
-                words
-                for words in ("" if len(kinds) > 1 else MISSING.get(kinds[0], ""), "" if labels.names else "labels")
-                if words
-            ),
+            missing=missing_of(kinds[0], len(kinds) > 1, bool(labels.names)),
+            fractions=None if found.groups or "all" not in found.columns else (self.val_fraction, self.test_fraction),
             constant=constant,
         )
 

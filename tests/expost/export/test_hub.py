@@ -71,7 +71,7 @@ def export(root: Path, out: Path, *words: str) -> Result:
 def test_up_and_back(root: Path, tmp_path: Path, hub: Hub) -> None:
     done = export(root, tmp_path / "model", f"export.hub={NAME}", "export.license=mit")
     assert done.code == 0, done.err
-    assert f"TwoStage.load('{ADDRESS}') loads what is at {hub.url}/{NAME}" in done.out
+    assert f'TwoStage.load("{ADDRESS}") loads what is at {hub.url}/{NAME}' in done.out
     repository = hub.repositories[NAME]
     assert repository.private
     files = repository.commits[repository.newest]

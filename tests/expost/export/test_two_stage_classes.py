@@ -43,11 +43,11 @@ def test_labels_and_knobs_are_those_of_the_pipelines_own_prior(kind: str, tmp_pa
     assert not torch.equal(*(model.sample_latents(50, y).float().mean(0) for y in (0, 1)))
     assert model.sample(7, label=3).shape == (7, *model.image_shape)
     names = model.class_names
-    model.class_names = tuple(map(str, range(1, 11)))
+    model._drawing.class_names = tuple(map(str, range(1, 11)))
     for one_to_three in ([1, 2, 3], (1, 2, 3), ["1", "2", "3"], np.array([1, 2, 3]), torch.tensor([1, 2, 3])):
-        assert model._labels(3, one_to_three).tolist() == [0, 1, 2]  # type: ignore[arg-type]
-    assert model._labels(2, np.int64(1)).tolist() == [0, 0]  # type: ignore[arg-type]
-    model.class_names = names
+        assert model._drawing._labels(3, one_to_three).tolist() == [0, 1, 2]  # type: ignore[arg-type]
+    assert model._drawing._labels(2, np.int64(1)).tolist() == [0, 0]  # type: ignore[arg-type]
+    model._drawing.class_names = names
     assert model.sample(0, label=3).shape == (0, *model.image_shape)
     if "temperature" in model.prior.knobs:
         torch.manual_seed(0)

@@ -12,12 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a script
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from layouts import arrays, folders, formats, idx
+from layouts import arrays, folders, formats, idx, vectors
 from layouts.cases import Layout, facts, loaded, said
 
 from stage1_vae.data.images import ImageData
 
-MODULES = (arrays, formats, folders, idx)
+MODULES = (arrays, formats, folders, idx, vectors)
 PAGE = Path(__file__).resolve().parents[3] / "docs/layouts.md"
 HEAD = """# What is taken for what
 

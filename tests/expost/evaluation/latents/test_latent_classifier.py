@@ -30,6 +30,12 @@ def test_codes_have_no_order_and_their_inputs_are_bounded(places: int, size: int
     assert inputs.shape[1] == min(places * size, MOST_INPUTS) and inputs.sum() == z.numel()
 
 
+def test_a_class_may_be_rare() -> None:
+    torch.manual_seed(0)
+    labels = (torch.arange(200) > 197).long()
+    assert LatentClassifier.train(torch.randn(200, 2), labels).held_out_accuracy > 0.9
+
+
 def test_too_few_latents_or_one_class_are_refused() -> None:
     z = torch.randn(60, 2)
     for latents, labels in ((z[:40], torch.arange(40) % 2), (z, torch.zeros(60, dtype=torch.int64))):

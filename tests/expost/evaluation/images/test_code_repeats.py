@@ -3,8 +3,13 @@
 import pytest
 import torch
 
-from expost.evaluation.images.memorisation import memorisation
-from expost.evaluation.latents.repeats import MOST_COMPARED, nearest_sequence, nearest_share, num_looked_up
+from expost.evaluation.images.memorisation import (
+    MOST_COMPARED,
+    memorisation,
+    nearest_sequence,
+    nearest_share,
+    num_looked_up,
+)
 
 
 def codes(num: int, seed: int, places: int = 12, size: int = 300) -> torch.Tensor:
