@@ -53,8 +53,8 @@ def section(report: dict[str, Any], folder: Path, where: str) -> str:
             f"CIFAR-10 as a folder of images; a small AutoencoderKL (channels {channels}; latents 4x8x8, times its "
             f"scaling_factor {config['scaling_factor']:.3f}), trained by diffusers and torch alone for 600 steps of 64 "
             "with a KL weight of 0.001, so that its latents are far from N(0, I); one seed. Nothing of it is trained "
-            f"here. {report['num_samples']:,} samples; nats an image over {report['num_bound_images']:,} test images. A short fit: a "
-            "proof that one command does it, not the best that the prior can do.\n",
+            f"here. {report['num_samples']:,} samples; nats an image over {report['num_bound_images']:,} test images. "
+            "A short fit: a proof that one command does it, not the best that the prior can do.\n",
             "    python -m benchmarks.autoencoder_kl --data DIR",
             f"    python pipeline.py vae=diffusers vae.path=FOLDER {command}\n",
             "| prior | rate, nats | -ELBO | -IWAE | Frechet distance | precision | recall | two-sample accuracy |",
