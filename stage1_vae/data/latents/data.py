@@ -8,7 +8,6 @@ import numpy as np
 from stage1_vae.data.images import Data
 from stage1_vae.latents import LatentDataset, LatentSpec
 
-
 MISSING = {
     "loc": "standard deviations (point masses: no rate, no mutual information, no marginal KL)",
     "bits": "probabilities of the bits (each is certain)",
