@@ -140,6 +140,11 @@ class ImageParts(Parts):
     def of_images(self) -> "ImageParts":
         return self
 
+    @property
+    def num_pixels(self) -> int:
+        """Pixels and channels of an image."""
+        return math.prod(self.data.shape)
+
     def batches(
         self,
         images: ImageSet,
