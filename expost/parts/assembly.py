@@ -20,12 +20,8 @@ from expost.parts.priors import beside_constants, build_prior, without
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
-from stage1_vae.data.given.data import Given
-from stage1_vae.data.given.images import read_given_images
-from stage1_vae.data.given.latents import read_given_latents
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
-from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
@@ -37,6 +33,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
 
 if TYPE_CHECKING:
+    from stage1_vae.data.given.data import Given
     from stage1_vae.external.autoencoder import External
     from stage1_vae.external.source import ExternalSource, Loaded
 
@@ -59,7 +56,7 @@ class Parts:
     spec: LatentSpec
     prior: Prior
     device: torch.device
-    given: Given | None = field(default=None, kw_only=True)
+    given: "Given | None" = field(default=None, kw_only=True)
 
     @property
     def of_images(self) -> "ImageParts":
@@ -290,6 +287,10 @@ def read_given(job: Job, parts: Parts) -> Parts:
     Raises:
         UserError: they are not there, or not such as this run can score.
     """
+    from stage1_vae.data.given.images import read_given_images  # few jobs score, and readers are slow to import
+    from stage1_vae.data.given.latents import read_given_latents
+    from stage1_vae.data.latents.source import Latents
+
     source, root = build("data", without(job.config.data, PREPROCESSING)), str(job.config.score.root)
     try:
         with clock("reading what is scored", job.shows_progress):
