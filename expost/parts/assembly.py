@@ -70,10 +70,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Where an autoencoder comes from that somebody else has trained, and what it is."""
+    """Where an autoencoder comes from that somebody else has trained, what it is, and how it was taken, in words."""
 
     source: "ExternalSource"
     loaded: "Loaded"
+    said: tuple[str, ...] = ()
 
     @property
     def ingredients(self) -> dict[str, Any]:
@@ -331,9 +332,10 @@ def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["Extern
     levels = preprocess.levels if preprocess.dequantize else None
     with job.seeded(0):
         vae = source.autoencoder(loaded, x, data.num_classes, levels).to(job.device)
-    for words in (*loaded.said, vae.said, *vae.guesses):
+    said = (*loaded.said, vae.said, *vae.guesses)
+    for words in said:
         job.say("vae", words)
-    return vae, Frozen(source, loaded)
+    return vae, Frozen(source, loaded, said)
 
 
 def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:

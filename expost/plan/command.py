@@ -40,9 +40,10 @@ def run_plan(job: Job) -> None:
     Raises:
         UserError: the configuration cannot be run, or the plan cannot be written.
     """
-    target = job.config.plan.out or job.folder / "plan.json"
-    check_target(target)
+    if (asked := job.config.plan.out) is not None:
+        check_target(asked)
     facts = probe(job)
+    target = asked or job.folder / "plan.json"  # the folder is made when it is asked for: not before a refusal
     costs = costs_of(job.config, facts)
     notes = notes_of(job.config, costs, facts)
     console = new_console()
