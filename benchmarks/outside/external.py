@@ -122,7 +122,9 @@ def main() -> int:
     rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="expost-external-") as name:
         folder = Path(name)
-        measured([sys.executable, "-c", f"from benchmarks.outside.external import *; save_model(Path({name!r}))"], os.environ)
+        measured(
+            [sys.executable, "-c", f"from benchmarks.outside.external import *; save_model(Path({name!r}))"], os.environ
+        )
         for _ in range(options.rounds):
             rounds.append({side: one_side(side, folder, options) for side in SIDES})
     speed = statistics.median(r["theirs"]["cpu"] / r["ours"]["cpu"] for r in rounds)
