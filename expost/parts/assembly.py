@@ -25,7 +25,7 @@ from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
-from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, GaussianLikelihood, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
@@ -193,6 +193,11 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
         vae, objective = build_vae(job, data, likelihood)
     else:
         vae, frozen = load_vae(job, data, preprocess)
+        if not isinstance(likelihood, (GaussianLikelihood, type(vae.likelihood))):
+            raise UserError(
+                f"likelihood: {type(likelihood).__name__} is not that of an autoencoder that comes trained: its "
+                "decoder brings its own or gets a Gaussian one; set likelihood=gaussian"
+            )
         likelihood = vae.likelihood
     job, prior = fit_to_latents(job, vae.spec, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
