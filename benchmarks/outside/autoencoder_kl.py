@@ -2,7 +2,7 @@
 
     python -m benchmarks.outside.autoencoder_kl --data DIR [--folder FOLDER] [--out docs/measured/autoencoder_kl.md]
 
-`benchmarks.outside.autoencoder_kl_training` trains and saves the model with diffusers alone, unless FOLDER holds one already;
+`benchmarks.outside.autoencoder_kl_training` trains and saves the model with diffusers alone, unless FOLDER holds one;
 then one command goes from that folder to a report. Latents are the model's own scaled ones, 4x8x8. Takes an hour on one
 core; exits with 1 where the learned prior does not beat N(0, I) in nats and in Frechet distance.
 """

@@ -1,4 +1,4 @@
-"""Trains the AutoencoderKL of `benchmarks.outside.autoencoder_kl` with diffusers and torch alone, and saves it by diffusers.
+"""Trains the AutoencoderKL of `benchmarks.outside.autoencoder_kl` with diffusers and torch alone.
 
     python -m benchmarks.outside.autoencoder_kl_training --data DIR --folder FOLDER [--steps 600]
 

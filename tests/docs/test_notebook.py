@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from notebook import NOTEBOOK, read, run
+from documents.notebook import NOTEBOOK, read, run
 
 
 def test_it_runs_and_its_prior_beats_the_normal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

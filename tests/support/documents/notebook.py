@@ -1,6 +1,6 @@
 """The notebook in `docs/`, run without a kernel: all of its code cells in one namespace.
 
-python tests/support/notebook.py        # after an edit of its cells: run them and keep what they show
+python tests/support/documents/notebook.py        # after an edit of its cells: run them and keep what they show
 """
 
 import ast
@@ -14,9 +14,9 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")  # before anybody asks for windows
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "latents.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[3] / "docs" / "latents.ipynb"
 DPI = 60
 
 
@@ -47,9 +47,11 @@ def run(notebook: dict[str, Any]) -> dict[str, Any]:
 def evaluate(source: str, names: dict[str, Any]) -> Any:
     """Run `source`; the value of its last line where that is an expression."""
     tree = ast.parse(source)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     exec(compile(tree, "cell", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names) if isinstance(last, ast.Expr) else None
 
 
 def read() -> dict[str, Any]:
