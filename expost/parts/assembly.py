@@ -20,16 +20,12 @@ from expost.parts.priors import beside_constants, build_prior, without
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
-from stage1_vae.data.given.data import Given
-from stage1_vae.data.given.images import read_given_images
-from stage1_vae.data.given.latents import read_given_latents
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
-from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec
-from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, GaussianLikelihood, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
@@ -37,6 +33,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
 
 if TYPE_CHECKING:
+    from stage1_vae.data.given.data import Given
     from stage1_vae.external.autoencoder import External
     from stage1_vae.external.source import ExternalSource, Loaded
 
@@ -59,7 +56,7 @@ class Parts:
     spec: LatentSpec
     prior: Prior
     device: torch.device
-    given: Given | None = field(default=None, kw_only=True)
+    given: "Given | None" = field(default=None, kw_only=True)
 
     @property
     def of_images(self) -> "ImageParts":
@@ -73,10 +70,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Where an autoencoder comes from that somebody else has trained, and what it is."""
+    """Where an autoencoder comes from that somebody else has trained, what it is, and how it was taken, in words."""
 
     source: "ExternalSource"
     loaded: "Loaded"
+    said: tuple[str, ...] = ()
 
     @property
     def ingredients(self) -> dict[str, Any]:
@@ -195,6 +193,11 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
         vae, objective = build_vae(job, data, likelihood)
     else:
         vae, frozen = load_vae(job, data, preprocess)
+        if not isinstance(likelihood, (GaussianLikelihood, type(vae.likelihood))):
+            raise UserError(
+                f"likelihood: {type(likelihood).__name__} is not that of an autoencoder that comes trained: its "
+                "decoder brings its own or gets a Gaussian one; set likelihood=gaussian"
+            )
         likelihood = vae.likelihood
     job, prior = fit_to_latents(job, vae.spec, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
@@ -289,6 +292,10 @@ def read_given(job: Job, parts: Parts) -> Parts:
     Raises:
         UserError: they are not there, or not such as this run can score.
     """
+    from stage1_vae.data.given.images import read_given_images  # few jobs score, and readers are slow to import
+    from stage1_vae.data.given.latents import read_given_latents
+    from stage1_vae.data.latents.source import Latents
+
     source, root = build("data", without(job.config.data, PREPROCESSING)), str(job.config.score.root)
     try:
         with clock("reading what is scored", job.shows_progress):
@@ -330,9 +337,10 @@ def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["Extern
     levels = preprocess.levels if preprocess.dequantize else None
     with job.seeded(0):
         vae = source.autoencoder(loaded, x, data.num_classes, levels).to(job.device)
-    for words in (*loaded.said, vae.said, *vae.guesses):
+    said = (*loaded.said, vae.said, *vae.guesses)
+    for words in said:
         job.say("vae", words)
-    return vae, Frozen(source, loaded)
+    return vae, Frozen(source, loaded, said)
 
 
 def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:

@@ -235,6 +235,9 @@ def sentences(parts: Parts, given: Given, scores: Scores, test: Scores, standing
     else:
         num = int((near >= UNUSUAL).sum())
         said.append(f"{num:,} farther from the training {nouns.many} than {UNUSUAL} % of test {nouns.many}")
+    if isinstance(parts, ImageParts) and parts.data.units is not None:
+        volume = parts.data.units.log_volume
+        said.append(f"log p(x) is of standardised columns; of the numbers in the file it is {volume:.4g} nats less")
     return [*said, reason] if (reason := bound_refusal(parts, scores)) else said
 
 

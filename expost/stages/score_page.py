@@ -61,7 +61,7 @@ def write_page(scored: Scored, num: int, config_yaml: str, folder: Path) -> Path
     if len(order) > 1:
         ends["least likely"] = order.flip(0)[: min(num, len(order) // 2)]
     pictures = []
-    if isinstance(scored.given, GivenImages):
+    if isinstance(scored.given, GivenImages) and scored.parts.of_images.data.are_pictures:
         draw_ranked([_panel(scored, title, rows) for title, rows in ends.items()], folder / RANKED)
         beside = "" if scored.scores.nearest is None else ", each with its nearest training image on its right"
         pictures.append((f"The most and the least likely images{beside}.", embed(folder / RANKED)))

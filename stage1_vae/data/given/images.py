@@ -28,6 +28,7 @@ from stage1_vae.data.readers.choosing import read_content
 from stage1_vae.data.readers.opening import SUFFIXES as ARRAY_SUFFIXES
 from stage1_vae.data.readers.stack import Stack
 from stage1_vae.data.splits import fits_in_memory
+from stage1_vae.data.vectors import Vectors, in_units
 from stage1_vae.data.watched import Watched
 
 WHAT = "a file or folder of images, such as score.root=new_images/"
@@ -49,6 +50,9 @@ def read_given_images(source: object, root: str, like: ImageData) -> GivenImages
     """
     path = existing_root(root, WHAT)
     try:
+        if isinstance(source, Vectors):
+            given = _read_arrays(replace(source, root=str(path)).in_arrays, path, like)
+            return given if like.units is None else replace(given, images=in_units(given.images, like.units))
         if _are_pictures(path, isinstance(source, Arrays)):
             return _read_pictures(_as(ImageFolder, source, path), path, like, isinstance(source, ImageFolder))
         if _is_idx(path):
@@ -93,7 +97,9 @@ def _read_arrays(source: Arrays, path: Path, like: ImageData) -> GivenImages:
     one = (like.shape, (*like.shape[1:], like.shape[0]), like.shape[1:] if like.shape[0] == 1 else None)
     for split, array in content.images.items():
         # one image without an axis that counts; of one channel, a third axis of size 1 is read as such an axis anyway
-        if isinstance(array, np.ndarray) and array.shape in one and (array.ndim == 2 or like.shape[0] > 1):
+        is_vector = array.shape == like.shape[2:] and like.shape[:2] == (1, 1)
+        is_image = array.shape in one and (len(array.shape) == 2 or like.shape[0] > 1) and like.are_pictures
+        if isinstance(array, np.ndarray) and (is_vector or is_image):
             content.images[split] = array[None]
     images, nums = source.images_of(path, content, like.domain)
     told = (content.guesses, content.left_out)

@@ -64,4 +64,8 @@ def test_pictures_of_few_and_many_and_of_what_is_far_off(tmp_path: Path, num: in
     draw_ranked([Ranked("most likely", "#000000", images, images, below)], tmp_path / "pairs.png")
     draw_standing(scores, TEST, IMAGES, tmp_path / "standing.png")
     assert {path.name for path in tmp_path.iterdir()} == {"ranked.png", "pairs.png", "standing.png"}
-    assert below[0][-1] == "…letters, and of more.png" and all(len(lines) == 4 for lines in below)
+    assert (
+        below[0][-1].startswith("…")
+        and below[0][-1].endswith("etters, and of more.png")
+        and all(len(lines) == 4 for lines in below)
+    )

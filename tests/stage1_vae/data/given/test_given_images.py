@@ -13,6 +13,8 @@ from stage1_vae.data.digits import Digits
 from stage1_vae.data.given.images import read_given_images
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import DataError, Domain, ImageData, ImageSet, InMemory
+from stage1_vae.data.splits import split_rows
+from stage1_vae.data.vectors import Vectors
 
 GREY, COLOUR = (1, 8, 6), (3, 8, 6)
 RNG = np.random.default_rng(0)
@@ -194,3 +196,19 @@ def test_nothing_and_what_is_damaged_are_refused_by_the_key_that_named_them(tmp_
         with pytest.raises(DataError, match=words) as refusal:
             read_given_images(Digits(), str(tmp_path / name), like())
         assert "data.root" not in str(refusal.value)
+
+
+def test_vectors_are_measured_in_the_units_of_the_training_rows(tmp_path: Path) -> None:
+    x = RNG.normal(5, 3, (40, 6)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", x)
+    np.save(tmp_path / "one.npy", x[0])
+    np.save(tmp_path / "new.npy", x[:3])
+    source = Vectors(str(tmp_path / "rows.npy"))
+    model, train = source.load(), x[split_rows(len(x), 0.1, 0.2)["train"]]
+    given = read_given_images(source, str(tmp_path / "new.npy"), model)
+    assert all_of(given.images)[:, 0, 0] == pytest.approx((x[:3] - train.mean(0)) / train.std(0), abs=1e-5)
+    one = read_given_images(source, str(tmp_path / "one.npy"), model)
+    assert all_of(one.images) == pytest.approx(all_of(given.images)[:1])
+    np.save(tmp_path / "new.npy", x[:3, :5])
+    with pytest.raises(DataError, match="holds images of 1x1x5, and this model is of 1x1x6"):
+        read_given_images(source, str(tmp_path / "new.npy"), model)

@@ -1,6 +1,6 @@
 """Latents of the reference VAE, written by hand and read by `data=latents`, beside the run that encoded them.
 
-    python -m benchmarks.latents_door --data DIR [--steps 500] [--rounds 5]
+    python -m benchmarks.latents.door --data DIR [--steps 500] [--rounds 5]
 
 A VAE of `experiment=mnist_reference`, whose training is cut short (what is compared comes after it), encodes MNIST. Its
 posteriors go into one .npz with arrays of each split, by NumPy alone. Then each prior is fitted on both sides, with the

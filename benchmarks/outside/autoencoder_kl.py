@@ -1,8 +1,8 @@
 """A small AutoencoderKL of diffusers, trained on CIFAR-10, as stage 1: what its own N(0, I) costs, and a learned prior.
 
-    python -m benchmarks.autoencoder_kl --data DIR [--folder FOLDER] [--out docs/measured/autoencoder_kl.md]
+    python -m benchmarks.outside.autoencoder_kl --data DIR [--folder FOLDER] [--out docs/measured/autoencoder_kl.md]
 
-`benchmarks.autoencoder_kl_training` trains and saves the model with diffusers alone, unless FOLDER holds one already;
+`benchmarks.outside.autoencoder_kl_training` trains and saves the model with diffusers alone, unless FOLDER holds one already;
 then one command goes from that folder to a report. Latents are the model's own scaled ones, 4x8x8. Takes an hour on one
 core; exits with 1 where the learned prior does not beat N(0, I) in nats and in Frechet distance.
 """
@@ -53,14 +53,15 @@ def section(report: dict[str, Any], folder: Path, where: str) -> str:
             f"CIFAR-10 as a folder of images; a small AutoencoderKL (channels {channels}; latents 4x8x8, times its "
             f"scaling_factor {config['scaling_factor']:.3f}), trained by diffusers and torch alone for 600 steps of 64 "
             "with a KL weight of 0.001, so that its latents are far from N(0, I); one seed. Nothing of it is trained "
-            f"here. {report['num_samples']:,} samples; nats an image over {report['num_bound_images']:,} test images. A short fit: a "
-            "proof that one command does it, not the best that the prior can do.\n",
-            "    python -m benchmarks.autoencoder_kl --data DIR",
+            f"here. {report['num_samples']:,} samples; nats an image over {report['num_bound_images']:,} test images. "
+            "A short fit: a proof that one command does it, not the best that the prior can do.\n",
+            "    python -m benchmarks.outside.autoencoder_kl --data DIR",
             f"    python pipeline.py vae=diffusers vae.path=FOLDER {command}\n",
             "| prior | rate, nats | -ELBO | -IWAE | Frechet distance | precision | recall | two-sample accuracy |",
             f"|---|{'---:|' * len(FIGURES)}",
             *rows,
-            f"\n- {made['hardware']}; torch {made['torch']}; {where}.",
+            f"\n- {made['date']}; {made['hardware']}; torch {made['torch']}; {where}. The fit of the prior took "
+            f"{report['rows']['transformer']['fit_seconds']:.0f} s.",
         ]
     )
 
@@ -77,7 +78,7 @@ def main() -> int:
     where, folder, data = machine(), options.folder.absolute(), options.data.absolute()
     if not (folder / "config.json").is_file():
         words = ["--data", str(data), "--folder", str(folder)]
-        print(measured([sys.executable, "-m", "benchmarks.autoencoder_kl_training", *words], os.environ).output)
+        print(measured([sys.executable, "-m", "benchmarks.outside.autoencoder_kl_training", *words], os.environ).output)
     report = run(options.root.absolute(), folder, data)
     words_of_report = section(report, folder, where)
     print(words_of_report)

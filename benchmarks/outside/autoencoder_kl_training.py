@@ -1,6 +1,6 @@
-"""Trains the AutoencoderKL of `benchmarks.autoencoder_kl` with diffusers and torch alone, and saves it by diffusers.
+"""Trains the AutoencoderKL of `benchmarks.outside.autoencoder_kl` with diffusers and torch alone, and saves it by diffusers.
 
-    python -m benchmarks.autoencoder_kl_training --data DIR --folder FOLDER [--steps 600]
+    python -m benchmarks.outside.autoencoder_kl_training --data DIR --folder FOLDER [--steps 600]
 
 Squared error a pixel, summed, and a small weight on the KL divergence, as latent diffusion does (Rombach et al. 2022,
 appendix G), whose rule gives the scale too: 1 over the standard deviation of the latents of one batch. No GAN and no
