@@ -34,7 +34,7 @@ FITS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("arrays", "prior", "settings"), FITS.values(), ids=FITS.keys())
 def test_what_is_saved_is_loaded_to_the_bit(
-    tmp_path: Path, arrays: dict[str, np.ndarray], prior: str, settings: dict[str, Any]
+    tmp_path: Path, arrays: dict[str, Any], prior: str, settings: dict[str, Any]
 ) -> None:
     learned, _ = fit_prior(LatentDataset.of(**arrays), prior, **settings)
     learned.save(tmp_path / "prior")
@@ -185,7 +185,7 @@ def test_a_model_of_diffusers(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    own = AutoencoderKL(1, 1, block_out_channels=(4, 8), latent_channels=2, norm_num_groups=2, **blocks)
+    own: Any = AutoencoderKL(1, 1, block_out_channels=(4, 8), latent_channels=2, norm_num_groups=2, **blocks)
     train_a_little(own)
     own.save_pretrained(tmp_path / "kl")
     net = ("debug=fast", "logger=csv", "prior=transformer", "prior.width=8", "prior.depth=1", "prior.num_heads=2")
