@@ -18,7 +18,8 @@ from expost.job import Job
 from expost.parts.assembly import LatentParts, Parts
 from expost.store.artifacts import Artifact
 from expost.store.manifest import is_litter
-from stage1_vae.data.latents.data import LatentStyle
+from stage1_vae.data.labels import class_values
+from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.latents.writing import write_draws
 from stage1_vae.files.npy import map_array
 
@@ -148,7 +149,7 @@ def deliver(job: Job, parts: Parts, artifact: Artifact) -> None:
     target = job.folder / f"samples{suffix}" if out is None else out.expanduser()
     try:
         if isinstance(parts, LatentParts):
-            deliver_latents(parts.data.style, artifact.path, target)
+            deliver_latents(parts.data, artifact.path, target)
         elif _is_npz(target):
             with _whole(target) as scratch:
                 shutil.copyfile(artifact.path / "samples.npz", scratch)
@@ -175,7 +176,7 @@ def _whole(target: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def deliver_latents(style: LatentStyle, folder: Path, target: Path) -> None:
+def deliver_latents(data: LatentData, folder: Path, target: Path) -> None:
     """Write the stored draws in `folder` as the user's own files hold latents.
 
     Raises:
@@ -183,11 +184,13 @@ def deliver_latents(style: LatentStyle, folder: Path, target: Path) -> None:
         OSError: it cannot be written.
     """
     draws = map_array(folder / DRAWS)
-    labels = np.array(map_array(folder / DRAWN_LABELS)) if (folder / DRAWN_LABELS).exists() else None
+    labels = None
+    if (folder / DRAWN_LABELS).exists():
+        labels = class_values(data.class_names)[map_array(folder / DRAWN_LABELS)]
     starts = range(0, len(draws), ROWS_AT_ONCE)
     blocks = (torch.from_numpy(np.array(draws[start : start + ROWS_AT_ONCE])) for start in starts)
     with _whole(target) as scratch:
-        write_draws(scratch, blocks, len(draws), style, labels)
+        write_draws(scratch, blocks, len(draws), data.style, labels)
 
 
 def write_pngs(samples: Path, folder: Path) -> None:
