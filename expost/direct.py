@@ -7,43 +7,43 @@
     print(judge(prior, latents).verdict)
 
 The code is that of the command: the same prior is fitted to the same latents by `data=latents` with the same seed.
+Nothing is printed, and torch's global generators are left as they were.
 """
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from expost.base import scratch
 from expost.base.command import Command
 from expost.base.errors import UserError, nearest
-from expost.base.places import CONF
-from expost.config.schema import Config, Node, Seeds
-from expost.evaluation.report import Report
+from expost.config.defaults import default_config
+from expost.config.schema import Node
 from expost.export.config import PRIOR_ALONE
 from expost.export.description import made_with, prior_description
-from expost.export.learned_prior import LearnedPrior
+from expost.export.learned_prior import Fitted, LearnedPrior
 from expost.job import Job
-from expost.measure.latent_evaluation import latent_subject, measure_latents
-from expost.parts.assembly import LatentParts, assemble_latents
+from expost.parts.assembly import LatentParts, assemble_latents, check_classes
 from expost.parts.priors import flatten, prior_nodes, set_key
-from expost.parts.weights import Histories
-from expost.stages.check import check_classes
 from expost.store.artifacts import Store
 from expost.training.tracking import Tracker
-from stage1_vae.data.latents.data import LatentData, LatentStyle
-from stage1_vae.data.splits import SPLITS, split_rows
-from stage1_vae.latents import LatentDataset
+from stage1_vae.data.latents.data import LatentData, LatentStyle, missing_of
+from stage1_vae.data.splits import MIN_IMAGES, MIN_PER_SPLIT, SPLITS, split_rows
+from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport
 
-NOT_OF_A_JOB = ("hydra", "launcher", "sweep", "debug", "experiment")
-"""Groups that say how jobs are run, or change the sections of others."""
+if TYPE_CHECKING:
+    from expost.evaluation.report import Report
+
 FRACTIONS = (0.1, 0.2)
 """Of latents that nobody has split: validation, and test."""
+DEVICES = ("auto", "cpu", "gpu")
+MOST_SEEDS = 2**32
 
 
 def fit_prior(
@@ -64,15 +64,19 @@ def fit_prior(
         val: what decides when to stop, where that is not cut from `latents`.
         seed: of the fit.
         device: "auto", "cpu" or "gpu".
-        fractions: of `latents` that are held out for validation and for `judge`.
+        fractions: of `latents` that are held out for validation and for `judge`; of no effect beside `val`.
         settings: keys of the prior, as in its file (`num_components=10`, `conditional=True`, `fit={"max_epochs": 5}`).
 
     Raises:
         ValueError: in one line: no such prior or key, a prior that does not model such latents, too few of them.
     """
+    check_dataset("latents", latents)
+    check_number("seed", seed, MOST_SEEDS)
+    if device not in DEVICES or (device == "gpu" and not torch.cuda.is_available()):
+        raise ValueError(f"device={device!r}: {'no GPU here; ' * (device == 'gpu')}give 'auto', 'cpu' or 'gpu'")
+    parts_of = split(latents, fractions) if val is None else {"train": latents, "val": alike("val", val, latents)}
     try:
-        parts_of = split(latents, fractions) if val is None else {"train": latents, "val": val, "test": val}
-        job, parts = assembled(prior, settings, parts_of, seed, device)
+        job, parts = assembled(prior, plain(settings), as_data(parts_of), int(seed), device)
         check_classes(parts)
         report = parts.prior.fit(parts.data.train, parts.data.val, job.fit_run(Tracker()))
     except UserError as error:
@@ -82,9 +86,10 @@ def fit_prior(
         **prior_description(job.config.prior, parts.spec),
         "class_names": list(parts.data.class_names),
         "made_with": made_with("latents"),
-        **({"fractions": list(fractions)} if val is None else {}),
+        **({"fractions": list(map(float, fractions))} if val is None else {}),
     }
-    return LearnedPrior(parts.prior, parts.data.class_names, description), report
+    fitted = Fitted(prior, job.config.prior, report)
+    return LearnedPrior(parts.prior, parts.data.class_names, description, fitted), report
 
 
 def judge(
@@ -92,100 +97,209 @@ def judge(
     latents: LatentDataset,
     *,
     test: LatentDataset | None = None,
-    name: str = "learned",
+    name: str | None = None,
     seed: int = 0,
     num_samples: int | None = None,
     folder: str | Path | None = None,
-) -> Report:
+) -> "Report":
     """How well `prior` fits q(z), in nats and in distances, with floors and ceilings beside every figure.
 
     Args:
         prior: of `fit_prior`, or loaded.
-        latents: what it was fitted to; without `test`, with what was held out of them then, which it is judged on.
-        test: latents that the fit has not seen.
-        name: of its row.
+        latents: what `fit_prior` was given, in the same order: what was held out then is held out here, and, without
+            `test`, is what the prior is judged on.
+        test: latents that the fit has not seen; a prior that was fitted with `val` needs them.
+        name: of its row; None: that of its file in `conf/prior/`.
         seed: of what is drawn.
-        num_samples: of each set; None: as `stage=evaluate` takes.
+        num_samples: of each set; None: as many as `stage=evaluate` takes.
         folder: a new folder for `figures.json` and the pictures; None: they are not kept.
 
     Raises:
-        ValueError: in one line: latents of another kind than the prior's; nothing was held out.
+        ValueError: in one line: latents of another kind than the prior's; nothing was held out; the folder is there.
     """
-    if latents.spec.shape != prior.spec.shape or latents.spec.support is not prior.spec.support:
-        raise ValueError(f"these latents are {latents.spec.words}; the prior is of {prior.spec.words}")
-    if test is None and prior.fractions is None:
-        raise ValueError("nothing was held out of what this prior was fitted to: give judge(..., test=LATENTS)")
-    parts_of = {"train": latents, "val": latents, "test": test} if test is not None else None
-    parts_of = split(latents, prior.fractions or FRACTIONS) if parts_of is None else parts_of
-    config = default_config(seeds=Seeds(vae=seed, prior=seed, sample=seed))
+    if not isinstance(prior, LearnedPrior):
+        raise ValueError(f"prior is a {type(prior).__name__}; give what fit_prior or LearnedPrior.load returns")
+    check_number("seed", seed, MOST_SEEDS)
     if num_samples is not None:
-        evaluation = config.evaluation.model_copy(update={"num_samples": num_samples})
-        config = config.model_copy(update={"evaluation": evaluation})
-    node = (prior.description or {}).get("prior", config.prior)
-    job = Job(config.model_copy(update={"prior": node}), Command(choices={"prior": name}), Store(Path()), quiet=True)
-    data = as_data({key: value for key, value in parts_of.items() if value is not None})
-    parts = LatentParts(data, prior.spec, prior.prior, prior.device)
-    histories = Histories([], FitReport(0.0, None, None))
-    with tempfile.TemporaryDirectory(prefix="judge-", dir=scratch.folder()) as place:
-        target = Path(place) if folder is None else Path(folder).expanduser()
-        target.mkdir(parents=True, exist_ok=True)
-        with job.seeded(seed):
-            subject = latent_subject(job, parts, prior.prior, [parts_of[split] for split in SPLITS])
-            return measure_latents(job, subject, histories, target, Tracker())
+        check_number("num_samples", num_samples, 2**31, at_least=2)
+    place = None if folder is None else new_folder(folder)
+    data = as_data(judged(prior, latents, test), prior.class_names)
+    try:
+        with tempfile.TemporaryDirectory(prefix="judge-", dir=scratch.folder()) as temporary:
+            return measured(prior, data, name, int(seed), num_samples, place or Path(temporary))
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
-def default_config(**sections: Any) -> Config:
-    """The configuration when nobody has chosen anything, without Hydra: `conf/config.yaml` with the files that its
-    defaults list names; `sections` take the place of theirs.
+def measured(
+    prior: LearnedPrior, data: LatentData, name: str | None, seed: int, num_samples: int | None, folder: Path
+) -> "Report":
+    """The report, with its figures and pictures in the empty `folder`.
 
     Raises:
-        pydantic.ValidationError: a section says what it may not.
+        UserError: what cannot be judged.
     """
-    top = cast(DictConfig, OmegaConf.load(CONF / "config.yaml"))
-    listed = [
-        (str(group), choice) for line in top.pop("defaults") if line != "_self_" for group, choice in line.items()
-    ]
-    for group, choice in listed:
-        if " " not in group and group not in NOT_OF_A_JOB:
-            top[group] = OmegaConf.load(CONF / Path(group) / f"{choice}.yaml")
-    top.pop("hydra")  # reads variables that only a command line sets
-    plain = cast(Node, OmegaConf.to_container(top, resolve=True))
-    return Config.model_validate({key: value for key, value in plain.items() if key in Config.model_fields} | sections)
+    from expost.measure.latent_evaluation import latent_subject, measure_latents  # who only fits has no use for it
+    from expost.parts.weights import Histories
+
+    fitted = prior.fitted or unrecorded(prior)
+    evaluation = {} if num_samples is None else {"num_samples": int(num_samples)}
+    trainer = {"accelerator": "cpu" if prior.device.type == "cpu" else "gpu", "progress": False}
+    config = default_config(seed, fitted.node, trainer=trainer, evaluation=evaluation)
+    job = Job(config, Command(choices={"prior": name or fitted.name}), Store(Path()), quiet=True)
+    parts = LatentParts(data, prior.spec, prior.prior, prior.device)
+    with job.seeded(seed):
+        subject = latent_subject(job, parts, prior.prior, [data.splits[split] for split in SPLITS])
+        return measure_latents(job, subject, Histories([], fitted.report), folder, Tracker())
+
+
+def unrecorded(prior: LearnedPrior) -> Fitted:
+    """What is known of the fit of a prior that was loaded: its settings, but for those of training, and no more."""
+    node: Node = (prior.description or {}).get("prior", {})
+    names = [name for name, file in prior_nodes().items() if file["_target_"] == node.get("_target_")]
+    return Fitted([*names, "learned"][0], node, FitReport(math.nan, None, None))
+
+
+def judged(prior: LearnedPrior, latents: LatentDataset, test: LatentDataset | None) -> dict[str, LatentDataset]:
+    """What the prior was fitted to, what has decided when to stop, and what it is judged on.
+
+    Raises:
+        ValueError: nothing was held out; they are not of the kind that the prior is of.
+    """
+    if prior.fractions is None and test is None:
+        raise ValueError("nothing was held out of what this prior was fitted to: give judge(..., test=LATENTS)")
+    latents = of_spec("latents", latents, prior.spec)
+    if prior.prior.num_classes and latents.labels is None:
+        raise ValueError(
+            f"this prior knows {prior.prior.num_classes} classes: give latents their labels, LatentDataset.of(...)"
+        )
+    parts_of = {"train": latents, "val": latents} if prior.fractions is None else split(latents, prior.fractions)
+    if test is not None:
+        parts_of["test"] = alike("test", test, latents)
+    return parts_of
+
+
+def check_dataset(name: str, latents: Any) -> None:
+    """
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(latents, LatentDataset):
+        raise ValueError(f"{name} is a {type(latents).__name__}; give LatentDataset.of(loc, log_std, labels)")
+
+
+def check_number(name: str, value: Any, end: int, at_least: int = 0) -> None:
+    """
+    Raises:
+        ValueError: it is no whole number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not at_least <= value < end:
+        raise ValueError(f"{name}={value!r}: give a whole number from {at_least} to below {end:,}")
+
+
+def new_folder(folder: str | Path) -> Path:
+    """The folder, made.
+
+    Raises:
+        ValueError: there is something in it already, or it cannot be made.
+    """
+    place = Path(folder).expanduser().absolute()
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise ValueError(f"{place} is there already; give a new folder")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{place} cannot be made: {error.strerror}; choose another folder") from error
+    return place
+
+
+def alike(name: str, latents: Any, others: LatentDataset) -> LatentDataset:
+    """`latents` beside others of the same kind.
+
+    Raises:
+        ValueError: they are of another kind.
+    """
+    latents = of_spec(name, latents, others.spec)
+    if latents.family != others.family:
+        raise ValueError(f"{name}: a set of {latents.family} beside one of {others.family}; give both the same arrays")
+    return latents
+
+
+def of_spec(name: str, latents: Any, spec: LatentSpec) -> LatentDataset:
+    """`latents`, whose classes and codes are counted as `spec` says.
+
+    Raises:
+        ValueError: they are of another kind, or have classes or codes that it has not.
+    """
+    check_dataset(name, latents)
+    own = latents.spec
+    if (own.shape, own.support, own.grids) != (spec.shape, spec.support, spec.grids):
+        raise ValueError(f"{name}: these latents are {own.words}, and the others are {spec.words}")
+    if any(size > known for size, known in zip(own.num_codes, spec.num_codes, strict=True)):
+        raise ValueError(
+            f"{name}: a codebook of {max(own.num_codes):,} beside one of {max(spec.num_codes):,}: say how large it is, "
+            "LatentDataset.of(codes=..., num_codes=SIZE)"
+        )
+    if own.num_classes > spec.num_classes > 0:
+        raise ValueError(f"{name}: labels of {own.num_classes:,} classes, and the others know {spec.num_classes:,}")
+    labels = latents.labels if spec.num_classes else None
+    return LatentDataset(spec, latents.family, latents.params, labels, latents.provenance)
 
 
 def split(latents: LatentDataset, fractions: tuple[float, float]) -> dict[str, LatentDataset]:
     """Training, validation and test, as `data=latents` cuts them.
 
     Raises:
-        DataError: too few latents, or fractions that leave none to fit.
+        ValueError: too few latents, or fractions that are none or leave nothing to fit.
     """
-    rows = split_rows(len(latents), *fractions)
+    num = len(latents)
+    are_two = isinstance(fractions, tuple | list) and len(fractions) == 2
+    if not are_two or not all(isinstance(part, float) and 0 < part < 1 for part in fractions):
+        raise ValueError(
+            f"fractions={fractions!r}: give two between 0 and 1, of validation and test, such as (0.1, 0.2)"
+        )
+    if num < MIN_IMAGES:
+        raise ValueError(f"{num} latents are too few for three splits: give at least {MIN_IMAGES}, or val=LATENTS")
+    held_out = sum(max(MIN_PER_SPLIT, round(num * part)) for part in fractions)
+    if num - held_out < MIN_PER_SPLIT:
+        raise ValueError(f"fractions={fractions!r} leave {max(0, num - held_out)} of {num} latents to fit: lower them")
+    rows = split_rows(num, *fractions)
     return {name: latents.take(torch.from_numpy(np.sort(rows[name]))) for name in SPLITS}
 
 
-def as_data(parts_of: Mapping[str, LatentDataset]) -> LatentData:
-    """Latents as a job reads them."""
+def as_data(parts_of: Mapping[str, LatentDataset], class_names: Sequence[str] = ()) -> LatentData:
+    """Latents as a job reads them; without a test split, none is asked for."""
     train = parts_of["train"]
-    names = tuple(map(str, range(train.spec.num_classes)))
-    style = LatentStyle(name="latents", dtype="float32", shape=train.spec.shape)
-    constant = constants(train) if train.family in ("delta", "diagonal_normal") else None
-    splits = (parts_of[split] for split in SPLITS)
-    return LatentData("latents", *splits, fingerprint="", class_names=names, style=style, constant=constant)
+    names = tuple(class_names) or tuple(map(str, range(train.spec.num_classes)))
+    kind = "loc" if train.family in ("delta", "diagonal_normal") else train.family
+    return LatentData(
+        "latents",
+        train,
+        parts_of["val"],
+        parts_of.get("test", parts_of["val"]),
+        fingerprint="",
+        class_names=names,
+        style=LatentStyle(name="latents", dtype="float32", shape=train.spec.shape),
+        missing=missing_of(kind, train.family != "delta", train.labels is not None),
+        constant=constants(train) if kind == "loc" else None,
+    )
 
 
 def constants(latents: LatentDataset) -> np.ndarray:
     """Which numbers of point masses are the same in all of them, bool [*shape]; none of others are."""
-    if latents.family != "delta" or len(latents) == 0:
+    if latents.family != "delta":
         return np.zeros(latents.spec.shape, bool)
     first = latents.posterior(slice(0, 1)).mean[0]
     same = torch.ones(latents.spec.shape, dtype=torch.bool)
     for posterior in latents.blocks():
         same &= (posterior.mean == first).all(0)
+        if not same.any():
+            break
     return same.numpy()
 
 
 def assembled(
-    prior: str, settings: Mapping[str, Any], parts_of: Mapping[str, LatentDataset], seed: int, device: str
+    prior: str, settings: Mapping[str, Any], data: LatentData, seed: int, device: str
 ) -> tuple[Job, LatentParts]:
     """A job in Python, and what was built for it.
 
@@ -194,13 +308,22 @@ def assembled(
     """
     offered = prior_nodes()
     if prior not in offered:
-        raise UserError(f"prior={prior}: no such prior; {nearest(prior, offered)}")
-    node, data = offered[prior], as_data(parts_of)
-    for path, value in flatten(dict(settings)):
+        raise UserError(f"prior={prior}: no such prior; {nearest(str(prior), offered)}")
+    node, given = offered[prior], dict(flatten(dict(settings)))
+    for path, value in given.items():
         set_key(node, path, value, prior, data.spec)
-    config = default_config(seeds=Seeds(vae=seed, prior=seed, sample=seed), prior=node)
-    trainer = config.trainer.model_copy(update={"accelerator": device, "progress": False})
-    config = config.model_copy(update={"trainer": trainer})
-    typed = tuple(f"prior.{'.'.join(path)}={value}" for path, value in flatten(dict(settings)))
+    config = default_config(seed, node, trainer={"accelerator": device, "progress": False})
+    typed = tuple(f"prior.{'.'.join(path)}={value}" for path, value in given.items())
     job = Job(config, Command(choices={"prior": prior}, overrides=typed), Store(Path()), quiet=True)
     return assemble_latents(job, data)
+
+
+def plain(value: Any) -> Any:
+    """Settings as YAML holds them: of numpy and torch, of Hydra, and tuples."""
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(inner) for inner in value]
+    return value

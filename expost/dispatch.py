@@ -89,6 +89,8 @@ def check(config: Config, command: Command) -> None:
         job, parts = assemble(job, given=data)
         check_all(job, parts)
         if isinstance(parts, ImageParts):
+            for words in () if parts.frozen is None else parts.frozen.said:
+                print(f"{'vae':<11}{words}", flush=True)
             try:
                 sheet = draw_sheet(parts, config.paths.root)
             except OSError as error:

@@ -15,7 +15,6 @@ from expost.base.command import Command, timestamp
 from expost.base.errors import UserError
 from expost.base.machines import Machine
 from expost.config.schema import Config
-from expost.evaluation.tables import printable
 from expost.store.artifacts import Artifact, Store
 from expost.store.training_states import TrainingStates
 from expost.training.progress import show_progress
@@ -107,6 +106,8 @@ class Job:
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:
+            from expost.evaluation.tables import printable  # who says nothing needs no rich
+
             who = f"[{self.command.job_number}] " if self.command.is_sweep else ""
             line = f"{who}{what:<11}{printable(words)}"
             print(f"{line}\n", end="", flush=True)  # one write: lines of two processes stay apart

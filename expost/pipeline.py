@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from expost.job import Job
-from expost.parts.assembly import Parts, assemble
+from expost.parts.assembly import Parts, assemble, read_given
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from expost.parts.identity import identity
-from expost.stages import delivery, evaluation, export, features, latents, prior, samples, vae
+from expost.stages import delivery, evaluation, export, features, latents, prior, samples, score, vae
 from expost.stages.check import check_all, check_evaluation, check_request
 from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
 from expost.stages.report import publish
@@ -30,6 +30,8 @@ STAGES: dict[str, Stage] = {
         features.CLASSIFIER,
         evaluation.STAGE,
         samples.STAGE,
+        score.REFERENCE,
+        score.STAGE,
     )
 }
 GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
@@ -44,6 +46,8 @@ def perform(job: Job) -> Answer | None:
     check_request(job)
     job, parts = assemble(job)
     check_all(job, parts)
+    if job.config.stage == "score":
+        parts = read_given(job, parts)
     return carry_out(job, parts)
 
 
@@ -52,6 +56,8 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
     word, is_first = job.config.stage, job.machine.rank == 0
     if is_first:
         job.say("data", dataset_line(parts.data))
+        if parts.given is not None:
+            job.say("given", score.given_line(parts))
     opening_lines = list(job.lines)
     if word == "report":
         evaluation_keys = keys("evaluation", job, parts)
@@ -64,6 +70,8 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
         return None
     if word == "sample":
         delivery.deliver(job, parts, artifacts["samples"])
+    if word == "score":
+        score.deliver_scores(job, parts, artifacts)
     if word == "export":
         figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
         export.export(job, parts, artifacts, figures)

@@ -25,6 +25,14 @@ class Unchecked(Distribution):
     def __init__(self, shape: torch.Size) -> None:
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
+    def sample_alike(self, num: int) -> Tensor:
+        """Draws [num, B, *event] without a gradient, of all of the batch from the same noise.
+
+        What is computed of one of them then depends neither on its place in the batch nor on the others. A family that
+        does not say how draws as usual.
+        """
+        return self.sample([num])
+
 
 class DiagonalNormal(Unchecked):
     """N(loc, diag(exp(log_std))^2) over events of any shape.
@@ -48,6 +56,11 @@ class DiagonalNormal(Unchecked):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         noise = torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + torch.exp(self.log_std) * noise
+
+    @torch.no_grad()
+    def sample_alike(self, num: int) -> Tensor:
+        noise = torch.randn(num, 1, *self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + torch.exp(self.log_std) * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -75,6 +88,10 @@ class Delta(Unchecked):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return self.loc.expand(*sample_shape, *self.loc.shape)
 
+    @torch.no_grad()
+    def sample_alike(self, num: int) -> Tensor:
+        return self.rsample([num])
+
 
 class Codes(Unchecked):
     """A point mass at `codes` [B, T], int64: the posterior of a deterministic encoder into codes. It has a mass: 1.
@@ -88,6 +105,9 @@ class Codes(Unchecked):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return self.codes.expand(*sample_shape, *self.codes.shape)
+
+    def sample_alike(self, num: int) -> Tensor:
+        return self.rsample([num])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), [..., B, T] -> [..., B] nats: 0 at the codes, minus infinity elsewhere."""
@@ -105,6 +125,11 @@ class CategoricalCodes(Unchecked):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         log_probs = self.log_probs.detach().expand(*sample_shape, *self.log_probs.shape)
         return (log_probs - torch.empty_like(log_probs).exponential_().log()).argmax(-1)
+
+    @torch.no_grad()
+    def sample_alike(self, num: int) -> Tensor:
+        noise = self.log_probs.new_empty(num, 1, *self.log_probs.shape[1:]).exponential_().log()
+        return (self.log_probs - noise).argmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), [..., B, T] -> [..., B] nats."""
@@ -135,6 +160,11 @@ class Bits(Unchecked):
         probability = self.logits.sigmoid().expand(*sample_shape, *self.logits.shape)
         bit = (torch.rand_like(probability) < probability).to(probability.dtype)
         return bit + (probability - probability.detach())
+
+    @torch.no_grad()
+    def sample_alike(self, num: int) -> Tensor:
+        noise = torch.rand(num, 1, *self.event_shape, dtype=self.logits.dtype, device=self.logits.device)
+        return (noise < self.logits.sigmoid()).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x) in nats, summed over the bits: [..., B, D] -> [..., B]."""

@@ -109,7 +109,8 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        seconds: wall time of the fit alone; of one that was continued, over all attempts, without what was done twice.
+        seconds: wall time of the fit alone; of one that was continued, over all attempts, without what was done twice;
+            NaN: nobody knows.
         train_nll_nats: mean -log p(z) over fresh z ~ q(z|x), training images; None without a density. Of a prior of
             classes too, it is that of all classes together.
         val_nll_nats: the same on held-out images.

@@ -1,12 +1,12 @@
 """From a configuration node with a `_target_` to an object, checked before anything is made."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_type_hints
 
-import hydra
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
@@ -25,9 +25,14 @@ def target_class(node: Node) -> Any:
         UserError: when there is no such class.
     """
     try:
-        return hydra.utils.get_class(node["_target_"])
+        module, _, name = str(node["_target_"]).rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+        if not isinstance(found, type):
+            raise TypeError(f"{name} is a {type(found).__name__}")
+        return found
     except (ImportError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"_target_={node.get('_target_')}: no such class ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"_target_={node.get('_target_')}: no such class ({reason})") from error
 
 
 def build(group: str, node: Node, **injected: Any) -> Any:

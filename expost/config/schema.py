@@ -5,10 +5,8 @@ Groups that hold a `_target_` are checked against the constructor that they name
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -26,6 +24,9 @@ from pydantic import (
 from expost.base.command import typed_program
 from expost.base.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 Node = dict[str, Any]
 Stage = Literal[
     "all",
@@ -33,6 +34,7 @@ Stage = Literal[
     "encode",
     "prior",
     "sample",
+    "score",
     "evaluate",
     "report",
     "compare",
@@ -74,6 +76,13 @@ class Sample(Section):
     guidance: float = Field(ge=0)
 
 
+class Score(Section):
+    root: Path | None
+    out: Path | None
+    importance_samples: PositiveInt | None
+    num_pictured: PositiveInt
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -109,7 +118,7 @@ class Export(Section):
 
 class Plan(Section):
     num_images: Annotated[int, Field(ge=10)] | None
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    image_shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)] | None
     num_val: Annotated[int, Field(ge=2)] | None
     num_test: Annotated[int, Field(ge=2)] | None
     num_classes: NonNegativeInt
@@ -227,6 +236,7 @@ class Config(Section):
     seeds: Seeds
     paths: Paths
     sample: Sample
+    score: Score
     compare: Compare
     store: Store
     export: Export
@@ -260,18 +270,31 @@ class Config(Section):
         return self.vae.model_dump() if isinstance(self.vae, VAEParts) else self.vae
 
 
-def validate(config: DictConfig) -> Config:
+def validate(config: "DictConfig") -> Config:
     """The composed configuration, checked.
 
     Raises:
         UserError: naming the first key that is wrong, and what it may be.
     """
+    from omegaconf import OmegaConf  # slow to import: only who has composed something with it
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        _refuse_non_finite(plain)
-        return Config.model_validate(plain)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
+    return checked(plain)
+
+
+def checked(plain: Any) -> Config:
+    """The configuration of plain values.
+
+    Raises:
+        UserError: as for `validate`.
+    """
+    _refuse_non_finite(plain)
+    try:
+        return Config.model_validate(plain)
     except ValidationError as error:
         raise UserError(_one_line(error)) from error
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,34 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expost.config.schema import Node
 from expost.export.config import CONFIG, PRIOR_FILE, ExportedPrior, load_prior, read_config, seal
 from expost.store.manifest import file_sha256
 from expost.store.safe import UnsafeError
 from stage1_vae.base_priors import UniformCodes
 from stage1_vae.data.labels import class_number
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.fitting import FitReport
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import Sampling
 
 MAX_DRAWS = 1000
 """Latents drawn at once."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a prior was fitted.
+
+    Attributes:
+        name: in `conf/prior/`.
+        node: the section of the configuration.
+        report: of the fit.
+    """
+
+    name: str
+    node: Node
+    report: FitReport
 
 
 class LearnedPrior:
@@ -42,12 +60,17 @@ class LearnedPrior:
         prior: fitted.
         class_names: what the classes of the latents are called; empty: they are numbers from 0.
         description: what rebuilds it, without its weights: the content of `config.json`; without, it cannot be saved.
+        fitted: how it was fitted; None: it was loaded.
     """
 
     def __init__(
-        self, prior: Prior, class_names: Sequence[str] = (), description: Mapping[str, Any] | None = None
+        self,
+        prior: Prior,
+        class_names: Sequence[str] = (),
+        description: Mapping[str, Any] | None = None,
+        fitted: Fitted | None = None,
     ) -> None:
-        self.prior, self.description = prior.eval(), description
+        self.prior, self.description, self.fitted = prior.eval(), description, fitted
         self.class_names = tuple(class_names) or tuple(map(str, range(prior.num_classes)))
 
     @classmethod

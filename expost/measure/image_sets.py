@@ -173,7 +173,7 @@ def measure_memorisation(
     shares = {name: memorisation.memorisation(near.distance, fresh) for name, near in neighbours.items()}
     shown = {name: near.index[:NEIGHBOURED] for name, near in neighbours.items() if name in ("learned", AGGREGATE)}
     nearest = {
-        name: torch.cat(list(clean_images(subject.parts, _rows(images, index)))) for name, index in shown.items()
+        name: torch.cat(list(clean_images(subject.parts, rows_of(images, index)))) for name, index in shown.items()
     }
     return Copies(shares, nearest)
 
@@ -183,5 +183,6 @@ def place(features: Tensor, subject: Subject) -> Tensor:
     return features.to(subject.device) if subject.device.type == "cuda" else features
 
 
-def _rows(images: ImageSet, index: Tensor) -> ImageSet:
+def rows_of(images: ImageSet, index: Tensor) -> ImageSet:
+    """Those of `images` whose numbers are `index` [n]."""
     return InMemory(images.batch(index)) if isinstance(images, InMemory) else Subset(images, index)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.standardize import Standardized
 
-VERSION = 1
+VERSION = 2
 """Part of the key of what `measure_latents` makes; raised whenever its results change."""
 MOST_DRAWS = 16
 """Of each test latent: more would take time and say no more, as latents differ by more than draws of one do."""
@@ -68,10 +69,26 @@ class LatentFindings(Findings):
 
     @property
     def held(self) -> tuple[str, ...]:
-        """That nats are of fewer dimensions than a latent has, in words; nothing where all of them vary."""
-        if not (num := len(self.data.fixed)):
-            return ()
-        return (f"{num:,} of the {self.data.spec.shape[0]:,} places never vary: nats are of the others, in every row",)
+        """What numbers that never vary do to nats, in words; nothing where all of them vary."""
+        data, fixed, notes = self.data, list(self.data.fixed), []
+        if fixed:
+            num, first = len(fixed), data.train.posterior(slice(0, 1)).mean[0, fixed]
+            notes.append(
+                f"{num:,} of the {data.spec.shape[0]:,} places never vary: nats are of the others, in every row"
+            )
+            is_off = ((one.mean[:, fixed] != first).flatten(1).any(1) for one in data.test.blocks())
+            if off := sum(int(rows.sum()) for rows in is_off):
+                notes.append(
+                    f"{off:,} of {len(data.test):,} test latents have other numbers in places that never vary over the "
+                    "training latents: every prior gives those the density 0, so no row has nats"
+                )
+        alone = 0 if data.constant is None else int(np.delete(data.constant, fixed, 0).sum())
+        if alone and alone < data.spec.num_dims:
+            notes.append(
+                f"{alone:,} of {data.spec.num_dims:,} numbers never vary and stand in channels that do: a density of "
+                "them has no bound, so nats say how narrow a prior makes them; compare distances"
+            )
+        return tuple(notes)
 
 
 def latent_ingredients(spec: LatentSpec, num_samples: int) -> dict[str, Any]:

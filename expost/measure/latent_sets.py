@@ -17,7 +17,7 @@ from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
 from expost.evaluation.row_names import AGGREGATE, TRAIN_AGAINST_TEST
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet, place
 from expost.measure.subject import Subject
-from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage1_vae.rows import spread_rows
 
 STANDARDISED_BY = 100_000
@@ -117,10 +117,16 @@ def find_copies(
     return Copies(shares, notes=repeats)
 
 
+def num_searched(spec: LatentSpec, num: int, num_train: int) -> int:
+    """Of sets of `num` latents, how many of each are looked up among `num_train` training latents."""
+    if spec.support is Support.CODES:
+        return memorisation.num_looked_up(num, num_train, spec.num_dims)
+    return min(num, max(FEWEST_LOOKED_UP, MOST_PAIRS // num_train))
+
+
 def nearest_codes(train: LatentDataset, sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Set -> shares of places in which its sequences differ from their nearest training sequences, [M]."""
-    places = train.spec.num_dims
-    num = memorisation.num_looked_up(min(map(len, sets.values())), len(train), places)
+    num = num_searched(train.spec, min(map(len, sets.values())), len(train))
     together = torch.cat([codes[spread_rows(len(codes), num)] for codes in sets.values()])
     blocks = (posterior.sample() for posterior in train.blocks())
     return dict(zip(sets, memorisation.nearest_share(together, blocks).split(num), strict=True))
@@ -130,7 +136,7 @@ def nearest_vectors(subject: Subject, vectors: LatentFeatures | None, sets: Mapp
     """Set -> distances of its vectors to the nearest posterior means of training latents, [M]."""
     assert vectors is not None
     train = subject.train
-    num = min(min(map(len, sets.values())), max(FEWEST_LOOKED_UP, MOST_PAIRS // len(train)))
+    num = num_searched(train.spec, min(map(len, sets.values())), len(train))
     few = {name: place(features[spread_rows(len(features), num)], subject) for name, features in sets.items()}
     least = {name: torch.full((num,), torch.inf, dtype=torch.float64) for name in sets}
     for posterior in train.blocks():

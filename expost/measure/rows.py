@@ -29,11 +29,11 @@ def build_rows(
 ) -> dict[str, Row]:
     """The rows of the report, priors first; the learned prior's under its config name."""
     kind, nouns = subject.kind, subject.nouns
-    priors = {subject.baseline_name: ("baseline", 0.0, 0)}
+    priors: dict[str, tuple[str, float | None, int]] = {subject.baseline_name: ("baseline", 0.0, 0)}
     for floor, counted in subject.floors.items():
         priors[floor] = (floor, counted.seconds, counted.prior.num_parameters)
     if name != subject.baseline_name:
-        priors[name] = ("learned", fit.seconds, subject.prior.num_parameters)
+        priors[name] = ("learned", None if math.isnan(fit.seconds) else fit.seconds, subject.prior.num_parameters)
     rows = {}
     for row, (key, seconds, num_parameters) in priors.items():
         means, images = bounded[key].means(), sampled_row(key, sets, measured, copies, nouns)
@@ -122,7 +122,7 @@ def gains(learned: Bounds, baseline: Bounds, subject: Subject) -> dict[str, Esti
 
 def num_pixels(subject: Subject) -> int:
     """Pixels and channels of an image."""
-    return math.prod(subject.parts.of_images.data.shape)
+    return subject.parts.of_images.num_pixels
 
 
 def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:

@@ -4,9 +4,10 @@ What cannot fit together is found here: a likelihood that does not suit the imag
 latents, more components than there are points.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,16 +24,18 @@ from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.external.autoencoder import External
-from stage1_vae.external.pretrained import Folded
-from stage1_vae.external.source import ExternalSource, Loaded
 from stage1_vae.latents import LatentSpec
-from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, Likelihood, Pixels, figure_kind
+from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, GaussianLikelihood, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
+
+if TYPE_CHECKING:
+    from stage1_vae.data.given.data import Given
+    from stage1_vae.external.autoencoder import External
+    from stage1_vae.external.source import ExternalSource, Loaded
 
 PREPROCESSING = ("binarize", "dequantize")
 
@@ -46,12 +49,14 @@ class Parts:
         spec: what one latent is.
         prior: unfitted.
         device: where both stages compute.
+        given: what is scored; None: nothing.
     """
 
     data: Data
     spec: LatentSpec
     prior: Prior
     device: torch.device
+    given: "Given | None" = field(default=None, kw_only=True)
 
     @property
     def of_images(self) -> "ImageParts":
@@ -65,10 +70,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Where an autoencoder comes from that somebody else has trained, and what it is."""
+    """Where an autoencoder comes from that somebody else has trained, what it is, and how it was taken, in words."""
 
-    source: ExternalSource
-    loaded: Loaded
+    source: "ExternalSource"
+    loaded: "Loaded"
+    said: tuple[str, ...] = ()
 
     @property
     def ingredients(self) -> dict[str, Any]:
@@ -79,7 +85,14 @@ class Frozen:
     def handed_over(self) -> Any:
         """What a user has in hand of it: the model, of diffusers without what is folded in."""
         model = self.loaded.model
-        return model.net if isinstance(model, Folded) else model
+        return model.net if self.is_folded else model
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is of diffusers, with its scale and shift folded in."""
+        from stage1_vae.external.pretrained import Folded
+
+        return isinstance(self.loaded.model, Folded)
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -88,7 +101,7 @@ class Frozen:
             key: self.ingredients[key] for key in ("range", "multiple", "channels", "second", "num_codes", "precision")
         }
         known = {"name": self.loaded.name, "weights_sha256": self.loaded.weights_sha256}
-        return {**known, "folded": isinstance(self.loaded.model, Folded), **called}
+        return {**known, "folded": self.is_folded, **called}
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,11 @@ class ImageParts(Parts):
     @property
     def of_images(self) -> "ImageParts":
         return self
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels and channels of an image."""
+        return math.prod(self.data.shape)
 
     def batches(
         self,
@@ -175,6 +193,11 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
         vae, objective = build_vae(job, data, likelihood)
     else:
         vae, frozen = load_vae(job, data, preprocess)
+        if not isinstance(likelihood, (GaussianLikelihood, type(vae.likelihood))):
+            raise UserError(
+                f"likelihood: {type(likelihood).__name__} is not that of an autoencoder that comes trained: its "
+                "decoder brings its own or gets a Gaussian one; set likelihood=gaussian"
+            )
         likelihood = vae.likelihood
     job, prior = fit_to_latents(job, vae.spec, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
@@ -203,6 +226,24 @@ def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
     job, prior = fit_to_latents(job, data.spec, len(data.train))
     data = data if job.max_images is None else few_latents(data, job.max_images, prior)
     return job, LatentParts(data, data.spec, prior, job.device)
+
+
+def check_classes(parts: Parts) -> None:
+    """
+    Raises:
+        UserError: a class has too few images for the prior that is fitted to it alone.
+    """
+    labels, least = parts.data.train.labels, parts.prior.min_images_a_class
+    if labels is None or least == 0:
+        return
+    counts = torch.bincount(labels.cpu(), minlength=parts.prior.num_classes)
+    y = int(counts.argmin())
+    if counts[y] < least:
+        raise UserError(
+            f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
+            f"{least} for a prior of its own; set prior.conditional=false, lower "
+            "prior.num_components, or give more images"
+        )
 
 
 def fit_to_latents(job: Job, spec: LatentSpec, num: int) -> tuple[Job, Prior]:
@@ -245,6 +286,27 @@ def read_data(job: Job) -> Data:
         raise UserError(str(error)) from error
 
 
+def read_given(job: Job, parts: Parts) -> Parts:
+    """The same parts with the images or latents of `score.root`, read as those of the run were.
+
+    Raises:
+        UserError: they are not there, or not such as this run can score.
+    """
+    from stage1_vae.data.given.images import read_given_images  # few jobs score, and readers are slow to import
+    from stage1_vae.data.given.latents import read_given_latents
+    from stage1_vae.data.latents.source import Latents
+
+    source, root = build("data", without(job.config.data, PREPROCESSING)), str(job.config.score.root)
+    try:
+        with clock("reading what is scored", job.shows_progress):
+            if isinstance(parts, ImageParts):
+                return replace(parts, given=read_given_images(source, root, parts.data))
+            assert isinstance(parts, LatentParts) and isinstance(source, Latents)
+            return replace(parts, given=read_given_latents(source, root, parts.data))
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
 def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) -> Likelihood:
     """The likelihood, told the images' levels if it asks for them.
 
@@ -259,12 +321,14 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
     return build("likelihood", config.likelihood, levels=preprocess.num_levels or FLOAT_LEVELS)
 
 
-def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple[External, Frozen]:
+def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["External", Frozen]:
     """An autoencoder that somebody else has trained, looked at on two images.
 
     Raises:
         ExternalError: it cannot be loaded, or cannot be stage 1.
     """
+    from stage1_vae.external.source import ExternalSource  # most jobs train their own
+
     source = build("vae", job.config.vae_node)
     if not isinstance(source, ExternalSource):
         raise UserError(f"vae._target_={job.config.vae_node['_target_']}: it loads no autoencoder; use vae=module")
@@ -273,9 +337,10 @@ def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple[Externa
     levels = preprocess.levels if preprocess.dequantize else None
     with job.seeded(0):
         vae = source.autoencoder(loaded, x, data.num_classes, levels).to(job.device)
-    for words in (*loaded.said, vae.said, *vae.guesses):
+    said = (*loaded.said, vae.said, *vae.guesses)
+    for words in said:
         job.say("vae", words)
-    return vae, Frozen(source, loaded)
+    return vae, Frozen(source, loaded, said)
 
 
 def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, Objective]:

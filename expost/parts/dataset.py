@@ -26,7 +26,7 @@ def dataset_facts(data: Data) -> Dataset:
     left_out = tuple(data.left_out)
     if isinstance(data, LatentData):
         shape, domain, levels = data.spec.shape, f"{OF_LATENTS}{FAMILY_WORDS[data.train.family]}", None
-        left_out += tuple(f"no {words}" for words in data.missing)
+        left_out += tuple(f"no {words}" for words in data.missing if words != "labels")  # said of the classes
     else:
         assert isinstance(data, ImageData)
         shape, domain, levels = data.shape, data.domain.value, data.levels

@@ -59,7 +59,10 @@ def likelihood_words(config: Config, parts: "Parts") -> str:
     if isinstance(parts, LatentParts):
         return f"latents of {parts.data.name}"
     images = parts.of_images
-    name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1].removesuffix("Likelihood")
+    name = str(config.likelihood.get("_target_", "custom")).rsplit(".", 1)[-1]
+    if images.frozen is not None:  # which may bring its own
+        name = type(images.vae.likelihood).__name__
+    name = name.removesuffix("Likelihood")
     pixels = {"none": "intensities", "dynamic": "dynamic binary pixels"}
     made = pixels.get(images.preprocess.binarize, f"{images.preprocess.binarize} binary pixels")
     noise = ", dequantised" if images.preprocess.dequantize else ""

@@ -5,15 +5,15 @@ the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from expost.base.command import Command
 from expost.base.errors import UserError, nearest
 from expost.base.places import CONF
 from expost.config.build import build, construct, target_class
+from expost.config.defaults import read_conf
 from expost.config.limits import limited_prior
 from expost.config.schema import Node
 from expost.job import Job
@@ -97,11 +97,7 @@ def beside_constants(prior_of: Callable[[LatentSpec], Prior], spec: LatentSpec, 
 
 def prior_nodes() -> dict[str, Node]:
     """All priors that `conf/prior/` offers, by name."""
-    return {path.stem: _load(f"prior/{path.name}") for path in sorted(CONF.glob("prior/*.yaml"))}
-
-
-def _load(file: str) -> Node:
-    return cast(Node, OmegaConf.to_container(OmegaConf.load(CONF / file)))
+    return {path.stem: read_conf(f"prior/{path.name}") for path in sorted(CONF.glob("prior/*.yaml"))}
 
 
 def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command: Command) -> Node:
@@ -190,7 +186,7 @@ def listed_wrappers(node: Node) -> list[tuple[str, Node]]:
     Raises:
         UserError: it is no list, or names what is no wrapper.
     """
-    asked, offered = node.get("wrap"), _load("wrappers.yaml")
+    asked, offered = node.get("wrap"), read_conf("wrappers.yaml")
     listed = [] if asked is None else asked
     if not isinstance(listed, list) or not all(isinstance(wrapper, str | dict) for wrapper in listed):
         raise UserError(f"prior.wrap={asked}: give a list of names, such as prior.wrap=[{next(iter(offered))}]")

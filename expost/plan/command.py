@@ -40,9 +40,10 @@ def run_plan(job: Job) -> None:
     Raises:
         UserError: the configuration cannot be run, or the plan cannot be written.
     """
-    target = job.config.plan.out or job.folder / "plan.json"
-    check_target(target)
+    if (asked := job.config.plan.out) is not None:
+        check_target(asked)
     facts = probe(job)
+    target = asked or job.folder / "plan.json"  # the folder is made when it is asked for: not before a refusal
     costs = costs_of(job.config, facts)
     notes = notes_of(job.config, costs, facts)
     console = new_console()
@@ -123,7 +124,7 @@ def terminal_plan(costs: Sequence[Cost], facts: Facts, notes: Sequence[str], wid
     images, total = facts["images"], total_of(costs)
     shape = " x ".join(str(side) for side in images["shape"])
     counts = " + ".join(f"{count:,}" for count in images["num"].values())
-    title = Text(printable(f"{images['name']}: {counts} images of {shape}"), "italic")
+    title = Text(printable(f"{images['name']}: {counts} {images['noun']} of {shape}"), "italic")
     disk = [in_bytes(cost.disk_bytes) if cost.files else "-" for cost in costs]
     work = [f"{cost.work}; stored already: costs nothing now" if cost.cached else cost.work for cost in costs]
     memory = [in_bytes(cost.memory_bytes) for cost in costs]
@@ -145,12 +146,13 @@ def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
         f"Here: {machine['cores']} {machine['processor']} cores, {machine['threads']} threads, {machine['device']}, "
         f"precision {machine['precision']}, load {machine['load']:.1f}, {in_bytes(machine['available_bytes'])} free; "
         f"probed for {facts['seconds']:.0f} s, nothing is kept.",
-        f"VAE: {models['vae_parameters']:,} parameters, {models['latent_dims']:,} latent dimensions; "
-        f"prior: {probes['prior']['num_parameters']:,} parameters.",
+        *([f"VAE: {models['vae_parameters']:,} parameters."] if "vae" in probes else []),
+        f"Prior: {probes['prior']['num_parameters']:,} parameters, of {models['latent_dims']:,} latent dimensions.",
         "Disk: bytes in the store. Memory: resident memory of a process that runs this stage alone. "
         "Time: as if nothing stops early, on a machine as busy as this one.",
     ]
-    rank_batch, probed_batch = trainer.batch_size // trainer.num_ranks, probes["vae"]["batch_size"]
+    rank_batch = trainer.batch_size // trainer.num_ranks
+    probed_batch = probes["vae"]["batch_size"] if "vae" in probes else rank_batch
     if trainer.num_ranks > 1:
         notes.append(
             f"{trainer.num_ranks} ranks: memory is that of each, time that of machines like this one, one a rank; "
@@ -164,7 +166,7 @@ def notes_of(config: Config, costs: Sequence[Cost], facts: Facts) -> list[str]:
     rows, num = facts["latent_rows"]["train"], facts["images"]["num"]["train"]
     if rows < num:
         notes.append(
-            f"{rows:,} latents were made up for the memory of prior and evaluate; of {num:,}, mapped from the "
+            f"{rows:,} latents stood for all in the memory of prior and evaluate; of {num:,}, mapped from the "
             "disk, the system may keep more there while there is room."
         )
     needy = [cost.stage for cost in costs if cost.memory_bytes > machine["available_bytes"]]

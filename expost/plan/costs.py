@@ -46,9 +46,12 @@ class Cost:
 def costs_of(config: Config, facts: Facts) -> list[Cost]:
     """One a stage, in the order in which they run."""
     data, num = facts["data"], sum(facts["images"]["num"].values())
-    costs = [Cost("data", {}, data["peak_bytes"], data["seconds"], f"{num:,} images, {data['how']}")]
+    noun = facts["images"]["noun"]
+    costs = [Cost("data", {}, data["peak_bytes"], data["seconds"], f"{num:,} {noun}, {data['how']}")]
     for cost_of in (vae_cost, encode_cost, prior_cost, features_cost, evaluate_cost):
         stage = cost_of.__name__.removesuffix("_cost")
+        if stage not in facts["probes"]:  # latents that come from elsewhere have no stage 1, and no images
+            continue
         probe = facts["probes"][stage]
         memory = max(probe["peak_bytes"], data["peak_bytes"])  # no less than opening the images took
         memory += probe.get("more_bytes", 0)
@@ -64,6 +67,9 @@ def vae_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     scale = trainer.batch_size / trainer.num_ranks / probe["step_size"]
     equal_steps = steps + FORWARD * validations * num["val"] / trainer.batch_size
     seconds = probe["seconds_once"] + equal_steps * scale * probe["seconds_a_step"]
+    if "calibrated_on" in probe:
+        work = f"the scale of its likelihood, by {probe['calibrated_on']:,} images"
+        return Cost("vae", probe["files"], seconds=probe["seconds_once"], work=work)
     if not facts["models"]["vae_parameters"]:
         steps, epochs, seconds = 0, 0, probe["seconds_once"]
     files = probe["files"] | {"history.json": round(epochs * probe["bytes_an_epoch"])}
@@ -74,7 +80,7 @@ def encode_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     total = sum(facts["images"]["num"].values())
     once = linear_seconds(probe["times"], 0)
     seconds = once + (linear_seconds(probe["times"], total) - once) / config.trainer.num_ranks
-    return Cost("encode", probe["files"], seconds=seconds, work=f"{total:,} images")
+    return Cost("encode", probe["files"], seconds=seconds, work=f"{total:,} {facts['images']['noun']}")
 
 
 def prior_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
@@ -102,13 +108,16 @@ def features_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
 def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     """The parts that the report names, each by what it grows with."""
     num, images, times, lengths = probe["num_samples"], facts["images"]["num"], probe["times"], probe["lengths"]
+    noun = facts["images"]["noun"]
     parts = {part: linear_seconds(times[part], lengths[part]) for part in times} | {
         "distances": power_seconds(times["distances"], num),
         "surgery": surgery_seconds(probe | times, lengths["surgery"], images),
-        "annealing": probe["annealing"] * annealing_factor(probe["annealing_settings"]),
         "pictures": probe["pictures"],
     }
-    work = f"{num:,} samples, bounds of {probe['num_bounds']:,} images, {images['train']:,} searched for copies"
+    if "annealing" in probe:
+        parts["annealing"] = probe["annealing"] * annealing_factor(probe["annealing_settings"])
+    what = "bounds" if "bounds" in times else "costs"
+    work = f"{num:,} samples, {what} of {probe['num_bounds']:,} {noun}, {images['train']:,} searched for copies"
     return Cost("evaluate", probe["files"], seconds=sum(parts.values()), work=work, parts=parts)
 
 

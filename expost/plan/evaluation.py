@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from expost.forecast.timing import Times, lengthen, line_through, linear_seconds
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, ImageFindings, measure, trained_stages
 from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, load_own_net, num_feature_images
+from expost.measure.findings import Findings, Part
 from expost.measure.image_sets import FeaturedSet, num_compared
 from expost.measure.latents import MAX_DRAWS
 from expost.measure.subject import clean_images
@@ -47,6 +48,9 @@ HISTORIES = Histories(CURVE, FitReport(1.0, None, None))
 """Of stages that were never trained."""
 
 
+AnyFindings = TypeVar("AnyFindings", bound=Findings)
+
+
 class Enough(Exception):  # noqa: N818  # no error
     """Ends a training that has been watched for long enough."""
 
@@ -55,14 +59,14 @@ def probe_features(probing: Probing) -> Facts:
     """The feature net: two epochs on some images, and the memory of the whole batches that it is scaled with."""
     if probing.job.config.evaluation.features is not None:
         return {"seconds": 0.0, "work": "evaluation.features is a file", "files": {}}
-    data, enough = probing.parts.data, probing.enough
+    data, enough = probing.images.data, probing.enough
     count = min(len(data.train), num_feature_images(data.shape))
     few, most = min(MIN_FEATURE_IMAGES, count), min(MAX_FEATURE_IMAGES, count)
     readings: dict[int, float] = {}
 
     def train(num: int) -> float:
         started, images_read = time.perf_counter(), subset(data.train, num)
-        images = fill_tensor(clean_images(probing.parts, images_read), (num, *data.shape))
+        images = fill_tensor(clean_images(probing.images, images_read), (num, *data.shape))
         ends = [time.perf_counter()]
         readings[num] = ends[0] - started
 
@@ -97,7 +101,7 @@ def probe_features(probing: Probing) -> Facts:
 
 def untrained_net(probing: Probing) -> Artifact:
     """The feature net with random weights, written as the trained one will be."""
-    folder, data = probing.scratch / "features", probing.parts.data
+    folder, data = probing.scratch / "features", probing.images.data
     folder.mkdir(exist_ok=True)
     accuracy = 0.5 if data.num_classes else None
     config = features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy, not data.are_pictures)
@@ -107,7 +111,7 @@ def untrained_net(probing: Probing) -> Artifact:
 
 def begin(probing: Probing) -> ImageFindings:
     """An evaluation of untrained stages on few latents, before its first part."""
-    job, vae, prior = probing.job, probing.parts.vae.eval(), probing.parts.prior.eval()
+    job, vae, prior = probing.job, probing.images.vae.eval(), probing.parts.prior.eval()
     latents = [first_latents(probing, split, NUM_LATENTS) for split in SPLITS]
     trained = trained_stages(job, probing.with_few(test=len(latents[-1])), vae, prior, latents)
     net = own_net = untrained_net(probing)
@@ -122,7 +126,7 @@ def begin(probing: Probing) -> ImageFindings:
 
 def probe_evaluation(probing: Probing) -> Facts:
     """A small evaluation of untrained stages, and by itself each part of it that grows."""
-    settings, data = probing.job.config.evaluation, probing.parts.data
+    settings, data = probing.job.config.evaluation, probing.images.data
     num, num_train = num_compared(data, settings.num_samples), len(data.train)
     num_bounds, num_draws = min(settings.num_bound_images, len(data.test)), min(MAX_DRAWS, num)
     rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
@@ -150,7 +154,7 @@ def probe_evaluation(probing: Probing) -> Facts:
 
     def times_of(part: str) -> Times:
         _, first, most, ask = growing[part]
-        return lengthen(lambda num: seconds_of_part(part, ask(num)), first, most, probing.enough)
+        return lengthen(lambda num: seconds_of_part(PARTS, part, ask(num)), first, most, probing.enough)
 
     size = images["reference"].features.shape[1]
     with at_most(2 * probing.enough):  # the memory of a search through all training images
@@ -167,7 +171,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     }
 
 
-def change_findings(findings: ImageFindings, **values: Any) -> ImageFindings:
+def change_findings(findings: AnyFindings, **values: Any) -> AnyFindings:
     """Another evaluation, before its first part, that asks for other `values`."""
     return replace(findings, job=change(findings.job, "evaluation", **values))
 
@@ -185,8 +189,8 @@ def with_features(
     return looked_at
 
 
-def seconds_of_part(name: str, findings: ImageFindings) -> float:
-    PARTS[name].carry_out(findings)
+def seconds_of_part(parts: Mapping[str, Part], name: str, findings: Findings) -> float:
+    parts[name].carry_out(findings)
     return findings.seconds[name]
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from expost.base.errors import UserError
 from expost.config.build import target_class
-from expost.config.schema import Config
+from expost.config.schema import Config, Plan
 from stage1_vae.data.folders.files import Files, Target
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, ImageData, ImageSet, InMemory
@@ -57,8 +57,11 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
     plan, shape = config.plan, config.plan.image_shape
     if plan.num_images is None or shape is None:
         raise UserError("plan.num_images and plan.image_shape belong together; give both, or neither")
-    held_out = min(MAX_HELD_OUT, max(2, plan.num_images // 10))
-    counts = (plan.num_images, plan.num_val or held_out, plan.num_test or held_out)
+    if len(shape) != 3:
+        raise UserError(
+            f"plan.image_shape={list(shape)}: an image is [channels,height,width]; vectors belong to data=latents"
+        )
+    counts = (plan.num_images, *held_out(plan))
     num, num_bytes = sum(counts), sum(counts) * math.prod(shape)
     limit, in_files = config.data.get("memory_limit_gib"), issubclass(target_class(config.data), ImageFolder)
     fits = limit is None or fits_in_memory(num_bytes, limit)
@@ -94,6 +97,12 @@ def imagine_images(config: Config, folder: Path) -> tuple[ImageData, Opening]:
         fingerprint="imagined",
     )
     return data, time_opening(folder, num, fits) if in_files else Opening(0.0, 0, "held in memory")
+
+
+def held_out(plan: Plan) -> tuple[int, int]:
+    """Images or latents of validation and of test."""
+    default = min(MAX_HELD_OUT, max(2, (plan.num_images or 0) // 10))
+    return plan.num_val or default, plan.num_test or default
 
 
 def time_opening(folder: Path, num: int, decodes: bool) -> Opening:

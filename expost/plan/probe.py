@@ -25,7 +25,7 @@ import torch
 from expost import pipeline
 from expost.base.errors import UserError
 from expost.job import Job
-from expost.parts.assembly import ImageParts
+from expost.parts.assembly import ImageParts, Parts
 from expost.plan.costs import Facts
 from expost.store.artifacts import Artifact, Store
 from stage1_vae.data.images import subset
@@ -140,13 +140,13 @@ class Probing:
 
     Attributes:
         job: the run, in small: a root of its own, one rank, no loggers.
-        parts: its images in full number, its models.
+        parts: its images or latents in full number, its models.
         scratch: an empty folder.
         rank_batch: images of a step on one rank.
     """
 
     job: Job
-    parts: ImageParts
+    parts: Parts
     scratch: Path
     rank_batch: int
 
@@ -154,11 +154,16 @@ class Probing:
     def enough(self) -> float:
         return self.job.config.plan.probe_seconds
 
+    @property
+    def images(self) -> ImageParts:
+        """The parts, of a job that has images."""
+        return self.parts.of_images
+
     def with_few(self, **counts: int) -> ImageParts:
-        """The parts with at most so many images of the splits that are named."""
-        data = self.parts.data
+        """The images' parts with at most so many images of the splits that are named."""
+        data = self.images.data
         few: dict[str, Any] = {split: subset(getattr(data, split), num) for split, num in counts.items()}
-        return replace(self.parts, data=replace(data, **few))
+        return replace(self.images, data=replace(data, **few))
 
     def place(self, name: str, **limits: Any) -> Job:
         """The job with a store of its own, so that nothing is found there, and with limits for Lightning."""
@@ -172,7 +177,7 @@ def change(job: Job, section: str, **values: Any) -> Job:
     return replace(job, config=job.config.model_copy(update={section: asked}))
 
 
-def make(stage: str, job: Job, parts: ImageParts, **given: Artifact) -> tuple[Artifact, float]:
+def make(stage: str, job: Job, parts: Parts, **given: Artifact) -> tuple[Artifact, float]:
     """The artifact of a stage from those that are `given`, and the seconds that it took."""
     started = time.perf_counter()
     artifact = pipeline.made(stage, job, parts, given)[stage]

@@ -23,26 +23,31 @@ import torch
 
 from expost import pipeline
 from expost.base.command import Command
-from expost.base.errors import UserError
 from expost.base.malloc import keep_freed_memory
 from expost.base.terminal import be_quiet
+from expost.config.build import target_class
 from expost.config.schema import Config
 from expost.forecast.timing import linear_seconds
 from expost.job import Job
-from expost.parts.assembly import ImageParts, assemble, read_data
+from expost.parts.assembly import ImageParts, Parts, assemble, read_data
 from expost.parts.dataset import dataset_line
 from expost.parts.identity import accelerator
 from expost.plan.command import DATA_LINE
 from expost.plan.costs import Facts
 from expost.plan.evaluation import probe_evaluation, probe_features
 from expost.plan.inputs import Opening, imagine_images
+from expost.plan.latent_evaluation import probe_latent_evaluation
+from expost.plan.latents import imagine_latents, keep_few, probe_copy
 from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes, resident_bytes
-from expost.plan.stages import imagine_inputs, probe_encode, probe_prior, probe_vae
+from expost.plan.stages import imagine_inputs, probe_calibration, probe_encode, probe_prior, probe_vae
 from expost.store.artifacts import Store
 from expost.training.devices import resolved_precision
 from stage1_vae.data.images import Data
+from stage1_vae.data.latents.source import Latents
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.errors import ExpostError
+from stage1_vae.external.autoencoder import External
+from stage1_vae.external.weights import tensors
 from stage1_vae.machine import available_bytes
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
@@ -54,6 +59,11 @@ PROBES: dict[str, Callable[[Probing], Facts]] = {
     "prior": probe_prior,
     "features": probe_features,
     "evaluate": probe_evaluation,
+}
+LATENT_PROBES: dict[str, Callable[[Probing], Facts]] = {
+    "encode": probe_copy,
+    "prior": probe_prior,
+    "evaluate": probe_latent_evaluation,
 }
 
 
@@ -89,19 +99,18 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     data: Data
     imagines = config.plan.num_images is not None or config.plan.image_shape is not None
     if imagines:
-        data, opening = imagine_images(config, scratch / "images")
+        of_latents = issubclass(target_class(config.data), Latents)
+        data, opening = (imagine_latents if of_latents else imagine_images)(config, scratch / "images")
         whole, parts = assemble(whole, given=data)
     else:
         data = read_data(whole)
         print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
         whole, parts = assemble(whole, given=data)
         opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    if not isinstance(parts, ImageParts):
-        raise UserError("stage=plan: data=latents has no plan yet")
     probing, base = make_small(whole, parts, scratch), peak_bytes()
-    probes = {"vae": probe_largest_batch(probing, threads)}
-    latent_rows = measure_in_fork(partial(imagine_inputs, probing), threads).facts
-    probes |= {stage: measure_in_fork(partial(probe, probing), threads) for stage, probe in PROBES.items()}
+    probes, latent_rows = (
+        probe_images(probing, threads) if isinstance(parts, ImageParts) else probe_latents(probing, threads)
+    )
     return {
         "probes": {
             stage: probe.facts | {"peak_bytes": probe.peak_bytes, "seconds_probed": probe.seconds}
@@ -113,19 +122,49 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
         "machine": describe_machine(whole, threads),
         "images": {
             "name": data.name,
-            "shape": list(parts.data.shape),
+            "noun": "images" if isinstance(parts, ImageParts) else "latents",
+            "shape": list(parts.data.shape if isinstance(parts, ImageParts) else parts.spec.shape),
             "num": {split: len(getattr(data, split)) for split in SPLITS},
         },
         "models": {
-            "vae_parameters": sum(p.numel() for p in parts.vae.parameters()),
-            "latent_dims": parts.vae.spec.num_dims,
+            "vae_parameters": num_weights(parts),
+            "latent_dims": parts.spec.num_dims,
             "prior_in_ranks": parts.prior.fits_in_ranks,
         },
         "seconds": time.perf_counter() - started,
     }
 
 
-def make_small(whole: Job, parts: ImageParts, scratch: Path) -> Probing:
+def probe_images(probing: Probing, threads: int) -> tuple[dict[str, Probed], Facts]:
+    """By stage what was probed, of a job with images; and how many latents of each split stood for all."""
+    if probing.images.frozen is None:
+        probes = {"vae": probe_largest_batch(probing, threads)}
+    else:
+        probes = {"vae": measure_in_fork(partial(probe_calibration, probing), threads)}
+    latent_rows = measure_in_fork(partial(imagine_inputs, probing), threads).facts
+    return probes | {
+        stage: measure_in_fork(partial(probe, probing), threads) for stage, probe in PROBES.items()
+    }, latent_rows
+
+
+def probe_latents(probing: Probing, threads: int) -> tuple[dict[str, Probed], Facts]:
+    """The same of a job whose latents come from elsewhere."""
+    latent_rows = measure_in_fork(partial(keep_few, probing), threads).facts
+    return {
+        stage: measure_in_fork(partial(probe, probing), threads) for stage, probe in LATENT_PROBES.items()
+    }, latent_rows
+
+
+def num_weights(parts: Parts) -> int:
+    """Numbers that stage 1 holds, its own or somebody else's."""
+    if not isinstance(parts, ImageParts):
+        return 0
+    if isinstance(parts.vae, External):
+        return sum(values.numel() for values in tensors(parts.vae.caller.model).values())
+    return sum(values.numel() for values in parts.vae.parameters())
+
+
+def make_small(whole: Job, parts: Parts, scratch: Path) -> Probing:
     """The job as probes run it: alone, below a root of its own, and silent."""
     trainer = whole.config.trainer
     small = change(whole, "trainer", devices=1, num_nodes=1, strategy="auto", progress=False)
@@ -170,7 +209,7 @@ def describe_machine(job: Job, threads: int) -> Facts:
     }
 
 
-def stored_stages(job: Job, parts: ImageParts) -> list[str]:
+def stored_stages(job: Job, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
     recipes = pipeline.recipes("evaluation", job, parts, {})
     names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]

@@ -9,19 +9,21 @@ taken it.
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from expost.config.build import target_class
-from expost.forecast.timing import FORWARD, lengthen, seconds_of
+from expost.forecast.timing import FORWARD, lengthen, linear_seconds, seconds_of
 from expost.job import Job
+from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
+from expost.stages.vae import CALIBRATION_IMAGES
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import spread_classes
@@ -39,6 +41,8 @@ NOISE_ROWS = 4096
 """Latents that are drawn; the others repeat them."""
 NPY_HEADER = 128
 """Bytes."""
+FEW_CALIBRATED = 64
+"""Images by which an autoencoder that comes trained may be told from the mean image."""
 MIN_LATENTS, PASSES = 1024, 2
 """Of a fit in iterations."""
 
@@ -52,7 +56,7 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     job = probing.place(f"vae-{batch_size}-{enough}", limit_val_batches=2)
     job = change(job, "trainer", batch_size=batch_size, max_steps=None, max_epochs=10**6, val_every=1)
     job = replace(job, watchers=(watch,))
-    num = round(batch_size / probing.rank_batch * len(probing.parts.data.train))
+    num = round(batch_size / probing.rank_batch * len(probing.images.data.train))
     parts = probing.with_few(train=max(4 * batch_size, num))
     vae, seconds = make("vae", job, parts)
     files = files_of(vae.path)
@@ -68,25 +72,58 @@ def probe_vae(probing: Probing, batch_size: int, enough: float) -> Facts:
     }
 
 
+def probe_calibration(probing: Probing) -> Facts:
+    """Stage 1 that comes from elsewhere: the pass over training images that gives its likelihood a scale."""
+    data, artifacts = probing.images.data, list[Artifact]()
+    most = min(len(data.train), CALIBRATION_IMAGES)
+
+    def calibrate(num: int) -> float:
+        artifact, seconds = make("vae", probing.place(f"vae-{num}"), probing.with_few(train=num))
+        artifacts.append(artifact)
+        return seconds
+
+    times = lengthen(calibrate, min(block_size(data.shape), most), most, probing.enough)
+    files = files_of(artifacts[-1].path)
+    size = probing.rank_batch
+    return {
+        "batch_size": size,
+        "step_size": size,
+        "seconds_once": linear_seconds(times, most),
+        "seconds_a_step": 0.0,
+        "bytes_an_epoch": 0,
+        "calibrated_on": most,
+        "files": files,
+    }
+
+
 def train_hardly(probing: Probing) -> Artifact:
     """A VAE after one step: made by the first who asks, found by all others."""
     job = change(probing.place("vae"), "trainer", max_steps=1, batch_size=2)
-    return make("vae", job, probing.with_few(train=4, val=2))[0]
+    num = 4 if probing.images.frozen is None else FEW_CALIBRATED
+    return make("vae", job, probing.with_few(train=num, val=2))[0]
 
 
 def probe_encode(probing: Probing) -> Facts:
     """Encoding, some blocks of the training images with an untrained VAE; the files of all images to the byte."""
-    vae, data = train_hardly(probing), probing.parts.data
-    artifacts: list[Artifact] = []
+    vae, data = train_hardly(probing), probing.images.data
+
+    def few(num: int) -> Parts:
+        return probing.with_few(train=num, val=1, test=1)
+
+    return lengthen_latents(probing, few, block_size(data.shape), vae=vae)
+
+
+def lengthen_latents(probing: Probing, few: Callable[[int], Parts], block: int, **given: Artifact) -> Facts:
+    """The stage that makes latents, on `few` of training and one of each other split, `block` of them to begin with."""
+    data, artifacts = probing.parts.data, list[Artifact]()
 
     def encode(num: int) -> float:
-        parts, job = probing.with_few(train=num, val=1, test=1), probing.place(f"encode-{len(artifacts)}")
-        latents, seconds = make("latents", job, parts, vae=vae)
+        latents, seconds = make("latents", probing.place(f"encode-{len(artifacts)}"), few(num), **given)
         artifacts.append(latents)
         return seconds
 
     encode(2)  # pays for what is there once in a process
-    times = lengthen(encode, min(block_size(data.shape), len(data.train)), len(data.train), probing.enough)
+    times = lengthen(encode, min(block, len(data.train)), len(data.train), probing.enough)
     files = files_of(artifacts[-1].path)
     for name, size in files.items():
         split = name.partition("/")[0]
@@ -99,12 +136,12 @@ def probe_encode(probing: Probing) -> Facts:
 def imagine_inputs(probing: Probing) -> Facts:
     """Make what later stages read: an untrained VAE, and latents in full number; how many there are of each split."""
     train_hardly(probing)
-    spec, family = probing.parts.vae.spec, probing.parts.vae.family
+    spec, family = probing.images.vae.spec, probing.images.vae.family
     params = imagine_params(spec, family)
     row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
     rows = {}
     for split in SPLITS:
-        images = getattr(probing.parts.data, split)
+        images = getattr(probing.images.data, split)
         rows[split] = num = min(len(images), max(1000, MAX_LATENT_BYTES // row_bytes))
         labels = images.labels
         if labels is not None and num < len(images):
@@ -268,7 +305,7 @@ def change_prior(job: Job, spec: LatentSpec, num: int, **settings: Any) -> tuple
 def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: int) -> tuple[Facts, float]:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
-    job, prior = change_prior(job, probing.parts.vae.spec, len(probing.parts.data.train), **settings)
+    job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)
     artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), latents=latents)
     fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))

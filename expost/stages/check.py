@@ -2,23 +2,21 @@
 
 from pathlib import Path
 
-import torch
-
 from expost.base.errors import UserError
 from expost.config.build import target_class
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
-from expost.parts.assembly import ImageParts, LatentParts, Parts
+from expost.parts.assembly import ImageParts, LatentParts, Parts, check_classes
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
 from expost.stages.samples import check_knobs
+from expost.stages.score import check_score
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.data.latents.source import Latents
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
-    "encode": "images are encoded",
     "oracle": "the oracle judges bounds on images",
 }
 """Words of `stage=` that mean nothing without images, and why."""
@@ -34,6 +32,8 @@ def check_request(job: Job) -> None:
         root = job.config.data.get("root")
         are_latents = issubclass(target_class(job.config.data), Latents)
         check_destination(job.config.sample, Path(root) if isinstance(root, str) and root else None, are_latents)
+    if job.config.stage == "score":
+        check_score(job)
     if job.config.stage == "export":
         check_export(job.config.export)
     check_feature_file(job.config.evaluation)
@@ -73,24 +73,6 @@ def check_latents(job: Job, parts: LatentParts) -> None:
         raise UserError("evaluation=tight bounds log p(x), and data=latents has no images; leave it out")
     if settings.evaluation.features is not None:
         raise UserError("evaluation.features looks at images, and data=latents has none; leave it out")
-
-
-def check_classes(parts: Parts) -> None:
-    """
-    Raises:
-        UserError: a class has too few images for the prior that is fitted to it alone.
-    """
-    labels, least = parts.data.train.labels, parts.prior.min_images_a_class
-    if labels is None or least == 0:
-        return
-    counts = torch.bincount(labels.cpu(), minlength=parts.prior.num_classes)
-    y = int(counts.argmin())
-    if counts[y] < least:
-        raise UserError(
-            f"class {parts.data.class_names[y]} has {counts[y]} training images and needs at least "
-            f"{least} for a prior of its own; set prior.conditional=false, lower "
-            "prior.num_components, or give more images"
-        )
 
 
 def check_codebooks(job: Job, parts: ImageParts) -> None:

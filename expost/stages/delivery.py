@@ -18,7 +18,8 @@ from expost.job import Job
 from expost.parts.assembly import LatentParts, Parts
 from expost.store.artifacts import Artifact
 from expost.store.manifest import is_litter
-from stage1_vae.data.latents.data import LatentStyle
+from stage1_vae.data.labels import class_values
+from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.latents.writing import write_draws
 from stage1_vae.files.npy import map_array
 
@@ -50,7 +51,7 @@ def check_destination(settings: Sample, data_root: Path | None, are_latents: boo
         raise UserError(f"sample.out={out} has no name; give {_kinds(are_latents)}")
     if are_latents and place.suffix.lower() not in LATENT_SUFFIXES:
         raise UserError(f"sample.out={out}: samples of latents are no images; give {_kinds(are_latents)}")
-    if data_root is not None and _endangers(place, data_root.expanduser().absolute()):
+    if data_root is not None and endangers(place, data_root.expanduser().absolute()):
         raise UserError(f"sample.out={out} lies where data.root={data_root} is read from; give another place")
     if are_latents or _is_npz(place):
         _check_file(out, place, settings.overwrite, are_latents)
@@ -60,7 +61,7 @@ def check_destination(settings: Sample, data_root: Path | None, are_latents: boo
     if not parent.is_dir():
         raise UserError(f"sample.out={out}: the folder {parent} does not exist; create it or choose another")
     try:
-        _new_file(place if place.is_dir() else parent).unlink()
+        new_file(place if place.is_dir() else parent).unlink()
     except OSError as error:
         raise UserError(f"sample.out={out}: cannot write to {parent}: {error.strerror}; choose another") from error
 
@@ -73,7 +74,7 @@ def _is_npz(place: Path) -> bool:
     return place.suffix.lower() == ".npz"
 
 
-def _new_file(folder: Path) -> Path:
+def new_file(folder: Path) -> Path:
     """An empty file of a name that nobody has, with the mode that the umask gives; `tempfile` makes private ones.
 
     Raises:
@@ -84,7 +85,7 @@ def _new_file(folder: Path) -> Path:
     return path
 
 
-def _endangers(place: Path, data_root: Path) -> bool:
+def endangers(place: Path, data_root: Path) -> bool:
     """Whether writing to `place` changes the images in `data_root`: those files, or pictures among them."""
     if not data_root.exists():
         return False
@@ -148,7 +149,7 @@ def deliver(job: Job, parts: Parts, artifact: Artifact) -> None:
     target = job.folder / f"samples{suffix}" if out is None else out.expanduser()
     try:
         if isinstance(parts, LatentParts):
-            deliver_latents(parts.data.style, artifact.path, target)
+            deliver_latents(parts.data, artifact.path, target)
         elif _is_npz(target):
             with _whole(target) as scratch:
                 shutil.copyfile(artifact.path / "samples.npz", scratch)
@@ -163,7 +164,7 @@ def deliver(job: Job, parts: Parts, artifact: Artifact) -> None:
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A scratch file that takes the place of `target` after the block, an archive with the mark."""
-    scratch = _new_file(target.parent)
+    scratch = new_file(target.parent)
     scratch = scratch.rename(scratch.with_name(scratch.name + target.suffix))
     try:
         yield scratch
@@ -175,7 +176,7 @@ def _whole(target: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def deliver_latents(style: LatentStyle, folder: Path, target: Path) -> None:
+def deliver_latents(data: LatentData, folder: Path, target: Path) -> None:
     """Write the stored draws in `folder` as the user's own files hold latents.
 
     Raises:
@@ -183,11 +184,13 @@ def deliver_latents(style: LatentStyle, folder: Path, target: Path) -> None:
         OSError: it cannot be written.
     """
     draws = map_array(folder / DRAWS)
-    labels = np.array(map_array(folder / DRAWN_LABELS)) if (folder / DRAWN_LABELS).exists() else None
+    labels = None
+    if (folder / DRAWN_LABELS).exists():
+        labels = class_values(data.class_names)[map_array(folder / DRAWN_LABELS)]
     starts = range(0, len(draws), ROWS_AT_ONCE)
     blocks = (torch.from_numpy(np.array(draws[start : start + ROWS_AT_ONCE])) for start in starts)
     with _whole(target) as scratch:
-        write_draws(scratch, blocks, len(draws), style, labels)
+        write_draws(scratch, blocks, len(draws), data.style, labels)
 
 
 def write_pngs(samples: Path, folder: Path) -> None:

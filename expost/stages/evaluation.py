@@ -6,6 +6,7 @@ from typing import Any
 
 from expost.config.schema import Config
 from expost.evaluation.images import class_accuracy
+from expost.forecast.latents import latent_evaluation_parts
 from expost.forecast.notice import Expectation, evaluation_parts
 from expost.job import Job
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
@@ -66,10 +67,11 @@ def evaluate_priors(making: Making) -> Mapping[str, Any]:
 
 
 def expected(making: Making) -> list[Expectation]:
-    """Of latents without images, which are drawn and looked at and not decoded, nothing that takes long is known."""
+    settings = making.job.config.evaluation
     if isinstance(making.parts, LatentParts):
-        return []
-    settings, parts = making.job.config.evaluation, making.parts.of_images
+        train, test = making.latents("train"), making.latents("test")
+        return latent_evaluation_parts(settings, making.prior, train, test, making.job.device)
+    parts = making.parts.of_images
     return evaluation_parts(settings, parts, making.vae, making.prior, making.latents("train"))
 
 

@@ -166,16 +166,16 @@ def write_card(
     (folder / CARD).write_text(card, encoding="utf-8", errors=LONE_BYTES)
 
 
-def described_prior(job: Job, parts: Parts) -> dict[str, Any]:
+def described_prior(job: Job, parts: LatentParts) -> dict[str, Any]:
     """What rebuilds a prior alone, without its weights: the content of `config.json`."""
     config = job.config
-    fractions = [config.data.get(key) for key in ("val_fraction", "test_fraction")]
+    fractions = parts.data.fractions
     return {
         "format": PRIOR_ALONE,
         **prior_description(config.prior, parts.spec),
         "class_names": list(parts.data.class_names),
         "made_with": made_with(parts.data.name),
-        **({"fractions": fractions} if None not in fractions else {}),
+        **({} if fractions is None else {"fractions": list(fractions)}),
     }
 
 

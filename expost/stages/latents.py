@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from expost.forecast.latents import copy_parts
 from expost.forecast.notice import Expectation, encode_parts
 from expost.job import Job
 from expost.parts.assembly import ImageParts, LatentParts, Parts
@@ -75,7 +76,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
 
 def expected(making: Making) -> list[Expectation]:
     if isinstance(making.parts, LatentParts):
-        return []
+        return copy_parts(list(making.parts.data.splits.values()))
     return encode_parts(making.job.config.trainer, making.parts.of_images, making.vae)
 
 

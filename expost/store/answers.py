@@ -35,7 +35,19 @@ VERSION = 1
 """Part of every hash; raised when what an answer says, or depends on, changes."""
 ANSWERED_BY = {"all": ("all", "evaluate", "report"), "evaluate": ("evaluate", "report"), "report": ("report",)}
 """A stage that was asked for -> the stages that are refused nothing which it was not refused too, and say the same."""
-OF_THE_RUN = {"stage", "upstream", "paths", "logger", "launcher", "sweep", "compare", "store", "export", "plan"}
+OF_THE_RUN = {
+    "stage",
+    "upstream",
+    "paths",
+    "logger",
+    "launcher",
+    "sweep",
+    "compare",
+    "store",
+    "export",
+    "plan",
+    "score",
+}
 """Sections and choices that change neither a key nor what a report says."""
 SETTLED_NS = 2 * 10**9
 """A file that has changed since may change again under the same time: some disks write down whole seconds."""

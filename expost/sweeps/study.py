@@ -34,7 +34,7 @@ from stage1_vae.errors import ExpostError
 RETRY_OF = "retry_of"
 RUN = "run"
 """User attributes of a trial: the number of one that it tries again, and the folder of its run."""
-NEUTRAL = {"upstream", "name", "paths", "sample", "compare", "store", "export", "oracle", "logger"}
+NEUTRAL = {"upstream", "name", "paths", "sample", "score", "compare", "store", "export", "oracle", "logger"}
 """Sections that cannot change a figure."""
 UNLIMITED = {"steps": None, "tokens": None}
 

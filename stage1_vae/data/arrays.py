@@ -99,7 +99,7 @@ class Arrays(Source):
         began_ns = time.time_ns()
         content = read_content(path, self.x, self.label, self._limit_bytes)
         pass_over_unlabelled(content)
-        images, nums = self._images(path, content, domain)
+        images, nums = self.images_of(path, content, domain)
         pixels = read_pixels(str(path), images, domain, content.guesses, self.levels, self.range)
         labels = self._labels(path, content, nums)
         numbers = torch.from_numpy(labels.numbers) if labels.names else None
@@ -140,7 +140,7 @@ class Arrays(Source):
         """See `stage1_vae.data.layout.find_axes`."""
         return find_axes(what, shape, domain, guesses, hints)
 
-    def _images(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray | Stack, dict[str, int]]:
+    def images_of(self, path: Path, content: Content, domain: Domain) -> tuple[np.ndarray | Stack, dict[str, int]]:
         """All images [N, C, H, W], one split behind the other, and how many each has; labels get an image a row."""
         parts: dict[str, np.ndarray | Turned] = {}
         size = None if self.size is None else sides_of(self.size)

@@ -132,7 +132,7 @@ class Idx(Source):
                 f"{path.name} holds {size} images and {test_path.name} {test_size} ones: "
                 "put files of one data set into data.root"
             )
-        return np.concatenate([_bytes_if_whole(images) for images in arrays]), len(arrays[0])
+        return np.concatenate([bytes_if_whole(images) for images in arrays]), len(arrays[0])
 
     def _read_labels(self, paths: Sequence[Path], nums: tuple[int, int], guesses: list[str]) -> Labels:
         """Labels of the training images, and behind them those of the test images."""
@@ -228,7 +228,7 @@ def _values(path: Path, file: BinaryIO, packed_bytes: int, gzipped: bool, num_di
     return values if dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
 
 
-def _bytes_if_whole(images: np.ndarray) -> np.ndarray:
+def bytes_if_whole(images: np.ndarray) -> np.ndarray:
     """Whole numbers from 0 to 255 are bytes, whatever type they were written in."""
     if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
         return images

@@ -89,8 +89,8 @@ class ImageFolder(Source):
         layout = self._layout(root)
         splits = self._split(root, layout)
         pictures = [picture for images in splits.values() for picture in images]
-        bits = self._bits(pictures)
-        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses), bits, self._ends(bits))
+        bits = self.bits_of(pictures)
+        target = Target(self._kind(pictures), self._size(root, pictures, layout.guesses), bits, self.ends_of_bits(bits))
         num_bytes = len(pictures) * math.prod(target.shape) * target.dtype.itemsize
         keep = fits_in_memory(num_bytes, self.memory_limit_gib)
         sets = [_image_set(images, target, layout, name, keep) for name, images in splits.items()]
@@ -160,7 +160,7 @@ class ImageFolder(Source):
 
     def _split(self, root: Path, layout: Layout) -> dict[str, list[Picture]]:
         """The images of each split, in random order."""
-        files = {name: _pictures(files, self.pages) for name, files in layout.images.items()}
+        files = {name: pictures_in(files, self.pages) for name, files in layout.images.items()}
         all_files = [of_file for of_files in files.values() for of_file in of_files]
         _tell_pages(all_files, layout)
         check_total(sum(map(len, all_files)))
@@ -204,7 +204,7 @@ class ImageFolder(Source):
         guesses.append(f"scaled to {words}, and cut about the centre (data.size=[height,width])")
         return common
 
-    def _bits(self, pictures: list[Picture]) -> int:
+    def bits_of(self, pictures: list[Picture]) -> int:
         """Bits of a channel: 8, or 9 to 16 of all pictures."""
         for picture in pictures:
             if picture.header.deep and not picture.header.bits:
@@ -219,7 +219,7 @@ class ImageFolder(Source):
             )
         return next(iter(first))
 
-    def _ends(self, bits: int) -> tuple[float, float]:
+    def ends_of_bits(self, bits: int) -> tuple[float, float]:
         """What is black and what is white."""
         ends = ends_of(self.range, Domain.UNIT)
         if bits == 8 and ends is not None:
@@ -260,7 +260,7 @@ class ImageFolder(Source):
         return next(iter(kinds))
 
 
-def _pictures(files: list[ImageFile], pages: str | None) -> list[list[Picture]]:
+def pictures_in(files: list[ImageFile], pages: str | None) -> list[list[Picture]]:
     """The images of each file."""
     if not files:
         return []
@@ -326,7 +326,9 @@ def _image_set(images: list[Picture], target: Target, layout: Layout, split: str
         number = {name: i for i, name in enumerate(layout.classes)}
         labels = torch.tensor([number[picture.file.inside[0]] for picture in images], dtype=torch.int64)
     paths, pages = [picture.file.path for picture in images], [picture.header.page for picture in images]
-    return InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
+    decoded = InMemory(decode_all(paths, target, pages), labels) if keep else Files(paths, target, labels, pages)
+    decoded.places = paths
+    return decoded
 
 
 def _value_range(sets: list[ImageSet], target: Target) -> tuple[float, float]:

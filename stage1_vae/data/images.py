@@ -6,7 +6,7 @@ the images. The fingerprint names the content: the same images, labels and split
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -34,9 +34,11 @@ class ImageSet(ABC):
 
     Attributes:
         labels: int64 [N], or None.
+        places: where each image was read from, as `str` says it; empty where a source has no file an image.
     """
 
     labels: Tensor | None
+    places: Sequence[object] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -55,6 +55,14 @@ def _whole_number(name: str) -> int | None:
         return None
 
 
+def class_values(names: Sequence[str]) -> np.ndarray:
+    """What the user's labels call each class, int64 [K]: its name where all are whole numbers, else its number."""
+    values = [_whole_number(name) for name in names]
+    known = [value for value in values if value is not None]
+    is_own = len(set(known)) == len(names) and all(abs(value) < 2**63 for value in known)
+    return np.array(known if is_own else range(len(names)), np.int64)
+
+
 def class_number(label: int | str, names: Sequence[str]) -> int:
     """The number of the class that a user calls `label`.
 

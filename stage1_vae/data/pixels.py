@@ -101,7 +101,7 @@ def read_pixels(
             f"data.levels={levels} is for images in unsigned bytes that are taken as they are; {what} is "
             f"{images.dtype}: leave it out" + (", or data.range" if ends is not None else "")
         )
-    low, high, digest = _survey(what, images)
+    low, high, digest = survey(what, images)
     if not len(images):
         return Pixels(256 if images.dtype.kind in "bu" and ends is None else None, domain, ends, (0.0, 0.0), digest)
     if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
@@ -174,7 +174,7 @@ def _chunks(images: np.ndarray | Stack) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(images[start : start + rows])
 
 
-def _survey(what: str, images: np.ndarray | Stack) -> tuple[float, float, str]:
+def survey(what: str, images: np.ndarray | Stack) -> tuple[float, float, str]:
     """Smallest and largest value, and the sha256 of all."""
     digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
     low, high = math.inf, -math.inf

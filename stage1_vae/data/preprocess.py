@@ -96,3 +96,23 @@ class Preprocess:
             noise = torch.rand(x.shape, generator=generator, device=x.device)
             return (noise < x).to(torch.float32)  # four times faster than torch.bernoulli on a CPU
         return (x > 0.5).to(torch.float32) if self.binarize == "threshold" else x
+
+
+@dataclass(frozen=True)
+class SameNoise(Preprocess):
+    """The same with one noise for all images, that of `seed`: x of an image depends on no other image.
+
+    Args:
+        seed: of the noise; that of a generator which is lent is left alone.
+    """
+
+    seed: int = 0
+
+    def __call__(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.is_random:
+            return super().__call__(raw)
+        own = torch.Generator(raw.device).manual_seed(self.seed)
+        noise = torch.rand(raw.shape[1:], generator=own, device=raw.device)
+        if self.dequantize and self.levels is not None:
+            return ((raw + noise) / self.levels).clamp_(max=LARGEST_BELOW_ONE)
+        return (noise < self.clean(raw)).to(torch.float32)

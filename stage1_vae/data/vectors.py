@@ -81,17 +81,21 @@ class Vectors(Source):
     test_fraction: float = 0.2
     memory_limit_gib: float = 2.0
 
+    @property
+    def in_arrays(self) -> Arrays:
+        """What reads them as images (1, 1, D), in the units of the file."""
+        return _Rows(**{field.name: getattr(self, field.name) for field in fields(self) if field.name != "standardize"})
+
     def load(self) -> ImageData:
         if not isinstance(self.standardize, bool):
             raise DataError(f"data.standardize={self.standardize}: give true or false")
         if self.layout is not None and self.layout not in LAYOUTS:
             raise DataError(f"data.layout={self.layout}: give ND for vectors in rows, DN in columns, or null")
-        keys = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "standardize"}
-        data = replace(_Rows(**keys).load(), are_pictures=False)
+        data = replace(self.in_arrays.load(), are_pictures=False)
         if data.domain is not Domain.REAL or not self.standardize:
             return data
         units, num_constant = find_units(data.train)
-        train, val, test = (_in_units(rows, units) for rows in (data.train, data.val, data.test))
+        train, val, test = (in_units(rows, units) for rows in (data.train, data.val, data.test))
         words = (
             f"columns standardised by mean and deviation ({units.scale.min():.3g} to {units.scale.max():.3g}) of the "
             f"training rows; {units.log_volume:.4g} nats more are -log p of the numbers in the file "
@@ -111,7 +115,8 @@ class Vectors(Source):
         )
 
 
-def _in_units(rows: ImageSet, units: Units) -> ImageSet:
+def in_units(rows: ImageSet, units: Units) -> ImageSet:
+    """The same rows [N, 1, 1, D], standardised."""
     return (
         InMemory(units.standardise(rows.images), rows.labels)
         if isinstance(rows, InMemory)

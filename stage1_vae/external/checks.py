@@ -53,6 +53,8 @@ def study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
         studied = _study(caller, x, asked)
     except ExternalError as error:
         if (remedy := _remedy(caller, x, asked)) is None:
+            if isinstance(error, SizeError):
+                raise ExternalError(f"{error}; {OWN_SIZE}") from error
             raise
         raise ExternalError(f"{error}; {remedy}") from error
     if names := moved(caller.model, before):
@@ -103,6 +105,7 @@ def _study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
     return Studied(reading, tuple(posterior.event_shape), decoded, _is_differentiable(caller, reading, z, dtype))
 
 
+OWN_SIZE = "let decode(z) return the size that went in, or give images of another size"
 OTHER_COMPANY = "an image alone is encoded differently than in a batch with others: let encode(x) see each by itself"
 OTHER_LATENTS = "a latent alone is decoded differently than in a batch with others: let decode(z) see each by itself"
 OTHER_IMAGE = "decode(z) of the same latents differs from call to call: let it return the mean of its images"

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from stage1_vae.external.errors import ExternalError, blaming
 from stage1_vae.external.own import is_own
 from stage1_vae.external.pretrained import CLASSES, Folded
 from stage1_vae.external.source import ExternalSource, Loaded, counted
-from stage1_vae.external.weights import freeze, modules, sha256, tensors
+from stage1_vae.external.weights import freeze, modules, numbers, sha256, tensors
 
 OURS = ("stage1_vae", "stage2_prior", "expost")
 _BROUGHT: set[str] = set()
@@ -75,7 +76,8 @@ class Given(ExternalSource):
 def loaded(model: Any, name: str, sources: list[bytes], said: tuple[str, ...]) -> Loaded:
     """A model with the hashes of what it is now."""
     weights = tensors(model)
-    return Loaded(model, name, sha256(weights, sources), sha256(weights), said)
+    plain = json.dumps(numbers(model), sort_keys=True).encode()
+    return Loaded(model, name, sha256(weights, [*sources, plain]), sha256(weights), said)
 
 
 def build(module: str | None, arguments: dict[str, Any], key: str) -> tuple[Any, str, list[bytes]]:

@@ -1,11 +1,13 @@
 """The tensors of somebody else's model: found, hashed, frozen, compared.
 
-A model is an `nn.Module`, or any object: then its modules, tensors and arrays are looked for among its attributes, in
-lists and dictionaries of them, and in what its two methods refer to.
+A model is an `nn.Module`, or any object. Modules, tensors and arrays are looked for among its attributes, in lists and
+dictionaries of them, and in what its two methods refer to; of a module that is the user's own code, those too that
+`nn.Module` knows nothing of. What autograd has computed is no weight: a loss that was left behind, say.
 """
 
 import functools
 import hashlib
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,9 @@ from stage1_vae.external.own import is_own
 
 DEEPEST = 4
 """Objects within objects, as far as they are looked into."""
+OF_TORCH = frozenset(vars(nn.Module()))
+"""Attributes that any module has."""
+Number = bool | int | float
 
 
 def modules(model: Any) -> dict[str, nn.Module]:
@@ -27,20 +32,28 @@ def modules(model: Any) -> dict[str, nn.Module]:
 
 
 def _found(model: Any) -> dict[str, Any]:
-    """Where it is -> module, tensor or array."""
+    """Where it is -> module, tensor or array; not what lies in a module that was found."""
     found: dict[str, Any] = {}
     known: set[int] = set()
     for name, value in _walk("", model, DEEPEST, set()):
-        if id(value) not in known:
-            known.add(id(value))
-            found.setdefault(name, value)
+        if isinstance(value, Number) or id(value) in known:
+            continue
+        known.add(id(value))
+        if isinstance(value, nn.Module):
+            known.update(map(id, (*value.modules(), *value.parameters(), *value.buffers())))
+        found.setdefault(name, value)
     return found
 
 
+def numbers(model: Any) -> dict[str, Number]:
+    """Where it is -> a number that the model computes with, such as a scale that was read from a file."""
+    return {name: value for name, value in _walk("", model, DEEPEST, set()) if isinstance(value, Number)}
+
+
 def _walk(place: str, value: Any, depth: int, known: set[int]) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (nn.Module, Tensor, np.ndarray)):
+    if isinstance(value, (nn.Module, np.ndarray, Number)) or (isinstance(value, Tensor) and value.is_leaf):
         yield place, value
-    if depth == 0 or id(value) in known or isinstance(value, (Tensor, np.ndarray, str, bytes, int, float)):
+    if depth == 0 or id(value) in known or isinstance(value, (Tensor, np.ndarray, str, bytes, Number)):
         return
     known.add(id(value))
     for name, inner in _inside(value, is_top=place == ""):
@@ -64,10 +77,18 @@ def _inside(value: Any, is_top: bool) -> Iterator[tuple[str, Any]]:
         referred = ((name, value.__globals__.get(name)) for name in value.__code__.co_names)
         yield from ((name, inner) for name, inner in referred if not isinstance(inner, (type, types.ModuleType)))
     elif isinstance(value, nn.Module):
+        for place, part in value.named_modules():
+            if _is_of_own_class(part):
+                yield from ((f"{place}.{name}", inner) for name, inner in vars(part).items() if name not in OF_TORCH)
         yield from ((name, getattr(type(value), name, None)) for name in ("encode", "decode") if is_top)
     elif not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__"):
         yield from vars(value).items()
         yield from ((name, getattr(type(value), name, None)) for name in ("encode", "decode") if is_top)
+
+
+def _is_of_own_class(value: Any) -> bool:
+    source = sys.modules.get(type(value).__module__)
+    return is_own(Path(getattr(source, "__file__", None) or "/"))
 
 
 def _content(cell: Any) -> Any:

@@ -116,3 +116,9 @@ def test_codes_have_the_priors_of_codes(tmp_path: Path) -> None:
     result = run_here(tmp_path, *words)
     assert result.stages("done in") == ["vae", "latents", "prior"], result.err
     assert "codes 4x4 of a codebook of 8 (num_codes); codes of shape (16)" in result.out
+
+
+def test_a_likelihood_that_would_be_passed_over_is_refused(made: tuple[Path, Result]) -> None:
+    result = run(made[0], "stage=vae", "likelihood=bernoulli")
+    assert result.code == 2 and len(result.lines) == 1, result
+    assert "BernoulliLikelihood" in result.err and "set likelihood=gaussian" in result.err

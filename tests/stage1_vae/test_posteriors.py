@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from stage1_vae.base_priors import StandardNormal
-from stage1_vae.posteriors import Delta, DiagonalNormal
+from stage1_vae.posteriors import Bits, CategoricalCodes, Codes, Delta, DiagonalNormal, Unchecked
 from stage1_vae.rate import CLOSED_FORM_KL, rate_nats, rate_per_dim_nats
 
 EVENTS = [(5,), (2, 3, 4)]
@@ -110,3 +110,23 @@ def test_delta_is_a_point_without_a_density() -> None:
     assert torch.equal(loc.grad, torch.ones_like(loc))
     with pytest.raises(NotImplementedError):
         q.log_prob(loc)
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        DiagonalNormal(torch.zeros(3, 2), torch.zeros(3, 2)),
+        Bits(torch.zeros(3, 5)),
+        CategoricalCodes(torch.zeros(3, 4, 7)),
+        Delta(torch.ones(3, 2)),
+        Codes(torch.ones(3, 2, dtype=torch.int64)),
+    ],
+    ids=lambda posterior: type(posterior).__name__,
+)
+def test_draws_alike_are_of_the_family_and_share_their_noise(posterior: Unchecked) -> None:
+    torch.manual_seed(0)
+    z, usual = posterior.sample_alike(4000), posterior.sample([4000])
+    assert z.shape == usual.shape and z.dtype == usual.dtype
+    assert (z == z[:, :1]).all()  # equal posteriors, equal draws
+    assert torch.allclose(z.double().mean(0), usual.double().mean(0), atol=0.15)
+    assert torch.allclose(z.double().std(0), usual.double().std(0), atol=0.15)

@@ -31,6 +31,8 @@ from expost.evaluation.images.halves import Subsets, spread
 from expost.evaluation.images.squared import TIE, Targets
 
 SCORES_AT_ONCE = 2**24
+SCORES_IN_CACHE = 2**18
+ROWS_AT_ONCE, MIN_KEYS_AT_ONCE = 256, 256
 MOST_COMPARED = 2**34
 """Codes with codes, ten seconds of a core: fewer sequences are looked up among many training sequences."""
 RESULTS_AT_ONCE = 2**22
@@ -70,8 +72,7 @@ def nearest(features: Tensor, training: Tensor) -> Nearest:
     centre = training.mean(0, dtype=torch.float64).float()
     keys = training.float() - centre  # [T, D]
     penalty = -0.5 * keys.square().sum(1)  # [T]; argmax of x.t - |t|^2 / 2 is argmin of |x - t|
-    chunk = max(1, SCORES_AT_ONCE // len(keys))
-    index = torch.cat([torch.addmm(penalty, rows.float() - centre, keys.T).argmax(1) for rows in features.split(chunk)])
+    index = torch.cat([_largest(rows.float() - centre, keys, penalty) for rows in features.split(ROWS_AT_ONCE)])
     distance = torch.linalg.vector_norm(features.double() - training[index].double(), dim=1)
     norms = (features.float() - centre).square().sum(1) - 2 * penalty[index]  # |x|^2 + |t|^2
     unsure = (distance.square() < UNSURE * torch.finfo(torch.float32).eps * norms).nonzero().squeeze(1)
@@ -82,6 +83,24 @@ def nearest(features: Tensor, training: Tensor) -> Nearest:
         row, squares = _by_differences(rows, squared, training.double())
         index[unsure], distance[unsure] = row[which], squares.sqrt()[which]
     return Nearest(index.cpu(), distance.cpu())
+
+
+def _largest(rows: Tensor, keys: Tensor, penalty: Tensor) -> Tensor:
+    """Row of `keys` [T, D] with the largest rows.keys + penalty for each of `rows` [M, D], the first of several: [M].
+
+    A block of scores stays in the cache of a core: written to memory, they would take several times as long.
+    """
+    size = max(MIN_KEYS_AT_ONCE, SCORES_IN_CACHE // len(rows))
+    if rows.is_cuda:
+        size = max(size, SCORES_AT_ONCE // len(rows))
+    best = rows.new_full((len(rows),), -torch.inf)
+    index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for start in range(0, len(keys), size):
+        block = slice(start, start + size)
+        score, place = torch.addmm(penalty[block], rows, keys[block].T).max(1)
+        index = torch.where(score > best, start + place, index)
+        best = torch.maximum(best, score)
+    return index
 
 
 def _by_differences(rows: Tensor, most: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,20 +129,29 @@ def num_looked_up(num: int, num_training: int, length: int) -> int:
     return min(num, max(100, MOST_COMPARED // max(1, num_training * length)))
 
 
-@torch.no_grad()
 def nearest_share(codes: Tensor, training: Iterable[Tensor]) -> Tensor:
     """Share of places in which each of `codes` [M, T] differs from its nearest training sequence: float64 [M].
 
     0 where a training sequence is the very same. `training`: blocks [n, T]; memory does not grow with their number.
     """
+    return nearest_sequence(codes, training)[1]
+
+
+@torch.no_grad()
+def nearest_sequence(codes: Tensor, training: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The first training sequence that is nearest to each of `codes` [M, T], int64 [M], and `nearest_share`."""
     rows = codes.flatten(1).float()
     least = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
+    index, start = torch.zeros(len(rows), dtype=torch.int64, device=rows.device), 0
     for block in training:
         targets = block.flatten(1).to(rows.device).float()  # float32 is exact for codes below 2^24
         size = max(1, RESULTS_AT_ONCE // len(targets))
-        differ = torch.cat([torch.cdist(some, targets, p=0).amin(1) for some in rows.split(size)])
-        least = torch.minimum(least, differ.double() / rows.shape[1])
-    return least
+        nearest = [torch.cdist(some, targets, p=0).min(1) for some in rows.split(size)]
+        share = torch.cat([found.values for found in nearest]).double() / rows.shape[1]
+        index = torch.where(share < least, start + torch.cat([found.indices for found in nearest]), index)
+        least = torch.minimum(least, share)
+        start += len(targets)
+    return index, least
 
 
 def memorisation(sample_distance: Tensor, test_distance: Tensor) -> Memorisation:

@@ -49,7 +49,9 @@ Arrays = dict[str, list[Stored]]
 """Name of an array -> its shards."""
 
 
-def find_arrays(root: Path, keys: Mapping[str, str | bool], groups: str | None, shelf: Shelf) -> Found:
+def find_arrays(
+    root: Path, keys: Mapping[str, str | bool], groups: str | None, shelf: Shelf, has_train: bool = True
+) -> Found:
     """What a file or a folder of shards holds; headers are read, and labels.
 
     Args:
@@ -57,6 +59,7 @@ def find_arrays(root: Path, keys: Mapping[str, str | bool], groups: str | None, 
         keys: kind of array -> the name that the user gives for it; of labels, an .npy file beside may be given too.
         groups: the name of the array that says which rows belong together, or an .npy file; None: no rows do.
         shelf: where arrays are opened.
+        has_train: whether some of it must be to train on.
 
     Raises:
         DataError: in one line, with the remedy.
@@ -74,6 +77,8 @@ def find_arrays(root: Path, keys: Mapping[str, str | bool], groups: str | None, 
     elif len(by_split) > 1:
         by_split = {"train": by_split.pop("all"), **by_split}
     first = "train" if "train" in by_split else "all"
+    if first not in by_split and not has_train:
+        first = next(iter(by_split))
     if first not in by_split:
         raise DataError(f"{root} holds latents of {' and '.join(by_split)} and none to train on: add such, or rename")
     plain = {name: shards[0] for (name, is_flip), shards in by_split[first].items() if not is_flip}

@@ -1,6 +1,7 @@
 """Parameters of posteriors as columns whose rows are read, put in order and converted when they are asked for."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ class Part(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
     def place(self, row: int) -> str: ...
+    def origin(self, row: int) -> tuple[Path, int]: ...
 
 
 class Stack:

@@ -8,6 +8,12 @@ import numpy as np
 from stage1_vae.data.images import Data
 from stage1_vae.latents import LatentDataset, LatentSpec
 
+MISSING = {
+    "loc": "standard deviations (point masses: no rate, no mutual information, no marginal KL)",
+    "bits": "probabilities of the bits (each is certain)",
+}
+"""Kind of array without a spread -> what is not there, and what that costs."""
+
 
 @dataclass(frozen=True)
 class LatentStyle:
@@ -36,6 +42,8 @@ class LatentData(Data):
     train, val, test: posteriors, read from the user's files when their rows are asked for.
     style: how the files hold them.
     missing: what the files do not hold and a judge will miss, in words ("standard deviations: no rate, ...").
+    fractions: of validation and test, where all rows were cut three ways, each by itself; None: the files, or groups,
+        decide.
     constant: bool, of the shape of a latent: which of its numbers are the same in all training rows; None for codes.
     """
 
@@ -45,6 +53,7 @@ class LatentData(Data):
     _: KW_ONLY
     style: LatentStyle
     missing: tuple[str, ...] = ()
+    fractions: tuple[float, float] | None = None
     constant: np.ndarray | None = field(default=None, compare=False)
 
     @property
@@ -62,3 +71,9 @@ class LatentData(Data):
     @property
     def splits(self) -> Mapping[str, LatentDataset]:
         return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def missing_of(kind: str, has_spread: bool, has_labels: bool) -> tuple[str, ...]:
+    """What a judge will miss of latents whose first array is of `kind`, in words."""
+    lacking = ("" if has_spread else MISSING.get(kind, ""), "" if has_labels else "labels")
+    return tuple(words for words in lacking if words)

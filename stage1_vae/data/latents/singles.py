@@ -76,6 +76,11 @@ class Singles:
         image, draw = divmod(row, self.draws)
         return f"{self.paths[image]} ({self.keys[draw]})" if self.keys else f"{self.paths[image]}: crop {draw}"
 
+    def origin(self, row: int) -> tuple[Path, int]:
+        """The file of a row, and its number in there."""
+        image, draw = divmod(row, self.draws)
+        return self.paths[image], draw
+
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
         name = numbers.tobytes()

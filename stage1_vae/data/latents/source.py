@@ -12,7 +12,7 @@ from stage1_vae.data.labels import Labels, read_labels
 from stage1_vae.data.latents.arrays import Found, find_arrays
 from stage1_vae.data.latents.assignment import Assigned, assign
 from stage1_vae.data.latents.columns import Parameter
-from stage1_vae.data.latents.data import LatentData
+from stage1_vae.data.latents.data import LatentData, missing_of
 from stage1_vae.data.latents.shapes import Reading, Shapes, code_sizes, shapes_of
 from stage1_vae.data.latents.singles import find_crops, find_moments, recognise
 from stage1_vae.data.latents.statistics import compare_statistics
@@ -23,11 +23,6 @@ from stage1_vae.data.watched import Watched
 from stage1_vae.latents import LatentDataset, LatentSpec
 
 LAYOUTS = ("auto", "arrays", "moments_npz", "latent_shards", "code_crops")
-MISSING = {
-    "loc": "standard deviations (point masses: no rate, no mutual information, no marginal KL)",
-    "bits": "probabilities of the bits (each is certain)",
-}
-"""Kind of array without a spread -> what is not there, and what that costs."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +69,10 @@ class Latents(Source):
     def load(self) -> LatentData:
         path = existing_path(self.root, "a .npz, .npy or .safetensors file of latents, or a folder of them")
         began_ns = time.time_ns()
-        found = self._find(path)
+        found = self.find(path)
         columns = next(iter(found.columns.values()))
         kinds = tuple(columns)
-        shapes = self._shapes(path, found, kinds)
+        shapes = self.shapes(path, found, kinds)
         assigned = assign(
             {split: len(own[kinds[0]]) for split, own in found.columns.items()},
             found.groups,
@@ -86,14 +81,14 @@ class Latents(Source):
             found.guesses,
         )
         labels, numbers = self._labels(path, found, assigned)
-        facts = self._survey(found, shapes, kinds, assigned)
+        facts = self.survey_all(found, shapes, kinds, assigned)
         spec = self._spec(found, shapes, facts, len(labels.names))
         readings = shapes.readings(kinds)
         provenance = {"data": path.stem, "files": str(path)}
         datasets = []
         for split, own in assigned.items():
             params = {
-                name: _column(found, own.source, kind, reading, shapes.event, spec.dtype(name)).of_rows(own.rows)
+                name: column_of(found, own.source, kind, reading, shapes.event, spec.dtype(name)).of_rows(own.rows)
                 for name, (kind, reading) in readings.items()
             }
             datasets.append(LatentDataset(spec, shapes.family, params, numbers.get(split), provenance))
@@ -110,15 +105,13 @@ class Latents(Source):
             left_out=tuple(found.left_out),
             check_unchanged=Watched(found.paths, began_ns).check,
             style=shapes.style(kinds[0], found.name, columns[kinds[0]].dtype, found.label_name, found.suffix),
-            missing=tuple(
-                words
-                for words in ("" if len(kinds) > 1 else MISSING.get(kinds[0], ""), "" if labels.names else "labels")
-                if words
-            ),
+            missing=missing_of(kinds[0], len(kinds) > 1, bool(labels.names)),
+            fractions=None if found.groups or "all" not in found.columns else (self.val_fraction, self.test_fraction),
             constant=constant,
         )
 
-    def _find(self, path: Path) -> Found:
+    def find(self, path: Path, has_train: bool = True) -> Found:
+        """The arrays in files below `path`; `has_train`: some must be to train on."""
         if self.layout not in LAYOUTS:
             raise DataError(f"data.layout={self.layout} is unknown: choose {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}")
         shelf = Shelf(self.memory_limit_gib)
@@ -134,7 +127,8 @@ class Latents(Source):
             if self.groups is not None:
                 raise DataError(f"data.groups={self.groups}: files of one image are groups already; leave it out")
             return (find_moments if layout == "moments_npz" else find_crops)(path, self.label, shelf)
-        found = find_arrays(path, keys if self.label is None else {**keys, "label": self.label}, self.groups, shelf)
+        names = keys if self.label is None else {**keys, "label": self.label}
+        found = find_arrays(path, names, self.groups, shelf, has_train)
         if layout == "latent_shards":
             if not found.groups:
                 raise DataError(
@@ -144,7 +138,8 @@ class Latents(Source):
             found.axes = "NCHW"
         return found
 
-    def _shapes(self, path: Path, found: Found, kinds: tuple[str, ...]) -> Shapes:
+    def shapes(self, path: Path, found: Found, kinds: tuple[str, ...]) -> Shapes:
+        """What one latent is, by the shapes of the arrays that were found."""
         stack = next(iter(found.columns.values()))[kinds[0]]
         what = f"{path} ({found.name})" if found.name else str(path)
         is_real = kinds[0] in ("loc", "moments") and len(stack.shape) == 4
@@ -181,7 +176,7 @@ class Latents(Source):
             found.left_out.append(f"figures of classes on {' and '.join(lacking)}, which has no labels")
         return labels, numbers
 
-    def _survey(
+    def survey_all(
         self, found: Found, shapes: Shapes, kinds: tuple[str, ...], assigned: dict[str, Assigned]
     ) -> dict[str, dict[str, Facts]]:
         """Split of the files -> parameter -> what was seen."""
@@ -201,7 +196,7 @@ class Latents(Source):
             by_kind: dict[str, dict[str, Parameter]] = {}
             for name, (kind, reading) in shapes.readings(kinds).items():
                 dtype = np.dtype(np.int64 if name == "codes" else np.float32)
-                by_kind.setdefault(kind, {})[name] = _column(found, source, kind, reading, shapes.event, dtype)
+                by_kind.setdefault(kind, {})[name] = column_of(found, source, kind, reading, shapes.event, dtype)
             for kind, columns in by_kind.items():  # those of one array read it once
                 facts[source] |= survey(columns, kind, is_train, limits)
         return facts
@@ -234,7 +229,7 @@ class Latents(Source):
         return constant
 
 
-def _column(
+def column_of(
     found: Found, source: str, kind: str, reading: Reading, event: tuple[int, ...], dtype: np.dtype
 ) -> Parameter:
     """All rows of a parameter."""

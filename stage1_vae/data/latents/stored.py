@@ -106,6 +106,10 @@ class Stored:
         """Where a row is, for the user."""
         return f"{self.words}: row {row:,}"
 
+    def origin(self, row: int) -> tuple[Path, int]:
+        """The file of a row, and its number in there."""
+        return self.path, row
+
     @property
     def num_bytes(self) -> int:
         return int(np.prod(self.shape)) * self._numpy_dtype.itemsize

@@ -53,7 +53,8 @@ def a_comparison(width: int) -> Group:
 
 def a_plan(width: int) -> Group:
     costs = [Cost(stage, {"a": 1234567890}, 987654321, 4321.0, "123,456 steps of 128") for stage in ("vae", "evaluate")]
-    facts = {"images": {"name": "[red]", "shape": [3, 256, 256], "num": {"train": 60000, "val": 1, "test": 10000}}}
+    counts = {"train": 60000, "val": 1, "test": 10000}
+    facts = {"images": {"name": "[red]", "noun": "images", "shape": [3, 256, 256], "num": counts}}
     return terminal_plan(costs, facts, ["[/] 1,234,567 notes"], width)
 
 

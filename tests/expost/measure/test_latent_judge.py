@@ -210,3 +210,20 @@ class Broken(StandardNormal):
 
     def _sample(self, n: int, context: torch.Tensor | None, how: Sampling) -> torch.Tensor:
         return super()._sample(n, context, how) * torch.nan
+
+
+def test_test_latents_that_leave_the_constants_are_counted(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(60, 3)).astype("f4")
+    points[:, 1] = 2
+    other = points[:20].copy()
+    other[:7, 1] = 3
+    found = judged(tmp_path, {"train_loc": points, "test_loc": other}, "prior=gaussian")
+    assert any(note.startswith("7 of 20 test latents have other numbers") for note in found.notes)
+    assert found.row("learned").latent_nll_nats is None
+
+
+def test_a_constant_inside_of_a_channel_is_said_to_have_no_bound(tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).normal(size=(60, 2, 3, 3)).astype("f4")
+    maps[:, 0, 0, 0] = 5
+    found = judged(tmp_path, {"loc": maps}, "prior=standard_normal")
+    assert any(note.startswith("1 of 18 numbers never vary and stand in channels that do") for note in found.notes)

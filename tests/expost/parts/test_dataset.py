@@ -14,7 +14,7 @@ from expost.evaluation.sections import Dataset
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from stage1_vae.data.arrays import Arrays
 from stage1_vae.data.images import DataError
-from stage1_vae.data.labels import class_number, list_names, sort_names
+from stage1_vae.data.labels import class_number, class_values, list_names, sort_names
 
 FAST = ("debug=fast", "logger=csv", "prior=gaussian")
 
@@ -136,3 +136,15 @@ def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypa
     ((images, names),) = drawn
     assert [round(255 * image.mean().item()) for image in images] == list(map(int, names))
     assert sorted(names, key=int) == names and len(set(names)) == 3 and 30 <= len(names) <= 40
+
+
+def test_drawn_latents_carry_the_label_that_the_file_has(tmp_path: Path) -> None:
+    labels = np.arange(120) % 3 + 5  # called 5, 6, 7
+    np.savez(tmp_path / "set.npz", loc=np.random.default_rng(0).normal(size=(120, 2)).astype("f4"), y=labels)
+    settings = ("data=latents", "data.root=set.npz", "prior=gaussian", "prior.conditional=true", "logger=csv")
+    done = run_here(tmp_path, *settings, "stage=sample", "sample.num=9", "sample.label=6", "sample.out=out.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "out.npz") as drawn:
+        assert drawn["y"].tolist() == [6] * 9 and drawn["loc"].shape == (9, 2)
+    assert class_values(("cat", "dog")).tolist() == [0, 1] and class_values(("-1", "01")).tolist() == [-1, 1]
+    assert class_values(("1", "01")).tolist() == [0, 1]  # which of them, a number could not say

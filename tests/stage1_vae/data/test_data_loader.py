@@ -16,7 +16,7 @@ from stage1_vae.data.folders.files import Files
 from stage1_vae.data.image_folder import ImageFolder
 from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
-from stage1_vae.data.preprocess import Preprocess
+from stage1_vae.data.preprocess import Preprocess, SameNoise
 
 PLAIN = Preprocess(levels=256)
 DYNAMIC = Preprocess(levels=256, binarize="dynamic")
@@ -268,3 +268,18 @@ def test_throughput() -> None:
             assert len(images) / (time.process_time() - start) > 100_000
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("how", [{"binarize": "dynamic"}, {"dequantize": True}])
+def test_same_noise_for_all_images_is_that_of_the_family(how: dict[str, object]) -> None:
+    same = SameNoise(levels=256, seed=3, **how)  # type: ignore[arg-type]
+    raw = torch.full((2, 1, 60, 60), 77, dtype=torch.uint8)
+    x, usual = same(raw), Preprocess(levels=256, **how)(raw, generator())  # type: ignore[arg-type]
+    assert torch.equal(x[0], x[1]) and torch.equal(x[:1], same(raw[:1])) and x.dtype == usual.dtype
+    assert x.mean().item() == pytest.approx(usual.mean().item(), abs=0.03)
+    assert x.std().item() == pytest.approx(usual.std().item(), rel=0.05)
+
+
+def test_same_noise_leaves_what_draws_nothing_as_it_is() -> None:
+    raw = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(SameNoise(levels=256)(raw), PLAIN(raw))

@@ -10,6 +10,7 @@ from outside.their_models import images
 
 from stage1_vae.external.errors import ExternalError
 from stage1_vae.external.module import Module
+from stage1_vae.external.source import Loaded
 
 SOURCE = """
 import torch
@@ -136,3 +137,39 @@ def test_what_was_typed_is_not_enough(file: Path) -> None:
     assert "it has Net, make, Half, nothing" in refusal(module=str(file))
     assert "there is no such file" in refusal(module=f"{file.parent / 'none.py'}:make")
     assert "No module named 'no_such_package'" in refusal(module="no_such_package:make")
+
+
+LOOSE = """
+import torch
+from pathlib import Path
+from torch import nn
+
+class Loose(nn.Module):
+    def __init__(self, table, scale):
+        super().__init__()
+        self.layers = [nn.Linear(16, 3)]  # which torch knows nothing of
+        nn.init.constant_(self.layers[0].weight, 0.5)
+        self.table = torch.full((3, 16), table)
+        self.scale = float(Path(__file__).with_name("scale.txt").read_text())
+        self.loss = self.layers[0].weight.sum() * scale  # left behind by a training
+    def encode(self, x):
+        return self.scale * self.layers[0](x.flatten(1))
+    def decode(self, z):
+        return (z @ self.table).view(-1, 1, 4, 4)
+"""
+
+
+def test_what_torch_does_not_know_of_a_module_is_its_own_all_the_same(tmp_path: Path) -> None:
+    path, scale = tmp_path / "loose.py", tmp_path / "scale.txt"
+    path.write_text(LOOSE, encoding="utf-8")
+
+    def load(table: float = 1.0, kept: float = 2.0, loss: float = 1.0) -> Loaded:
+        scale.write_text(str(kept), encoding="utf-8")
+        return Module(module=f"{path}:Loose", arguments={"table": table, "scale": loss}).load()
+
+    one = load()
+    assert "51 parameters" in one.said[0]
+    assert not any(parameter.requires_grad for parameter in one.model.layers[0].parameters())
+    assert load().sha256 == load(loss=3.0).sha256 == one.sha256  # what was computed is no weight
+    assert load(table=2.0).weights_sha256 != one.weights_sha256
+    assert load(kept=1.0).sha256 != one.sha256

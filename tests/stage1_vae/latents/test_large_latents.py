@@ -220,7 +220,7 @@ MEASURED = """
 import json, sys
 from pathlib import Path
 import torch
-from benchmarks.large_latents import status, watched
+from benchmarks.latents.fitting import status, watched
 from stage1_vae.latents import dataset as door
 from stage2_prior.fitting import FitRun, Sizes
 from stage2_prior.priors.gaussian import Gaussian

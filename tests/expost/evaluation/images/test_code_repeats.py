@@ -1,8 +1,15 @@
 """How near sequences of codes come to those of the training set."""
 
+import pytest
 import torch
 
-from expost.evaluation.images.memorisation import MOST_COMPARED, memorisation, nearest_share, num_looked_up
+from expost.evaluation.images.memorisation import (
+    MOST_COMPARED,
+    memorisation,
+    nearest_sequence,
+    nearest_share,
+    num_looked_up,
+)
 
 
 def codes(num: int, seed: int, places: int = 12, size: int = 300) -> torch.Tensor:
@@ -28,3 +35,9 @@ def test_many_training_sequences_are_searched_for_fewer_samples() -> None:
     assert num_looked_up(1000, 60_000, 49) == 1000
     assert num_looked_up(10_000, 5_000_000, 64) == 100
     assert num_looked_up(10_000, 60_000, 49) * 60_000 * 49 <= MOST_COMPARED
+
+
+def test_the_nearest_sequence_is_the_first_of_those_that_are_as_near() -> None:
+    training = [torch.tensor([[0, 1, 2], [3, 3, 3]]), torch.tensor([[0, 1, 2], [0, 0, 2]])]
+    index, share = nearest_sequence(torch.tensor([[0, 1, 2], [0, 0, 2], [3, 3, 0]]), training)
+    assert index.tolist() == [0, 3, 1] and share.tolist() == pytest.approx([0, 0, 1 / 3])

@@ -10,7 +10,7 @@ from expost.evaluation.images import memorisation as m
 
 
 def test_nearest_agrees_with_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(m, "SCORES_AT_ONCE", 5000)  # several chunks
+    monkeypatch.setattr(m, "SCORES_IN_CACHE", 5000)  # several blocks of training vectors, the last not full
     training, samples = torch.randn(700, 12) + 100, torch.randn(300, 12) + 100  # far from the origin
     samples[:20] = training[40:60]
     found = m.nearest(samples, training)

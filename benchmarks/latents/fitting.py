@@ -1,6 +1,6 @@
 """Priors fitted to latents larger than memory: peak anonymous memory, seconds, and nats above the truth.
 
-    python -m benchmarks.large_latents [--num 5000000] [--folder DIR] [--fits em,autoregressive] [--components 20]
+    python -m benchmarks.latents.fitting [--num 5000000] [--folder DIR] [--fits em,autoregressive] [--components 20]
 
 Writes posteriors whose aggregate is a known mixture of 20 Gaussians in 64 dimensions (2.6 GB of parameters for five
 million), block by block as `encode` does, fits priors to them, each in a process of its own, and removes them again.
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DIMS, CLUSTERS, BLOCK = 64, 20, 2**16
 HELD_OUT, SEED_HELD_OUT = 20_000, 10**6
 LIMIT_MIB = 1024
@@ -173,7 +173,11 @@ def measured(kind: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     words = ["--only", kind, "--folder", str(folder)]
     words += ["--components", str(options.components), "--steps", str(options.steps)]
     done = subprocess.run(
-        [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8"
+        [sys.executable, "-m", "benchmarks.latents.fitting", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     if done.returncode:
         raise SystemExit(f"the fit {kind} ended with {done.returncode}")

@@ -1,6 +1,6 @@
 """Encoding through `vae=diffusers` beside a bare loop around the same module: images a second, and peak memory.
 
-    python -m benchmarks.external [--images 1023] [--rounds 5]
+    python -m benchmarks.outside.external [--images 1023] [--rounds 5]
 
 A small AutoencoderKL of random weights, saved by diffusers, and random 64x64 images in colour: they cost what trained
 ones and real ones do. Each side is a process of its own, and the two take turns. The bare loop keeps means and
@@ -102,7 +102,7 @@ SIDES = {"theirs": encode_theirs, "ours": encode_ours}
 def one_side(side: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """One side in a process of its own."""
     words = ["--images", str(options.images), "--batch-size", str(options.batch_size)]
-    command = [sys.executable, "-m", "benchmarks.external", "--side", side, "--folder", str(folder), *words]
+    command = [sys.executable, "-m", "benchmarks.outside.external", "--side", side, "--folder", str(folder), *words]
     figures: dict[str, float] = json.loads(measured(command, os.environ).output.splitlines()[-1])
     return figures
 
@@ -122,7 +122,9 @@ def main() -> int:
     rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="expost-external-") as name:
         folder = Path(name)
-        measured([sys.executable, "-c", f"from benchmarks.external import *; save_model(Path({name!r}))"], os.environ)
+        measured(
+            [sys.executable, "-c", f"from benchmarks.outside.external import *; save_model(Path({name!r}))"], os.environ
+        )
         for _ in range(options.rounds):
             rounds.append({side: one_side(side, folder, options) for side in SIDES})
     speed = statistics.median(r["theirs"]["cpu"] / r["ours"]["cpu"] for r in rounds)

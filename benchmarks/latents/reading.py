@@ -1,6 +1,6 @@
 """Latents that somebody else has encoded, larger than memory: read, checked, split and copied into a store.
 
-    python -m benchmarks.latents_in [--num 5000000] [--folder DIR] [--kinds npy,safetensors] [--shards 50]
+    python -m benchmarks.latents.reading [--num 5000000] [--folder DIR] [--kinds npy,safetensors] [--shards 50]
 
 Writes posteriors of 64 dimensions, `loc` and `log_std` in float32 with labels (2.6 GB for five million), as shards, and
 in a new process for each kind of file does what `data=latents` and its stage `latents` do: `Latents.load` and
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.large_latents import DIMS, LIMIT_MIB, watched
+from benchmarks.latents.fitting import DIMS, LIMIT_MIB, watched
 
 CLASSES = 20
 HEAD = f"{'':14}{'anonymous':>11}{'peak':>10}{'load':>9}{'save':>9}{'load MB/s':>11}"
@@ -72,7 +72,7 @@ def measured(folder: Path, out: Path) -> dict[str, Any]:
     Raises:
         SystemExit: it failed.
     """
-    words = [sys.executable, "-m", "benchmarks.latents_in", "--only", str(folder), "--folder", str(out)]
+    words = [sys.executable, "-m", "benchmarks.latents.reading", "--only", str(folder), "--folder", str(out)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"reading {folder} ended with {done.returncode}")
