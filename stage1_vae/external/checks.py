@@ -18,7 +18,7 @@ from stage1_vae.likelihoods import BernoulliImage
 TOLERANCE = {"32": 1e-3, "bf16": 0.1}
 """By how many standard deviations of all its values one may differ in other company: kernels round differently."""
 FEW_CODES = 0.02
-"""Share of codes that rounding may change where two code vectors are equally near."""
+"""Share of codes that rounding may change where two code vectors are equally near and an image is in other company."""
 MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
@@ -95,7 +95,7 @@ def _study(caller: Caller, x: Tensor, asked: Asked) -> Studied:
     for name in PARAMETERS[reading.family]:
         values = getattr(posterior, name)
         check_finite(name, values)
-        _check_same(name, values, getattr(again, name), caller.precision, _other_call(reading))
+        _check_same(name, values, getattr(again, name), caller.precision, _other_call(reading), few_codes=0.0)
         _check_same(name, values[:1], getattr(alone, name), caller.precision, OTHER_COMPANY)
     z = likeliest(posterior)
     decoded = _decoded(caller, reading, z, dtype)
@@ -120,11 +120,18 @@ def _other_call(reading: Reading) -> str:
     )
 
 
-def _check_same(name: str, one: Tensor, other: Tensor, precision: str, words: str) -> None:
+def _check_same(
+    name: str, one: Tensor, other: Tensor, precision: str, words: str, few_codes: float = FEW_CODES
+) -> None:
+    """
+    Raises:
+        ExternalError: with `words`, where they differ by more than rounding makes them; of codes, in a share of more
+            than `few_codes`, which is 0 where the same is computed twice.
+    """
     if not one.is_floating_point():
         share = float((one != other).double().mean()) if one.shape == other.shape else 1.0
-        if share > FEW_CODES:
-            raise ExternalError(f"{words} ({100 * share:.0f} % of the codes differ)")
+        if share > few_codes:
+            raise ExternalError(f"{words} ({100 * share:.2g} % of the codes differ)")
         return
     if one.shape != other.shape:
         raise ExternalError(f"{words} ({name}: {tuple(one.shape)} and {tuple(other.shape)})")

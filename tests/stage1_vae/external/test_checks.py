@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from outside.their_models import Given, Normals, Rotation, external, images
+from outside.their_models import Codes, Given, Normals, Rotation, external, images
 from torch import Tensor, nn
 
 from stage1_vae.external.autoencoder import calibrate
@@ -50,6 +50,23 @@ class Noisy(Rotation):
 
 def test_a_random_draw_is_no_posterior() -> None:
     assert "return mean and log-variance" in refusal(Drawing())
+
+
+class NearlySure(Codes):
+    """One code in 392 is another one in every other call."""
+
+    calls = 0
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        codes = super().encode(x)
+        codes[0, 0, 0] = self.calls % 2
+        return codes
+
+
+def test_codes_that_are_drawn_anew_are_refused_however_few() -> None:
+    line = refusal(NearlySure(), images(side=14))
+    assert "other codes the second time" in line and "(0.26 % of the codes differ)" in line
 
 
 def test_an_image_must_not_depend_on_its_company() -> None:
