@@ -125,8 +125,8 @@ def _check_same(
 ) -> None:
     """
     Raises:
-        ExternalError: with `words`, where they differ by more than rounding makes them; of codes, in a share of more
-            than `few_codes`, which is 0 where the same is computed twice.
+        ExternalError: with `words`, where they differ by more than rounding makes them; of codes, in a share above
+            `few_codes`, which is 0 where the same is computed twice.
     """
     if not one.is_floating_point():
         share = float((one != other).double().mean()) if one.shape == other.shape else 1.0

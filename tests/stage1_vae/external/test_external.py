@@ -11,7 +11,9 @@ from outside.their_models import DIM, Codes, Given, Normals, Rotation, external,
 from torch import Tensor, nn
 
 from stage1_vae.autoencoder import Autoencoder
+from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import calibrate
+from stage1_vae.external.calling import Format
 from stage1_vae.external.errors import ExternalError
 from stage1_vae.external.weights import modules, sha256, tensors
 from stage1_vae.latents import LatentDataset
@@ -25,6 +27,15 @@ X = images()
 class Named(Normals):
     def encode(self, x: Tensor) -> Any:
         return {"mean": self.rotated(x), "log_std": self.spread(x)}
+
+
+def test_the_encoder_sees_pixels_without_the_noise_that_dequantises_them() -> None:
+    raw = torch.arange(256, dtype=torch.uint8).repeat(2).view(-1, 1, 4, 4)
+    dequantised = Preprocess(levels=256, dequantize=True)(raw, torch.Generator().manual_seed(0))
+    form = Format((1, 4, 4), levels=256)
+    assert torch.equal(form.enter(dequantised), raw / 255)
+    centres = (raw.double() + 0.5) / 256  # what the noise is about
+    torch.testing.assert_close(form.leave(raw.double() / 255), centres, atol=1e-12, rtol=0)
 
 
 def test_it_owns_the_scale_of_its_likelihood_and_nothing_else() -> None:
