@@ -126,6 +126,16 @@ def test_points_have_no_rate_and_the_report_says_what_the_file_lacks(tmp_path: P
     assert report.classes is None
 
 
+def test_a_dimension_that_never_varies_is_in_the_nats_of_no_row(tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    points = vectors()["loc"][:, :3]
+    beside = np.concatenate([points, np.full((NUM, 1), 7.5, "f4")], 1)
+    found = judged(tmp_path, {"loc": beside}, "prior=gaussian")
+    without = judged(tmp_path / "without", {"loc": points}, "prior=gaussian")
+    for row in (without.baseline, MOMENT_MATCHED, "learned"):
+        assert nats(found, row) == pytest.approx(nats(without, row), abs=1e-4)
+
+
 def test_maps_are_shown_as_they_are(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     arrays = {"loc": (3 + draws.normal(size=(400, 3, 4, 4))).astype("f4")}
