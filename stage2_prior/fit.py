@@ -35,6 +35,7 @@ class Learner(Density, Protocol):
     """What the loop asks of a prior, a module: `stage2_prior.prior.GradientPrior`."""
 
     num_classes: int
+    loss_is: str
 
     def prepare(self, train: LatentDataset) -> None: ...
     def train(self) -> Self: ...
@@ -193,7 +194,8 @@ class PriorTraining(LightningModule):
         self.val_losses.clear()
         if self.trainer.sanity_checking:
             return
-        figures = {"train_nll_nats": ranks.mean(torch.stack(self.train_losses)), "val_nll_nats": value}
+        what = "nll_nats" if self.prior.loss_is == "nats" else "loss"
+        figures = {f"train_{what}": ranks.mean(torch.stack(self.train_losses)), f"val_{what}": value}
         self.train_losses.clear()
         self.curve.append({"epoch": self.current_epoch, **figures})
         self.fit_run.log(figures, self.current_epoch)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from stage1_vae.errors import ExpostError
 from stage1_vae.latents import BUFFER_BYTES, IN_MEMORY_BYTES, LatentDensity, LatentSpec
@@ -88,6 +89,8 @@ class FitRun:
         states: for a fit with a loop of its own; `lightning_fit` keeps and continues by itself.
         ranks: the processes that fit together; each is lent a `FitRun` of its own and ends with the same answer.
         sizes: where the fit goes another way.
+        encoder: q(z|x) of images [B, C, H, W] as stage 1 takes them, frozen and differentiable; None: there is none.
+        images: rows [B] of the training set -> such images, on the device; None: there are none.
     """
 
     device: torch.device
@@ -98,6 +101,8 @@ class FitRun:
     states: FitStates = field(default_factory=FitStates)
     ranks: Ranks = field(default_factory=Ranks)
     sizes: Sizes = field(default_factory=Sizes)
+    encoder: Callable[[Tensor], Distribution] | None = None
+    images: Callable[[Tensor], Tensor] | None = None
 
 
 Logged = tuple[dict[str, float], int]

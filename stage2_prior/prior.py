@@ -4,6 +4,7 @@ A prior is a module, because it is fitted, saved and moved as a whole: all fitte
 Public methods validate once and call the private ones, which do the maths.
 """
 
+import math
 from abc import ABC, abstractmethod
 from enum import Enum
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ class Prior(nn.Module, ABC):
     version: ClassVar[int] = 1
     """Part of the key of what the class produces; raised whenever its results change."""
 
+    loss_is: str = "nats"
+    """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
     takes_labels: ClassVar[bool] = False
     """Whether `conditional=true` is a word of its constructor; any other prior is then fitted once a class."""
 
@@ -49,8 +52,10 @@ class Prior(nn.Module, ABC):
     """Classes whose labels it takes as context; 0: it takes none."""
     passes: int = 1
     """Passes of a network that a density without a label takes."""
+    memorises: bool = False
+    """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
-    """Fields of `Sampling` that its samples can follow."""
+    """Fields of `Sampling` that its samples can follow, beside truncation, which every density can."""
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__()
@@ -66,6 +71,19 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def num_parameters(self) -> int:
         """Free numbers of the density: symmetric entries once, masked and fixed ones not at all."""
+
+    @property
+    def log_prob_error_nats(self) -> float:
+        """Standard error that all of its densities share, of an estimated normaliser; 0: none.
+
+        Noise that differs from latent to latent is not in it: the spread over latents holds that already.
+        """
+        return 0.0
+
+    @property
+    def caveats(self) -> list[str]:
+        """What people should know of its densities and samples, in sentences: what is estimated, and how well."""
+        return []
 
     @classmethod
     @abstractmethod
@@ -104,7 +122,22 @@ class Prior(nn.Module, ABC):
         self._check_context(context, n)
         self.check_sampling(how, context is not None)
         with torch.no_grad():
-            return self._sample(n, context, how)
+            return self._sample(n, context, how) if how.truncation == 1 else self._likeliest(n, context, how)
+
+    def _likeliest(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        """[n, *shape]: the likeliest n of n / truncation draws; where labels are given, of each class by itself."""
+        num, device = math.ceil(n / how.truncation), self.anchor.device
+        wanted = torch.zeros(n, dtype=torch.int64, device=device) if context is None else context.to(device).long()
+        classes = wanted[torch.arange(num, device=device) * n // max(num, 1)]  # each place once, or more
+        labels = None if context is None else classes
+        z = self._sample(num, labels, how)
+        order = self._log_prob(z, labels).argsort(descending=True)
+        order = order[classes[order].argsort(stable=True)]  # by class, the likeliest first
+        drawn = classes.bincount(minlength=1)
+        rank = torch.arange(num, device=device) - (drawn.cumsum(0) - drawn)[classes[order]]
+        kept = order[rank < wanted.bincount(minlength=len(drawn))[classes[order]]].sort().values
+        kept = kept[classes[kept].argsort(stable=True)]  # by class, as they were drawn
+        return z[kept][wanted.argsort(stable=True).argsort()]
 
     def check_sampling(self, how: Sampling, labelled: bool) -> None:
         """Refuse what `sample` could not follow; `labelled`: whether labels will be given.
@@ -115,8 +148,10 @@ class Prior(nn.Module, ABC):
         for knob in how.knobs:
             if knob == "guidance" and not self.num_classes:
                 raise PriorError("sample.guidance needs a prior of classes; fit one with prior.conditional=true")
+            if knob == "truncation" and self.log_prob_is is not Exactness.NONE:
+                continue
             if knob not in self.knobs:
-                able = ", ".join(sorted(self.knobs)) or "none: it is sampled as it is"
+                able = ", ".join(sorted(self.knobs)) or "nothing of a network"
                 raise PriorError(f"this prior cannot follow sample.{knob}; leave it out (what it can follow: {able})")
         if how.guidance and not labelled:
             raise PriorError("sample.guidance leads towards a class and none is given; give sample.label too")
@@ -194,7 +229,7 @@ class Wrapper(Prior, ABC):
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
-        self.fits_in_ranks = prior.fits_in_ranks
+        self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
 
     @property
     @abstractmethod
@@ -214,6 +249,14 @@ class Wrapper(Prior, ABC):
     @property
     def log_prob_is(self) -> Exactness:
         return self.inner.log_prob_is
+
+    @property
+    def log_prob_error_nats(self) -> float:
+        return self.inner.log_prob_error_nats
+
+    @property
+    def caveats(self) -> list[str]:
+        return self.inner.caveats
 
 
 def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | None:

@@ -1,10 +1,12 @@
-"""How a sequence is drawn from its conditionals, token by token: as they are, or sharpened.
+"""How latents are drawn: as the density says, or sharpened; and how a code is drawn from its logits.
 
 At temperature 1 without a cut the draws follow the density. A lower temperature, the k likeliest codes (Fan, Lewis &
 Dauphin, "Hierarchical Neural Story Generation", 2018), the smallest set of codes that holds a share p of the mass
 (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020) and guidance away from the unconditional model
 (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, eq. 6) trade variety for typical images; `log_prob` does not
-follow them.
+follow them. Of real numbers the temperature scales the noise that a sample begins with, or the widths around it, and
+truncation keeps the draws of the highest density (after the truncation trick of Brock, Donahue & Simonyan, "Large Scale
+GAN Training", 2019, section 3.1, which cuts the noise and not the density).
 """
 
 import math
@@ -26,6 +28,7 @@ class Sampling:
     top_k: codes that may be drawn; None: all.
     top_p: share of the mass that may be drawn; 1: all.
     guidance: weight w of (1 + w) log p(z|y) - w log p(z); 0: none.
+    truncation: share of draws that is kept, those of the highest density; 1: all.
 
     Raises:
         ValueError: for a number out of range.
@@ -35,9 +38,10 @@ class Sampling:
     top_k: int | None = None
     top_p: float = 1.0
     guidance: float = 0.0
+    truncation: float = 1.0
 
     def __post_init__(self) -> None:
-        for knob in ("temperature", "top_p", "guidance"):
+        for knob in ("temperature", "top_p", "guidance", "truncation"):
             value = getattr(self, knob)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"sample.{knob}={value!r}: give a number")
@@ -46,8 +50,9 @@ class Sampling:
                 raise ValueError(f"sample.{knob}={value}: give 0 or more, at most {MOST}")
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ValueError(f"sample.top_k={self.top_k!r}: give a whole number, at least 1")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sample.top_p={self.top_p}: give a share above 0, at most 1")
+        for knob in ("top_p", "truncation"):
+            if not 0 < (share := getattr(self, knob)) <= 1:
+                raise ValueError(f"sample.{knob}={share}: give a share above 0, at most 1")
 
     @property
     def knobs(self) -> list[str]:

@@ -74,6 +74,7 @@ class Sample(Section):
     top_k: Annotated[PositiveInt, Strict()] | None
     top_p: float = Field(gt=0, le=1)
     guidance: float = Field(ge=0)
+    truncation: float = Field(gt=0, le=1)
 
 
 class Score(Section):

@@ -139,6 +139,7 @@ class LearnedPrior:
         top_k: int | None = None,
         top_p: float = 1.0,
         guidance: float = 0.0,
+        truncation: float = 1.0,
     ) -> Tensor:
         """n latents [n, *latent], in the units of those that it was fitted to.
 
@@ -147,14 +148,14 @@ class LearnedPrior:
             label: a class for all, by its name (of `class_names`; where these are words, its number will do), or one
                 for each, as a list of names or int64 [n]; of a prior that was fitted with `conditional=True`. None: all
                 classes, as often as among the training latents.
-            temperature, top_k, top_p, guidance: of `stage2_prior.sampling.Sampling`; what the prior can follow of
-                these is `prior.knobs`.
+            temperature, top_k, top_p, guidance, truncation: of `stage2_prior.sampling.Sampling`; what the prior can
+                follow of these is `prior.knobs`, and truncation.
 
         Raises:
             ValueError: in one line: n is negative, a class that the prior does not know, a number out of range, or what
                 this prior cannot follow.
         """
-        how = Sampling(temperature, top_k, top_p, guidance)
+        how = Sampling(temperature, top_k, top_p, guidance, truncation)
         labels = None if label is None else self._labels(n, label)
         sizes = [min(MAX_DRAWS, n - start) for start in range(0, n, MAX_DRAWS)] or [n]
         context = [None] * len(sizes) if labels is None else labels.split(MAX_DRAWS)

@@ -139,6 +139,7 @@ class TwoStage:
         top_k: int | None = None,
         top_p: float = 1.0,
         guidance: float = 0.0,
+        truncation: float = 1.0,
     ) -> Tensor:
         """n images [n, C, H, W] in [0, 1]: means of p(x|z) for z ~ prior, or z ~ p(z|label).
 
@@ -147,14 +148,14 @@ class TwoStage:
             label: a class for all, by its name (of `class_names`; where these are words, its number will do), or one
                 for each, as a list of names or int64 [n]; of a model whose prior was fitted with
                 `prior.conditional=true`. None: all classes, as often as among the training images.
-            temperature, top_k, top_p, guidance: of `stage2_prior.sampling.Sampling`; what the prior can follow of
-                these is `prior.knobs`.
+            temperature, top_k, top_p, guidance, truncation: of `stage2_prior.sampling.Sampling`; what the prior can
+                follow of these is `prior.knobs`, and truncation.
 
         Raises:
             ValueError: in one line: n is negative, a class that the prior does not know, a number out of range, or what
                 this prior cannot follow.
         """
-        return self.decode(self.sample_latents(n, label, temperature, top_k, top_p, guidance))
+        return self.decode(self.sample_latents(n, label, temperature, top_k, top_p, guidance, truncation))
 
     @torch.no_grad()
     def sample_latents(
@@ -165,9 +166,10 @@ class TwoStage:
         top_k: int | None = None,
         top_p: float = 1.0,
         guidance: float = 0.0,
+        truncation: float = 1.0,
     ) -> Tensor:
         """n latents [n, *latent] from the learned prior; arguments and errors are those of `sample`."""
-        return self._drawing.sample(n, label, temperature, top_k, top_p, guidance)
+        return self._drawing.sample(n, label, temperature, top_k, top_p, guidance, truncation)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:

@@ -36,7 +36,7 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
     asked = job.config.prior
-    node = choose_prior(asked, spec, prior_nodes(), job.command)
+    node = sized(choose_prior(asked, spec, prior_nodes(), job.command), num_images)
     cls = target_class(node)
     if cls is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
@@ -61,7 +61,7 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
     with seeded(seed, device):
-        prior = build("prior", constructor_node(node), spec=inner)
+        prior = build("prior", constructor_node(sized(node, num)), spec=inner)
     if prior.min_images > num:
         raise UserError(
             f"{cls.__name__} needs at least {prior.min_images} training images and there are {num}; "
@@ -156,6 +156,15 @@ def set_key(node: Node, path: tuple[str, ...], value: Any, name: str, spec: Late
             f"leave it out (its keys: {keys})"
         )
     node[last] = value
+
+
+def sized(node: Any, num: int) -> Any:
+    """A section, and those in it, with `num`, of training latents, for `num_points: null`, which is all of them."""
+    if isinstance(node, list):
+        return [sized(part, num) for part in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: num if key == "num_points" and value is None else sized(value, num) for key, value in node.items()}
 
 
 def constructor_node(node: Node) -> Node:

@@ -6,7 +6,7 @@ the same images as a run of a hundred.
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ def how_to_sample(settings: Sample) -> Sampling:
         UserError: a number out of range.
     """
     try:
-        return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.guidance)
+        return Sampling(**{knob.name: getattr(settings, knob.name) for knob in fields(Sampling)})
     except ValueError as error:
         raise UserError(str(error)) from error
 

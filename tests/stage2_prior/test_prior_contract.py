@@ -73,7 +73,10 @@ def test_shapes_and_dtypes(name: str, kind: str) -> None:
     assert prior.sample(0).shape == (0, *shape) and prior.sample(0).dtype == z.dtype
     log_prob = prior.log_prob(z)
     assert log_prob.shape == (7,) and log_prob.dtype == torch.float32 and log_prob.isfinite().all()
-    torch.testing.assert_close(prior.loss(z), -log_prob)
+    if prior.loss_is == "nats" and prior.log_prob_is is Exactness.EXACT:
+        torch.testing.assert_close(prior.loss(z), -log_prob)
+    assert prior.loss(z).shape == (7,) and prior.loss(z).isfinite().all()
+    assert prior.log_prob_error_nats >= 0 and all(caveat.endswith(".") for caveat in prior.caveats)
     torch.testing.assert_close(prior.log_prob(z[2:5]), log_prob[2:5])  # each latent by itself
 
 
@@ -122,6 +125,18 @@ def test_labels_and_knobs_that_it_does_not_know_are_refused(name: str, kind: str
         else:
             with pytest.raises(PriorError, match=f"cannot follow sample.{knob}"):
                 prior.sample(3, how=how)
+
+
+@life
+def test_truncation_keeps_the_likeliest(name: str, kind: str) -> None:
+    prior = fitted(name, kind)
+    if prior.log_prob_is is Exactness.NONE:
+        pytest.skip("no density")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        plain, kept = prior.sample(600), prior.sample(300, how=Sampling(truncation=0.5))
+        floor = prior.log_prob(plain).quantile(0.35)  # the median, but for its noise over 600 draws
+        assert kept.shape == (300, *SPECS[kind].shape) and (prior.log_prob(kept) >= floor - 1e-4).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

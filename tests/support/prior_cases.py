@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
 from expost.config.build import build as make
-from expost.parts.priors import constructor_node, wrapper_nodes
+from expost.parts.priors import constructor_node, sized, wrapper_nodes
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -29,6 +29,8 @@ SPECS = {
 }
 """All small: two real dimensions, or codes few enough to look at every sequence."""
 REAL = ("vector", "map")
+NUM = 600
+"""Latents of a training set."""
 
 
 def config_of(name: str) -> DictConfig:
@@ -50,7 +52,7 @@ real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
 
 def build(name: str, spec: LatentSpec) -> Prior:
     """The prior that `prior=name` gives, wrappers included."""
-    node: Any = OmegaConf.to_container(config_of(name))
+    node: Any = sized(OmegaConf.to_container(config_of(name)), NUM)
     torch.manual_seed(0)
     prior = make("prior", constructor_node(node), spec=spec)
     for wrapper in wrapper_nodes(node, spec):
@@ -97,6 +99,6 @@ def run_for(prior: Prior) -> FitRun:
 @functools.cache
 def fitted(name: str, kind: str) -> Prior:
     prior = build(name, SPECS[kind])
-    report = prior.fit(data(kind, 600, 1), data(kind, 200, 2), run_for(prior))
+    report = prior.fit(data(kind, NUM, 1), data(kind, 200, 2), run_for(prior))
     assert report.seconds >= 0
     return prior
