@@ -112,7 +112,7 @@ def held_nodes(node: Node) -> list[Node]:
 
 
 def spelled_out(node: Node) -> Node:
-    """`node` with a section where it names a prior of `conf/prior/` that it holds; of classes, if `node` is.
+    """`node` with a section where it names a prior of `conf/prior/` that it holds.
 
     Raises:
         UserError: there is no such prior, or it is neither name nor section.
@@ -127,8 +127,7 @@ def spelled_out(node: Node) -> Node:
         section = offered[asked] if isinstance(asked, str) else asked
         if not isinstance(section, dict) or not issubclass(target_class(section), Prior):
             raise UserError(f"{asked} is no prior; give a name of conf/prior or a section with its _target_")
-        of_classes = {"conditional": True} if node.get("conditional") else {}
-        return spelled_out(without(section, ("otherwise",)) | of_classes)
+        return spelled_out(without(section, ("otherwise",)))
 
     return change_held(node, section_of)
 

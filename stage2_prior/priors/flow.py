@@ -13,7 +13,7 @@ The function is affine, exp(a) x + b, or a rational-quadratic spline between -bo
 (Durkan et al., "Neural Spline Flows", 2019, section 3.1). Both, and their inverses, are those of zuko. Splines see
 nothing beyond their bound: latents should come standardised.
 
-Every layer starts as the identity (but for a thousandth, which lets gradients through), so training starts at the
+Every layer starts as the identity (but for a trace, which lets gradients through), so training starts at the
 density of the base. With N(0, I) that is a usual flow. With another prior as the base, fitted before the first step
 and then left as it is, the flow bends what is good already: a mixture of Gaussians has what no smooth map makes of one
 Gaussian, the gaps between clusters.
@@ -35,10 +35,11 @@ from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import Exactness, GradientPrior, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
+from stage2_prior.wrappers.per_class import PerClass
 
 FIRST_GAIN = 4.0
 """As in `nets.made`: units must bend at the width of one posterior, a tenth of the whole."""
-NEARLY_ZERO = 1e-3
+NEARLY_ZERO = 1e-4
 """Scale of the last layer's weights at the start."""
 SAMPLE_ROWS = 8192
 """Samples are drawn in blocks of this many, so that memory does not grow with their number."""
@@ -64,7 +65,7 @@ class Flow(LabelledPrior):
         bound: of a spline.
         permute: whether each pair of layers has a random order of the dimensions of its own.
         base: unfitted prior of the same latents with an exact density and a fit of its own; None: N(0, I).
-        conditional: whether labels are given: to the layers, and to a base that takes some.
+        conditional: whether labels are given; a base that takes none is then fitted once a class.
 
     Raises:
         PriorError: for a number out of range, a base that is none, labels that are not there, or no zuko.
@@ -97,14 +98,11 @@ class Flow(LabelledPrior):
             raise PriorError(f"prior.dropout={dropout}: give a share from 0 to below 1")
         if not (bound > 0 and math.isfinite(bound)):
             raise PriorError(f"prior.bound={bound}: give a number above 0")
-        if base is not None and (isinstance(base, GradientPrior) or base.log_prob_is is not Exactness.EXACT):
-            raise PriorError(
-                f"prior.base={type(base).__name__}: a flow stands on an exact density that is not fitted by gradient "
-                "itself; give mixture, or null for N(0, I)"
-            )
-        self.base = base
         if base is not None:
+            check_base(base)
+            base = PerClass(base) if conditional and not base.num_classes else base
             self.min_images, self.min_images_a_class = base.min_images, base.min_images_a_class
+        self.base = base
         univariate, num_outputs = univariates(transform, bins, bound)
         kind = Coupling if coupling else Autoregression
         self.flow = nn.ModuleList(
@@ -141,7 +139,7 @@ class Flow(LabelledPrior):
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
 
     def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
-        u, log_det = z.float(), torch.zeros(len(z), device=z.device)
+        u, log_det = z, z.new_zeros(len(z))  # whose dtype the networks' answers take
         for layer in self.layers:
             u, moved = layer(u, labels)
             log_det = log_det + moved
@@ -215,7 +213,7 @@ class Coupling(nn.Module):
         for layer in self.others:
             after = layer(self.dropout(F.silu(h)))
             h = h + after if h.shape == after.shape else after
-        return self.univariate(self.head(F.silu(h)).float().view(-1, len(self.moved), self.num_outputs))
+        return self.univariate(self.head(F.silu(h)).to(z.dtype).view(-1, len(self.moved), self.num_outputs))
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         moved, log_slope = self._function(z, labels).call_and_ladj(z[:, self.moved])
@@ -257,7 +255,7 @@ class Autoregression(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         ordered = z[:, self.order]
-        outputs = self.net(ordered, labels if self.labelled else None).float()  # [B, D, P]
+        outputs = self.net(ordered, labels if self.labelled else None).to(z.dtype)  # [B, D, P]
         moved, log_slope = self.univariate(outputs).call_and_ladj(ordered)
         return torch.empty_like(z).index_copy(1, self.order, moved), log_slope.sum(1)
 
@@ -265,7 +263,7 @@ class Autoregression(nn.Module):
         ordered = u[:, self.order]
 
         def draw(outputs: Tensor, d: int) -> Tensor:
-            return self.univariate(outputs.float()).inv(ordered[:, d])
+            return self.univariate(outputs.to(u.dtype)).inv(ordered[:, d])
 
         z = self.net.generate(len(u), draw, labels if self.labelled else None)
         return torch.empty_like(u).index_copy(1, self.order, z)
@@ -276,6 +274,19 @@ def start_as_identity(head: nn.Linear) -> None:
     """Make a network say nearly nothing: all of its parameters still have a gradient."""
     head.weight.mul_(NEARLY_ZERO)
     nn.init.zeros_(head.bias)
+
+
+def check_base(base: Prior) -> None:
+    """
+    Raises:
+        PriorError: a flow cannot stand on it.
+    """
+    learns = any(isinstance(module, GradientPrior) for module in base.modules())
+    if learns or base.log_prob_is is not Exactness.EXACT:
+        raise PriorError(
+            f"prior.base={type(base).__name__}: a flow stands on an exact density that is not itself fitted by "
+            "gradient; give mixture, or null for N(0, I)"
+        )
 
 
 def orders(num_dims: int, num_layers: int, coupling: bool, permute: bool) -> Iterator[Tensor]:

@@ -60,7 +60,6 @@ def test_a_prior_that_is_held_may_be_named() -> None:
     named = spelled_out(OFFERED["realnvp"] | {"base": "gaussian"})
     assert named["base"] == OFFERED["gaussian"] and held_nodes(named) == [OFFERED["gaussian"]]
     assert spelled_out(named) == named
-    assert spelled_out(named | {"conditional": True})["base"] == OFFERED["gaussian"] | {"conditional": True}
     assert held_nodes(spelled_out(named | {"base": None})) == []
 
 
