@@ -54,6 +54,7 @@ class Row(Record):
         fit_seconds: wall time of fitting the prior.
         spread: figure -> its standard deviation: over halves for samples, over images for bounds.
         notes: what the reader should know about this row, in words.
+        memorises: the prior stands on every training latent: a ceiling, which is never called best.
         gain: figure -> what the learned prior costs more than the baseline, paired image by image.
         over: the same against each prior by counting.
     """
@@ -83,6 +84,7 @@ class Row(Record):
     num_parameters: int | None = _figure("parameters", ",d")
     spread: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    memorises: bool = field(default=False, metadata=OMITTED)
     gain: Mapping[str, Estimate] | None = field(default=None, metadata=OMITTED)
     over: Mapping[str, Mapping[str, Estimate]] | None = field(default=None, metadata=OMITTED)
 

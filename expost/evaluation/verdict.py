@@ -57,6 +57,7 @@ def verdict_lines(report: Report) -> list[str]:
     """One sentence a finding, the most important first; anything in `report` may be missing."""
     baseline, learned, surgery, nouns = report.baseline, report.learned, report.surgery, report.nouns
     lines = [_bought(name, report) for name in learned]
+    lines += [_ceiling(name, nouns) for name in learned if report.row(name).memorises]
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
         lines += [classes_followed(report.classes, name, report.fitting.get(name), nouns) for name in learned]
@@ -70,6 +71,14 @@ def verdict_lines(report: Report) -> list[str]:
     if nouns is LATENTS:
         lines += unseen(report)
     return [*lines, *(sentence for sentence in sentences if sentence)]
+
+
+def _ceiling(name: str, nouns: Nouns) -> str:
+    """What keeps a prior that is made of training latents from being the answer."""
+    return (
+        f"The prior {name} stands on every training latent, so its samples are near copies of training "
+        f"{nouns.many}: it is a ceiling to look up to, and no prior to choose."
+    )
 
 
 def unseen(report: Report) -> list[str]:

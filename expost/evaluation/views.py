@@ -88,7 +88,7 @@ def winners(report: Report) -> dict[str, str]:
     images are paired: both priors were asked about the same images with the same draws, and what the images differ by
     says nothing about the priors.
     """
-    rows = {name: row for name, row in report.rows.items() if name not in FLOORS}
+    rows = {name: row for name, row in report.rows.items() if name not in FLOORS and not row.memorises}
     best = {key: _winner(key, figure, rows, report.baseline) for key, figure in FIGURES.items()}
     return {key: name for key, name in best.items() if name is not None}
 

@@ -24,7 +24,7 @@ from expost.measure.image_sets import (
 )
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
-from expost.measure.rows import add_surgery, add_tight_bounds, build_rows, repeats_of
+from expost.measure.rows import add_caveats, add_surgery, add_tight_bounds, build_rows, repeats_of
 from expost.measure.subject import ImageSubject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import ImageParts, Parts
 from expost.parts.weights import Histories
@@ -126,6 +126,7 @@ def finish_rows(findings: ImageFindings) -> dict[str, Row]:
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
     add_tight_bounds(rows, findings.annealing)
+    add_caveats(rows, name, trained.prior)
     if carries_unchanged(trained.vae):
         for row_name, row in rows.items():
             notes = tuple(note for note in row.notes if note != trained.parts.kind.note)

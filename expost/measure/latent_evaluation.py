@@ -29,7 +29,7 @@ from expost.measure.latent_classes import measure_latent_classes
 from expost.measure.latent_sets import CODES_DESCRIPTION, collect_latents, find_copies, vectors_of
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
-from expost.measure.rows import add_surgery, build_rows, repeats_of
+from expost.measure.rows import add_caveats, add_surgery, build_rows, repeats_of
 from expost.measure.subject import Floor, Subject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import LatentParts
 from expost.parts.weights import Histories
@@ -206,6 +206,7 @@ def build_report(findings: LatentFindings) -> Report:
     )
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
+    add_caveats(rows, name, trained.prior)
     without = CODES_DESCRIPTION if trained.train.spec.support is Support.CODES else "latents that never vary"
     report = Report(
         data=trained.parts.data.name,

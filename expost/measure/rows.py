@@ -16,6 +16,7 @@ from expost.evaluation.sections import AnnealedRow, Estimate, Surgery, TightBoun
 from expost.measure.image_sets import Copies, FeaturedSet, describe_repeats
 from expost.measure.subject import Subject
 from stage2_prior.fitting import FitReport
+from stage2_prior.prior import Prior
 
 
 def build_rows(
@@ -132,6 +133,35 @@ def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
     if subject.kind is not None and subject.kind.is_density and "iwae_nats" in errors:
         errors["bits_per_dim"] = errors["iwae_nats"] / (num_pixels(subject) * math.log(2))
     return errors
+
+
+MEMORISES = "it stands on every training latent: a ceiling to look up to, and no prior to choose"
+SHARED_ERRORS = ("latent_nll_nats", "rate_nats", "elbo_nats", "iwae_nats", "marginal_kl_nats")
+"""Figures that move by a nat where log p(z) does."""
+
+
+def add_caveats(rows: dict[str, Row], name: str, prior: Prior) -> None:
+    """Say of the learned prior's row what its densities are, and widen the errors of its nats by the one that all of
+    them share, in quadrature."""
+    if name not in rows:
+        return
+    row, shared = rows[name], prior.log_prob_error_nats
+    notes = (*prior.caveats, *([MEMORISES] if prior.memorises else []), *row.notes)
+    row = replace(row, notes=notes, memorises=prior.memorises)
+    if shared > 0:
+        widened = {key: math.hypot(row.spread[key], shared) for key in SHARED_ERRORS if key in row.spread}
+        row = replace(row, spread={**row.spread, **widened}, gain=_widen(row.gain, shared))
+        row = replace(row, over=row.over and {floor: _widen(gain, shared) or {} for floor, gain in row.over.items()})
+    rows[name] = row
+
+
+def _widen(gain: Mapping[str, Estimate] | None, shared: float) -> Mapping[str, Estimate] | None:
+    return gain and {
+        key: replace(paired, standard_error=math.hypot(paired.standard_error or 0.0, shared))
+        if key in SHARED_ERRORS
+        else paired
+        for key, paired in gain.items()
+    }
 
 
 def add_surgery(rows: dict[str, Row], surgery: Surgery) -> None:

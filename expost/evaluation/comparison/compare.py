@@ -121,7 +121,10 @@ def _marked(lines: list[Line], columns: Sequence[str]) -> list[Line]:
 
 
 def _leader(lines: Sequence[Line], key: str) -> Line | None:
-    learned = sorted((line for line in lines if line.is_learned), key=lambda line: _cost(line.values[key].mean, key))
+    learned = sorted(
+        (line for line in lines if line.is_learned and not line.memorises),
+        key=lambda line: _cost(line.values[key].mean, key),
+    )
     rivals = learned[1:] or [line for line in lines if line.row in BASELINES]
     if not learned or not rivals:
         return None

@@ -62,6 +62,7 @@ class Line:
         num: seeds.
         values: figure -> value, for those that exist.
         notes: in words.
+        memorises: it stands on every training latent, and is never called best.
     """
 
     row: str
@@ -73,6 +74,7 @@ class Line:
     num: int
     values: Mapping[str, Value]
     notes: tuple[str, ...]
+    memorises: bool = False
 
     @property
     def is_learned(self) -> bool:
@@ -133,6 +135,7 @@ def lines_of(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Line
                 *dict.fromkeys(note for seed in seeds for note in seed.row.notes),
                 *(f"{FIGURES[key].label} exists for {values[key].num} of {len(seeds)} seeds only" for key in short),
             ),
+            memorises=any(seed.row.memorises for seed in seeds),
         )
 
 
@@ -148,7 +151,9 @@ def _seed(measured: Sequence[tuple[Source, Row]]) -> Seed:
             givers.add(place)
     giving = [newest_first[place] for place in sorted(givers)]
     notes = tuple(dict.fromkeys(note for _, row in giving for note in row.notes))
-    return Seed(newest_first[0][0], replace(merged, notes=notes), tuple(source.name for source, _ in giving))
+    memorises = any(row.memorises for _, row in giving)
+    merged = replace(merged, notes=notes, memorises=memorises)
+    return Seed(newest_first[0][0], merged, tuple(source.name for source, _ in giving))
 
 
 def _label(name: str, prior: str) -> str:
