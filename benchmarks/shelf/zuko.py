@@ -4,12 +4,13 @@
 
 DIR holds MNIST's IDX files; the reference VAE is trained once and found in the store under `--root` afterwards. Each
 flow of `conf/prior/` is fitted as `prior=NAME` fits it. In as many seconds, the loop of zuko's README, Adam with its
-learning rate on the mean of -log p(z), trains twice: what `prior=NAME` builds, its base fitted in the same way and
-within the same seconds; and zuko's flow of that name with as many transformations and hidden widths, on N(0, I). Both see
-the latents standardised and drawn anew in each epoch, in batches as large as ours.
+learning rate on the mean of -log p(z), trains twice: what `prior=NAME` builds, its base fitted in the same way within
+these seconds; and zuko's flow of that name with as many transformations and hidden widths, on N(0, I). Both see the
+latents standardised and drawn anew in each epoch, in batches as large as ours.
 
 Nats are what mean log p(z) of the test latents gains over N(0, I). Exits with 1 when a flow gains less than 3.9 nats,
-takes longer than 60 s, gains less than the loop does, or needs more than half a second for 10,000 latents. Five minutes.
+takes longer than 60 s, gains less than the loop does, or needs more than half a second for 10,000 latents. It takes
+five minutes.
 """
 
 import argparse

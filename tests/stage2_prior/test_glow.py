@@ -15,7 +15,7 @@ from stage2_prior.fitting import FitRun, PriorError
 from stage2_prior.priors.glow import Glow, Mixing, level_shapes, squeeze, unsqueeze
 from stage2_prior.sampling import Sampling
 
-FIT = {"max_epochs": 3, "batch_size": 64, "learning_rate": 3e-3, "average": 0.98, "precision": "32-true"}
+FIT = {"max_epochs": 5, "batch_size": 64, "learning_rate": 1e-2, "average": 0.98, "precision": "32-true"}
 SHAPES = [(1, 1, 1), (1, 1, 2), (3, 4, 2), (2, 3, 3), (2, 4, 4), (3, 5, 1)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -121,13 +121,13 @@ def test_a_channel_that_never_varies_stays_finite() -> None:
 def test_a_bent_density_is_recovered() -> None:
     """Channel 2 is half the square of channel 1 of the place to its left, and a little noise."""
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(3000, 2, 1, 3))
+    z = rng.normal(size=(4000, 2, 1, 3))
     z[:, 1] = 0.5 * np.roll(z[:, 0], 1, axis=2) ** 2 + 0.3 * z[:, 1]
     entropy = 3 * (1 + math.log(2 * math.pi) + math.log(0.3))
-    prior = glow((2, 1, 3), num_steps=2, width=32)
+    prior = glow((2, 1, 3), num_steps=3, width=32)
     fit = lightning_fit(trainer_settings(), [])
     run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, FIT)
-    report = prior.fit(maps(z[:2000]), maps(z[2000:]), run)
+    report = prior.fit(maps(z[:3000]), maps(z[3000:]), run)
     assert report.val_nll_nats == pytest.approx(entropy, abs=0.25)
 
 
