@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.ranks import ALONE
 from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
@@ -131,10 +132,9 @@ class Flow(LabelledPrior):
         """
         if self.base is None:
             return super().fit(train, val, run)
-        alone = replace(
-            run, settings={}, states=FitStates(), log=lambda figures, step: None
-        )  # Lightning has the states
-        base = self.base.fit(train, val, alone)
+        ranks = run.ranks if self.base.fits_in_ranks else ALONE
+        alone = replace(run, settings={}, ranks=ranks, log=lambda figures, step: None, states=FitStates())
+        base = self.base.fit(train, val, alone)  # it keeps no states: those that are kept are of the layers
         report = super().fit(train, val, run)
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
 
