@@ -34,10 +34,10 @@ NEARLY_ZERO = 1e-4
 """Scale of the last convolution's weights at the start."""
 LOG_STEEPEST = 2.0
 """One coupling scales by at most e to this power, approached smoothly."""
-START_ROWS = 2048
+START_ROWS = 1024
 """Training latents that actnorms start from."""
-BLOCK_ELEMENTS = 2**22
-"""Samples are drawn in blocks of so many numbers, so that memory does not grow with their number."""
+BLOCK_ELEMENTS = 2**24
+"""Densities and samples are computed in blocks whose hidden activations have so many numbers at most, each layer's."""
 
 
 class Glow(LabelledPrior):
@@ -64,6 +64,7 @@ class Glow(LabelledPrior):
                 raise PriorError(f"prior.{name}={count}: give at least 1")
         shapes = list(level_shapes(spec.shape, num_levels))
         self.shapes = shapes
+        self.rows_at_once = max(1, BLOCK_ELEMENTS // (max(width, shapes[0][0]) * math.prod(shapes[0][1:])))
         self.steps = nn.ModuleList(
             nn.ModuleList(Step(channels, width, self.num_labels) for _ in range(num_steps)) for channels, _, _ in shapes
         )
@@ -110,13 +111,16 @@ class Glow(LabelledPrior):
         return [*noise, z], log_det
 
     def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
+        blocks = zip(z.split(self.rows_at_once), labels.split(self.rows_at_once), strict=True)
+        return torch.cat([self._log_prob_of_block(*block) for block in blocks])
+
+    def _log_prob_of_block(self, z: Tensor, labels: Tensor) -> Tensor:
         noise, log_det = self._to_noise(z, labels)
         squares = sum(part.square().flatten(1).sum(1) for part in noise)
         return log_det - 0.5 * (squares + self.spec.num_dims * math.log(2 * math.pi))
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
-        blocks = labels.split(max(1, BLOCK_ELEMENTS // self.spec.num_dims))
-        return torch.cat([self._from_noise(block, how.temperature) for block in blocks])
+        return torch.cat([self._from_noise(block, how.temperature) for block in labels.split(self.rows_at_once)])
 
     def _from_noise(self, labels: Tensor, temperature: float) -> Tensor:
         """A draw a label, [n, C, h, w]."""
