@@ -281,10 +281,10 @@ def check_base(base: Prior) -> None:
     Raises:
         PriorError: a flow cannot stand on it.
     """
-    learns = any(isinstance(module, GradientPrior) for module in base.modules())
-    if learns or base.log_prob_is is not Exactness.EXACT:
+    learner = next((module for module in base.modules() if isinstance(module, GradientPrior)), None)
+    if learner is not None or base.log_prob_is is not Exactness.EXACT:
         raise PriorError(
-            f"prior.base={type(base).__name__}: a flow stands on an exact density that is not itself fitted by "
+            f"prior.base={type(learner or base).__name__}: a flow stands on an exact density that is not itself fitted by "
             "gradient; give mixture, or null for N(0, I)"
         )
 
