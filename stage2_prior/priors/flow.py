@@ -284,8 +284,8 @@ def check_base(base: Prior) -> None:
     learner = next((module for module in base.modules() if isinstance(module, GradientPrior)), None)
     if learner is not None or base.log_prob_is is not Exactness.EXACT:
         raise PriorError(
-            f"prior.base={type(learner or base).__name__}: a flow stands on an exact density that is not itself fitted by "
-            "gradient; give mixture, or null for N(0, I)"
+            f"prior.base={type(learner or base).__name__}: a flow stands on an exact density that needs no gradient to "
+            "fit; give mixture, or null for N(0, I)"
         )
 
 

@@ -81,7 +81,7 @@ def test_a_flow_on_a_fitted_base(tmp_path: Path) -> None:
         torch.manual_seed(0)
         return Standardized(Flow(SPEC, num_layers=2, hidden=(16,), base=Mixture(SPEC, num_components=4)))
 
-    asked = {"max_epochs": 5, "precision": "32-true"}
+    asked: dict[str, Any] = {"max_epochs": 5, "precision": "32-true"}
     whole = flow()
     expected = whole.fit(TRAIN, VAL, lent(**asked))
     with pytest.raises(KilledError):
