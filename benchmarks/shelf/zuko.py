@@ -156,12 +156,13 @@ def main() -> int:
     )
     missed: list[str] = []
     for name in options.flows:
-        ours, *others = measured = list(rows(name, latents, options.seed))
-        for row in measured:
+        measured: list[Row] = []
+        for row in rows(name, latents, options.seed):
+            measured.append(row)
             sampling = "-" if math.isnan(row.sampling_seconds) else f"{row.sampling_seconds:.2f}"
-            share = f"{row.nats / ours.nats:.3f}"
+            share = f"{row.nats / measured[0].nats:.3f}"
             print(f"| {name} | {row.loop} | {row.nats:.3f} | {row.seconds:.0f} | {share} | {sampling} |", flush=True)
-        missed += complaints(ours, others)
+        missed += complaints(measured[0], measured[1:])
     print("\n" + ("\n".join(f"MISSED: {words}" for words in missed) or "all targets reached"))
     return 1 if missed else 0
 
