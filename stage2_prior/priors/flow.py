@@ -42,6 +42,9 @@ FIRST_GAIN = 4.0
 """As in `nets.made`: units must bend at the width of one posterior, a tenth of the whole."""
 NEARLY_ZERO = 1e-4
 """Scale of the last layer's weights at the start."""
+LEAST_SLOPE = math.exp(-2.0)
+"""Of one affine function, and the greatest is one over it. Beyond the data a network may say anything: with zuko's own
+bound, a thousandth, one sample in thousands lay far outside."""
 SAMPLE_ROWS = 8192
 """Samples are drawn in blocks of this many, so that memory does not grow with their number."""
 OLDEST_ZUKO = (1, 6)
@@ -314,6 +317,6 @@ def univariates(transform: str, bins: int, bound: float) -> tuple[Univariate, in
     if zuko is None or tuple(map(int, zuko.__version__.split(".")[:2])) < OLDEST_ZUKO:
         raise PriorError("flows need zuko 1.6 or later; install it by: pip install 'zuko>=1.6'")
     if transform == "affine":
-        return lambda numbers: MonotonicAffineTransform(*numbers.unbind(-1)), 2
+        return lambda numbers: MonotonicAffineTransform(*numbers.unbind(-1), slope=LEAST_SLOPE), 2
     sizes = [bins, bins, bins - 1]
     return lambda numbers: MonotonicRQSTransform(*numbers.split(sizes, -1), bound=bound), sum(sizes)
