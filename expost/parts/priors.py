@@ -89,7 +89,7 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
     if prior.min_images > num:
         raise UserError(
             f"{target_class(node).__name__} needs at least {prior.min_images} training images and there are {num}; "
-            "lower prior.num_components or give more images"
+            "lower prior.num_components, or that of its base, or give more images"
         )
     return prior.to(device)
 

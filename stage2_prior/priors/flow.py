@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.ranks import ALONE
 from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
@@ -41,6 +42,9 @@ FIRST_GAIN = 4.0
 """As in `nets.made`: units must bend at the width of one posterior, a tenth of the whole."""
 NEARLY_ZERO = 1e-4
 """Scale of the last layer's weights at the start."""
+LEAST_SLOPE = math.exp(-2.0)
+"""Of one affine function, and the greatest is one over it. Beyond the data a network may say anything: with zuko's own
+bound, a thousandth, one sample in thousands lay far outside."""
 SAMPLE_ROWS = 8192
 """Samples are drawn in blocks of this many, so that memory does not grow with their number."""
 OLDEST_ZUKO = (1, 6)
@@ -131,10 +135,9 @@ class Flow(LabelledPrior):
         """
         if self.base is None:
             return super().fit(train, val, run)
-        alone = replace(
-            run, settings={}, states=FitStates(), log=lambda figures, step: None
-        )  # Lightning has the states
-        base = self.base.fit(train, val, alone)
+        ranks = run.ranks if self.base.fits_in_ranks else ALONE
+        alone = replace(run, settings={}, ranks=ranks, log=lambda figures, step: None, states=FitStates())
+        base = self.base.fit(train, val, alone)  # it keeps no states: those that are kept are of the layers
         report = super().fit(train, val, run)
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
 
@@ -281,11 +284,11 @@ def check_base(base: Prior) -> None:
     Raises:
         PriorError: a flow cannot stand on it.
     """
-    learns = any(isinstance(module, GradientPrior) for module in base.modules())
-    if learns or base.log_prob_is is not Exactness.EXACT:
+    learner = next((module for module in base.modules() if isinstance(module, GradientPrior)), None)
+    if learner is not None or base.log_prob_is is not Exactness.EXACT:
         raise PriorError(
-            f"prior.base={type(base).__name__}: a flow stands on an exact density that is not itself fitted by "
-            "gradient; give mixture, or null for N(0, I)"
+            f"prior.base={type(learner or base).__name__}: a flow stands on an exact density that needs no gradient to "
+            "fit; give mixture, or null for N(0, I)"
         )
 
 
@@ -314,6 +317,6 @@ def univariates(transform: str, bins: int, bound: float) -> tuple[Univariate, in
     if zuko is None or tuple(map(int, zuko.__version__.split(".")[:2])) < OLDEST_ZUKO:
         raise PriorError("flows need zuko 1.6 or later; install it by: pip install 'zuko>=1.6'")
     if transform == "affine":
-        return lambda numbers: MonotonicAffineTransform(*numbers.unbind(-1)), 2
+        return lambda numbers: MonotonicAffineTransform(*numbers.unbind(-1), slope=LEAST_SLOPE), 2
     sizes = [bins, bins, bins - 1]
     return lambda numbers: MonotonicRQSTransform(*numbers.split(sizes, -1), bound=bound), sum(sizes)

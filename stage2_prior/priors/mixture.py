@@ -53,6 +53,8 @@ BLOCK_ELEMENTS = 2**23
 class Mixture(Prior):
     """Mixture of Gaussians over vectors of real numbers; densities are computed in float64.
 
+    Samples follow `temperature`: it scales the widths of the components, whose weights stay; at 0 they are the means.
+
     Args:
         num_components: K.
         covariance: full, diagonal, spherical (one variance a component) or tied (one full covariance for all).
@@ -71,6 +73,7 @@ class Mixture(Prior):
 
     log_prob_is = Exactness.EXACT
     fits_in_ranks = True
+    knobs = frozenset({"temperature"})
     log_weights: Tensor
     means: Tensor
     scale: Tensor
@@ -135,6 +138,7 @@ class Mixture(Prior):
             torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
         )
         noise = torch.randn(n, self.spec.num_dims, dtype=self.means.dtype, device=self.means.device)
+        noise = how.temperature * noise
         z = self.means[component] + self.covariance.colour(noise, self.scale, component)  # [n, D]
         return z.to(self.anchor.dtype)
 
