@@ -40,6 +40,9 @@ class Prior(nn.Module, ABC):
     """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
     takes_labels: ClassVar[bool] = False
     """Whether `conditional=true` is a word of its constructor; any other prior is then fitted once a class."""
+    held: ClassVar[tuple[str, ...]] = ()
+    """Words of its constructor that take other priors of the same latents: one, a list of them, or None. In a
+    configuration each is a name of `conf/prior/`, or a section as is found there."""
 
     anchor: Tensor
     min_images: int = 1

@@ -67,6 +67,14 @@ class WeightFile(Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Held(Strict):
+    """A prior as it is described: alone, or inside of another one; the fields are those of `Exported`."""
+
+    prior: Node
+    wrap: list[str]
+    wrap_keywords: list[Node] = []
+
+
 class Exported(Strict):
     """The content of `config.json`: of every kind of export.
 
@@ -298,28 +306,49 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     Raises:
         UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
     """
-    wrappers = list(wrappers_of(config, spec, num_tensors))
-    for cls, keywords in reversed(wrappers):
-        spec = cls.inner_spec(spec, **keywords)
-    prior = build_part(config, "prior", Prior, spec=spec)
-    if (reason := type(prior).check(spec)) is not None:
+    return build_held(
+        config, Held(prior=config.prior, wrap=config.wrap, wrap_keywords=config.wrap_keywords), spec, num_tensors
+    )
+
+
+def build_held(config: Exported, held: Held, spec: LatentSpec, num_tensors: int) -> Prior:
+    """The prior that `held` describes, with those that it holds.
+
+    Raises:
+        UnsafeError: as for `build_prior`.
+    """
+    wrappers = list(wrappers_of(config, held, spec, num_tensors))
+    for wrapper, keywords in reversed(wrappers):
+        spec = wrapper.inner_spec(spec, **keywords)
+
+    def build_all(described: Any) -> Any:
+        if isinstance(described, list) and len(described) <= num_tensors:
+            return [build_all(part) for part in described]
+        return described and build_held(config, Held.model_validate(described), spec, num_tensors)
+
+    cls: Any = resolve_class(held.prior.get("_target_"), Prior)
+    check_version(config, held.prior["_target_"], cls.version)
+    inside = {key: build_all(held.prior.get(key)) for key in cls.held}
+    keywords = {key: value for key, value in held.prior.items() if key not in ("_target_", *cls.held)}
+    prior: Prior = construct("prior", cls, keywords, spec=spec, **inside)
+    if (reason := cls.check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
     if prior.takes_labels and prior.num_classes:
         check_version(config, LABELS, LABELS_VERSION)
-    for cls, keywords in wrappers:
-        prior = construct("wrap", cls, keywords, prior=prior)
+    for wrapper, keywords in wrappers:
+        prior = construct("wrap", wrapper, keywords, prior=prior)
     return prior
 
 
-def wrappers_of(config: Exported, spec: LatentSpec, num_tensors: int) -> Iterator[tuple[Any, Node]]:
+def wrappers_of(config: Exported, held: Held, spec: LatentSpec, num_tensors: int) -> Iterator[tuple[Any, Node]]:
     """The classes around a prior of latents of `spec`, the innermost first, and what their constructors are given.
 
     Raises:
         UnsafeError: as for `build_prior`.
     """
-    if len(config.wrap) > 8:
-        raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
-    for target, keywords in zip(config.wrap, config.wrap_keywords or [{}] * len(config.wrap), strict=True):
+    if len(held.wrap) > 8:
+        raise UnsafeError(f"{CONFIG}: {len(held.wrap)} wrappers around a prior")
+    for target, keywords in zip(held.wrap, held.wrap_keywords or [{}] * len(held.wrap), strict=True):
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
         check_version(config, target, cls.version)
         if (reason := cls.check(spec)) is not None:

@@ -8,22 +8,33 @@ import torch
 from expost.config.build import versions
 from expost.config.schema import Node
 from expost.export.config import LABELS
-from expost.parts.priors import constructor_node, without, wrapper_nodes
+from expost.parts.priors import change_held, constructor_node, held_nodes, without, wrapper_nodes
 from stage1_vae.latents import LatentSpec
 from stage2_prior.labels import LABELS_VERSION
 
 
 def prior_description(node: Node, spec: LatentSpec) -> dict[str, Any]:
     """Of the prior of the section `node`, over latents of `spec`, without its weights."""
-    prior, wrappers = constructor_node(node), wrapper_nodes(node, spec)
-    keywords = [without(wrapper, ("_target_",)) for wrapper in wrappers]
-    labels = {LABELS: LABELS_VERSION} if prior.get("conditional") else {}
+    sections = [node, *held_nodes(node)]
+    wrappers = [wrapper for section in sections for wrapper in wrapper_nodes(section, spec)]
+    labels = (
+        {LABELS: LABELS_VERSION} if any(constructor_node(section).get("conditional") for section in sections) else {}
+    )
     return {
-        "prior": prior,
+        **in_wrappers(node, spec),
+        "latent": spec.to_json(),
+        "versions": versions([*sections, *wrappers]) | labels,
+    }
+
+
+def in_wrappers(node: Node, spec: LatentSpec) -> dict[str, Any]:
+    """A prior, its wrappers, and within it the same of each that it holds."""
+    wrappers = wrapper_nodes(node, spec)
+    keywords = [without(wrapper, ("_target_",)) for wrapper in wrappers]
+    return {
+        "prior": change_held(constructor_node(node), lambda section: in_wrappers(section, spec)),
         "wrap": [wrapper["_target_"] for wrapper in wrappers],
         **({"wrap_keywords": keywords} if any(keywords) else {}),
-        "latent": spec.to_json(),
-        "versions": versions([prior, *wrappers]) | labels,
     }
 
 

@@ -36,13 +36,17 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
     asked = job.config.prior
-    node = sized(choose_prior(asked, spec, prior_nodes(), job.command), num_images)
+    node = sized(spelled_out(choose_prior(asked, spec, prior_nodes(), job.command)), num_images)
     cls = target_class(node)
     if cls is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
     check_fit(node)
     a_class = bool(node.get("conditional")) and not cls.takes_labels
-    node = limited_prior(node, spec, num_images, job.config.limits, a_class)
+
+    def limited(section: Node) -> Node:
+        return change_held(limited_prior(section, spec, num_images, job.config.limits, a_class), limited)
+
+    node = limited(node)
     return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
 
 
@@ -53,6 +57,22 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         UserError: as for `build_prior`.
     """
     check_fit(node)
+    with seeded(seed, device):
+        prior = assemble_prior(sized(spelled_out(node), num), spec)
+    if prior.min_images > num:
+        raise UserError(
+            f"{target_class(node).__name__} needs at least {prior.min_images} training images and there are {num}; "
+            "lower prior.num_components or give more images"
+        )
+    return prior.to(device)
+
+
+def assemble_prior(node: Node, spec: LatentSpec) -> Prior:
+    """The prior of the section `node` over latents of `spec`, in its wrappers, and those that it holds in theirs.
+
+    Raises:
+        UserError: one of them does not support the latents (with those that do), or as for `build`.
+    """
     cls, wrappers = target_class(node), wrapper_nodes(node, spec)
     inner = inner_spec(wrappers, spec)
     if (reason := cls.check(inner)) is not None:
@@ -60,16 +80,56 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
         able = [name for name, other in best.items() if target_class(other).check(spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
-    with seeded(seed, device):
-        prior = build("prior", constructor_node(sized(node, num)), spec=inner)
-    if prior.min_images > num:
-        raise UserError(
-            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num}; "
-            "lower prior.num_components or give more images"
-        )
+    held = change_held(node, lambda section: assemble_prior(section, inner))
+    prior = build(
+        "prior", constructor_node(without(node, cls.held)), spec=inner, **{key: held[key] for key in cls.held}
+    )
     for wrapper in wrappers:
         prior = build("prior.wrap", wrapper, prior=prior)
-    return prior.to(device)
+    assert isinstance(prior, Prior)
+    return prior
+
+
+def change_held(node: Node, change: Callable[[Node], Any]) -> Node:
+    """`node` with each section of a prior that it holds as `change` makes it."""
+
+    def changed(held: Any) -> Any:
+        return [changed(part) for part in held] if isinstance(held, list) else held and change(held)
+
+    return node | {key: changed(node.get(key)) for key in target_class(node).held}
+
+
+def held_nodes(node: Node) -> list[Node]:
+    """The sections of the priors that `node` holds, and of those that these hold."""
+    found: list[Node] = []
+
+    def gather(section: Node) -> Node:
+        found.append(section)
+        return change_held(section, gather)
+
+    change_held(node, gather)
+    return found
+
+
+def spelled_out(node: Node) -> Node:
+    """`node` with a section where it names a prior of `conf/prior/` that it holds.
+
+    Raises:
+        UserError: there is no such prior, or it is neither name nor section.
+    """
+    offered = prior_nodes() if target_class(node).held else {}
+
+    def section_of(asked: Any) -> Node:
+        if isinstance(asked, str) and asked not in offered:
+            raise UserError(
+                f"{asked}: no such prior for {target_class(node).__name__} to hold; {nearest(asked, offered)}"
+            )
+        section = offered[asked] if isinstance(asked, str) else asked
+        if not isinstance(section, dict) or not issubclass(target_class(section), Prior):
+            raise UserError(f"{asked} is no prior; give a name of conf/prior or a section with its _target_")
+        return spelled_out(without(section, ("otherwise",)))
+
+    return change_held(node, section_of)
 
 
 def check_fit(node: Node) -> None:

@@ -11,7 +11,7 @@ from expost.config.build import origins, target_class
 from expost.forecast.notice import prior_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
-from expost.parts.priors import PER_CLASS, listed_wrappers, without
+from expost.parts.priors import PER_CLASS, held_nodes, listed_wrappers, without
 from expost.parts.weights import weights
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
@@ -51,11 +51,13 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     for name, wrapper in wrappers:  # by their names, where they have one
         own = origins([wrapper])
         versions |= {name: own.pop(wrapper["_target_"])} | own
+    held = held_nodes(node)
+    wrappers_of_held = [wrapper for section in held for _, wrapper in listed_wrappers(section)]
     return {
         "latents": keys["latents"],
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
-        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
+        "versions": {**origins([node, *held, *wrappers_of_held]), **versions, "fit": FIT_VERSION},
     } | ({"ranks": ranks} if ranks > 1 else {})
 
 

@@ -11,8 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.config.build import build as make
-from expost.parts.priors import constructor_node, sized, wrapper_nodes
+from expost.parts.priors import assemble_prior, sized, spelled_out
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -52,12 +51,9 @@ real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
 
 def build(name: str, spec: LatentSpec) -> Prior:
     """The prior that `prior=name` gives, wrappers included."""
-    node: Any = sized(OmegaConf.to_container(config_of(name)), NUM)
+    node: Any = OmegaConf.to_container(config_of(name))
     torch.manual_seed(0)
-    prior = make("prior", constructor_node(node), spec=spec)
-    for wrapper in wrapper_nodes(node, spec):
-        prior = make("prior.wrap", wrapper, prior=prior)
-    return prior
+    return assemble_prior(sized(spelled_out(node), NUM), spec)
 
 
 def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:

@@ -10,9 +10,8 @@ from command_line import SMALL, run_here
 from omegaconf import OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.config.build import build as make
 from expost.config.build import target_class
-from expost.parts.priors import constructor_node, sized, wrapper_nodes
+from expost.parts.priors import assemble_prior, sized, spelled_out
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -33,10 +32,7 @@ def build(name: str, kind: str) -> Prior | None:
         return None
     node |= {key: value for key, value in SMALLER.items() if key in node} | {"conditional": True}
     torch.manual_seed(0)
-    prior = make("prior", constructor_node(sized(node, 3000)), spec=SPECS[kind])
-    for wrapper in wrapper_nodes(node, SPECS[kind]):
-        prior = make("prior.wrap", wrapper, prior=prior)
-    return prior
+    return assemble_prior(sized(spelled_out(node), 3000), SPECS[kind])
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if build(name, kind) is not None]
