@@ -20,7 +20,7 @@ def rings(num: int, seed: int, spread: float | None = 0.05, dims: int = 2) -> La
     angle = rng.uniform(0, 2 * math.pi, num)
     loc = rng.normal(0, 0.1, (num, dims))
     loc[:, :2] += np.stack([np.cos(angle), 3 * np.sin(angle)], 1)
-    params = {"loc": np.float32(loc)}
+    params = {"loc": loc.astype(np.float32)}
     if spread is not None:
         params["log_std"] = np.full_like(params["loc"], math.log(spread))
     return LatentDataset(LatentSpec((dims,)), "delta" if spread is None else "diagonal_normal", params)
