@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
+from stage2_prior.bases import check_base, fit_base
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Exactness, GradientPrior, Prior, check_real_vector
+from stage2_prior.prior import Prior, check_real_vector
 from stage2_prior.sampling import Sampling
 from stage2_prior.wrappers.per_class import PerClass
 
@@ -131,10 +132,7 @@ class Flow(LabelledPrior):
         """
         if self.base is None:
             return super().fit(train, val, run)
-        alone = replace(
-            run, settings={}, states=FitStates(), log=lambda figures, step: None
-        )  # Lightning has the states
-        base = self.base.fit(train, val, alone)
+        base = fit_base(self.base, train, val, run)
         report = super().fit(train, val, run)
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
 
@@ -274,19 +272,6 @@ def start_as_identity(head: nn.Linear) -> None:
     """Make a network say nearly nothing: all of its parameters still have a gradient."""
     head.weight.mul_(NEARLY_ZERO)
     nn.init.zeros_(head.bias)
-
-
-def check_base(base: Prior) -> None:
-    """
-    Raises:
-        PriorError: a flow cannot stand on it.
-    """
-    learns = any(isinstance(module, GradientPrior) for module in base.modules())
-    if learns or base.log_prob_is is not Exactness.EXACT:
-        raise PriorError(
-            f"prior.base={type(base).__name__}: a flow stands on an exact density that is not itself fitted by "
-            "gradient; give mixture, or null for N(0, I)"
-        )
 
 
 def orders(num_dims: int, num_layers: int, coupling: bool, permute: bool) -> Iterator[Tensor]:

@@ -1,0 +1,29 @@
+"""A prior that another one stands on: it is fitted first, by itself, and then stays as it is."""
+
+from dataclasses import replace
+
+from stage1_vae.latents import LatentDataset
+from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
+from stage2_prior.prior import Exactness, GradientPrior, Prior
+
+
+def check_base(base: Prior) -> None:
+    """
+    Raises:
+        PriorError: nothing can stand on it.
+    """
+    learns = any(isinstance(module, GradientPrior) for module in base.modules())
+    if learns or base.log_prob_is is not Exactness.EXACT:
+        raise PriorError(
+            f"prior.base={type(base).__name__}: a base is an exact density that is not itself fitted by gradient; "
+            "give mixture"
+        )
+
+
+def fit_base(base: Prior, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+    """Fit it as it fits itself; it logs nothing and keeps no states, for those belong to what stands on it.
+
+    Raises:
+        PriorError: as it does itself.
+    """
+    return base.fit(train, val, replace(run, settings={}, states=FitStates(), log=lambda figures, step: None))
