@@ -111,11 +111,11 @@ def test_expected_weights_sum_to_one() -> None:
 
 @pytest.mark.parametrize("log_std", [None, -1.0])
 def test_it_finds_how_many_components_there_are(log_std: float | None) -> None:
-    train = latents(clusters(3000, 0), log_std)
-    prior = BayesMixture(LatentSpec((2,)), num_components=15, concentration=0.1, tol=1e-6, max_iter=500, num_restarts=5)
+    train = latents(clusters(1500, 1), log_std)
+    prior = BayesMixture(LatentSpec((2,)), num_components=8, concentration=0.1, tol=1e-5, max_iter=200, num_restarts=3)
     report = prior.fit(train, train, RUN)
     assert int(prior.num_held) == 4
-    assert prior.caveats == report.notes == ["4 of its 15 components hold weight."]
+    assert prior.caveats == report.notes == ["4 of its 8 components hold weight."]
     held = prior.log_weights[:4].exp()
     torch.testing.assert_close(held, torch.from_numpy(SHARES), atol=0.03, rtol=0)
     assert float(held.sum()) > 0.999
