@@ -69,11 +69,12 @@ class Tilted(GradientPrior, ABC):
             raise PriorError(f"prior.num_draws={num_draws}: give at least 2")
         self.base, self.num_draws = base, num_draws
         self.min_images = base.min_images
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise((spec.num_dims, *hidden)))
+        layers = [nn.Linear(*pair) for pair in pairwise((spec.num_dims, *hidden))]
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(hidden[-1], 1, bias=bias)
         self.dropout = nn.Dropout(dropout)
         with torch.no_grad():
-            self.layers[0].weight.mul_(FIRST_GAIN)
+            layers[0].weight.mul_(FIRST_GAIN)
             self.head.weight.mul_(NEARLY_ZERO)
         self.register_buffer("log_normaliser", torch.zeros((), dtype=torch.float64))
         self.register_buffer("share_that_counts", torch.ones((), dtype=torch.float64))

@@ -50,7 +50,7 @@ class Energy(Tilted):
         self,
         spec: LatentSpec,
         base: Prior | None = None,
-        steps: int = 10,
+        steps: int = 5,
         training_steps: int = 1,
         candidates: int = 4,
         step_size: float = 0.1,

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Support, log_mean_normal
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support, log_mean_normal
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -142,7 +142,8 @@ class Kernels(Prior):
         for block in rows.split(max(1, MAX_NUMBERS // 8 // self.spec.num_dims)):
             posterior = train.posterior(block)
             self.loc[at : at + len(block)] = posterior.mean.flatten(1)
-            self.log_std[at : at + len(block)] = 0.5 * posterior.variance.flatten(1).log()
+            is_point = not isinstance(posterior, DiagonalNormal)
+            self.log_std[at : at + len(block)] = -math.inf if is_point else posterior.log_std.flatten(1)
             at += len(block)
         total = moments(train, run.device).total
         self.unit.copy_(torch.where(total > 0, total, 1.0).sqrt())  # 1 for a dimension that never moves

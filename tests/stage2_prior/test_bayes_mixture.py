@@ -140,7 +140,7 @@ def test_at_temperature_zero_samples_are_means() -> None:
 
 
 def test_repeated_points_are_survived() -> None:
-    few = np.float32(np.repeat(np.arange(8.0).reshape(4, 2), 10, axis=0))
+    few = np.repeat(np.arange(8.0).reshape(4, 2), 10, axis=0).astype(np.float32)
     prior = BayesMixture(LatentSpec((2,)), num_components=9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

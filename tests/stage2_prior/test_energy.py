@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from latent_values import means
-from ring import SPEC, on_grid, ring, ring_run
+from prior_cases import RING, on_grid, ring, ring_run
 from torch import Tensor
 
 from stage2_prior.fitting import FitReport, PriorError
@@ -19,7 +19,7 @@ from stage2_prior.priors.mixture import Mixture
 @functools.cache
 def fitted() -> tuple[Energy, FitReport]:
     torch.manual_seed(0)
-    prior = Energy(SPEC, Gaussian(SPEC), hidden=(64, 64), step_size=0.3, num_chains=256, num_draws=4000)
+    prior = Energy(RING, Gaussian(RING), hidden=(64, 64), step_size=0.3, num_chains=256, num_draws=4000)
     return prior, prior.fit(ring(4000, 1), ring(1000, 2), ring_run(max_epochs=10))
 
 
@@ -54,7 +54,7 @@ def test_samples_follow_the_density() -> None:
 
 def test_chains_leave_the_density_where_it_is() -> None:
     """Where the net is flat, p is the base, of which draws are exact: after many steps they still are, at any size."""
-    prior = Energy(SPEC, Mixture(SPEC, 2), step_size=0.8)
+    prior = Energy(RING, Mixture(RING, 2), step_size=0.8)
     assert isinstance(prior.base, Mixture)
     prior.base.means.copy_(torch.tensor([[-1.0, 0], [1, 0]]))
     prior.base.scale.copy_(torch.eye(2) * 0.5)
@@ -78,7 +78,7 @@ def test_chains_find_what_the_energy_asks_for_from_wherever_they_start() -> None
 def test_what_is_estimated_is_said() -> None:
     prior, _ = fitted()
     begin, counts = prior.caveats
-    assert "one of 4 draws of its gaussian" in begin and "10 Langevin steps" in begin
+    assert "one of 4 draws of its gaussian" in begin and "take 5 Langevin steps" in begin
     assert "from 4,000 draws" in counts and f"{prior.log_prob_error_nats:.2g} nats" in counts
 
 
@@ -93,4 +93,4 @@ def test_what_is_estimated_is_said() -> None:
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        Energy(SPEC, **{"base": Gaussian(SPEC), **wrong})
+        Energy(RING, **{"base": Gaussian(RING), **wrong})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from latent_values import means
-from ring import SPEC, on_grid, ring, ring_run
+from prior_cases import RING, on_grid, ring, ring_run
 from torch import nn
 
 from stage2_prior.fitting import FitReport, PriorError
@@ -21,7 +21,7 @@ ATTEMPTS = 20
 @functools.cache
 def fitted(attempts: int = ATTEMPTS) -> tuple[Resampled, FitReport]:
     torch.manual_seed(0)
-    prior = Resampled(SPEC, Gaussian(SPEC), attempts, hidden=(64, 64), num_draws=4000)
+    prior = Resampled(RING, Gaussian(RING), attempts, hidden=(64, 64), num_draws=4000)
     return prior, prior.fit(ring(4000, 1), ring(1000, 2), ring_run(max_epochs=15))
 
 
@@ -73,7 +73,7 @@ def test_samples_follow_the_truncated_density() -> None:
 
 
 def test_of_one_attempt_it_is_the_base() -> None:
-    prior = Resampled(SPEC, Gaussian(SPEC), 1, hidden=(8,), num_draws=1000)
+    prior = Resampled(RING, Gaussian(RING), 1, hidden=(8,), num_draws=1000)
     nn.init.normal_(prior.head.weight)
     prior._estimate_normaliser()
     z = torch.randn(50, 2)
@@ -96,9 +96,9 @@ def test_what_is_estimated_is_said() -> None:
         ({"hidden": ()}, r"prior.hidden=\[\]: give at least one width"),
         ({"dropout": 1.0}, "prior.dropout=1.0: give a share"),
         ({"base": None}, "prior.base=null: .*give mixture"),
-        ({"base": Autoregressive(SPEC, (8,), 2)}, "prior.base=Autoregressive: .*give mixture"),
+        ({"base": Autoregressive(RING, (8,), 2)}, "prior.base=Autoregressive: .*give mixture"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(PriorError, match=words):
-        Resampled(SPEC, **{"base": Gaussian(SPEC), **wrong})
+        Resampled(RING, **{"base": Gaussian(RING), **wrong})
