@@ -45,6 +45,10 @@ MOVED = {
     "stage2_prior.standardize.Standardized": "stage2_prior.wrappers.standardize.Standardized",
 }
 """Where classes of earlier exports are today."""
+WRAP, TITLE = "wrap", "title"
+"""In the section of a prior that another one holds: the sections of its wrappers, the innermost first, and its name."""
+MOST_NESTED = 4
+"""Priors in priors."""
 MAX_PIXELS = 2**26
 """Numbers of one image or one latent: a model without weights could ask for any."""
 
@@ -65,14 +69,6 @@ class Preprocessing(Strict):
 class WeightFile(Strict):
     bytes: PositiveInt
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Held(Strict):
-    """A prior as it is described: alone, or inside of another one; the fields are those of `Exported`."""
-
-    prior: Node
-    wrap: list[str]
-    wrap_keywords: list[Node] = []
 
 
 class Exported(Strict):
@@ -306,49 +302,60 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     Raises:
         UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
     """
-    return build_held(
-        config, Held(prior=config.prior, wrap=config.wrap, wrap_keywords=config.wrap_keywords), spec, num_tensors
-    )
+    keywords = config.wrap_keywords or [{}] * len(config.wrap)
+    wrap = [{**given, "_target_": target} for target, given in zip(config.wrap, keywords, strict=True)]
+    return build_wrapped(config, config.prior, wrap, spec, num_tensors)
 
 
-def build_held(config: Exported, held: Held, spec: LatentSpec, num_tensors: int) -> Prior:
-    """The prior that `held` describes, with those that it holds.
+def build_wrapped(
+    config: Exported, node: Node, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int, depth: int = 0
+) -> Prior:
+    """The prior of the section `node` in the wrappers of the sections `wrap`, with those that it holds.
 
     Raises:
-        UnsafeError: as for `build_prior`.
+        UnsafeError: as for `build_prior`; or priors in priors in priors.
     """
-    wrappers = list(wrappers_of(config, held, spec, num_tensors))
-    for wrapper, keywords in reversed(wrappers):
-        spec = wrapper.inner_spec(spec, **keywords)
+    if depth > MOST_NESTED:
+        raise UnsafeError(f"{CONFIG}: priors in priors, more than {MOST_NESTED} deep")
+    wrappers = list(wrappers_of(config, wrap, spec, num_tensors))
+    for cls, keywords in reversed(wrappers):
+        spec = cls.inner_spec(spec, **keywords)
 
-    def build_all(described: Any) -> Any:
-        if isinstance(described, list) and len(described) <= num_tensors:
-            return [build_all(part) for part in described]
-        return described and build_held(config, Held.model_validate(described), spec, num_tensors)
+    def built(value: Any) -> Any:
+        if not isinstance(value, dict) or "_target_" not in value or TITLE not in value:
+            return value
+        own, wrap = {key: inner for key, inner in value.items() if key not in (WRAP, TITLE)}, value.get(WRAP)
+        if not isinstance(wrap, list) or not all(
+            isinstance(w, dict) and isinstance(w.get("_target_"), str) for w in wrap
+        ):
+            raise UnsafeError(f"{CONFIG}: {value['_target_']} has no wrap that is a list of sections")
+        part = build_wrapped(config, own, wrap, spec, num_tensors, depth + 1)
+        part.title = str(value[TITLE])
+        return part
 
-    cls: Any = resolve_class(held.prior.get("_target_"), Prior)
-    check_version(config, held.prior["_target_"], cls.version)
-    inside = {key: build_all(held.prior.get(key)) for key in cls.held}
-    keywords = {key: value for key, value in held.prior.items() if key not in ("_target_", *cls.held)}
-    prior: Prior = construct("prior", cls, keywords, spec=spec, **inside)
-    if (reason := cls.check(spec)) is not None:
+    whole = {key: [built(v) for v in value] if isinstance(value, list) else built(value) for key, value in node.items()}
+    prior: Prior = build_node(config, "prior", whole, Prior, spec=spec)
+    if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
     if prior.takes_labels and prior.num_classes:
         check_version(config, LABELS, LABELS_VERSION)
-    for wrapper, keywords in wrappers:
-        prior = construct("wrap", wrapper, keywords, prior=prior)
+    for cls, keywords in wrappers:
+        prior = construct("wrap", cls, keywords, prior=prior)
     return prior
 
 
-def wrappers_of(config: Exported, held: Held, spec: LatentSpec, num_tensors: int) -> Iterator[tuple[Any, Node]]:
+def wrappers_of(
+    config: Exported, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int
+) -> Iterator[tuple[Any, Node]]:
     """The classes around a prior of latents of `spec`, the innermost first, and what their constructors are given.
 
     Raises:
         UnsafeError: as for `build_prior`.
     """
-    if len(held.wrap) > 8:
-        raise UnsafeError(f"{CONFIG}: {len(held.wrap)} wrappers around a prior")
-    for target, keywords in zip(held.wrap, held.wrap_keywords or [{}] * len(held.wrap), strict=True):
+    if len(wrap) > 8:
+        raise UnsafeError(f"{CONFIG}: {len(wrap)} wrappers around a prior")
+    for section in wrap:
+        target, keywords = section["_target_"], {key: value for key, value in section.items() if key != "_target_"}
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
         check_version(config, target, cls.version)
         if (reason := cls.check(spec)) is not None:
@@ -362,7 +369,11 @@ def wrappers_of(config: Exported, held: Held, spec: LatentSpec, num_tensors: int
 
 def build_part(config: Exported, part: str, base: type, **injected: Any) -> Any:
     """The object that one part of the configuration names."""
-    node: Node = getattr(config, part)
+    return build_node(config, part, getattr(config, part), base, **injected)
+
+
+def build_node(config: Exported, part: str, node: Node, base: type, **injected: Any) -> Any:
+    """The object of the section `node`, of one part of the configuration."""
     cls: Any = resolve_class(node.get("_target_"), base)
     check_version(config, node["_target_"], cls.version)
     return construct(part, cls, {key: value for key, value in node.items() if key != "_target_"}, **injected)

@@ -72,7 +72,7 @@ class Flow(LabelledPrior):
         PriorError: for a number out of range, a base that is none, labels that are not there, or no zuko.
     """
 
-    held: ClassVar[tuple[str, ...]] = ("base",)
+    prior_keys: ClassVar[tuple[str, ...]] = ("base",)
 
     def __init__(
         self,

@@ -69,9 +69,11 @@ def test_what_means_harm_inside_of_another_prior_is_refused(tmp_path: Path) -> N
         with pytest.raises(UnsafeError, match=why):
             LearnedPrior.load(tmp_path / why)
 
-    refused(lambda base: base["prior"].update(_target_="os.system"), "_target_")
-    refused(lambda base: base.update(wrap=["builtins.eval"]), "builtins")
-    refused(lambda base: base["prior"].update(num_components=3), "means")
+    refused(lambda base: base.update(_target_="os.system"), "os.system")
+    refused(lambda base: base.update(wrap=[{"_target_": "builtins.eval"}]), "builtins")
+    refused(lambda base: base.update(wrap=["builtins.eval"]), "wrap")
+    refused(lambda base: base.pop("wrap"), "no wrap")
+    refused(lambda base: base.update(num_components=3), "means")
     refused(lambda base: base.update(more=1), "more")
 
 

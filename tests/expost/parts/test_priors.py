@@ -14,7 +14,7 @@ from expost import TwoStage
 from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.cli import groups
-from expost.parts.priors import choose_prior, held_nodes, prior_nodes, spelled_out
+from expost.parts.priors import choose_prior, prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior import wrappers
 
@@ -54,19 +54,6 @@ def test_so_does_what_was_typed_though_it_changes_nothing() -> None:
 def test_a_key_of_the_first_alone_is_refused() -> None:
     with pytest.raises(UserError, match=r"prior\.hidden: .*codes of shape \(4\).*leave it out"):
         choose_prior(AUTOREGRESSIVE | {"hidden": [3]}, CODES, OFFERED, Command())
-
-
-def test_a_prior_that_is_held_may_be_named() -> None:
-    named = spelled_out(OFFERED["realnvp"] | {"base": "gaussian"})
-    assert named["base"] == OFFERED["gaussian"] and held_nodes(named) == [OFFERED["gaussian"]]
-    assert spelled_out(named) == named
-    assert held_nodes(spelled_out(named | {"base": None})) == []
-
-
-@pytest.mark.parametrize("wrong", ["gausian", 3, {"_target_": "stage1_vae.nets.mlp.MLP"}])
-def test_what_is_held_and_is_no_prior_is_refused(wrong: Any) -> None:
-    with pytest.raises(UserError, match=r"no such prior for Flow to hold.*gaussian|is no prior; give a name"):
-        spelled_out(OFFERED["realnvp"] | {"base": wrong})
 
 
 def test_the_user_can_want_the_first_alone() -> None:
