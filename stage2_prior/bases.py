@@ -20,6 +20,13 @@ def check_base(base: Prior) -> None:
         )
 
 
+def take_after(prior: Prior, base: Prior) -> None:
+    """Let `prior`, which stands on `base`, be and need what that is and needs."""
+    prior.min_images, prior.min_images_a_class = base.min_images, base.min_images_a_class
+    prior.memorises, prior.needs_widths = base.memorises, base.needs_widths
+    prior.passes += base.passes - 1  # of an ordinary density there is none to count
+
+
 def fit_base(base: Prior, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
     """Fit it as it fits itself; it logs nothing and keeps no states, for those belong to what stands on it.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.bases import check_base, fit_base
+from stage2_prior.bases import check_base, fit_base, take_after
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
 from stage2_prior.prior import Exactness, GradientPrior, Prior, check_real_vector
@@ -49,7 +49,7 @@ class Tilted(GradientPrior, ABC):
     """
 
     log_prob_is = Exactness.ESTIMATE
-    held: ClassVar[tuple[str, ...]] = ("base",)
+    prior_keys: ClassVar[tuple[str, ...]] = ("base",)
     log_normaliser: Tensor
     share_that_counts: Tensor
     fixed: Tensor
@@ -59,7 +59,7 @@ class Tilted(GradientPrior, ABC):
     ) -> None:
         super().__init__(spec)
         if base is None:
-            raise PriorError("prior.base=null: it tilts another prior; give mixture, or standard_normal")
+            raise PriorError("prior.base=null: it tilts another prior; give mixture")
         check_base(base)
         if not hidden or min(hidden) < 1:
             raise PriorError(f"prior.hidden={list(hidden)}: give at least one width, each at least 1")
@@ -68,7 +68,7 @@ class Tilted(GradientPrior, ABC):
         if num_draws < 2:
             raise PriorError(f"prior.num_draws={num_draws}: give at least 2")
         self.base, self.num_draws = base, num_draws
-        self.min_images = base.min_images
+        take_after(self, base)
         layers = [nn.Linear(*pair) for pair in pairwise((spec.num_dims, *hidden))]
         self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(hidden[-1], 1, bias=bias)

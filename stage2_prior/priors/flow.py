@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.bases import check_base, fit_base
+from stage2_prior.bases import check_base, fit_base, take_after
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
@@ -102,7 +102,7 @@ class Flow(LabelledPrior):
         if base is not None:
             check_base(base)
             base = PerClass(base) if conditional and not base.num_classes else base
-            self.min_images, self.min_images_a_class = base.min_images, base.min_images_a_class
+            take_after(self, base)
         self.base = base
         univariate, num_outputs = univariates(transform, bins, bound)
         kind = Coupling if coupling else Autoregression

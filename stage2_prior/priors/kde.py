@@ -142,8 +142,8 @@ class Kernels(Prior):
         for block in rows.split(max(1, MAX_NUMBERS // 8 // self.spec.num_dims)):
             posterior = train.posterior(block)
             self.loc[at : at + len(block)] = posterior.mean.flatten(1)
-            is_point = not isinstance(posterior, DiagonalNormal)
-            self.log_std[at : at + len(block)] = -math.inf if is_point else posterior.log_std.flatten(1)
+            log_std = posterior.log_std.flatten(1) if isinstance(posterior, DiagonalNormal) else -math.inf
+            self.log_std[at : at + len(block)] = log_std
             at += len(block)
         total = moments(train, run.device).total
         self.unit.copy_(torch.where(total > 0, total, 1.0).sqrt())  # 1 for a dimension that never moves

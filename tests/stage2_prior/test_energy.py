@@ -13,6 +13,7 @@ from torch import Tensor
 from stage2_prior.fitting import FitReport, PriorError
 from stage2_prior.priors.energy import Energy
 from stage2_prior.priors.gaussian import Gaussian
+from stage2_prior.priors.kde import Kernels
 from stage2_prior.priors.mixture import Mixture
 
 
@@ -80,6 +81,11 @@ def test_what_is_estimated_is_said() -> None:
     begin, counts = prior.caveats
     assert "one of 4 draws of its gaussian" in begin and "take 5 Langevin steps" in begin
     assert "from 4,000 draws" in counts and f"{prior.log_prob_error_nats:.2g} nats" in counts
+
+
+def test_on_what_memorises_it_does_too() -> None:
+    prior = Energy(RING, Kernels(RING, 50, bandwidth=0))
+    assert prior.memorises and prior.needs_widths and not Energy(RING, Gaussian(RING)).memorises
 
 
 @pytest.mark.parametrize(
