@@ -12,11 +12,11 @@ def check_base(base: Prior) -> None:
     Raises:
         PriorError: nothing can stand on it.
     """
-    learns = any(isinstance(module, GradientPrior) for module in base.modules())
-    if learns or base.log_prob_is is not Exactness.EXACT:
+    learned = [part for part in base.modules() if isinstance(part, GradientPrior)]
+    if learned or base.log_prob_is is not Exactness.EXACT:
         raise PriorError(
-            f"prior.base={type(base).__name__}: a base is an exact density that is not itself fitted by gradient; "
-            "give mixture"
+            f"prior.base={type([*learned, base][0]).__name__}: a base is an exact density that is not itself fitted by "
+            "gradient; give mixture"
         )
 
 
