@@ -61,6 +61,8 @@ class Prior(nn.Module, ABC):
     """Classes whose labels it takes as context; 0: it takes none."""
     passes: int = 1
     """Passes of a network that a density without a label takes."""
+    needs_widths: bool = False
+    """Whether it has no density where posteriors are point masses."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -147,6 +149,18 @@ class Prior(nn.Module, ABC):
         kept = order[rank < wanted.bincount(minlength=len(drawn))[classes[order]]].sort().values
         kept = kept[classes[kept].argsort(stable=True)]  # by class, as they were drawn
         return z[kept][wanted.argsort(stable=True).argsort()]
+
+    def check_family(self, family: str) -> None:
+        """Refuse posteriors of a `family` (a key of `stage1_vae.latents.dataset.FAMILIES`) that it cannot be fitted to.
+
+        Raises:
+            PriorError: with the remedy.
+        """
+        if self.needs_widths and family == "delta":
+            raise PriorError(
+                "these latents are points without a width, so that their aggregate has no density; widen them by "
+                "prior.bandwidth=held_out, as prior=kde does"
+            )
 
     def check_sampling(self, how: Sampling, labelled: bool) -> None:
         """Refuse what `sample` could not follow; `labelled`: whether labels will be given.
@@ -238,6 +252,7 @@ class Wrapper(Prior, ABC):
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
+        self.needs_widths = prior.needs_widths
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
 
     @property

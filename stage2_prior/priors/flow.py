@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage1_vae.ranks import ALONE
-from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError
+from stage2_prior.bases import check_base, fit_base, take_after
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Exactness, GradientPrior, Prior, check_real_vector
+from stage2_prior.prior import Prior, check_real_vector
 from stage2_prior.sampling import Sampling
 from stage2_prior.wrappers.per_class import PerClass
 
@@ -105,7 +105,7 @@ class Flow(LabelledPrior):
         if base is not None:
             check_base(base)
             base = PerClass(base) if conditional and not base.num_classes else base
-            self.min_images, self.min_images_a_class = base.min_images, base.min_images_a_class
+            take_after(self, base)
         self.base = base
         univariate, num_outputs = univariates(transform, bins, bound)
         kind = Coupling if coupling else Autoregression
@@ -135,9 +135,7 @@ class Flow(LabelledPrior):
         """
         if self.base is None:
             return super().fit(train, val, run)
-        ranks = run.ranks if self.base.fits_in_ranks else ALONE
-        alone = replace(run, settings={}, ranks=ranks, log=lambda figures, step: None, states=FitStates())
-        base = self.base.fit(train, val, alone)  # it keeps no states: those that are kept are of the layers
+        base = fit_base(self.base, train, val, run)
         report = super().fit(train, val, run)
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
 
@@ -277,19 +275,6 @@ def start_as_identity(head: nn.Linear) -> None:
     """Make a network say nearly nothing: all of its parameters still have a gradient."""
     head.weight.mul_(NEARLY_ZERO)
     nn.init.zeros_(head.bias)
-
-
-def check_base(base: Prior) -> None:
-    """
-    Raises:
-        PriorError: a flow cannot stand on it.
-    """
-    learner = next((module for module in base.modules() if isinstance(module, GradientPrior)), None)
-    if learner is not None or base.log_prob_is is not Exactness.EXACT:
-        raise PriorError(
-            f"prior.base={type(learner or base).__name__}: a flow stands on an exact density that needs no gradient to "
-            "fit; give mixture, or null for N(0, I)"
-        )
 
 
 def orders(num_dims: int, num_layers: int, coupling: bool, permute: bool) -> Iterator[Tensor]:

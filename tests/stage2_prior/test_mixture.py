@@ -14,8 +14,9 @@ from stage2_prior.em.covariances import COVARIANCES, cholesky
 from stage2_prior.em.gaussian import Components, EMSettings, EMState, e_step, expectation_maximisation
 from stage2_prior.em.gaussian import Statistics as PointStatistics
 from stage2_prior.em.points import Points
+from stage2_prior.em.starts import kmeans
 from stage2_prior.fitting import PriorError
-from stage2_prior.priors.mixture import Mixture, kmeans
+from stage2_prior.priors.mixture import Mixture
 from stage2_prior.sampling import Sampling
 
 KINDS = sorted(COVARIANCES)

@@ -1,6 +1,7 @@
 """Every `conf/prior/*.yaml` on every kind of latent that it says it models, and latents to fit it to, for tests."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from training_run import settings as trainer_settings
 
 from expost.parts.priors import construct_prior, prior_nodes, why_not
@@ -107,3 +109,31 @@ def fitted(name: str, kind: str) -> Prior:
     report = prior.fit(data(kind, NUM, 1), data(kind, 200, 2), run_for(prior))
     assert report.seconds >= 0
     return prior
+
+
+RING = SPECS["vector"]
+REACH, CELLS = 6.0, 400
+"""A grid over the ring."""
+
+
+def ring(num: int, seed: int) -> LatentDataset:
+    """Points at a distance of 2, give or take 0.3, from the origin."""
+    rng = np.random.default_rng(seed)
+    angle, radius = rng.uniform(0, 2 * math.pi, num), rng.normal(2, 0.3, num)
+    loc = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return LatentDataset(RING, "delta", {"loc": loc.astype(np.float32)})
+
+
+def ring_run(**settings: object) -> FitRun:
+    fit = lightning_fit(trainer_settings(), [])
+    asked = {"batch_size": 256, "learning_rate": 5e-3, "average": 0.98, "precision": "32-true", **settings}
+    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, asked)
+
+
+@torch.no_grad()
+def on_grid(prior: Prior) -> tuple[Tensor, Tensor, float]:
+    """Points [G, 2], log-densities [G] float64 there, and the area of a cell."""
+    axis = torch.linspace(-REACH, REACH, CELLS)
+    points = torch.cartesian_prod(axis, axis)
+    log_prob = torch.cat([prior.log_prob(block) for block in points.split(2**15)])
+    return points, log_prob.double(), float(axis[1] - axis[0]) ** 2

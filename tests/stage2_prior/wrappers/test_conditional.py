@@ -18,7 +18,8 @@ from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior
 
 GROUP = Path(__file__).parents[3] / "conf" / "prior"
-NAMES = sorted({path.stem for path in GROUP.glob("*.yaml")} - {"uniform", "standard_normal"})  # which learn nothing
+IDLE = {"uniform", "standard_normal", "aggregate"}  # which learn nothing, or not of points
+NAMES = sorted({path.stem for path in GROUP.glob("*.yaml")} - IDLE)
 SPECS = {
     "vector": LatentSpec((3,), num_classes=2),
     "codes": LatentSpec((6,), Support.CODES, ((2, 3),), (5,), num_classes=2),
