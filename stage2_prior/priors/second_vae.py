@@ -10,10 +10,11 @@ Weighted Autoencoders", 2016, equation 8),
 
     log 1/K sum_k p(z|u_k) N(u_k; 0, I) / q(u_k|z),    u_k ~ q(u|z) = N(m(z), diag(s(z))^2)
 
-whose mean is at most log p(z), and no less than the ELBO (K = 1). Its noise is a scrambled Sobol sequence (Buchholz,
-Wenzel & Mandt, "Quasi-Monte Carlo Variational Inference", 2018), which is always the same and that of every z: a latent
-has one number, whatever stands beside it. How far the mean moves with another sequence is measured at the end of the
-fit and is `log_prob_error_nats`.
+whose mean is at most log p(z), and no less than the ELBO (K = 1). The noise of u_k is a scrambled Sobol sequence
+(Buchholz, Wenzel & Mandt, "Quasi-Monte Carlo Variational Inference", 2018), shifted modulo 1 by an amount of each
+latent's own (Cranley & Patterson, "Randomization of Number Theoretic Methods for Multiple Integration", 1976): a latent
+has one number, whatever stands beside it, and the error of a mean over latents is in their spread
+(`stage2_prior.own_noise`).
 
 Training maximises the same bound of a few samples. On the latents of an MNIST VAE five epochs with widths from the
 network gave 2.3 nats over N(0, I) with one sample and 3.0 with four; without the linear map around each net, and from
@@ -28,19 +29,19 @@ from torch.nn import functional as F
 from torch.quasirandom import SobolEngine
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage1_vae.rows import spread_rows
-from stage2_prior.fitting import FitReport, FitRun, PriorError
+from stage2_prior.fitting import PriorError
+from stage2_prior.own_noise import OwnNoise
 from stage2_prior.prior import Exactness, GradientPrior, check_support
 from stage2_prior.sampling import Sampling
 
 MOST_DIMS = 4096
 """Numbers of a map that is flattened: more are not for layers that join each with each."""
-PASSES_AT_ONCE = 2**14
-"""Rows that go through the decoder together where no gradient is wanted."""
+BLOCK_ELEMENTS = 2**22
+"""Numbers of a layer that are computed at once where no gradient is wanted."""
+SAMPLE_ROWS = 2**14
+"""Samples are drawn in blocks of this many, so that memory does not grow with their number."""
 EVAL_SAMPLES = 4
 """Samples of the bound that is measured while training."""
-ERROR_ROWS, ERROR_SETS = 200, 8
-"""Latents, and sequences of noise, that the error of the bound is taken from."""
 MIN_LOG_STD, MAX_LOG_STD = math.log(1e-3), math.log(10.0)
 """Of q(u|z), and of p(z|u) of standardised latents: point masses would send the likelihood to infinity."""
 
@@ -93,8 +94,7 @@ class SecondVAE(GradientPrior):
 
     log_prob_is = Exactness.LOWER_BOUND
     knobs = frozenset({"temperature"})
-    noise: Tensor
-    error: Tensor
+    points: Tensor
 
     def __init__(
         self,
@@ -125,9 +125,10 @@ class SecondVAE(GradientPrior):
             start_narrow(self.decoder, spec.num_dims)
         widths = {"scalar": 1, "dimension": spec.num_dims}
         self.log_gamma = nn.Parameter(torch.full((widths[gamma],), INITIAL_LOG_STD)) if gamma in widths else None
-        points = normal_points(num_samples, dims).to(self.anchor.device)
-        self.register_buffer("noise", points)  # [K, U] standard normal numbers
-        self.register_buffer("error", torch.zeros((), dtype=torch.float64))  # nats
+        self.own_noise = OwnNoise(spec.num_dims, dims)
+        with torch.device("cpu"):
+            points = SobolEngine(dims, scramble=True, seed=0).draw(num_samples, dtype=torch.float64)
+        self.register_buffer("points", points.to(self.anchor.device))  # [K, U] in [0, 1)
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -138,40 +139,25 @@ class SecondVAE(GradientPrior):
         return None
 
     @property
-    def log_prob_error_nats(self) -> float:
-        return float(self.error)
-
-    @property
     def caveats(self) -> list[str]:
-        return [f"its densities are lower bounds, of {len(self.noise)} importance samples each."]
+        return [f"its densities are lower bounds, of {len(self.points)} importance samples each."]
 
     def prepare(self, train: LatentDataset) -> None:
         """Nothing is taken from the data but through training."""
 
-    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Maximise the ELBO on `train`; then measure, on `val`, what depends on the noise of the bound.
+    def _bound(self, z: Tensor, num: int) -> Tensor:
+        """The bound of `num` samples with the noise of each latent, [B, *shape] -> [B] nats."""
+        elements = num * max(self.spec.num_dims, self.points.shape[1], self.decoder.input.out_features)
+        rows = max(1, len(z) if torch.is_grad_enabled() else BLOCK_ELEMENTS // elements)
+        return torch.cat([log_mean_exp(self._log_weights(block, self._noise(block, num))) for block in z.split(rows)])
 
-        Raises:
-            PriorError: as `fit_by_gradient`.
-        """
-        report = super().fit(train, val, run)
-        rows = spread_rows(len(val), ERROR_ROWS)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(run.seed)
-            z = val.draw(rows).to(run.device)
-            num, dims = self.noise.shape
-            sets = (normal_points(num, dims, seed).to(run.device) for seed in range(1, 1 + ERROR_SETS))
-            means = torch.stack([self._bound(z, noise).mean() for noise in sets])
-        self.error.copy_(means.double().std())
-        return report
-
-    def _bound(self, z: Tensor, noise: Tensor) -> Tensor:
-        """[B, *shape] and [K, U] -> the bound of K samples, [B] nats."""
-        rows = max(1, len(z) if torch.is_grad_enabled() else PASSES_AT_ONCE // len(noise))
-        return torch.cat([log_mean_exp(self._log_weights(block, noise[:, None])) for block in z.split(rows)])
+    def _noise(self, z: Tensor, num: int) -> Tensor:
+        """Standard normal numbers [K, B, U], float32, of the first `num` points."""
+        uniform = (self.points[:num, None] + self.own_noise(z)).remainder(1.0)
+        return torch.special.ndtri(uniform.clamp(2.0**-32, 1 - 2.0**-32)).float()
 
     def _log_weights(self, z: Tensor, noise: Tensor) -> Tensor:
-        """log p(z|u) p(u) / q(u|z) of u from `noise` [K, B or 1, U], for z [B, *shape]: [K, B] nats."""
+        """log p(z|u) p(u) / q(u|z) of u from `noise` [K, B, U], for z [B, *shape]: [K, B] nats."""
         z = z.flatten(1)
         mean, log_std = self.encoder(z).float().chunk(2, dim=-1)  # [B, U]
         with torch.autocast(z.device.type, enabled=False):  # densities are never in half precision
@@ -192,28 +178,29 @@ class SecondVAE(GradientPrior):
         return outputs, within(self.log_gamma).expand_as(outputs)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self._bound(z, self.noise)
+        return self._bound(z, len(self.points))
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The negative bound, of fresh noise in training and of a few samples of the fixed one outside of it."""
+        """The negative bound, of fresh noise in training and of a few of the samples of `log_prob` outside of it."""
         if not self.training:
-            return -self._bound(z, self.noise[:EVAL_SAMPLES])
-        noise = torch.randn(self.num_train_samples, len(z), self.noise.shape[1], device=z.device)
+            return -self._bound(z, EVAL_SAMPLES)
+        noise = torch.randn(self.num_train_samples, len(z), self.points.shape[1], device=z.device)
         return -log_mean_exp(self._log_weights(z, noise))
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        drawn = [self._draw(rows, how.temperature) for rows in rows_at_once(n)]
+        blocks = range(0, max(n, 1), SAMPLE_ROWS)  # one, if empty, of none
+        drawn = [self._draw(min(SAMPLE_ROWS, n - start), how.temperature) for start in blocks]
         return torch.cat(drawn).view(n, *self.spec.shape)
 
     def _draw(self, n: int, temperature: float) -> Tensor:
-        u = temperature * torch.randn(n, self.noise.shape[1], device=self.noise.device)
+        u = temperature * torch.randn(n, self.points.shape[1], device=self.points.device)
         loc, log_gamma = self._decode(u)
         return loc + temperature * torch.exp(log_gamma) * torch.randn_like(loc)
 
 
-def rows_at_once(n: int) -> list[int]:
-    """Sizes of blocks of `n` rows; one, if empty, of none."""
-    return [min(PASSES_AT_ONCE, n - start) for start in range(0, max(n, 1), PASSES_AT_ONCE)]
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """[K, B] -> [B]."""
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
 
 
 @torch.no_grad()
@@ -222,18 +209,6 @@ def start_narrow(net: ResidualNet, num: int) -> None:
     net.output.bias[-num:] = INITIAL_LOG_STD
 
 
-def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """[K, B] -> [B]."""
-    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
-
-
 def within(log_std: Tensor) -> Tensor:
     """Logarithms of widths between the floor and a smooth ceiling, where no gradient is lost."""
     return (MAX_LOG_STD - F.softplus(MAX_LOG_STD - log_std)).clamp_min(MIN_LOG_STD)
-
-
-def normal_points(num: int, dims: int, seed: int = 0) -> Tensor:
-    """Scrambled Sobol points as standard normal numbers, float32 [num, dims] on the CPU; torch's generator stays."""
-    with torch.device("cpu"):
-        points = SobolEngine(dims, scramble=True, seed=seed).draw(num, dtype=torch.float64)  # in [0, 1)
-    return torch.special.ndtri(points.clamp(2.0**-32, 1 - 2.0**-32)).float()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import PriorError
-from stage2_prior.priors.second_vae import SecondVAE, normal_points
+from stage2_prior.priors.second_vae import SecondVAE
 from stage2_prior.sampling import Sampling
 
 SLOPE = torch.tensor([2.0, 0.5, 1.0])
@@ -65,8 +65,8 @@ def test_with_a_wrong_one_it_rises_with_the_samples_and_never_above() -> None:
     z = prior.sample(2000)
     means = [float(linear("dimension", 1.6, num).log_prob(z).mean()) for num in (4, 16, 128, 4096)]
     expected = float(truth(z).mean())
-    assert means == sorted(means) and means[0] < expected - 0.1
-    assert expected - 0.01 < means[-1] < expected + 0.003
+    assert means == sorted(means) and means[0] < expected - 0.03
+    assert expected - 0.01 < means[-1] < expected + 0.002
 
 
 def test_a_density_moves_no_generator_and_is_the_same_again() -> None:
@@ -77,7 +77,6 @@ def test_a_density_moves_no_generator_and_is_the_same_again() -> None:
     torch.rand(3)
     assert torch.equal(prior.log_prob(z), first)
     torch.testing.assert_close(prior.log_prob(z[[1, 1]])[1:], first[1:2])
-    assert prior.noise.mean().abs() < 0.1 and torch.equal(normal_points(8, 3), prior.noise)
 
 
 def test_temperature_scales_all_noise() -> None:
@@ -96,8 +95,8 @@ def ring(num: int, seed: int) -> LatentDataset:
     return LatentDataset.of(loc, torch.full_like(loc, math.log(0.4)))
 
 
-def test_it_learns_a_ring_and_says_how_sure_its_bound_is() -> None:
-    """A Gaussian is 0.7 nats above the entropy of these; the error covers what other noise gives."""
+def test_it_learns_a_ring() -> None:
+    """A Gaussian is 0.7 nats above the entropy of these."""
     torch.manual_seed(0)
     train, val = ring(4000, 0), ring(1000, 1)
     prior = SecondVAE(LatentSpec((2,)), width=64, depth=2, gamma="network", num_samples=16, num_train_samples=4)
@@ -108,9 +107,6 @@ def test_it_learns_a_ring_and_says_how_sure_its_bound_is() -> None:
     entropy = -float(train.log_aggregate(z.double()).mean())
     nll = -prior.log_prob(z).mean().item()
     assert entropy - 0.1 < nll < entropy + 0.3
-    with torch.no_grad():
-        others = torch.stack([prior._bound(z, normal_points(16, 2, seed)).mean() for seed in range(100, 140)])
-    assert 0.3 < others.std() / prior.log_prob_error_nats < 3
     drawn, held_out = prior.sample(2000).norm(dim=1), z.norm(dim=1)
     assert abs(drawn.mean() - held_out.mean()) < 0.15 and drawn.std() < 1.5 * held_out.std()
 
