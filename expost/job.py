@@ -146,12 +146,7 @@ class Job:
     @property
     def fit_settings(self) -> dict[str, Any]:
         """The `fit:` section of the prior with `precision: auto` decided for this machine."""
-        from stage1_vae.machine import has_native_bf16
-
-        settings = dict(self.config.prior.get("fit") or {})
-        if settings.get("precision") == "auto":
-            settings["precision"] = "bf16-mixed" if has_native_bf16(self.device) else "32-true"
-        return settings
+        return decided_settings(self.config.prior, self.device)
 
     def fit_run(self, tracker: Tracker, **changes: Any) -> "FitRun":
         """What a prior's fit is lent; with a tracker's states it continues where an earlier attempt ended.
@@ -185,6 +180,16 @@ class Job:
 
         with seeded(seed, self.device):
             yield
+
+
+def decided_settings(node: Mapping[str, Any], device: "torch.device") -> dict[str, Any]:
+    """The `fit:` section of the prior's section `node` with `precision: auto` decided for `device`."""
+    from stage1_vae.machine import has_native_bf16
+
+    settings = dict(node.get("fit") or {})
+    if settings.get("precision") == "auto":
+        settings["precision"] = "bf16-mixed" if has_native_bf16(device) else "32-true"
+    return settings
 
 
 def new_folder(place: Path, may_exist: bool = False) -> Path:

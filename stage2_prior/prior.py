@@ -6,7 +6,9 @@ Public methods validate once and call the private ones, which do the maths.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -40,6 +42,13 @@ class Prior(nn.Module, ABC):
     """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
     takes_labels: ClassVar[bool] = False
     """Whether `conditional=true` is a word of its constructor; any other prior is then fitted once a class."""
+    prior_keys: ClassVar[tuple[str, ...]] = ()
+    """Words of its constructor that take priors of the same latents, or lists of them, and may name files of
+    `conf/prior/`; a section with the `_target_` of a prior may stand under any word."""
+    title: str = ""
+    """Of one that another prior holds: what to call it."""
+    fit_settings: Mapping[str, Any] = MappingProxyType({})
+    """Of one that another prior holds: its own section `fit`."""
 
     anchor: Tensor
     min_images: int = 1

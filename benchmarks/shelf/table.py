@@ -182,8 +182,8 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
             "## The shelf",
             "Every prior that models vectors of real numbers, with the settings of its yaml (mixture: 100 components), "
             "on the reference VAE (`experiment=mnist_reference`, one VAE); mean ± standard deviation over "
-            f"{len(seeds)} values of `seeds.prior`. Rates over 10,000 test images, each with 4 draws of q(z|x), fewer where a density "
-            "is dear (the run says so); distances between 10,000 decoded draws and the test images, in features of the "
+            f"{len(seeds)} values of `seeds.prior`. Rates over 10,000 test images, each with 4 draws of q(z|x), fewer "
+            "where a density is dear (the run says so); distances between 10,000 decoded draws and the test images, in features of the "
             "set's own classifier. † stands on every training latent: a ceiling, and no prior to choose.",
             "    python -m benchmarks.shelf.table --data DIR",
             table(shelf),

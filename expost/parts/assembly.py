@@ -16,8 +16,9 @@ from expost.config.build import build, refusing, target_class
 from expost.config.limits import affordable_bounds, limited_evaluation
 from expost.config.schema import Config, VAEParts
 from expost.job import Job
-from expost.parts.priors import beside_constants, build_prior, without
+from expost.parts.priors import beside_constants, build_prior
 from expost.parts.reduced import few_latents, shortened, truncated
+from expost.parts.sections import without
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet

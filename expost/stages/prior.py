@@ -8,10 +8,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from expost.config.build import origins, target_class
+from expost.config.schema import Node
 from expost.forecast.notice import prior_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
-from expost.parts.priors import PER_CLASS, listed_wrappers, without
+from expost.parts.priors import PER_CLASS, decided, listed_wrappers
+from expost.parts.sections import all_held, without
 from expost.parts.weights import weights
 from expost.stages.making import Making, Stage
 from expost.training.progress import counting
@@ -40,23 +42,33 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
     ranks = job.config.trainer.num_ranks if parts.prior.fits_in_ranks else 1
-    node, versions = job.config.prior, {}
-    wrappers = listed_wrappers(node)
+    node = decided(job.config.prior, job.device)
+    versions: dict[str, Any] = {}
+    for part in all_held(node):  # their sections are in this one
+        versions |= origins_of(part)
+    versions |= origins_of(node)
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
-    elif target_class(node).takes_labels:
-        versions["labels"] = LABELS_VERSION
-    else:
-        wrappers.append(("per_class", PER_CLASS))
-    for name, wrapper in wrappers:  # by their names, where they have one
-        own = origins([wrapper])
-        versions |= {name: own.pop(wrapper["_target_"])} | own
     return {
         "latents": keys["latents"],
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
-        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
+        "versions": versions | {"fit": FIT_VERSION},
     } | ({"ranks": ranks} if ranks > 1 else {})
+
+
+def origins_of(node: Node) -> dict[str, Any]:
+    """Versions of the class that the prior's section `node` names and of its wrappers, those by name that have one."""
+    versions, wrappers = origins([node]), listed_wrappers(node)
+    if node.get("conditional"):
+        if target_class(node).takes_labels:
+            versions["labels"] = LABELS_VERSION
+        else:
+            wrappers.append(("per_class", PER_CLASS))
+    for name, wrapper in wrappers:
+        own = origins([wrapper])
+        versions |= {name: own.pop(wrapper["_target_"])} | own
+    return versions
 
 
 STAGE = Stage(

@@ -4,15 +4,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from training_run import settings as trainer_settings
 
-from expost.config.build import build as make
-from expost.parts.priors import constructor_node, sized, wrapper_nodes
+from expost.parts.priors import construct_prior, prior_nodes, why_not
+from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -39,9 +38,19 @@ def config_of(name: str) -> DictConfig:
     return config
 
 
+def section(name: str) -> dict[str, Any]:
+    """What is in the file, written out; the priors in it learn for two epochs at most."""
+    node: Any = OmegaConf.to_container(config_of(name))
+    return with_held(written_out(node, prior_nodes()), quick)
+
+
+def quick(node: dict[str, Any]) -> dict[str, Any]:
+    few = node | ({"fit": node["fit"] | {"max_epochs": 2}} if "fit" in node else {})
+    return with_held(few, quick)
+
+
 def models(name: str, kind: str) -> bool:
-    prior: Any = hydra.utils.get_class(config_of(name)["_target_"])
-    return prior.check(SPECS[kind]) is None
+    return why_not(section(name), SPECS[kind]) is None
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if models(name, kind)]
@@ -52,12 +61,8 @@ real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
 
 def build(name: str, spec: LatentSpec) -> Prior:
     """The prior that `prior=name` gives, wrappers included."""
-    node: Any = sized(OmegaConf.to_container(config_of(name)), NUM)
     torch.manual_seed(0)
-    prior = make("prior", constructor_node(node), spec=spec)
-    for wrapper in wrapper_nodes(node, spec):
-        prior = make("prior.wrap", wrapper, prior=prior)
-    return prior
+    return construct_prior(sized(section(name), NUM), spec)
 
 
 def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from command_line import SMALL, run_here
-from omegaconf import OmegaConf
+from prior_cases import section
 from training_run import settings as trainer_settings
 
-from expost.config.build import build as make
-from expost.config.build import target_class
-from expost.parts.priors import constructor_node, sized, wrapper_nodes
+from expost.parts.priors import construct_prior, why_not
+from expost.parts.sections import sized, with_held
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -28,15 +27,15 @@ SMALLER = {"width": 32, "depth": 2, "num_heads": 2, "hidden": [64, 64], "num_com
 
 
 def build(name: str, kind: str) -> Prior | None:
-    node: Any = OmegaConf.to_container(OmegaConf.load(GROUP / f"{name}.yaml"))
-    if target_class(node).check(SPECS[kind]) is not None:
+    node = section(name) | {"conditional": True}
+    if why_not(node, SPECS[kind]) is not None:
         return None
-    node |= {key: value for key, value in SMALLER.items() if key in node} | {"conditional": True}
     torch.manual_seed(0)
-    prior = make("prior", constructor_node(sized(node, 3000)), spec=SPECS[kind])
-    for wrapper in wrapper_nodes(node, SPECS[kind]):
-        prior = make("prior.wrap", wrapper, prior=prior)
-    return prior
+    return construct_prior(sized(smaller(node), 3000), SPECS[kind])
+
+
+def smaller(node: dict[str, Any]) -> dict[str, Any]:
+    return with_held(node | {key: value for key, value in SMALLER.items() if key in node}, smaller)
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if build(name, kind) is not None]
