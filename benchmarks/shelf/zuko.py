@@ -32,7 +32,7 @@ from expost.parts.priors import make_prior, prior_nodes
 from stage1_vae.latents import LatentDataset
 from stage2_prior.fit import FreshBatches
 from stage2_prior.fitting import FitRun
-from stage2_prior.priors.flow import Flow
+from stage2_prior.flows.flow import Flow
 from stage2_prior.wrappers.standardize import Standardized
 
 LEAST_NATS, MOST_SECONDS, MOST_SAMPLING_SECONDS = 3.9, 60.0, 0.5

@@ -18,9 +18,9 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, pack
 from stage2_prior.fitting import FitReport, FitStates, Stopwatch
+from stage2_prior.flows.flow import Flow
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
-from stage2_prior.priors.flow import Flow
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.standardize import Standardized
 

@@ -4,7 +4,7 @@ After Bauer & Mnih, "Resampled Priors for Variational Autoencoders", AISTATS 201
 probability a(z) = sigmoid of a network, so that Z = E_pi[a(z)] is the rate of acceptance. So that sampling ends, the
 T-th draw is taken as it is, and with (1 - Z)^(T-1) = r, the chance of coming so far, the density of that is (equation
 4) p(z) = pi(z) ((1 - r) a(z) / Z + r). The network maximises it with Z from fresh draws of pi in each step. How Z is
-known in the end, and how well: `stage2_prior.tilted`. There the paper's base is N(0, I), which has to reject nearly
+known in the end, and how well: `stage2_prior.tilted.tilting`. There the paper's base is N(0, I), which has to reject nearly
 all where the answer is far: from a fitted mixture there is less to reject.
 """
 
@@ -19,7 +19,7 @@ from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import Sampling
-from stage2_prior.tilted import Tilted, log_mean_exp
+from stage2_prior.tilted.tilting import Tilted, log_mean_exp
 
 LOG_ODDS = -4.0
 """Of acceptance at the start, where it is the same everywhere. From 0.1 on networks learned to accept all of what they

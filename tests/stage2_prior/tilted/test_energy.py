@@ -11,10 +11,10 @@ from prior_cases import RING, on_grid, ring, ring_run
 from torch import Tensor
 
 from stage2_prior.fitting import FitReport, PriorError
-from stage2_prior.priors.energy import Energy
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.kde import Kernels
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.tilted.energy import Energy
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from training_run import settings as trainer_settings
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitRun, PriorError
-from stage2_prior.priors.glow import Glow, Mixing, level_shapes, squeeze, unsqueeze
+from stage2_prior.flows.glow import Glow, Mixing, level_shapes, squeeze, unsqueeze
 from stage2_prior.sampling import Sampling
 
 FIT = {"max_epochs": 5, "batch_size": 64, "learning_rate": 1e-2, "average": 0.98, "precision": "32-true"}

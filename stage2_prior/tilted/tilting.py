@@ -1,7 +1,7 @@
 """A base density tilted by a network: p(z) = p_0(z) exp t(z) / Z, with Z = E_p_0(z)[exp t(z)].
 
 What the base is: an exact density that is fitted first, such as a mixture. What the tilt and the training are:
-`stage2_prior.priors.resampled` and `stage2_prior.priors.energy`. Z has no closed form. While the network learns, each
+`stage2_prior.tilted.resampled` and `stage2_prior.tilted.energy`. Z has no closed form. While the network learns, each
 step estimates it from fresh draws of the base, and validation from the same draws each time; after the fit it is
 estimated once, from many. With weights w = exp t(z) of M draws, log Z = log mean w, and by the delta method its
 standard error is sqrt((1 / s - 1) / M), where s = (mean w)^2 / mean w^2 is the share of M that counts (the effective

@@ -12,7 +12,7 @@ Model", NeurIPS 2019). Two things are different here, because a density is wante
   their discrete approximations", 1996), which costs no further pass and leaves p where it is.
 
 There the base is N(0, I); a fitted mixture is nearer, and so Z, an average over the base, is known better. How well:
-`stage2_prior.tilted`.
+`stage2_prior.tilted.tilting`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import Sampling
-from stage2_prior.tilted import ROWS_AT_ONCE, Tilted
+from stage2_prior.tilted.tilting import ROWS_AT_ONCE, Tilted
 
 
 class Energy(Tilted):

@@ -13,8 +13,8 @@ from training_run import settings as trainer_settings
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitRun, PriorError
+from stage2_prior.flows.flow import Flow
 from stage2_prior.priors.autoregressive import Autoregressive
-from stage2_prior.priors.flow import Flow
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.sampling import Sampling

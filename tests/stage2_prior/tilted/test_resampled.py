@@ -13,7 +13,7 @@ from torch import nn
 from stage2_prior.fitting import FitReport, PriorError
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.gaussian import Gaussian
-from stage2_prior.priors.resampled import Resampled
+from stage2_prior.tilted.resampled import Resampled
 
 ATTEMPTS = 20
 
