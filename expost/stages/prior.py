@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from expost.config.build import origins, target_class
 from expost.config.schema import Node
@@ -26,7 +28,7 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        fit_run = job.fit_run(tracker, log=log)
+        fit_run = job.fit_run(tracker, log=log, **(of_stage1(making) if prior.needs_encoder else {}))
         report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
     for note in report.notes:
         job.say("prior", note)
@@ -37,6 +39,17 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         save_file(fitted, making.folder / "prior.safetensors")
         (making.folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
+
+
+def of_stage1(making: Making) -> dict[str, Any]:
+    """The encoder and the training images, as fields of a `FitRun`; row i of them is latent i."""
+    job, parts, vae = making.job, making.parts.of_images, making.vae.requires_grad_(False)
+    generator = torch.Generator(job.device).manual_seed(job.config.seeds.prior)
+
+    def images(rows: Tensor) -> Tensor:
+        return parts.preprocess(parts.data.train.batch(rows).to(job.device), generator)
+
+    return {"encoder": lambda x: vae.encode(x).posterior, "images": images}
 
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -74,7 +87,7 @@ def origins_of(node: Node) -> dict[str, Any]:
 STAGE = Stage(
     name="prior",
     typed="prior",
-    needs=lambda config, parts: ("latents",),
+    needs=lambda config, parts: ("latents", *["vae"] * parts.prior.needs_encoder),
     ingredients=ingredients,
     make=fit_prior,
     expected=lambda making: prior_parts(
