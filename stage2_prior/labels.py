@@ -83,11 +83,15 @@ class LabelledPrior(GradientPrior, ABC):
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         if context is None:
             return -self._log_prob(z, None)
-        labels = context.to(z.device, torch.int64)  # held-out images may be of a class that no training image is of
-        if self.training:
-            left_out = torch.rand(len(z), device=z.device) < self.label_dropout
-            labels = torch.where(left_out, self.no_class, labels)
-        return -self._log_prob_given(z, labels)
+        return -self._log_prob_given(z, self._dropped(context))
+
+    def _dropped(self, context: Tensor) -> Tensor:
+        """Labels [B], as training takes them: some are left out."""
+        labels = context.to(self.anchor.device, torch.int64)  # held out there may be classes that training has not
+        if not self.training:
+            return labels
+        left_out = torch.rand(len(labels), device=labels.device) < self.label_dropout
+        return torch.where(left_out, self.no_class, labels)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         if context is None and self.num_classes and n:
