@@ -4,8 +4,8 @@ After Bauer & Mnih, "Resampled Priors for Variational Autoencoders", AISTATS 201
 probability a(z) = sigmoid of a network, so that Z = E_pi[a(z)] is the rate of acceptance. So that sampling ends, the
 T-th draw is taken as it is, and with (1 - Z)^(T-1) = r, the chance of coming so far, the density of that is (equation
 4) p(z) = pi(z) ((1 - r) a(z) / Z + r). The network maximises it with Z from fresh draws of pi in each step. How Z is
-known in the end, and how well: `stage2_prior.tilted.tilting`. There the paper's base is N(0, I), which has to reject nearly
-all where the answer is far: from a fitted mixture there is less to reject.
+known in the end, and how well: `stage2_prior.tilted.tilting`. There the paper's base is N(0, I), which has to reject
+nearly all where the answer is far: from a fitted mixture there is less to reject.
 """
 
 import math
