@@ -20,8 +20,8 @@ from stage2_prior.prior import Prior, Wrapper
 BY_NAME = "prior"
 """Key of a section that stands for a file of `conf/prior/` with changes."""
 MOST_CHANGES = 3
-OF_NO_TITLE = {"wrap", "otherwise", "conditional", "precision", "members"}
-"""How many of a section's changes a title names, and which keys of it never."""
+OF_NO_TITLE = {"wrap", "otherwise", "conditional", "precision", "members", "max_steps", "max_tokens", "max_iter"}
+"""How many of a section's changes a title names, and keys that it leaves out: many of them the limits have written."""
 
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:
