@@ -4,8 +4,8 @@
 
 Trains the VAE of `experiment=mnist_vq` (4x4 codes) for a few epochs, then fits both networks, of one size, for as many
 steps each, without labels; the masked one twice, with samples in eight steps and in one a code: its weights are the
-same. Figures are those of report.json; seconds are those of the exported models, a batch of latents after one that warms
-up. Takes less than ten minutes on two cores.
+same. Figures are those of report.json; seconds are those of the exported models, a batch of latents after one that
+warms up. Takes less than ten minutes on two cores.
 """
 
 import argparse
@@ -69,7 +69,15 @@ def section(judged: Sequence[Judged], epochs: int, steps: int) -> str:
         f"{DRAWS * one.num_codes / one.sampling_seconds:,.0f} |"
         for one in judged
     ]
-    head = "| prior | -log p(z), nats ↓ | Frechet distance ↓ | fit, s | parameters | latents a second ↑ | codes a second ↑ |"
+    columns = (
+        "-log p(z), nats ↓",
+        "Frechet distance ↓",
+        "fit, s",
+        "parameters",
+        "latents a second ↑",
+        "codes a second ↑",
+    )
+    head = f"| prior | {' | '.join(columns)} |"
     return "\n\n".join(
         [
             "## Masked codes and the transformer",

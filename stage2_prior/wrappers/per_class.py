@@ -4,6 +4,7 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
