@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from stage1_vae.errors import ExpostError
@@ -91,6 +91,8 @@ class FitRun:
         sizes: where the fit goes another way.
         encoder: q(z|x) of images [B, C, H, W] as stage 1 takes them, frozen and differentiable; None: there is none.
         images: rows [B] of the training set -> such images, on the device; None: there are none.
+        fitted_member: gives a member of a prior that has stored parts, by its place, what it is alone, and returns what
+            its fit reported; None: there is no store, and members are fitted in their turn.
     """
 
     device: torch.device
@@ -103,6 +105,7 @@ class FitRun:
     sizes: Sizes = field(default_factory=Sizes)
     encoder: Callable[[Tensor], Distribution] | None = None
     images: Callable[[Tensor], Tensor] | None = None
+    fitted_member: Callable[[nn.Module, int], "FitReport"] | None = None
 
 
 Logged = tuple[dict[str, float], int]

@@ -7,6 +7,7 @@ Public methods validate once and call the private ones, which do the maths.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -49,6 +50,8 @@ class Prior(nn.Module, ABC):
     """Of one that another prior holds: what to call it."""
     fit_settings: Mapping[str, Any] = MappingProxyType({})
     """Of one that another prior holds: its own section `fit`."""
+    has_stored_parts: ClassVar[bool] = False
+    """Whether the priors under its word `members` are fitted as each is alone, and so found in a store."""
 
     anchor: Tensor
     min_images: int = 1
@@ -143,7 +146,7 @@ class Prior(nn.Module, ABC):
         wanted = torch.zeros(n, dtype=torch.int64, device=device) if context is None else context.to(device).long()
         classes = wanted[torch.arange(num, device=device) * n // max(num, 1)]  # each place once, or more
         labels = None if context is None else classes
-        z = self._sample(num, labels, how)
+        z = self._sample(num, labels, replace(how, truncation=1.0))  # whose parts are not to cut again
         order = self._log_prob(z, labels).argsort(descending=True)
         order = order[classes[order].argsort(stable=True)]  # by class, the likeliest first
         drawn = classes.bincount(minlength=1)

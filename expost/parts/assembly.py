@@ -222,7 +222,10 @@ def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
     """Stage 2 alone, of what varies of the latents."""
     if data.fixed:
         varying = {"_target_": f"{Varying.__module__}.{Varying.__qualname__}", "fixed": list(data.fixed)}
-        node = job.config.prior | {"wrap": [*(job.config.prior.get("wrap") or ()), varying]}
+        wrap = [
+            wrapper for wrapper in job.config.prior.get("wrap") or () if wrapper != varying
+        ]  # of a rank it is there
+        node = job.config.prior | {"wrap": [*wrap, varying]}
         job = replace(job, config=job.config.model_copy(update={"prior": node}))
     job, prior = fit_to_latents(job, data.spec, data.train.family, len(data.train))
     data = data if job.max_images is None else few_latents(data, job.max_images, prior)

@@ -8,18 +8,20 @@ that folder stands for the file, and a section whose key `prior` is such a name 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from expost.base.errors import UserError, nearest
 from expost.config.build import target_class
 from expost.config.schema import Node
+from stage2_prior.combined.members import Combined
 from stage2_prior.prior import Prior, Wrapper
 
 BY_NAME = "prior"
 """Key of a section that stands for a file of `conf/prior/` with changes."""
 MOST_CHANGES = 3
-OF_NO_TITLE = {"wrap", "otherwise", "conditional", "precision", "members"}
-"""How many of a section's changes a title names, and which keys of it never."""
+OF_NO_TITLE = {"wrap", "otherwise", "conditional", "precision", "members", "max_steps", "max_tokens", "max_iter"}
+"""How many of a section's changes a title names, and keys that it leaves out: many of them the limits have written."""
 
 
 def without(node: Node, keys: tuple[str, ...]) -> Node:
@@ -84,12 +86,26 @@ def written_out(node: Node, offered: Mapping[str, Node]) -> Node:
     Raises:
         UserError: no such prior, or one that has no such key.
     """
-    keys = target_class(node).prior_keys if issubclass(target_class(node), Prior) else ()
-    named = {key: mapped(node[key], lambda value: by_name(key, value, offered)) for key in keys if key in node}  # noqa: B023
-    return with_held(node | named, lambda part: written_out(part, offered))
+    cls = target_class(node)
+    keys = cls.prior_keys if issubclass(cls, Prior) else ()
+    node = node | {key: mapped(node[key], partial(by_name, key, offered)) for key in keys if key in node}
+    node = handed_down(node) if issubclass(cls, Combined) else node
+    return with_held(node, lambda part: written_out(part, offered))
 
 
-def by_name(key: str, value: Any, offered: Mapping[str, Node]) -> Any:
+def handed_down(node: Node) -> Node:
+    """The section of a combined prior whose members have its wrappers, around their own, and its answer to whether
+    labels count: so each is what it would be alone."""
+    wrap, labels = node.get("wrap") or [], {"conditional": True} if node.get("conditional") is True else {}
+
+    def given(part: Node) -> Node:
+        own = part.get("wrap") or []
+        return part | labels | ({"wrap": [*own, *(w for w in wrap if w not in own)]} if wrap else {})
+
+    return with_held(without(node, ("wrap",)), given)
+
+
+def by_name(key: str, offered: Mapping[str, Node], value: Any) -> Any:
     """What the `value` of a prior's `key`, or a part of it, stands for: a section, where it names one.
 
     Raises:

@@ -23,6 +23,7 @@ from expost.parts.decoding import block_size
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
+from expost.stages.prior import members_alone
 from expost.stages.vae import CALIBRATION_IMAGES
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -210,8 +211,12 @@ class Iterations:
 
 
 def probe_prior(probing: Probing) -> Facts:
-    """The prior on imagined latents: in steps, in iterations, or whole where it is fitted in closed form."""
-    node = probing.job.config.prior
+    """The prior on imagined latents: in steps, in iterations, or whole where it is fitted in closed form; one made of
+    others as each of them."""
+    node, alone = probing.job.config.prior, members_alone(probing.job, probing.parts)
+    if alone:
+        members = [probe_prior(replace(probing, job=part.job, parts=part.parts)) for part in alone]
+        return {"members": members, "num_parameters": sum(facts["num_parameters"] for facts in members)}
     if issubclass(target_class(node), GradientPrior):
         return probe_steps(probing)
     if "max_iter" in node:

@@ -2,25 +2,26 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from expost.config.build import origins, target_class
 from expost.config.schema import Node
-from expost.forecast.notice import prior_parts
+from expost.forecast.notice import Expectation, prior_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
-from expost.parts.sections import all_held, without
-from expost.parts.weights import weights
-from expost.stages.making import Making, Stage
+from expost.parts.sections import all_held, held, without
+from expost.parts.weights import PRIOR_WEIGHTS, fill, histories, weights
+from expost.stages.making import Alone, Making, Stage
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
-from stage2_prior.fitting import FIT_VERSION
+from stage2_prior.combined.members import Combined
+from stage2_prior.fitting import FIT_VERSION, FitReport
 from stage2_prior.labels import LABELS_VERSION
 
 
@@ -28,7 +29,10 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        fit_run = job.fit_run(tracker, log=log, **(of_stage1(making) if prior.needs_encoder else {}))
+        lent = of_stage1(making) if prior.needs_encoder else {}
+        if prior.has_stored_parts:
+            lent["fitted_member"] = lambda member, place: stored_member(making, member, place)
+        fit_run = job.fit_run(tracker, log=log, **lent)
         report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
     for note in report.notes:
         job.say("prior", note)
@@ -36,7 +40,7 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     job.ranks.check_equal(fitted)
     facts = asdict(report) | {"num_parameters": prior.num_parameters}
     if job.ranks.rank == 0:
-        save_file(fitted, making.folder / "prior.safetensors")
+        save_file(fitted, making.folder / PRIOR_WEIGHTS)
         (making.folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
 
@@ -50,6 +54,26 @@ def of_stage1(making: Making) -> dict[str, Any]:
         return parts.preprocess(parts.data.train.batch(rows).to(job.device), generator)
 
     return {"encoder": lambda x: vae.encode(x).posterior, "images": images}
+
+
+def stored_member(making: Making, member: nn.Module, place: int) -> FitReport:
+    """Give `member` the state that its own artifact holds; what its fit reported."""
+    artifact = making.inputs[f"{STAGE.name}-{place}"]
+    fill(member, artifact, PRIOR_WEIGHTS)
+    member.to(making.job.device).eval()
+    return histories(None, artifact).fit
+
+
+def members_alone(job: Job, parts: Parts) -> list[Alone]:
+    """The members of a prior that is made of whole other ones, as jobs of which each fits one of them."""
+    if not parts.prior.has_stored_parts:
+        return []
+    assert isinstance(parts.prior, Combined)
+    alone = []
+    for node, member in zip(held(job.config.prior), parts.prior.parts, strict=True):
+        config = job.config.model_copy(update={"prior": node})
+        alone.append(Alone(member.title, replace(job, config=config, whole=job), replace(parts, prior=member)))
+    return alone
 
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -67,7 +91,9 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
         "versions": versions | {"fit": FIT_VERSION},
-    } | ({"ranks": ranks} if ranks > 1 else {})
+        **({"ranks": ranks} if ranks > 1 else {}),
+        **{name: key for name, key in keys.items() if name.startswith(f"{STAGE.name}-")},
+    }
 
 
 def origins_of(node: Node) -> dict[str, Any]:
@@ -84,14 +110,21 @@ def origins_of(node: Node) -> dict[str, Any]:
     return versions
 
 
+def expected(making: Making) -> list[Expectation]:
+    """What a fit takes; members are expected one by one."""
+    if isinstance(making.parts.prior, Combined):
+        return []
+    lent = making.job.fit_run(Tracker())
+    return prior_parts(making.parts.prior, making.latents("train"), making.latents("val"), lent)
+
+
 STAGE = Stage(
     name="prior",
     typed="prior",
     needs=lambda config, parts: ("latents", *["vae"] * parts.prior.needs_encoder),
     ingredients=ingredients,
     make=fit_prior,
-    expected=lambda making: prior_parts(
-        making.parts.prior, making.latents("train"), making.latents("val"), making.job.fit_run(Tracker())
-    ),
+    expected=expected,
     in_ranks=lambda parts: parts.prior.fits_in_ranks,
+    parts_alone=members_alone,
 )

@@ -31,6 +31,8 @@ SPECS = {
 }
 """All small: two real dimensions, or codes few enough to look at every sequence."""
 REAL = ("vector", "map")
+SMALLER = {"width": 32, "depth": 2}
+"""Networks of the usual size would take most of the time of all contract tests."""
 NUM = 600
 """Latents of a training set."""
 
@@ -44,8 +46,7 @@ def config_of(name: str) -> DictConfig:
 def section(name: str) -> dict[str, Any]:
     """What is in the file, written out; the priors in it learn for two epochs at most."""
     node: Any = OmegaConf.to_container(config_of(name))
-    if "num_heads" in node:  # transformers of usual size take half of the time of all contract tests
-        node |= {"width": 32, "depth": 2}
+    node |= {key: value for key, value in SMALLER.items() if key in node}
     return with_held(written_out(node, prior_nodes()), quick)
 
 

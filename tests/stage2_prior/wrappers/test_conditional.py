@@ -13,8 +13,8 @@ from prior_cases import section
 from torch import Tensor
 from training_run import settings as trainer_settings
 
-from expost.parts.priors import construct_prior, why_not
-from expost.parts.sections import sized, with_held
+from expost.parts.priors import construct_prior, prior_nodes, why_not
+from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
@@ -31,7 +31,7 @@ SMALLER = {"width": 32, "depth": 2, "num_heads": 2, "hidden": [64, 64], "num_com
 
 
 def build(name: str, kind: str) -> Prior | None:
-    node = section(name) | {"conditional": True}
+    node = written_out(section(name) | {"conditional": True}, prior_nodes())
     if why_not(node, SPECS[kind]) is not None:
         return None
     torch.manual_seed(0)
