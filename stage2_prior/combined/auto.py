@@ -133,8 +133,8 @@ class Auto(Combined):
         self.min_images = min(member.min_images for member in members)
         self.min_images_a_class = min(member.min_images_a_class for member in members)
         self.needs_widths = all(member.needs_widths for member in members)
-        self.register_buffer("comparison", torch.full((4,), math.nan, dtype=torch.float64))
-        # place of the rung that the one taken is compared with, its gain, the standard error, its seconds beyond
+        self.register_buffer("comparison", torch.full((3,), math.nan, dtype=torch.float64))
+        # place of the rung that the one taken is compared with, its gain, and the standard error of that
         settle(self)
         self.register_load_state_dict_post_hook(settle)
 
@@ -142,23 +142,20 @@ class Auto(Combined):
     def caveats(self) -> list[str]:
         if len(self.weighed) > 1 or len(self.parts) == 1:
             return []
-        return [self.sentence, *self.weighed[0][1].caveats]
+        return [f"{self.answer()}.", *self.weighed[0][1].caveats]
 
-    @property
-    def sentence(self) -> str:
-        """Which prior these latents need, and what another one would buy."""
-        taken, (place, gain, error, beyond) = self.titles[self.weighed[0][0]], self.comparison.tolist()
+    def answer(self, beyond: float | None = None) -> str:
+        """Which prior these latents need, and what another one would buy; `beyond`: seconds that it took more."""
+        taken, (place, gain, error) = self.titles[self.weighed[0][0]], self.comparison.tolist()
         if math.isnan(place):
-            return f"{taken} is taken: no other rung was fitted within {self.seconds:g} s."
+            return f"{taken} is taken: no other rung was fitted within {self.seconds:g} s"
         other, unit = self.titles[int(place)], "nats" if self.metric == "latent_nll_nats" else "of the Frechet distance"
         amount = f"{abs(gain):.2f} ± {error:.2f} {unit}"
-        cost = f"for {beyond:.0f} s more" if beyond >= 0 else f"for {-beyond:.0f} s less"
         if gain >= 0:
-            return f"{taken} is enough: {other} would buy {amount} {cost}."
+            return f"{taken} is enough: {other} would buy {amount}{cost(beyond)}"
         if int(place) > self.weighed[0][0]:
-            return f"{taken} is enough: {other} is {amount} behind, {cost}."
-        cost = f"for {-beyond:.0f} s more" if beyond <= 0 else f"for {beyond:.0f} s less"
-        return f"{taken} pays: it buys {amount} over {other} {cost}."
+            return f"{taken} is enough: {other} is {amount} behind{cost(beyond)}"
+        return f"{taken} pays: it buys {amount} over {other}{cost(None if beyond is None else -beyond)}"
 
     def check_family(self, family: str) -> None:
         """As for any prior, where no rung is left otherwise.
@@ -185,13 +182,20 @@ class Auto(Combined):
         self.comparison.fill_(math.nan)
         if other is not None:
             gain, error = other.gain(taken, self.metric)
-            values = [other.place, gain, error, other.seconds - taken.seconds]
-            self.comparison.copy_(torch.tensor(values, dtype=torch.float64))
+            self.comparison.copy_(torch.tensor([other.place, gain, error], dtype=torch.float64))
         self.eval()
         settle(self)
-        notes = [self.sentence, *(f"{title(rung.prior)}: {rung.words}" for rung in race.rungs)]
+        beyond = None if other is None else other.seconds - taken.seconds
+        notes = [self.answer(beyond), *(f"{title(rung.prior)}: {rung.words}" for rung in race.rungs)]
         own = report(self, train, val, run, watch.seconds, notes=notes)
         return replace(own, seconds=watch.seconds, ladder=race.rows())
+
+
+def cost(seconds: float | None) -> str:
+    """What so many seconds more, or less, are in a sentence."""
+    if seconds is None:
+        return ""
+    return f" for {abs(seconds):.0f} s {'more' if seconds >= 0 else 'less'}"
 
 
 def settle(auto: Auto, *_: object) -> None:
