@@ -6,9 +6,10 @@ figure 1): each gets a slice of the seconds that are left, the worse half is dro
 they were, until one is left. It ends with its fit or with the budget.
 
 Rungs are compared on the same held-out draws z ~ q(z|x), one a latent, by log p(z): the difference between two rungs
-has the standard error of its mean over latents. Or by the Frechet distance of a rung's samples to those draws, both of
-the latents as they are: its error is that of several sets of samples. A rung pays where it is better by more than two
-standard errors, and what is taken is the cheapest that no other rung betters so.
+has the standard error of its mean over latents. Or by the Frechet distance of a rung's samples to those draws, both
+decoded and in the features that the judge looks at (without a decoder, of the latents as they are); its error is that
+of several sets of samples. A rung pays where it is better by more than two standard errors, and what is taken is the
+cheapest that no other rung betters so.
 
 What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most.
 """
@@ -17,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -107,7 +109,7 @@ class Auto(Combined):
         conditional: whether labels are given, to every rung.
 
     Raises:
-        PriorError: as for `Combined`; no seconds; a distance between latents that are no real numbers.
+        PriorError: as for `Combined`, or no seconds.
     """
 
     skips_members: ClassVar[bool] = True
@@ -124,12 +126,8 @@ class Auto(Combined):
         super().__init__(spec, members, conditional)
         if seconds <= 0:
             raise PriorError(f"prior.seconds={seconds}: give a number above 0")
-        if metric == "frechet_distance" and spec.support is not Support.REAL:
-            raise PriorError(
-                "prior.metric=frechet_distance is between latents of real numbers, and these are "
-                f"{spec.support.value}; use prior.metric=latent_nll_nats"
-            )
         self.seconds, self.metric = seconds, metric
+        self.looks_at_images = metric == "frechet_distance"
         self.min_images = min(member.min_images for member in members)
         self.min_images_a_class = min(member.min_images_a_class for member in members)
         self.needs_widths = all(member.needs_widths for member in members)
@@ -272,6 +270,8 @@ class Race:
         Raises:
             PriorError: not even the first rung, or whatever a rung raises.
         """
+        if self.metric == "frechet_distance":
+            self._features(self.draws[:1])  # refused before any fit
         able = [rung for rung in self.rungs if self._is_able(rung)]
         if not able:
             raise PriorError(f"prior.members: none can be fitted to these latents; {self.rungs[0].words}")
@@ -392,9 +392,29 @@ class Race:
         rung.nats = torch.cat([-prior.log_prob(z.to(device)).double().cpu() for z in draws.split(ROWS_AT_ONCE)])
         if self.metric == "frechet_distance":
             torch.manual_seed(seed)
-            sets = [prior.sample(min(A_SET, len(self.draws))) for _ in range(SETS)]
-            distances = [frechet_distance(z, self.draws.to(device)) for z in sets]
+            sets = [self._features(prior.sample(min(A_SET, len(self.draws)))) for _ in range(SETS)]
+            distances = [frechet_distance(features, self.reference) for features in sets]
             rung.distances = torch.tensor(distances, dtype=torch.float64)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """What samples are compared with: the held-out draws, seen as they are."""
+        return self._features(self.draws)
+
+    def _features(self, z: Tensor) -> Tensor:
+        """[N, *shape] -> [N, F], on the CPU.
+
+        Raises:
+            PriorError: these latents have no distances, and there is no decoder.
+        """
+        if self.run.features is not None:
+            return self.run.features(z).cpu()
+        if self.val.spec.support is not Support.REAL:
+            raise PriorError(
+                f"prior.metric=frechet_distance: these latents are {self.val.spec.support.value} without a decoder, "
+                "so that there is no distance between them; use prior.metric=latent_nll_nats"
+            )
+        return z.flatten(1).cpu()
 
     def rows(self) -> list[dict[str, Any]]:
         """The ladder, a mapping a rung: figures, by how much the best one is better and the standard error of that, and

@@ -11,6 +11,7 @@ import torch
 from latent_values import means
 from prior_cases import ring_run, run_for
 from scipy.linalg import sqrtm
+from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.parts.priors import make_prior
@@ -23,6 +24,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.priors.unigram import Unigram
 
 SPEC, CPU = LatentSpec((2,)), torch.device("cpu")
 SETTINGS = {"batch_size": 64, "learning_rate": 5e-3, "average": 0.9, "precision": "32-true"}
@@ -187,9 +189,18 @@ def test_by_distance_of_the_latents_themselves() -> None:
     assert "of the Frechet distance" in report.notes[0]
     assert auto.log_weights[0] == 0  # a Gaussian has the moments of the ring
     codes = LatentSpec((4,), Support.CODES, ((2, 2),), (8,))
-    node = {"_target_": f"{Auto.__module__}.Auto", "members": ["unigram"], "metric": "frechet_distance"}
-    with pytest.raises(UserError, match="between latents of real numbers, and these are codes"):
-        make_prior(node, codes, 100, 0, CPU)
+    data = LatentDataset(codes, "codes", {"codes": np.zeros((50, 4), np.uint8)})
+    of_codes = Auto(codes, [Unigram(codes)], metric="frechet_distance")
+    with pytest.raises(PriorError, match="these latents are codes without a decoder"):
+        of_codes.fit(data, data, run_for(of_codes))
+    seen: list[int] = []
+
+    def features(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return torch.stack([z.float().sum(1), z.float().square().sum(1)], 1)
+
+    report = of_codes.fit(data, data, replace(run_for(of_codes), features=features))
+    assert seen == [1, *[50] * 6] and report.ladder[0]["frechet_distance"] < 1
 
 
 def test_the_distance_is_that_of_two_normals() -> None:
