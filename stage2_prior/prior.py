@@ -69,6 +69,8 @@ class Prior(nn.Module, ABC):
     """Passes of a network that a density without a label takes."""
     needs_widths: bool = False
     """Whether it has no density where posteriors are point masses."""
+    needs_encoder: bool = False
+    """Whether its fit needs the encoder and the images that the latents come from, which a `FitRun` may lend."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -258,7 +260,7 @@ class Wrapper(Prior, ABC):
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
-        self.needs_widths = prior.needs_widths
+        self.needs_widths, self.needs_encoder = prior.needs_widths, prior.needs_encoder
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
 
     @property

@@ -93,6 +93,7 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int]) -> Judged:
         print(f"{name}, seed {seed}: {taken.seconds:.0f} s, {machine()}", file=sys.stderr, flush=True)
     folder = root / "exports" / name
     if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
         words = (*RECIPE, f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seeds[0]}")
         pipeline(*words, *WORDS.get(name, ()), "stage=export", f"export.out={folder}")
     return Judged(name, rows, baseline, sampling_seconds(folder))

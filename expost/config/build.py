@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -88,7 +89,8 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
     if hint is None:
         return value
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        config = None if is_dataclass(hint) else ConfigDict(arbitrary_types_allowed=True)  # a section has its own
+        adapter = TypeAdapter(hint, config=config)
     except PydanticSchemaGenerationError:
         return value
     try:

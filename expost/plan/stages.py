@@ -317,7 +317,8 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)
-    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), latents=latents)
+    given = {"latents": latents} | ({"vae": train_hardly(probing)} if prior.needs_encoder else {})
+    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), **given)
     fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {

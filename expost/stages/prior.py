@@ -30,10 +30,10 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        lent: dict[str, Any] = {"log": log}
+        lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
         if prior.has_stored_parts:
             lent["fitted_member"] = partial(stored_member, making)
-        if "features" in making.inputs:
+        if prior.looks_at_images and isinstance(making.parts, ImageParts):
             lent["features"] = features_of(making)
         fit_run = job.fit_run(tracker, **lent)
         report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
@@ -46,6 +46,17 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         save_file(fitted, making.folder / PRIOR_WEIGHTS)
         (making.folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
+
+
+def of_stage1(making: Making) -> dict[str, Any]:
+    """The encoder and the training images, as fields of a `FitRun`; row i of them is latent i."""
+    job, parts, vae = making.job, making.parts.of_images, making.vae.requires_grad_(False)
+    generator = torch.Generator(job.device).manual_seed(job.config.seeds.prior)
+
+    def images(rows: Tensor) -> Tensor:
+        return parts.preprocess(parts.data.train.batch(rows).to(job.device), generator)
+
+    return {"encoder": lambda x: vae.encode(x).posterior, "images": images}
 
 
 def stored_member(making: Making, member: nn.Module, place: int) -> FitReport:
@@ -71,9 +82,9 @@ def features_of(making: Making) -> Callable[[Tensor], Tensor]:
 
 
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
-    """A fit that looks at images decodes them, and sees them as the judge does."""
+    """Stage 1, where the fit encodes or decodes; where it looks at images, what the judge looks at them with."""
     looks = parts.prior.looks_at_images and isinstance(parts, ImageParts)
-    return ("latents", *["vae", "features"] * looks)
+    return ("latents", *["vae"] * (parts.prior.needs_encoder or looks), *["features"] * looks)
 
 
 def members_alone(job: Job, parts: Parts) -> list[Alone]:
@@ -99,11 +110,12 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
     return {
+        "latents": keys["latents"],
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
         "versions": versions | {"fit": FIT_VERSION},
         **({"ranks": ranks} if ranks > 1 else {}),
-        **{name: keys[name] for name in needs(job.config, parts)},
+        **({"features": keys["features"]} if "features" in needs(job.config, parts) else {}),
         **{name: key for name, key in keys.items() if name.startswith(f"{STAGE.name}-")},
     }
 

@@ -4,6 +4,7 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,9 @@ class PerClass(Wrapper):
             if states.restore(y, prior):
                 continue
             try:
-                of_one = prior.fit(train_y, val_y if len(val_y) else train_y, states.fit_of(y))
+                of_one = prior.fit(
+                    train_y, val_y if len(val_y) else train_y, with_images_of(states.fit_of(y), train, y)
+                )
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
             states.finish(y, prior, of_one)
@@ -100,6 +103,15 @@ class PerClass(Wrapper):
         notes = [f"class {y}: {note}" for y, of_one in enumerate(states.reports) for note in of_one.notes]
         curve = list(mean_curve(states.reports, shares.tolist()))
         return report(self, train, val, run, seconds, curve, notes)
+
+
+def with_images_of(run: FitRun, train: LatentDataset, y: int) -> FitRun:
+    """The run with the images of the class `y`, whose rows are those of its latents."""
+    images = run.images
+    if images is None or train.labels is None:
+        return run
+    of_class = (train.labels == y).nonzero().squeeze(1)
+    return replace(run, images=lambda rows: images(of_class[rows]))
 
 
 def latents_of(latents: LatentDataset, y: int) -> LatentDataset:

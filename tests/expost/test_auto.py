@@ -31,7 +31,7 @@ def test_the_ladder_is_told_everywhere(folder: Path) -> None:
     ladder = report_of(folder)["fitting"]["auto"]["ladder"]
     assert [rung["rung"] for rung in ladder][:2] == ["gaussian", "mixture num_components=5"]
     assert sum("taken" in rung["words"] for rung in ladder) == 1
-    page = (folder / "runs/latest/report.html").read_text()
+    page = (folder / "runs/latest/report.html").read_text(encoding="utf-8")
     assert "<h2>Which prior</h2>" in page and "Ladder of auto" in page
     assert any(" is enough" in note or " pays" in note for note in report_of(folder)["rows"]["auto"]["notes"])
     done = run_here(

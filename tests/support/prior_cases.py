@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from training_run import settings as trainer_settings
 from expost.parts.priors import construct_prior, prior_nodes, why_not
 from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
@@ -30,6 +31,8 @@ SPECS = {
 }
 """All small: two real dimensions, or codes few enough to look at every sequence."""
 REAL = ("vector", "map")
+SMALLER = {"width": 32, "depth": 2}
+"""Networks of the usual size would take most of the time of all contract tests."""
 NUM = 600
 """Latents of a training set."""
 
@@ -43,6 +46,7 @@ def config_of(name: str) -> DictConfig:
 def section(name: str) -> dict[str, Any]:
     """What is in the file, written out; the priors in it learn for two epochs at most."""
     node: Any = OmegaConf.to_container(config_of(name))
+    node |= {key: value for key, value in SMALLER.items() if key in node}
     return with_held(written_out(node, prior_nodes()), quick)
 
 
@@ -100,7 +104,23 @@ def run_for(prior: Prior) -> FitRun:
     learner = prior.inner if isinstance(prior, Wrapper) else prior
     settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
     fit = lightning_fit(trainer_settings(), [])
-    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    return with_encoder(run, prior.spec) if prior.needs_encoder else run
+
+
+def with_encoder(run: FitRun, spec: LatentSpec) -> FitRun:
+    """The run with images of 4 x 4 pixels, and an encoder of them that has learned nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, spec.num_dims, generator=generator)
+
+    def encode(x: Tensor) -> DiagonalNormal:
+        loc = (x.flatten(1) - 0.5) @ weight
+        return DiagonalNormal(loc.view(-1, *spec.shape), (loc.tanh() - 1).view(-1, *spec.shape))
+
+    def images(rows: Tensor) -> Tensor:
+        return torch.rand(10_000, 1, 4, 4, generator=torch.Generator().manual_seed(1))[rows]
+
+    return replace(run, encoder=encode, images=images)
 
 
 @functools.cache

@@ -59,9 +59,12 @@ def test_two_commands_share_what_they_fit(folder: Path) -> None:
 
 def test_seconds_are_those_of_all_and_the_report_knows_the_weights(folder: Path) -> None:
     run(folder, "prior=ensemble", MEMBERS)
-    fits = [json.loads((folder / f"runs/store/prior/{m['key']}/fit.json").read_text()) for m in priors(folder)]
+    fits = [
+        json.loads((folder / f"runs/store/prior/{m['key']}/fit.json").read_text(encoding="utf-8"))
+        for m in priors(folder)
+    ]
     assert fits[2]["seconds"] >= fits[0]["seconds"] + fits[1]["seconds"]
-    row = json.loads((folder / "runs/latest/report.json").read_text())["rows"]["ensemble"]
+    row = json.loads((folder / "runs/latest/report.json").read_text(encoding="utf-8"))["rows"]["ensemble"]
     assert row["fit_seconds"] == pytest.approx(fits[2]["seconds"])
     assert any("weights of the members: gaussian 0." in note for note in row["notes"])
     assert row["rate_nats"] is None or np.isfinite(row["rate_nats"])

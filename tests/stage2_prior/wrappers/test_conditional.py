@@ -1,5 +1,7 @@
 """Priors of classes: every `conf/prior/*.yaml` that can be conditional, and labels and knobs on the command line."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ import pytest
 import torch
 from command_line import SMALL, run_here
 from prior_cases import section
+from torch import Tensor
 from training_run import settings as trainer_settings
 
 from expost.parts.priors import construct_prior, prior_nodes, why_not
 from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior
 
@@ -53,6 +56,15 @@ def two_classes(kind: str, num: int, seed: int) -> LatentDataset:
     return LatentDataset(SPECS[kind], "codes", {"codes": z.astype(np.uint8)}, labels)
 
 
+def with_encoder(run: FitRun, train: LatentDataset) -> FitRun:
+    """The run with images of three pixels, the latents themselves, and posteriors as wide as a class."""
+
+    def encode(x: Tensor) -> DiagonalNormal:
+        return DiagonalNormal(x.flatten(1), torch.full_like(x.flatten(1), math.log(0.5)))
+
+    return replace(run, encoder=encode, images=lambda rows: train.posterior(rows).mean.view(-1, 1, 1, 3))
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_each_class_is_learned_and_all_together(name: str, kind: str) -> None:
     """Samples of a class are of that class; a label is worth the entropy of the classes, 0.56 nats; without one the
@@ -63,7 +75,8 @@ def test_each_class_is_learned_and_all_together(name: str, kind: str) -> None:
     fit = lightning_fit(trainer_settings(), [])
     learns = any(isinstance(part, GradientPrior) for part in prior.modules())
     settings = {"max_epochs": 7, "batch_size": 64, "learning_rate": 5e-3, "average": 0.98, "precision": "32-true"}
-    prior.fit(train, val, FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings if learns else {}))
+    run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings if learns else {})
+    prior.fit(train, val, with_encoder(run, train) if prior.needs_encoder else run)
     z, y = val.draw(torch.arange(1000)), val.labels
     assert y is not None
     worth = (prior.log_prob(z, y) - prior.log_prob(z)).mean().item()

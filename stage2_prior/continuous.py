@@ -1,0 +1,283 @@
+"""Priors that carry noise into data along an ordinary differential equation whose drift a network has learned.
+
+Noise e ~ N(0, I) and a latent z are joined by a path x_t = a(t) z + b(t) e. The drift that carries the distribution of
+x_t along is the mean velocity of all paths through a point, v(x, t) = E[a'(t) z + b'(t) e | x_t = x] (Lipman et al.,
+"Flow Matching for Generative Modeling", 2023, theorem 2; Albergo & Vanden-Eijnden, "Building Normalizing Flows with
+Stochastic Interpolants", 2023), and a mean is what least squares finds: the loss is
+
+    E |v(x_t, t) - a'(t) z - b'(t) e|^2 / D,   t from a density that says which times matter,
+
+of which no density is part, so that a step of training costs one pass of any network. Samples follow the drift from
+noise to data (`stage2_prior.ode`), and densities follow it back and count how it stretches space.
+
+Times of a batch are stratified, one in each of B equal parts (Kingma et al., "Variational Diffusion Models", 2021,
+section H). In evaluation times and noise are a hash of the latent, four times each: the held-out loss is the same
+function of the weights each epoch, and what is kept is kept for a reason.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.rows import spread_rows
+from stage2_prior.fitting import FitReport, FitRun, PriorError
+from stage2_prior.labels import LabelledPrior
+from stage2_prior.nets.dit import DiT
+from stage2_prior.nets.residual_mlp import ResidualMLP
+from stage2_prior.nets.unet import UNet
+from stage2_prior.ode import (
+    Drift,
+    HutchinsonTrace,
+    Solver,
+    exact_trace,
+    follow,
+    follow_with_divergence,
+    log_normal,
+)
+from stage2_prior.prior import Exactness, check_support
+from stage2_prior.row_noise import RowNoise
+from stage2_prior.sampling import Sampling, guide
+
+HELD_OUT_TIMES = 4
+"""Times at which the loss of a held-out latent is taken."""
+AT_ONCE = 2**21
+"""Numbers of a hidden layer that are in memory at once, where no gradient is wanted."""
+MEASURED = 128
+"""Held-out latents on which the errors of densities are measured."""
+LEAST_SIDE = 4
+"""Rows or columns below which a map is a vector to `net: auto`: a convolution has next to nothing to share there."""
+Net = Literal["auto", "mlp", "unet", "dit"]
+
+
+class ContinuousPrior(LabelledPrior, ABC):
+    """A drift network, its samples and its densities; which path it is of is its classes'.
+
+    Temperature scales the noise that samples begin with; at 0 all begin at its mean. Guidance is of the drift (Ho &
+    Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6). Without a label, a conditional prior's density is
+    the sum over its classes, each of which costs a path; its loss is that under the label of none.
+
+    Args:
+        spec: real numbers, a vector or a map.
+        net: mlp; unet or dit, of maps alone; auto: unet of maps of at least 4 x 4 places, else mlp.
+        width: of the hidden layers; null: the network's own.
+        depth: layers of mlp, blocks of dit, blocks a resolution of unet; null: the network's own.
+        patch: rows and columns of a token of dit.
+        solver: of samples and densities.
+        conditional: whether labels are given.
+        label_dropout: share of a conditional training that sees none, and is what guidance leads away from.
+
+    Raises:
+        PriorError: for a number out of range, or labels that are not there.
+    """
+
+    loss_is = "loss"
+    noise_time: float
+    """Where the path is noise, and"""
+    data_time: float
+    """where it is data."""
+    solver_error: Tensor
+    probe_error: Tensor
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        net: Net,
+        width: int | None,
+        depth: int | None,
+        patch: int,
+        solver: Solver,
+        conditional: bool,
+        label_dropout: float,
+    ) -> None:
+        super().__init__(spec, conditional, label_dropout, frozenset({"temperature"}))
+        self.solver = solver
+        self.net = drift_net(net, spec, self.num_labels if conditional else 0, width, depth, patch)
+        self.log_prob_is = Exactness.EXACT if spec.num_dims <= solver.exact_dims else Exactness.ESTIMATE
+        self.passes *= solver.passes(spec.num_dims)
+        self.register_buffer("solver_error", torch.tensor(math.inf))  # nats a latent; inf: not measured
+        self.register_buffer("probe_error", torch.tensor(math.inf))  # the same, of the random directions
+
+    @classmethod
+    def check(cls, spec: LatentSpec) -> str | None:
+        if spec.support is Support.REAL and len(spec.shape) not in (1, 3):
+            return f"{cls.__name__} models vectors and maps; these latents are {spec.words}"
+        return check_support(f"{cls.__name__} models real numbers", spec, Support.REAL)
+
+    @abstractmethod
+    def path(self, time: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """a, b, da/dt and db/dt of x = a z + b e, each as `time`."""
+
+    @abstractmethod
+    def times(self, level: Tensor) -> Tensor:
+        """Where the time density of the training reaches the mass `level`, which is in (0, 1)."""
+
+    @abstractmethod
+    def schedule(self) -> Tensor:
+        """Times of a sample's steps, [num_steps + 1], from `noise_time` to `data_time`."""
+
+    @abstractmethod
+    def clock(self, time: Tensor) -> Tensor:
+        """What the network is told of the time: about a unit long."""
+
+    def velocity(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """dx/dt at x [B, *shape], a time [B] or [1], and labels [B]: [B, *shape], float32."""
+        return self.net(x, self.clock(time), labels if self.num_classes else None).float()
+
+    def couple(self, noise: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+        """Which noise a latent is joined with, [B, *shape]: here the one that it was drawn with."""
+        return noise
+
+    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
+        labels = self._all(len(z), self.no_class) if context is None else self._dropped(context)
+        if self.training:
+            offset = torch.arange(len(z), device=z.device) / max(1, len(z))
+            level = (torch.rand((), device=z.device) + offset) % 1
+            return self._loss_at(z, self.times(level.clamp(1e-6, 1 - 1e-6)), torch.randn_like(z), labels)
+        blocks = zip(self._blocks(z, HELD_OUT_TIMES), self._blocks(labels, HELD_OUT_TIMES), strict=True)
+        return torch.cat([self._held_out_loss(*block) for block in blocks])
+
+    def _held_out_loss(self, z: Tensor, labels: Tensor) -> Tensor:
+        """[B]: the mean over `HELD_OUT_TIMES`, with times and noise that are a hash of z."""
+        draws = RowNoise(z)
+        first = draws.uniform(1)  # [1, B]
+        steps = torch.arange(HELD_OUT_TIMES, device=z.device)[:, None] / HELD_OUT_TIMES
+        levels = ((first + steps) % 1).clamp(1e-6, 1 - 1e-6)
+        noises = draws.normal(HELD_OUT_TIMES, first=1)
+        losses = [
+            self._loss_at(z, self.times(level), noise, labels) for level, noise in zip(levels, noises, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
+
+    def _loss_at(self, z: Tensor, time: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """Mean squared error of the velocity, [B], at a time each [B]."""
+        noise = self.couple(noise, z, labels)
+        a, b, da, db = (part.view(-1, *(1,) * (z.ndim - 1)) for part in self.path(time))
+        error = self.velocity(a * z + b * noise, time, labels) - (da * z + db * noise)
+        return error.square().flatten(1).mean(1)
+
+    def _drift(self, labels: Tensor, how: Sampling | None = None) -> Drift:
+        """The drift for rows of these labels, guided as `how` says."""
+        if how is None or not how.guidance:
+            return lambda x, time: self.velocity(x, time[None], labels)
+        twins = torch.cat([labels, torch.full_like(labels, self.no_class)])
+
+        def guided(x: Tensor, time: Tensor) -> Tensor:
+            given, without = self.velocity(x.repeat(2, *(1,) * (x.ndim - 1)), time[None], twins).chunk(2)
+            return guide(given, without, how)
+
+        return guided
+
+    def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
+        return torch.cat([self._follow(block, how) for block in self._blocks(labels, 2)])
+
+    def _follow(self, labels: Tensor, how: Sampling) -> Tensor:
+        noise = how.temperature * torch.randn(len(labels), *self.spec.shape, device=self.anchor.device)
+        times = self.schedule().to(noise)
+        return follow(self._drift(labels, how), noise, times, self.solver.method) / self._data_scale
+
+    @property
+    def _data_scale(self) -> float:
+        """a at the data's end of the path, where x is a z and next to no noise."""
+        return self.path(torch.tensor(self.data_time, dtype=torch.float64))[0].item()
+
+    def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self._densities(z, labels, self.solver.density_places)
+
+    def _densities(self, z: Tensor, labels: Tensor, places: int, seed: int = 0, frozen: bool = False) -> Tensor:
+        """[B] nats; `seed`: of the random directions, if there are any; `frozen`: whether all places share them."""
+        directions = 1 + self.solver.traces(self.spec.num_dims)
+        blocks = zip(self._blocks(z, directions), self._blocks(labels, directions), strict=True)
+        plain_attention = sdpa_kernel(SDPBackend.MATH)  # the fused ones of attention know no directional derivatives
+        with torch.autocast(z.device.type, enabled=False), plain_attention:  # densities are never in half precision
+            return torch.cat([self._density(*block, places, seed, frozen) for block in blocks])
+
+    def _density(self, z: Tensor, labels: Tensor, places: int, seed: int, frozen: bool) -> Tensor:
+        exact = self.log_prob_is is Exactness.EXACT
+        trace = exact_trace if exact else HutchinsonTrace(RowNoise(z), self.solver.probes, seed, frozen)
+        scale, (start, end) = self._data_scale, (self.data_time, self.noise_time)
+        x, divergence = follow_with_divergence(self._drift(labels), scale * z.float(), start, end, places, trace)
+        return log_normal(x) + divergence + self.spec.num_dims * math.log(scale)
+
+    def _blocks(self, rows: Tensor, copies: int) -> Sequence[Tensor]:
+        """Rows that are computed at once, where each is there so many times; all of them where gradients are kept."""
+        if torch.is_grad_enabled():
+            return (rows,)
+        return rows.split(max(1, AT_ONCE // (copies * self.net.numbers)))
+
+    def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+        """Fit the drift by gradient, and measure on held-out latents how far densities are off.
+
+        Raises:
+            PriorError: as `fit_by_gradient`.
+        """
+        report = super().fit(train, val, run)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(run.seed)
+            rows = spread_rows(len(val), MEASURED)
+            z, labels = val.draw(rows).to(run.device), self._all(len(rows), self.no_class)
+            if self.num_classes and val.labels is not None:
+                labels = val.labels[rows].to(run.device, torch.int64)
+            self._measure_errors(z, labels)
+        return replace(report, notes=[*report.notes, *self._shortfall])
+
+    def _measure_errors(self, z: Tensor, labels: Tensor) -> None:
+        """Set the errors of densities: by twice as many places, and by other random directions."""
+        places = self.solver.density_places
+        once, twice = (self._densities(z, labels, num, frozen=True) for num in (places, 2 * places))
+        self.solver_error.copy_((once - twice).abs().mean())
+        if self.log_prob_is is Exactness.ESTIMATE:
+            one, other = (self._densities(z, labels, places, seed) for seed in (0, 1))
+            self.probe_error.copy_((one - other).square().mean().sqrt() / math.sqrt(2))
+
+    @property
+    def _shortfall(self) -> list[str]:
+        if not self.solver.tolerance < self.solver_error < math.inf:
+            return []
+        return [
+            f"the solver's error in a density is {self.solver_error.item():.2g} nats, above "
+            f"prior.solver.tolerance={self.solver.tolerance:g}; raise prior.solver.density_places"
+        ]
+
+    @property
+    def caveats(self) -> list[str]:
+        if not self.solver_error.isfinite():
+            return []
+        said = [
+            f"A density follows an equation in {self.solver.density_places + 1} steps; with twice as many it differs "
+            f"by {self.solver_error.item():.2g} nats a latent, in the mean."
+        ]
+        said += [f"{words[0].upper()}{words[1:]}." for words in self._shortfall]
+        if self.log_prob_is is Exactness.ESTIMATE:
+            said.append(
+                f"A density is an estimate, from {self.solver.probes} random directions at each step: its standard "
+                f"error is {self.probe_error.item():.2g} nats a latent, which is in the error of their mean."
+            )
+        return said
+
+
+def drift_net(
+    name: Net, spec: LatentSpec, num_labels: int, width: int | None, depth: int | None, patch: int
+) -> ResidualMLP | UNet | DiT:
+    """The network of that name for latents of `spec`.
+
+    Raises:
+        PriorError: it is for maps and these are vectors, or a size is out of range.
+    """
+    for key, number in {"width": width, "depth": depth, "patch": patch}.items():
+        if number is not None and number < 1:
+            raise PriorError(f"prior.{key}={number}: give at least 1")
+    if len(spec.shape) == 1 and name in ("unet", "dit"):
+        raise PriorError(f"prior.net={name}: it is for maps, and these latents are {spec.words}; give mlp, or auto")
+    given: dict[str, Any] = {"width": width, "depth": depth}
+    given = {key: number for key, number in given.items() if number is not None}
+    if name == "mlp" or (name == "auto" and (len(spec.shape) == 1 or min(spec.shape[1:]) < LEAST_SIDE)):
+        return ResidualMLP(spec.num_dims, num_labels, **given)
+    shape = (spec.shape[0], spec.shape[1], spec.shape[2])
+    return DiT(shape, num_labels, patch=patch, **given) if name == "dit" else UNet(shape, num_labels, **given)
