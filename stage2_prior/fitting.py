@@ -93,6 +93,8 @@ class FitRun:
         images: rows [B] of the training set -> such images, on the device; None: there are none.
         fitted_member: gives a member of a prior that has stored parts, by its place, what it is alone, and returns what
             its fit reported; None: there is no store, and members are fitted in their turn.
+        features: z [N, *latent] -> [N, F], of the images that they are decoded to, for a prior that `looks_at_images`;
+            None: there are none.
     """
 
     device: torch.device
@@ -106,6 +108,7 @@ class FitRun:
     encoder: Callable[[Tensor], Distribution] | None = None
     images: Callable[[Tensor], Tensor] | None = None
     fitted_member: Callable[[nn.Module, int], "FitReport"] | None = None
+    features: Callable[[Tensor], Tensor] | None = None
 
 
 Logged = tuple[dict[str, float], int]

@@ -53,6 +53,9 @@ class Prior(nn.Module, ABC):
     has_stored_parts: ClassVar[bool] = False
     """Whether the priors under its word `members` are fitted as each is alone, and so found in a store."""
 
+    looks_at_images: bool = False
+    """Whether its fit compares decoded samples, where there is a decoder."""
+
     anchor: Tensor
     min_images: int = 1
     """Fewest training images that it can be fitted to."""

@@ -1,8 +1,9 @@
 """Stage 2: latents -> prior."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expost.config.build import origins, target_class
-from expost.config.schema import Node
+from expost.config.schema import Config, Node
 from expost.forecast.notice import Expectation, prior_parts
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.parts.assembly import ImageParts, Parts
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
 from expost.parts.sections import all_held, held, without
 from expost.parts.weights import PRIOR_WEIGHTS, fill, histories, weights
@@ -29,10 +30,12 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        lent = of_stage1(making) if prior.needs_encoder else {}
+        lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
         if prior.has_stored_parts:
-            lent["fitted_member"] = lambda member, place: stored_member(making, member, place)
-        fit_run = job.fit_run(tracker, log=log, **lent)
+            lent["fitted_member"] = partial(stored_member, making)
+        if prior.looks_at_images and isinstance(making.parts, ImageParts):
+            lent["features"] = features_of(making)
+        fit_run = job.fit_run(tracker, **lent)
         report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
     for note in report.notes:
         job.say("prior", note)
@@ -64,6 +67,26 @@ def stored_member(making: Making, member: nn.Module, place: int) -> FitReport:
     return histories(None, artifact).fit
 
 
+def features_of(making: Making) -> Callable[[Tensor], Tensor]:
+    """z [N, *latent] -> features [N, F] of the images that they are decoded to, as the judge sees them."""
+    from expost.measure.feature_nets import load_feature_net  # few fits look at images
+    from expost.measure.subject import decoded_means
+
+    device, data = making.job.device, making.parts.of_images.data
+    net = load_feature_net(making.inputs["features"], making.job.config.evaluation.features, device)
+
+    def features(z: Tensor) -> Tensor:
+        return torch.cat([net.extract(block) for block in decoded_means(z, making.vae.decode, data, device)])
+
+    return features
+
+
+def needs(config: Config, parts: Parts) -> tuple[str, ...]:
+    """Stage 1, where the fit encodes or decodes; where it looks at images, what the judge looks at them with."""
+    looks = parts.prior.looks_at_images and isinstance(parts, ImageParts)
+    return ("latents", *["vae"] * (parts.prior.needs_encoder or looks), *["features"] * looks)
+
+
 def members_alone(job: Job, parts: Parts) -> list[Alone]:
     """The members of a prior that is made of whole other ones, as jobs of which each fits one of them."""
     if not parts.prior.has_stored_parts:
@@ -92,6 +115,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         "seed": job.config.seeds.prior,
         "versions": versions | {"fit": FIT_VERSION},
         **({"ranks": ranks} if ranks > 1 else {}),
+        **({"features": keys["features"]} if "features" in needs(job.config, parts) else {}),
         **{name: key for name, key in keys.items() if name.startswith(f"{STAGE.name}-")},
     }
 
@@ -121,7 +145,7 @@ def expected(making: Making) -> list[Expectation]:
 STAGE = Stage(
     name="prior",
     typed="prior",
-    needs=lambda config, parts: ("latents", *["vae"] * parts.prior.needs_encoder),
+    needs=needs,
     ingredients=ingredients,
     make=fit_prior,
     expected=expected,

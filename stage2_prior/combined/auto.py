@@ -6,9 +6,10 @@ figure 1): each gets a slice of the seconds that are left, the worse half is dro
 they were, until one is left. It ends with its fit or with the budget.
 
 Rungs are compared on the same held-out draws z ~ q(z|x), one a latent, by log p(z): the difference between two rungs
-has the standard error of its mean over latents. Or by the Frechet distance of a rung's samples to those draws, both of
-the latents as they are: its error is that of several sets of samples. A rung pays where it is better by more than two
-standard errors, and what is taken is the cheapest that no other rung betters so.
+has the standard error of its mean over latents. Or by the Frechet distance of a rung's samples to those draws, both
+decoded and in the features that the judge looks at (without a decoder, of the latents as they are); its error is that
+of several sets of samples. A rung pays where it is better by more than two standard errors, and what is taken is the
+cheapest that no other rung betters so.
 
 What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most.
 """
@@ -17,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -107,7 +109,7 @@ class Auto(Combined):
         conditional: whether labels are given, to every rung.
 
     Raises:
-        PriorError: as for `Combined`; no seconds; a distance between latents that are no real numbers.
+        PriorError: as for `Combined`, or no seconds.
     """
 
     skips_members: ClassVar[bool] = True
@@ -124,17 +126,13 @@ class Auto(Combined):
         super().__init__(spec, members, conditional)
         if seconds <= 0:
             raise PriorError(f"prior.seconds={seconds}: give a number above 0")
-        if metric == "frechet_distance" and spec.support is not Support.REAL:
-            raise PriorError(
-                "prior.metric=frechet_distance is between latents of real numbers, and these are "
-                f"{spec.support.value}; use prior.metric=latent_nll_nats"
-            )
         self.seconds, self.metric = seconds, metric
+        self.looks_at_images = metric == "frechet_distance"
         self.min_images = min(member.min_images for member in members)
         self.min_images_a_class = min(member.min_images_a_class for member in members)
         self.needs_widths = all(member.needs_widths for member in members)
-        self.register_buffer("comparison", torch.full((4,), math.nan, dtype=torch.float64))
-        # place of the rung that the one taken is compared with, its gain, the standard error, its seconds beyond
+        self.register_buffer("comparison", torch.full((3,), math.nan, dtype=torch.float64))
+        # place of the rung that the one taken is compared with, its gain, and the standard error of that
         settle(self)
         self.register_load_state_dict_post_hook(settle)
 
@@ -142,23 +140,20 @@ class Auto(Combined):
     def caveats(self) -> list[str]:
         if len(self.weighed) > 1 or len(self.parts) == 1:
             return []
-        return [self.sentence, *self.weighed[0][1].caveats]
+        return [f"{self.answer()}.", *self.weighed[0][1].caveats]
 
-    @property
-    def sentence(self) -> str:
-        """Which prior these latents need, and what another one would buy."""
-        taken, (place, gain, error, beyond) = self.titles[self.weighed[0][0]], self.comparison.tolist()
+    def answer(self, beyond: float | None = None) -> str:
+        """Which prior these latents need, and what another one would buy; `beyond`: seconds that it took more."""
+        taken, (place, gain, error) = self.titles[self.weighed[0][0]], self.comparison.tolist()
         if math.isnan(place):
-            return f"{taken} is taken: no other rung was fitted within {self.seconds:g} s."
+            return f"{taken} is taken: no other rung was fitted within {self.seconds:g} s"
         other, unit = self.titles[int(place)], "nats" if self.metric == "latent_nll_nats" else "of the Frechet distance"
         amount = f"{abs(gain):.2f} ± {error:.2f} {unit}"
-        cost = f"for {beyond:.0f} s more" if beyond >= 0 else f"for {-beyond:.0f} s less"
         if gain >= 0:
-            return f"{taken} is enough: {other} would buy {amount} {cost}."
+            return f"{taken} is enough: {other} would buy {amount}{cost(beyond)}"
         if int(place) > self.weighed[0][0]:
-            return f"{taken} is enough: {other} is {amount} behind, {cost}."
-        cost = f"for {-beyond:.0f} s more" if beyond <= 0 else f"for {beyond:.0f} s less"
-        return f"{taken} pays: it buys {amount} over {other} {cost}."
+            return f"{taken} is enough: {other} is {amount} behind{cost(beyond)}"
+        return f"{taken} pays: it buys {amount} over {other}{cost(None if beyond is None else -beyond)}"
 
     def check_family(self, family: str) -> None:
         """As for any prior, where no rung is left otherwise.
@@ -185,13 +180,20 @@ class Auto(Combined):
         self.comparison.fill_(math.nan)
         if other is not None:
             gain, error = other.gain(taken, self.metric)
-            values = [other.place, gain, error, other.seconds - taken.seconds]
-            self.comparison.copy_(torch.tensor(values, dtype=torch.float64))
+            self.comparison.copy_(torch.tensor([other.place, gain, error], dtype=torch.float64))
         self.eval()
         settle(self)
-        notes = [self.sentence, *(f"{title(rung.prior)}: {rung.words}" for rung in race.rungs)]
+        beyond = None if other is None else other.seconds - taken.seconds
+        notes = [self.answer(beyond), *(f"{title(rung.prior)}: {rung.words}" for rung in race.rungs)]
         own = report(self, train, val, run, watch.seconds, notes=notes)
         return replace(own, seconds=watch.seconds, ladder=race.rows())
+
+
+def cost(seconds: float | None) -> str:
+    """What so many seconds more, or less, are in a sentence."""
+    if seconds is None:
+        return ""
+    return f" for {abs(seconds):.0f} s {'more' if seconds >= 0 else 'less'}"
 
 
 def settle(auto: Auto, *_: object) -> None:
@@ -268,6 +270,8 @@ class Race:
         Raises:
             PriorError: not even the first rung, or whatever a rung raises.
         """
+        if self.metric == "frechet_distance":
+            self._features(self.draws[:1])  # refused before any fit
         able = [rung for rung in self.rungs if self._is_able(rung)]
         if not able:
             raise PriorError(f"prior.members: none can be fitted to these latents; {self.rungs[0].words}")
@@ -388,9 +392,29 @@ class Race:
         rung.nats = torch.cat([-prior.log_prob(z.to(device)).double().cpu() for z in draws.split(ROWS_AT_ONCE)])
         if self.metric == "frechet_distance":
             torch.manual_seed(seed)
-            sets = [prior.sample(min(A_SET, len(self.draws))) for _ in range(SETS)]
-            distances = [frechet_distance(z, self.draws.to(device)) for z in sets]
+            sets = [self._features(prior.sample(min(A_SET, len(self.draws)))) for _ in range(SETS)]
+            distances = [frechet_distance(features, self.reference) for features in sets]
             rung.distances = torch.tensor(distances, dtype=torch.float64)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """What samples are compared with: the held-out draws, seen as they are."""
+        return self._features(self.draws)
+
+    def _features(self, z: Tensor) -> Tensor:
+        """[N, *shape] -> [N, F], on the CPU.
+
+        Raises:
+            PriorError: these latents have no distances, and there is no decoder.
+        """
+        if self.run.features is not None:
+            return self.run.features(z).cpu()
+        if self.val.spec.support is not Support.REAL:
+            raise PriorError(
+                f"prior.metric=frechet_distance: these latents are {self.val.spec.support.value} without a decoder, "
+                "so that there is no distance between them; use prior.metric=latent_nll_nats"
+            )
+        return z.flatten(1).cpu()
 
     def rows(self) -> list[dict[str, Any]]:
         """The ladder, a mapping a rung: figures, by how much the best one is better and the standard error of that, and

@@ -52,6 +52,7 @@ class Combined(Prior, ABC):
                 raise PriorError(f"prior.members: {title(member)} knows no classes; set prior.conditional=false")
         self.members = nn.ModuleList(members)
         self.num_classes = spec.num_classes if conditional else 0
+        self.needs_encoder = any(member.needs_encoder for member in members)
         equal = torch.full((len(members),), 1.0 / len(members), dtype=torch.float64)
         self.register_buffer("log_weights", equal.log())  # [members]
 

@@ -11,6 +11,7 @@ import torch
 from latent_values import means
 from prior_cases import ring_run, run_for
 from scipy.linalg import sqrtm
+from torch import Tensor
 
 from expost.base.errors import UserError
 from expost.parts.priors import make_prior
@@ -23,6 +24,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.priors.unigram import Unigram
 
 SPEC, CPU = LatentSpec((2,)), torch.device("cpu")
 SETTINGS = {"batch_size": 64, "learning_rate": 5e-3, "average": 0.9, "precision": "32-true"}
@@ -65,11 +67,14 @@ def test_of_a_gaussian_the_gaussian_is_enough_and_later_rungs_are_not_fitted() -
     assert auto.log_weights.tolist() == [0.0, -math.inf, -math.inf, -math.inf]
     z = means(normal(100, 3))
     assert torch.equal(auto.log_prob(z), auto.parts[0].log_prob(z))
-    assert report.notes[0].startswith("Gaussian is enough: Mixture") and report.notes[0] == auto.caveats[0]
+    assert (
+        report.notes[0].startswith("Gaussian is enough: Mixture")
+        and auto.caveats[0].removesuffix(".") in report.notes[0]
+    )
     assert auto.num_parameters == auto.parts[0].num_parameters and auto.passes == 1
     loaded = Auto(SPEC, [Gaussian(SPEC), *(Mixture(SPEC, num_components=k) for k in (4, 8, 16))], 60.0)
     loaded.load_state_dict(auto.state_dict())
-    assert loaded.sentence == auto.sentence and loaded.knobs == auto.parts[0].knobs
+    assert loaded.answer() == auto.answer() and loaded.knobs == auto.parts[0].knobs
 
 
 def test_of_a_ring_a_mixture_pays_and_the_figures_are_those_of_the_same_draws() -> None:
@@ -151,7 +156,7 @@ def test_a_budget_for_nothing_and_rungs_that_cannot_be_fitted() -> None:
         made(network(Flow(SPEC, num_layers=2, hidden=(8,)), max_epochs=3), seconds=1e-3)
     auto, report = made(Gaussian(SPEC), Mixture(SPEC, num_components=5000))
     assert report.ladder[1]["words"] == "skipped: it needs 5,000 latents" and len(auto.weighed) == 1
-    assert report.notes[0] == "Gaussian is taken: no other rung was fitted within 60 s."
+    assert report.notes[0] == "Gaussian is taken: no other rung was fitted within 60 s"
     with pytest.raises(PriorError, match=r"prior\.seconds=-1"):
         Auto(SPEC, [Gaussian(SPEC)], seconds=-1.0)
     with pytest.raises(PriorError, match="none can be fitted to these latents"):
@@ -184,9 +189,18 @@ def test_by_distance_of_the_latents_themselves() -> None:
     assert "of the Frechet distance" in report.notes[0]
     assert auto.log_weights[0] == 0  # a Gaussian has the moments of the ring
     codes = LatentSpec((4,), Support.CODES, ((2, 2),), (8,))
-    node = {"_target_": f"{Auto.__module__}.Auto", "members": ["unigram"], "metric": "frechet_distance"}
-    with pytest.raises(UserError, match="between latents of real numbers, and these are codes"):
-        make_prior(node, codes, 100, 0, CPU)
+    data = LatentDataset(codes, "codes", {"codes": np.zeros((50, 4), np.uint8)})
+    of_codes = Auto(codes, [Unigram(codes)], metric="frechet_distance")
+    with pytest.raises(PriorError, match="these latents are codes without a decoder"):
+        of_codes.fit(data, data, run_for(of_codes))
+    seen: list[int] = []
+
+    def features(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return torch.stack([z.float().sum(1), z.float().square().sum(1)], 1)
+
+    report = of_codes.fit(data, data, replace(run_for(of_codes), features=features))
+    assert seen == [1, *[50] * 6] and report.ladder[0]["frechet_distance"] < 1
 
 
 def test_the_distance_is_that_of_two_normals() -> None:
