@@ -63,6 +63,7 @@ class Masked(LabelledPrior):
         PriorError: for numbers out of range or that do not fit together, or labels that are not there.
     """
 
+    log_prob_is = Exactness.ESTIMATE
     mask: nn.Parameter
 
     def __init__(
@@ -97,7 +98,6 @@ class Masked(LabelledPrior):
         self.num_masks, self.choice_temperature = num_masks, choice_temperature
         self.num_steps = None if num_steps is None or num_steps >= spec.num_dims else num_steps
         self.is_exact = spec.num_dims <= FEW_CODES
-        self.log_prob_is = Exactness.EXACT if self.is_exact else Exactness.ESTIMATE
         self.passes *= 2**spec.num_dims - 1 if self.is_exact else num_masks
         self.tokens = CodeTokens(spec, width)
         self.net = Transformer(self.tokens.layout, width, depth, num_heads, dropout, positions, causal=False)
@@ -156,10 +156,9 @@ class Masked(LabelledPrior):
         return noise[..., 0], noise[..., 1:]
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The negative bound from one mask a latent, drawn anew in training and its own outside of it; of few codes,
-        the negative density outside of it."""
-        if (context is None and self.num_classes) or (self.is_exact and not self.training):
-            return -self._log_prob(z, context)
+        """The negative bound from one mask a latent, drawn anew in training and its own outside of it."""
+        if context is None and self.num_classes:
+            return -self._log_prob(z, None)
         labels = self._all(len(z), self.no_class) if context is None else self._dropped(context)
         if self.training:
             places = torch.arange(len(z), device=z.device) + torch.rand(1, device=z.device)

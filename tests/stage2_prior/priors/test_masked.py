@@ -91,7 +91,6 @@ def test_of_few_codes_it_is_the_density_over_all_orders(kind: str, label: int | 
     expected = (torch.logsumexp(chains, 0) - math.log(len(chains))).float()
     labels = None if label is None else torch.full((len(z),), label)
     torch.testing.assert_close(prior.log_prob(z, labels), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(prior.loss(z, labels), -expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_error_bar_covers_the_truth() -> None:
