@@ -14,7 +14,7 @@ leaves out the weights, and so minimises no bound.
 `log_prob` is the mean of `num_masks` such estimates, of which each takes n from a stratum of its own. Masks are made of
 the latent itself (`stage2_prior.row_noise`): it has one number, and the noise is in the spread over latents. A mean
 over latents is a lower bound of the mean log p(z), up to its standard error; of one latent it is an estimate. With
-classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to six codes it is log p(z) itself: the
+classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to five codes it is log p(z) itself: the
 sum over all orders goes from set to set, f(K + i) = sum over i of f(K) p(z_i | z_K), in 2^T - 1 passes.
 
 Samples take `num_steps` passes (MaskGIT, section 3.2): in each, all masked codes are drawn at once, and those that were
@@ -37,8 +37,8 @@ from stage2_prior.prior import Exactness, check_support
 from stage2_prior.row_noise import RowNoise
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
-FEW_CODES = 6
-"""Up to so many, the density is exact: all sets of known codes are 63."""
+FEW_CODES = 5
+"""Up to so many, the density is exact: all sets of known codes are 31."""
 DENSITY_TOKENS = 2**12
 """Tokens that go through the network together where no gradient is wanted."""
 SAMPLE_ELEMENTS = 2**24
