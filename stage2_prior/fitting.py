@@ -125,6 +125,8 @@ class FitReport:
         curve: held-out figures over the fit, one mapping an iteration or epoch. Of a prior of classes, `val_nll_nats`
             in it is the mean -log p(z|y), and so not the figure of that name above.
         notes: what the user should know, in words (a component re-seeded, stopped at the time limit, ...).
+        ladder: of a choice among several priors, a mapping each: `rung`, `seconds` and `words`, and of those that were
+            fitted `val_nll_nats`, or `frechet_distance`, `behind` (the best one) and the standard `error` of that.
     """
 
     seconds: float
@@ -132,6 +134,7 @@ class FitReport:
     val_nll_nats: float | None
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    ladder: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Stopwatch:

@@ -32,6 +32,7 @@ from expost.parts.sections import (
 )
 from expost.training.devices import seeded
 from stage1_vae.latents import LatentSpec
+from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 from stage2_prior.wrappers.varying import Varying
@@ -52,13 +53,24 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     node = written_out(choose_prior(asked, spec, offered, job.command), offered)
     if target_class(node) is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
-    node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered)
+
+    def say(words: str) -> None:
+        job.say("prior", words)
+
+    node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
 
 
-def suited(node: Node, spec: LatentSpec, num: int, limits: Limits, offered: dict[str, Node]) -> Node:
+def suited(
+    node: Node,
+    spec: LatentSpec,
+    num: int,
+    limits: Limits,
+    offered: dict[str, Node],
+    say: Callable[[str], None] = lambda words: None,
+) -> Node:
     """The section `node`, written out, within the limits of a fit to `num` latents of `spec`; the priors in it too,
-    each of which is what models what is inside of the wrappers.
+    each of which is what models what is inside of the wrappers. What is left out is said.
 
     Raises:
         UserError: a section `fit`, of it or of one in it, says what it may not.
@@ -66,9 +78,10 @@ def suited(node: Node, spec: LatentSpec, num: int, limits: Limits, offered: dict
     check_fit(node)
     a_class = bool(node.get("conditional")) and not target_class(node).takes_labels
     inner = inner_spec(wrapper_nodes(node, spec), spec)
-    node = with_held(
-        node, lambda part: suited(choose_prior(part, inner, offered, Command()), inner, num, limits, offered)
-    )
+    node = with_held(node, lambda part: choose_prior(part, inner, offered, Command()))
+    for part, reason in left_out(node, inner):
+        say(f"without {title_of(part, offered)}: {reason}")
+    node = with_held(able(node, inner), lambda part: suited(part, inner, num, limits, offered, say))
     return limited_prior(node, spec, num, limits, a_class)
 
 
@@ -121,7 +134,7 @@ def construct_prior(
         part.title, part.fit_settings = title_of(value, offered), value.get("fit") or {}
         return part
 
-    offered = prior_nodes() if held(node) else {}
+    node, offered = able(node, inner), prior_nodes() if held(node) else {}
     given = {key: mapped(value, partial(made, key=key)) for key, value in constructor_node(node).items()}
     with seeding():
         prior = build(place, given, spec=inner)
@@ -142,8 +155,24 @@ def decided(node: Node, device: torch.device) -> Node:
 def why_not(node: Node, spec: LatentSpec) -> str | None:
     """Why the prior of a section that is written out, or one of those in it, cannot model latents of `spec`."""
     inner = inner_spec(wrapper_nodes(node, spec), spec)
-    reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(node)))
+    reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def left_out(node: Node, spec: LatentSpec) -> list[tuple[Node, str]]:
+    """The sections in `node` of members that cannot model latents of `spec`, each with the reason, where its class does
+    without such and others are left."""
+    cls, parts = target_class(node), held(node)
+    if not (issubclass(cls, Combined) and cls.skips_members):
+        return []
+    reasons = [(part, reason) for part in parts if (reason := why_not(part, spec)) is not None]
+    return reasons if len(reasons) < len(parts) else []
+
+
+def able(node: Node, spec: LatentSpec) -> Node:
+    """The section `node` without what it leaves out."""
+    out = [part for part, _ in left_out(node, spec)]
+    return node | ({"members": [part for part in held(node) if part not in out]} if out else {})
 
 
 def check_fit(node: Node) -> None:

@@ -84,8 +84,8 @@ def encode_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
 
 
 def prior_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
-    """All iterations or epochs that the configuration allows; stopping earlier only makes it less. Of a prior that is
-    made of others, theirs: its own state holds theirs once more, and its weights take little."""
+    """All iterations or epochs that the configuration allows; stopping earlier can only make it less. Of a prior made
+    of others, theirs: its own state holds theirs once more, and its weights take little."""
     if "members" in probe:
         costs = [prior_cost(config, facts, member) for member in probe["members"]]
         files = {f"{place}/{name}": size for place, one in enumerate(costs) for name, size in one.files.items()}

@@ -33,6 +33,7 @@ from stage1_vae.latents import IN_MEMORY_BYTES, LatentDataset, LatentSpec
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import PARAMETERS
 from stage1_vae.rows import spread_rows
+from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings, Sizes
 from stage2_prior.prior import GradientPrior, Prior
 
@@ -44,6 +45,8 @@ NPY_HEADER = 128
 """Bytes."""
 FEW_CALIBRATED = 64
 """Images by which an autoencoder that comes trained may be told from the mean image."""
+SECONDS_OF_CHOICE = 5.0
+"""In which the first of several priors is fitted."""
 MIN_LATENTS, PASSES = 1024, 2
 """Of a fit in iterations."""
 
@@ -217,6 +220,9 @@ def probe_prior(probing: Probing) -> Facts:
     if alone:
         members = [probe_prior(replace(probing, job=part.job, parts=part.parts)) for part in alone]
         return {"members": members, "num_parameters": sum(facts["num_parameters"] for facts in members)}
+    if issubclass(target_class(node), Combined):  # it takes the seconds that it is given
+        facts, _ = fit_prior(probing, latents_of(probing), seconds=SECONDS_OF_CHOICE + probing.enough)
+        return facts | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": float(node["seconds"])}
     if issubclass(target_class(node), GradientPrior):
         return probe_steps(probing)
     if "max_iter" in node:
@@ -307,7 +313,7 @@ def change_prior(job: Job, spec: LatentSpec, num: int, **settings: Any) -> tuple
     return change(job, "prior", **node), prior
 
 
-def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: int) -> tuple[Facts, float]:
+def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: float) -> tuple[Facts, float]:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)

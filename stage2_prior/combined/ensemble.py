@@ -8,8 +8,7 @@ steps of Jordan & Jacobs, "Hierarchical Mixtures of Experts and the EM Algorithm
 
 The mean is concave in w, so that there is one maximum, and it is no lower than the best member. It is that of linear
 stacking of densities (Smyth & Wolpert, "Linearly Combining Density Estimators via Stacking", 1999). A mixture of lower
-bounds of densities is a lower bound of their mixture. Members that know classes know the same shares of them, so
-p(z|y) = sum_k w_k p_k(z|y) has the same weights.
+bounds of densities is a lower bound of their mixture.
 """
 
 import math
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
-from stage2_prior.combined.members import Combined
+from stage2_prior.combined.members import Combined, fit_alone
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import report
-from stage2_prior.prior import Exactness, Prior
-from stage2_prior.sampling import Sampling
+from stage2_prior.in_turn import FitsInTurn
+from stage2_prior.prior import Prior
 
 ROWS_AT_ONCE = 4096
 MOST_REPEATS = 4
@@ -36,7 +35,7 @@ MOST_STEPS, TOLERANCE = 10_000, 1e-10
 
 
 class Ensemble(Combined):
-    """Members are weighed in float64; samples follow the knobs of `Sampling` that all of them follow.
+    """A weight of each member.
 
     Args:
         members: priors of the same latents.
@@ -48,7 +47,6 @@ class Ensemble(Combined):
     """
 
     has_stored_parts: ClassVar[bool] = True
-    log_weights: Tensor
 
     def __init__(
         self, spec: LatentSpec, members: Sequence[Prior] = (), num_draws: int = 20_000, conditional: bool = False
@@ -60,17 +58,9 @@ class Ensemble(Combined):
         self.knobs = frozenset.intersection(*(member.knobs for member in members))
         self.passes = sum(member.passes for member in members)
         self.memorises = any(member.memorises for member in members)
-        equal = torch.full((len(members),), 1.0 / len(members), dtype=torch.float64)
-        self.register_buffer("log_weights", equal.log())  # [members]
-
-    @property
-    def log_prob_is(self) -> Exactness:
-        exact = all(member.log_prob_is is Exactness.EXACT for member in self.parts)
-        return Exactness.EXACT if exact else Exactness.LOWER_BOUND
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(member.num_parameters for member in self.parts) + len(self.parts) - 1
+        self.min_images = max(member.min_images for member in members)
+        self.min_images_a_class = max(member.min_images_a_class for member in members)
+        self.needs_widths = any(member.needs_widths for member in members)
 
     @property
     def caveats(self) -> list[str]:
@@ -81,25 +71,10 @@ class Ensemble(Combined):
         shares = zip(self.titles, self.log_weights.exp().tolist(), strict=True)
         return f"weights of the members: {', '.join(f'{title} {weight:.3f}' for title, weight in shares)}"
 
-    def _log_probs(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """[B, *shape] -> [B, members] nats, float64."""
-        return torch.stack([member.log_prob(z, context).double() for member in self.parts], 1)
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return torch.logsumexp(self.log_weights + self._log_probs(z, context), 1).float()
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        device = self.anchor.device
-        weights = self.log_weights.exp().to(device)
-        chosen = torch.multinomial(weights, n, replacement=True) if n else torch.zeros(0, dtype=torch.int64)
-        rows = [(chosen == place).nonzero().squeeze(1).to(device) for place in range(len(self.parts))]
-        labels = None if context is None else context.to(device)
-        drawn = [
-            member.sample(len(of_member), None if labels is None else labels[of_member], how)
-            for member, of_member in zip(self.parts, rows, strict=True)
-            if len(of_member) or not n
-        ]
-        return torch.cat(drawn)[torch.cat(rows).argsort()]
+    def check_family(self, family: str) -> None:
+        """As for any prior: its members are asked."""
+        for member in self.parts:
+            member.check_family(family)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit the members, or take them as they are found, then the weights to draws of `val`; `seconds` are of both.
@@ -109,6 +84,7 @@ class Ensemble(Combined):
         """
         reports = self._fit_members(train, val, run)
         watch = Stopwatch()
+        self.log_weights.fill_(-math.log(len(self.parts)))  # none is left out
         self.eval()
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.manual_seed(run.seed)
@@ -132,6 +108,16 @@ class Ensemble(Combined):
         ]
         own = report(self, train, val, run, watch.seconds, curve, notes)
         return replace(own, seconds=watch.seconds + math.fsum(one.seconds for one in reports))
+
+    def _fit_members(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> list[FitReport]:
+        """Every member fitted, or found fitted, and what its fit reported."""
+        if run.fitted_member is not None:
+            return [run.fitted_member(member, place) for place, member in enumerate(self.parts)]
+        states = FitsInTurn(run, len(self.parts))
+        for place, member in enumerate(self.parts):
+            if not states.restore(place, member):
+                states.finish(place, member, fit_alone(member, train, val, states.fit_of(place)))
+        return states.reports
 
     @torch.no_grad()
     def _draws_of(self, latents: LatentDataset) -> Tensor:
