@@ -14,8 +14,8 @@ leaves out the weights, and so minimises no bound.
 `log_prob` is the mean of `num_masks` such estimates, of which each takes n from a stratum of its own. Masks are made of
 the latent itself (`stage2_prior.row_noise`): it has one number, and the noise is in the spread over latents. A mean
 over latents is a lower bound of the mean log p(z), up to its standard error; of one latent it is an estimate. With
-classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to five codes it is log p(z) itself: the
-sum over all orders goes from set to set, f(K + i) = sum over i of f(K) p(z_i | z_K), in 2^T - 1 passes.
+classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to five codes it is log p(z) itself:
+the sum over all orders goes from set to set, f(K + i) = sum over i of f(K) p(z_i | z_K), in 2^T - 1 passes.
 
 Samples take `num_steps` passes (MaskGIT, section 3.2): in each, all masked codes are drawn at once, and those that were
 likeliest stay, but for Gumbel noise that sinks to zero; after the share r of the steps cos(pi r / 2) of all are still
