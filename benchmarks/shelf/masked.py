@@ -1,6 +1,6 @@
 """Masked codes against the autoregressive transformer on the same codes: nats, distance, and codes a second.
 
-    python -m benchmarks.shelf.masked --data DIR [--root NEWDIR] [--epochs 2] [--steps 1000] [--out FILE.md]
+    python -m benchmarks.shelf.masked --data DIR [--root DIR] [--epochs 2] [--steps 1000] [--out FILE.md]
 
 Trains a small VAE of 4x4 codes as `experiment=mnist_vq` has it, for few epochs, then fits both networks, of one size,
 for as many steps each, without labels; the masked one twice, with samples in eight steps and in one a code: its weights
@@ -48,8 +48,9 @@ def judge(name: str, root: Path, words: Sequence[str]) -> Judged:
     pipeline(*words, *ROWS[name], f"paths.root={root}")
     report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
     folder = root / "exports" / name.replace(" ", "_").replace(",", "")
-    folder.parent.mkdir(exist_ok=True)
-    pipeline(*words, *ROWS[name], f"paths.root={root}", "stage=export", f"export.out={folder}")
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        pipeline(*words, *ROWS[name], f"paths.root={root}", "stage=export", f"export.out={folder}")
     model, taken = TwoStage.load(folder), []
     for _ in range(ROUNDS + 1):
         torch.manual_seed(0)

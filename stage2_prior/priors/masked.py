@@ -14,8 +14,8 @@ leaves out the weights, and so minimises no bound.
 `log_prob` is the mean of `num_masks` such estimates, of which each takes n from a stratum of its own. Masks are made of
 the latent itself (`stage2_prior.row_noise`): it has one number, and the noise is in the spread over latents. A mean
 over latents is a lower bound of the mean log p(z), up to its standard error; of one latent it is an estimate. With
-classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to six codes it is log p(z) itself: the
-sum over all orders goes from set to set, f(K + i) = sum over i of f(K) p(z_i | z_K), in 2^T - 1 passes.
+classes, log sum_y p(y) p(z|y) of estimates lies a little above the bound. Of up to five codes it is log p(z) itself:
+the sum over all orders goes from set to set, f(K + i) = sum over i of f(K) p(z_i | z_K), in 2^T - 1 passes.
 
 Samples take `num_steps` passes (MaskGIT, section 3.2): in each, all masked codes are drawn at once, and those that were
 likeliest stay, but for Gumbel noise that sinks to zero; after the share r of the steps cos(pi r / 2) of all are still
@@ -37,8 +37,8 @@ from stage2_prior.prior import Exactness, check_support
 from stage2_prior.row_noise import RowNoise
 from stage2_prior.sampling import CODE_KNOBS, Sampling, code_sizes
 
-FEW_CODES = 6
-"""Up to so many, the density is exact: all sets of known codes are 63."""
+FEW_CODES = 5
+"""Up to so many, the density is exact: all sets of known codes are 31."""
 DENSITY_TOKENS = 2**12
 """Tokens that go through the network together where no gradient is wanted."""
 SAMPLE_ELEMENTS = 2**24
@@ -63,6 +63,7 @@ class Masked(LabelledPrior):
         PriorError: for numbers out of range or that do not fit together, or labels that are not there.
     """
 
+    log_prob_is = Exactness.ESTIMATE
     mask: nn.Parameter
 
     def __init__(
@@ -97,7 +98,6 @@ class Masked(LabelledPrior):
         self.num_masks, self.choice_temperature = num_masks, choice_temperature
         self.num_steps = None if num_steps is None or num_steps >= spec.num_dims else num_steps
         self.is_exact = spec.num_dims <= FEW_CODES
-        self.log_prob_is = Exactness.EXACT if self.is_exact else Exactness.ESTIMATE
         self.passes *= 2**spec.num_dims - 1 if self.is_exact else num_masks
         self.tokens = CodeTokens(spec, width)
         self.net = Transformer(self.tokens.layout, width, depth, num_heads, dropout, positions, causal=False)
@@ -156,10 +156,9 @@ class Masked(LabelledPrior):
         return noise[..., 0], noise[..., 1:]
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The negative bound from one mask a latent, drawn anew in training and its own outside of it; of few codes,
-        the negative density outside of it."""
-        if (context is None and self.num_classes) or (self.is_exact and not self.training):
-            return -self._log_prob(z, context)
+        """The negative bound from one mask a latent, drawn anew in training and its own outside of it."""
+        if context is None and self.num_classes:
+            return -self._log_prob(z, None)
         labels = self._all(len(z), self.no_class) if context is None else self._dropped(context)
         if self.training:
             places = torch.arange(len(z), device=z.device) + torch.rand(1, device=z.device)
