@@ -77,4 +77,4 @@ class Diffusion(ContinuousPrior):
         return torch.linspace(most, least, self.solver.num_steps + 1).pow(self.rho).atan()
 
     def clock(self, time: Tensor) -> Tensor:
-        return time.tan().log() / 4
+        return time
