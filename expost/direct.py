@@ -29,7 +29,8 @@ from expost.export.description import made_with, prior_description
 from expost.export.learned_prior import Fitted, LearnedPrior
 from expost.job import Job
 from expost.parts.assembly import LatentParts, assemble_latents, check_classes
-from expost.parts.priors import flatten, prior_nodes, set_key
+from expost.parts.priors import prior_nodes, set_key
+from expost.parts.sections import flatten
 from expost.store.artifacts import Store
 from expost.training.tracking import Tracker
 from stage1_vae.data.latents.data import LatentData, LatentStyle, missing_of

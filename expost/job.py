@@ -42,6 +42,7 @@ class Job:
         rank, world: of the processes that make one stage together, which one this is, and how many there are.
         relay: of one of several ranks: takes what it says to the job that has started it.
         lines: that it has said so far: what, and in which words; copies of a job go on with them.
+        whole: the job of whose results it makes a part, in the same folder; None: it is one by itself.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Job:
     world: int = 1
     relay: Callable[[Mapping[str, Any]], None] | None = None
     lines: list[tuple[str, str]] = field(default_factory=list)
+    whole: "Job | None" = None
 
     @cached_property
     def device(self) -> "torch.device":
@@ -89,6 +91,8 @@ class Job:
     @cached_property
     def folder(self) -> Path:
         """The run's own folder, made on first use."""
+        if self.whole is not None:
+            return self.whole.folder
         if self.command.sweep_dir is not None:
             return new_folder(self.command.sweep_dir / str(self.command.job_number), may_exist=True)
         return new_folder(self.config.paths.root / f"{timestamp()}-{self.name}")
@@ -146,12 +150,7 @@ class Job:
     @property
     def fit_settings(self) -> dict[str, Any]:
         """The `fit:` section of the prior with `precision: auto` decided for this machine."""
-        from stage1_vae.machine import has_native_bf16
-
-        settings = dict(self.config.prior.get("fit") or {})
-        if settings.get("precision") == "auto":
-            settings["precision"] = "bf16-mixed" if has_native_bf16(self.device) else "32-true"
-        return settings
+        return decided_settings(self.config.prior, self.device)
 
     def fit_run(self, tracker: Tracker, **changes: Any) -> "FitRun":
         """What a prior's fit is lent; with a tracker's states it continues where an earlier attempt ended.
@@ -185,6 +184,16 @@ class Job:
 
         with seeded(seed, self.device):
             yield
+
+
+def decided_settings(node: Mapping[str, Any], device: "torch.device") -> dict[str, Any]:
+    """The `fit:` section of the prior's section `node` with `precision: auto` decided for `device`."""
+    from stage1_vae.machine import has_native_bf16
+
+    settings = dict(node.get("fit") or {})
+    if settings.get("precision") == "auto":
+        settings["precision"] = "bf16-mixed" if has_native_bf16(device) else "32-true"
+    return settings
 
 
 def new_folder(place: Path, may_exist: bool = False) -> Path:

@@ -76,7 +76,7 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
         figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
         export.export(job, parts, artifacts, figures)
     if GOALS[word] == "evaluation":
-        known = {name: artifact.key for name, artifact in artifacts.items()}
+        known = {name: artifact.key for name, artifact in artifacts.items() if name in STAGES}
         return report(job, parts, artifacts["evaluation"], known, opening_lines)
     return None
 
@@ -99,16 +99,38 @@ def order(goal: str, job: Job, parts: Parts, given: Collection[str] = ()) -> lis
 def recipes(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact]) -> list[Recipe]:
     """What each stage before `goal`, and `goal` itself, is made from: without store or work, but that a user's feature
     file is hashed."""
-    known, in_order = {name: artifact.key for name, artifact in given.items()}, []
+    known, in_order = {name: artifact.key for name, artifact in given.items()}, list[Recipe]()
     for stage in order(goal, job, parts, given):
-        in_order.append(Recipe(stage, stage.ingredients(job, parts, known), dict(known)))
+        in_order += with_parts(stage, job, parts, known)
         known[stage.name] = in_order[-1].key
     return in_order
 
 
+def with_parts(
+    stage: Stage, job: Job, parts: Parts, known: Mapping[str, str], inside: str = "", title: str = ""
+) -> list[Recipe]:
+    """The recipe of one stage behind those of what it is made of.
+
+    Args:
+        stage: whose.
+        job, parts: what is asked of it, and what was built for it.
+        known: keys of what comes before it.
+        inside: its place in what is made of it, and in what that is a part of: -0-1; empty: it is no part.
+        title: of it in words, where it is one.
+    """
+    in_order, keys, names = list[Recipe](), dict(known), {name: name for name in known}
+    for place, alone in enumerate(stage.parts_alone(job, parts)):
+        part = f"{inside}-{place}"
+        words = f"{title}{': ' * bool(title)}member {place + 1}, {alone.title}"
+        in_order += with_parts(stage, alone.job, alone.parts, known, part, words)
+        keys[f"{stage.name}-{place}"], names[f"{stage.name}-{place}"] = in_order[-1].key, f"{stage.name}{part}"
+    ingredients = stage.ingredients(job, parts, keys)
+    return [*in_order, Recipe(stage, job, parts, ingredients, keys, names, f"{stage.name}{inside}", title)]
+
+
 def keys(goal: str, job: Job, parts: Parts) -> dict[str, str]:
     """Key of `goal` and of every stage before it, by name."""
-    return {recipe.stage.name: recipe.key for recipe in recipes(goal, job, parts, {})}
+    return {recipe.name: recipe.key for recipe in recipes(goal, job, parts, {}) if recipe.name in STAGES}
 
 
 def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, Artifact]:
@@ -124,12 +146,12 @@ def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None
     artifacts = dict(given or {})
     for recipe in recipes(goal, job, parts, artifacts):
         stage = recipe.stage
-        if job.machine.rank > 0 and not stage.in_ranks(parts):
+        if job.machine.rank > 0 and not stage.in_ranks(recipe.parts):
             continue
-        if words := stage.announced(job.config, recipe.ingredients):
+        if words := recipe.title or stage.announced(job.config, recipe.ingredients):
             job.say(stage.place, words)
         asked = job.config.stage in (stage.typed, "all", "check")
-        artifacts[stage.name] = find_or_make(recipe, job, parts, artifacts, asked)
+        artifacts[recipe.name] = find_or_make(recipe, recipe.inputs_of(artifacts), asked)
     return artifacts
 
 
@@ -145,8 +167,9 @@ def take_part(goal: str, key: str, job: Job, folder: Path, tracker: Tracker, kee
     *before, recipe = recipes(goal, job, parts, {})
     if recipe.key != key:
         raise RuntimeError(f"rank {job.ranks.rank} would make {goal}/{recipe.key} and not {key}")
-    tracker.states = training_states(recipe, job, parts) if keeps else None
-    inputs = {needed.stage.name: needed.artifact(job.store) for needed in before}
+    tracker.states = training_states(recipe) if keeps else None
+    artifacts = {needed.name: needed.artifact(job.store) for needed in before}
+    inputs = recipe.inputs_of(artifacts)
     return make_files(recipe.stage, Making(job, parts, inputs, recipe.ingredients, folder, tracker))
 
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
@@ -257,8 +257,8 @@ class ContinuousPrior(LabelledPrior, ABC):
         if not self.solver_error.isfinite():
             return []
         said = [
-            f"A density follows an equation in {self.solver.density_places + 1} steps; with twice as many it differs by "
-            f"{self.solver_error.item():.2g} nats a latent, in the mean."
+            f"A density follows an equation in {self.solver.density_places + 1} steps; with twice as many it differs "
+            f"by {self.solver_error.item():.2g} nats a latent, in the mean."
         ]
         said += [f"{words[0].upper()}{words[1:]}." for words in self._shortfall]
         if self.log_prob_is is Exactness.ESTIMATE:
@@ -271,7 +271,7 @@ class ContinuousPrior(LabelledPrior, ABC):
 
 def drift_net(
     name: Net, spec: LatentSpec, num_labels: int, width: int | None, depth: int | None, patch: int
-) -> nn.Module:
+) -> ResidualMLP | UNet | DiT:
     """The network of that name for latents of `spec`.
 
     Raises:

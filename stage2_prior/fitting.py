@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from stage1_vae.errors import ExpostError
@@ -91,6 +91,10 @@ class FitRun:
         sizes: where the fit goes another way.
         encoder: q(z|x) of images [B, C, H, W] as stage 1 takes them, frozen and differentiable; None: there is none.
         images: rows [B] of the training set -> such images, on the device; None: there are none.
+        fitted_member: gives a member of a prior that has stored parts, by its place, what it is alone, and returns what
+            its fit reported; None: there is no store, and members are fitted in their turn.
+        features: z [N, *latent] -> [N, F], of the images that they are decoded to, for a prior that `looks_at_images`;
+            None: there are none.
     """
 
     device: torch.device
@@ -103,6 +107,8 @@ class FitRun:
     sizes: Sizes = field(default_factory=Sizes)
     encoder: Callable[[Tensor], Distribution] | None = None
     images: Callable[[Tensor], Tensor] | None = None
+    fitted_member: Callable[[nn.Module, int], "FitReport"] | None = None
+    features: Callable[[Tensor], Tensor] | None = None
 
 
 Logged = tuple[dict[str, float], int]
@@ -122,6 +128,8 @@ class FitReport:
         curve: held-out figures over the fit, one mapping an iteration or epoch. Of a prior of classes, `val_nll_nats`
             in it is the mean -log p(z|y), and so not the figure of that name above.
         notes: what the user should know, in words (a component re-seeded, stopped at the time limit, ...).
+        ladder: of a choice among several priors, a mapping each: `rung`, `seconds` and `words`, and of those that were
+            fitted `val_nll_nats`, or `frechet_distance`, `behind` (the best one) and the standard `error` of that.
     """
 
     seconds: float
@@ -129,6 +137,7 @@ class FitReport:
     val_nll_nats: float | None
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    ladder: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Stopwatch:

@@ -22,8 +22,8 @@ along the path. Directions are a hash of the latent and the place: its density i
 import math
 import warnings
 from collections.abc import Callable
-from functools import cache
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -153,10 +153,11 @@ def derivatives_along(drift: Drift, x: Tensor, time: Tensor, directions: Tensor)
     load_forward_mode()
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        slope, change = jvp(lambda at: drift(at, time), (x,), (direction,))
+        slope, change = jvp(lambda at: drift(at, time), (x,), (direction,))  # type: ignore[misc]
         return slope, (change * direction).flatten(1).sum(1)
 
-    return vmap(along, out_dims=(None, 0))(directions)
+    slope, changes = vmap(along, out_dims=(None, 0))(directions)  # type: ignore[arg-type]  # None: what all share
+    return slope, changes
 
 
 def exact_trace(drift: Drift, x: Tensor, time: Tensor, place: int) -> tuple[Tensor, Tensor]:

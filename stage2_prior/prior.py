@@ -6,7 +6,10 @@ Public methods validate once and call the private ones, which do the maths.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -40,6 +43,18 @@ class Prior(nn.Module, ABC):
     """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
     takes_labels: ClassVar[bool] = False
     """Whether `conditional=true` is a word of its constructor; any other prior is then fitted once a class."""
+    prior_keys: ClassVar[tuple[str, ...]] = ()
+    """Words of its constructor that take priors of the same latents, or lists of them, and may name files of
+    `conf/prior/`; a section with the `_target_` of a prior may stand under any word."""
+    title: str = ""
+    """Of one that another prior holds: what to call it."""
+    fit_settings: Mapping[str, Any] = MappingProxyType({})
+    """Of one that another prior holds: its own section `fit`."""
+    has_stored_parts: ClassVar[bool] = False
+    """Whether the priors under its word `members` are fitted as each is alone, and so found in a store."""
+
+    looks_at_images: bool = False
+    """Whether its fit compares decoded samples, where there is a decoder."""
 
     anchor: Tensor
     min_images: int = 1
@@ -52,6 +67,10 @@ class Prior(nn.Module, ABC):
     """Classes whose labels it takes as context; 0: it takes none."""
     passes: int = 1
     """Passes of a network that a density without a label takes."""
+    needs_widths: bool = False
+    """Whether it has no density where posteriors are point masses."""
+    needs_encoder: bool = False
+    """Whether its fit needs the encoder and the images that the latents come from, which a `FitRun` may lend."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -130,7 +149,7 @@ class Prior(nn.Module, ABC):
         wanted = torch.zeros(n, dtype=torch.int64, device=device) if context is None else context.to(device).long()
         classes = wanted[torch.arange(num, device=device) * n // max(num, 1)]  # each place once, or more
         labels = None if context is None else classes
-        z = self._sample(num, labels, how)
+        z = self._sample(num, labels, replace(how, truncation=1.0))  # whose parts are not to cut again
         order = self._log_prob(z, labels).argsort(descending=True)
         order = order[classes[order].argsort(stable=True)]  # by class, the likeliest first
         drawn = classes.bincount(minlength=1)
@@ -138,6 +157,18 @@ class Prior(nn.Module, ABC):
         kept = order[rank < wanted.bincount(minlength=len(drawn))[classes[order]]].sort().values
         kept = kept[classes[kept].argsort(stable=True)]  # by class, as they were drawn
         return z[kept][wanted.argsort(stable=True).argsort()]
+
+    def check_family(self, family: str) -> None:
+        """Refuse posteriors of a `family` (a key of `stage1_vae.latents.dataset.FAMILIES`) that it cannot be fitted to.
+
+        Raises:
+            PriorError: with the remedy.
+        """
+        if self.needs_widths and family == "delta":
+            raise PriorError(
+                "these latents are points without a width, so that their aggregate has no density; widen them by "
+                "prior.bandwidth=held_out, as prior=kde does"
+            )
 
     def check_sampling(self, how: Sampling, labelled: bool) -> None:
         """Refuse what `sample` could not follow; `labelled`: whether labels will be given.
@@ -229,6 +260,7 @@ class Wrapper(Prior, ABC):
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
+        self.needs_widths, self.needs_encoder = prior.needs_widths, prior.needs_encoder
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
 
     @property

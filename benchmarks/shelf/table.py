@@ -93,6 +93,7 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int]) -> Judged:
         print(f"{name}, seed {seed}: {taken.seconds:.0f} s, {machine()}", file=sys.stderr, flush=True)
     folder = root / "exports" / name
     if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
         words = (*RECIPE, f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seeds[0]}")
         pipeline(*words, *WORDS.get(name, ()), "stage=export", f"export.out={folder}")
     return Judged(name, rows, baseline, sampling_seconds(folder))
@@ -182,9 +183,10 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
             "## The shelf",
             "Every prior that models vectors of real numbers, with the settings of its yaml (mixture: 100 components), "
             "on the reference VAE (`experiment=mnist_reference`, one VAE); mean ± standard deviation over "
-            f"{len(seeds)} values of `seeds.prior`. Rates over 10,000 test images, each with 4 draws of q(z|x), fewer where a density "
-            "is dear (the run says so); distances between 10,000 decoded draws and the test images, in features of the "
-            "set's own classifier. † stands on every training latent: a ceiling, and no prior to choose.",
+            f"{len(seeds)} values of `seeds.prior`. Rates over 10,000 test images, each with 4 draws of q(z|x), fewer "
+            "where a density is dear (the run says so); distances between 10,000 decoded draws and the test images, in "
+            "features of the set's own classifier. † stands on every training latent: a ceiling, and no prior to "
+            "choose.",
             "    python -m benchmarks.shelf.table --data DIR",
             table(shelf),
             "| target | measured | bound | |\n|---|---:|---:|---|\n" + "\n".join(lines),

@@ -24,8 +24,11 @@ ROOMS = (
     "stage1_vae.likelihoods",
     "stage1_vae.nets",
     "stage1_vae.objectives",
+    "stage2_prior.combined",
+    "stage2_prior.flows",
     "stage2_prior.nets",
     "stage2_prior.priors",
+    "stage2_prior.tilted",
     "stage2_prior.wrappers",
 )
 """Where one adds a class: packages and modules of this project whose sources are compared."""

@@ -17,6 +17,7 @@ from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
 from expost.evaluation.report import Report
 from expost.evaluation.row_names import FLOORS, TRAINING_AGGREGATE
 from expost.evaluation.sections import AnnealedRow, Classes, Decomposition, Estimate, Surgery, TightBounds
+from expost.evaluation.tables import one_line
 
 NONE = "-"
 PICTURES = {
@@ -113,6 +114,7 @@ def render_html(
         bounds=tight_bounds(report.annealing),
         bounds_notes=[f"{title(name)}: {note}" for name, row in annealed.items() for note in row.notes],
         classes=class_shares(report.classes, nouns),
+        ladders=[Cells(caption, [*map(one_line, head)], rungs) for caption, head, rungs in views.ladders(report)],
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
         config_yaml=config_yaml,
         dataset=dataset or {},

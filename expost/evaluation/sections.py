@@ -200,6 +200,27 @@ class Classes(Record):
 
 
 @dataclass(frozen=True)
+class Rung(Record):
+    """One of the priors among which one was chosen.
+
+    Attributes:
+        rung: what it is called.
+        seconds: of its fit.
+        words: what became of it.
+        val_nll_nats, frechet_distance: held out; None: it was not fitted, or nobody asked.
+        behind, error: by how much the best one is better in what was asked for, and the standard error of that.
+    """
+
+    rung: str
+    seconds: float
+    words: str
+    val_nll_nats: float | None = None
+    frechet_distance: float | None = None
+    behind: float | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True)
 class Fitting(Record):
     """How a prior was fitted, and what can be done where it falls short.
 
@@ -207,11 +228,13 @@ class Fitting(Record):
         by: "steps", "iterations", "counting" or "formula".
         remedy: in words that follow a semicolon.
         num_places: of a latent.
+        ladder: the priors among which it was chosen.
     """
 
     by: str
     remedy: str
     num_places: int
+    ladder: tuple[Rung, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A report as a table: what the terminal, the page and the card of a model show of its rows, and the notes below."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from expost.evaluation.report import FIGURES, Figure, Report, Row
 from expost.evaluation.row_names import (
@@ -133,6 +133,38 @@ def shared_notes(notes_by_name: Iterable[tuple[str, Iterable[str]]]) -> list[str
         for note in notes:
             names.setdefault(note, {}).setdefault(name)
     return [f"{', '.join(owners)}: {note}" for note, owners in names.items()]
+
+
+def ladders(report: Report) -> Iterator[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+    """Of each prior that was chosen among several: a caption, the heads of columns, and each rung with its texts."""
+    for name, fitting in report.fitting.items():
+        rungs = fitting.ladder
+        if not rungs:
+            continue
+        by_distance = any(rung.frechet_distance is not None for rung in rungs)
+        head = ["held-out\nnats", *["Frechet\ndistance"] * by_distance, "behind\nthe best", "fit\nseconds", ""]
+        lines = []
+        for rung in rungs:
+            figures = [_number(rung.val_nll_nats, ".3f"), *[_number(rung.frechet_distance, ".3f")] * by_distance]
+            behind = "-" if rung.behind is None else f"{rung.behind:.3f} ± {rung.error or 0:.3f}"
+            lines.append((rung.rung, [*figures, behind, f"{rung.seconds:.1f}", rung.words]))
+        metric = "Frechet distance" if by_distance else "held-out nats"
+        yield f"Ladder of {title(name)}, by {metric}; ± is one standard error of the difference", head, lines
+
+
+def _number(value: float | None, layout: str) -> str:
+    return "-" if value is None else format(value, layout)
+
+
+def terminal_ladders(report: Report, width: int) -> list[RenderableType]:
+    """The tables of `ladders` for a terminal."""
+    tables: list[RenderableType] = []
+    for caption, head, lines in ladders(report):
+        texts = list(zip(*(texts for _, texts in lines), strict=True))
+        columns = [Column("rung", [label for label, _ in lines], is_label=True)]
+        columns += [Column(name, list(cells), is_text=not name) for name, cells in zip(head, texts, strict=True)]
+        tables.append(framed(caption, lay_out(columns, width), ()))
+    return tables
 
 
 def terminal_table(report: Report, width: int = 80) -> Group:

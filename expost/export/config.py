@@ -45,6 +45,10 @@ MOVED = {
     "stage2_prior.standardize.Standardized": "stage2_prior.wrappers.standardize.Standardized",
 }
 """Where classes of earlier exports are today."""
+WRAP, TITLE = "wrap", "title"
+"""In the section of a prior that another one holds: the sections of its wrappers, the innermost first, and its name."""
+MOST_NESTED = 4
+"""Priors in priors."""
 MAX_PIXELS = 2**26
 """Numbers of one image or one latent: a model without weights could ask for any."""
 
@@ -298,10 +302,39 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     Raises:
         UnsafeError: it cannot model such latents, or is one prior a class of more classes than the file has tensors.
     """
-    wrappers = list(wrappers_of(config, spec, num_tensors))
+    keywords = config.wrap_keywords or [{}] * len(config.wrap)
+    wrap = [{**given, "_target_": target} for target, given in zip(config.wrap, keywords, strict=True)]
+    return build_wrapped(config, config.prior, wrap, spec, num_tensors)
+
+
+def build_wrapped(
+    config: Exported, node: Node, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int, depth: int = 0
+) -> Prior:
+    """The prior of the section `node` in the wrappers of the sections `wrap`, with those that it holds.
+
+    Raises:
+        UnsafeError: as for `build_prior`; or priors in priors in priors.
+    """
+    if depth > MOST_NESTED:
+        raise UnsafeError(f"{CONFIG}: priors in priors, more than {MOST_NESTED} deep")
+    wrappers = list(wrappers_of(config, wrap, spec, num_tensors))
     for cls, keywords in reversed(wrappers):
         spec = cls.inner_spec(spec, **keywords)
-    prior = build_part(config, "prior", Prior, spec=spec)
+
+    def built(value: Any) -> Any:
+        if not isinstance(value, dict) or "_target_" not in value or TITLE not in value:
+            return value
+        own, wrap = {key: inner for key, inner in value.items() if key not in (WRAP, TITLE)}, value.get(WRAP)
+        if not isinstance(wrap, list) or not all(
+            isinstance(w, dict) and isinstance(w.get("_target_"), str) for w in wrap
+        ):
+            raise UnsafeError(f"{CONFIG}: {value['_target_']} has no wrap that is a list of sections")
+        part = build_wrapped(config, own, wrap, spec, num_tensors, depth + 1)
+        part.title = str(value[TITLE])
+        return part
+
+    whole = {key: [built(v) for v in value] if isinstance(value, list) else built(value) for key, value in node.items()}
+    prior: Prior = build_node(config, "prior", whole, Prior, spec=spec)
     if (reason := type(prior).check(spec)) is not None:
         raise UnsafeError(f"{CONFIG}: {reason}")
     if prior.takes_labels and prior.num_classes:
@@ -311,15 +344,18 @@ def build_prior(config: Exported, spec: LatentSpec, num_tensors: int) -> Prior:
     return prior
 
 
-def wrappers_of(config: Exported, spec: LatentSpec, num_tensors: int) -> Iterator[tuple[Any, Node]]:
+def wrappers_of(
+    config: Exported, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int
+) -> Iterator[tuple[Any, Node]]:
     """The classes around a prior of latents of `spec`, the innermost first, and what their constructors are given.
 
     Raises:
         UnsafeError: as for `build_prior`.
     """
-    if len(config.wrap) > 8:
-        raise UnsafeError(f"{CONFIG}: {len(config.wrap)} wrappers around a prior")
-    for target, keywords in zip(config.wrap, config.wrap_keywords or [{}] * len(config.wrap), strict=True):
+    if len(wrap) > 8:
+        raise UnsafeError(f"{CONFIG}: {len(wrap)} wrappers around a prior")
+    for section in wrap:
+        target, keywords = section["_target_"], {key: value for key, value in section.items() if key != "_target_"}
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
         check_version(config, target, cls.version)
         if (reason := cls.check(spec)) is not None:
@@ -333,7 +369,11 @@ def wrappers_of(config: Exported, spec: LatentSpec, num_tensors: int) -> Iterato
 
 def build_part(config: Exported, part: str, base: type, **injected: Any) -> Any:
     """The object that one part of the configuration names."""
-    node: Node = getattr(config, part)
+    return build_node(config, part, getattr(config, part), base, **injected)
+
+
+def build_node(config: Exported, part: str, node: Node, base: type, **injected: Any) -> Any:
+    """The object of the section `node`, of one part of the configuration."""
     cls: Any = resolve_class(node.get("_target_"), base)
     check_version(config, node["_target_"], cls.version)
     return construct(part, cls, {key: value for key, value in node.items() if key != "_target_"}, **injected)

@@ -149,6 +149,8 @@ def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: Fi
         train, val: what it will be fitted to.
         lent: to its fit.
     """
+    if prior.needs_encoder:
+        return []  # which a trial of the prior alone has not
     model = trial(prior)
     if any(isinstance(module, GradientPrior) for module in model.modules()):
         return _by_gradient(model, train, val, lent)

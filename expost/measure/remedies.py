@@ -4,16 +4,19 @@ A verdict that names a remedy takes it from here. More steps are no remedy for a
 held-out figure had stopped getting better.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from expost.config.build import target_class
 from expost.config.schema import Node
-from expost.evaluation.sections import Fitting
+from expost.evaluation.sections import Fitting, Rung
 from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
+from stage2_prior.combined.members import Combined
 from stage2_prior.counting import CountingPrior
 from stage2_prior.fitting import FitReport
 from stage2_prior.prior import GradientPrior
@@ -29,7 +32,8 @@ MOST_COMPONENTS = 10
 def fitting_of(job: Job, subject: Subject, name: str, fit: FitReport) -> Fitting:
     """`fitting` of the learned prior of an evaluation."""
     labels = subject.train.labels if subject.prior.min_images_a_class else None
-    return fitting(name, job.config.prior, subject.train.spec, labels, fit)
+    ladder = tuple(Rung.from_json(row, "ladder") for row in fit.ladder)
+    return replace(fitting(name, job.config.prior, subject.train.spec, labels, fit), ladder=ladder)
 
 
 def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> Fitting:
@@ -40,6 +44,9 @@ def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit:
     cls = target_class(node)
     if issubclass(cls, GradientPrior):
         by, remedy = "steps", more_steps(node, fit)
+    elif issubclass(cls, Combined):
+        by, remedy = "steps", "give it more seconds" if cls.skips_members else "give it other members"
+        remedy += f", prior.{'seconds' if cls.skips_members else 'members'}"
     elif issubclass(cls, Mixture):
         by, remedy = "iterations", more_components(name, node, spec, labels, fit)
     elif issubclass(cls, CountingPrior):

@@ -18,7 +18,7 @@ from expost.parts.assembly import ImageParts, Parts
 from expost.parts.decoding import block_size, pixel_range
 from expost.training.tracking import Tracker
 from stage1_vae.autoencoder import Autoencoder
-from stage1_vae.data.images import ImageSet
+from stage1_vae.data.images import ImageData, ImageSet
 from stage1_vae.latents import LatentDataset, LatentDensity, LatentSpec, Support
 from stage1_vae.likelihoods import FigureKind
 from stage2_prior.counting import CountingPrior
@@ -115,12 +115,8 @@ class ImageSubject(Subject):
         """The same for what the decoder is given of a latent, h [N, *embedded]."""
         return self._means(h, self.vae.decode_embedded)
 
-    @torch.no_grad()
     def _means(self, latents: Tensor, decode: Callable[[Tensor], Distribution]) -> Iterator[Tensor]:
-        low, high = pixel_range(self.parts.data)
-        for block in latents.split(block_size(self.parts.data.shape)):
-            mean = decode(block.to(self.device)).mean.cpu()
-            yield ((mean - low) / (high - low)).clamp(0, 1)
+        return decoded_means(latents, decode, self.parts.data, self.device)
 
     @torch.no_grad()
     def embed(self, z: Tensor) -> Tensor:
@@ -163,3 +159,15 @@ def fit_floors(train: LatentDataset, val: LatentDataset, job: Job, name: str) ->
         prior.fit(train, val, job.fit_run(Tracker()))
         floors[row] = Floor(prior.to(job.device).eval(), time.perf_counter() - started)
     return floors
+
+
+@torch.no_grad()
+def decoded_means(
+    latents: Tensor, decode: Callable[[Tensor], Distribution], data: ImageData, device: torch.device
+) -> Iterator[Tensor]:
+    """Means of `decode` of latents [N, ...], scaled from the pixels of `data` to [0, 1]: blocks [b, C, H, W], on the
+    CPU."""
+    low, high = pixel_range(data)
+    for block in latents.split(block_size(data.shape)):
+        mean = decode(block.to(device)).mean.cpu()
+        yield ((mean - low) / (high - low)).clamp(0, 1)

@@ -16,8 +16,9 @@ from expost.config.build import build, refusing, target_class
 from expost.config.limits import affordable_bounds, limited_evaluation
 from expost.config.schema import Config, VAEParts
 from expost.job import Job
-from expost.parts.priors import beside_constants, build_prior, without
+from expost.parts.priors import beside_constants, build_prior
 from expost.parts.reduced import few_latents, shortened, truncated
+from expost.parts.sections import without
 from expost.training.progress import clock
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
@@ -199,7 +200,7 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
                 "decoder brings its own or gets a Gaussian one; set likelihood=gaussian"
             )
         likelihood = vae.likelihood
-    job, prior = fit_to_latents(job, vae.spec, len(data.train))
+    job, prior = fit_to_latents(job, vae.spec, vae.family, len(data.train))
     data = data if job.max_images is None else truncated(data, job.max_images, prior)
     raw_levels = preprocess.levels if preprocess.dequantize else preprocess.num_levels
     parts = ImageParts(
@@ -221,9 +222,12 @@ def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
     """Stage 2 alone, of what varies of the latents."""
     if data.fixed:
         varying = {"_target_": f"{Varying.__module__}.{Varying.__qualname__}", "fixed": list(data.fixed)}
-        node = job.config.prior | {"wrap": [*(job.config.prior.get("wrap") or ()), varying]}
+        wrap = [
+            wrapper for wrapper in job.config.prior.get("wrap") or () if wrapper != varying
+        ]  # of a rank it is there
+        node = job.config.prior | {"wrap": [*wrap, varying]}
         job = replace(job, config=job.config.model_copy(update={"prior": node}))
-    job, prior = fit_to_latents(job, data.spec, len(data.train))
+    job, prior = fit_to_latents(job, data.spec, data.train.family, len(data.train))
     data = data if job.max_images is None else few_latents(data, job.max_images, prior)
     return job, LatentParts(data, data.spec, prior, job.device)
 
@@ -246,10 +250,16 @@ def check_classes(parts: Parts) -> None:
         )
 
 
-def fit_to_latents(job: Job, spec: LatentSpec, num: int) -> tuple[Job, Prior]:
-    """The job with sections that suit `num` latents of `spec` for training, and its prior, unfitted."""
+def fit_to_latents(job: Job, spec: LatentSpec, family: str, num: int) -> tuple[Job, Prior]:
+    """The job with sections that suit `num` latents of `spec` for training, and its prior, unfitted.
+
+    Raises:
+        UserError: as for `build_prior`.
+        PriorError: it has no density where posteriors are of this `family`.
+    """
     job = shortened(job, spec)
     prior, node = build_prior(job, spec, num)
+    prior.check_family(family)
     evaluation = affordable_bounds(job.config.evaluation, prior.passes)
     if evaluation != job.config.evaluation:
         job.say(

@@ -5,6 +5,8 @@ the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +17,22 @@ from expost.base.places import CONF
 from expost.config.build import build, construct, target_class
 from expost.config.defaults import read_conf
 from expost.config.limits import limited_prior
-from expost.config.schema import Node
-from expost.job import Job
+from expost.config.schema import Limits, Node
+from expost.job import Job, decided_settings
+from expost.parts.sections import (
+    flatten,
+    held,
+    is_prior,
+    mapped,
+    sized,
+    title_of,
+    with_held,
+    without,
+    written_out,
+)
 from expost.training.devices import seeded
 from stage1_vae.latents import LatentSpec
+from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 from stage2_prior.wrappers.varying import Varying
@@ -35,15 +49,40 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
-    asked = job.config.prior
-    node = sized(choose_prior(asked, spec, prior_nodes(), job.command), num_images)
-    cls = target_class(node)
-    if cls is not target_class(asked):
+    asked, offered = job.config.prior, prior_nodes()
+    node = written_out(choose_prior(asked, spec, offered, job.command), offered)
+    if target_class(node) is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
-    check_fit(node)
-    a_class = bool(node.get("conditional")) and not cls.takes_labels
-    node = limited_prior(node, spec, num_images, job.config.limits, a_class)
+
+    def say(words: str) -> None:
+        job.say("prior", words)
+
+    node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
+
+
+def suited(
+    node: Node,
+    spec: LatentSpec,
+    num: int,
+    limits: Limits,
+    offered: dict[str, Node],
+    say: Callable[[str], None] = lambda words: None,
+) -> Node:
+    """The section `node`, written out, within the limits of a fit to `num` latents of `spec`; the priors in it too,
+    each of which is what models what is inside of the wrappers. What is left out is said.
+
+    Raises:
+        UserError: a section `fit`, of it or of one in it, says what it may not.
+    """
+    check_fit(node)
+    a_class = bool(node.get("conditional")) and not target_class(node).takes_labels
+    inner = inner_spec(wrapper_nodes(node, spec), spec)
+    node = with_held(node, lambda part: choose_prior(part, inner, offered, Command()))
+    for part, reason in left_out(node, inner):
+        say(f"without {title_of(part, offered)}: {reason}")
+    node = with_held(able(node, inner), lambda part: suited(part, inner, num, limits, offered, say))
+    return limited_prior(node, spec, num, limits, a_class)
 
 
 def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.device) -> Prior:
@@ -53,23 +92,87 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         UserError: as for `build_prior`.
     """
     check_fit(node)
-    cls, wrappers = target_class(node), wrapper_nodes(node, spec)
-    inner = inner_spec(wrappers, spec)
-    if (reason := cls.check(inner)) is not None:
+    node = written_out(node, prior_nodes())
+    if (reason := why_not(node, spec)) is not None:
         offered = prior_nodes()
         best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
-        able = [name for name, other in best.items() if target_class(other).check(spec) is None]
+        able = [name for name, other in best.items() if why_not(written_out(other, offered), spec) is None]
         raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
-    with seeded(seed, device):
-        prior = build("prior", constructor_node(sized(node, num)), spec=inner)
+    prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device))
     if prior.min_images > num:
         raise UserError(
-            f"{cls.__name__} needs at least {prior.min_images} training images and there are {num}; "
-            "lower prior.num_components or give more images"
+            f"{target_class(node).__name__} needs at least {prior.min_images} training images and there are {num}; "
+            "lower prior.num_components, or that of its base, or give more images"
         )
-    for wrapper in wrappers:
-        prior = build("prior.wrap", wrapper, prior=prior)
     return prior.to(device)
+
+
+def construct_prior(
+    node: Node,
+    spec: LatentSpec,
+    seeding: Callable[[], AbstractContextManager[None]] = nullcontext,
+    place: str = "prior",
+) -> Prior:
+    """The prior of a section that is written out, in its wrappers, unfitted, with those that it holds.
+
+    Args:
+        node: the section, with sizes.
+        spec: what one latent is.
+        seeding: what each of them begins with: its weights are those that it would have alone.
+        place: of the section, for messages.
+
+    Raises:
+        UserError: whatever a constructor refuses.
+    """
+    wrappers = wrapper_nodes(node, spec)
+    inner = inner_spec(wrappers, spec)
+
+    def made(value: Any, key: str) -> Any:
+        if not is_prior(value):
+            return value
+        part = construct_prior(value, inner, seeding, f"{place}.{key}")
+        part.title, part.fit_settings = title_of(value, offered), value.get("fit") or {}
+        return part
+
+    node, offered = able(node, inner), prior_nodes() if held(node) else {}
+    given = {key: mapped(value, partial(made, key=key)) for key, value in constructor_node(node).items()}
+    with seeding():
+        prior = build(place, given, spec=inner)
+    for wrapper in wrappers:
+        prior = build(f"{place}.wrap", wrapper, prior=prior)
+    return prior
+
+
+def decided(node: Node, device: torch.device) -> Node:
+    """The section `node` in whose priors `fit.precision: auto` is decided for `device`."""
+
+    def of_part(part: Node) -> Node:
+        return decided(part | ({"fit": decided_settings(part, device)} if "fit" in part else {}), device)
+
+    return with_held(node, of_part)
+
+
+def why_not(node: Node, spec: LatentSpec) -> str | None:
+    """Why the prior of a section that is written out, or one of those in it, cannot model latents of `spec`."""
+    inner = inner_spec(wrapper_nodes(node, spec), spec)
+    reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def left_out(node: Node, spec: LatentSpec) -> list[tuple[Node, str]]:
+    """The sections in `node` of members that cannot model latents of `spec`, each with the reason, where its class does
+    without such and others are left."""
+    cls, parts = target_class(node), held(node)
+    if not (issubclass(cls, Combined) and cls.skips_members):
+        return []
+    reasons = [(part, reason) for part in parts if (reason := why_not(part, spec)) is not None]
+    return reasons if len(reasons) < len(parts) else []
+
+
+def able(node: Node, spec: LatentSpec) -> Node:
+    """The section `node` without what it leaves out."""
+    out = [part for part, _ in left_out(node, spec)]
+    return node | ({"members": [part for part in held(node) if part not in out]} if out else {})
 
 
 def check_fit(node: Node) -> None:
@@ -131,15 +234,6 @@ def user_changes(node: Node, offered: dict[str, Node], command: Command) -> Iter
             yield path, value
 
 
-def flatten(node: Node, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value that is no section, under its path."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from flatten(value, (*above, key))
-        else:
-            yield (*above, key), value
-
-
 def set_key(node: Node, path: tuple[str, ...], value: Any, name: str, spec: LatentSpec) -> None:
     """Set one key that `node`, the section of the prior `name`, has.
 
@@ -156,15 +250,6 @@ def set_key(node: Node, path: tuple[str, ...], value: Any, name: str, spec: Late
             f"leave it out (its keys: {keys})"
         )
     node[last] = value
-
-
-def sized(node: Any, num: int) -> Any:
-    """A section, and those in it, with `num`, of training latents, for `num_points: null`, which is all of them."""
-    if isinstance(node, list):
-        return [sized(part, num) for part in node]
-    if not isinstance(node, dict):
-        return node
-    return {key: num if key == "num_points" and value is None else sized(value, num) for key, value in node.items()}
 
 
 def constructor_node(node: Node) -> Node:
@@ -208,7 +293,3 @@ def listed_wrappers(node: Node) -> list[tuple[str, Node]]:
             raise UserError(f"prior.wrap={name}: it stands around no prior; give a class of stage2_prior.prior.Wrapper")
         wrappers.append((name, section))
     return wrappers
-
-
-def without(node: Node, keys: tuple[str, ...]) -> Node:
-    return {key: value for key, value in node.items() if key not in keys}

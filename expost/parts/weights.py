@@ -13,6 +13,7 @@ from stage2_prior.fitting import FitReport
 from stage2_prior.prior import Prior
 
 MAX_HISTORY_BYTES = 2**26
+PRIOR_WEIGHTS = "prior.safetensors"
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -26,17 +27,18 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def trained_vae(parts: Parts, artifact: Artifact, device: torch.device) -> Autoencoder:
     """The VAE with the artifact's weights: the same whether it was trained just now or years ago."""
     vae = parts.of_images.vae
-    _fill(vae, artifact, "model.safetensors")
+    fill(vae, artifact, "model.safetensors")
     return vae.to(device).eval()  # Lightning leaves a module on the CPU
 
 
 def fitted_prior(parts: Parts, artifact: Artifact, device: torch.device) -> Prior:
     """The prior with the artifact's fitted state."""
-    _fill(parts.prior, artifact, "prior.safetensors")
+    fill(parts.prior, artifact, PRIOR_WEIGHTS)
     return parts.prior.to(device).eval()
 
 
-def _fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
+def fill(module: torch.nn.Module, artifact: Artifact, name: str) -> None:
+    """Give `module` the state in the file `name` of `artifact`."""
     module.load_state_dict(read_tensors(artifact.path, name, layouts(module), None))  # its hash was compared by `find`
 
 

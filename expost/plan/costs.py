@@ -84,7 +84,14 @@ def encode_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
 
 
 def prior_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
-    """All iterations or epochs that the configuration allows; stopping earlier can only make it less."""
+    """All iterations or epochs that the configuration allows; stopping earlier can only make it less. Of a prior made
+    of others, theirs: its own state holds theirs once more, and its weights take little."""
+    if "members" in probe:
+        costs = [prior_cost(config, facts, member) for member in probe["members"]]
+        files = {f"{place}/{name}": size for place, one in enumerate(costs) for name, size in one.files.items()}
+        files["prior.safetensors"] = sum(size for name, size in files.items() if name.endswith(".safetensors"))
+        seconds = sum(one.seconds for one in costs)
+        return Cost("prior", files, seconds=seconds, work="; ".join(one.work for one in costs))
     rows, unit, num = facts["images"]["num"]["train"], probe["unit"], probe["num"]
     if unit == "iteration":
         passes = (num + probe["more"]) * linear_seconds(probe["passes"], rows)

@@ -212,7 +212,7 @@ def describe_machine(job: Job, threads: int) -> Facts:
 def stored_stages(job: Job, parts: Parts) -> list[str]:
     """The stages whose output is in the store already."""
     recipes = pipeline.recipes("evaluation", job, parts, {})
-    names = [recipe.stage.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]
+    names = [recipe.name for recipe in recipes if recipe.artifact(job.store).path.is_dir()]
     typed = {"vae": "vae", "latents": "encode", "prior": "prior", "features": "features", "evaluation": "evaluate"}
     return [typed[name] for name in names if name in typed]
 

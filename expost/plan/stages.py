@@ -23,6 +23,7 @@ from expost.parts.decoding import block_size
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
+from expost.stages.prior import members_alone
 from expost.stages.vae import CALIBRATION_IMAGES
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -32,6 +33,7 @@ from stage1_vae.latents import IN_MEMORY_BYTES, LatentDataset, LatentSpec
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.latents.spec import PARAMETERS
 from stage1_vae.rows import spread_rows
+from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings, Sizes
 from stage2_prior.prior import GradientPrior, Prior
 
@@ -43,6 +45,8 @@ NPY_HEADER = 128
 """Bytes."""
 FEW_CALIBRATED = 64
 """Images by which an autoencoder that comes trained may be told from the mean image."""
+SECONDS_OF_CHOICE = 5.0
+"""In which the first of several priors is fitted."""
 MIN_LATENTS, PASSES = 1024, 2
 """Of a fit in iterations."""
 
@@ -210,8 +214,15 @@ class Iterations:
 
 
 def probe_prior(probing: Probing) -> Facts:
-    """The prior on imagined latents: in steps, in iterations, or whole where it is fitted in closed form."""
-    node = probing.job.config.prior
+    """The prior on imagined latents: in steps, in iterations, or whole where it is fitted in closed form; one made of
+    others as each of them."""
+    node, alone = probing.job.config.prior, members_alone(probing.job, probing.parts)
+    if alone:
+        members = [probe_prior(replace(probing, job=part.job, parts=part.parts)) for part in alone]
+        return {"members": members, "num_parameters": sum(facts["num_parameters"] for facts in members)}
+    if issubclass(target_class(node), Combined):  # it takes the seconds that it is given
+        facts, _ = fit_prior(probing, latents_of(probing), seconds=SECONDS_OF_CHOICE + probing.enough)
+        return facts | {"unit": "", "num": 0, "seconds_a_unit": 0.0, "seconds_once": float(node["seconds"])}
     if issubclass(target_class(node), GradientPrior):
         return probe_steps(probing)
     if "max_iter" in node:
@@ -302,11 +313,12 @@ def change_prior(job: Job, spec: LatentSpec, num: int, **settings: Any) -> tuple
     return change(job, "prior", **node), prior
 
 
-def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: int) -> tuple[Facts, float]:
+def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings: float) -> tuple[Facts, float]:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)
-    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), latents=latents)
+    given = {"latents": latents} | ({"vae": train_hardly(probing)} if prior.needs_encoder else {})
+    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), **given)
     fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {

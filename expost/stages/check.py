@@ -67,6 +67,11 @@ def check_latents(job: Job, parts: LatentParts) -> None:
     word, settings = job.config.stage, job.config
     if word in IMAGES_ONLY:
         raise UserError(f"stage={word}: {IMAGES_ONLY[word]}, and data=latents has neither images nor an autoencoder")
+    if parts.prior.needs_encoder:
+        raise UserError(
+            f"prior={job.prior_name} needs the images and the encoder of a VAE, and data=latents has latents alone; "
+            "prior=mixture does without"
+        )
     if settings.sample.noise and word == "sample":
         raise UserError("sample.noise=true draws from p(x|z), and data=latents has no decoder; leave it out")
     if settings.evaluation.annealing is not None:

@@ -6,7 +6,7 @@ writes into an empty folder, in this process or in several ranks at once.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +79,7 @@ class Stage:
         announced: words about it, of its ingredients, that are said whether or not it is there; None: none.
         folder: of the store, where it is not called as the stage.
         reads_images: images must not change while it is made.
+        parts_alone: what it is made of beside what it needs: jobs that make the same stage of less, each by itself.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Stage:
     announced: Callable[[Config, Mapping[str, Any]], str | None] = lambda config, ingredients: None
     folder: str = ""
     reads_images: bool = False
+    parts_alone: Callable[[Job, Parts], "Sequence[Alone]"] = lambda job, parts: ()
 
     @property
     def place(self) -> str:
@@ -99,12 +101,40 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A part of a stage's artifact that is one by itself, under the key that it has in a job of its own.
+
+    Attributes:
+        title: for the user.
+        job, parts: that make it.
+    """
+
+    title: str
+    job: Job
+    parts: Parts
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A stage of one job: what its artifact is made from, and the key that follows from that."""
+    """A stage of one job: what its artifact is made from, and the key that follows from that.
+
+    Attributes:
+        stage, job, parts: what makes it.
+        ingredients: of its key.
+        keys: of all before it, by the name of their stage; of what it is made of, by that of its own and a number.
+        names: the same, with the names of their artifacts among those of the job.
+        name: of its own there.
+        title: what the user is told before; empty: nothing.
+    """
 
     stage: Stage
+    job: Job
+    parts: Parts
     ingredients: Mapping[str, Any]
     keys: Mapping[str, str]
+    names: Mapping[str, str]
+    name: str
+    title: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -113,6 +143,15 @@ class Recipe:
     def artifact(self, store: Store) -> Artifact:
         """Where it is in `store`, or will be."""
         return Artifact(self.stage.place, self.key, store.root / self.stage.place / self.key)
+
+    @property
+    def log_name(self) -> str:
+        """What its figures are logged under."""
+        return self.stage.place if self.name == self.stage.name else self.name
+
+    def inputs_of(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """What it is made from, among all `artifacts` of the job so far."""
+        return {name: artifacts[other] for name, other in self.names.items()}
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -126,7 +165,7 @@ def make_files(stage: Stage, making: Making) -> Mapping[str, Any]:
     return stage.make(making)
 
 
-def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Artifact], asked: bool) -> Artifact:
+def find_or_make(recipe: Recipe, inputs: Mapping[str, Artifact], asked: bool) -> Artifact:
     """The artifact of `recipe`: found in the store, waited for, or made now.
 
     Where the job has several ranks and the stage is one that they make together, each of them makes its part in a
@@ -135,7 +174,7 @@ def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Ar
     Raises:
         UserError: with `upstream=require`, when it is missing and was not `asked` for.
     """
-    stage, key = recipe.stage, recipe.key
+    stage, key, job, parts = recipe.stage, recipe.key, recipe.job, recipe.parts
     if found := job.stored(stage.place, key):
         job.store.tidy(stage.place, key)
         job.say(stage.place, f"unchanged, skipped: {found.path}")
@@ -144,7 +183,7 @@ def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Ar
         raise missing(job, stage)
     in_ranks = stage.in_ranks(parts) and job.config.trainer.num_ranks > 1
     if in_ranks and job.machine.rank > 0:
-        return help_make(recipe, job)
+        return help_make(recipe)
     artifact = recipe.artifact(job.store)
 
     def waiting(owner: str) -> None:
@@ -156,11 +195,11 @@ def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Ar
             job.say(stage.place, f"made by another job meanwhile: {made_meanwhile.path}")
             return made_meanwhile
         started = time.perf_counter()
-        with _tracker(job, stage) as tracker:
+        with _tracker(recipe) as tracker:
             with job.store.writing(
                 stage.place, key, recipe.ingredients, job.name_in_root, tracker.earlier_seconds
             ) as folder:
-                tracker.states = training_states(recipe, job, parts)
+                tracker.states = training_states(recipe)
                 if in_ranks and tracker.states is not None:
                     tracker.states.begin()  # ranks keep, and know nothing of this run's folder
                 if in_ranks and rendezvous is not None:
@@ -179,13 +218,13 @@ def find_or_make(recipe: Recipe, job: Job, parts: Parts, inputs: Mapping[str, Ar
     return artifact
 
 
-def help_make(recipe: Recipe, job: Job) -> Artifact:
+def help_make(recipe: Recipe) -> Artifact:
     """This machine's part in what the first machine makes and commits; the artifact when it is there.
 
     Raises:
         UserError: the first machine did not finish it.
     """
-    stage, key = recipe.stage.place, recipe.key
+    stage, key, job = recipe.stage.place, recipe.key, recipe.job
     job.say(stage, f"made by machine 0 with the help of this one, number {job.machine.rank}")
     place = job.store.root / stage / key
     make_in_ranks(job, stage, key, Tracker(), is_there=place.is_dir)
@@ -201,11 +240,11 @@ def missing(job: Job, stage: Stage) -> UserError:
     return UserError(f"the {stage.place} of this configuration is not in {job.store.root}; make it with: {command}")
 
 
-def training_states(recipe: Recipe, job: Job, parts: Parts) -> TrainingStates | None:
+def training_states(recipe: Recipe) -> TrainingStates | None:
     """Where the stage's training is kept; the run's folder says what for, so that collecting leaves it there."""
+    stage, key, job, parts = recipe.stage.place, recipe.key, recipe.job, recipe.parts
     if job.quiet and job.relay is None:
         return None
-    stage, key = recipe.stage.place, recipe.key
 
     def begin() -> None:
         facts = {"stage": stage, "key": key, "inputs": recipe.inputs}
@@ -233,11 +272,12 @@ def _stopping(stage: Stage, states: TrainingStates | None) -> Iterator[None]:
 
 
 @contextmanager
-def _tracker(job: Job, stage: Stage) -> Iterator[Tracker]:
+def _tracker(recipe: Recipe) -> Iterator[Tracker]:
+    job = recipe.job
     if job.quiet:
         yield Tracker()
         return
     config = job.config.model_dump(mode="json")
     logs, say = job.folder / "logs", lambda words: job.say("wandb", words)
-    with tracking(job.config.logger, logs, stage.place, job.name, config, say) as tracker:
+    with tracking(job.config.logger, logs, recipe.log_name, job.name, config, say) as tracker:
         yield tracker

@@ -1,22 +1,28 @@
 """Stage 2: latents -> prior."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from expost.config.build import origins, target_class
-from expost.forecast.notice import prior_parts
+from expost.config.schema import Config, Node
+from expost.forecast.notice import Expectation, prior_parts
 from expost.job import Job
-from expost.parts.assembly import Parts
-from expost.parts.priors import PER_CLASS, listed_wrappers, without
-from expost.parts.weights import weights
-from expost.stages.making import Making, Stage
+from expost.parts.assembly import ImageParts, Parts
+from expost.parts.priors import PER_CLASS, decided, listed_wrappers
+from expost.parts.sections import all_held, held, without
+from expost.parts.weights import PRIOR_WEIGHTS, fill, histories, weights
+from expost.stages.making import Alone, Making, Stage
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
-from stage2_prior.fitting import FIT_VERSION
+from stage2_prior.combined.members import Combined
+from stage2_prior.fitting import FIT_VERSION, FitReport
 from stage2_prior.labels import LABELS_VERSION
 
 
@@ -24,7 +30,12 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
-        fit_run = job.fit_run(tracker, log=log)
+        lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
+        if prior.has_stored_parts:
+            lent["fitted_member"] = partial(stored_member, making)
+        if prior.looks_at_images and isinstance(making.parts, ImageParts):
+            lent["features"] = features_of(making)
+        fit_run = job.fit_run(tracker, **lent)
         report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
     for note in report.notes:
         job.say("prior", note)
@@ -32,41 +43,112 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     job.ranks.check_equal(fitted)
     facts = asdict(report) | {"num_parameters": prior.num_parameters}
     if job.ranks.rank == 0:
-        save_file(fitted, making.folder / "prior.safetensors")
+        save_file(fitted, making.folder / PRIOR_WEIGHTS)
         (making.folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
+
+
+def of_stage1(making: Making) -> dict[str, Any]:
+    """The encoder and the training images, as fields of a `FitRun`; row i of them is latent i."""
+    job, parts, vae = making.job, making.parts.of_images, making.vae.requires_grad_(False)
+    generator = torch.Generator(job.device).manual_seed(job.config.seeds.prior)
+
+    def images(rows: Tensor) -> Tensor:
+        return parts.preprocess(parts.data.train.batch(rows).to(job.device), generator)
+
+    return {"encoder": lambda x: vae.encode(x).posterior, "images": images}
+
+
+def stored_member(making: Making, member: nn.Module, place: int) -> FitReport:
+    """Give `member` the state that its own artifact holds; what its fit reported."""
+    artifact = making.inputs[f"{STAGE.name}-{place}"]
+    fill(member, artifact, PRIOR_WEIGHTS)
+    member.to(making.job.device).eval()
+    return histories(None, artifact).fit
+
+
+def features_of(making: Making) -> Callable[[Tensor], Tensor]:
+    """z [N, *latent] -> features [N, F] of the images that they are decoded to, as the judge sees them."""
+    from expost.measure.feature_nets import load_feature_net  # few fits look at images
+    from expost.measure.subject import decoded_means
+
+    device, data = making.job.device, making.parts.of_images.data
+    net = load_feature_net(making.inputs["features"], making.job.config.evaluation.features, device)
+
+    def features(z: Tensor) -> Tensor:
+        return torch.cat([net.extract(block) for block in decoded_means(z, making.vae.decode, data, device)])
+
+    return features
+
+
+def needs(config: Config, parts: Parts) -> tuple[str, ...]:
+    """Stage 1, where the fit encodes or decodes; where it looks at images, what the judge looks at them with."""
+    looks = parts.prior.looks_at_images and isinstance(parts, ImageParts)
+    return ("latents", *["vae"] * (parts.prior.needs_encoder or looks), *["features"] * looks)
+
+
+def members_alone(job: Job, parts: Parts) -> list[Alone]:
+    """The members of a prior that is made of whole other ones, as jobs of which each fits one of them."""
+    if not parts.prior.has_stored_parts:
+        return []
+    assert isinstance(parts.prior, Combined)
+    alone = []
+    for node, member in zip(held(job.config.prior), parts.prior.parts, strict=True):
+        config = job.config.model_copy(update={"prior": node})
+        alone.append(Alone(member.title, replace(job, config=config, whole=job), replace(parts, prior=member)))
+    return alone
 
 
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a fitted prior."""
     ranks = job.config.trainer.num_ranks if parts.prior.fits_in_ranks else 1
-    node, versions = job.config.prior, {}
-    wrappers = listed_wrappers(node)
+    node = decided(job.config.prior, job.device)
+    versions: dict[str, Any] = {}
+    for part in all_held(node):  # their sections are in this one
+        versions |= origins_of(part)
+    versions |= origins_of(node)
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
-    elif target_class(node).takes_labels:
-        versions["labels"] = LABELS_VERSION
-    else:
-        wrappers.append(("per_class", PER_CLASS))
-    for name, wrapper in wrappers:  # by their names, where they have one
-        own = origins([wrapper])
-        versions |= {name: own.pop(wrapper["_target_"])} | own
     return {
         "latents": keys["latents"],
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
-        "versions": {**origins([node]), **versions, "fit": FIT_VERSION},
-    } | ({"ranks": ranks} if ranks > 1 else {})
+        "versions": versions | {"fit": FIT_VERSION},
+        **({"ranks": ranks} if ranks > 1 else {}),
+        **({"features": keys["features"]} if "features" in needs(job.config, parts) else {}),
+        **{name: key for name, key in keys.items() if name.startswith(f"{STAGE.name}-")},
+    }
+
+
+def origins_of(node: Node) -> dict[str, Any]:
+    """Versions of the class that the prior's section `node` names and of its wrappers, those by name that have one."""
+    versions, wrappers = origins([node]), listed_wrappers(node)
+    if node.get("conditional"):
+        if target_class(node).takes_labels:
+            versions["labels"] = LABELS_VERSION
+        else:
+            wrappers.append(("per_class", PER_CLASS))
+    for name, wrapper in wrappers:
+        own = origins([wrapper])
+        versions |= {name: own.pop(wrapper["_target_"])} | own
+    return versions
+
+
+def expected(making: Making) -> list[Expectation]:
+    """What a fit takes; members are expected one by one."""
+    if isinstance(making.parts.prior, Combined):
+        return []
+    lent = making.job.fit_run(Tracker())
+    return prior_parts(making.parts.prior, making.latents("train"), making.latents("val"), lent)
 
 
 STAGE = Stage(
     name="prior",
     typed="prior",
-    needs=lambda config, parts: ("latents",),
+    needs=needs,
     ingredients=ingredients,
     make=fit_prior,
-    expected=lambda making: prior_parts(
-        making.parts.prior, making.latents("train"), making.latents("val"), making.job.fit_run(Tracker())
-    ),
+    expected=expected,
     in_ranks=lambda parts: parts.prior.fits_in_ranks,
+    parts_alone=members_alone,
 )

@@ -20,7 +20,7 @@ from expost.evaluation.page import PICTURES, render_html
 from expost.evaluation.report import Report
 from expost.evaluation.sections import Dataset, Provenance
 from expost.evaluation.tables import printable
-from expost.evaluation.views import terminal_table
+from expost.evaluation.views import terminal_ladders, terminal_table
 from expost.job import Job
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.answers import Answer
@@ -82,6 +82,8 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     console.print()
     console.print(terminal_table(report, console.width))
     console.print()
+    for table in terminal_ladders(report, console.width):
+        console.print(table)
     bullets = Table.grid(padding=(0, 1, 0, 0))
     for sentence in report.sentences:
         bullets.add_row("-", Text(printable(sentence)))

@@ -1,5 +1,6 @@
 """The door between the stages: what stage 2 may know of stage 1, and nothing else."""
 
+from stage1_vae.latents.aggregate import log_mean_normal
 from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, LatentDataset, Posterior
 from stage1_vae.latents.spec import Column, DerivedColumn, LatentDensity, LatentSpec, Support
 
@@ -14,4 +15,5 @@ __all__ = [
     "LatentSpec",
     "Posterior",
     "Support",
+    "log_mean_normal",
 ]

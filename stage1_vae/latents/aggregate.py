@@ -7,7 +7,7 @@ for is how often a sequence occurs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -40,27 +40,60 @@ class Posteriors(Protocol):
 def log_mixture(latents: Posteriors, z: Tensor, chunk: int) -> Tensor:
     """log 1/N sum_i q(z|x_i) of bits or diagonal normals, [B] nats for z [B, *shape]; `chunk` latents a tile."""
     form = _Bits(latents) if latents.family == "bits" else _Normals(latents)
-    left = form.left(z.flatten(1).double())  # [B, F]
+    log_sum, _ = _log_sum(form.left(z.flatten(1).double()), form.right, len(latents), chunk)
+    return log_sum.sub_(math.log(len(latents))).to(z.dtype)
+
+
+def log_mean_normal(z: Tensor, loc: Tensor, log_std: Tensor, chunk: int = 256) -> Tensor:
+    """log 1/N sum_i N(z; loc_i, diag(exp(log_std_i))^2), [B] float64 nats for z [B, D]; loc, log_std [N, D].
+
+    With a gradient by z alone: the log of a sum of exponentials of forms changes as their mean form does, each form
+    weighted by its share of the sum, and that mean is taken tile by tile too.
+    """
+    centre = loc.mean(0, dtype=torch.float64)
+    left = _powers(z.double() - centre)
+
+    def right(rows: slice) -> Tensor:
+        return _natural(loc[rows].double() - centre, log_std[rows].double())
+
+    wanted = left.requires_grad
+    with torch.no_grad():
+        log_sum, mean_form = _log_sum(left.detach(), right, len(loc), chunk, wanted)
+    if mean_form is not None:
+        log_sum = log_sum + ((left - left.detach()) * mean_form).sum(1)  # adds nothing but the gradient
+    return log_sum - math.log(len(loc))
+
+
+def _log_sum(
+    left: Tensor, right: Callable[[slice], Tensor], num: int, chunk: int, mean_wanted: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """log sum_i exp(left . right_i) over `num` forms, [B] for left [B, F], and the mean form [B, F] if it is wanted.
+
+    `right`: rows -> the forms of these, [F, n]; `chunk` rows of `left` a tile.
+    """
     top = torch.full_like(left[:, :1], -torch.inf)  # [B, 1] largest term so far
     total = torch.zeros_like(top)  # [B, 1] sum of the terms so far, over the largest
-    size = max(1, (TILE_PAIRS if z.device.type == "cpu" else DEVICE_TILE_PAIRS) // chunk)
-    products = left.new_empty(min(chunk, len(z)) * min(size, len(latents)))
+    mean = torch.zeros_like(left) if mean_wanted else None  # the same, of forms
+    size = max(1, (TILE_PAIRS if left.device.type == "cpu" else DEVICE_TILE_PAIRS) // chunk)
+    products = left.new_empty(min(chunk, len(left)) * min(size, num))
     ratios = products.new_empty(len(products), dtype=torch.float32)
-    for start in range(0, len(latents), size):
-        right = form.right(slice(start, start + size)).to(z.device)  # [F, n]
-        for rows in range(0, len(z), chunk):
+    for start in range(0, num, size):
+        forms = right(slice(start, min(start + size, num))).to(left.device)  # [F, n]
+        for rows in range(0, len(left), chunk):
             block = left[rows : rows + chunk]
-            tile = (len(block), right.shape[1])
-            terms = torch.mm(block, right, out=products[: tile[0] * tile[1]].view(tile))  # [b, n] nats
+            tile = (len(block), forms.shape[1])
+            terms = torch.mm(block, forms, out=products[: tile[0] * tile[1]].view(tile))  # [b, n] nats
             old = top[rows : rows + chunk]
             new = torch.maximum(old, terms.amax(1, keepdim=True))
             # Over the largest term, float32 is exact enough, and the exponential costs a third; where it would
             # underflow it costs ten times as much, and what is left out is below any rounding.
             ratio = torch.sub(terms, new, out=ratios[: tile[0] * tile[1]].view(tile)).clamp_(min=NEGLIGIBLE).exp_()
-            partial = total[rows : rows + chunk]
-            partial.mul_(torch.exp(old - new)).add_(ratio.sum(1, keepdim=True))
+            shrink = torch.exp(old - new)
+            total[rows : rows + chunk].mul_(shrink).add_(ratio.sum(1, keepdim=True))
+            if mean is not None:
+                mean[rows : rows + chunk].mul_(shrink).addmm_(ratio.double(), forms.T)
             old.copy_(new)
-    return (top + total.log()).squeeze(1).sub_(math.log(len(latents))).to(z.dtype)
+    return (top + total.log()).squeeze(1), None if mean is None else mean / total
 
 
 class _Normals:
@@ -78,16 +111,24 @@ class _Normals:
 
     def left(self, z: Tensor) -> Tensor:
         """z [B, D] -> [B, 2 D + 1]."""
-        centred = z - torch.from_numpy(self.centre).to(z.device)
-        return torch.cat([centred.square(), centred, torch.ones_like(z[:, :1])], dim=1)
+        return _powers(z - torch.from_numpy(self.centre).to(z.device))
 
     def right(self, rows: slice) -> Tensor:
         """Natural parameters of the posteriors in `rows`, [2 D + 1, n]."""
         loc, log_std = _flat(self.latents, "loc", rows), _flat(self.latents, "log_std", rows)  # [n, D]
-        mean = loc - torch.from_numpy(self.centre)
-        precision = torch.exp(-2 * log_std)
-        constant = -0.5 * (precision * mean.square() + LOG_2PI).sum(1, keepdim=True) - log_std.sum(1, keepdim=True)
-        return torch.cat([-0.5 * precision, precision * mean, constant], dim=1).T.contiguous()
+        return _natural(loc - torch.from_numpy(self.centre), log_std)
+
+
+def _powers(z: Tensor) -> Tensor:
+    """[B, D] -> [B, 2 D + 1], in which the log-density of a diagonal normal is linear."""
+    return torch.cat([z.square(), z, torch.ones_like(z[:, :1])], dim=1)
+
+
+def _natural(mean: Tensor, log_std: Tensor) -> Tensor:
+    """What it is linear by, [n, D] each -> [2 D + 1, n]."""
+    precision = torch.exp(-2 * log_std)
+    constant = -0.5 * (precision * mean.square() + LOG_2PI).sum(1, keepdim=True) - log_std.sum(1, keepdim=True)
+    return torch.cat([-0.5 * precision, precision * mean, constant], dim=1).T.contiguous()
 
 
 class _Bits:

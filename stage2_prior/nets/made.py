@@ -80,6 +80,12 @@ class MADE(nn.Module):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.02)
 
+    @property
+    def num_parameters(self) -> int:
+        """Free numbers: of a masked weight those that the mask leaves."""
+        masked = [module for module in self.modules() if isinstance(module, MaskedLinear)]
+        return sum(p.numel() for p in self.parameters()) - sum(int((layer.mask == 0).sum()) for layer in masked)
+
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.layers[0](z)  # [B, hidden]
         if self.label_in is not None:

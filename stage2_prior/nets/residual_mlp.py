@@ -1,4 +1,4 @@
-"""A residual network over vectors that is told a time and a label: the drift of latents that are no maps, or small ones.
+"""A residual network over vectors that is told a time and a label: the drift of latents that are no large maps.
 
     h <- h + W f(h) * (1 + scale(t, y)) + shift(t, y),   f = silu
 

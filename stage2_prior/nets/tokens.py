@@ -95,11 +95,26 @@ class CodeTokens(Tokens):
         return -torch.cat(costs, dim=1)
 
     def draw(self, output: Tensor, without: Tensor | None, t: int, how: Sampling) -> Tensor:
-        head = self.heads[self.maps[t]]
-        logits = head(output).float()  # [B, K]
+        return draw_categorical(self._logits(self.maps[t], output, without, how), how)
+
+    def _logits(self, number: int, output: Tensor, without: Tensor | None, how: Sampling) -> Tensor:
+        """[B, K] of the codebook with that number, for outputs [B, W]."""
+        logits = self.heads[number](output).float()
         if without is not None:
-            logits = guide(logits.log_softmax(-1), head(without).float().log_softmax(-1), how)
-        return draw_categorical(logits, how)
+            other = self.heads[number](without).float()
+            logits = guide(logits.log_softmax(-1), other.log_softmax(-1), how)
+        return logits
+
+    def draw_at(self, at: Tensor, output: Tensor, without: Tensor | None, how: Sampling) -> tuple[Tensor, Tensor]:
+        """One code for each of the positions `at` [N] from its output [N, W], and how likely it was, [N] nats."""
+        drawn, log_prob = torch.zeros_like(at), output.new_zeros(len(at), dtype=torch.float32)
+        its_map = self.layout.grid_of.to(at.device)[at]
+        for number in range(len(self.heads)):
+            rows = (its_map == number).nonzero().squeeze(1)
+            logits = self._logits(number, output[rows], None if without is None else without[rows], how)
+            drawn[rows] = draw_categorical(logits, how)
+            log_prob[rows] = logits.log_softmax(-1).gather(1, drawn[rows, None]).squeeze(1)
+        return drawn, log_prob
 
 
 class RealTokens(Tokens):

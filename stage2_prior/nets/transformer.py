@@ -1,4 +1,5 @@
-"""A decoder-only transformer over a short sequence, and the same network one token at a time from a cache.
+"""A decoder-only transformer over a short sequence, and the same network one token at a time from a cache; or, without
+the mask in its attention, a network in which every output depends on every input.
 
 Blocks are pre-norm (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020): h + attention(norm
 h), h + mlp(norm h). Position t is that of the token to be *predicted*; its input holds the token before. Positions are
@@ -59,11 +60,11 @@ class Layout:
         return torch.cat(parts)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention, [B, H, T, d] each and back."""
+def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """Attention, [B, H, T, d] each and back."""
     short = q.device.type == "cpu" and q.shape[2] <= SHORT
     with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def drop(h: Tensor, share: float) -> Tensor:
@@ -103,18 +104,20 @@ class Rotation(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: causal attention and a two-layer perceptron, each behind a norm and added to what came in."""
+    """One layer: attention and a two-layer perceptron, each behind a norm and added to what came in."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float, rotation: Rotation | None) -> None:
+    def __init__(
+        self, width: int, num_heads: int, dropout: float, rotation: Rotation | None, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.num_heads, self.dropout, self.rotation = num_heads, dropout, rotation
+        self.num_heads, self.dropout, self.rotation, self.causal = num_heads, dropout, rotation, causal
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         p = self.dropout if self.training else 0.0
-        mixed = attended(*self._heads(h, slice(h.shape[1])))
+        mixed = attended(*self._heads(h, slice(h.shape[1])), self.causal)
         h = h + drop(self.output(mixed.transpose(1, 2).flatten(2)), p)
         return h + drop(self._mlp(h), p)  # [B, T, W]
 
@@ -136,7 +139,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Inputs [B, T, W], or the first of them, -> as many outputs; output t depends on inputs 0 ... t alone.
+    """Inputs [B, T, W], or the first of them, -> as many outputs; output t depends on inputs 0 ... t alone, or on all.
 
     Args:
         layout: where the tokens lie.
@@ -146,6 +149,7 @@ class Transformer(nn.Module):
         dropout: share of what is added to the residual stream that is set to zero in training. None in attention, where
             drawing it takes a fifth of a step.
         positions: learned or rotary.
+        causal: whether an output depends on no input behind it; without, there are no single steps.
 
     Raises:
         PriorError: for numbers that do not fit together.
@@ -154,7 +158,14 @@ class Transformer(nn.Module):
     row: Tensor
 
     def __init__(
-        self, layout: Layout, width: int, depth: int, num_heads: int, dropout: float = 0.0, positions: str = "learned"
+        self,
+        layout: Layout,
+        width: int,
+        depth: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        positions: str = "learned",
+        causal: bool = True,
     ) -> None:
         super().__init__()
         if min(width, depth, num_heads) < 1:
@@ -171,7 +182,7 @@ class Transformer(nn.Module):
         self.register_buffer("row", layout.grid_of if rotary else torch.arange(layout.num_tokens), persistent=False)
         self.position = nn.Embedding(len(layout.grids) if rotary else layout.num_tokens, width)
         self.dropout = dropout
-        self.blocks = nn.ModuleList(Block(width, num_heads, dropout, rotation) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, dropout, rotation, causal) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self._initialise(depth)
 

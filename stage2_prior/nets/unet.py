@@ -93,26 +93,31 @@ class UNet(nn.Module):
             self.up.append(nn.ModuleList(Block(2 * here if i == 0 else here, here, 4 * width) for i in range(depth)))
         self.attention = Attention(widths[-1])
         self.norm, self.last = norm(width), nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.normal_(self.last.weight, std=1e-2 / width**0.5)
-        nn.init.zeros_(self.last.bias)
+        for name, parameter in self.last.named_parameters():
+            nn.init.normal_(parameter, std=1e-2 / width**0.5 if name == "weight" else 0.0)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         embedding = self.embedding(time, labels)
         h = self.first(x)
         finer: list[Tensor] = []
-        for level, blocks in enumerate(self.down):
+        for level, blocks in enumerate(stages_of(self.down)):
             h = self.shrink[level - 1](h) if level else h
             for block in blocks:
                 h = block(h, embedding)
             finer.append(h)
-        h = self.attention(h)
+        h, up = self.attention(h), stages_of(self.up)
         for level in reversed(range(len(self.up))):
             h = torch.cat([h, finer[level]], dim=1)
-            for block in self.up[level]:
+            for block in up[level]:
                 h = block(h, embedding)
             if level:
                 h = self.grow[level - 1](enlarged(h, finer[level - 1]))
         return self.last(F.silu(self.norm(h)))
+
+
+def stages_of(lists: nn.ModuleList) -> list[nn.ModuleList]:
+    """The blocks of each resolution."""
+    return [blocks for blocks in lists if isinstance(blocks, nn.ModuleList)]
 
 
 def enlarged(h: Tensor, like: Tensor) -> Tensor:

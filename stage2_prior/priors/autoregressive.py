@@ -85,9 +85,7 @@ class Autoregressive(LabelledPrior):
 
     @property
     def num_parameters(self) -> int:
-        masks = sum(int(mask.sum()) for name, mask in self.net.named_buffers() if name.endswith("mask"))
-        labels = sum(p.numel() for name, p in self.net.named_parameters() if name.startswith("label"))
-        return masks + labels + sum(p.numel() for p in self.net.parameters() if p.ndim == 1)
+        return self.net.num_parameters
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

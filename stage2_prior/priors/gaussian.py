@@ -20,9 +20,13 @@ from stage2_prior.sampling import Sampling
 
 
 class Gaussian(Prior):
-    """N(mean, scale scale^T) over vectors of real numbers; log-densities are computed in float64."""
+    """N(mean, scale scale^T) over vectors of real numbers; log-densities are computed in float64.
+
+    Samples follow `temperature`: it scales the deviations from the mean.
+    """
 
     log_prob_is = Exactness.EXACT
+    knobs = frozenset({"temperature"})
     mean: Tensor
     scale: Tensor
 
@@ -46,7 +50,7 @@ class Gaussian(Prior):
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         noise = torch.randn(n, self.spec.num_dims, dtype=self.mean.dtype, device=self.mean.device)
-        return (self.mean + noise @ self.scale.T).to(self.anchor.dtype)
+        return (self.mean + how.temperature * noise @ self.scale.T).to(self.anchor.dtype)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Match the moments of `train`; `val` is only measured.

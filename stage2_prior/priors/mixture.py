@@ -17,7 +17,6 @@ costs a VAE of 55,000 images 0.003 nats, and saves the fit where a component has
 are much narrower than the whole and nothing widens them, it is a bias (0.03 nats in the test of recovery): set it to 0.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -26,32 +25,30 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
-from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
 from stage2_prior.em.gaussian import (
     Components,
     EMSettings,
     EMState,
-    cluster_statistics,
     expectation_maximisation,
     m_step,
 )
 from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
 from stage2_prior.em.restarts import Search
+from stage2_prior.em.starts import start_statistics
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.prior import Exactness, Prior, check_real_vector
-from stage2_prior.sampling import Sampling
+from stage2_prior.prior import check_real_vector
 
 BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
 
-BLOCK_ELEMENTS = 2**23
-"""Log-densities are computed in blocks of rows whose [rows, K, D] stays below this."""
 
+class Mixture(FiniteMixture):
+    """Mixture of Gaussians, fitted by EM.
 
-class Mixture(Prior):
-    """Mixture of Gaussians over vectors of real numbers; densities are computed in float64.
+    Samples follow `temperature`: it scales the widths of the components, whose weights stay; at 0 they are the means.
 
     Args:
         num_components: K.
@@ -69,12 +66,6 @@ class Mixture(Prior):
         PriorError: for a number out of range or an unknown covariance.
     """
 
-    log_prob_is = Exactness.EXACT
-    fits_in_ranks = True
-    log_weights: Tensor
-    means: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         spec: LatentSpec,
@@ -88,55 +79,20 @@ class Mixture(Prior):
         lloyd_iterations: int = 5,
         batch_size: int | Literal["auto", "all"] = "auto",
     ) -> None:
-        super().__init__(spec)
-        counts = {"num_components": num_components, "num_restarts": num_restarts, "max_iter": max_iter}
-        for name, count in counts.items():
-            if count < 1:
-                raise PriorError(f"prior.{name}={count}: give at least 1")
-        for name, value in {"tol": tol, "pseudo_counts": pseudo_counts, "min_std": min_std}.items():
-            if value < 0:
-                raise PriorError(f"prior.{name}={value}: give a number that is not negative")
-        if covariance not in COVARIANCES:
-            raise PriorError(f"prior.covariance={covariance} is unknown; choose one of {', '.join(COVARIANCES)}")
+        super().__init__(spec, num_components, covariance)
+        check_numbers(
+            {"num_restarts": num_restarts, "max_iter": max_iter},
+            {"tol": tol, "pseudo_counts": pseudo_counts, "min_std": min_std},
+        )
         if batch_size not in ("auto", "all") and (not isinstance(batch_size, int) or batch_size < 1):
             raise PriorError(f"prior.batch_size={batch_size}: give auto, all or a number of at least 1")
         self.batch_size = batch_size
-        self.num_components, self.num_restarts, self.max_iter = num_components, num_restarts, max_iter
-        self.min_images = num_components
-        self.covariance, self.tol = COVARIANCES[covariance], tol
+        self.num_restarts, self.max_iter, self.tol = num_restarts, max_iter, tol
         self.pseudo_counts, self.min_std, self.lloyd_iterations = pseudo_counts, min_std, lloyd_iterations
-        shape = self.covariance.scale_shape(num_components, spec.num_dims)
-        unit = torch.ones(shape) if len(shape) == 2 else torch.eye(spec.num_dims).expand(shape)
-        uniform = torch.full((num_components,), -math.log(num_components))
-        self.register_buffer("log_weights", uniform.double())  # [K]
-        self.register_buffer("means", torch.zeros(num_components, spec.num_dims).double())  # [K, D]
-        self.register_buffer("scale", unit.double().clone())  # Cholesky factors, shaped as the covariance has them
-
-    @property
-    def num_parameters(self) -> int:
-        dims = self.spec.num_dims
-        a_scale = dims * (dims + 1) // 2 if self.scale.ndim == 3 else self.scale.shape[1]  # a triangle, or a diagonal
-        return self.num_components - 1 + self.means.numel() + len(self.scale) * a_scale
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("mixture", spec)
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        rows = max(1, BLOCK_ELEMENTS // self.means.numel())
-        blocks = [
-            torch.logsumexp(self.log_weights + self.covariance.log_density(block, self.means, self.scale), dim=1)
-            for block in z.double().split(rows)
-        ]
-        return torch.cat(blocks).to(z.dtype)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        component = (
-            torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
-        )
-        noise = torch.randn(n, self.spec.num_dims, dtype=self.means.dtype, device=self.means.device)
-        z = self.means[component] + self.covariance.colour(noise, self.scale, component)  # [n, D]
-        return z.to(self.anchor.dtype)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit by EM on `run.device`; `val` is only measured, but tells mini-batch EM when to stop.
@@ -145,11 +101,7 @@ class Mixture(Prior):
             PriorError: for more components than images, or latents that are not finite.
         """
         watch = Stopwatch()
-        if self.num_components > len(train):
-            raise PriorError(
-                f"{self.num_components} components for {len(train)} training images: "
-                f"set prior.num_components to {len(train)} or less"
-            )
+        self.check_number(len(train))
         check_finite(train, "training")
         in_blocks = not train.fits_memory(run.sizes.in_memory_bytes)
         size = (BATCH_SIZE if in_blocks else "all") if self.batch_size == "auto" else self.batch_size
@@ -158,9 +110,7 @@ class Mixture(Prior):
             best, scaling, curve = self._by_all(train, run, in_blocks, watch)
         else:
             best, scaling, curve = self._by_batches(train, val, run, min(int(size), len(train)), watch)
-        self.log_weights.copy_(best.current.log_weights)
-        self.means.copy_(scaling.shift + scaling.unit * best.current.means)
-        self.scale.copy_(self.covariance.rescale(best.current.scale, scaling.unit))
+        self.set_components(best.current, scaling)
         notes = []
         if not best.converged:
             notes.append(f"EM stopped at prior.max_iter={self.max_iter} iterations before it converged")
@@ -238,51 +188,7 @@ class Mixture(Prior):
         self, points: PointSet, settings: EMSettings, run: FitRun, generator: torch.Generator
     ) -> tuple[Components, Tensor]:
         """Components of k-means clusters of a sample, and the mean statistics [K, F] that they come from."""
-        chosen = torch.randperm(len(points), generator=generator)[: max(run.sizes.start_points, self.num_components)]
-        sample = points.rows(chosen.to(points.device))
-        noise = torch.randn(sample.loc.shape, generator=generator).to(sample.loc.device)
-        drawn = sample.loc + sample.variance.sqrt() * noise
-        cluster = kmeans(drawn, self.num_components, self.lloyd_iterations, generator)
-        stats = cluster_statistics(sample, cluster, self.covariance, self.num_components)
-        stats = run.ranks.broadcast(stats)  # another kind of machine rounds otherwise
-        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), len(sample))
-        return start, stats / len(sample)
-
-
-POINTS_AT_ONCE = 8192
-"""Of k-means."""
-
-
-def seed_centres(points: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """k-means++ centres [num, D] among `points` [N, D]; where fewer than `num` points differ, some centres repeat.
-
-    Each next centre is a point drawn with a probability proportional to its squared distance from the nearest centre so
-    far (Arthur & Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007).
-    """
-    centres = points.new_empty(num, points.shape[1])
-    distance = points.new_full((len(points),), 1.0)  # the first is drawn uniformly
-    for k in range(num):
-        weight = distance if distance.sum() > 0 else torch.ones_like(distance)
-        cumulative = weight.double().cumsum(0)
-        target = torch.rand((), generator=generator, dtype=torch.float64).to(points.device) * cumulative[-1]
-        centres[k] = points[torch.searchsorted(cumulative, target).clamp_max(len(points) - 1)]
-        to_new = (points - centres[k]).square().sum(1)
-        distance = to_new if k == 0 else torch.minimum(distance, to_new)
-    return centres
-
-
-def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre of each point, [N]."""
-    half_norm = 0.5 * centres.square().sum(1)
-    return torch.cat([(half_norm - rows @ centres.T).argmin(1) for rows in points.split(POINTS_AT_ONCE)])
-
-
-def kmeans(points: Tensor, num: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """Assignment [N] of `points` [N, D] to `num` clusters, each with at least one point while enough differ."""
-    centres = seed_centres(points, num, generator)
-    for _ in range(iterations):
-        nearest = assign(points, centres)
-        count = torch.bincount(nearest, minlength=num)
-        total = torch.zeros_like(centres).index_add_(0, nearest, points)
-        centres = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centres)
-    return assign(points, centres)
+        shape = self.covariance, self.num_components, self.lloyd_iterations
+        stats, num = start_statistics(points, *shape, run, generator)
+        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), num)
+        return start, stats / num

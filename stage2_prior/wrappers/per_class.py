@@ -3,21 +3,18 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage2_prior.fitting import FitReport, FitRun, FitStates, Logged, PriorError
+from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
+from stage2_prior.in_turn import FitsInTurn
 from stage2_prior.prior import Prior, Wrapper
 from stage2_prior.sampling import Sampling
-
-FINISHED, CURRENT = "finished", "current"
 
 
 class PerClass(Wrapper):
@@ -83,7 +80,7 @@ class PerClass(Wrapper):
         Raises:
             PriorError: a class has no image, or whatever the wrapped prior raises, with the class.
         """
-        states, counts = ClassStates(run, self.num_classes), []
+        states, counts = FitsInTurn(run, self.num_classes), []
         for y, prior in enumerate(self._members()):
             train_y, val_y = latents_of(train, y), latents_of(val, y)
             if len(train_y) == 0:
@@ -94,7 +91,9 @@ class PerClass(Wrapper):
             if states.restore(y, prior):
                 continue
             try:
-                of_one = prior.fit(train_y, val_y if len(val_y) else train_y, states.fit_of(y))
+                of_one = prior.fit(
+                    train_y, val_y if len(val_y) else train_y, with_images_of(states.fit_of(y), train, y)
+                )
             except PriorError as error:
                 raise PriorError(f"class {y}: {error}") from error
             states.finish(y, prior, of_one)
@@ -106,80 +105,20 @@ class PerClass(Wrapper):
         return report(self, train, val, run, seconds, curve, notes)
 
 
+def with_images_of(run: FitRun, train: LatentDataset, y: int) -> FitRun:
+    """The run with the images of the class `y`, whose rows are those of its latents."""
+    images = run.images
+    if images is None or train.labels is None:
+        return run
+    of_class = (train.labels == y).nonzero().squeeze(1)
+    return replace(run, images=lambda rows: images(of_class[rows]))
+
+
 def latents_of(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:
         raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
     return latents.take((latents.labels == y).nonzero().squeeze(1))
-
-
-class ClassStates(FitStates):
-    """The progress of a fit of one class after the other: those that are finished, and where the next one is; an
-    earlier attempt at it is looked for when it is made. To the fit of the class under way, its `FitStates`.
-
-    Args:
-        run: of the whole fit.
-        num: classes.
-    """
-
-    def __init__(self, run: FitRun, num: int) -> None:
-        self.run, self.num = run, num
-        self.reports: list[FitReport] = []  # of finished classes, in their order
-        self._logged: list[list[Logged]] = []  # of each class, in the order in which the log heard them
-        self._state: dict[str, Tensor] = {}  # of finished classes, under "3.NAME"
-        self._current: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._iterations = 1  # of one class, at most
-        if (saved := run.states.load()) is not None:
-            tensors, facts = saved
-            self._state, current = _under(FINISHED, tensors), _under(CURRENT, tensors)
-            self.reports = [FitReport(**report) for report in facts["reports"]]
-            self._logged = [[(figures, step) for figures, step in logged] for logged in facts["told"]]
-            self._current = None if facts[CURRENT] is None else (current, facts[CURRENT])
-
-    def restore(self, y: int, prior: Prior) -> bool:
-        """Give `prior` the state of class `y`, and the log its figures, if that class is finished."""
-        if y >= len(self.reports):
-            return False
-        prior.load_state_dict(_under(str(y), self._state))
-        for figures, step in self._logged[y]:
-            self.run.log(figures, step)
-        return True
-
-    def fit_of(self, y: int) -> FitRun:
-        """What the fit of class `y` is lent: figures under its name, and states beside those of finished classes."""
-        self._logged.append([])
-
-        def log(figures: Mapping[str, float], step: int) -> None:
-            named = {f"{name}_of_{y}": value for name, value in figures.items()}
-            self._logged[y].append((named, step))
-            self.run.log(named, step)
-
-        alone = partial(self.run.lightning_fit, resumable=False)  # its checkpoints would be taken for another class's
-        return replace(self.run, log=log, states=self, lightning_fit=alone)
-
-    def finish(self, y: int, prior: Prior, report: FitReport) -> None:
-        self._state |= {f"{y}.{name}": value for name, value in prior.state_dict().items()}
-        self.reports.append(report)
-        self._current = None
-        self.save(0, self._iterations, {}, None)
-
-    def save(self, done: int, total: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None) -> None:
-        self._iterations = total
-        ready = len(self.reports)
-        state = {f"{FINISHED}.{name}": value for name, value in self._state.items()}
-        state |= {f"{CURRENT}.{name}": value for name, value in tensors.items()}
-        known = {"reports": [asdict(report) for report in self.reports], "told": self._logged[:ready], CURRENT: facts}
-        self.run.states.save(ready * total + done, self.num * total, state, known)
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was kept of the class under way; once, for the classes behind it begin anew."""
-        current, self._current = self._current, None
-        return current
-
-
-def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `tensors` whose names begin with `name` and a dot, without it."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def mean_curve(reports: list[FitReport], weights: list[float]) -> Iterator[dict[str, float]]:

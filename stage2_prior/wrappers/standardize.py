@@ -6,14 +6,16 @@ map is diagonal because then q(u|x) = N((m - shift) / unit, (s / unit)^2) is aga
 inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full whitening) would lose that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from stage1_vae.latents import Column, DerivedColumn, LatentDataset, LatentSpec, Support
+from stage1_vae.latents import Column, DerivedColumn, DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
@@ -66,7 +68,11 @@ class Standardized(Wrapper):
         self.shift.copy_(aggregate.mean.view_as(self.shift))
         self.unit.copy_(unit.view_as(self.unit))
         log_unit = self.unit.log().sum().item()
-        inner = replace(run, log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step))
+        inner = replace(
+            run,
+            log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step),
+            encoder=None if run.encoder is None else partial(self._encode, run.encoder),
+        )
         report = self.prior.fit(self._standardise(train), self._standardise(val), inner)
         return replace(
             report,
@@ -74,6 +80,13 @@ class Standardized(Wrapper):
             val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
             curve=[to_units_of_z(row, log_unit) for row in report.curve],
         )
+
+    def _encode(self, encoder: Callable[[Tensor], Distribution], x: Tensor) -> Distribution:
+        """q(u|x) of images; of a family without a mean and widths, as it is."""
+        posterior = encoder(x)
+        if not isinstance(posterior, DiagonalNormal):
+            return posterior
+        return DiagonalNormal((posterior.loc - self.shift) / self.unit, posterior.log_std - self.unit.log())
 
     def _standardise(self, latents: LatentDataset) -> LatentDataset:
         """The same posteriors over u; exact, and rescaled when they are read: there is no second copy of the set."""

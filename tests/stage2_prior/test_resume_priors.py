@@ -18,6 +18,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.gaussian import Components, EMState
 from stage2_prior.em.restarts import Search, pack
 from stage2_prior.fitting import FitReport, FitStates, Stopwatch
+from stage2_prior.flows.flow import Flow
 from stage2_prior.prior import Prior
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
@@ -71,6 +72,23 @@ def test_the_gradient_loop(asked: dict[str, Any], precision: str, tmp_path: Path
     assert len(said) == 1 and said[0].startswith("continues after epoch 3 of ")
     assert same(report, expected) and report.curve[0]["epoch"] == 0
     assert equal(state(prior), state(whole))
+
+
+def test_a_flow_on_a_fitted_base(tmp_path: Path) -> None:
+    """The base is fitted again, and the layers go on."""
+
+    def flow() -> Prior:
+        torch.manual_seed(0)
+        return Standardized(Flow(SPEC, num_layers=2, hidden=(16,), base=Mixture(SPEC, num_components=4)))
+
+    asked: dict[str, Any] = {"max_epochs": 5, "precision": "32-true"}
+    whole = flow()
+    expected = whole.fit(TRAIN, VAL, lent(**asked))
+    with pytest.raises(KilledError):
+        flow().fit(TRAIN, VAL, lent(training_states(tmp_path), 2, **asked))
+    prior = flow()
+    report = prior.fit(TRAIN, VAL, lent(training_states(tmp_path), **asked))
+    assert same(report, expected) and equal(state(prior), state(whole))
 
 
 def test_seconds_are_those_of_all_attempts(tmp_path: Path) -> None:

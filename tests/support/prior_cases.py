@@ -1,20 +1,22 @@
 """Every `conf/prior/*.yaml` on every kind of latent that it says it models, and latents to fit it to, for tests."""
 
 import functools
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from training_run import settings as trainer_settings
 
-from expost.config.build import build as make
-from expost.parts.priors import constructor_node, sized, wrapper_nodes
+from expost.parts.priors import construct_prior, prior_nodes, why_not
+from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 
@@ -29,6 +31,8 @@ SPECS = {
 }
 """All small: two real dimensions, or codes few enough to look at every sequence."""
 REAL = ("vector", "map")
+SMALLER = {"width": 32, "depth": 2}
+"""Networks of the usual size would take most of the time of all contract tests."""
 NUM = 600
 """Latents of a training set."""
 
@@ -39,9 +43,20 @@ def config_of(name: str) -> DictConfig:
     return config
 
 
+def section(name: str) -> dict[str, Any]:
+    """What is in the file, written out; the priors in it learn for two epochs at most."""
+    node: Any = OmegaConf.to_container(config_of(name))
+    node |= {key: value for key, value in SMALLER.items() if key in node}
+    return with_held(written_out(node, prior_nodes()), quick)
+
+
+def quick(node: dict[str, Any]) -> dict[str, Any]:
+    few = node | ({"fit": node["fit"] | {"max_epochs": 2}} if "fit" in node else {})
+    return with_held(few, quick)
+
+
 def models(name: str, kind: str) -> bool:
-    prior: Any = hydra.utils.get_class(config_of(name)["_target_"])
-    return prior.check(SPECS[kind]) is None
+    return why_not(section(name), SPECS[kind]) is None
 
 
 CASES = [(name, kind) for name in NAMES for kind in SPECS if models(name, kind)]
@@ -52,12 +67,8 @@ real_life = pytest.mark.parametrize(("name", "kind"), REAL_CASES)
 
 def build(name: str, spec: LatentSpec) -> Prior:
     """The prior that `prior=name` gives, wrappers included."""
-    node: Any = sized(OmegaConf.to_container(config_of(name)), NUM)
     torch.manual_seed(0)
-    prior = make("prior", constructor_node(node), spec=spec)
-    for wrapper in wrapper_nodes(node, spec):
-        prior = make("prior.wrap", wrapper, prior=prior)
-    return prior
+    return construct_prior(sized(section(name), NUM), spec)
 
 
 def posteriors(num: int, spec: LatentSpec, seed: int) -> LatentDataset:
@@ -93,7 +104,23 @@ def run_for(prior: Prior) -> FitRun:
     learner = prior.inner if isinstance(prior, Wrapper) else prior
     settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
     fit = lightning_fit(trainer_settings(), [])
-    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    return with_encoder(run, prior.spec) if prior.needs_encoder else run
+
+
+def with_encoder(run: FitRun, spec: LatentSpec) -> FitRun:
+    """The run with images of 4 x 4 pixels, and an encoder of them that has learned nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, spec.num_dims, generator=generator)
+
+    def encode(x: Tensor) -> DiagonalNormal:
+        loc = (x.flatten(1) - 0.5) @ weight
+        return DiagonalNormal(loc.view(-1, *spec.shape), (loc.tanh() - 1).view(-1, *spec.shape))
+
+    def images(rows: Tensor) -> Tensor:
+        return torch.rand(10_000, 1, 4, 4, generator=torch.Generator().manual_seed(1))[rows]
+
+    return replace(run, encoder=encode, images=images)
 
 
 @functools.cache
@@ -102,3 +129,31 @@ def fitted(name: str, kind: str) -> Prior:
     report = prior.fit(data(kind, NUM, 1), data(kind, 200, 2), run_for(prior))
     assert report.seconds >= 0
     return prior
+
+
+RING = SPECS["vector"]
+REACH, CELLS = 6.0, 400
+"""A grid over the ring."""
+
+
+def ring(num: int, seed: int) -> LatentDataset:
+    """Points at a distance of 2, give or take 0.3, from the origin."""
+    rng = np.random.default_rng(seed)
+    angle, radius = rng.uniform(0, 2 * math.pi, num), rng.normal(2, 0.3, num)
+    loc = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return LatentDataset(RING, "delta", {"loc": loc.astype(np.float32)})
+
+
+def ring_run(**settings: object) -> FitRun:
+    fit = lightning_fit(trainer_settings(), [])
+    asked = {"batch_size": 256, "learning_rate": 5e-3, "average": 0.98, "precision": "32-true", **settings}
+    return FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, asked)
+
+
+@torch.no_grad()
+def on_grid(prior: Prior) -> tuple[Tensor, Tensor, float]:
+    """Points [G, 2], log-densities [G] float64 there, and the area of a cell."""
+    axis = torch.linspace(-REACH, REACH, CELLS)
+    points = torch.cartesian_prod(axis, axis)
+    log_prob = torch.cat([prior.log_prob(block) for block in points.split(2**15)])
+    return points, log_prob.double(), float(axis[1] - axis[0]) ** 2

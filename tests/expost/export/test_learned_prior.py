@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ FITS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "autoregressive",
         {"hidden": [8], "conditional": True, "fit": {"max_epochs": 1}},
     ),
+    "on another one": (
+        {"loc": LOC, "labels": LABEL},
+        "realnvp",
+        {"base": "gaussian", "hidden": [8], "num_layers": 2, "conditional": True, "fit": {"max_epochs": 1}},
+    ),
     "never varies": ({"loc": np.concatenate([LOC, LOC[:, :1] * 0 + 7], 1)}, "gaussian", {}),
     "codes": ({"codes": (LABEL[:, None] + np.arange(4)) % 5}, "bigram", {}),
 }
@@ -51,6 +57,24 @@ def test_what_is_saved_is_loaded_to_the_bit(
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / PRIOR_FILE).read_bytes() == (tmp_path / "prior" / PRIOR_FILE).read_bytes()
     assert torch.equal(LearnedPrior.load(tmp_path / "again").log_prob(z), learned.log_prob(z))
+
+
+def test_what_means_harm_inside_of_another_prior_is_refused(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"base": {"num_components": 2}, "hidden": [8], "num_layers": 2, "fit": {"max_epochs": 1}}
+    fit_prior(LatentDataset.of(LOC), "realnvp", **small)[0].save(tmp_path / "prior")
+
+    def refused(change: Callable[[dict[str, Any]], object], why: str) -> None:
+        shutil.copytree(tmp_path / "prior", tmp_path / why)
+        rewrite(tmp_path / why, lambda content: change(content["prior"]["base"]))
+        with pytest.raises(UnsafeError, match=why):
+            LearnedPrior.load(tmp_path / why)
+
+    refused(lambda base: base.update(_target_="os.system"), "os.system")
+    refused(lambda base: base.update(wrap=[{"_target_": "builtins.eval"}]), "builtins")
+    refused(lambda base: base.update(wrap=["builtins.eval"]), "wrap")
+    refused(lambda base: base.pop("wrap"), "no wrap")
+    refused(lambda base: base.update(num_components=3), "means")
+    refused(lambda base: base.update(more=1), "more")
 
 
 @pytest.fixture

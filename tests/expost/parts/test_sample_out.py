@@ -24,7 +24,7 @@ PLAIN: dict[str, Any] = {
 
 
 def asked(out: Path, overwrite: bool = False) -> Sample:
-    return Sample(**PLAIN, guidance=0, out=out, overwrite=overwrite)
+    return Sample(**PLAIN, guidance=0, truncation=1, out=out, overwrite=overwrite)
 
 
 @pytest.fixture(scope="module")

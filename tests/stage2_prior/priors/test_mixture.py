@@ -14,8 +14,10 @@ from stage2_prior.em.covariances import COVARIANCES, cholesky
 from stage2_prior.em.gaussian import Components, EMSettings, EMState, e_step, expectation_maximisation
 from stage2_prior.em.gaussian import Statistics as PointStatistics
 from stage2_prior.em.points import Points
+from stage2_prior.em.starts import kmeans
 from stage2_prior.fitting import PriorError
-from stage2_prior.priors.mixture import Mixture, kmeans
+from stage2_prior.priors.mixture import Mixture
+from stage2_prior.sampling import Sampling
 
 KINDS = sorted(COVARIANCES)
 SKLEARN = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
@@ -266,3 +268,14 @@ def test_a_fit_that_runs_out_of_iterations_says_so() -> None:
     train = points_of(known(500, 0))
     report = Mixture(LatentSpec((3,)), num_components=4, max_iter=2, tol=1e-9).fit(train, train, RUN)
     assert len(report.curve) == 3 and "max_iter=2" in report.notes[0]
+
+
+def test_temperature_scales_the_widths() -> None:
+    mixture = truth()
+    torch.manual_seed(0)
+    cold = mixture.sample(500, how=Sampling(temperature=0))
+    assert torch.equal(cold.unique(dim=0), torch.from_numpy(np.float32(MEANS)).unique(dim=0))
+    z = mixture.sample(40_000, how=Sampling(temperature=0.5)).double()
+    between = np.cov(MEANS.T, aweights=WEIGHTS, bias=True)
+    within = np.einsum("n,nde,nfe->df", WEIGHTS, factors(), factors())
+    assert np.abs(np.cov(z.numpy().T) - between - 0.25 * within).max() < 0.1

@@ -5,7 +5,7 @@ A denoiser D(x; s) of z + s e is a network F behind c_skip = 1 / (s^2 + 1), c_ou
 sqrt(s^2 + 1) and c_noise = ln(s) / 4 (equation 7 and table 1). Written in the angle u = arctan s, these are cos^2 u,
 sin u, cos u; what the network sees is
 
-    c_in (z + s e) = cos(u) z + sin(u) e,     and what it learns is    (z - c_skip (z + s e)) / c_out = sin(u) z - cos(u) e
+    c_in (z + s e) = cos(u) z + sin(u) e,   and what it learns is   (z - c_skip (z + s e)) / c_out = sin(u) z - cos(u) e
 
 (equation 8), which is minus the velocity of that same circular path (Lu & Song, "Simplifying, Stabilizing and Scaling
 Continuous-Time Consistency Models", 2025, section 3). The loss weight (s^2 + 1) / s^2 makes the error of F count alike

@@ -1,0 +1,104 @@
+"""A finite mixture of Gaussians, however it is fitted: its density and its samples."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import LatentSpec
+from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.em.gaussian import Components
+from stage2_prior.em.points import Scaling
+from stage2_prior.fitting import PriorError
+from stage2_prior.prior import Exactness, Prior
+from stage2_prior.sampling import Sampling
+
+BLOCK_ELEMENTS = 2**23
+"""Log-densities are computed in blocks of rows whose [rows, K, D] stays below this."""
+
+
+class FiniteMixture(Prior):
+    """p(z) = sum_k pi_k N(z; m_k, S_k) over vectors of real numbers; densities are computed in float64.
+
+    Samples follow `temperature`: it scales all widths, and at 0 they are means of components.
+
+    Args:
+        num_components: K, the fewest latents that it can be fitted to.
+        covariance: a key of `COVARIANCES`.
+
+    Raises:
+        PriorError: no components, or an unknown covariance.
+    """
+
+    log_prob_is = Exactness.EXACT
+    fits_in_ranks = True
+    knobs = frozenset({"temperature"})
+    log_weights: Tensor
+    means: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: LatentSpec, num_components: int, covariance: str) -> None:
+        super().__init__(spec)
+        if covariance not in COVARIANCES:
+            raise PriorError(f"prior.covariance={covariance} is unknown; choose one of {', '.join(COVARIANCES)}")
+        check_numbers({"num_components": num_components}, {})
+        self.num_components, self.covariance = num_components, COVARIANCES[covariance]
+        self.min_images = num_components
+        shape = self.covariance.scale_shape(num_components, spec.num_dims)
+        unit = torch.ones(shape) if len(shape) == 2 else torch.eye(spec.num_dims).expand(shape)
+        uniform = torch.full((num_components,), -math.log(num_components))
+        self.register_buffer("log_weights", uniform.double())  # [K]
+        self.register_buffer("means", torch.zeros(num_components, spec.num_dims).double())  # [K, D]
+        self.register_buffer("scale", unit.double().clone())  # Cholesky factors, shaped as the covariance has them
+
+    @property
+    def num_parameters(self) -> int:
+        dims = self.spec.num_dims
+        a_scale = dims * (dims + 1) // 2 if self.scale.ndim == 3 else self.scale.shape[1]  # a triangle, or a diagonal
+        return self.num_components - 1 + self.means.numel() + len(self.scale) * a_scale
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        rows = max(1, BLOCK_ELEMENTS // self.means.numel())
+        blocks = [
+            torch.logsumexp(self.log_weights + self.covariance.log_density(block, self.means, self.scale), dim=1)
+            for block in z.double().split(rows)
+        ]
+        return torch.cat(blocks).to(z.dtype)
+
+    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        component = (
+            torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
+        )
+        noise = torch.randn(n, self.spec.num_dims, dtype=self.means.dtype, device=self.means.device)
+        z = self.means[component] + how.temperature * self.covariance.colour(noise, self.scale, component)  # [n, D]
+        return z.to(self.anchor.dtype)
+
+    def set_components(self, fitted: Components, scaling: Scaling) -> None:
+        """Take the components of standardised points, in the units of the latents."""
+        self.log_weights.copy_(fitted.log_weights)
+        self.means.copy_(scaling.shift + scaling.unit * fitted.means)
+        self.scale.copy_(self.covariance.rescale(fitted.scale, scaling.unit))
+
+    def check_number(self, num: int) -> None:
+        """
+        Raises:
+            PriorError: more components than the `num` training latents.
+        """
+        if self.num_components > num:
+            raise PriorError(
+                f"{self.num_components} components for {num} training images: set prior.num_components to {num} or less"
+            )
+
+
+def check_numbers(counts: Mapping[str, int], amounts: Mapping[str, float]) -> None:
+    """
+    Raises:
+        PriorError: a count below 1, or an amount below 0.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise PriorError(f"prior.{name}={count}: give at least 1")
+    for name, value in amounts.items():
+        if value < 0:
+            raise PriorError(f"prior.{name}={value}: give a number that is not negative")
