@@ -129,7 +129,7 @@ class ContinuousPrior(LabelledPrior, ABC):
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         """dx/dt at x [B, *shape], a time [B] or [1], and labels [B]: [B, *shape], float32.
 
-        Of latents N(0, I) it is (a a' + b b') / (a^2 + b^2) x. The network sees x scaled to unit variance and gives what
+        Of latents N(0, I) it is (a a' + b b') / (a^2 + b^2) x. The network sees x at unit variance and gives what
         is left over, in units of its deviation |a' b - a b'| / sqrt(a^2 + b^2): what EDM does for its own path, of any.
         """
         a, b, da, db = (part.view(-1, *(1,) * (x.ndim - 1)) for part in self.path(time))
