@@ -127,8 +127,15 @@ class ContinuousPrior(LabelledPrior, ABC):
         """What the network is told of the time: about a unit long."""
 
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """dx/dt at x [B, *shape], a time [B] or [1], and labels [B]: [B, *shape], float32."""
-        return self.net(x, self.clock(time), labels if self.num_classes else None).float()
+        """dx/dt at x [B, *shape], a time [B] or [1], and labels [B]: [B, *shape], float32.
+
+        Of latents N(0, I) it is (a a' + b b') / (a^2 + b^2) x. The network sees x at unit variance and gives what
+        is left over, in units of its deviation |a' b - a b'| / sqrt(a^2 + b^2): what EDM does for its own path, of any.
+        """
+        a, b, da, db = (part.view(-1, *(1,) * (x.ndim - 1)) for part in self.path(time))
+        unit = (a.square() + b.square()).sqrt()
+        rest = self.net(x / unit, self.clock(time), labels if self.num_classes else None).float()
+        return (a * da + b * db) / unit.square() * x + (da * b - a * db).abs() / unit * rest
 
     def couple(self, noise: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """Which noise a latent is joined with, [B, *shape]: here the one that it was drawn with."""

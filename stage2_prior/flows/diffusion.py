@@ -2,8 +2,8 @@
 Models", 2022; EDM, whose equations are meant below), for latents of unit variance, which the wrapper gives.
 
 A denoiser D(x; s) of z + s e is a network F behind c_skip = 1 / (s^2 + 1), c_out = s / sqrt(s^2 + 1), c_in = 1 /
-sqrt(s^2 + 1) and c_noise = ln(s) / 4 (equation 7 and table 1). Written in the angle u = arctan s, these are cos^2 u,
-sin u, cos u; what the network sees is
+sqrt(s^2 + 1) (equation 7 and table 1). Written in the angle u = arctan s, which is what the network is told of the
+noise, these are cos^2 u, sin u, cos u; what it sees is
 
     c_in (z + s e) = cos(u) z + sin(u) e,   and what it learns is   (z - c_skip (z + s e)) / c_out = sin(u) z - cos(u) e
 
@@ -77,4 +77,4 @@ class Diffusion(ContinuousPrior):
         return torch.linspace(most, least, self.solver.num_steps + 1).pow(self.rho).atan()
 
     def clock(self, time: Tensor) -> Tensor:
-        return time.tan().log() / 4
+        return time  # the paper's ln(s) / 4 runs away at both ends, where the solver then needs its places

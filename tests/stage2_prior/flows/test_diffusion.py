@@ -1,0 +1,106 @@
+"""Diffusion is EDM in an angle: its denoiser, loss, noise levels and steps are the paper's; and what a fit says of its
+densities."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_run import settings as trainer_settings
+
+from expost.training.trainer import lightning_fit
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.fitting import FitRun
+from stage2_prior.flows.diffusion import Diffusion
+from stage2_prior.nets.dit import DiT
+from stage2_prior.nets.unet import UNet
+from stage2_prior.ode import Solver, exact_trace
+from stage2_prior.prior import Exactness
+
+
+def rough() -> Diffusion:
+    torch.manual_seed(0)
+    prior = Diffusion(LatentSpec((3,)), width=32, depth=2).eval()
+    with torch.no_grad():
+        prior.net.last.weight.mul_(30.0)
+    return prior
+
+
+def test_drift_and_loss_are_those_of_the_denoiser() -> None:
+    """Equations 1, 7 and 8 of the paper, written with D(x; s), against the angle."""
+    prior, z, noise = rough(), torch.randn(50, 3), torch.randn(50, 3)
+    s = torch.linspace(-3, 3, 50).exp()[:, None]
+    c_skip, c_out, c_in = 1 / (s**2 + 1), s / (s**2 + 1).sqrt(), 1 / (s**2 + 1).sqrt()
+    x, angle, labels = z + s * noise, s.squeeze(1).atan(), torch.zeros(50).long()
+    with torch.no_grad():
+        network = -prior.net(c_in * x, prior.clock(angle), None)
+        denoised = c_skip * x + c_out * network
+        weighted = (s**2 + 1) / s**2 * (denoised - z).square()
+        torch.testing.assert_close(prior._loss_at(z, angle, noise, labels), weighted.mean(1), rtol=1e-3, atol=1e-5)
+        slope = (x - denoised) / s  # dx/ds; of the angle's coordinate c_in x, by the rule of the product:
+        in_angle = (c_in * slope - s * c_in**3 * x) * (1 + s**2)
+        torch.testing.assert_close(prior.velocity(c_in * x, angle, labels), in_angle, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_levels_are_those_of_the_paper() -> None:
+    prior, i = rough(), torch.arange(11)
+    expected = (80 ** (1 / 7) + i / 10 * (0.01 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # equation 5
+    torch.testing.assert_close(prior.schedule().tan(), expected, rtol=1e-3, atol=1e-5)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    normal = torch.distributions.Normal(-1.2, 1.2).icdf(levels)
+    torch.testing.assert_close(prior.times(levels).tan().log(), normal, rtol=1e-4, atol=1e-4)
+
+
+def fitted_map(exact_dims: int, places: int, tolerance: float) -> tuple[Diffusion, LatentDataset, Any]:
+    spec, rng = LatentSpec((4, 5, 4)), np.random.default_rng(0)
+    loc = np.float32(rng.normal(size=(400, 1, 5, 4)) * np.ones((1, 4, 1, 1)))
+    data = LatentDataset(spec, "diagonal_normal", {"loc": loc, "log_std": np.full_like(loc, -0.5)})
+    torch.manual_seed(0)
+    solver = Solver(exact_dims=exact_dims, density_places=places, tolerance=tolerance)
+    prior = Diffusion(spec, width=16, depth=1, solver=solver)
+    settings = {"max_epochs": 2, "batch_size": 32, "learning_rate": 3e-3, "precision": "32-true"}
+    fit = lightning_fit(trainer_settings(), [])
+    run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    return prior, data, prior.fit(data, data, run)
+
+
+def test_an_estimate_says_its_error_and_is_right_within_it() -> None:
+    prior, data, _ = fitted_map(64, 4, 10.0)
+    assert prior.log_prob_is is Exactness.ESTIMATE and len(prior.caveats) == 2
+    error = float(prior.probe_error)
+    assert f"{error:.2g} nats a latent" in prior.caveats[1] and error > 0
+    exact = Diffusion(data.spec, width=16, depth=1, solver=Solver(exact_dims=80, density_places=4)).eval()
+    exact.load_state_dict(prior.state_dict())
+    assert exact.log_prob_is is Exactness.EXACT and exact.passes > prior.passes
+    z = data.draw(torch.arange(200))
+    with torch.no_grad():
+        off = prior.log_prob(z) - exact.log_prob(z)
+    assert float(off.std()) == pytest.approx(error, rel=0.35)
+    assert abs(float(off.mean())) < 4 * error / math.sqrt(len(z))
+
+
+def test_a_tolerance_that_is_not_reached_is_said() -> None:
+    prior, _, report = fitted_map(64, 2, 1e-6)
+    said = "above prior.solver.tolerance=1e-06; raise prior.solver.density_places"
+    assert any(note.endswith(said) for note in report.notes) and any(said in caveat for caveat in prior.caveats)
+    unfitted = Diffusion(prior.spec, width=16, depth=1)
+    assert unfitted.caveats == []
+
+
+@pytest.mark.parametrize("net", [UNet, DiT])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (3, 5, 7), (2, 9, 4)])
+def test_networks_of_maps_take_any_size(net: Any, shape: tuple[int, int, int]) -> None:
+    """Odd sides and one place included; every parameter learns from the first step; the trace is that of the
+    Jacobian."""
+    torch.manual_seed(0)
+    network = net(shape, 3, width=32, depth=1)
+    x, time, labels = torch.randn(4, *shape), torch.rand(4), torch.arange(4) % 3
+    found = network(x, time, labels)
+    assert found.shape == x.shape
+    found.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, trace = exact_trace(lambda at, t: network(at, t[None], labels), x, torch.tensor(0.3), 0)
+    jacobian = torch.autograd.functional.jacobian(lambda at: network(at, torch.tensor([0.3]), labels[:1]), x[:1])
+    torch.testing.assert_close(trace[0], jacobian.reshape(trace.new_empty(x[0].numel()).numel(), -1).trace())
