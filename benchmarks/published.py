@@ -152,8 +152,7 @@ RECIPES = (
             ),
         ),
         "For a GPU. The published prior is a RealNVP flow that is trained with the VAE; this one is a masked "
-        "autoregressive density that is fitted after it, because there is no flow here yet. Net and latent dimension "
-        "are ours.",
+        "autoregressive density that is fitted after it. Net and latent dimension are ours.",
     ),
 )
 

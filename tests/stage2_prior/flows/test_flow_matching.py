@@ -31,7 +31,8 @@ def rough(cls: Any, shape: tuple[int, ...] = (3,), **keywords: Any) -> Continuou
 @BOTH
 def test_without_its_network_it_is_the_standard_normal(cls: Any) -> None:
     """The linear drift alone, and the noise that diffusion leaves: N(0, 1 / cos^2) in its units."""
-    prior, z = rough(cls, **({"min_noise": 0.2} if cls is Diffusion else {})), 2.0 * torch.randn(200, 3)
+    wide: dict[str, Any] = {"min_noise": 0.2} if cls is Diffusion else {}
+    prior, z = rough(cls, **wide), 2.0 * torch.randn(200, 3)
     for parameter in prior.net.last.parameters():
         nn.init.zeros_(parameter)
     scale = prior._data_scale
