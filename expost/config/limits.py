@@ -68,17 +68,12 @@ def _count(value: Any) -> int | None:
 DENSITY_PASSES = 10_000_000
 """Passes of a network that the bounds of an evaluation may take: those of ten classes on 10,000 images with 64 samples
 are 6.4 million."""
-FEWEST_BOUNDS = 1000
-"""Images of a bound, before there are fewer samples an image than one."""
 
 
-def affordable_bounds(settings: Evaluation, passes: int) -> Evaluation:
-    """The `evaluation:` section for a prior whose density takes so many `passes` of a network: with as many importance
-    samples, and then images, as `DENSITY_PASSES` allow."""
-    rows = DENSITY_PASSES // passes
-    draws = max(1, min(settings.importance_samples, rows // settings.num_bound_images))
-    num_images = min(settings.num_bound_images, max(FEWEST_BOUNDS, rows))
-    return settings.model_copy(update={"importance_samples": draws, "num_bound_images": num_images})
+def affordable_draws(settings: Evaluation, passes: int) -> int:
+    """Of the importance samples of an image, how many a density is taken of that takes so many `passes` of a network:
+    as many as `DENSITY_PASSES` allow, and at least one."""
+    return max(1, min(settings.importance_samples, DENSITY_PASSES // (passes * settings.num_bound_images)))
 
 
 def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:

@@ -40,13 +40,13 @@ class Bounds:
     """Costs of each image under one prior, in nats, lower is better; float64 [N] on the CPU.
 
     Attributes:
-        num_samples: K, the number of z drawn for an image.
+        num_samples: the number of z drawn for an image whose density was taken: K, or fewer.
         distortion_nats: mean -log p(x|z); None without a decoder.
         latent_nll_nats: mean -log p(z), z ~ q(z|x); None where the prior has no density.
         rate_nats: KL(q(z|x) || p(z)), closed form where one was given; None for point masses or without a density.
         elbo_nats: distortion + rate, an upper bound on -log p(x); None where the rate is.
-        iwae_nats: the importance-weighted upper bound on -log p(x); None where the rate is.
-        ess_share: effective sample size of the weights over K, in [1/K, 1]; None where the rate is.
+        iwae_nats: the importance-weighted upper bound on -log p(x); None where the rate is, or of fewer samples than K.
+        ess_share: effective sample size of the weights over K, in [1/K, 1]; None where that bound is.
     """
 
     num_samples: int
@@ -72,6 +72,7 @@ def importance_bounds(
     num_samples: int,
     closed_form_rates: Mapping[str, ClosedFormRate] | None = None,
     max_rows: int = 8192,
+    fewer: Mapping[str, int] | None = None,
 ) -> dict[str, Bounds]:
     """Bounds of every image under every prior, from shared proposals.
 
@@ -84,6 +85,8 @@ def importance_bounds(
         closed_form_rates: name -> exact rate, used for `rate_nats` and `elbo_nats` instead of the estimate.
         max_rows: most (sample, image) pairs that are decoded at once, or one sample of a larger batch: neither this nor
             anything that is kept grows with K.
+        fewer: name -> how many of the K samples of an image its density is taken of, where that is dear; it gets no
+            importance-weighted bound, which would not compare with that of K.
 
     Raises:
         ValueError: when `num_samples` is below 1 or there is no image.
@@ -91,7 +94,8 @@ def importance_bounds(
     if num_samples < 1:
         raise ValueError(f"a bound needs at least one sample, got num_samples={num_samples}")
     rates = dict(closed_form_rates or {})
-    batches = [_bound_batch(x, propose, log_likelihood, priors, num_samples, rates, max_rows) for x in x_batches]
+    taken = {name: min(num_samples, (fewer or {}).get(name, num_samples)) for name in priors}
+    batches = [_bound_batch(x, propose, log_likelihood, priors, num_samples, rates, max_rows, taken) for x in x_batches]
     return {name: concatenate([batch[name] for batch in batches]) for name in priors}
 
 
@@ -103,11 +107,12 @@ def _bound_batch(
     num_samples: int,
     rates: Mapping[str, ClosedFormRate],
     max_rows: int,
+    taken: Mapping[str, int],
 ) -> dict[str, Bounds]:
     chunk = max(1, max_rows // len(x))
     zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    distortion, log_posterior = zeros.clone(), zeros.clone()  # [B] running sums
-    log_prior = {name: zeros.clone() for name in priors}
+    distortion = zeros.clone()  # [B] running sum
+    log_posterior, log_prior = ({name: zeros.clone() for name in priors} for _ in range(2))  # over what is taken
     log_weight = {name: torch.full_like(zeros, -math.inf) for name in priors}  # running log-sum-exp of log w
     log_square = {name: torch.full_like(zeros, -math.inf) for name in priors}  # and of 2 log w
     point_mass = False
@@ -116,33 +121,35 @@ def _bound_batch(
         point_mass = log_q is None
         log_lik = log_likelihood(x, z).double()  # [n, B]
         distortion -= log_lik.sum(0)
-        if log_q is not None:
-            log_posterior += log_q.double().sum(0)
         for name, density in priors.items():
-            if density is None:
+            n = min(len(z), taken[name] - start)
+            if density is None or n <= 0:
                 continue
-            log_p = density(z.flatten(0, 1)).double().view(z.shape[:2])  # [n, B]
+            log_p = density(z[:n].flatten(0, 1)).double().view(n, len(x))  # [n, B]
             log_prior[name] += log_p.sum(0)
             if log_q is not None:
-                log_w = log_lik + log_p - log_q.double()  # [n, B]
+                log_posterior[name] += log_q[:n].double().sum(0)
+                log_w = log_lik[:n] + log_p - log_q[:n].double()  # [n, B]
                 log_weight[name] = torch.logaddexp(log_weight[name], torch.logsumexp(log_w, dim=0))
                 log_square[name] = torch.logaddexp(log_square[name], torch.logsumexp(2 * log_w, dim=0))
 
     def finish(name: str) -> Bounds:
-        mean_distortion, nll = distortion / num_samples, -log_prior[name] / num_samples
+        num = taken[name]
+        mean_distortion, nll = distortion / num_samples, -log_prior[name] / num
         if priors[name] is None or point_mass:
             nll_nats = None if priors[name] is None else nll.cpu()
-            return Bounds(num_samples, mean_distortion.cpu(), nll_nats)
+            return Bounds(num, mean_distortion.cpu(), nll_nats)
         closed = rates.get(name)
-        rate = (log_posterior - log_prior[name]) / num_samples if closed is None else closed(x).double()
+        rate = (log_posterior[name] - log_prior[name]) / num if closed is None else closed(x).double()
+        is_weighted = num == num_samples
         return Bounds(
-            num_samples=num_samples,
+            num_samples=num,
             distortion_nats=mean_distortion.cpu(),
             latent_nll_nats=nll.cpu(),
             rate_nats=rate.cpu(),
             elbo_nats=(mean_distortion + rate).cpu(),
-            iwae_nats=(math.log(num_samples) - log_weight[name]).cpu(),
-            ess_share=((2 * log_weight[name] - log_square[name]).exp() / num_samples).cpu(),
+            iwae_nats=(math.log(num) - log_weight[name]).cpu() if is_weighted else None,
+            ess_share=((2 * log_weight[name] - log_square[name]).exp() / num).cpu() if is_weighted else None,
         )
 
     return {name: finish(name) for name in priors}

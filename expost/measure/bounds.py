@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from expost.config.limits import affordable_draws
 from expost.config.schema import Annealing as Settings
 from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
 from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
@@ -74,7 +75,8 @@ def measure_bounds(subject: ImageSubject, job: Job) -> dict[str, Bounds]:
     exact = type(vae.base_prior) in (StandardNormal, FairBits)
     rates = {"baseline": closed_form} if exact and not subject.test.is_point_mass else {}
     num = 1 if subject.test.is_certain else settings.importance_samples
-    return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows)
+    fewer = {"learned": affordable_draws(settings, subject.prior.passes)}
+    return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows, fewer)
 
 
 def check_tight_bounds(job: Job, parts: ImageParts) -> None:

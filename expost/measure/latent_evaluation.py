@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expost.config.limits import affordable_draws
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.distances import Distances
 from expost.evaluation.latents.features import LatentFeatures
@@ -135,8 +136,9 @@ def measure_costs(subject: Subject, job: Job) -> dict[str, Bounds]:
     }
     batches = [index.to(subject.device) for index in rows.split(min(ROWS_AT_ONCE, most))]
     num = 1 if test.is_certain else min(MOST_DRAWS, settings.importance_samples)
+    fewer = {"learned": affordable_draws(settings, subject.prior.passes)}
     bounded = importance_bounds(
-        bar("costs", job.shows_progress, batches), propose, no_decoder, densities, num, max_rows=most
+        bar("costs", job.shows_progress, batches), propose, no_decoder, densities, num, max_rows=most, fewer=fewer
     )
     return {
         name: replace(bound, distortion_nats=None, elbo_nats=None, iwae_nats=None, ess_share=None)

@@ -46,7 +46,7 @@ def build_rows(
             fit_seconds=seconds,
             num_parameters=num_parameters,
             spread={**images.spread, **_standard_errors(bounded[key], subject)},
-            notes=((kind.note,) if kind is not None and kind.note else ()) + images.notes,
+            notes=((kind.note,) if kind is not None and kind.note else ()) + images.notes + few_draws(bounded, key),
         )
     if name != subject.baseline_name:
         gain = gains(bounded["learned"], bounded["baseline"], subject)
@@ -59,6 +59,14 @@ def build_rows(
         distortion = bounded["baseline"].means()["distortion_nats"]
         rows[RECONSTRUCTIONS] = replace(rows[RECONSTRUCTIONS], distortion_nats=distortion)
     return rows
+
+
+def few_draws(bounded: Mapping[str, Bounds], key: str) -> tuple[str, ...]:
+    """What to say of a row whose density was taken of fewer draws than that of the baseline."""
+    num, most = bounded[key].num_samples, bounded["baseline"].num_samples
+    if num == most:
+        return ()
+    return (f"log p(z) is of {num} of {most} draws an image, for it is dear; so there is no -IWAE to compare",)
 
 
 def sampled_row(

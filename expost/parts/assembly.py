@@ -13,7 +13,7 @@ import torch
 
 from expost.base.errors import UserError
 from expost.config.build import build, refusing, target_class
-from expost.config.limits import affordable_bounds, limited_evaluation
+from expost.config.limits import limited_evaluation
 from expost.config.schema import Config, VAEParts
 from expost.job import Job
 from expost.parts.priors import beside_constants, build_prior
@@ -260,14 +260,7 @@ def fit_to_latents(job: Job, spec: LatentSpec, family: str, num: int) -> tuple[J
     job = shortened(job, spec)
     prior, node = build_prior(job, spec, num)
     prior.check_family(family)
-    evaluation = affordable_bounds(job.config.evaluation, prior.passes)
-    if evaluation != job.config.evaluation:
-        job.say(
-            "evaluation",
-            f"{evaluation.num_bound_images:,} test images and {evaluation.importance_samples} samples an image for the "
-            f"bounds: a density of this prior takes {prior.passes:,} passes of its network",
-        )
-    evaluation = limited_evaluation(evaluation, spec, prior.passes, job.config.limits)
+    evaluation = limited_evaluation(job.config.evaluation, spec, prior.passes, job.config.limits)
     return replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation})), prior
 
 

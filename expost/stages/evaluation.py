@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from expost.config.limits import affordable_draws
 from expost.config.schema import Config
 from expost.evaluation.images import class_accuracy
 from expost.forecast.latents import latent_evaluation_parts
@@ -31,6 +32,7 @@ def needs(config: Config, parts: Parts) -> tuple[str, ...]:
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a figure, and what the learned prior is called in them."""
     num_samples = job.config.evaluation.num_samples
+    draws = affordable_draws(job.config.evaluation, parts.prior.passes)
     if isinstance(parts, LatentParts):
         measured, judge = {name: keys[name] for name in ("latents", "prior")}, {}
         versions = latent_ingredients(parts.spec, num_samples)
@@ -45,6 +47,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
         "seed": job.config.seeds.sample,
         **versions,
+        **({"draws": draws} if draws < job.config.evaluation.importance_samples else {}),
     }
 
 

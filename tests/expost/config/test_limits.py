@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import run_here
+from command_line import SMALL, keys, report_of, run_here
 from omegaconf import OmegaConf
 from torch import Tensor
 from training_run import settings as trainer_settings
 
 from expost.cli import CONF
-from expost.config.limits import EM_TOKENS, limited_evaluation, limited_prior
+from expost.config import limits
+from expost.config.limits import EM_TOKENS, affordable_draws, limited_evaluation, limited_prior
 from expost.config.schema import Evaluation, Limits
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
@@ -154,3 +155,25 @@ def test_a_check_of_long_latents_is_cut_to_few_images(tmp_path: Path, monkeypatc
     result = run_here(tmp_path, *words)
     assert (result.code, result.err) == (0, ""), result
     assert drawn == [4]  # of 256 codes each, once: pictures show the same draws
+
+
+def test_a_dear_density_is_taken_of_fewer_draws_and_its_row_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))  # type: ignore[arg-type]
+    assert (settings.num_bound_images, settings.importance_samples) == (10_000, 64)
+    assert [affordable_draws(settings, passes) for passes in (1, 10, 250, 100_000)] == [64, 64, 4, 1]
+    words = (*SMALL, "evaluation.importance_samples=4", "evaluation.num_bound_images=50")
+    reports = {}
+    for name, passes in {"all": limits.DENSITY_PASSES, "few": 100}.items():  # of 50 images two draws, of one pass each
+        monkeypatch.setattr(limits, "DENSITY_PASSES", passes)
+        (tmp_path / name).mkdir()
+        assert run_here(tmp_path / name, *words).code == 0
+        reports[name] = report_of(tmp_path / name)
+    assert not keys(tmp_path / "all", "evaluation") & keys(tmp_path / "few", "evaluation")
+    assert keys(tmp_path / "all", "prior") == keys(tmp_path / "few", "prior")
+    row, before = (reports[name]["rows"]["mixture"] for name in ("few", "all"))
+    assert row["iwae_nats"] is None and before["iwae_nats"] is not None
+    assert row["rate_nats"] != before["rate_nats"] and abs(row["rate_nats"] - before["rate_nats"]) < 2
+    assert any("of 2 of 4 draws" in note for note in row["notes"]) and reports["few"]["importance_samples"] == 4
+    assert reports["few"]["rows"]["standard_normal"]["iwae_nats"] is not None

@@ -197,6 +197,28 @@ def test_effective_sample_size_by_hand_whatever_the_chunks() -> None:
     torch.testing.assert_close(bounds.ess_share, w.sum(0).square() / w.square().sum(0) / 6)
 
 
+@pytest.mark.parametrize("max_rows", [16, 64, 8192])  # chunks of 1, of 4, and all 20 samples at once
+def test_a_dear_density_is_taken_of_the_first_samples_alone(max_rows: int) -> None:
+    model, looked_at = LinearGaussian.make(), list[int]()
+
+    def dear(z: Tensor) -> Tensor:
+        looked_at.append(len(z))
+        return log_normal(2.0)(z)
+
+    torch.manual_seed(0)
+    priors = {"cheap": log_normal(2.0), "dear": dear}
+    bounds = model.all_bounds(priors, 20, max_rows=max_rows, fewer={"dear": 6})
+    assert sum(looked_at) == 6 * NUM and bounds["dear"].num_samples == 6 and bounds["cheap"].num_samples == 20
+    assert bounds["dear"].iwae_nats is None and bounds["dear"].ess_share is None
+    assert torch.equal(bounds["dear"].distortion_nats, bounds["cheap"].distortion_nats)
+    for figure in ("latent_nll_nats", "rate_nats", "elbo_nats"):
+        apart = getattr(bounds["dear"], figure) - getattr(bounds["cheap"], figure)
+        assert apart.abs().max() > 0 and apart.mean().abs() < 4 * apart.std() / math.sqrt(NUM), figure
+    torch.manual_seed(0)
+    alone = model.all_bounds({"dear": dear}, 20, max_rows=max_rows, fewer={"dear": 40})["dear"]
+    torch.testing.assert_close(alone.iwae_nats, bounds["cheap"].iwae_nats)
+
+
 def test_priors_share_the_proposals_and_the_decoder_passes() -> None:
     model = LinearGaussian.make()
     decoded: list[int] = []
