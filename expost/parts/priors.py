@@ -92,12 +92,11 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         UserError: as for `build_prior`.
     """
     check_fit(node)
-    node = written_out(node, prior_nodes())
+    offered = prior_nodes()
+    node = written_out(node, offered)
     if (reason := why_not(node, spec)) is not None:
-        offered = prior_nodes()
-        best = {name: choose_prior(other, spec, offered, Command()) for name, other in offered.items()}
-        able = [name for name, other in best.items() if why_not(written_out(other, offered), spec) is None]
-        raise UserError(f"{reason}; priors that do: {', '.join(able) or 'none'}")
+        others = [name for name, other in offered.items() if is_able(other, spec, offered)]
+        raise UserError(f"{reason}; priors that do: {', '.join(others) or 'none'}")
     prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device))
     if prior.min_images > num:
         raise UserError(
@@ -157,6 +156,13 @@ def why_not(node: Node, spec: LatentSpec) -> str | None:
     inner = inner_spec(wrapper_nodes(node, spec), spec)
     reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def is_able(node: Node, spec: LatentSpec, offered: dict[str, Node]) -> bool:
+    """Whether a prior that is `offered`, or who takes over from it or from one in it, models latents of `spec`."""
+    node = written_out(choose_prior(node, spec, offered, Command()), offered)
+    inner = inner_spec(wrapper_nodes(node, spec), spec)
+    return why_not(with_held(node, lambda part: choose_prior(part, inner, offered, Command())), spec) is None
 
 
 def left_out(node: Node, spec: LatentSpec) -> list[tuple[Node, str]]:
@@ -226,7 +232,8 @@ def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command
 
 def user_changes(node: Node, offered: dict[str, Node], command: Command) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Keys of `node` that are not as its file has them, or that were typed all the same, and their values."""
-    files = [dict(flatten(file)) for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
+    named = [file for file in offered.values() if all(file.get(key) == node.get(key) for key in OWN)]
+    files = [dict(flatten(form)) for file in named for form in (file, written_out(file, offered))]
     typed = {word.lstrip("+").split("=")[0] for word in command.overrides}
     for path, value in flatten(node):
         as_filed = any(path in file and file[path] == value for file in files)

@@ -63,7 +63,7 @@ CONFIGURATION = {
     "~nosuch": ["nosuch"],
     "~prior": ["prior is missing", "prior=VALUE"],
     "~trainer.lr": ["trainer.lr is missing"],
-    "prior=": ["prior", "choices: autoregressive"],
+    "prior=": ["prior", "choices: aggregate, auto, autoregressive"],
     "upstream=maybe": ["upstream=maybe", "require, run"],
     "trainer.precision=64": ["trainer.precision=64", "32, auto, bf16"],
     "trainer.lr=abc": ["trainer.lr=abc", "number"],
@@ -114,7 +114,8 @@ CONFIGURATION = {
     "vae.bottleneck._target_=test_bad_input.MapBottleneck": [
         "mixture models vectors",
         "(2, 2, 2)",
-        "priors that do: autoregressive, standard_normal",
+        "priors that do: aggregate, auto, autoregressive, diffusion, flow_matching, glow, kde, realnvp, second_vae, "
+        "standard_normal, transformer",
     ],
     # outputs
     "stage=sample sample.out={folder}/absent/x.npz": ["{folder}/absent", "does not exist"],
