@@ -15,8 +15,10 @@ from expost.plan.command import check_target
 
 PROJECT = Path(__file__).resolve().parents[3]
 PARENT = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 from expost.plan.probe import measure_in_fork
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 
 def work():
     pathlib.Path(sys.argv[1]).write_text(str(os.getpid()), encoding="utf-8")
