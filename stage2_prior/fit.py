@@ -9,7 +9,7 @@ where it is best on draws of the validation set that stay the same throughout.
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 import torch
@@ -17,14 +17,15 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, Posterior, Support
 from stage1_vae.machine import has_native_bf16
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import Density, FitReport, FitRun, FitSettings, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
 
-Batch = tuple[Tensor, Tensor | None]
+Batch = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Draws, labels or rows, and the parameters of the posteriors that they are of; empty where those are not normal."""
 DRAW_AHEAD = 16
 """Batches that are drawn at once: one indexing operation for all of them."""
 HELD_OUT_BYTES = 2**26
@@ -43,11 +44,12 @@ class Learner(Density, Protocol):
     def to(self, device: torch.device) -> Self: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def state_dict(self) -> dict[str, Any]: ...
+    def loss_of_draws(self, z: Tensor, context: Tensor | None, posterior: DiagonalNormal | None) -> Tensor: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class FreshBatches:
-    """One epoch after another of (z, labels), each z ~ q(z|x) drawn anew, in random order.
+    """One epoch after another of batches, each z ~ q(z|x) drawn anew, in random order.
 
     Several ranks draw the same, and each keeps its share of every batch: what they fit together is what one would.
 
@@ -59,7 +61,7 @@ class FreshBatches:
     """
 
     def __init__(self, latents: LatentDataset, size: int, ranks: Ranks = ALONE, steps: int | None = None) -> None:
-        self.latents, self.size, self.share = latents, size, ranks.share(size)
+        self.latents, self.size, self.ranks = latents, size, ranks
         self.steps = max(1, len(latents) // size) if steps is None else steps
 
     def __len__(self) -> int:
@@ -69,9 +71,8 @@ class FreshBatches:
         labels = self.latents.labels
         num = len(self) * self.size  # the ragged rest waits for another epoch
         for rows, posterior in self.latents.epoch(DRAW_AHEAD * self.size, num=num):
-            drawn = posterior.sample().split(self.size)
-            context = (rows if labels is None else labels[rows]).split(self.size)
-            yield from ((z[self.share], y[self.share]) for z, y in zip(drawn, context, strict=True))
+            context = rows if labels is None else labels[rows]
+            yield from in_batches(posterior, posterior.sample(), context, self.size, self.ranks.share)
 
 
 class FixedDraws:
@@ -94,14 +95,25 @@ class FixedDraws:
         repeats = 1 if latents.is_certain else max(1, math.ceil(num / len(latents)))
         rows = spread_rows(len(latents), most).repeat(repeats)
         labels = rows if latents.labels is None else latents.labels[rows]
-        blocks = zip(latents.draw(rows).split(size), labels.split(size), strict=True)
-        self.blocks = [(z[ranks.share(len(z))], y[ranks.share(len(z))]) for z, y in blocks]
+        posterior = latents.posterior(rows)
+        self.blocks = list(in_batches(posterior, posterior.sample(), labels, size, ranks.share))
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.blocks)
+
+
+def in_batches(
+    posterior: Posterior, z: Tensor, context: Tensor, size: int, share: Callable[[int], slice]
+) -> Iterator[Batch]:
+    """Draws and what they are of, [N, ...], by `size`: of each batch the rows that a rank keeps."""
+    params = {"loc": posterior.loc, "log_std": posterior.log_std} if isinstance(posterior, DiagonalNormal) else {}
+    for start in range(0, len(z), size):
+        batch = slice(start, start + size)
+        kept = share(len(z[batch]))
+        yield z[batch][kept], context[batch][kept], {name: values[batch][kept] for name, values in params.items()}
 
 
 class PriorTraining(LightningModule):
@@ -164,9 +176,12 @@ class PriorTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _losses(self, prior: Learner, batch: Batch) -> Tensor:
+        z, labels, params = batch
+        return prior.loss_of_draws(z, labels if self.labelled else None, DiagonalNormal(**params) if params else None)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        z, labels = batch
-        loss = self.prior.loss(z, labels if self.labelled else None).mean()
+        loss = self._losses(self.prior, batch).mean()
         if not torch.isfinite(loss):
             scaled = self.prior.spec.support is Support.REAL  # codes and bits have no scale
             raise PriorError(
@@ -184,9 +199,8 @@ class PriorTraining(LightningModule):
             torch._foreach_lerp_(list(self.average.parameters()), list(self.prior.parameters()), 1 - decay)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        z, labels = batch
-        if len(z):  # of a block with fewer latents than ranks, some have none
-            self.val_losses.append(self.average.loss(z, labels if self.labelled else None).double())
+        if len(batch[0]):  # of a block with fewer latents than ranks, some have none
+            self.val_losses.append(self._losses(self.average, batch).double())
 
     def on_validation_epoch_end(self) -> None:
         ranks = self.fit_run.ranks

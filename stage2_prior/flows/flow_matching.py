@@ -58,7 +58,8 @@ class FlowMatching(ContinuousPrior):
         super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout)
         if time_std <= 0:
             raise PriorError(f"prior.time_std={time_std}: give a number above 0")
-        self.time_density, self.time_mean, self.time_std, self.pairing = time_density, time_mean, time_std, pairing
+        self.time_density, self.time_mean, self.time_std = time_density, time_mean, time_std
+        self.couples = pairing == "optimal"
 
     def path(self, time: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         one = torch.ones_like(time)
@@ -76,7 +77,7 @@ class FlowMatching(ContinuousPrior):
         return time
 
     def couple(self, noise: Tensor, z: Tensor, labels: Tensor) -> Tensor:
-        if self.pairing == "random":
+        if not self.couples:
             return noise
         blocks = zip(noise.split(PAIRED), z.detach().split(PAIRED), labels.split(PAIRED), strict=True)
         return torch.cat([noises[nearest(noises, *others)] for noises, *others in blocks])

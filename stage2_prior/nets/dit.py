@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage2_prior.fitting import PriorError
-from stage2_prior.nets.embedding import TimeEmbedding
+from stage2_prior.nets.embedding import TimeEmbedding, spread
 
 NEAR_ZERO = 0.02
 """Standard deviation of the weights that the paper starts at zero."""
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """x [B, C, h, w], times [B] or [1] and labels [B] or none -> [B, C, h, w].
+    """x [B, C, h, w], times [T] and labels [B] or none -> [B, C, h, w]; see `TimeEmbedding`.
 
     Args:
         shape: (C, h, w).
@@ -87,7 +87,7 @@ class DiT(nn.Module):
         (rows, columns), p = self.grid, self.patch
         x = F.pad(x, (0, columns * p - self.size, 0, rows * p - self.height))
         tokens = x.view(-1, self.channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        h, embedding = self.first(tokens) + self.positions, self.embedding(time, labels)
+        h, embedding = self.first(tokens) + self.positions, spread(self.embedding(time, labels), len(x))
         for block in self.blocks:
             h = block(h, embedding)
         scale, shift = self.modulation(embedding).chunk(2, dim=1)

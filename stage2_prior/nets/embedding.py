@@ -19,7 +19,7 @@ LABEL_GAIN = 8.0
 
 
 class TimeEmbedding(nn.Module):
-    """Times [B] or [1], and labels [B] or none, -> [B, width] or [1, width].
+    """Times [T], each of B / T rows in turn, and labels [B] or none -> [B, width], or [T, width] without labels.
 
     Args:
         width: of the result.
@@ -40,4 +40,11 @@ class TimeEmbedding(nn.Module):
     def forward(self, time: Tensor, labels: Tensor | None) -> Tensor:
         angles = time[:, None].float() * self.frequencies
         h = self.second(F.silu(self.first(torch.cat([angles.sin(), angles.cos()], dim=1))))
-        return F.silu(h if self.label is None else h + LABEL_GAIN * self.label(labels))
+        if self.label is None or labels is None:
+            return F.silu(h)
+        return F.silu(spread(h, len(labels)) + LABEL_GAIN * self.label(labels))
+
+
+def spread(of_times: Tensor, num: int) -> Tensor:
+    """[T, ...], each of num / T rows in turn, -> [num, ...]; of one time [1, ...], which broadcasts."""
+    return of_times if len(of_times) in (1, num) else of_times.repeat_interleave(num // len(of_times), 0)

@@ -10,7 +10,7 @@ a product by a diagonal: there is no norm between layers. Time and label scale a
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_prior.nets.embedding import TimeEmbedding
+from stage2_prior.nets.embedding import TimeEmbedding, spread
 
 EMBEDDING = 128
 FIRST_GAIN = 2.0
@@ -18,7 +18,7 @@ FIRST_GAIN = 2.0
 
 
 class ResidualMLP(nn.Module):
-    """x [B, *shape], of D numbers a row, times [B] or [1] and labels [B] or none -> [B, *shape].
+    """x [B, *shape], of D numbers a row, times [T] and labels [B] or none -> [B, *shape]; see `TimeEmbedding`.
 
     Args:
         num_dims: D.
@@ -41,7 +41,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        modulations = self.modulations(self.embedding(time, labels)).chunk(2 * len(self.layers), dim=1)
+        modulations = spread(self.modulations(self.embedding(time, labels)), len(x)).chunk(2 * len(self.layers), dim=1)
         h = self.first(x.flatten(1))
         for layer, scale, shift in zip(self.layers, modulations[::2], modulations[1::2], strict=True):
             h = h + layer(F.silu(h)) * (1 + scale) + shift

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_prior.nets.embedding import TimeEmbedding
+from stage2_prior.nets.embedding import TimeEmbedding, spread
 
 COARSEST = 4
 """Rows or columns below which a map is not halved again."""
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """x [B, C, h, w], times [B] or [1] and labels [B] or none -> [B, C, h, w].
+    """x [B, C, h, w], times [T] and labels [B] or none -> [B, C, h, w]; see `TimeEmbedding`.
 
     Args:
         shape: (C, h, w).
@@ -97,7 +97,7 @@ class UNet(nn.Module):
             nn.init.normal_(parameter, std=1e-2 / width**0.5 if name == "weight" else 0.0)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        embedding = self.embedding(time, labels)
+        embedding = spread(self.embedding(time, labels), len(x))
         h = self.first(x)
         finer: list[Tensor] = []
         for level, blocks in enumerate(stages_of(self.down)):

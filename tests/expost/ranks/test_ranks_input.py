@@ -88,7 +88,7 @@ def test_ranks_share_the_draws_of_stage_two() -> None:
         found = []
         for part in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
             torch.manual_seed(1)
-            found.append([z for z, _ in source(latents, *args, part)])
+            found.append([z for z, *_ in source(latents, *args, part)])
         return [torch.cat([own, other]) for own, other in zip(*found[1:], strict=True)] + found[0]
 
     for halves in (drawn(FreshBatches, 8), drawn(FixedDraws, 40, 16)):

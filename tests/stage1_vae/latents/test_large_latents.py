@@ -56,7 +56,7 @@ def test_an_epoch_in_blocks_has_every_row_once(num: int, on_disk: None) -> None:
     epochs = []
     for seed in (0, 1, 1):
         batches = list(drawn_epoch(data, 64, torch.Generator().manual_seed(seed)))
-        assert [len(z) for z, _ in batches[:-1]] == [64] * (len(batches) - 1)
+        assert [len(z) for z, *_ in batches[:-1]] == [64] * (len(batches) - 1)
         z, labels = (torch.cat(column) for column in zip(*batches, strict=True))
         rows = z[:, 0].round().long()
         assert torch.equal(rows.sort().values, torch.arange(num))
@@ -107,10 +107,10 @@ def test_fresh_batches_fill_an_epoch_and_held_out_draws_are_bounded(
 ) -> None:
     data = numbered(5_000)
     batches = FreshBatches(data, 64)
-    sizes = Counter(len(z) for z, _ in batches)
+    sizes = Counter(len(z) for z, *_ in batches)
     assert sizes == {64: len(batches)}
     monkeypatch.setattr("stage2_prior.fit.HELD_OUT_BYTES", 1000 * 8)
-    drawn = torch.cat([z for z, _ in FixedDraws(data, 10, 64)])[:, 0]
+    drawn = torch.cat([z for z, *_ in FixedDraws(data, 10, 64)])[:, 0]
     assert len(drawn) == 1000 and drawn.min() < 5 and drawn.max() > 4_990
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from training_run import settings as trainer_settings
 
 from expost.training.trainer import lightning_fit
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec
 from stage2_prior.fitting import FitRun
 from stage2_prior.flows.diffusion import Diffusion
 from stage2_prior.nets.dit import DiT
@@ -37,19 +38,48 @@ def test_drift_and_loss_are_those_of_the_denoiser() -> None:
         network = -prior.net(c_in * x, prior.clock(angle), None)
         denoised = c_skip * x + c_out * network
         weighted = (s**2 + 1) / s**2 * (denoised - z).square()
-        torch.testing.assert_close(prior._loss_at(z, angle, noise, labels), weighted.mean(1), rtol=1e-3, atol=1e-5)
+        point = torch.full_like(z, -math.inf)
+        loss = prior._loss_at(z, angle, noise, labels, z, point)
+        torch.testing.assert_close(loss, weighted.mean(1), rtol=1e-3, atol=1e-5)
         slope = (x - denoised) / s  # dx/ds; of the angle's coordinate c_in x, by the rule of the product:
         in_angle = (c_in * slope - s * c_in**3 * x) * (1 + s**2)
         torch.testing.assert_close(prior.velocity(c_in * x, angle, labels), in_angle, rtol=1e-3, atol=1e-4)
 
 
 def test_noise_levels_are_those_of_the_paper() -> None:
-    prior, i = rough(), torch.arange(11)
+    prior, i = Diffusion(LatentSpec((3,)), noise_mean=-1.2, noise_std=1.2, rho=7.0), torch.arange(11)
     expected = (80 ** (1 / 7) + i / 10 * (0.01 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # equation 5
     torch.testing.assert_close(prior.schedule().tan(), expected, rtol=1e-3, atol=1e-5)
     levels = torch.tensor([0.1, 0.5, 0.9])
     normal = torch.distributions.Normal(-1.2, 1.2).icdf(levels)
     torch.testing.assert_close(prior.times(levels).tan().log(), normal, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_are_even_in_the_angle_unless_they_are_to_be_those_of_the_paper() -> None:
+    steps = rough().schedule()
+    torch.testing.assert_close(steps[[0, -1]].tan(), torch.tensor([80.0, 0.01]), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(steps.diff(), steps.diff()[:1].expand(10))
+
+
+def test_a_known_posterior_gives_the_gradient_of_its_draws_with_less_noise() -> None:
+    prior, num = rough().train(), 2**14
+    loc, log_std = torch.randn(num, 3), torch.full((num, 3), -1.0)
+    posterior = DiagonalNormal(loc, log_std)
+
+    def gradients(known: DiagonalNormal | None) -> Tensor:
+        """[10, P] of so many draws of all."""
+        rows = []
+        for _ in range(10):
+            prior.zero_grad()
+            prior.loss_of_draws(posterior.sample(), None, known).mean().backward()
+            rows.append(torch.cat([p.grad.flatten() for p in prior.parameters() if p.grad is not None]))
+        return torch.stack(rows)
+
+    of_draws, of_posteriors = gradients(None), gradients(posterior)
+    error = (of_draws.var(0) / 10 + of_posteriors.var(0) / 10).sqrt()
+    off = (of_draws.mean(0) - of_posteriors.mean(0)) / error
+    assert off.square().mean() < 2.0  # 1.3 of the square of Student's distribution that this is
+    assert of_posteriors.var(0).sum() < 0.6 * of_draws.var(0).sum()
 
 
 def fitted_map(exact_dims: int, places: int, tolerance: float) -> tuple[Diffusion, LatentDataset, Any]:

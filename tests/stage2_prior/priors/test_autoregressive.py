@@ -215,11 +215,11 @@ def test_every_epoch_draws_anew_and_held_out_draws_stay() -> None:
     data = little(100)
     torch.manual_seed(0)
     batches = FreshBatches(data, 32)
-    first, second = (torch.cat([z for z, _ in batches]) for _ in range(2))
+    first, second = (torch.cat([z for z, *_ in batches]) for _ in range(2))
     assert first.shape == (96, 4) and len(batches) == 3
     assert not torch.isin(first, second).any()
     fixed = FixedDraws(data, 250, 128)
-    again = [torch.cat([z for z, _ in fixed]) for _ in range(2)]
+    again = [torch.cat([z for z, *_ in fixed]) for _ in range(2)]
     assert torch.equal(*again) and again[0].shape == (300, 4)
 
 
@@ -227,8 +227,8 @@ def test_labels_stay_with_their_latents() -> None:
     loc = np.float32(np.arange(50.0)[:, None].repeat(4, axis=1))
     data = LatentDataset(LatentSpec((4,), num_classes=50), "delta", {"loc": loc}, labels=np.arange(50))
     for source in (FreshBatches(data, 16), FixedDraws(data, 120, 64)):
-        for z, labels in source:
-            assert labels is not None and torch.equal(z[:, 0].long(), labels)
+        for z, labels, _ in source:
+            assert torch.equal(z[:, 0].long(), labels)
 
 
 def test_settings_mirror_the_yaml() -> None:
@@ -254,6 +254,6 @@ def test_point_masses_are_held_out_once(family: str) -> None:
     values = np.random.default_rng(0).integers(0, 9, (5, 4)).astype(spec.dtype(name))
     data = LatentDataset(spec, family, {name: values})
     assert data.is_certain and not little(5).is_certain
-    drawn = [z for z, _ in FixedDraws(data, 4096, 4096)]
+    drawn = [z for z, *_ in FixedDraws(data, 4096, 4096)]
     assert len(drawn) == 1 and torch.equal(drawn[0], torch.from_numpy(values).to(drawn[0]))
-    assert sum(len(z) for z, _ in FixedDraws(little(5), 4096, 4096)) == 4100
+    assert sum(len(z) for z, *_ in FixedDraws(little(5), 4096, 4096)) == 4100
