@@ -26,7 +26,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ class ContinuousPrior(LabelledPrior, ABC):
         PriorError: for a number out of range, or labels that are not there.
     """
 
+    version: ClassVar[int] = 2
     loss_is = "loss"
     noise_time: float
     """Where the path is noise, and"""

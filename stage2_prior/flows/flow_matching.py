@@ -47,8 +47,8 @@ class FlowMatching(ContinuousPrior):
         width: int | None = None,
         depth: int | None = None,
         patch: int = 2,
-        time_density: Literal["uniform", "logit_normal"] = "uniform",
-        time_mean: float = 0.0,
+        time_density: Literal["uniform", "logit_normal"] = "logit_normal",
+        time_mean: float = 1.0,
         time_std: float = 1.0,
         pairing: Literal["random", "optimal"] = "random",
         solver: Solver = Solver(),  # noqa: B008, it is frozen
