@@ -284,6 +284,11 @@ class Wrapper(Prior, ABC):
         return spec
 
     @classmethod
+    def keywords_of(cls, spec: LatentSpec) -> dict[str, Any]:
+        """What of its constructor's keywords the latents that it models decide."""
+        return {}
+
+    @classmethod
     def num_copies(cls, spec: LatentSpec) -> int:
         """How many copies of the wrapped prior it makes, of latents of `spec`."""
         return 0
@@ -309,5 +314,6 @@ def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | No
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
     if spec.support is not Support.REAL or len(spec.shape) != 1:
-        return f"{name} models vectors of real numbers; these latents are {spec.support.value} of shape {spec.shape}"
+        remedy = "; lay them out as vectors by prior.wrap=[standardize,flatten]" * (spec.support is Support.REAL)
+        return f"{name} models vectors of real numbers; these latents are {spec.words}{remedy}"
     return None

@@ -220,7 +220,7 @@ def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command
     """
     name = node.get("otherwise")
     alone = without(node, ("otherwise",))
-    if name is None or target_class(node).check(spec) is None:
+    if name is None or target_class(node).check(inner_spec(wrapper_nodes(node, spec), spec)) is None:
         return alone
     if name not in offered:
         raise UserError(f"prior.otherwise={name}: no such prior; {nearest(str(name), offered)}")
@@ -277,8 +277,13 @@ def wrapper_nodes(node: Node, spec: LatentSpec) -> list[Node]:
     a_class = conditional and not target_class(node).takes_labels
     if a_class and (reason := target_class(PER_CLASS).check(spec)) is not None:
         raise UserError(reason)
-    wrappers = [wrapper for _, wrapper in listed_wrappers(node)]  # codes have no scale; one file suits them and reals
-    return [PER_CLASS] * a_class + [wrapper for wrapper in wrappers if target_class(wrapper).check(spec) is None]
+    wrappers: list[Node] = []
+    for _, wrapper in reversed([("", PER_CLASS)] * a_class + listed_wrappers(node)):  # from the latents inwards
+        cls = target_class(wrapper)
+        if cls.check(spec) is None:  # codes have no scale; one file suits them and reals
+            wrappers.insert(0, cls.keywords_of(spec) | wrapper)
+            spec = cls.inner_spec(spec, **without(wrappers[0], ("_target_",)))
+    return wrappers
 
 
 def listed_wrappers(node: Node) -> list[tuple[str, Node]]:

@@ -16,7 +16,9 @@ def map_shape(features_shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
         ValueError: they are no map.
     """
     if len(features_shape) != 3:
-        raise ValueError("codes stand for the places of a map and this net makes none; use net=conv or net=resnet")
+        raise ValueError(
+            "these latents stand for the places of a map and this net makes none; use net=map, net=conv or net=resnet"
+        )
     channels, height, width = features_shape
     return channels, (height, width)
 

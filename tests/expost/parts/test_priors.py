@@ -130,7 +130,10 @@ def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path
         ("{_target_:nowhere.Wrapper}", "_target_=nowhere.Wrapper: no such class"),
         ("{by:3}", "_target_=None: no such class"),
         ("{_target_:stage2_prior.wrappers.standardize.Standardized,by:3}", "prior.wrap.by: unknown key"),
-        ("standardise", "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: standardize"),
+        (
+            "standardise",
+            "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: flatten, standardize",
+        ),
         ("3", "prior.wrap=[3]: give a list of names, such as prior.wrap=[standardize]"),
     ],
 )

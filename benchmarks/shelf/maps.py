@@ -1,0 +1,123 @@
+"""Priors of maps against priors of vectors on the same latent maps, each given the same time to fit.
+
+    python -m benchmarks.shelf.maps --data DIR [--root runs/bench/maps] [--seconds 90] [--epochs 6] [--seed 0]
+                                    [--out docs/measured/maps.md]
+
+Trains `experiment=cifar10_map` once (latents 4x8x8) on the image folder DIR, then fits and judges each prior as a user
+does, from the store. Priors that learn by gradient get as many epochs as fit into `--seconds`, from what one epoch
+took; those of vectors see maps laid out by `prior.wrap=[...,flatten]`. Then the peak memory of a fit to maps of
+4x32x32, by command. Exits with 1 unless flow_matching or glow is nearer to the images than each prior of vectors.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import machine, pipeline
+
+VECTORS: dict[str, tuple[str, ...]] = {
+    "standard_normal": ("prior=standard_normal",),
+    "gaussian": ("prior=gaussian", "prior.wrap=[flatten]"),
+    "mixture": ("prior=mixture", "prior.wrap=[flatten]", "prior.num_components=100"),
+    "autoregressive": ("prior=autoregressive", "prior.wrap=[standardize,flatten]"),
+}
+MAPS: dict[str, tuple[str, ...]] = {name: (f"prior={name}",) for name in ("flow_matching", "diffusion", "glow")}
+BY_GRADIENT = frozenset({"autoregressive", *MAPS})
+EVALUATION = ("evaluation.importance_samples=1", "evaluation.num_bound_images=1000", "logger=csv")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prior, the epochs of its fit (0: it has none), and its row of report.json."""
+
+    name: str
+    epochs: int
+    row: dict[str, Any]
+
+
+def judge(name: str, words: Sequence[str], root: Path, seconds: float) -> Judged:
+    """Fit for as many epochs as the seconds allow, and evaluate."""
+    words, epochs = [*words, *(VECTORS | MAPS)[name]], 0
+    if name in BY_GRADIENT:
+        once = fitted_row(name, [*words, "prior.fit.max_epochs=1"], root)
+        epochs = max(1, int(seconds / once["fit_seconds"]))
+        words += [f"prior.fit.max_epochs={epochs}", f"prior.fit.patience={epochs}"]
+    return Judged(name, epochs, fitted_row(name, words, root))
+
+
+def fitted_row(name: str, words: Sequence[str], root: Path) -> dict[str, Any]:
+    taken = pipeline(*words)
+    report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
+    print(f"{name}: {taken.seconds:.0f} s", file=sys.stderr, flush=True)
+    return report["rows"][name]
+
+
+def peak_gib_of_large_maps(prior: str) -> float:
+    """Peak memory of a fit to maps of 4x32x32, in batches of 64."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        np.save(Path(folder) / "maps.npy", rng.normal(size=(1200, 4, 32, 32)).astype(np.float32))
+        fit = ("prior.fit.max_steps=10", "prior.fit.batch_size=64", "prior.fit.val_draws=64")
+        words = ("data=latents", f"data.root={folder}/maps.npy", f"prior={prior}", *fit, "stage=prior", "logger=csv")
+        return pipeline(*words, f"paths.root={folder}/runs").peak_gib
+
+
+def section(shelf: Sequence[Judged], seconds: float, memory: dict[str, float]) -> str:
+    """The part of docs/RESULTS.md."""
+    lines = [
+        f"| {judged.name} | {judged.row['frechet_distance']:.3f} | {100 * (judged.row.get('gap_closed') or 0):.1f} | "
+        f"{judged.epochs or '-'} | {judged.row.get('fit_seconds') or 0:.0f} | {judged.row['num_parameters']:,} |"
+        for judged in sorted(shelf, key=lambda judged: judged.row["frechet_distance"])
+    ]
+    peaks = ", ".join(f"{name} {peak:.1f} GiB" for name, peak in memory.items())
+    return "\n\n".join(
+        [
+            "## Priors of maps",
+            "Latents 4x8x8 of a small convolutional VAE of CIFAR-10 (`experiment=cifar10_map`). Priors of vectors see "
+            f"them laid out; those that learn by gradient are given {seconds:.0f} s. Distances between decoded draws "
+            "and test images, in features of the set's own classifier.",
+            "    python -m benchmarks.shelf.maps --data DIR",
+            "| prior | Frechet distance ↓ | gap closed, % ↑ | epochs | fit, s | parameters |\n"
+            "|---|---:|---:|---:|---:|---:|\n" + "\n".join(lines),
+            f"- Peak memory of a fit to maps of 4x32x32, batches of 64, the whole command: {peaks}.",
+            f"- {machine()} at the end.",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's images, train/ and test/")
+    parser.add_argument("--root", type=Path, default=Path("runs/bench/maps"), help="where the runs are kept")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of a fit by gradient")
+    parser.add_argument("--epochs", type=int, default=6, help="of the VAE")
+    parser.add_argument("--seed", type=int, default=0, help="seeds.prior")
+    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
+    options = parser.parse_args()
+    root, data = options.root.absolute(), options.data.absolute()
+    words = [
+        "experiment=cifar10_map",
+        f"data.root={data}",
+        f"paths.root={root}",
+        f"trainer.max_epochs={options.epochs}",
+    ]
+    words += [f"seeds.prior={options.seed}", *EVALUATION]
+    shelf = [judge(name, words, root, options.seconds) for name in VECTORS | MAPS]
+    memory = {name: peak_gib_of_large_maps(name) for name in MAPS}
+    text = section(shelf, options.seconds, memory)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    distances = {judged.name: judged.row["frechet_distance"] for judged in shelf}
+    return 0 if min(distances["flow_matching"], distances["glow"]) < min(distances[name] for name in VECTORS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
