@@ -65,7 +65,7 @@ def _count(value: Any) -> int | None:
     return number if number > 0 else None
 
 
-DENSITY_PASSES = 10_000_000
+DENSITY_PASSES = 7_000_000
 """Passes of a network that the bounds of an evaluation may take: those of ten classes on 10,000 images with 64 samples
 are 6.4 million."""
 

@@ -162,7 +162,7 @@ def test_a_dear_density_is_taken_of_fewer_draws_and_its_row_says_so(
 ) -> None:
     settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))  # type: ignore[arg-type]
     assert (settings.num_bound_images, settings.importance_samples) == (10_000, 64)
-    assert [affordable_draws(settings, passes) for passes in (1, 10, 250, 100_000)] == [64, 64, 4, 1]
+    assert [affordable_draws(settings, passes) for passes in (1, 10, 250, 100_000)] == [64, 64, 2, 1]
     words = (*SMALL, "evaluation.importance_samples=4", "evaluation.num_bound_images=50")
     reports = {}
     for name, passes in {"all": limits.DENSITY_PASSES, "few": 100}.items():  # of 50 images two draws, of one pass each
