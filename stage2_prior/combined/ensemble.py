@@ -23,7 +23,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
 from stage2_prior.combined.members import Combined, fit_alone
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
-from stage2_prior.held_out import report
+from stage2_prior.held_out import affordable, report
 from stage2_prior.in_turn import FitsInTurn
 from stage2_prior.prior import Prior
 
@@ -39,13 +39,15 @@ class Ensemble(Combined):
 
     Args:
         members: priors of the same latents.
-        num_draws: held-out draws that the weights are fitted to; of fewer latents each is drawn up to four times.
+        num_draws: held-out draws that the weights are fitted to; of fewer latents each is drawn up to four times. Where
+            a density takes many passes they are fewer, but a thousand, which cost the K weights K / 2,000 nat.
         conditional: whether labels are given, to every member.
 
     Raises:
         PriorError: as for `Combined`, or no draws.
     """
 
+    version: ClassVar[int] = 2
     has_stored_parts: ClassVar[bool] = True
 
     def __init__(
@@ -127,8 +129,9 @@ class Ensemble(Combined):
             PriorError: no member gives any of them a density above 0.
         """
         most = 1 if latents.is_certain else MOST_REPEATS
-        repeats = min(most, math.ceil(self.num_draws / len(latents)))
-        rows, device = spread_rows(len(latents), self.num_draws).repeat(repeats), self.anchor.device
+        num = affordable(self.num_draws, self)
+        repeats = min(most, math.ceil(num / len(latents)))
+        rows, device = spread_rows(len(latents), num).repeat(repeats), self.anchor.device
         blocks = [self._log_probs(latents.draw(block).to(device), None).cpu() for block in rows.split(ROWS_AT_ONCE)]
         log_probs = torch.cat(blocks)
         possible = log_probs.amax(1) > -math.inf
