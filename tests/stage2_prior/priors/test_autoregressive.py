@@ -231,6 +231,16 @@ def test_labels_stay_with_their_latents() -> None:
             assert torch.equal(z[:, 0].long(), labels)
 
 
+def test_posteriors_stay_with_their_draws() -> None:
+    loc = np.float32(np.arange(50.0)[:, None].repeat(4, axis=1))
+    log_std = np.full_like(loc, -5.0)
+    data = LatentDataset(LatentSpec((4,)), "diagonal_normal", {"loc": loc, "log_std": log_std})
+    for source in (FreshBatches(data, 16), FixedDraws(data, 120, 64)):
+        for z, _, posterior in source:
+            torch.testing.assert_close(z, posterior["loc"], rtol=0, atol=0.05)
+            assert len(z) and (posterior["log_std"] == -5.0).all()
+
+
 def test_settings_mirror_the_yaml() -> None:
     assert FitSettings.of(run(max_epochs=3)).max_epochs == 3
     assert FitSettings().patience > 0
