@@ -6,7 +6,7 @@ import pytest
 from command_line import run_here
 
 REFUSED = {
-    "no_map": (["vae=fsq", "net=mlp"], "use net=conv or net=resnet"),
+    "no_map": (["vae=fsq", "net=mlp"], "use net=map, net=conv or net=resnet"),
     "one_level": (["vae=fsq", "vae.bottleneck.levels=[8,1]"], "each at least 2"),
     "no_level": (["vae=fsq", "vae.bottleneck.levels=[]"], "at least one number"),
     "lattice_too_large": (["vae=fsq", "vae.bottleneck.levels=[64,64,64]"], "give 2 to 65,536"),
