@@ -314,6 +314,6 @@ def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | No
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:
     """The common answer of densities over vectors of real numbers."""
     if spec.support is not Support.REAL or len(spec.shape) != 1:
-        remedy = "; lay them out as vectors by prior.wrap=[standardize,flatten]" * (spec.support is Support.REAL)
+        remedy = "; lay maps out as vectors by flatten in prior.wrap=[...]" * (spec.support is Support.REAL)
         return f"{name} models vectors of real numbers; these latents are {spec.words}{remedy}"
     return None
