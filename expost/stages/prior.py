@@ -109,6 +109,8 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     versions |= origins_of(node)
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
+    if not node.get("wrap"):
+        node = without(node, ("wrap",))  # the same as no such key
     return {
         "latents": keys["latents"],
         "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
