@@ -11,8 +11,8 @@ noise, these are cos^2 u, sin u, cos u; what it sees is
 Continuous-Time Consistency Models", 2025, section 3). The loss weight (s^2 + 1) / s^2 makes the error of F count alike
 at each s (section 5), and the equation dx/ds = (x - D(x; s)) / s (equation 1 for s(t) = t) is the flow along -F in u.
 So this file says which path, which noise levels are trained on, ln s ~ N(mean, std^2) (section 5), and where the steps
-of a sample lie, s_i^(1/rho) evenly (equation 5); the rest is `ContinuousPrior`'s, Heun's steps included (algorithm 1
-without churn, in coordinates in which the drift has no pole at s = 0).
+of a sample lie, evenly in u, or in s^(1/rho) (equation 5); the rest is `ContinuousPrior`'s, Heun's steps included
+(algorithm 1 without churn, in coordinates in which the drift has no pole at s = 0).
 
 Latents are modelled with the noise of the smallest level, in parts of their standard deviation: it is the floor that
 keeps the density of point masses finite. Posteriors are a tenth to a third as wide.
@@ -34,8 +34,9 @@ class Diffusion(ContinuousPrior):
         spec, net, width, depth, patch, solver, conditional, label_dropout: as of `ContinuousPrior`.
         noise_mean, noise_std: of the logarithm of the noise levels that are trained on.
         min_noise, max_noise: noise levels of data and of noise, in standard deviations of the latents.
-        rho: of EDM's levels of a sample's steps, the larger, the more are small; None: steps even in the angle, which
-            on the latents of an MNIST VAE leave a third of the error of EDM's (rho = 7) at ten steps.
+        rho: of EDM's levels of a sample's steps, the larger, the more are small; None: steps even in the angle. On the
+            latents of an MNIST VAE ten of these give a Frechet distance of 1.63, ten of EDM's (rho = 7) one of 1.96,
+            and many of either one of 1.60 to 1.63.
 
     Raises:
         PriorError: for a number out of range, or labels that are not there.
