@@ -17,9 +17,9 @@ that no longer grows without bound towards data,
 VAE that is worth 0.2 nat after 12 epochs. Samples follow the drift from noise to data (`stage2_prior.ode`), and
 densities follow it back and count how it stretches space.
 
-Times of a batch are stratified, one in each of as many equal parts (Kingma et al., "Variational Diffusion Models", 2021,
-section H); a few rows share one. In evaluation times and noise are a hash of the latent, four times each: the held-out
-loss is the same function of the weights each epoch, and what is kept is kept for a reason.
+Times of a batch are stratified, one in each of as many equal parts (Kingma et al., "Variational Diffusion Models",
+2021, section H); a few rows share one. In evaluation times and noise are a hash of the latent, four times each: the
+held-out loss is the same function of the weights each epoch, and what is kept is kept for a reason.
 """
 
 import math

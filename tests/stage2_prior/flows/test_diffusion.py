@@ -61,6 +61,22 @@ def test_steps_are_even_in_the_angle_unless_they_are_to_be_those_of_the_paper() 
     torch.testing.assert_close(steps.diff(), steps.diff()[:1].expand(10))
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("net", ["mlp", "unet", "dit"])
+def test_rows_that_share_a_time_are_as_if_each_had_its_own(net: Any, labelled: bool) -> None:
+    torch.manual_seed(0)
+    spec = LatentSpec((2, 4, 4), num_classes=3 * labelled)
+    prior = Diffusion(spec, net=net, width=32, depth=1, conditional=labelled).eval()
+    x, labels = torch.randn(12, 2, 4, 4), torch.arange(12) % 3 if labelled else torch.zeros(12).long()
+    times = torch.tensor([0.2, 0.7, 1.4])
+    with torch.no_grad():
+        for module in (prior.net.last, prior.net.embedding.second):
+            module.weight.mul_(30.0)
+        shared, own = prior.velocity(x, times, labels), prior.velocity(x, times.repeat_interleave(4), labels)
+        assert not torch.allclose(own, prior.velocity(x, times.repeat(4), labels), atol=1e-2)
+    torch.testing.assert_close(shared, own)
+
+
 def test_a_known_posterior_gives_the_gradient_of_its_draws_with_less_noise() -> None:
     prior, num = rough().train(), 2**14
     loc, log_std = torch.randn(num, 3), torch.full((num, 3), -1.0)
