@@ -28,7 +28,6 @@ PRIORS = (
     "diffusion",
     "kde",
     "bayes_mixture",
-    "vamp_expost",
     "ensemble",
     "resampled",
     "energy",
