@@ -36,7 +36,7 @@ class Diffusion(ContinuousPrior):
         min_noise, max_noise: noise levels of data and of noise, in standard deviations of the latents.
         rho: of EDM's levels of a sample's steps, the larger, the more are small; None: steps even in the angle. On the
             latents of an MNIST VAE ten of these give a Frechet distance of 1.63, ten of EDM's (rho = 7) one of 1.96,
-            and many of either one of 1.60 to 1.63.
+            and many of either one of 1.60 to 1.63. Twenty even ones lie within 0.01 of forty, ten 0.04 above.
 
     Raises:
         PriorError: for a number out of range, or labels that are not there.
@@ -54,7 +54,7 @@ class Diffusion(ContinuousPrior):
         min_noise: float = 0.01,
         max_noise: float = 80.0,
         rho: float | None = None,
-        solver: Solver = Solver(),  # noqa: B008, it is frozen
+        solver: Solver = Solver(num_steps=20),  # noqa: B008, it is frozen
         conditional: bool = False,
         label_dropout: float = 0.1,
     ) -> None:
