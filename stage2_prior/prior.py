@@ -6,7 +6,7 @@ Public methods validate once and call the private ones, which do the maths.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from types import MappingProxyType
@@ -14,10 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.sampling import PLAIN, Sampling, code_sizes
+
+Encoder = Callable[[Tensor], Distribution]
+"""Images [B, C, H, W] as stage 1 takes them -> q(z|x), batch [B]; differentiable."""
 
 
 class Exactness(str, Enum):
@@ -71,6 +75,8 @@ class Prior(nn.Module, ABC):
     """Whether it has no density where posteriors are point masses."""
     needs_encoder: bool = False
     """Whether its fit needs the encoder and the images that the latents come from, which a `FitRun` may lend."""
+    learns_jointly: bool = False
+    """Whether a VAE that is trained against it trains it too: an exact density whose gradient reaches its numbers."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -118,6 +124,20 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit to the aggregate posterior of `train`; `val` decides when to stop."""
+
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        """Let gradients move what otherwise another fit sets, from where it stands: a VAE is trained against it.
+
+        Args:
+            encoder: q(z|x) of images [B, C, H, W], as it is at the moment.
+            images: so many of the training images, [n, C, H, W], on the device.
+
+        Raises:
+            PriorError: there is nothing to begin with.
+        """
+
+    def settle(self) -> None:
+        """Keep what was learned since `join`; nothing of the VAE is needed from here on."""
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, *shape] -> [B] nats; `context`: labels [B], or None for the density over all classes.
@@ -272,11 +292,18 @@ class Wrapper(Prior, ABC):
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
         self.needs_widths, self.needs_encoder = prior.needs_widths, prior.needs_encoder
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
+        self.learns_jointly = prior.learns_jointly
 
     @property
     @abstractmethod
     def inner(self) -> Prior:
         """What it stands around; of several equal ones the first."""
+
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        self.inner.join(encoder, images)
+
+    def settle(self) -> None:
+        self.inner.settle()
 
     @classmethod
     def inner_spec(cls, spec: LatentSpec, **keywords: Any) -> LatentSpec:

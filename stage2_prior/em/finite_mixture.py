@@ -1,7 +1,7 @@
 """A finite mixture of Gaussians, however it is fitted: its density and its samples."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ from torch import Tensor
 from stage1_vae.latents import LatentSpec
 from stage2_prior.em.covariances import COVARIANCES
 from stage2_prior.em.gaussian import Components
+from stage2_prior.em.moving import FreeComponents, MovingMixture
 from stage2_prior.em.points import Scaling
 from stage2_prior.fitting import PriorError
-from stage2_prior.prior import Exactness, Prior
+from stage2_prior.prior import Encoder, Exactness, Prior
 from stage2_prior.sampling import Sampling
 
 BLOCK_ELEMENTS = 2**23
@@ -33,6 +34,7 @@ class FiniteMixture(Prior):
 
     log_prob_is = Exactness.EXACT
     fits_in_ranks = True
+    learns_jointly = True
     knobs = frozenset({"temperature"})
     log_weights: Tensor
     means: Tensor
@@ -45,6 +47,7 @@ class FiniteMixture(Prior):
         check_numbers({"num_components": num_components}, {})
         self.num_components, self.covariance = num_components, COVARIANCES[covariance]
         self.min_images = num_components
+        self.moving: MovingMixture | None = None  # between `join` and `settle`
         shape = self.covariance.scale_shape(num_components, spec.num_dims)
         unit = torch.ones(shape) if len(shape) == 2 else torch.eye(spec.num_dims).expand(shape)
         uniform = torch.full((num_components,), -math.log(num_components))
@@ -58,7 +61,33 @@ class FiniteMixture(Prior):
         a_scale = dims * (dims + 1) // 2 if self.scale.ndim == 3 else self.scale.shape[1]  # a triangle, or a diagonal
         return self.num_components - 1 + self.means.numel() + len(self.scale) * a_scale
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the components are those of a fit: before it all of several stand in one place."""
+        return bool((self.means != self.means[0]).any())
+
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        """Make parameters of the components; several that stand in one place are first drawn apart, as N(0, I)."""
+        means = self.means if self.num_components == 1 or self.is_fitted else torch.randn_like(self.means)
+        self.moving = MovingMixture(
+            self.spec, self.covariance, FreeComponents(Components(self.log_weights, means, self.scale))
+        )
+
+    def settle(self) -> None:
+        if self.moving is not None:
+            with torch.no_grad():
+                self.keep(self.moving.components())
+            self.moving = None
+
+    def keep(self, known: Components) -> None:
+        """Take components as they are."""
+        self.log_weights.copy_(known.log_weights)
+        self.means.copy_(known.means)
+        self.scale.copy_(known.scale)
+
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        if self.moving is not None:
+            return self.moving.log_prob(z)
         rows = max(1, BLOCK_ELEMENTS // self.means.numel())
         blocks = [
             torch.logsumexp(self.log_weights + self.covariance.log_density(block, self.means, self.scale), dim=1)
@@ -67,6 +96,8 @@ class FiniteMixture(Prior):
         return torch.cat(blocks).to(z.dtype)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
+        if self.moving is not None:
+            return self.moving.sample(n)
         component = (
             torch.multinomial(self.log_weights.exp(), n, replacement=True) if n else self.means.new_zeros(0).long()
         )
@@ -76,9 +107,8 @@ class FiniteMixture(Prior):
 
     def set_components(self, fitted: Components, scaling: Scaling) -> None:
         """Take the components of standardised points, in the units of the latents."""
-        self.log_weights.copy_(fitted.log_weights)
-        self.means.copy_(scaling.shift + scaling.unit * fitted.means)
-        self.scale.copy_(self.covariance.rescale(fitted.scale, scaling.unit))
+        means = scaling.shift + scaling.unit * fitted.means
+        self.keep(Components(fitted.log_weights, means, self.covariance.rescale(fitted.scale, scaling.unit)))
 
     def check_number(self, num: int) -> None:
         """

@@ -76,6 +76,7 @@ class Flow(LabelledPrior):
     """
 
     prior_keys: ClassVar[tuple[str, ...]] = ("base",)
+    learns_jointly = True
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class Autoregressive(LabelledPrior):
     """
 
     version: ClassVar[int] = 2
+    learns_jointly = True
     order: Tensor
     max_log_std: Tensor
 

@@ -14,18 +14,13 @@ projection, which leaves no pixel without a gradient).
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import Tensor
 
-from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec
-from stage2_prior.em.covariances import COVARIANCES
+from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.finite_mixture import FiniteMixture
-from stage2_prior.em.gaussian import Components
+from stage2_prior.em.moving import MovingMixture, PseudoInputs
 from stage2_prior.fitting import FitReport, FitRun, PriorError
-from stage2_prior.prior import Exactness, GradientPrior, check_real_vector
-from stage2_prior.sampling import Sampling
-
-DIAGONAL = COVARIANCES["diagonal"]
+from stage2_prior.prior import Encoder, GradientPrior, check_real_vector
 
 
 class VampExpost(FiniteMixture, GradientPrior):
@@ -70,72 +65,15 @@ class VampExpost(FiniteMixture, GradientPrior):
         self.check_number(len(train))
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))
         images = run.images(order[: self.num_components].sort().values)
-        pseudo_inputs = PseudoInputs(self.spec, images.to(run.device), run.encoder)
-        report = fit_by_gradient(pseudo_inputs, train, val, run)
+        moving = MovingMixture(self.spec, self.covariance, PseudoInputs(images.to(run.device), run.encoder))
+        report = fit_by_gradient(moving, train, val, run)
         with torch.no_grad():
-            fitted = pseudo_inputs.components()
-        self.log_weights.copy_(fitted.log_weights)
-        self.means.copy_(fitted.means)
-        self.scale.copy_(fitted.scale)
+            self.keep(moving.components())
         return report
 
-
-class PseudoInputs(GradientPrior):
-    """The same density while it is fitted: its parameters are images.
-
-    Args:
-        spec: of vectors.
-        images: [K, C, H, W] to begin with.
-        encoder: of such images.
-
-    Raises:
-        PriorError: posteriors of the encoder have no widths.
-    """
-
-    log_prob_is = Exactness.EXACT
-
-    def __init__(self, spec: LatentSpec, images: Tensor, encoder: Callable[[Tensor], Distribution]) -> None:
-        super().__init__(spec)
-        self.encoder = encoder
-        self.low, self.high = min(0.0, float(images.min())), max(1.0, float(images.max()))
-        self.pixels = nn.Parameter(images.detach().clone())
-        self.logits = nn.Parameter(images.new_zeros(len(images)))
-        self.to(images.device)
-        if not isinstance(encoder(images[:1]), DiagonalNormal):
-            raise PriorError(
-                "vamp_expost stands on posteriors with widths, and those of this autoencoder have none; "
-                "use prior=mixture"
-            )
-
-    @classmethod
-    def check(cls, spec: LatentSpec) -> str | None:
-        return VampExpost.check(spec)
-
-    def prepare(self, train: LatentDataset) -> None:
-        """Nothing is taken from the data but through training."""
-
-    def components(self) -> Components:
-        """Where the pseudo-inputs stand now, float64, on the device."""
-        with torch.autocast(self.anchor.device.type, enabled=False):  # densities are never in half precision
-            posterior = self.encoder(self.pixels.clamp(self.low, self.high))
-            assert isinstance(posterior, DiagonalNormal)
-            return Components(
-                self.logits.double().log_softmax(0), posterior.loc.double(), posterior.log_std.double().exp()
-            )
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        known, z = self.components(), z.double()
-        features = DIAGONAL.features(z, torch.zeros_like(z))  # [B, F]
-        joint = features @ DIAGONAL.natural(known.log_weights, known.means, known.scale)  # [B, K]
-        return torch.logsumexp(joint, dim=1).float()
-
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        if self.training:
-            with torch.no_grad():
-                self.pixels.clamp_(self.low, self.high)
-        return -self._log_prob(z, context)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        known = self.components()
-        component = torch.multinomial(known.log_weights.exp(), n, replacement=True)
-        return torch.normal(known.means[component], known.scale[component]).float()
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        """Make parameters of images, which are random training images to begin with, and of the weights; of components
+        that are fitted, whose images are gone, of their own numbers."""
+        if self.is_fitted:
+            return super().join(encoder, images)
+        self.moving = MovingMixture(self.spec, self.covariance, PseudoInputs(images(self.num_components), encoder))

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from stage1_vae.latents import Column, DerivedColumn, DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
-from stage2_prior.prior import Prior, Wrapper, check_support
+from stage2_prior.prior import Encoder, Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -75,6 +75,9 @@ class Flattened(Wrapper):
         encoder = None if run.encoder is None else partial(encode_flat, run.encoder)
         return self.prior.fit(self._flatten(train), self._flatten(val), replace(run, encoder=encoder))
 
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        self.prior.join(partial(encode_flat, encoder), images)
+
     def _flatten(self, latents: LatentDataset) -> LatentDataset:
         """The same posteriors, laid out when they are read."""
 
@@ -86,7 +89,7 @@ class Flattened(Wrapper):
         return LatentDataset(self.prior.spec, latents.family, params, latents.labels, latents.provenance)
 
 
-def encode_flat(encoder: Callable[[Tensor], Distribution], x: Tensor) -> Distribution:
+def encode_flat(encoder: Encoder, x: Tensor) -> Distribution:
     """q(z|x) of images over vectors; of a family without a mean and widths, as it is."""
     posterior = encoder(x)
     if not isinstance(posterior, DiagonalNormal):

@@ -19,7 +19,7 @@ from stage1_vae.latents import Column, DerivedColumn, DiagonalNormal, LatentData
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import moments
-from stage2_prior.prior import Prior, Wrapper, check_support
+from stage2_prior.prior import Encoder, Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
 
@@ -81,7 +81,10 @@ class Standardized(Wrapper):
             curve=[to_units_of_z(row, log_unit) for row in report.curve],
         )
 
-    def _encode(self, encoder: Callable[[Tensor], Distribution], x: Tensor) -> Distribution:
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        self.prior.join(partial(self._encode, encoder), images)
+
+    def _encode(self, encoder: Encoder, x: Tensor) -> Distribution:
         """q(u|x) of images; of a family without a mean and widths, as it is."""
         posterior = encoder(x)
         if not isinstance(posterior, DiagonalNormal):

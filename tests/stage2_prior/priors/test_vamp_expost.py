@@ -16,8 +16,10 @@ from training_run import equal
 
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec
 from stage1_vae.posteriors import Delta
+from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.em.moving import MovingMixture, PseudoInputs
 from stage2_prior.fitting import FitRun, PriorError
-from stage2_prior.priors.vamp_expost import PseudoInputs, VampExpost
+from stage2_prior.priors.vamp_expost import VampExpost
 from stage2_prior.wrappers.per_class import PerClass
 from stage2_prior.wrappers.standardize import Standardized
 
@@ -55,6 +57,10 @@ def run(prior: VampExpost | Standardized | PerClass, **settings: Any) -> FitRun:
     return replace(alone, encoder=encode, images=lambda rows: IMAGES[rows])
 
 
+def fitting_to(images: Tensor) -> MovingMixture:
+    return MovingMixture(SPEC, COVARIANCES["diagonal"], PseudoInputs(images, encode))
+
+
 def test_pseudo_inputs_find_the_clusters_and_their_shares() -> None:
     """From two images of the first cluster: one goes to the other, and its weight with it."""
     prior = VampExpost(TRAIN.spec, num_components=2)
@@ -78,26 +84,24 @@ def test_what_is_kept_is_the_density_that_was_fitted() -> None:
     prior.fit(TRAIN, VAL, lend)
     assert set(prior.state_dict()) == {"log_weights", "means", "scale"} and not list(prior.parameters())
     assert net.weight.grad is None
-    fitting = PseudoInputs(SPEC, IMAGES[:5], encode).eval()
+    fitting = fitting_to(IMAGES[:5]).eval()
     with torch.no_grad():
-        known = fitting.components()
         fixed = VampExpost(SPEC, num_components=5)
-        fixed.log_weights.copy_(known.log_weights)
-        fixed.means.copy_(known.means)
-        fixed.scale.copy_(known.scale)
+        fixed.keep(fitting.components())
         z = TRAIN.draw(torch.arange(50))
         torch.testing.assert_close(fitting.log_prob(z), fixed.log_prob(z), atol=1e-5, rtol=1e-5)
     assert fitting.sample(7).shape == (7, 2)
 
 
 def test_pixels_stay_among_those_of_images() -> None:
-    fitting = PseudoInputs(SPEC, IMAGES[:5], encode)
+    inputs = PseudoInputs(IMAGES[:5], encode).eval()
+    fitting = MovingMixture(SPEC, COVARIANCES["diagonal"], inputs)
     with torch.no_grad():
-        fitting.pixels.add_(torch.tensor([-3.0, 3.0]))
-    (-fitting.components().means.sum()).backward()
-    assert fitting.pixels.grad is not None and not fitting.pixels.grad.any(), "beyond the range nothing is seen"
-    fitting.loss(TRAIN.draw(torch.arange(50))).sum().backward()
-    assert fitting.pixels.min() == 0 and fitting.pixels.max() == 1 and fitting.pixels.grad.any()
+        inputs.pixels.add_(torch.tensor([-3.0, 3.0]))
+    (-fitting.eval().components().means.sum()).backward()
+    assert inputs.pixels.grad is not None and not inputs.pixels.grad.any(), "beyond the range nothing is seen"
+    fitting.train().loss(TRAIN.draw(torch.arange(50))).sum().backward()
+    assert inputs.pixels.min() == 0 and inputs.pixels.max() == 1 and inputs.pixels.grad.any()
 
 
 def test_a_fit_that_was_stopped_goes_on(tmp_path: Path) -> None:
