@@ -12,7 +12,7 @@ from expost.job import Job
 from expost.parts.assembly import Parts, assemble, read_given
 from expost.parts.dataset import dataset_facts, dataset_line, describe
 from expost.parts.identity import identity
-from expost.stages import delivery, evaluation, export, features, latents, prior, samples, score, vae
+from expost.stages import delivery, evaluation, export, features, joint, latents, prior, samples, score, vae
 from expost.stages.check import check_all, check_evaluation, check_request
 from expost.stages.making import Making, Recipe, Stage, find_or_make, make_files, missing, training_states
 from expost.stages.report import publish
@@ -26,6 +26,7 @@ STAGES: dict[str, Stage] = {
         vae.STAGE,
         latents.STAGE,
         prior.STAGE,
+        joint.STAGE,
         features.STAGE,
         features.CLASSIFIER,
         evaluation.STAGE,
@@ -35,7 +36,7 @@ STAGES: dict[str, Stage] = {
     )
 }
 GOALS = {stage.typed: stage.name for stage in STAGES.values()} | {
-    **dict.fromkeys(("all", "check", "report", "evaluate"), "evaluation"),
+    **dict.fromkeys(("all", "joint", "check", "report", "evaluate"), "evaluation"),
     "export": "prior",
 }
 """The word of stage=WORD -> the stage that it takes."""
@@ -46,6 +47,8 @@ def perform(job: Job) -> Answer | None:
     check_request(job)
     job, parts = assemble(job)
     check_all(job, parts)
+    if job.config.stage == "joint":
+        joint.check_joint(job, parts)
     if job.config.stage == "score":
         parts = read_given(job, parts)
     return carry_out(job, parts)
@@ -65,7 +68,11 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
             return report(job, parts, figures, evaluation_keys, opening_lines) if is_first else None
         if is_first:
             check_evaluation(job, parts)
-    artifacts = made(GOALS[word], job, parts)
+    given: dict[str, Artifact] = {}
+    if word == "joint":
+        given["vae"] = made("joint", job, parts)["joint"]
+        job, parts = joint.after_joint(job, parts.of_images)
+    artifacts = made(GOALS[word], job, parts, given)
     if not is_first or word == "check":
         return None
     if word == "sample":

@@ -93,6 +93,7 @@ class FitRun:
         images: rows [B] of the training set -> such images, on the device; None: there are none.
         fitted_member: gives a member of a prior that has stored parts, by its place, what it is alone, and returns what
             its fit reported; None: there is no store, and members are fitted in their turn.
+        learned: the state of what was learned with the VAE, for `priors.learned`; None: nothing was.
         features: z [N, *latent] -> [N, F], of the images that they are decoded to, for a prior that `looks_at_images`;
             None: there are none.
     """
@@ -108,6 +109,7 @@ class FitRun:
     encoder: Callable[[Tensor], Distribution] | None = None
     images: Callable[[Tensor], Tensor] | None = None
     fitted_member: Callable[[nn.Module, int], "FitReport"] | None = None
+    learned: Mapping[str, Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
 
 

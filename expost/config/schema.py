@@ -33,6 +33,7 @@ Stage = Literal[
     "vae",
     "encode",
     "prior",
+    "joint",
     "sample",
     "score",
     "evaluate",
@@ -127,16 +128,23 @@ class Plan(Section):
     out: Path | None
 
 
+class Joint(Section):
+    max_epochs: PositiveInt
+    max_steps: PositiveInt | None
+    lr: PositiveFloat
+
+
 class Limits(Section):
     steps: PositiveInt | None
     tokens: PositiveInt | None
 
 
 class VAEParts(Section):
-    """Of an autoencoder that is trained here."""
+    """Of an autoencoder that is trained here; `prior`: what is learned with it, None: nothing."""
 
     bottleneck: Node
     objective: Node
+    prior: Node | str | None = None
 
 
 def _origin(value: Any) -> str:
@@ -249,6 +257,7 @@ class Config(Section):
     likelihood: Node
     prior: Node
     trainer: Trainer
+    joint: Joint
     evaluation: Evaluation
     limits: Limits
     oracle: Oracle
@@ -267,8 +276,8 @@ class Config(Section):
 
     @property
     def vae_node(self) -> Node:
-        """The section `vae`, plain."""
-        return self.vae.model_dump() if isinstance(self.vae, VAEParts) else self.vae
+        """The section `vae`, plain; what is not there is left out."""
+        return self.vae.model_dump(exclude_none=True) if isinstance(self.vae, VAEParts) else self.vae
 
 
 def validate(config: "DictConfig") -> Config:

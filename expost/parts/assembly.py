@@ -7,6 +7,7 @@ latents, more components than there are points.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from expost.config.build import build, refusing, target_class
 from expost.config.limits import limited_evaluation
 from expost.config.schema import Config, VAEParts
 from expost.job import Job
-from expost.parts.priors import beside_constants, build_prior
+from expost.parts.priors import beside_constants, build_prior, learned_node, make_prior
 from expost.parts.reduced import few_latents, shortened, truncated
 from expost.parts.sections import without
 from expost.training.progress import clock
@@ -192,6 +193,7 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
     objective, frozen = None, None
     if isinstance(job.config.vae, VAEParts):
         vae, objective = build_vae(job, data, likelihood)
+        objective.prior = build_learned(job, data, preprocess, vae, objective)
     else:
         vae, frozen = load_vae(job, data, preprocess)
         if not isinstance(likelihood, (GaussianLikelihood, type(vae.likelihood))):
@@ -370,3 +372,50 @@ def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     if (reason := objective.check(vae.spec)) is not None:
         raise UserError(reason)
     return vae.to(job.device), objective
+
+
+def build_learned(job: Job, data: ImageData, preprocess: Preprocess, vae: VAE, objective: Objective) -> Prior | None:
+    """The prior that is to be learned with `vae`, as it begins; None: none is.
+
+    Raises:
+        UserError: it cannot be, or `objective` knows no prior.
+    """
+    if (node := learned_node(job.config.own_vae)) is None:
+        return None
+    prior = make_prior(node, vae.spec, len(data.train), job.config.seeds.vae, job.device, "vae.prior")
+    refuse_learned(prior, target_class(node).__name__, objective, vae.spec, "vae.prior")
+    return join(prior, job, data, preprocess, vae)
+
+
+def refuse_learned(prior: Prior, name: str, objective: Objective, spec: LatentSpec, key: str) -> None:
+    """
+    Raises:
+        UserError: the prior of the class `name`, the section `key`, cannot be learned with a VAE on `objective`.
+    """
+    if not objective.needs_prior:
+        raise UserError(f"{key}: {type(objective).__name__} trains against no prior; use vae=gaussian, whose ELBO does")
+    if not prior.learns_jointly:
+        raise UserError(
+            f"{key}: {name} has no exact density that a gradient could train with the VAE; take one that has, such as "
+            "mixture, realnvp or autoregressive"
+        )
+    if (reason := objective.check_learned(spec)) is not None:
+        raise UserError(reason)
+
+
+def join(prior: Prior, job: Job, data: ImageData, preprocess: Preprocess, vae: VAE) -> Prior:
+    """`prior`, which from now on learns with `vae`."""
+    seed, device = job.config.seeds.vae, job.device
+
+    def images(num: int) -> torch.Tensor:
+        rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:num].sort().values
+        return preprocess(data.train.batch(rows).to(device), torch.Generator(device).manual_seed(seed))
+
+    with job.seeded(seed):
+        prior.join(partial(posterior_of, vae), images)
+    return prior
+
+
+def posterior_of(vae: Autoencoder, x: torch.Tensor) -> torch.distributions.Distribution:
+    """q(z|x) of images [B, C, H, W]."""
+    return vae.encode(x).posterior

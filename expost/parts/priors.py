@@ -17,9 +17,10 @@ from expost.base.places import CONF
 from expost.config.build import build, construct, target_class
 from expost.config.defaults import read_conf
 from expost.config.limits import limited_prior
-from expost.config.schema import Limits, Node
+from expost.config.schema import Config, Limits, Node, VAEParts
 from expost.job import Job, decided_settings
 from expost.parts.sections import (
+    by_name,
     flatten,
     held,
     is_prior,
@@ -35,6 +36,7 @@ from stage1_vae.latents import LatentSpec
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
+from stage2_prior.priors.learned import NONE_LEARNED, Learned
 from stage2_prior.wrappers.varying import Varying
 
 PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
@@ -49,7 +51,7 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
-    asked, offered = job.config.prior, prior_nodes()
+    asked, offered = with_learned(job.config), prior_nodes()
     node = written_out(choose_prior(asked, spec, offered, job.command), offered)
     if target_class(node) is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
@@ -59,6 +61,26 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
 
     node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
+
+
+def with_learned(config: Config) -> Node:
+    """The section `prior`; in one that takes over what the VAE learns, what that is."""
+    node, vae = config.prior, config.vae
+    if issubclass(target_class(node), Learned) and node.get("prior") is None and isinstance(vae, VAEParts):
+        return node | {"prior": learned_node(vae)}
+    return node
+
+
+def learned_node(vae: VAEParts) -> Node | None:
+    """The section of the prior that is learned with a VAE, written out, without what only a fit reads; None: none is.
+
+    Raises:
+        UserError: it names no prior.
+    """
+    if vae.prior is None:
+        return None
+    offered = prior_nodes()
+    return without(written_out(by_name("vae.prior", offered, vae.prior), offered), ("fit", "otherwise", "conditional"))
 
 
 def suited(
@@ -85,8 +107,9 @@ def suited(
     return limited_prior(node, spec, num, limits, a_class)
 
 
-def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.device) -> Prior:
-    """The prior of the section `node` in its wrappers, unfitted, on `device`, for `num` latents of `spec`.
+def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.device, place: str = "prior") -> Prior:
+    """The prior of the section `node` in its wrappers, unfitted, on `device`, for `num` latents of `spec`; `place`: of
+    the section, for messages.
 
     Raises:
         UserError: as for `build_prior`.
@@ -97,11 +120,11 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
     if (reason := why_not(node, spec)) is not None:
         others = [name for name, other in offered.items() if is_able(other, spec, offered)]
         raise UserError(f"{reason}; priors that do: {', '.join(others) or 'none'}")
-    prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device))
+    prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device), place)
     if prior.min_images > num:
         raise UserError(
             f"{target_class(node).__name__} needs at least {prior.min_images} training images and there are {num}; "
-            "lower prior.num_components, or that of its base, or give more images"
+            f"lower {place}.num_components, or that of its base, or give more images"
         )
     return prior.to(device)
 
@@ -154,6 +177,8 @@ def decided(node: Node, device: torch.device) -> Node:
 def why_not(node: Node, spec: LatentSpec) -> str | None:
     """Why the prior of a section that is written out, or one of those in it, cannot model latents of `spec`."""
     inner = inner_spec(wrapper_nodes(node, spec), spec)
+    if issubclass(target_class(node), Learned) and node.get("prior") is None:
+        return NONE_LEARNED
     reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
     return next((reason for reason in reasons if reason is not None), None)
 

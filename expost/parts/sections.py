@@ -88,7 +88,7 @@ def written_out(node: Node, offered: Mapping[str, Node]) -> Node:
     """
     cls = target_class(node)
     keys = cls.prior_keys if issubclass(cls, Prior) else ()
-    node = node | {key: mapped(node[key], partial(by_name, key, offered)) for key in keys if key in node}
+    node = node | {key: mapped(node[key], partial(by_name, f"prior.{key}", offered)) for key in keys if key in node}
     node = handed_down(node) if issubclass(cls, Combined) else node
     return with_held(node, lambda part: written_out(part, offered))
 
@@ -106,7 +106,7 @@ def handed_down(node: Node) -> Node:
 
 
 def by_name(key: str, offered: Mapping[str, Node], value: Any) -> Any:
-    """What the `value` of a prior's `key`, or a part of it, stands for: a section, where it names one.
+    """What the `value` of the key `key`, or a part of it, stands for: a section, where it names one.
 
     Raises:
         UserError: as for `written_out`.
@@ -117,15 +117,15 @@ def by_name(key: str, offered: Mapping[str, Node], value: Any) -> Any:
         return value
     if not isinstance(value, Mapping) or BY_NAME not in value:
         raise UserError(
-            f"prior.{key}: {value} is no prior; give a name, a name with changes such as "
+            f"{key}: {value} is no prior; give a name, a name with changes such as "
             "{prior: mixture, num_components: 100}, or a section with a _target_"
         )
     name, changes = value[BY_NAME], without(dict(value), (BY_NAME,))
     if name not in offered:
-        raise UserError(f"prior.{key}: {name}: no such prior; {nearest(str(name), offered)}")
+        raise UserError(f"{key}: {name}: no such prior; {nearest(str(name), offered)}")
     node = offered[name]
     for path, changed in flatten(changes):
-        node = changed_node(node, path, changed, f"prior.{key}: {name}")
+        node = changed_node(node, path, changed, f"{key}: {name}")
     return node
 
 

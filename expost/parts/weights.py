@@ -14,6 +14,8 @@ from stage2_prior.prior import Prior
 
 MAX_HISTORY_BYTES = 2**26
 PRIOR_WEIGHTS = "prior.safetensors"
+LEARNED_WEIGHTS = "learned.safetensors"
+"""Of a prior that was learned with the VAE, in its artifact."""
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -55,7 +55,7 @@ def check_all(job: Job, parts: Parts) -> None:
         check_codebooks(job, parts.of_images)
     if word in ("sample", "all", "check"):
         check_draws(job, parts)
-    if word in ("all", "evaluate", "check"):
+    if word in ("all", "joint", "evaluate", "check"):
         check_evaluation(job, parts)
 
 

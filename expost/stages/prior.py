@@ -17,13 +17,15 @@ from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
 from expost.parts.sections import all_held, held, without
-from expost.parts.weights import PRIOR_WEIGHTS, fill, histories, weights
+from expost.parts.weights import LEARNED_WEIGHTS, PRIOR_WEIGHTS, fill, histories, weights
 from expost.stages.making import Alone, Making, Stage
+from expost.store.tensors import layouts, read_tensors
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FIT_VERSION, FitReport
 from stage2_prior.labels import LABELS_VERSION
+from stage2_prior.priors.learned import Learned
 
 
 def fit_prior(making: Making) -> Mapping[str, Any]:
@@ -31,6 +33,9 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     job, prior, tracker = making.job, making.parts.prior, making.tracker
     with counting("prior", job.shows_progress, tracker.log) as log:
         lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
+        if isinstance(prior, Learned):
+            path = making.inputs["vae"].path
+            lent["learned"] = read_tensors(path, LEARNED_WEIGHTS, layouts(prior.inner), None)
         if prior.has_stored_parts:
             lent["fitted_member"] = partial(stored_member, making)
         if prior.looks_at_images and isinstance(making.parts, ImageParts):
@@ -84,7 +89,8 @@ def features_of(making: Making) -> Callable[[Tensor], Tensor]:
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
     """Stage 1, where the fit encodes or decodes; where it looks at images, what the judge looks at them with."""
     looks = parts.prior.looks_at_images and isinstance(parts, ImageParts)
-    return ("latents", *["vae"] * (parts.prior.needs_encoder or looks), *["features"] * looks)
+    needs_vae = parts.prior.needs_encoder or isinstance(parts.prior, Learned) or looks
+    return ("latents", *["vae"] * needs_vae, *["features"] * looks)
 
 
 def members_alone(job: Job, parts: Parts) -> list[Alone]:
@@ -137,8 +143,8 @@ def origins_of(node: Node) -> dict[str, Any]:
 
 
 def expected(making: Making) -> list[Expectation]:
-    """What a fit takes; members are expected one by one."""
-    if isinstance(making.parts.prior, Combined):
+    """What a fit takes; members are expected one by one, and what was learned with the VAE takes nothing."""
+    if isinstance(making.parts.prior, Combined | Learned):
         return []
     lent = making.job.fit_run(Tracker())
     return prior_parts(making.parts.prior, making.latents("train"), making.latents("val"), lent)

@@ -12,7 +12,8 @@ from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
 from expost.parts.decoding import block_size
-from expost.parts.weights import weights
+from expost.parts.priors import learned_node
+from expost.parts.weights import LEARNED_WEIGHTS, weights
 from expost.stages.making import Making, Stage
 from expost.training.devices import resolved_precision
 from stage1_vae.codes.usage import collapse
@@ -21,6 +22,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import External, calibrate
 from stage1_vae.training.train import TRAIN_VERSION, Settings, train
 from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior
 
 CALIBRATE_VERSION, CALIBRATION_IMAGES = 1, 10_000
 """Part of the key of an autoencoder that comes from elsewhere; and images that its likelihood's scale is taken from."""
@@ -42,12 +44,13 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         return {**images, "autoencoder": frozen.ingredients, "version": CALIBRATE_VERSION}
     vae = config.own_vae
     nodes = [config.data, config.net, vae.bottleneck, vae.objective, config.likelihood]
+    nodes += [] if (learned := learned_node(vae)) is None else [learned]
     left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
     trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
         **images,
         "net": config.net,
-        "vae": vae.model_dump(),
+        "vae": config.vae_node | ({} if learned is None else {"prior": learned}),
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
@@ -61,7 +64,8 @@ def learns(parts: Parts) -> bool:
 
 
 def train_vae(making: Making) -> Mapping[str, Any]:
-    """`model.safetensors` and the figures of each epoch, `history.json`; of several ranks, the first writes them."""
+    """`model.safetensors`, the prior that was learned with it, `learned.safetensors`, if any, and the figures of each
+    epoch, `history.json`; of several ranks, the first writes them."""
     job, parts, folder = making.job, making.parts.of_images, making.folder
     history: list[dict[str, Any]] = []
     if parts.frozen is not None:
@@ -77,10 +81,15 @@ def train_vae(making: Making) -> Mapping[str, Any]:
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:
         job.say("vae", "has no parameters: there is nothing to train")
-    trained = weights(parts.vae)
-    job.ranks.check_equal(trained)
+    trained = {"model.safetensors": weights(parts.vae)}
+    if parts.objective is not None and isinstance(learned := parts.objective.prior, Prior):
+        learned.settle()
+        trained[LEARNED_WEIGHTS] = weights(learned)
+    for state in trained.values():
+        job.ranks.check_equal(state)
     if job.ranks.rank == 0:
-        save_file(trained, folder / "model.safetensors")
+        for name, state in trained.items():
+            save_file(state, folder / name)
         (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
         for note in collapse(history[-1]) if history else ():
             job.say("vae", note)

@@ -38,6 +38,11 @@ class ELBO(Objective):
             return "codes have no rate a dimension to keep above a floor; set vae.objective.free_nats=0"
         return None
 
+    def check_learned(self, spec: LatentSpec) -> str | None:
+        if self.free_nats:
+            return "a prior that is learned with the VAE has no rate a dimension; set vae.objective.free_nats=0"
+        return None
+
     def weight(self, step: int | Tensor) -> float | Tensor:
         """The rate's weight at an optimiser step."""
         if not self.warmup_steps:
@@ -48,7 +53,7 @@ class ELBO(Objective):
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
-        rate = rate_nats(encoding.posterior, vae.trained_against, z)  # [B] nats, closed form where there is one
+        rate = rate_nats(encoding.posterior, self.prior_of(vae), z)  # [B] nats, closed form where there is one
         paid = self._with_free_nats(encoding.posterior, vae) if self.free_nats else rate.mean()
         loss = distortion.mean() + self.weight(step) * paid
         if encoding.penalty is not None:
@@ -56,7 +61,7 @@ class ELBO(Objective):
         return Terms(loss=loss, distortion=distortion, rate=rate)
 
     def _with_free_nats(self, posterior: torch.distributions.Distribution, vae: VAE) -> Tensor:
-        per_dim = rate_per_dim_nats(posterior, vae.trained_against)
+        per_dim = rate_per_dim_nats(posterior, self.prior_of(vae))
         if per_dim is None:
             raise ValueError("vae.objective.free_nats needs a closed-form rate; set vae.objective.free_nats=0")
         return per_dim.flatten(1).mean(0).clamp_min(self.free_nats).sum()

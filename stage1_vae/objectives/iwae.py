@@ -46,7 +46,7 @@ class IWAE(Objective):
         flat = z.flatten(0, 1)  # [K B, *latent]
         images = x.expand(num, *x.shape).flatten(0, 1)  # [K B, C, H, W]
         log_likelihood = vae.decode(flat).log_prob(images).view(num, batch)  # [K, B] nats
-        log_ratio = encoding.posterior.log_prob(z) - vae.trained_against.log_prob(flat).view(num, batch)  # [K, B] nats
+        log_ratio = encoding.posterior.log_prob(z) - self.prior_of(vae).log_prob(flat).view(num, batch)  # [K, B] nats
         bound = math.log(num) - torch.logsumexp(log_likelihood - log_ratio, dim=0)  # [B] nats
         loss = bound if encoding.penalty is None else bound + encoding.penalty
         return Terms(loss=loss.mean(), distortion=-log_likelihood.mean(0), rate=log_ratio.mean(0))

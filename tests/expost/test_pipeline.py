@@ -194,7 +194,7 @@ def test_check_runs_everything_and_keeps_a_sheet_of_images(tmp_path: Path) -> No
 def test_check_reads_few_images_but_as_many_as_a_mixture_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(goal: str, job: Any, parts: Any) -> None:
+    def stop(goal: str, job: Any, parts: Any, given: Any) -> None:
         seen.append(parts)
         raise UserError("seen enough")
 
@@ -213,7 +213,7 @@ def test_check_keeps_enough_images_of_each_class_for_a_prior_of_its_own(
     np.savez(tmp_path / "images.npz", x=images, label=labels)
     seen = []
 
-    def stop(goal: str, job: Any, parts: Any) -> None:
+    def stop(goal: str, job: Any, parts: Any, given: Any) -> None:
         seen.append(parts)
         raise UserError("seen enough")
 

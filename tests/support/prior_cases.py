@@ -1,5 +1,6 @@
 """Every `conf/prior/*.yaml` on every kind of latent that it says it models, and latents to fit it to, for tests."""
 
+import copy
 import functools
 import math
 from dataclasses import replace
@@ -19,6 +20,7 @@ from expost.training.trainer import lightning_fit
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
+from stage2_prior.priors.learned import Learned
 
 GROUP = Path(__file__).parents[2] / "conf" / "prior"
 NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
@@ -47,6 +49,7 @@ def section(name: str) -> dict[str, Any]:
     """What is in the file, written out; the priors in it learn for two epochs at most."""
     node: Any = OmegaConf.to_container(config_of(name))
     node |= {key: value for key, value in SMALLER.items() if key in node}
+    node |= {"prior": "gaussian"} if name == "learned" else {}  # what a VAE would have learned
     return with_held(written_out(node, prior_nodes()), quick)
 
 
@@ -105,6 +108,10 @@ def run_for(prior: Prior) -> FitRun:
     settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
     fit = lightning_fit(trainer_settings(), [])
     run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)
+    if isinstance(prior, Learned):
+        learned = copy.deepcopy(prior.inner)
+        learned.fit(data("vector", NUM, 1), data("vector", 200, 2), run)
+        run = replace(run, learned=learned.state_dict())
     return with_encoder(run, prior.spec) if prior.needs_encoder else run
 
 
