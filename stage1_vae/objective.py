@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.vae import VAE
+
+SCHEDULES_DONE = 2**31
+"""The step that validation looks from: a loss whose weights still warm up would make the first epochs the best."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Objective(nn.Module, ABC):
     """
 
     version: ClassVar[int] = 1
+    came_later: ClassVar[Mapping[str, Any]] = {}
+    """Keywords that it has not always had, at the values under which it is what it was: no part of a key then."""
+    compiles: ClassVar[bool] = True
+    """Whether its step can be compiled."""
     needs_prior: ClassVar[bool]
     """Whether the bottleneck must declare a base prior."""
 
@@ -52,6 +59,16 @@ class Objective(nn.Module, ABC):
     def check_learned(self, spec: LatentSpec) -> str | None:
         """The same of a prior that is learned with them, whose rate is never in closed form."""
         return None
+
+    def words(self, vae: VAE) -> str | None:
+        """What a user should know of how it weighs `vae`, and of what it is no bound of; None: nothing."""
+        return None
+
+    def begin(self, vae: VAE) -> None:
+        """Change `vae` for the time of its training."""
+
+    def end(self, vae: VAE) -> None:
+        """Leave it as it is to be kept."""
 
     def prior_of(self, vae: VAE) -> LatentDensity:
         """What `vae` is trained against.

@@ -7,7 +7,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from expost.config.build import origins
+from expost.config.build import origins, target_class
+from expost.config.schema import Node
 from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
 from expost.parts.assembly import Parts
@@ -50,13 +51,21 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
     return {
         **images,
         "net": config.net,
-        "vae": config.vae_node | ({} if learned is None else {"prior": learned}),
+        "vae": config.vae_node
+        | {"objective": as_before(vae.objective)}
+        | ({} if learned is None else {"prior": learned}),
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
         "versions": origins(nodes) | {"train": TRAIN_VERSION},
         "limits": job.trainer_overrides,
     }
+
+
+def as_before(objective: Node) -> Node:
+    """The section of an objective without what it has not always had, where that changes nothing."""
+    later = target_class(objective).came_later
+    return {key: value for key, value in objective.items() if key not in later or value != later[key]}
 
 
 def learns(parts: Parts) -> bool:
@@ -77,6 +86,8 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         batches = parts.batches(parts.data.train, size, job.ranks, shuffle=True, seed=seed)
         val_batches = parts.batches(parts.data.val, max(size, block_size(parts.data.shape)), job.ranks)
         fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
+        if words := parts.objective.words(parts.vae):
+            job.say("vae", words)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:

@@ -15,13 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.codes.usage import EpochFigures
 from stage1_vae.errors import ExpostError
-from stage1_vae.objective import Objective, Terms
+from stage1_vae.objective import SCHEDULES_DONE, Objective, Terms
 from stage1_vae.ranks import ranks_here
 from stage1_vae.training.settings import Settings
 from stage1_vae.vae import VAE
-
-SCHEDULES_DONE = 2**31
-"""The step that validation looks from: a loss whose weights still warm up would make the first epochs the best."""
 
 
 class TrainingError(ExpostError, RuntimeError):
@@ -98,7 +95,7 @@ class VAEModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # one call of training_step is many steps
         self.step = Step(vae, objective, settings.precision == "bf16")
-        if settings.compile:
+        if settings.compile and objective.compiles:
             self.step.compile_if_possible()
         self.settings, self.total_steps, self.seed, self.batch_size = settings, total_steps, seed, batch_size
         self.history: list[dict[str, float]] = []

@@ -74,6 +74,7 @@ def train(
 
     from stage1_vae.training.module import BestWeights, VAEModule
 
+    objective.begin(vae)
     stretches = Stretches(batches, vae.image_shape, one_by_one=settings.ema_decay is not None)
     total_steps = min(settings.max_epochs * len(batches), settings.max_steps or sys.maxsize)
     module = VAEModule(vae, objective, settings, total_steps, seed, batches.batch_size)
@@ -94,4 +95,5 @@ def train(
         # Lightning warns of averages of a model that may be cut up over ranks; the two are refused together.
         warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides")
         lightning_fit(module, stretches, val_batches, **options)
+    objective.end(vae)
     return module.history

@@ -82,3 +82,41 @@ def test_no_draws_and_unknown_activations_are_refused() -> None:
         IWAE(0)
     with pytest.raises(ValueError, match=r"net.activation=gelu: choices: relu, tanh"):
         MLP((4,), "gelu")  # type: ignore[arg-type]
+
+
+def gradients(vae: VAE, x: torch.Tensor, objective: IWAE, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the bottleneck's biases and of the decoder's last ones, [draws, numbers]."""
+    last = list(vae.decoder.parameters())[-1]
+    biases = [parameter for name, parameter in vae.bottleneck.named_parameters() if name.endswith("bias")]
+    found = []
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        found.append(torch.autograd.grad(objective(vae, x, 0).loss, [*biases, last]))
+    encoder, decoder = zip(*found, strict=True)
+    return torch.stack(encoder), torch.stack(decoder)
+
+
+def test_the_doubly_reparameterised_gradient_is_the_same_in_the_mean(vae: VAE, x: torch.Tensor) -> None:
+    usual, doubly = (gradients(vae, x, IWAE(16, doubly_reparameterised=flag), 600) for flag in (False, True))
+    error = ((usual[0].var(0) + doubly[0].var(0)) / 600).sqrt()
+    assert ((usual[0].mean(0) - doubly[0].mean(0)).abs() < 4.5 * error).all()
+    torch.testing.assert_close(usual[1], doubly[1], rtol=1e-4, atol=1e-5)
+
+
+def test_where_q_is_the_posterior_it_has_no_noise(vae: VAE, x: torch.Tensor) -> None:
+    """A decoder that looks at no latent, and q(z|x) = N(0, I): all weights are equal, and nothing is left to learn."""
+    with torch.no_grad():
+        for parameter in (*vae.bottleneck.parameters(), next(vae.decoder.parameters())):
+            parameter.zero_()
+    usual, doubly = (gradients(vae, x, IWAE(4, doubly_reparameterised=flag), 20)[0] for flag in (False, True))
+    assert float(doubly.abs().max()) < 1e-6 < float(usual.std())
+
+
+def test_several_bounds_are_their_mean(vae: VAE, x: torch.Tensor) -> None:
+    losses = []
+    for objective in (IWAE(3, num_bounds=4), IWAE(12), IWAE(1, num_bounds=12)):
+        torch.manual_seed(0)  # the same draws
+        losses.append(objective(vae, x, 0))
+    assert losses[1].loss < losses[0].loss < losses[2].loss
+    assert losses[2].rate is not None
+    torch.testing.assert_close(losses[2].loss, (losses[2].distortion + losses[2].rate).mean())

@@ -6,7 +6,7 @@ from image_files import everything
 from torch import Tensor
 from training_run import PREPROCESS, digits, make_vae, run
 
-from stage1_vae.objective import Terms
+from stage1_vae.objective import SCHEDULES_DONE, Terms
 from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.rate import rate_per_dim_nats
 
@@ -23,14 +23,14 @@ def test_validation_does_not_see_the_warm_up() -> None:
 
 def test_kl_weight_rises_from_zero_to_beta() -> None:
     objective = ELBO(beta=4.0, warmup_steps=8)
-    found = [float(objective.weight(step)) for step in range(12)]
+    found = [float(objective.weight(step, objective.beta)) for step in range(12)]
     assert found == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4, 4])
-    assert [float(objective.weight(torch.tensor(step))) for step in range(12)] == pytest.approx(found)
-    assert ELBO(beta=4.0).weight(0) == 4.0
+    assert [float(objective.weight(torch.tensor(step), objective.beta)) for step in range(12)] == pytest.approx(found)
+    assert ELBO(beta=4.0).weight(0, 4.0) == 4.0
     vae, x = make_vae(), PREPROCESS(everything(digits().val))
     for step in (0, 5, 100):
         terms = objective(vae, x, step)
-        expected = terms.distortion.mean() + objective.weight(step) * terms.rate.mean()
+        expected = terms.distortion.mean() + objective.weight(step, objective.beta) * terms.rate.mean()
         torch.testing.assert_close(terms.loss, expected)
 
 
@@ -54,3 +54,27 @@ def test_free_bits_are_a_floor_under_each_dimension() -> None:
     terms.loss.backward()
     gradient = vae.bottleneck.linear.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_the_weight_rises_anew_in_each_cycle_and_is_whole_where_epochs_are_compared() -> None:
+    objective = ELBO(beta=2.0, warmup_steps=2, cycle_steps=5)
+    found = [float(objective.weight(step, 2.0)) for step in range(10)]
+    assert found == pytest.approx([1, 2, 2, 2, 2] * 2)
+    assert [float(objective.weight(torch.tensor(step), 2.0)) for step in range(10)] == pytest.approx(found)
+    assert objective.weight(SCHEDULES_DONE, 2.0) == 2.0
+    with pytest.raises(ValueError, match=r"cycle_steps=2 must be more than warmup_steps=2"):
+        ELBO(warmup_steps=2, cycle_steps=2)
+
+
+def test_the_normalised_weight_is_that_of_means() -> None:
+    """Mean over 64 pixels + beta_norm * mean over 4 dimensions, times 64, is what is minimised."""
+    vae, x = make_vae(), PREPROCESS(everything(digits().val))
+    objective = ELBO(beta_norm=0.5)
+    terms = objective(vae, x, 0)
+    assert terms.rate is not None
+    means = terms.distortion.mean() / 64 + 0.5 * terms.rate.mean() / 4
+    torch.testing.assert_close(terms.loss, 64 * means)
+    assert "counts 8 times in nats" in str(objective.words(vae)) and "0.5 as beta_norm" in str(objective.words(vae))
+    assert ELBO().words(vae) is None
+    with pytest.raises(ValueError, match="two weights"):
+        ELBO(beta=2.0, beta_norm=0.5)
