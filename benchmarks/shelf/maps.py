@@ -44,10 +44,18 @@ def judge(name: str, words: Sequence[str], root: Path, seconds: float) -> Judged
     """Fit for as many epochs as the seconds allow, and evaluate."""
     words, epochs = [*words, *(VECTORS | MAPS)[name]], 0
     if name in BY_GRADIENT:
-        once = fitted_row(name, [*words, "prior.fit.max_epochs=1"], root)
-        epochs = max(1, int(seconds / once["fit_seconds"]))
+        epochs = max(1, int(seconds / seconds_of_an_epoch(name, words, root)))
         words += [f"prior.fit.max_epochs={epochs}", f"prior.fit.patience={epochs}"]
     return Judged(name, epochs, fitted_row(name, words, root))
+
+
+def seconds_of_an_epoch(name: str, words: Sequence[str], root: Path) -> float:
+    """Of a fit of one epoch, what is looked at before and after included; nothing is judged."""
+    taken = pipeline(*words, "prior.fit.max_epochs=1", "stage=prior")
+    newest = max(root.glob("store/prior/*/fit.json"), key=lambda path: path.stat().st_mtime)
+    seconds = float(json.loads(newest.read_text(encoding="utf-8"))["seconds"])
+    print(f"{name}: an epoch in {seconds:.0f} s, {taken.seconds:.0f} s in all", file=sys.stderr, flush=True)
+    return seconds
 
 
 def fitted_row(name: str, words: Sequence[str], root: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def targets(shelf: Sequence[Judged]) -> Iterator[Target]:
         best = max(single, key=lambda judged: judged.mean("gain"))
         yield Target(f"best single prior ({best.name}): rate below N(0, I), nats", best.mean("gain"), 4.45)
         both = max(
-            (one for one in shelf if one.name not in MEMORISE),
+            (one for one in shelf if one.name not in MEMORISE and one.values("gain") and one.values("gap_closed")),
             key=lambda one: min(one.mean("gain") - 4.3, (one.mean("gap_closed") - 96) / 10),
         )
         yield Target(f"one prior that wins both ({both.name}): nats", both.mean("gain"), 4.3)

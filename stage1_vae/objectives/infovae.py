@@ -38,6 +38,13 @@ class InfoVAE(Objective):
             return f"InfoVAE compares real numbers, and these latents are {spec.support.value}; use the ELBO"
         return None
 
+    def words(self, vae: VAE) -> str | None:
+        return (
+            None
+            if (self.alpha, self.weight) == (0, 1)
+            else "the aggregate's distance counts beside the rate: the loss bounds no likelihood, the report does"
+        )
+
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         prior = self.prior_of(vae)

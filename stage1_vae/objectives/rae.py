@@ -58,6 +58,9 @@ class RAE(Objective):
             return f"RAE keeps real numbers small, and these latents are {spec.support.value}; use vae=delta"
         return None
 
+    def words(self, vae: VAE) -> str | None:
+        return "no rate is paid for: the loss bounds no likelihood"
+
     def begin(self, vae: VAE) -> None:
         if self.regulariser == "spectral_norm":
             for layer in hidden_layers(vae.decoder):

@@ -40,6 +40,13 @@ class TC(Objective):
             return f"TC needs Gaussian posteriors, and these latents are {spec.support.value}; use the ELBO"
         return None
 
+    def words(self, vae: VAE) -> str | None:
+        return (
+            None
+            if self.beta == 1
+            else f"total correlation counts {self.beta:g} times: the loss bounds no likelihood, the report does"
+        )
+
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats

@@ -35,6 +35,9 @@ class WAE(Objective):
             return f"WAE compares real numbers with N(0, I), and these latents are {spec.support.value}; use vae=fsq"
         return None
 
+    def words(self, vae: VAE) -> str | None:
+        return "no rate is paid for: the loss bounds no likelihood"
+
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
