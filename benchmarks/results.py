@@ -3,8 +3,8 @@
     python -m benchmarks.results [--runs runs] [--measured docs/measured] [--out docs/RESULTS.md]
 
 Reads `report.json` files, and sections that benchmarks wrote (their `--out`) into the folder of `--measured`; it trains
-nothing. The same input gives the same page, byte for byte. A recipe that has no run says so. `benchmarks/published.py`
-holds the published figures and the words.
+nothing. The same input gives the same page, byte for byte. Of a recipe that has no run among them, what the page says
+already stays; without that it says so. `benchmarks/published.py` holds the published figures and the words.
 """
 
 import argparse
@@ -38,22 +38,23 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
     measured = [file.read_text(encoding="utf-8") for file in sorted(options.measured.glob("*.md"))]
-    options.out.write_text(page(sources, measured), encoding="utf-8")
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    options.out.write_text(page(sources, measured, before), encoding="utf-8")
     run = [recipe for recipe in RECIPES if of_recipe(sources, recipe)]
     print(f"{options.out}: {len(run)} of {len(RECIPES)} recipes have runs in {options.runs}")
     return 0
 
 
-def page(sources: Sequence[Source], measured: Sequence[str] = ()) -> str:
-    """The whole of RESULTS.md; `measured`: sections that benchmarks wrote."""
+def page(sources: Sequence[Source], measured: Sequence[str] = (), before: str = "") -> str:
+    """The whole of RESULTS.md; `measured`: sections that benchmarks wrote; `before`: the page as it is."""
     parts = [
         "# Published figures, and ours",
         f"Written by `{COMMAND}` from stored runs, and from the tables of benchmarks in `docs/measured`; do not edit. "
         'Lower is better in every figure of the first table. "Short by" is ours minus published. ± is the standard '
         "deviation over seeds; a number in brackets is that over resampled images of one run. Ours stands only beside "
         "a figure of as many importance samples as it has itself.",
-        summary(sources),
-        *(section(sources, recipe) for recipe in RECIPES),
+        summary(sources, before),
+        *(kept(sources, recipe, before) or section(sources, recipe) for recipe in RECIPES),
         *(words.strip() for words in measured),
         "## Published figures that no recipe aims at yet",
         "\n".join(f"- {what} ({who})" for what, who in WITHOUT_RECIPE),
@@ -61,9 +62,22 @@ def page(sources: Sequence[Source], measured: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(sources: Sequence[Source]) -> str:
+def kept(sources: Sequence[Source], recipe: Recipe, before: str) -> str:
+    """What the page said `before` of a recipe that has no run now; empty: nothing, or there is one."""
+    _, found, rest = before.partition(f"\n## {recipe.experiment}\n")
+    if of_recipe(sources, recipe) or not found:
+        return ""
+    words, _, _ = rest.partition("\n## ")
+    return f"## {recipe.experiment}\n{words.rstrip()}"
+
+
+def summary(sources: Sequence[Source], before: str) -> str:
     out = ["| recipe | what | published | ours | short by | ours is over |", "|---|---|---:|---:|---|---|"]
     for recipe in RECIPES:
+        link = f"| [{recipe.experiment}]("
+        if kept(sources, recipe, before) and (rows := [row for row in before.splitlines() if row.startswith(link)]):
+            out += rows
+            continue
         for claim in recipe.claims:
             line = ours(sources, recipe, claim)
             cells = [f"[{recipe.experiment}](#{recipe.experiment})", claim.what, f"{claim.published:.2f}"]
