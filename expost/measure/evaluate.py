@@ -33,6 +33,7 @@ from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import subset
 from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import Prior
+from stage2_prior.priors.learned import Learned
 
 VERSION = 8
 """Part of the key of what `measure` makes; raised whenever its results change."""
@@ -134,6 +135,17 @@ def finish_rows(findings: ImageFindings) -> dict[str, Row]:
     return rows
 
 
+def learned_with(trained: ImageSubject) -> list[str]:
+    """What N(0, I) is to a VAE that was not trained against it, in words."""
+    objective = trained.parts.objective
+    if not (isinstance(trained.prior, Learned) or (objective is not None and objective.prior is not None)):
+        return []
+    return [
+        f"this VAE was trained against a prior that was learned with it: the row of {trained.baseline_name} says what "
+        "another prior would cost it, and not what it was trained for"
+    ]
+
+
 def build_report(findings: ImageFindings) -> Report:
     """The content of `figures.json`."""
     trained, name, settings = findings.trained, findings.name, findings.settings
@@ -152,7 +164,7 @@ def build_report(findings: ImageFindings) -> Report:
         annealing_settings=None if settings.annealing is None else settings.annealing.model_dump(),
         num_repeats=repeats_of(findings.distances, trained, name),
         num_training_images=len(data.train),
-        notes=(*findings.notes, *truth_notes, *findings.surgery.notes),
+        notes=(*findings.notes, *truth_notes, *findings.surgery.notes, *learned_with(trained)),
         true_nll_nats=truth_nats,
         baseline=trained.baseline_name,
         counted=tuple(trained.floors),

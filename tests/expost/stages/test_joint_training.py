@@ -24,7 +24,9 @@ def stored(folder: Path, stage: str) -> list[Path]:
 def test_a_prior_is_learned_with_the_vae_and_taken_over(tmp_path: Path, vae: str) -> None:
     result = run_here(tmp_path, *LITTLE, f"vae={vae}", *filter(None, [VAES[vae]]))
     assert result.code == 0, result.err
-    row = report_of(tmp_path)["rows"]["learned"]
+    report = report_of(tmp_path)
+    row = report["rows"]["learned"]
+    assert any("the row of standard_normal says what another prior would cost it" in note for note in report["notes"])
     assert row["latent_nll_nats"] is not None and row["num_parameters"] > 0
     (trained,), (prior,) = stored(tmp_path, "vae"), stored(tmp_path, "prior")
     learned, taken = load_file(trained / "learned.safetensors"), load_file(prior / "prior.safetensors")
