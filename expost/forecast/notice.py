@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -165,9 +166,11 @@ def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: Fi
 
 
 def seconds_a_pass(mixture: Mixture, train: LatentDataset, lent: FitRun) -> float:
-    """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them."""
-    num = min(len(train), max(EM_ROWS, 2 * mixture.num_components))
-    few = LatentDataset(train.spec, train.family, {name: values[:num] for name, values in train.params.items()})
+    """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them; where it models maps laid out or some of
+    the dimensions, to as many numbers of each."""
+    num, dims = min(len(train), max(EM_ROWS, 2 * mixture.num_components)), mixture.spec.num_dims
+    first = {name: np.asarray(values[:num]).reshape(num, -1)[:, :dims] for name, values in train.params.items()}
+    few = LatentDataset(mixture.spec, train.family, first)
     mixture.max_iter, mixture.num_restarts, mixture.tol = EM_PASSES, 1, 0.0
     ends: list[float] = []
     alone = replace(lent, log=lambda *_: ends.append(time.perf_counter()), ranks=ALONE)  # the other ranks wait

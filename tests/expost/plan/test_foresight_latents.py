@@ -13,9 +13,13 @@ from exported_model import job
 
 from expost.forecast import notice
 from expost.forecast.latents import copy_parts, latent_evaluation_parts
+from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents.spec import DerivedColumn
+from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.wrappers.flatten import Flattened
+from stage2_prior.wrappers.varying import Varying
 
 CPU = torch.device("cpu")
 
@@ -73,3 +77,20 @@ def test_it_is_said_and_changes_no_bit(tmp_path: Path, monkeypatch: pytest.Monke
     assert re.search(r"^latents +is expected to take .* fewer and larger files$", said, re.M), said
     assert re.search(r"^evaluation +is expected to take .* lower evaluation\.num_", said, re.M), said
     assert told == silent
+
+
+def test_a_mixture_of_maps_or_of_what_varies_is_timed_on_what_it_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notice, "EM_OPERATIONS", 0.0)  # nothing is short
+    spec, lent = LatentSpec((1, 2, 4)), job(tmp_path).fit_run(Tracker())
+    maps = LatentDataset(
+        spec, "delta", {"loc": np.random.default_rng(0).normal(size=(300, 1, 2, 4)).astype(np.float32)}
+    )
+    flat = Flattened(Mixture(LatentSpec((8,)), num_components=3), shape=spec.shape)
+    (expected,) = notice.prior_parts(flat, maps, maps, lent)
+    assert expected.seconds > 0 and "prior.max_iter" in expected.remedy
+    vectors = LatentDataset(LatentSpec((8,)), "delta", {"loc": maps.params["loc"][:].reshape(300, 8)})
+    some = Varying(Mixture(LatentSpec((6,)), num_components=3), fixed=[0, 3])
+    (expected,) = notice.prior_parts(some, vectors, vectors, lent)
+    assert expected.seconds > 0
