@@ -166,8 +166,8 @@ def prior_parts(prior: Prior, train: LatentDataset, val: LatentDataset, lent: Fi
 
 
 def seconds_a_pass(mixture: Mixture, train: LatentDataset, lent: FitRun) -> float:
-    """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them; where it models maps laid out or some of
-    the dimensions, to as many numbers of each."""
+    """Of EM over all of `train`, by a fit of `mixture`, a copy, to few of them; where it models maps laid out, or some
+    of the dimensions, to as many numbers of each."""
     num, dims = min(len(train), max(EM_ROWS, 2 * mixture.num_components)), mixture.spec.num_dims
     first = {name: np.asarray(values[:num]).reshape(num, -1)[:, :dims] for name, values in train.params.items()}
     few = LatentDataset(mixture.spec, train.family, first)
