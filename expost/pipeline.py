@@ -47,7 +47,7 @@ def perform(job: Job) -> Answer | None:
     check_request(job)
     job, parts = assemble(job)
     check_all(job, parts)
-    if job.config.stage == "joint":
+    if joint.is_asked(job.config):
         joint.check_joint(job, parts)
     if job.config.stage == "score":
         parts = read_given(job, parts)
@@ -56,22 +56,21 @@ def perform(job: Job) -> Answer | None:
 
 def carry_out(job: Job, parts: Parts) -> Answer | None:
     """The same, from what was built and checked."""
-    word, is_first = job.config.stage, job.machine.rank == 0
+    word, is_first, given = job.config.stage, job.machine.rank == 0, dict[str, Artifact]()
     if is_first:
         job.say("data", dataset_line(parts.data))
         if parts.given is not None:
             job.say("given", score.given_line(parts))
     opening_lines = list(job.lines)
+    if joint.is_asked(job.config):
+        given["vae"] = made("joint", job, parts)["joint"]
+        job, parts = joint.after_joint(job, parts.of_images)
     if word == "report":
-        evaluation_keys = keys("evaluation", job, parts)
+        evaluation_keys = keys("evaluation", job, parts, given)
         if figures := stored_figures(job, evaluation_keys["evaluation"]):
             return report(job, parts, figures, evaluation_keys, opening_lines) if is_first else None
         if is_first:
             check_evaluation(job, parts)
-    given: dict[str, Artifact] = {}
-    if word == "joint":
-        given["vae"] = made("joint", job, parts)["joint"]
-        job, parts = joint.after_joint(job, parts.of_images)
     artifacts = made(GOALS[word], job, parts, given)
     if not is_first or word == "check":
         return None
@@ -80,7 +79,7 @@ def carry_out(job: Job, parts: Parts) -> Answer | None:
     if word == "score":
         score.deliver_scores(job, parts, artifacts)
     if word == "export":
-        figures = job.stored("evaluation", keys("evaluation", job, parts)["evaluation"])
+        figures = job.stored("evaluation", keys("evaluation", job, parts, given)["evaluation"])
         export.export(job, parts, artifacts, figures)
     if GOALS[word] == "evaluation":
         known = {name: artifact.key for name, artifact in artifacts.items() if name in STAGES}
@@ -135,9 +134,12 @@ def with_parts(
     return [*in_order, Recipe(stage, job, parts, ingredients, keys, names, f"{stage.name}{inside}", title)]
 
 
-def keys(goal: str, job: Job, parts: Parts) -> dict[str, str]:
-    """Key of `goal` and of every stage before it, by name."""
-    return {recipe.name: recipe.key for recipe in recipes(goal, job, parts, {}) if recipe.name in STAGES}
+def keys(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, str]:
+    """Key of `goal` and of every stage before it, by name, beside the artifacts that are `given`."""
+    known = {name: artifact.key for name, artifact in (given or {}).items()}
+    return known | {
+        recipe.name: recipe.key for recipe in recipes(goal, job, parts, given or {}) if recipe.name in STAGES
+    }
 
 
 def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None = None) -> dict[str, Artifact]:
@@ -157,7 +159,8 @@ def made(goal: str, job: Job, parts: Parts, given: Mapping[str, Artifact] | None
             continue
         if words := recipe.title or stage.announced(job.config, recipe.ingredients):
             job.say(stage.place, words)
-        asked = job.config.stage in (stage.typed, "all", "check")
+        after_joint = job.config.stage == "joint" and given is not None and "vae" in given
+        asked = after_joint or job.config.stage in (stage.typed, "all", "check")
         artifacts[recipe.name] = find_or_make(recipe, recipe.inputs_of(artifacts), asked)
     return artifacts
 

@@ -35,7 +35,8 @@ class Autoencoder(nn.Module, ABC):
     @property
     @abstractmethod
     def base_prior(self) -> LatentDensity | None:
-        """What it was trained against; None: nothing (a plain autoencoder), or nobody knows."""
+        """What it was trained against, unless it has learned a prior of its own; None: nothing (a plain autoencoder),
+        or nobody knows."""
 
     @property
     def device(self) -> torch.device:

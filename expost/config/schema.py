@@ -129,6 +129,7 @@ class Plan(Section):
 
 
 class Joint(Section):
+    use: Annotated[bool, Strict()]
     max_epochs: PositiveInt
     max_steps: PositiveInt | None
     lr: PositiveFloat

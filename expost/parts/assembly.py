@@ -26,7 +26,7 @@ from stage1_vae.data.images import Data, DataError, Domain, ImageData, ImageSet
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import LatentSpec, Support
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, GaussianLikelihood, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
@@ -193,7 +193,7 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
     objective, frozen = None, None
     if isinstance(job.config.vae, VAEParts):
         vae, objective = build_vae(job, data, likelihood)
-        objective.prior = build_learned(job, data, preprocess, vae, objective)
+        objective.prior = build_learned(job, data, vae, objective)
     else:
         vae, frozen = load_vae(job, data, preprocess)
         if not isinstance(likelihood, (GaussianLikelihood, type(vae.likelihood))):
@@ -374,7 +374,7 @@ def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     return vae.to(job.device), objective
 
 
-def build_learned(job: Job, data: ImageData, preprocess: Preprocess, vae: VAE, objective: Objective) -> Prior | None:
+def build_learned(job: Job, data: ImageData, vae: VAE, objective: Objective) -> Prior | None:
     """The prior that is to be learned with `vae`, as it begins; None: none is.
 
     Raises:
@@ -383,37 +383,52 @@ def build_learned(job: Job, data: ImageData, preprocess: Preprocess, vae: VAE, o
     if (node := learned_node(job.config.own_vae)) is None:
         return None
     prior = make_prior(node, vae.spec, len(data.train), job.config.seeds.vae, job.device, "vae.prior")
-    refuse_learned(prior, target_class(node).__name__, objective, vae.spec, "vae.prior")
-    return join(prior, job, data, preprocess, vae)
+    refuse_learned(prior, target_class(node).__name__, objective, vae, "vae.prior")
+    if job.config.trainer.strategy == "fsdp" and job.config.trainer.num_ranks > 1:
+        raise UserError("trainer.strategy=fsdp cuts up no prior that is learned with the VAE; use trainer.strategy=ddp")
+    return prior
 
 
-def refuse_learned(prior: Prior, name: str, objective: Objective, spec: LatentSpec, key: str) -> None:
+def refuse_learned(prior: Prior, name: str, objective: Objective, vae: VAE, key: str) -> None:
     """
     Raises:
-        UserError: the prior of the class `name`, the section `key`, cannot be learned with a VAE on `objective`.
+        UserError: the prior of the class `name`, the section `key`, cannot be learned with `vae` on `objective`.
     """
     if not objective.needs_prior:
-        raise UserError(f"{key}: {type(objective).__name__} trains against no prior; use vae=gaussian, whose ELBO does")
+        raise UserError(
+            f"vae.objective: {type(objective).__name__} trains against no prior, so none is learned with it; use "
+            "vae=gaussian, whose ELBO does"
+        )
+    if vae.spec.support is not Support.REAL:
+        raise UserError(
+            f"{key}: priors are learned with VAEs of real numbers, and these latents are {vae.spec.support.value}; fit "
+            "one afterwards, as prior=NAME stage=all does"
+        )
     if not prior.learns_jointly:
         raise UserError(
-            f"{key}: {name} has no exact density that a gradient could train with the VAE; take one that has, such as "
-            "mixture, realnvp or autoregressive"
+            f"{key}: {name} is not trained by the gradient of a VAE; take one that is, such as mixture, realnvp or "
+            "autoregressive"
         )
-    if (reason := objective.check_learned(spec)) is not None:
+    norms = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in vae.encoder.modules())
+    if prior.needs_encoder and norms:
+        raise UserError(
+            f"{key}: the encoder normalises by the images of a batch, among which pseudo-inputs would count; set "
+            "net.batch_norm=false"
+        )
+    if (reason := objective.check_learned(vae.spec)) is not None:
         raise UserError(reason)
 
 
-def join(prior: Prior, job: Job, data: ImageData, preprocess: Preprocess, vae: VAE) -> Prior:
-    """`prior`, which from now on learns with `vae`."""
-    seed, device = job.config.seeds.vae, job.device
+def join(prior: Prior, job: Job, parts: ImageParts) -> None:
+    """Let `prior` learn with the VAE from now on."""
+    seed, device, data, preprocess = job.config.seeds.vae, job.device, parts.data, parts.preprocess
 
     def images(num: int) -> torch.Tensor:
         rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:num].sort().values
         return preprocess(data.train.batch(rows).to(device), torch.Generator(device).manual_seed(seed))
 
     with job.seeded(seed):
-        prior.join(partial(posterior_of, vae), images)
-    return prior
+        prior.join(partial(posterior_of, parts.vae), images)
 
 
 def posterior_of(vae: Autoencoder, x: torch.Tensor) -> torch.distributions.Distribution:

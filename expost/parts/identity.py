@@ -38,6 +38,10 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
         "trainer": {k: v for k, v in config.trainer.model_dump().items() if k not in neutral},
     }
     words = stage1_words(job.command)
+    if config.stage == "joint" or config.joint.use:
+        after = config.joint.model_dump(exclude={"use"}, exclude_none=True)
+        stage1["joint"] = after | {"prior": config.prior}
+        words += f", then joint ({', '.join(f'{key}={value}' for key, value in after.items())})"
     if isinstance(parts, LatentParts):
         stage1, words = {"data": stage1["data"]}, f"latents of {parts.data.name}"
     vae_recipe = digest(stage1)

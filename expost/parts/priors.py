@@ -64,11 +64,21 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
 
 
 def with_learned(config: Config) -> Node:
-    """The section `prior`; in one that takes over what the VAE learns, what that is."""
+    """The section `prior`; in one that takes over what the VAE learns, what that is.
+
+    Raises:
+        UserError: that is asked to be something else than it is.
+    """
     node, vae = config.prior, config.vae
-    if issubclass(target_class(node), Learned) and node.get("prior") is None and isinstance(vae, VAEParts):
-        return node | {"prior": learned_node(vae)}
-    return node
+    if not issubclass(target_class(node), Learned):
+        return node
+    if node.get("wrap") or node.get("conditional"):
+        raise UserError("prior=learned is taken over as it was learned; leave out prior.wrap and prior.conditional")
+    learned, asked = learned_node(vae) if isinstance(vae, VAEParts) else None, node.get("prior")
+    same = isinstance(asked, dict) and learned is not None and asked.get("_target_") == learned["_target_"]
+    if asked is not None and not same:
+        raise UserError("prior.prior: it is what was learned with the VAE; leave it out, and choose it by vae.prior")
+    return node | {"prior": asked or learned}
 
 
 def learned_node(vae: VAEParts) -> Node | None:
@@ -80,6 +90,8 @@ def learned_node(vae: VAEParts) -> Node | None:
     if vae.prior is None:
         return None
     offered = prior_nodes()
+    if isinstance(vae.prior, dict) and vae.prior.get("conditional"):
+        raise UserError("vae.prior.conditional: what is learned with the VAE sees no labels; set it to false")
     return without(written_out(by_name("vae.prior", offered, vae.prior), offered), ("fit", "otherwise", "conditional"))
 
 

@@ -14,7 +14,7 @@ from expost.base.errors import UserError
 from expost.config.build import build, origins, target_class
 from expost.config.schema import Config, Node
 from expost.job import Job
-from expost.parts.assembly import ImageParts, Parts, join, refuse_learned
+from expost.parts.assembly import ImageParts, Parts, refuse_learned
 from expost.parts.priors import make_prior
 from expost.parts.sections import without
 from expost.stages import vae
@@ -23,8 +23,15 @@ from stage1_vae.training.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
 from stage2_prior.priors.learned import Learned
 
+AFTER = ("sample", "score", "export", "evaluate", "report")
+"""Words of `stage=` that may be asked of what the joint training has made."""
 JOINT_VERSION = 1
 """Part of the key; raised whenever its results change."""
+
+
+def is_asked(config: Config) -> bool:
+    """Whether what is asked for is of the two stages together."""
+    return config.stage == "joint" or (config.joint.use and config.stage in AFTER)
 
 
 def check_joint(job: Job, parts: Parts) -> None:
@@ -42,7 +49,9 @@ def check_joint(job: Job, parts: Parts) -> None:
             "stage=joint: prior=learned was trained together with the VAE already; raise trainer.max_epochs, or give a "
             "prior that is fitted afterwards, such as prior=mixture"
         )
-    refuse_learned(parts.prior, target_class(job.config.prior).__name__, parts.objective, parts.spec, "prior")
+    if job.config.trainer.num_ranks > 1:
+        raise UserError("stage=joint trains in one process; set trainer.devices=1 trainer.num_nodes=1")
+    refuse_learned(parts.prior, target_class(job.config.prior).__name__, parts.objective, parts.vae, "prior")
 
 
 def joint_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -62,20 +71,20 @@ def train_jointly(making: Making) -> Mapping[str, Any]:
     autoencoder, prior = making.vae, making.prior
     assert isinstance(autoencoder, VAE)
     objective = build("vae.objective", objective_node(job.config))
-    objective.prior = join(prior, job, parts.data, parts.preprocess, autoencoder)
+    objective.prior = prior
     trained = replace(parts, vae=autoencoder.train(), objective=objective)
     return vae.train_vae(replace(making, job=training_job(job), parts=trained))
 
 
 def training_job(job: Job) -> Job:
     """The job whose trainer is that of the joint training."""
-    changes = job.config.joint.model_dump()
+    changes = job.config.joint.model_dump(exclude={"use"})
     return replace(job, config=job.config.model_copy(update={"trainer": job.config.trainer.model_copy(update=changes)}))
 
 
 def objective_node(config: Config) -> Node:
     """What is minimised: what stage 1 has minimised at its end, when nothing warms up any more."""
-    node = config.own_vae.objective
+    node = vae.as_before(config.own_vae.objective)
     return node | ({"warmup_steps": 0} if "warmup_steps" in node else {})
 
 

@@ -1,5 +1,6 @@
 """Stage 2: latents -> prior."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -55,7 +56,8 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
 
 def of_stage1(making: Making) -> dict[str, Any]:
     """The encoder and the training images, as fields of a `FitRun`; row i of them is latent i."""
-    job, parts, vae = making.job, making.parts.of_images, making.vae.requires_grad_(False)
+    job, parts = making.job, making.parts.of_images
+    vae = copy.deepcopy(making.vae).requires_grad_(False)  # the VAE itself may be trained again
     generator = torch.Generator(job.device).manual_seed(job.config.seeds.prior)
 
     def images(rows: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     job.say("report", str(job.folder / "report.html"))
     if pictures:
         job.say("pictures", str(next(iter(pictures.values()))))
-    job.say("next", job.command.line("sample", "sample.num=1000", "sample.out=samples.npz"))
+    use = ["joint.use=true"] * (job.config.stage == "joint")
+    job.say("next", job.command.line("sample", *use, "sample.num=1000", "sample.out=samples.npz"))
 
 
 def stored_report(figures: Artifact) -> Report:

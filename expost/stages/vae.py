@@ -11,7 +11,7 @@ from expost.config.build import origins, target_class
 from expost.config.schema import Node
 from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
-from expost.parts.assembly import Parts
+from expost.parts.assembly import Parts, join
 from expost.parts.decoding import block_size
 from expost.parts.priors import learned_node
 from expost.parts.weights import LEARNED_WEIGHTS, weights
@@ -88,6 +88,8 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
         if words := parts.objective.words(parts.vae):
             job.say("vae", words)
+        if isinstance(parts.objective.prior, Prior):
+            join(parts.objective.prior, job, parts)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:

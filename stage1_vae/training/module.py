@@ -215,6 +215,7 @@ class VAEModule(pl.LightningModule):
             return
         suspects: dict[str, Tensor | None] = {"the images": x}  # causes before their effects
         suspects |= {f"parameter {name}": value for name, value in self.step.vae.named_parameters()}
+        suspects |= {f"parameter {name} of the objective": p for name, p in self.step.objective.named_parameters()}
         suspects |= {"the rate": terms.rate, "the distortion": terms.distortion}
         guilty = [name for name, value in suspects.items() if value is not None and not torch.isfinite(value).all()]
         where = guilty[0] if guilty else "the loss"

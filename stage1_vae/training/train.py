@@ -95,5 +95,6 @@ def train(
         # Lightning warns of averages of a model that may be cut up over ranks; the two are refused together.
         warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides")
         lightning_fit(module, stretches, val_batches, **options)
+    vae.eval()  # what is kept is what was validated
     objective.end(vae)
     return module.history

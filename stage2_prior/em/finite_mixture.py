@@ -63,8 +63,8 @@ class FiniteMixture(Prior):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the components are those of a fit: before it all of several stand in one place."""
-        return bool((self.means != self.means[0]).any())
+        """Whether the components are those of a fit: before it all stand at the origin."""
+        return bool(self.means.any())
 
     def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
         """Make parameters of the components; several that stand in one place are first drawn apart, as N(0, I)."""

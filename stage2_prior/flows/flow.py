@@ -34,7 +34,7 @@ from stage2_prior.bases import check_base, fit_base, take_after
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.labels import LabelledPrior
 from stage2_prior.nets.made import MADE
-from stage2_prior.prior import Prior, check_real_vector
+from stage2_prior.prior import Encoder, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
 from stage2_prior.wrappers.per_class import PerClass
 
@@ -76,7 +76,6 @@ class Flow(LabelledPrior):
     """
 
     prior_keys: ClassVar[tuple[str, ...]] = ("base",)
-    learns_jointly = True
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class Flow(LabelledPrior):
             check_base(base)
             base = PerClass(base) if conditional and not base.num_classes else base
             take_after(self, base)
-        self.base = base
+        self.base, self.learns_jointly = base, base is None or base.learns_jointly
         univariate, num_outputs = univariates(transform, bins, bound)
         kind = Coupling if coupling else Autoregression
         self.flow = nn.ModuleList(
@@ -139,6 +138,15 @@ class Flow(LabelledPrior):
         base = fit_base(self.base, train, val, run)
         report = super().fit(train, val, run)
         return replace(report, seconds=base.seconds + report.seconds, notes=[*base.notes, *report.notes])
+
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        """Its base too; the layers are parameters already."""
+        if self.base is not None:
+            self.base.join(encoder, images)
+
+    def settle(self) -> None:
+        if self.base is not None:
+            self.base.settle()
 
     def _log_prob_given(self, z: Tensor, labels: Tensor) -> Tensor:
         u, log_det = z, z.new_zeros(len(z))  # whose dtype the networks' answers take

@@ -3,7 +3,7 @@ the frequencies of the classes, exactly. It makes any prior that knows nothing o
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
 from stage2_prior.in_turn import FitsInTurn
-from stage2_prior.prior import Prior, Wrapper
+from stage2_prior.prior import Encoder, Prior, Wrapper
 from stage2_prior.sampling import Sampling
 
 
@@ -73,6 +73,14 @@ class PerClass(Wrapper):
         for y, prior in enumerate(self._members()):
             if len(rows := (labels == y).nonzero().squeeze(1)):
                 yield prior, rows
+
+    def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
+        for prior in self._members():
+            prior.join(encoder, images)
+
+    def settle(self) -> None:
+        for prior in self._members():
+            prior.settle()
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit each class to its own latents, one after the other; the figures are those of all classes together.

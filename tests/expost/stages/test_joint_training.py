@@ -48,6 +48,54 @@ def test_both_stages_go_on_together_and_stay_as_they_are(tmp_path: Path) -> None
     assert again.code == 0 and "joint      unchanged, skipped" in again.out
 
 
+def test_it_is_the_same_whether_the_prior_was_just_fitted_or_found(tmp_path: Path) -> None:
+    """Of a prior whose fit is lent the encoder, frozen; the joint training moves it."""
+    words = ("debug=fast", "net.hidden=[32]", "logger=csv", "prior=vamp_expost", "prior.num_components=5")
+    found, layer = [], "encoder.layers.0.weight"
+    for name, stages in {"fitted": ("joint",), "found": ("prior", "joint")}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for stage in stages:
+            result = run_here(folder, *words, f"stage={stage}")
+            assert result.code == 0, result.err
+        (joint,), (vae,) = stored(folder, "joint"), stored(folder, "vae")
+        found.append(load_file(joint / "model.safetensors"))
+        assert not found[-1][layer].equal(load_file(vae / "model.safetensors")[layer])
+    assert all(value.equal(found[1][name]) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize(
+    ("words", "moved"),
+    [
+        (("prior=mixture", "prior.num_components=3", "prior.conditional=true"), ("priors.0.means", "priors.9.means")),
+        (("prior=realnvp", "prior.base.num_components=3"), ("prior.base.means", "prior.flow.0.first.weight")),
+    ],
+)
+def test_all_of_a_prior_moves(tmp_path: Path, words: tuple[str, ...], moved: tuple[str, ...]) -> None:
+    result = run_here(tmp_path, *LITTLE, *words, "joint.max_epochs=2", "stage=joint")
+    assert result.code == 0, result.err
+    fitted = [load_file(folder / "prior.safetensors") for folder in stored(tmp_path, "prior")]
+    (started,) = [state for state in fitted if moved[0] in state]
+    (joint,) = stored(tmp_path, "joint")
+    learned = load_file(joint / "learned.safetensors")
+    assert not [name for name in moved if learned[name].equal(started[name])]
+
+
+def test_what_was_made_together_is_sampled_and_exported(tmp_path: Path) -> None:
+    words = (*SMALL, "joint.max_epochs=1")
+    assert "joint.use=true" in run_here(tmp_path, *words, "stage=joint").out
+    assert "then joint (max_epochs=1" in report_of(tmp_path)["provenance"]["stage1"]
+    samples, model = tmp_path / "samples.npz", tmp_path / "model"
+    for asked in (("stage=sample", f"sample.out={samples}"), ("stage=export", f"export.out={model}")):
+        result = run_here(tmp_path, *words, "joint.use=true", *asked)
+        assert result.code == 0, result.err
+    from expost import TwoStage
+
+    (joint,) = stored(tmp_path, "joint")
+    exported = TwoStage.load(model).vae.state_dict()
+    assert all(value.equal(exported[name]) for name, value in load_file(joint / "model.safetensors").items())
+
+
 def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
     words = (*LITTLE, "vae=gmvae")
     result = run_here(tmp_path, *words, "stage=export", f"export.out={tmp_path / 'model'}")
@@ -63,10 +111,17 @@ def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
         (("prior=learned",), ("prior=learned takes over what was learned with the VAE", "vae=vamp")),
         (("vae=gmvae", "vae.prior.num_components=100000"), ("100000", "lower vae.prior.num_components")),
         (("vae=flow_prior", "vae.objective.free_nats=1"), ("vae.objective.free_nats=0",)),
-        (("vae=delta", "+vae.prior=mixture"), ("vae.prior", "trains against no prior")),
-        (("+vae.prior=diffusion",), ("vae.prior: Diffusion has no exact density that a gradient",)),
+        (("vae=delta", "+vae.prior=mixture"), ("vae.objective: Reconstruction trains against no prior",)),
+        (("+vae.prior=diffusion",), ("vae.prior: Diffusion is not trained by the gradient of a VAE",)),
+        (("vae=gumbel", "+vae.prior=transformer"), ("vae.prior: priors are learned with VAEs of real numbers",)),
+        (("vae=vamp", "net=conv", "net.batch_norm=true"), ("set net.batch_norm=false",)),
+        (("vae=gmvae", "+vae.prior.conditional=true"), ("vae.prior.conditional",)),
+        (("vae=gmvae", "+prior.wrap=[standardize]"), ("leave out prior.wrap",)),
+        (("vae=gmvae", "prior.prior=realnvp"), ("choose it by vae.prior",)),
+        (("stage=joint", "trainer.devices=2", "trainer.accelerator=cpu"), ("trainer.devices=1",)),
+        (("stage=joint", "prior=realnvp", "prior.base=aggregate"), ("is not trained by the gradient of a VAE",)),
         (("+vae.prior=mixtrue",), ("vae.prior: mixtrue: no such prior", "mixture")),
-        (("stage=joint", "prior=diffusion"), ("prior: Diffusion has no exact density that a gradient",)),
+        (("stage=joint", "prior=diffusion"), ("prior: Diffusion is not trained by the gradient of a VAE",)),
         (("stage=joint", "vae=gmvae"), ("prior=learned was trained together with the VAE already",)),
         (("stage=joint", "vae=delta"), ("trains against no prior",)),
         (("stage=joint", "joint.max_epochs=0"), ("joint.max_epochs=0",)),
