@@ -23,7 +23,7 @@ from benchmarks.child import machine, pipeline
 VECTORS: dict[str, tuple[str, ...]] = {
     "standard_normal": ("prior=standard_normal",),
     "gaussian": ("prior=gaussian", "prior.wrap=[flatten]"),
-    "mixture": ("prior=mixture", "prior.wrap=[flatten]", "prior.num_components=100"),
+    "mixture": ("prior=mixture", "prior.wrap=[flatten]", "prior.num_components=20", "prior.max_iter=40"),
     "autoregressive": ("prior=autoregressive", "prior.wrap=[standardize,flatten]"),
 }
 MAPS: dict[str, tuple[str, ...]] = {name: (f"prior={name}",) for name in ("flow_matching", "diffusion", "glow")}
