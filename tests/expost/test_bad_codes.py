@@ -29,23 +29,14 @@ REFUSED = {
     "rising_temperature": (["vae=gumbel", "vae.bottleneck.end_temperature=2"], "in that order"),
     "free_nats": (["vae=fsq", "vae.objective.free_nats=0.5"], "set vae.objective.free_nats=0"),
     "several_draws": (
-        [
-            "vae=fsq",
-            "~vae.objective.beta",
-            "~vae.objective.warmup_steps",
-            "~vae.objective.free_nats",
-            "vae.objective._target_=stage1_vae.objectives.iwae.IWAE",
-        ],
+        ["vae=fsq", "~vae.objective", "+vae.objective={_target_: stage1_vae.objectives.iwae.IWAE}"],
         "use the ELBO",
     ),
     "penalty_on_codes": (
         [
             "vae=fsq",
-            "~vae.objective.beta",
-            "~vae.objective.warmup_steps",
-            "~vae.objective.free_nats",
-            "vae.objective._target_=stage1_vae.objectives.reconstruction.Reconstruction",
-            "+vae.objective.latent_penalty=0.1",
+            "~vae.objective",
+            "+vae.objective={_target_: stage1_vae.objectives.reconstruction.Reconstruction, latent_penalty: 0.1}",
         ],
         "set vae.objective.latent_penalty=0",
     ),
