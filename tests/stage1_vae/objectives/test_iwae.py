@@ -74,7 +74,7 @@ def test_its_gradient_is_that_of_normalised_weights(vae: VAE, x: torch.Tensor) -
     )
     by_hand = -(torch.softmax(log_weight, 0).detach() * log_weight).sum(0).mean()
     (expected,) = torch.autograd.grad(by_hand, [vae.bottleneck.linear.weight])  # type: ignore[arg-type]
-    torch.testing.assert_close(automatic, expected, rtol=1e-4, atol=5e-6)
+    torch.testing.assert_close(automatic, expected, rtol=1e-4, atol=5e-6)  # float32: sums differ with the threads
 
 
 def test_no_draws_and_unknown_activations_are_refused() -> None:
