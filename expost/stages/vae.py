@@ -14,8 +14,10 @@ from expost.job import Job
 from expost.parts.assembly import Parts, join
 from expost.parts.decoding import block_size
 from expost.parts.priors import learned_node
+from expost.parts.sections import all_held
 from expost.parts.weights import LEARNED_WEIGHTS, weights
 from expost.stages.making import Making, Stage
+from expost.stages.prior import origins_of
 from expost.training.devices import resolved_precision
 from stage1_vae.codes.usage import collapse
 from stage1_vae.data.images import subset
@@ -45,7 +47,10 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         return {**images, "autoencoder": frozen.ingredients, "version": CALIBRATE_VERSION}
     vae = config.own_vae
     nodes = [config.data, config.net, vae.bottleneck, vae.objective, config.likelihood]
-    nodes += [] if (learned := learned_node(vae)) is None else [learned]
+    versions = origins(nodes) | {"train": TRAIN_VERSION}
+    if (learned := learned_node(vae)) is not None:
+        for part in (learned, *all_held(learned)):
+            versions |= origins_of(part)
     left_out = config.trainer.NEUTRAL | config.trainer.DIVISION
     trainer = {k: v for k, v in config.trainer.model_dump().items() if k not in left_out} | config.trainer.division
     return {
@@ -57,7 +62,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
-        "versions": origins(nodes) | {"train": TRAIN_VERSION},
+        "versions": versions,
         "limits": job.trainer_overrides,
     }
 
@@ -88,6 +93,8 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
         if words := parts.objective.words(parts.vae):
             job.say("vae", words)
+        if settings.compile and not parts.objective.compiles:
+            job.say("vae", f"not compiled: a step of {type(parts.objective).__name__} may hold a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
         with job.seeded(seed):

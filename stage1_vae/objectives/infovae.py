@@ -38,6 +38,11 @@ class InfoVAE(Objective):
             return f"InfoVAE compares real numbers, and these latents are {spec.support.value}; use the ELBO"
         return None
 
+    def check_learned(self, spec: LatentSpec) -> str | None:
+        if self.alpha == 1:
+            return "with vae.objective.alpha=1 no rate is paid for, by which alone a prior is learned; give less than 1"
+        return None
+
     def words(self, vae: VAE) -> str | None:
         return (
             None

@@ -114,6 +114,7 @@ def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
         (("vae=delta", "+vae.prior=mixture"), ("vae.objective: Reconstruction trains against no prior",)),
         (("+vae.prior=diffusion",), ("vae.prior: Diffusion is not trained by the gradient of a VAE",)),
         (("vae=gumbel", "+vae.prior=transformer"), ("vae.prior: priors are learned with VAEs of real numbers",)),
+        (("vae=infovae", "vae.objective.alpha=1", "+vae.prior=mixture"), ("by which alone a prior is learned",)),
         (("vae=vamp", "net=conv", "net.batch_norm=true"), ("set net.batch_norm=false",)),
         (("vae=gmvae", "+vae.prior.conditional=true"), ("vae.prior.conditional",)),
         (("vae=gmvae", "+prior.wrap=[standardize]"), ("leave out prior.wrap",)),
