@@ -94,7 +94,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         if words := parts.objective.words(parts.vae):
             job.say("vae", words)
         if settings.compile and not parts.objective.compiles:
-            job.say("vae", f"not compiled: a step of {type(parts.objective).__name__} may hold a gradient of a gradient")
+            job.say("vae", f"not compiled: {type(parts.objective).__name__} may take a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
         with job.seeded(seed):
