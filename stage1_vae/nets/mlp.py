@@ -9,13 +9,18 @@ from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
 
-Activation = Literal["relu", "tanh"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+Activation = Literal["relu", "tanh", "gated"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gated": nn.GLU}
 
 
 def layers(sizes: Sequence[int], activation: Activation = "relu") -> nn.Sequential:
-    """Linear maps with an activation after each, from sizes[0] to sizes[-1]."""
-    blocks = [(nn.Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(sizes)]
+    """Linear maps with an activation after each, from sizes[0] to sizes[-1].
+
+    `gated`: as many numbers again, whose sigmoid multiplies them (Dauphin et al., "Language Modeling with Gated
+    Convolutional Networks", 2017, eq. 1).
+    """
+    width = 2 if activation == "gated" else 1
+    blocks = [(nn.Linear(n, width * m), ACTIVATIONS[activation]()) for n, m in pairwise(sizes)]
     return nn.Sequential(*(module for block in blocks for module in block))
 
 
