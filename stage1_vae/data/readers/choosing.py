@@ -2,8 +2,9 @@
 
 Of several arrays the one called `x` is taken, or the one that goes by another common name, and `label` or its like;
 `data.x` and `data.label` name others. Official splits are kept: `x_train`, `y_train`, `x_test`, `y_test` as Keras has
-them, `train_images`, `train_labels`, `val_images`, ... as MedMNIST does, `train/images` of an HDF5 file, or a file a
-split in one folder.
+them, `train_images`, `train_labels`, `val_images`, ... as MedMNIST does, `train/images` of an HDF5 file, `data` and
+`testdata`, `target` and `testtarget`, as Omniglot's pictures of 28x28 pixels have been passed on, or a file a split in
+one folder.
 """
 
 import math
@@ -206,7 +207,10 @@ def _names_by_split(names: Sequence[str], common: Sequence[str]) -> dict[str, st
     """Split -> the array of its images (or labels, if `common` are those), the first of several."""
     parsed = {name: _parse(name) for name in reversed(names)}
     may_be_unsaid = [""] if common is IMAGES else []
-    return {split: name for name, (split, rest) in parsed.items() if split and rest in (*common, *may_be_unsaid)}
+    found = {split: name for name, (split, rest) in parsed.items() if split and rest in (*common, *may_be_unsaid)}
+    if "train" in found:
+        return found
+    return next(({"train": name, "test": f"test{name}"} for name in common if {name, f"test{name}"} <= {*names}), found)
 
 
 def _names_like(names: Sequence[str], example: str) -> dict[str, str]:

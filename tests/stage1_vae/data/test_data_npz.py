@@ -113,6 +113,10 @@ def test_official_splits_are_kept(tmp_path: Path) -> None:
         torch.from_numpy(images[:40, None])
     )
     assert any("val cut from train (data.val_fraction)" in guess for guess in data.guesses)
+    np.savez(path, data=images[:40], target=labels[:40], testdata=images[40:], testtarget=labels[40:])
+    beside = Arrays(str(path)).load()
+    assert torch.equal(everything(beside.test), everything(data.test)) and not beside.left_out
+    assert beside.test.labels is not None and torch.equal(beside.test.labels, data.test.labels)
     ends = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
     named: dict[str, Any] = {
         f"{split}_{what}": values[rows]
