@@ -13,14 +13,17 @@ from typing import Any
 from expost.base.errors import UserError
 from expost.config.build import build, origins, target_class
 from expost.config.schema import Config, Node
+from expost.forecast.notice import Expectation, stage1_parts, trial
 from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts, refuse_learned
 from expost.parts.priors import make_prior
 from expost.parts.sections import without
 from expost.stages import vae
 from expost.stages.making import Making, Stage
+from stage1_vae.objective import Objective
 from stage1_vae.training.train import TRAIN_VERSION
 from stage1_vae.vae import VAE
+from stage2_prior.prior import Prior
 from stage2_prior.priors.learned import Learned
 
 AFTER = ("sample", "score", "export", "evaluate", "report")
@@ -70,16 +73,30 @@ def train_jointly(making: Making) -> Mapping[str, Any]:
     job, parts = making.job, making.parts.of_images
     autoencoder, prior = making.vae, making.prior
     assert isinstance(autoencoder, VAE)
-    objective = build("vae.objective", objective_node(job.config))
-    objective.prior = prior
-    trained = replace(parts, vae=autoencoder.train(), objective=objective)
+    trained = replace(parts, vae=autoencoder.train(), objective=joint_objective(job.config, prior))
     return vae.train_vae(replace(making, job=training_job(job), parts=trained))
+
+
+def expected(making: Making) -> list[Expectation]:
+    """What it takes, with the fitted prior in its place."""
+    objective = joint_objective(making.job.config, trial(making.prior))
+    parts = replace(making.parts.of_images, objective=objective)
+    return [
+        replace(part, remedy=part.remedy.replace("trainer.", "joint."))
+        for part in stage1_parts(training_job(making.job).config.trainer, parts)
+    ]
 
 
 def training_job(job: Job) -> Job:
     """The job whose trainer is that of the joint training."""
     changes = job.config.joint.model_dump(exclude={"use"})
     return replace(job, config=job.config.model_copy(update={"trainer": job.config.trainer.model_copy(update=changes)}))
+
+
+def joint_objective(config: Config, prior: Prior) -> Objective:
+    objective: Objective = build("vae.objective", objective_node(config))
+    objective.prior = prior
+    return objective
 
 
 def objective_node(config: Config) -> Node:
@@ -102,6 +119,6 @@ STAGE = Stage(
     needs=lambda config, parts: ("vae", "latents", "prior"),
     ingredients=joint_ingredients,
     make=train_jointly,
-    expected=lambda making: vae.expected(replace(making, job=training_job(making.job))),
+    expected=expected,
     reads_images=True,
 )

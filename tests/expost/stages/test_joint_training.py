@@ -7,6 +7,12 @@ import pytest
 from command_line import SMALL, assert_refused, report_of, run_here
 from safetensors.torch import load_file
 
+from expost.config.schema import Trainer
+from expost.forecast import notice
+from expost.parts.assembly import ImageParts
+from expost.stages import joint
+from stage2_prior.prior import Prior
+
 LITTLE = ("debug=fast", "trainer.val_every=2", "net.hidden=[32]", "logger=csv")
 VAES = {
     "vamp": "vae.prior.num_components=20",
@@ -41,11 +47,30 @@ def test_both_stages_go_on_together_and_stay_as_they_are(tmp_path: Path) -> None
     result = run_here(tmp_path, *words, "stage=joint")
     assert result.code == 0, result.err
     assert all(path.read_bytes() == content for path, content in before.items())
-    (joint,) = stored(tmp_path, "joint")
-    assert [row["epoch"] for row in json.loads((joint / "history.json").read_text(encoding="utf-8"))] == [0, 1]
-    assert (joint / "learned.safetensors").exists() and len(stored(tmp_path, "latents")) == 2
+    (made,) = stored(tmp_path, "joint")
+    assert [row["epoch"] for row in json.loads((made / "history.json").read_text(encoding="utf-8"))] == [0, 1]
+    assert (made / "learned.safetensors").exists() and len(stored(tmp_path, "latents")) == 2
     again = run_here(tmp_path, *words, "stage=joint")
     assert again.code == 0 and "joint      unchanged, skipped" in again.out
+
+
+def test_long_joint_training_is_foretold_with_its_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*LITTLE, "prior=mixture", "prior.num_components=3", "joint.max_epochs=1")
+    assert run_here(tmp_path, *words, "stage=prior").code == 0
+    monkeypatch.setattr(notice, "LONG_SECONDS", 0.0)
+    shortest = notice.stage1_parts
+    priors: list[object] = []
+
+    def watched(trainer: Trainer, parts: ImageParts) -> list[notice.Expectation]:
+        assert parts.objective is not None
+        priors.append(parts.objective.prior)
+        return shortest(trainer, parts)
+
+    monkeypatch.setattr(joint, "stage1_parts", watched)
+    result = run_here(tmp_path, *words, "stage=joint")
+    assert result.code == 0, result.err
+    assert "joint      is expected to take" in result.out and "lower joint.max_" in result.out
+    assert len(priors) == 1 and isinstance(priors[0], Prior)
 
 
 def test_it_is_the_same_whether_the_prior_was_just_fitted_or_found(tmp_path: Path) -> None:
@@ -58,8 +83,8 @@ def test_it_is_the_same_whether_the_prior_was_just_fitted_or_found(tmp_path: Pat
         for stage in stages:
             result = run_here(folder, *words, f"stage={stage}")
             assert result.code == 0, result.err
-        (joint,), (vae,) = stored(folder, "joint"), stored(folder, "vae")
-        found.append(load_file(joint / "model.safetensors"))
+        (made,), (vae,) = stored(folder, "joint"), stored(folder, "vae")
+        found.append(load_file(made / "model.safetensors"))
         assert not found[-1][layer].equal(load_file(vae / "model.safetensors")[layer])
     assert all(value.equal(found[1][name]) for name, value in found[0].items())
 
@@ -76,8 +101,8 @@ def test_all_of_a_prior_moves(tmp_path: Path, words: tuple[str, ...], moved: tup
     assert result.code == 0, result.err
     fitted = [load_file(folder / "prior.safetensors") for folder in stored(tmp_path, "prior")]
     (started,) = [state for state in fitted if moved[0] in state]
-    (joint,) = stored(tmp_path, "joint")
-    learned = load_file(joint / "learned.safetensors")
+    (made,) = stored(tmp_path, "joint")
+    learned = load_file(made / "learned.safetensors")
     assert not [name for name in moved if learned[name].equal(started[name])]
 
 
@@ -91,9 +116,9 @@ def test_what_was_made_together_is_sampled_and_exported(tmp_path: Path) -> None:
         assert result.code == 0, result.err
     from expost import TwoStage
 
-    (joint,) = stored(tmp_path, "joint")
+    (made,) = stored(tmp_path, "joint")
     exported = TwoStage.load(model).vae.state_dict()
-    assert all(value.equal(exported[name]) for name, value in load_file(joint / "model.safetensors").items())
+    assert all(value.equal(exported[name]) for name, value in load_file(made / "model.safetensors").items())
 
 
 def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
