@@ -76,7 +76,10 @@ class Prior(nn.Module, ABC):
     needs_encoder: bool = False
     """Whether its fit needs the encoder and the images that the latents come from, which a `FitRun` may lend."""
     learns_jointly: bool = False
-    """Whether a VAE that is trained against it trains it too: an exact density whose gradient reaches its numbers."""
+    """Whether a VAE that is trained against it trains it too: the gradient of its density, or of what is that up to a
+    constant, reaches its numbers and z."""
+    said_when_joined: str = ""
+    """What people should know of figures while it is learned with a VAE."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -292,7 +295,7 @@ class Wrapper(Prior, ABC):
         self.min_images, self.min_images_a_class = prior.min_images, prior.min_images_a_class
         self.needs_widths, self.needs_encoder = prior.needs_widths, prior.needs_encoder
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
-        self.learns_jointly = prior.learns_jointly
+        self.learns_jointly, self.said_when_joined = prior.learns_jointly, prior.said_when_joined
 
     @property
     @abstractmethod

@@ -399,16 +399,14 @@ def refuse_learned(prior: Prior, name: str, objective: Objective, vae: VAE, key:
             f"vae.objective: {type(objective).__name__} trains against no prior, so none is learned with it; use "
             "vae=gaussian, whose ELBO does"
         )
-    if vae.spec.support is not Support.REAL:
+    if vae.spec.support not in (Support.REAL, Support.BITS):
         raise UserError(
-            f"{key}: priors are learned with VAEs of real numbers, and these latents are {vae.spec.support.value}; fit "
-            "one afterwards, as prior=NAME stage=all does"
+            f"{key}: priors are learned with VAEs of real numbers or bits, and these latents are "
+            f"{vae.spec.support.value}; fit one afterwards, as prior=NAME stage=all does"
         )
     if not prior.learns_jointly:
-        raise UserError(
-            f"{key}: {name} is not trained by the gradient of a VAE; take one that is, such as mixture, realnvp or "
-            "autoregressive"
-        )
+        able = "mixture, realnvp or autoregressive" if vae.spec.support is Support.REAL else "rbm"
+        raise UserError(f"{key}: {name} is not trained by the gradient of a VAE; take one that is, such as {able}")
     norms = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in vae.encoder.modules())
     if prior.needs_encoder and norms:
         raise UserError(

@@ -97,6 +97,8 @@ def train_vae(making: Making) -> Mapping[str, Any]:
             job.say("vae", f"not compiled: {type(parts.objective).__name__} may take a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
+            if words := parts.objective.prior.said_when_joined:
+                job.say("vae", words)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:

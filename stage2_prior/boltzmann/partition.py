@@ -22,6 +22,7 @@ All in float64: weights are sums of thousands of small differences of hundreds o
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,7 @@ def _move(
     """Chains at v [M, V], draws at the first of the `levels` of t, and their log-weights [M] after the last one."""
     log_weights, tilt = v.new_zeros(len(v)), machine.visible_bias - base
     fields = machine.hidden_logits(v)  # [M, H]
-    for before, t in zip(levels, levels[1:], strict=False):
+    for before, t in pairwise(levels):
         log_weights += (t - before) * (v @ tilt) + (F.softplus(t * fields) - F.softplus(before * fields)).sum(1)
         h = draw_bits(t * fields, generator=generator)
         v = draw_bits((1 - t) * base + t * machine.visible_logits(h), generator=generator)

@@ -18,7 +18,7 @@ from stage2_prior.sampling import Sampling
 
 NONE_LEARNED = (
     "prior=learned takes over what was learned with the VAE, and this one learns none; choose vae=vamp, vae=gmvae, "
-    "vae=flow_prior or vae=learned_gaussian"
+    "vae=flow_prior, vae=learned_gaussian or vae=rbm"
 )
 
 
