@@ -19,6 +19,7 @@ VAES = {
     "gmvae": "",
     "learned_gaussian": "",
     "flow_prior": "vae.prior.num_layers=2",
+    "rbm": "vae.prior.num_hidden=16",
 }
 
 
@@ -32,7 +33,7 @@ def test_a_prior_is_learned_with_the_vae_and_taken_over(tmp_path: Path, vae: str
     assert result.code == 0, result.err
     report = report_of(tmp_path)
     row = report["rows"]["learned"]
-    assert any("the row of standard_normal says what another prior would cost it" in note for note in report["notes"])
+    assert any("says what another prior would cost it" in note for note in report["notes"])
     assert row["latent_nll_nats"] is not None and row["num_parameters"] > 0
     (trained,), (prior,) = stored(tmp_path, "vae"), stored(tmp_path, "prior")
     learned, taken = load_file(trained / "learned.safetensors"), load_file(prior / "prior.safetensors")
@@ -92,6 +93,7 @@ def test_it_is_the_same_whether_the_prior_was_just_fitted_or_found(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "moved"),
     [
+        (("vae=bernoulli", "prior=rbm", "prior.num_hidden=8"), ("weights", "visible_bias", "hidden_bias")),
         (("prior=mixture", "prior.num_components=3", "prior.conditional=true"), ("priors.0.means", "priors.9.means")),
         (("prior=realnvp", "prior.base.num_components=3"), ("prior.base.means", "prior.flow.0.first.weight")),
     ],
@@ -138,6 +140,11 @@ def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
         (("vae=flow_prior", "vae.objective.free_nats=1"), ("vae.objective.free_nats=0",)),
         (("vae=delta", "+vae.prior=mixture"), ("vae.objective: Reconstruction trains against no prior",)),
         (("+vae.prior=diffusion",), ("vae.prior: Diffusion is not trained by the gradient of a VAE",)),
+        (("vae=bernoulli", "+vae.prior=unigram"), ("vae.prior: Unigram", "take one that is, such as rbm")),
+        (("vae=rbm", "vae.bottleneck._target_=stage1_vae.bottlenecks.gaussian.Gaussian"), ("an RBM models bits",)),
+        (("prior=rbm",), ("an RBM models bits, as vae=bernoulli makes them; these latents are real", "mixture")),
+        (("vae=fsq", "prior=rbm"), ("an RBM models bits", "codes", "transformer")),
+        (("vae=bernoulli", "prior=rbm", "prior.num_hidden=0"), ("prior.num_hidden=0: give at least 1",)),
         (("vae=gumbel", "+vae.prior=transformer"), ("vae.prior: priors are learned with VAEs of real numbers",)),
         (("vae=infovae", "vae.objective.alpha=1", "+vae.prior=mixture"), ("by which alone a prior is learned",)),
         (("vae=vamp", "net=conv", "net.batch_norm=true"), ("set net.batch_norm=false",)),
