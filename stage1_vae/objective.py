@@ -56,6 +56,10 @@ class Objective(nn.Module, ABC):
     def check(self, spec: LatentSpec) -> str | None:
         """Why it cannot train latents of `spec`, in words for the user with the remedy; None if it can."""
 
+    def check_family(self, family: str) -> str | None:
+        """The same of posteriors of `family`, a key of `stage1_vae.latents.dataset.FAMILIES`."""
+        return None
+
     def check_learned(self, spec: LatentSpec) -> str | None:
         """The same of a prior that is learned with them, whose rate is never in closed form."""
         return None

@@ -93,6 +93,36 @@ class Delta(Unchecked):
         return self.rsample([num])
 
 
+class Draws(Unchecked):
+    """Equally likely points [B, *event], a keyword each: draws of a posterior that no few numbers describe.
+
+    What is drawn of it is one of them. It has no density: that of what they were drawn from is not kept.
+    """
+
+    def __init__(self, **draws: Tensor) -> None:
+        vars(self).update(draws)
+        self.points = torch.stack(list(draws.values()))  # [S, B, *event]
+        super().__init__(self.points.shape[1:])
+
+    @property
+    def mean(self) -> Tensor:
+        return self.points.mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of what they were drawn from, without bias."""
+        return self.points.var(0)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        rows = torch.arange(self.points.shape[1], device=self.points.device)
+        which = torch.randint(len(self.points), (*sample_shape, len(rows)), device=rows.device)
+        return self.points[which, rows]
+
+    @torch.no_grad()
+    def sample_alike(self, num: int) -> Tensor:
+        return self.points[torch.randint(len(self.points), (num,), device=self.points.device)]
+
+
 class Codes(Unchecked):
     """A point mass at `codes` [B, T], int64: the posterior of a deterministic encoder into codes. It has a mass: 1.
 

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.latents.files import LatentWriter
-from stage1_vae.latents.spec import LatentDensity, LatentSpec
+from stage1_vae.latents.spec import PARAMETERS, LatentDensity, LatentSpec
 from stage1_vae.likelihoods import Likelihood
 from stage1_vae.net import Net
 
@@ -86,7 +86,8 @@ def encode(
     Args:
         vae: on the device to compute on; switched to evaluation mode.
         batches: pairs of x [B, C, H, W] and labels [B] or None, in a fixed order.
-        writer: where they go; its header is left to the caller.
+        writer: where they go; its header is left to the caller. Draws have the noise of the row that their batch
+            begins at, so that they are the same again.
         rows: a stretch of the data set, for a process that encodes a part of it; None: all.
 
     Raises:
@@ -98,11 +99,21 @@ def encode(
     for x, labels in batches:
         if done + len(x) > rows.stop:
             raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
-        posterior = vae.encode(x.to(vae.device)).posterior
-        params = {name: getattr(posterior, name) for name in writer.params}
+        params = stored_params(vae.encode(x.to(vae.device)).posterior, writer.family, done)
         # Real numbers in float32, whatever the net computed in; codes as they are.
         params = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
         writer.write(done, params, labels)
         done += len(x)
     if done != rows.stop:
         raise ValueError(f"{done - rows.start} images for {len(rows)} rows")
+
+
+def stored_params(posterior: Distribution, family: str, seed: int) -> dict[str, Tensor]:
+    """What is stored of q(z|x), by name, [B, *latent] each; `seed`: of the noise of draws, and of nothing else."""
+    names = PARAMETERS[family]
+    if family != "draws":
+        return {name: getattr(posterior, name) for name in names}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        return dict(zip(names, posterior.sample(torch.Size([len(names)])), strict=True))

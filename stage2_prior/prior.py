@@ -187,7 +187,7 @@ class Prior(nn.Module, ABC):
         Raises:
             PriorError: with the remedy.
         """
-        if self.needs_widths and family == "delta":
+        if self.needs_widths and family in ("delta", "draws"):
             raise PriorError(
                 "these latents are points without a width, so that their aggregate has no density; widen them by "
                 "prior.bandwidth=held_out, as prior=kde does"

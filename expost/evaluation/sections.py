@@ -97,7 +97,8 @@ class TwoSample(Record):
     Attributes:
         accuracy_percent, standard_error_percent, num_held_out: of the classifier, on images that it never saw.
         known_accuracy_percent, known_standard_error_percent, known_num_images: against the aggregate of known test
-            images, new draws of each, which is easier by whatever memory of images is worth; None for point masses.
+            images, new draws of each, which is easier by whatever memory of images is worth; None for point masses and
+            draws.
         mmd_squared, mmd_standard_error, mmd_num_samples: the discrepancy.
     """
 
@@ -143,7 +144,7 @@ class Surgery(Record):
     """What the latents are made of, and how well priors fit them.
 
     Attributes:
-        train, test: the rate of that split under the aggregate of its own images; None for point masses.
+        train, test: the rate of that split under the aggregate of its own images; None for point masses and draws.
         dimensions, two_sample: of latents that are no codes; `two_sample`: prior -> figures, None with a note.
         codes: of codes.
         log_prob_is: prior -> what its density is (exact, lower bound, estimate, none).

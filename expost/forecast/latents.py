@@ -75,7 +75,7 @@ def first(latents: LatentDataset, num: int) -> LatentDataset:
 
 def aggregate_seconds(train: LatentDataset, draws: int, num: int, device: torch.device) -> float:
     """Of the density of `draws` under `num` posteriors, in pairs; none of point masses."""
-    if train.is_point_mass or train.family == "codes" or not draws:
+    if not train.has_density or train.family == "codes" or not draws:
         return 0.0
     z = draw_latents(train, TRIED, device).double()
 

@@ -32,6 +32,7 @@ from expost.training.progress import bar, clock
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.base_priors import FairBits, StandardNormal
 from stage1_vae.data.images import ImageSet, subset
+from stage1_vae.posteriors import DiagonalNormal
 from stage1_vae.rate import rate_nats
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
@@ -40,6 +41,8 @@ MAX_BOUND_PIXELS = 2**23
 """Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
 MAX_ANNEALED_PIXELS = 2**22
 """Decoded at once, with what the gradient needs: about 400 MB of float32 through a small net."""
+WITH_DENSITY = ("diagonal_normal", "draws")
+"""Families of the posteriors of real latents from whose density chains can begin."""
 REFUSALS = {
     Exactness.NONE: "has no density: no bound on log p(x)",
     Exactness.ESTIMATE: "only estimates its density, and annealing needs the same number each time",
@@ -72,8 +75,8 @@ def measure_bounds(subject: ImageSubject, job: Job) -> dict[str, Bounds]:
         for key, prior in (priors | {"learned": subject.prior}).items()
     }
     # then stage 1 was trained against the baseline itself
-    exact = type(vae.base_prior) in (StandardNormal, FairBits)
-    rates = {"baseline": closed_form} if exact and not subject.test.is_point_mass else {}
+    exact = type(vae.base_prior) in (StandardNormal, FairBits) and subject.test.has_density
+    rates = {"baseline": closed_form} if exact else {}
     num = 1 if subject.test.is_certain else settings.importance_samples
     fewer = {"learned": affordable_draws(settings, subject.prior.passes)}
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows, fewer)
@@ -85,7 +88,7 @@ def check_tight_bounds(job: Job, parts: ImageParts) -> None:
     Raises:
         EvaluationError: the posteriors are point masses, which have no density to start from.
     """
-    if job.config.evaluation.annealing is not None and parts.vae.family != "diagonal_normal":
+    if job.config.evaluation.annealing is not None and parts.vae.family not in WITH_DENSITY:
         raise EvaluationError(
             "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
             "set evaluation.annealing=null or train with noise (vae=gaussian)"
@@ -157,17 +160,28 @@ def _row(subject: ImageSubject, job: Job, prior: Prior, settings: Settings) -> A
 
 
 def starts(vae: Autoencoder) -> Callable[[Tensor], Start]:
-    """Chains begin at q(z|x) and measure their steps by its standard deviations."""
+    """Chains begin at q(z|x) and measure their steps by its standard deviations.
+
+    Where it is no diagonal normal, they begin at the one with its moments: a density that costs a pass and not one for
+    each dimension.
+    """
 
     def start(x: Tensor) -> Start:
         posterior = vae.encode(x).posterior
-        return Start(
-            sample=lambda n: posterior.sample(torch.Size([n])),
-            log_prob=posterior.log_prob,
-            scale=posterior.variance.sqrt(),
-        )
+        if not isinstance(posterior, DiagonalNormal):
+            posterior = DiagonalNormal(posterior.mean, 0.5 * posterior.variance.log())
+        return start_at(posterior)
 
     return start
+
+
+def start_at(posterior: DiagonalNormal) -> Start:
+    """Chains of B images, batch [B], begin there."""
+    return Start(
+        sample=lambda n: posterior.sample(torch.Size([n])),
+        log_prob=posterior.log_prob,
+        scale=posterior.variance.sqrt(),
+    )
 
 
 def likelihood(vae: Autoencoder) -> LogLikelihood:

@@ -33,6 +33,7 @@ from expost.measure.subject import Subject
 from expost.parts.assembly import LatentParts
 from expost.training.progress import clock
 from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.latents.spec import NUM_DRAWS
 from stage1_vae.rows import spread_rows
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, Prior
@@ -74,6 +75,11 @@ def decompose_rates(
     """Split -> its rate under every prior, and notes on what is missing."""
     if subject.train.is_point_mass:
         return {}, ["posteriors are point masses: they have no rate, no mutual information and no marginal KL"]
+    if not subject.train.has_density:
+        return {}, [
+            f"posteriors are stored as {NUM_DRAWS} draws each, without their density: no mutual information and no "
+            "marginal KL; rates and bounds are of the encoder's own posteriors"
+        ]
     densities = {key: prior.log_prob for key, prior in priors.items() if prior.log_prob_is is not Exactness.NONE}
     silent = [key for key in priors if key not in densities]
     notes = [f"{key} has no density: no rate and no marginal KL under it" for key in silent]
@@ -129,7 +135,7 @@ def compare_samples(
         distances[key] = Wasserstein(per_dim.mean().item(), per_dim.max().item(), floor.mean().item(), by_dim)
         try:
             two_sample[key] = two = tell_apart(samples, z)
-            if not test.is_point_mass:
+            if test.has_density:  # of few draws some would come twice
                 two_sample[key] = add_known(two, subject, prior, min(limit, MAX_KNOWN))
         except EvaluationError as error:
             notes.append(f"{key}: {error}")

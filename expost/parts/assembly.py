@@ -369,7 +369,7 @@ def build_vae(job: Job, data: ImageData, likelihood: Likelihood) -> tuple[VAE, O
     if objective.needs_prior and vae.base_prior is None:
         name = type(vae.bottleneck).__name__
         raise UserError(f"{type(objective).__name__} needs a posterior with noise, {name} has none; use vae=delta")
-    if (reason := objective.check(vae.spec)) is not None:
+    if (reason := objective.check(vae.spec) or objective.check_family(vae.family)) is not None:
         raise UserError(reason)
     return vae.to(job.device), objective
 

@@ -208,9 +208,9 @@ def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Fac
 
 
 def aggregate_seconds(probing: Probing) -> Facts:
-    """Seconds of the aggregate's density a draw and a latent, and a latent whatever the draws; 0 for point masses."""
+    """Seconds of the aggregate's density a draw and a latent, and a latent whatever the draws; 0 without one."""
     whole = first_latents(probing, "train", len(probing.parts.data.train))
-    if whole.is_point_mass:
+    if not whole.has_density:
         return {"seconds_a_pair": 0.0, "seconds_a_latent": 0.0}
     draws = whole.draw(torch.arange(MANY_DRAWN) % len(whole)).to(probing.job.device).double()
 

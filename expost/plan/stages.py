@@ -169,6 +169,9 @@ def imagine_params(spec: LatentSpec, family: str) -> dict[str, np.ndarray]:
         return {"codes": generator.integers(sizes, size=shape).astype(spec.dtype("codes"))}
     first, *widths = PARAMETERS[family]
     params = {first: generator.standard_normal(shape, dtype=np.float32)}
+    if family == "draws":
+        noise = generator.standard_normal((len(widths), *shape), dtype=np.float32)
+        return params | dict(zip(widths, params[first] + 0.1 * noise, strict=True))
     return params | {name: np.full(shape, math.log(0.1), dtype=np.float32) for name in widths}
 
 

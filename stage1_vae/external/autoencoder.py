@@ -24,7 +24,7 @@ from stage1_vae.external.weights import modules, sha256, tensors
 from stage1_vae.latents.dataset import PARAMETERS, Posterior
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
 from stage1_vae.likelihoods import GaussianLikelihood, Likelihood, Pixels
-from stage1_vae.posteriors import Bits, Codes
+from stage1_vae.posteriors import Bits, Codes, Draws
 
 SMALLEST_SCALE = 1e-4
 """Of the Gaussian scale, in units of x: a decoder that is exact would have a density without bounds."""
@@ -151,7 +151,10 @@ def likeliest(posterior: Posterior) -> Tensor:
     """The latent where q(z|x) is largest, [B, *shape]: no draw."""
     if isinstance(posterior, Codes):
         return posterior.codes
-    return (posterior.logits > 0).float() if isinstance(posterior, Bits) else posterior.loc
+    if isinstance(posterior, Bits):
+        return (posterior.logits > 0).float()
+    assert not isinstance(posterior, Draws)  # which no reading makes
+    return posterior.loc
 
 
 def check_finite(name: str, values: Tensor) -> None:

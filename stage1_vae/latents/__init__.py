@@ -1,7 +1,7 @@
 """The door between the stages: what stage 2 may know of stage 1, and nothing else."""
 
 from stage1_vae.latents.aggregate import log_mean_normal
-from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, LatentDataset, Posterior
+from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, Draws, LatentDataset, Posterior
 from stage1_vae.latents.spec import Column, DerivedColumn, LatentDensity, LatentSpec, Support
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Column",
     "DerivedColumn",
     "DiagonalNormal",
+    "Draws",
     "LatentDataset",
     "LatentDensity",
     "LatentSpec",

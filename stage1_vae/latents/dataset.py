@@ -29,14 +29,15 @@ from stage1_vae.latents.numbers import (
     parameter,
 )
 from stage1_vae.latents.spec import PARAMETERS, Column, DerivedColumn, LatentSpec, Support
-from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal
+from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal, Draws
 
-Posterior = DiagonalNormal | Delta | Codes | Bits
+Posterior = DiagonalNormal | Delta | Codes | Bits | Draws
 FAMILIES: dict[str, type[Posterior]] = {
     "diagonal_normal": DiagonalNormal,
     "delta": Delta,
     "codes": Codes,
     "bits": Bits,
+    "draws": Draws,
 }
 IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
@@ -141,6 +142,11 @@ class LatentDataset:
     def is_point_mass(self) -> bool:
         """Whether q(z|x) has no density. A point mass on codes has a mass, and so a rate."""
         return self.family == "delta"
+
+    @property
+    def has_density(self) -> bool:
+        """Whether q(z|x), as it is stored, has one; of codes and bits a mass. Points have none, and draws neither."""
+        return self.family not in ("delta", "draws")
 
     @property
     def is_certain(self) -> bool:
@@ -251,10 +257,10 @@ class LatentDataset:
         one that no image has. Memory does not grow with N, and the parameters are read from the disk once.
 
         Raises:
-            ValueError: for point masses on real space, whose aggregate has no density.
+            ValueError: for point masses on real space and for draws, whose aggregate has no density.
         """
-        if self.is_point_mass:
-            raise ValueError("the aggregate of point masses has no density")
+        if not self.has_density:
+            raise ValueError(f"the aggregate of {'point masses' if self.is_point_mass else 'draws'} has no density")
         return log_frequency(self, z) if self.family == "codes" else log_mixture(self, z, chunk)
 
     def save(self, folder: Path) -> None:

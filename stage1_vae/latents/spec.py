@@ -8,7 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-PARAMETERS = {"diagonal_normal": ("loc", "log_std"), "delta": ("loc",), "codes": ("codes",), "bits": ("logits",)}
+NUM_DRAWS = 16
+"""Draws that are kept of a posterior which no few numbers describe."""
+PARAMETERS = {
+    "diagonal_normal": ("loc", "log_std"),
+    "delta": ("loc",),
+    "codes": ("codes",),
+    "bits": ("logits",),
+    "draws": tuple(f"draw_{i}" for i in range(NUM_DRAWS)),
+}
 """Family of q(z|x) -> the parameters that are stored, each [N, *shape]."""
 
 

@@ -66,6 +66,11 @@ class ELBO(Objective):
             return "codes have no rate a dimension to keep above a floor; set vae.objective.free_nats=0"
         return None
 
+    def check_family(self, family: str) -> str | None:
+        if self.free_nats and family == "draws":
+            return "this posterior has no rate a dimension in closed form; set vae.objective.free_nats=0"
+        return None
+
     def check_learned(self, spec: LatentSpec) -> str | None:
         if self.free_nats:
             return "a prior that is learned with the VAE has no rate a dimension; set vae.objective.free_nats=0"

@@ -57,6 +57,14 @@ class IWAE(Objective):
             return "bits have no gradient of their own; set vae.objective.doubly_reparameterised=false"
         return None
 
+    def check_family(self, family: str) -> str | None:
+        if self.doubly_reparameterised and family != "diagonal_normal":
+            return (
+                "the doubly reparameterised gradient is that of Gaussian posteriors; set "
+                "vae.objective.doubly_reparameterised=false"
+            )
+        return None
+
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding = vae.encode(x)
         num, batch = self.num_bounds * self.num_samples, len(x)

@@ -40,6 +40,11 @@ class TC(Objective):
             return f"TC needs Gaussian posteriors, and these latents are {spec.support.value}; use the ELBO"
         return None
 
+    def check_family(self, family: str) -> str | None:
+        if family != "diagonal_normal":
+            return "TC needs Gaussian posteriors, whose marginals are known; use the ELBO, or vae=tc as it is"
+        return None
+
     def words(self, vae: VAE) -> str | None:
         return (
             None

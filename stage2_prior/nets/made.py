@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stage1_vae.nets.masked import MaskedLinear, spread_degrees
+
 FIRST_GAIN = 4.0
 """Aggregate posteriors have structure at the width of one posterior, a tenth of the whole: units must bend as sharply.
 On an MNIST VAE it is worth 0.2 nats over a gain of 1 for the same number of steps."""
@@ -22,28 +24,6 @@ On an MNIST VAE it is worth 0.2 nats over a gain of 1 for the same number of ste
 LABEL_GAIN = 8.0
 """The first dimension knows its class by these numbers alone, which move by no more than a learning rate a step:
 without a gain one draw in ten was still of the wrong class after 470 steps."""
-
-
-class MaskedLinear(nn.Linear):
-    """A linear layer [B, in] -> [B, out] whose connection i -> j exists where degree_out[j] >= degree_in[i].
-
-    Weights start uniform within gain / sqrt(inputs that the unit really sees).
-    """
-
-    mask: Tensor
-
-    def __init__(self, degree_in: Tensor, degree_out: Tensor, gain: float = 1.0) -> None:
-        super().__init__(len(degree_in), len(degree_out))
-        self.register_buffer("mask", (degree_out[:, None] >= degree_in[None, :]).float(), persistent=False)
-        with torch.no_grad():
-            self.weight.uniform_(-gain, gain).div_(self.mask.sum(1, keepdim=True).clamp_min(1).sqrt())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
-
-    def block(self, x: Tensor, rows: slice, num_inputs: int) -> Tensor:
-        """The outputs `rows` alone, which see exactly the first `num_inputs` inputs: [B, rows]."""
-        return F.linear(x[:, :num_inputs], self.weight[rows, :num_inputs], self.bias[rows])
 
 
 class MADE(nn.Module):
@@ -123,8 +103,3 @@ class MADE(nn.Module):
             outputs = self.head.block(active[-1], rows, known[-1])
             z[:, d] = draw(outputs if last is None else outputs + last[:, rows], d)
         return z
-
-
-def spread_degrees(width: int, num_dims: int) -> Tensor:
-    """Degrees 1 ... D - 1, sorted and equally frequent, [width]; all 1 where D is 1."""
-    return 1 + torch.arange(width) * max(num_dims - 1, 1) // width

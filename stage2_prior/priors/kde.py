@@ -141,7 +141,8 @@ class Kernels(Prior):
         at = 0
         for block in rows.split(max(1, MAX_NUMBERS // 8 // self.spec.num_dims)):
             posterior = train.posterior(block)
-            self.loc[at : at + len(block)] = posterior.mean.flatten(1)
+            is_normal = isinstance(posterior, DiagonalNormal)
+            self.loc[at : at + len(block)] = (posterior.mean if is_normal else posterior.sample()).flatten(1)
             log_std = posterior.log_std.flatten(1) if isinstance(posterior, DiagonalNormal) else -math.inf
             self.log_std[at : at + len(block)] = log_std
             at += len(block)

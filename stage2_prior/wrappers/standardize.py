@@ -96,9 +96,9 @@ class Standardized(Wrapper):
         shift, unit = self.shift.cpu().numpy(), self.unit.cpu().numpy()
 
         def column(name: str, values: Column) -> DerivedColumn:
-            if name == "loc":
-                return DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) - shift) / unit)
-            return DerivedColumn(values.shape, lambda rows: np.asarray(values[rows]) - np.log(unit))  # log_std
+            if name == "log_std":
+                return DerivedColumn(values.shape, lambda rows: np.asarray(values[rows]) - np.log(unit))
+            return DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) - shift) / unit)  # places
 
         params = {name: column(name, values) for name, values in latents.params.items()}
         return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)

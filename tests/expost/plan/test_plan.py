@@ -254,6 +254,7 @@ def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> N
         (LatentSpec((6,), Support.BITS), "bits"),
         (LatentSpec((2, 3, 3)), "diagonal_normal"),
         (LatentSpec((4,)), "delta"),
+        (LatentSpec((4,)), "draws"),
     ],
 )
 def test_latents_are_made_up_as_a_vae_would_store_them(spec: LatentSpec, family: str) -> None:
