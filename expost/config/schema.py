@@ -213,12 +213,13 @@ class Evaluation(Section):
     features: Path | None
     features_sha256: str | None
     annealing: Annealing | None
+    gaps: NonNegativeInt
 
     def reduced(self) -> "Evaluation":
         """As little as still runs every part of it."""
         small = {"num_images": 2, "num_chains": 2, "num_steps": 3, "bdmc_images": 2}
         annealing = self.annealing and self.annealing.model_copy(update=small)
-        counts = {"num_samples": 256, "importance_samples": 2, "num_bound_images": 64}
+        counts = {"num_samples": 256, "importance_samples": 2, "num_bound_images": 64, "gaps": min(self.gaps, 2)}
         return self.model_copy(update={**counts, "annealing": annealing})
 
 

@@ -16,7 +16,15 @@ from expost.evaluation import views
 from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
 from expost.evaluation.report import Report
 from expost.evaluation.row_names import FLOORS, TRAINING_AGGREGATE
-from expost.evaluation.sections import AnnealedRow, Classes, Decomposition, Estimate, Surgery, TightBounds
+from expost.evaluation.sections import (
+    AnnealedRow,
+    Classes,
+    Decomposition,
+    Estimate,
+    InferenceGaps,
+    Surgery,
+    TightBounds,
+)
 from expost.evaluation.tables import one_line
 
 NONE = "-"
@@ -113,6 +121,7 @@ def render_html(
         counts=counts(surgery),
         bounds=tight_bounds(report.annealing),
         bounds_notes=[f"{title(name)}: {note}" for name, row in annealed.items() for note in row.notes],
+        gaps=inference_gaps(report.gaps),
         classes=class_shares(report.classes, nouns),
         ladders=[Cells(caption, [*map(one_line, head)], rungs) for caption, head, rungs in views.ladders(report)],
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
@@ -232,6 +241,24 @@ def tight_bounds(annealing: TightBounds | None) -> Cells:
     )
     lines = [(title(name), [show(row) for show in columns.values()]) for name, row in annealing.rows.items()]
     return Cells(caption, list(columns), lines)
+
+
+def inference_gaps(gaps: InferenceGaps | None) -> Cells:
+    """What of -ELBO is not -log p(x), and what HMC makes of draws of q; empty where it was not asked for."""
+    columns = {
+        "-ELBO of the encoder's q, nats": "elbo_nats",
+        "amortisation gap": "amortisation_gap_nats",
+        "-ELBO of the best q found": "local_elbo_nats",
+        "approximation gap": "approximation_gap_nats",
+        "-log p(x) by annealing": "ais_nats",
+        "-log p(x) from HMC's draws": "hmc_nats",
+        "-log p(x, z), z of q": "joint_nats",
+        "after HMC": "moved_joint_nats",
+    }
+    if gaps is None:
+        return Cells("", list(columns), [])
+    lines = [(title(name), [_nats(getattr(row, key)) for key in columns.values()]) for name, row in gaps.rows.items()]
+    return Cells(f"{gaps.num_images:,} test images, {gaps.num_draws:,} draws of each q", list(columns), lines)
 
 
 def flatten(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,16 @@ from typing import Any
 from expost.evaluation.nouns import JUDGED, Nouns
 from expost.evaluation.records import OMITTED, Record
 from expost.evaluation.row_names import FLOORS
-from expost.evaluation.sections import Classes, Dataset, Estimate, Fitting, Provenance, Surgery, TightBounds
+from expost.evaluation.sections import (
+    Classes,
+    Dataset,
+    Estimate,
+    Fitting,
+    InferenceGaps,
+    Provenance,
+    Surgery,
+    TightBounds,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Row(Record):
 
     Attributes:
         distortion_nats to ais_nats: bounds on -log p(x) and what they are made of, means over test images.
+        approximation_gap_nats, amortisation_gap_nats: what -ELBO has beyond -log p(x), by q's family and by the encoder.
         bits_per_dim: of the tightest bound, where it is one on a density or mass of images.
         latent_nll_nats, marginal_kl_nats: what a held-out latent costs, and KL(q(z) || p(z)) of test images.
         two_sample_accuracy: of a classifier of prior samples against q(z), a share.
@@ -64,6 +74,8 @@ class Row(Record):
     elbo_nats: float | None = _figure("-ELBO, nats", ".2f", "↓")
     iwae_nats: float | None = _figure("-IWAE, nats", ".2f", "↓")
     ais_nats: float | None = _figure("-AIS, nats", ".2f", "↓")
+    approximation_gap_nats: float | None = _figure("approximation gap, nats", ".2f")
+    amortisation_gap_nats: float | None = _figure("amortisation gap, nats", ".2f")
     bits_per_dim: float | None = _figure("bits/dim", ".4f", "↓")
     latent_nll_nats: float | None = _figure("-log p(z), nats", ".2f", "↓")
     marginal_kl_nats: float | None = _figure("KL(q(z)|p), nats", ".2f", "↓")
@@ -135,6 +147,7 @@ class Report(Record):
     classes: of a conditional prior.
     fitting: learned prior -> how it was fitted.
     annealing: None: off.
+    gaps: None: not asked for.
     carries_unchanged: z is x, nothing decodes.
     seconds: part of the evaluation -> wall time.
     verdict, verdict_lines: of `expost.evaluation.verdict`, as one paragraph and a sentence a line.
@@ -170,6 +183,7 @@ class Report(Record):
     provenance: Provenance | None = field(default=None, metadata=OMITTED)
     judged: str = field(default="images", metadata=OMITTED)
     missing: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    gaps: InferenceGaps | None = field(default=None, metadata=OMITTED)
 
     @property
     def nouns(self) -> Nouns:

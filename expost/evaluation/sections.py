@@ -290,6 +290,44 @@ class TightBounds(Record):
 
 
 @dataclass(frozen=True)
+class GapsRow(Record):
+    """What of -ELBO is not -log p(x), under one prior; means over test images. None for what does not exist.
+
+    Attributes:
+        approximation_gap_nats, amortisation_gap_nats: of the family of q(z|x), and of the encoder.
+        elbo_nats, local_elbo_nats: -ELBO of the encoder's q, and of the best of its family that was found.
+        ais_nats, hmc_nats: upper bounds on -log p(x), by annealing and from the normal of HMC's draws.
+        joint_nats, moved_joint_nats: -log p(x, z) of draws of q, and of where HMC has moved them.
+        acceptance: of HMC.
+        notes: in words.
+    """
+
+    approximation_gap_nats: Estimate | None = None
+    amortisation_gap_nats: Estimate | None = None
+    elbo_nats: Estimate | None = None
+    local_elbo_nats: Estimate | None = None
+    ais_nats: Estimate | None = None
+    hmc_nats: Estimate | None = None
+    joint_nats: Estimate | None = None
+    moved_joint_nats: Estimate | None = None
+    acceptance: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InferenceGaps(Record):
+    """Attributes:
+    num_images: test images.
+    num_draws: of each posterior.
+    rows: prior -> its gaps.
+    """
+
+    num_images: int
+    num_draws: int
+    rows: Mapping[str, GapsRow]
+
+
+@dataclass(frozen=True)
 class Dataset(Record):
     """What was taken of the user's files.
 

@@ -22,6 +22,7 @@ from expost.evaluation.images.features import FeatureNet, FeatureNetConfig, num_
 from expost.forecast.timing import FORWARD, GROWTH, in_time, length_of_stage1, linear_seconds, seconds_of
 from expost.job import Job
 from expost.measure.image_sets import SCATTERED, num_compared
+from expost.measure.inference.gaps import EFFORT
 from expost.measure.latents import MAX_KNOWN
 from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size
@@ -275,6 +276,9 @@ def evaluation_parts(
         gradients = images * asked.num_chains * asked.num_steps * asked.leapfrog_steps
         of_one = 3 * (an_image + density)
         expected.append(Expectation(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
+    if num := min(settings.gaps, len(data.test)):
+        seconds = 2 * num * EFFORT.gradients * 3 * (an_image + density)
+        expected.append(Expectation(seconds, lower("evaluation.gaps", settings.gaps)))
     return expected
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from expost.config.limits import affordable_draws
 from expost.config.schema import Annealing as Settings
+from expost.evaluation.annealing.gaps import normal_start
 from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
 from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
 from expost.evaluation.errors import EvaluationError
@@ -169,19 +170,14 @@ def starts(vae: Autoencoder) -> Callable[[Tensor], Start]:
     def start(x: Tensor) -> Start:
         posterior = vae.encode(x).posterior
         if not isinstance(posterior, DiagonalNormal):
-            posterior = DiagonalNormal(posterior.mean, 0.5 * posterior.variance.log())
-        return start_at(posterior)
+            return normal_start(posterior.mean, posterior.variance)
+        return Start(
+            sample=lambda n: posterior.sample(torch.Size([n])),
+            log_prob=posterior.log_prob,
+            scale=posterior.variance.sqrt(),
+        )
 
     return start
-
-
-def start_at(posterior: DiagonalNormal) -> Start:
-    """Chains of B images, batch [B], begin there."""
-    return Start(
-        sample=lambda n: posterior.sample(torch.Size([n])),
-        log_prob=posterior.log_prob,
-        scale=posterior.variance.sqrt(),
-    )
 
 
 def likelihood(vae: Autoencoder) -> LogLikelihood:

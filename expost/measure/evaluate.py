@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expost.evaluation.report import Report, Row
-from expost.evaluation.sections import TightBounds
+from expost.evaluation.sections import InferenceGaps, TightBounds
 from expost.evaluation.verdict import conclude
 from expost.job import Job
 from expost.measure.bounds import carries_unchanged, compare_with_truth, measure_bounds, tight_bounds
@@ -22,6 +22,7 @@ from expost.measure.image_sets import (
     measure_distances,
     measure_memorisation,
 )
+from expost.measure.inference.gaps import add_gaps, measure_gaps
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_caveats, add_surgery, add_tight_bounds, build_rows, repeats_of
@@ -54,12 +55,14 @@ class ImageFindings(Findings):
         nets: what looks at the images.
         net: of these the one that distances are measured in, on the device.
         annealing: tight bounds.
+        gaps: what the ELBO lacks.
     """
 
     trained: ImageSubject
     nets: Nets = field(kw_only=True)
     net: Extractor = field(kw_only=True)
     annealing: TightBounds | None = field(init=False)
+    gaps: InferenceGaps | None = field(init=False)
 
 
 def judge_classes(f: ImageFindings) -> ConditionalSamples | None:
@@ -89,6 +92,7 @@ PARTS = {
         Part("bounds", "bounds", lambda f: measure_bounds(f.trained, f.job), shows_bar=True),
         Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
         Part("annealing", "annealing", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
+        Part("gaps", "gaps", lambda f: measure_gaps(f.trained, f.job, f.name), shows_bar=True),
         Part("pictures", "pictures", draw),
     )
 }
@@ -127,6 +131,7 @@ def finish_rows(findings: ImageFindings) -> dict[str, Row]:
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
     add_tight_bounds(rows, findings.annealing)
+    add_gaps(rows, findings.gaps)
     add_caveats(rows, name, trained.prior)
     if carries_unchanged(trained.vae):
         for row_name, row in rows.items():
@@ -172,6 +177,7 @@ def build_report(findings: ImageFindings) -> Report:
         classes=None if findings.classes is None else findings.classes.facts,
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
         annealing=findings.annealing,
+        gaps=findings.gaps,
         carries_unchanged=carries_unchanged(trained.vae),
         seconds=findings.seconds,
     )

@@ -42,6 +42,7 @@ BLOCK_IMAGES = 500
 EPOCHS_TIMED = 2
 NUM_FEW, NUM_DRAWS, NUM_VECTORS = 160, 500, 500
 NUM_LATENTS = 4096
+NUM_GAPS = 4
 FEW_DRAWN, MANY_DRAWN = 256, 1024
 CURVE = [{"epoch": epoch, "train_loss": 1.0, "val_loss": 1.0} for epoch in range(10)]
 HISTORIES = Histories(CURVE, FitReport(1.0, None, None))
@@ -167,6 +168,7 @@ def probe_evaluation(probing: Probing) -> Facts:
         "times": {part: times_of(part) for part in growing},
         "lengths": {part: length for part, (length, *_) in growing.items()},
         "few_latents": {"train": len(train), "test": len(test)},
+        "more_gaps": min(settings.gaps, len(data.test)) / max(1, min(settings.gaps, NUM_GAPS)),
         "annealing_settings": settings.annealing and settings.annealing.model_dump(),
     }
 
@@ -199,12 +201,14 @@ def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Fac
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:
         annealing = annealing.model_copy(update={"num_images": 2, "bdmc_images": 2 if annealing.bdmc_images else 0})
-    few = change_findings(findings, num_samples=num, num_bound_images=num_bounds, annealing=annealing)
+    gaps = min(findings.job.config.evaluation.gaps, NUM_GAPS)
+    few = change_findings(findings, num_samples=num, num_bound_images=num_bounds, annealing=annealing, gaps=gaps)
     few = with_features(few, {}, num, num)
     measure(few.job, few.trained, few.nets, few.histories, few.folder, Tracker())
     PARTS["samples and features"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
-    return {name: seconds[name] for name in ("annealing", "pictures")} | {"files": files_of(few.folder)}, few.images
+    facts = {name: seconds[name] for name in ("annealing", "gaps", "pictures")} | {"files": files_of(few.folder)}
+    return facts, few.images
 
 
 def aggregate_seconds(probing: Probing) -> Facts:

@@ -7,6 +7,7 @@ from expost.config.build import target_class
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
+from expost.measure.inference.gaps import check_gaps
 from expost.parts.assembly import ImageParts, LatentParts, Parts, check_classes
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
@@ -76,6 +77,8 @@ def check_latents(job: Job, parts: LatentParts) -> None:
         raise UserError("sample.noise=true draws from p(x|z), and data=latents has no decoder; leave it out")
     if settings.evaluation.annealing is not None:
         raise UserError("evaluation=tight bounds log p(x), and data=latents has no images; leave it out")
+    if settings.evaluation.gaps:
+        raise UserError("evaluation.gaps looks at posteriors of images, and data=latents has none; leave it out")
     if settings.evaluation.features is not None:
         raise UserError("evaluation.features looks at images, and data=latents has none; leave it out")
 
@@ -117,3 +120,4 @@ def check_evaluation(job: Job, parts: Parts) -> None:
     if isinstance(parts, ImageParts):
         try_feature_file(job.config.evaluation, parts)
         check_tight_bounds(job, parts)
+        check_gaps(job, parts)

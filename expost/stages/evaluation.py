@@ -12,6 +12,7 @@ from expost.forecast.notice import Expectation, evaluation_parts
 from expost.job import Job
 from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
+from expost.measure.inference.gaps import GAPS_VERSION
 from expost.measure.latent_evaluation import latent_ingredients, latent_subject, measure_latents
 from expost.parts.assembly import LatentParts, Parts
 from expost.parts.identity import CIRCUMSTANCES, circumstances
@@ -33,6 +34,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     """Everything that can change a figure, and what the learned prior is called in them."""
     num_samples = job.config.evaluation.num_samples
     draws = affordable_draws(job.config.evaluation, parts.prior.passes)
+    unseen = {"features", "features_sha256", *([] if job.config.evaluation.gaps else ["gaps"])}
     if isinstance(parts, LatentParts):
         measured, judge = {name: keys[name] for name in ("latents", "prior")}, {}
         versions = latent_ingredients(parts.spec, num_samples)
@@ -44,9 +46,10 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         **measured,
         **({**judge, "classes": class_accuracy.VERSION} if parts.prior.num_classes else {}),
         "name": job.prior_name,
-        "evaluation": job.config.evaluation.model_dump(exclude={"features", "features_sha256"}),  # by their key
+        "evaluation": job.config.evaluation.model_dump(exclude=unseen),  # features by their key
         "seed": job.config.seeds.sample,
         **versions,
+        **({"gaps": GAPS_VERSION} if job.config.evaluation.gaps else {}),
         **({"draws": draws} if draws < job.config.evaluation.importance_samples else {}),
     }
 
