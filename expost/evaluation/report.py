@@ -50,7 +50,7 @@ class Row(Record):
 
     Attributes:
         distortion_nats to ais_nats: bounds on -log p(x) and what they are made of, means over test images.
-        approximation_gap_nats, amortisation_gap_nats: what -ELBO has beyond -log p(x), by q's family and by the encoder.
+        approximation_gap_nats, amortisation_gap_nats: what -ELBO has beyond -log p(x), by q's family and by encoder.
         bits_per_dim: of the tightest bound, where it is one on a density or mass of images.
         latent_nll_nats, marginal_kl_nats: what a held-out latent costs, and KL(q(z) || p(z)) of test images.
         two_sample_accuracy: of a classifier of prior samples against q(z), a share.

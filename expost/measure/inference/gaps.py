@@ -90,7 +90,7 @@ def described(found: Gaps, num: int, effort: Effort) -> GapsRow:
     notes = [
         f"inference gaps are estimates on {num:,} test images: log p(x) by {by}, a lower bound in the mean, whose lack "
         f"makes the approximation gap too small; the best posterior of the family by {effort.num_steps} steps of Adam, "
-        "and what they miss counts as approximation instead of amortisation"
+        "and what that search misses counts as approximation instead of amortisation"
     ]
     if ends is None or mean(found.local_elbo_nats) is None:
         notes = ["no inference gaps: some images have no finite bound"]
