@@ -46,6 +46,8 @@ EM_ROWS, EM_PASSES = 4096, 3
 EM_OPERATIONS = 1e9
 """A second, of what is slow in EM; a fit of fewer takes no time worth a trial."""
 DRAWN_AT_ONCE = 500
+GAPS_AT_ONCE = 512
+"""Pairs of chain and image that are moved together, at least, where as many images are asked for."""
 SETS = 4
 """Of decoded images: baseline, aggregate, reconstructions, learned."""
 
@@ -277,9 +279,23 @@ def evaluation_parts(
         of_one = 3 * (an_image + density)
         expected.append(Expectation(2 * gradients * of_one, lower("evaluation.annealing.num_images", asked.num_images)))
     if num := min(settings.gaps, len(data.test)):
-        seconds = 2 * num * EFFORT.gradients * 3 * (an_image + density)
+        seconds = gradient_seconds(parts, vae, prior, train, 2 * num * EFFORT.gradients)
         expected.append(Expectation(seconds, lower("evaluation.gaps", settings.gaps)))
     return expected
+
+
+def gradient_seconds(parts: ImageParts, vae: Autoencoder, prior: Prior, train: LatentDataset, num: int) -> float:
+    """Of the gradient of log p(x, z) by `num` latents; as long where there is none."""
+
+    def climb(num: int) -> None:
+        z = draw_latents(train, num, parts.device).requires_grad_()
+        value = vae.decode(z).mean.sum()
+        if prior.log_prob_is is Exactness.EXACT:
+            value = value + prior.log_prob(z).sum()
+        if value.requires_grad:
+            torch.autograd.grad(value, z, allow_unused=True)
+
+    return expected_seconds(climb, GAPS_AT_ONCE, num)
 
 
 def num_drawn(limit: int, data: ImageData, prior: Prior, train: LatentDataset) -> int:

@@ -123,8 +123,6 @@ def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
     }
     if "annealing" in probe:
         parts["annealing"] = probe["annealing"] * annealing_factor(probe["annealing_settings"])
-    if "gaps" in probe:
-        parts["gaps"] = probe["gaps"] * max(1.0, probe["more_gaps"])
     what = "bounds" if "bounds" in times else "costs"
     work = f"{num:,} samples, {what} of {probe['num_bounds']:,} {noun}, {images['train']:,} searched for copies"
     return Cost("evaluate", probe["files"], seconds=sum(parts.values()), work=work, parts=parts)

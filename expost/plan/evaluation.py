@@ -152,10 +152,14 @@ def probe_evaluation(probing: Probing) -> Facts:
     }
     if findings.nets.classifier is not None:
         growing["classes"] = growing["samples and features"]
+    if num_gaps := min(settings.gaps, len(data.test)):
+        most = min(num_gaps, len(test))
+        growing["gaps"] = (num_gaps, NUM_GAPS, most, lambda num: change_findings(findings, gaps=num))
 
     def times_of(part: str) -> Times:
         _, first, most, ask = growing[part]
-        return lengthen(lambda num: seconds_of_part(PARTS, part, ask(num)), first, most, probing.enough)
+        least = 2 if part == "gaps" else 1  # most of a few of them is there once
+        return lengthen(lambda num: seconds_of_part(PARTS, part, ask(num)), first, most, probing.enough, least)
 
     size = images["reference"].features.shape[1]
     with at_most(2 * probing.enough):  # the memory of a search through all training images
@@ -168,7 +172,6 @@ def probe_evaluation(probing: Probing) -> Facts:
         "times": {part: times_of(part) for part in growing},
         "lengths": {part: length for part, (length, *_) in growing.items()},
         "few_latents": {"train": len(train), "test": len(test)},
-        "more_gaps": min(settings.gaps, len(data.test)) / max(1, min(settings.gaps, NUM_GAPS)),
         "annealing_settings": settings.annealing and settings.annealing.model_dump(),
     }
 
@@ -201,14 +204,12 @@ def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Fac
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:
         annealing = annealing.model_copy(update={"num_images": 2, "bdmc_images": 2 if annealing.bdmc_images else 0})
-    gaps = min(findings.job.config.evaluation.gaps, NUM_GAPS)
-    few = change_findings(findings, num_samples=num, num_bound_images=num_bounds, annealing=annealing, gaps=gaps)
+    few = change_findings(findings, num_samples=num, num_bound_images=num_bounds, annealing=annealing, gaps=0)
     few = with_features(few, {}, num, num)
     measure(few.job, few.trained, few.nets, few.histories, few.folder, Tracker())
     PARTS["samples and features"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
-    facts = {name: seconds[name] for name in ("annealing", "gaps", "pictures")} | {"files": files_of(few.folder)}
-    return facts, few.images
+    return {name: seconds[name] for name in ("annealing", "pictures")} | {"files": files_of(few.folder)}, few.images
 
 
 def aggregate_seconds(probing: Probing) -> Facts:

@@ -24,6 +24,7 @@ one, in nats an image, lower is better.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -185,14 +186,17 @@ def _of_batch(
 ) -> tuple[tuple[Tensor | None, ...], Annealed]:
     """The tensors of `Gaps` for images x [B, C, H, W], in their order, and what annealing says."""
 
+    def density(z: Tensor) -> Tensor:
+        return log_prior(z.flatten(0, 1)).double().view(z.shape[:2])
+
     def log_joint(z: Tensor) -> Tensor:
-        return log_likelihood(x, z).double() + log_prior(z.flatten(0, 1)).double().view(z.shape[:2])
+        return log_likelihood(x, z).double() + density(z)
 
     with torch.no_grad():
         known = family(x)
         q = known.at(known.values)
         chains = normal_start(q.mean, q.variance)
-    Path(chains.log_prob, log_joint).at(chains.sample(1))  # refuses what has no gradient
+    Path(density, partial(log_likelihood, x)).at(chains.sample(1))  # refuses what has no gradient
     best = known.at(best_values(known, log_joint, effort))
     with torch.no_grad():
         start = normal_start(best.mean, best.variance)

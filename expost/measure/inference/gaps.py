@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from expost.evaluation.annealing.gaps import Effort, Family, Gaps, inference_gaps
 from expost.evaluation.errors import EvaluationError
@@ -117,26 +118,19 @@ def families(vae: Autoencoder) -> Callable[[Tensor], Family]:
     def family(x: Tensor) -> Family:
         q = vae.encode(x).posterior
         if isinstance(q, DiagonalNormal):
-            values, at = (q.loc, q.log_std), normal_of
-        elif isinstance(q, InverseAutoregressive):
+            return _family((q.loc, q.log_std), lambda values: DiagonalNormal(values[0], values[1]))
+        if isinstance(q, InverseAutoregressive):
             steps = q.steps
-            values = (q.loc, q.log_std, q.context)
-
-            def at(values: Sequence[Tensor]) -> InverseAutoregressive:
-                loc, log_std, context = values
-                return InverseAutoregressive(loc, log_std, context, steps)
-
-        else:
-            raise EvaluationError(f"nobody has said what of {type(q).__name__} may be changed for one image")
-        units = [values[1].exp(), *(torch.ones_like(value) for value in values[1:])]
-        return Family(values, units, at)
+            return _family((q.loc, q.log_std, q.context), lambda values: InverseAutoregressive(*values, steps=steps))
+        raise EvaluationError(f"nobody has said what of {type(q).__name__} may be changed for one image")
 
     return family
 
 
-def normal_of(values: Sequence[Tensor]) -> DiagonalNormal:
-    loc, log_std = values
-    return DiagonalNormal(loc, log_std)
+def _family(values: Sequence[Tensor], at: Callable[[Sequence[Tensor]], Distribution]) -> Family:
+    """Of `values` the first are means, and the second logarithms of the deviations, in units of which means move."""
+    units = [values[1].exp(), *(torch.ones_like(value) for value in values[1:])]
+    return Family(values, units, at)
 
 
 def add_gaps(rows: dict[str, Row], gaps: InferenceGaps | None) -> None:
