@@ -45,6 +45,8 @@ class Objective(nn.Module, ABC):
     """Keywords that it has not always had, at the values under which it is what it was: no part of a key then."""
     compiles: ClassVar[bool] = True
     """Whether its step can be compiled."""
+    uses_labels: ClassVar[bool] = False
+    """Whether it can train with images whose class is known."""
     needs_prior: ClassVar[bool]
     """Whether the bottleneck must declare a base prior."""
 
@@ -70,6 +72,9 @@ class Objective(nn.Module, ABC):
 
     def begin(self, vae: VAE) -> None:
         """Change `vae` for the time of its training."""
+
+    def before_step(self, step: int) -> None:
+        """What is to happen once, before the optimiser step `step`, outside of what is compiled."""
 
     def end(self, vae: VAE) -> None:
         """Leave it as it is to be kept."""

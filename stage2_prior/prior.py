@@ -80,6 +80,8 @@ class Prior(nn.Module, ABC):
     constant, reaches its numbers and z."""
     said_when_joined: str = ""
     """What people should know of figures while it is learned with a VAE."""
+    num_clusters: int = 0
+    """Components of a mixture, whose responsibilities say which latents belong together; 0: it is none."""
     memorises: bool = False
     """Whether it stands on every training latent: a ceiling, and no prior to choose."""
     knobs: frozenset[str] = frozenset()
@@ -151,6 +153,19 @@ class Prior(nn.Module, ABC):
         """
         self._check(z, context)
         return self._log_prob(z, context)
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(z, k) of every component of a mixture: [B, *shape] -> [B, num_clusters] nats.
+
+        Raises:
+            ValueError: when the event shape of `z` is not that of the spec.
+            PriorError: it is no mixture.
+        """
+        self._check(z, None)
+        return self._log_joint(z)
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        raise PriorError("this prior is no mixture: it has no components that images could belong to")
 
     def sample(self, n: int, context: Tensor | None = None, how: Sampling = PLAIN) -> Tensor:
         """Draw [n, *shape] with torch's global generator; `context`: labels [n] or None.

@@ -16,6 +16,7 @@ from expost.evaluation.records import OMITTED, Record
 from expost.evaluation.row_names import FLOORS
 from expost.evaluation.sections import (
     Classes,
+    Clusters,
     Dataset,
     Estimate,
     Fitting,
@@ -58,6 +59,9 @@ class Row(Record):
         frechet_distance to coverage: distances of the samples against the reference split.
         memorisation: share of samples nearer to the training set than a test image is.
         class_accuracy: share of conditional samples that are taken for their class, mean over classes.
+        cluster_accuracy, cluster_purity: of a mixture, share of test images in the component of their class, components
+            matched to classes one to one, and many to one.
+        cluster_nmi: normalised mutual information of component and class.
         gap_closed: share of the Frechet distance between baseline and reconstructions that a learned prior removes; of
             latents, between baseline and training latents.
         samples_per_second: drawn and decoded.
@@ -89,6 +93,9 @@ class Row(Record):
     coverage: float | None = _figure("coverage", ".3f", "↑")
     memorisation: float | None = _figure("memorisation", ".1%")
     class_accuracy: float | None = _figure("class accuracy", ".1%", "↑")
+    cluster_accuracy: float | None = _figure("cluster accuracy", ".1%", "↑")
+    cluster_purity: float | None = _figure("cluster purity", ".1%", "↑")
+    cluster_nmi: float | None = _figure("cluster NMI", ".3f", "↑")
     gap_closed: float | None = _figure("gap closed", ".1%", "↑")
     num_samples: int | None = _figure("samples", ",d")
     samples_per_second: float | None = _figure("samples a second", ",.0f")
@@ -145,6 +152,7 @@ class Report(Record):
     true_nll_nats: entropy of the data where their density is known.
     counted: rows of priors by counting, which discrete latents are measured with besides.
     classes: of a conditional prior.
+    clusters: of a mixture, on labelled images.
     fitting: learned prior -> how it was fitted.
     annealing: None: off.
     gaps: None: not asked for.
@@ -173,6 +181,7 @@ class Report(Record):
     counted: tuple[str, ...] = ()
     surgery: Surgery = field(default_factory=Surgery)
     classes: Classes | None = None
+    clusters: Clusters | None = field(default=None, metadata=OMITTED)
     fitting: Mapping[str, Fitting] = field(default_factory=dict)
     annealing: TightBounds | None = None
     carries_unchanged: bool = False

@@ -201,6 +201,31 @@ class Classes(Record):
 
 
 @dataclass(frozen=True)
+class Clusters(Record):
+    """Whether the components of a mixture are classes of test images; theory: `expost.evaluation.latents.clusters`.
+
+    Attributes:
+        num_components, num_classes, num_images: K, C, and test images that were sorted.
+        classes_known: component k is class k, by labels of training images; else they were matched on these images.
+        accuracy: share of images in the component of their class, one to one.
+        purity: the same where every component stands for the class that most of its images have.
+        nmi: normalised mutual information of component and class, 0 to 1.
+        matched: the class of each component, -1 for one that is left over.
+        counts: images by component and class, [K][C].
+    """
+
+    num_components: int
+    num_classes: int
+    num_images: int
+    classes_known: bool
+    accuracy: Estimate
+    purity: Estimate
+    nmi: float
+    matched: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Rung(Record):
     """One of the priors among which one was chosen.
 

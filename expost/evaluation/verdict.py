@@ -28,11 +28,13 @@ from expost.evaluation.row_names import (
     TRAIN_AGAINST_TEST,
     TRAINING_AGGREGATE,
 )
-from expost.evaluation.sections import Classes, Decomposition, Estimate, Fitting, Share, Surgery
+from expost.evaluation.sections import Classes, Clusters, Decomposition, Estimate, Fitting, Share, Surgery
 
 NOISE = 2.0
 """A difference of fewer standard errors than this is noise, and no win."""
 CHANCE_PERCENT = 50.0
+FEW_CLUSTERS = 2
+"""Times the number of classes: a mixture of more components was not meant to find them."""
 LITTLE_NATS = 0.1
 """Where counting leaves less than this to be won, a prior that wins nothing has not failed."""
 
@@ -61,6 +63,8 @@ def verdict_lines(report: Report) -> list[str]:
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
         lines += [classes_followed(report.classes, name, report.fitting.get(name), nouns) for name in learned]
+    if report.clusters is not None and report.clusters.num_components <= FEW_CLUSTERS * report.clusters.num_classes:
+        lines += [clusters_found(report.clusters, name, nouns) for name in learned]
     if not learned:
         title = BASELINES.get(baseline, baseline)
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
@@ -220,6 +224,25 @@ def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None
         f"Of {samples.num:,} samples of {name}, equally many a class, a classifier takes {_share(samples)} for the "
         f"class that was asked for ({', '.join([f'chance {chance:.1%}', *beside])})."
     )
+
+
+def clusters_found(clusters: Clusters, name: str, nouns: Nouns = IMAGES) -> str:
+    """What the components of the mixture `name` have to do with classes."""
+    how = (
+        "in which component k is class k by labels of training"
+        if clusters.classes_known
+        else "matched one to one to classes on these very"
+    )
+    return (
+        f"Of {clusters.num_images:,} test {nouns.many}, {_percent(clusters.accuracy)} lie in the component of their "
+        f"class, of {clusters.num_components} components of {name} for {clusters.num_classes} classes, {how} "
+        f"{nouns.many} (as many components to a class as like: {_percent(clusters.purity)}; normalised mutual "
+        f"information {clusters.nmi:.3f})."
+    )
+
+
+def _percent(share: Estimate) -> str:
+    return f"{share.value:.1%} ± {share.standard_error:.1%}"
 
 
 def _not_followed(name: str, classes: Classes, remedy: str, nouns: Nouns) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from expost.evaluation.report import Report, Row
-from expost.evaluation.sections import InferenceGaps, TightBounds
+from expost.evaluation.sections import Clusters, InferenceGaps, TightBounds
 from expost.evaluation.verdict import conclude
 from expost.job import Job
 from expost.measure.bounds import carries_unchanged, compare_with_truth, measure_bounds, tight_bounds
 from expost.measure.classes import ConditionalSamples, add_classes, measure_classes
+from expost.measure.clusters import add_clusters, measure_clusters
 from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.findings import Findings, Part, carry_out
 from expost.measure.image_sets import (
@@ -123,7 +124,7 @@ def measure(
     return carry_out(parts, findings, build_report, tracker).named_figures()
 
 
-def finish_rows(findings: ImageFindings) -> dict[str, Row]:
+def finish_rows(findings: ImageFindings, clusters: Clusters | None) -> dict[str, Row]:
     """The rows of the report, with what each part says of them."""
     trained, name = findings.trained, findings.name
     fit = findings.histories.fit
@@ -137,6 +138,7 @@ def finish_rows(findings: ImageFindings) -> dict[str, Row]:
         for row_name, row in rows.items():
             notes = tuple(note for note in row.notes if note != trained.parts.kind.note)
             rows[row_name] = replace(row, distortion_nats=None, notes=notes)  # of pixels from themselves: says nothing
+    add_clusters(rows, name, clusters)
     return rows
 
 
@@ -156,11 +158,12 @@ def build_report(findings: ImageFindings) -> Report:
     trained, name, settings = findings.trained, findings.name, findings.settings
     data, num_compared = trained.parts.data, len(findings.images["reference"].features)
     shown = subset(data.test, settings.num_bound_images)
+    clusters = measure_clusters(trained, classes_known=findings.job.config.data.get("labelled") is not None)
     truth_nats, truth_notes = compare_with_truth(trained.parts, shown, findings.bounds, name)
     report = Report(
         data=data.name,
         features=findings.net.description,
-        rows=finish_rows(findings),
+        rows=finish_rows(findings, clusters),
         reference=f"{num_compared:,} test images",
         num_samples=num_compared,
         num_bound_images=min(settings.num_bound_images, len(data.test)),
@@ -175,6 +178,7 @@ def build_report(findings: ImageFindings) -> Report:
         counted=tuple(trained.floors),
         surgery=findings.surgery,
         classes=None if findings.classes is None else findings.classes.facts,
+        clusters=clusters,
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
         annealing=findings.annealing,
         gaps=findings.gaps,

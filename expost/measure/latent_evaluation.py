@@ -24,6 +24,7 @@ from expost.evaluation.row_names import MOMENT_MATCHED
 from expost.evaluation.verdict import conclude
 from expost.job import Job
 from expost.measure.classes import ConditionalSamples, add_classes
+from expost.measure.clusters import add_clusters, measure_clusters
 from expost.measure.findings import Findings, Part, carry_out
 from expost.measure.image_sets import SCATTERED, measure_distances
 from expost.measure.latent_classes import measure_latent_classes
@@ -208,6 +209,8 @@ def build_report(findings: LatentFindings) -> Report:
     )
     add_surgery(rows, findings.surgery)
     add_classes(rows, name, None if findings.classes is None else findings.classes.facts)
+    clusters = measure_clusters(trained)
+    add_clusters(rows, name, clusters)
     add_caveats(rows, name, trained.prior)
     without = CODES_DESCRIPTION if trained.train.spec.support is Support.CODES else "latents that never vary"
     report = Report(
@@ -226,6 +229,7 @@ def build_report(findings: LatentFindings) -> Report:
         counted=tuple(trained.floors),
         surgery=findings.surgery,
         classes=None if findings.classes is None else findings.classes.facts,
+        clusters=clusters,
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
         seconds=findings.seconds,
         judged="latents",

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from stage1_vae.external.autoencoder import External
     from stage1_vae.external.source import ExternalSource, Loaded
 
-PREPROCESSING = ("binarize", "dequantize")
+PREPROCESSING = ("binarize", "dequantize", "labelled")
+"""Keys of `data:` that are not its source's."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from expost.config.limits import affordable_draws
 from expost.config.schema import Config
 from expost.evaluation.images import class_accuracy
+from expost.evaluation.latents import clusters
 from expost.forecast.latents import latent_evaluation_parts
 from expost.forecast.notice import Expectation, evaluation_parts
 from expost.job import Job
@@ -14,12 +15,13 @@ from expost.measure.evaluate import measure, measure_ingredients, trained_stages
 from expost.measure.feature_nets import Nets
 from expost.measure.inference.gaps import GAPS_VERSION
 from expost.measure.latent_evaluation import latent_ingredients, latent_subject, measure_latents
-from expost.parts.assembly import LatentParts, Parts
+from expost.parts.assembly import ImageParts, LatentParts, Parts
 from expost.parts.identity import CIRCUMSTANCES, circumstances
 from expost.parts.weights import histories
 from expost.stages.making import Making, Stage
 from expost.training.tracking import with_one_name
 from stage1_vae.data.splits import SPLITS
+from stage1_vae.objectives.clusters import ClusterELBO
 
 
 def needs(config: Config, parts: Parts) -> tuple[str, ...]:
@@ -45,6 +47,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     return {
         **measured,
         **({**judge, "classes": class_accuracy.VERSION} if parts.prior.num_classes else {}),
+        **({"clusters": clusters.VERSION} if finds_clusters(parts) else {}),
         "name": job.prior_name,
         "evaluation": job.config.evaluation.model_dump(exclude=unseen),  # features by their key
         "seed": job.config.seeds.sample,
@@ -52,6 +55,11 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         **({"gaps": GAPS_VERSION} if job.config.evaluation.gaps else {}),
         **({"draws": draws} if draws < job.config.evaluation.importance_samples else {}),
     }
+
+
+def finds_clusters(parts: Parts) -> bool:
+    """Whether the VAE was trained to; any other mixture is measured so too, but its key is that of before."""
+    return isinstance(parts, ImageParts) and isinstance(parts.objective, ClusterELBO)
 
 
 def evaluate_priors(making: Making) -> Mapping[str, Any]:

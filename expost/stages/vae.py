@@ -13,6 +13,8 @@ from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
 from expost.parts.assembly import Parts, join
 from expost.parts.decoding import block_size
+from expost.parts.labels import VERSION as LABELS_VERSION
+from expost.parts.labels import lend
 from expost.parts.priors import learned_node
 from expost.parts.sections import all_held
 from expost.parts.weights import LEARNED_WEIGHTS, weights
@@ -62,6 +64,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
+        **({} if (num := config.data.get("labelled")) is None else {"labelled": [num, LABELS_VERSION]}),
         "versions": versions,
         "limits": job.trainer_overrides,
     }
@@ -91,14 +94,15 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         batches = parts.batches(parts.data.train, size, job.ranks, shuffle=True, seed=seed)
         val_batches = parts.batches(parts.data.val, max(size, block_size(parts.data.shape)), job.ranks)
         fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
-        if words := parts.objective.words(parts.vae):
-            job.say("vae", words)
         if settings.compile and not parts.objective.compiles:
             job.say("vae", f"not compiled: {type(parts.objective).__name__} may take a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
             if words := parts.objective.prior.said_when_joined:
                 job.say("vae", words)
+            lend(job, parts)
+        if words := parts.objective.words(parts.vae):
+            job.say("vae", words)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:

@@ -163,6 +163,7 @@ class VAEModule(pl.LightningModule):
 
     def _loss(self, x: Tensor) -> Tensor:
         """The loss of one batch, its figures counted."""
+        self.step.objective.before_step(self.global_step)
         now = torch.tensor(self.global_step)
         compiled = len(x) == self.batch_size and self._has_started()
         terms, figures = self.step(x, now) if compiled else self.step.eager(x, now)

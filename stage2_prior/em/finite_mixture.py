@@ -46,7 +46,7 @@ class FiniteMixture(Prior):
             raise PriorError(f"prior.covariance={covariance} is unknown; choose one of {', '.join(COVARIANCES)}")
         check_numbers({"num_components": num_components}, {})
         self.num_components, self.covariance = num_components, COVARIANCES[covariance]
-        self.min_images = num_components
+        self.min_images = self.num_clusters = num_components
         self.moving: MovingMixture | None = None  # between `join` and `settle`
         shape = self.covariance.scale_shape(num_components, spec.num_dims)
         unit = torch.ones(shape) if len(shape) == 2 else torch.eye(spec.num_dims).expand(shape)
@@ -79,6 +79,13 @@ class FiniteMixture(Prior):
                 self.keep(self.moving.components())
             self.moving = None
 
+    def move_to(self, order: Tensor) -> None:
+        """After `join`, begin anew where the components of a fit stand, in the `order` [K] of their numbers."""
+        scale = self.scale if len(self.scale) == 1 < self.num_components else self.scale[order]
+        self.keep(Components(self.log_weights[order], self.means[order], scale.clone()))
+        if self.moving is not None and isinstance(self.moving.source, FreeComponents):
+            self.moving.source.move_to(Components(self.log_weights, self.means, self.scale))
+
     def keep(self, known: Components) -> None:
         """Take components as they are."""
         self.log_weights.copy_(known.log_weights)
@@ -89,11 +96,17 @@ class FiniteMixture(Prior):
         if self.moving is not None:
             return self.moving.log_prob(z)
         rows = max(1, BLOCK_ELEMENTS // self.means.numel())
-        blocks = [
-            torch.logsumexp(self.log_weights + self.covariance.log_density(block, self.means, self.scale), dim=1)
-            for block in z.double().split(rows)
-        ]
-        return torch.cat(blocks).to(z.dtype)
+        return torch.cat([torch.logsumexp(self._log_terms(block), dim=1) for block in z.split(rows)]).to(z.dtype)
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        if self.moving is not None:
+            return self.moving.log_joint(z)
+        rows = max(1, BLOCK_ELEMENTS // self.means.numel())
+        return torch.cat([self._log_terms(block) for block in z.split(rows)]).to(z.dtype)
+
+    def _log_terms(self, z: Tensor) -> Tensor:
+        """log pi_k + log N(z; m_k, S_k), [B, D] -> float64 [B, K]."""
+        return self.log_weights + self.covariance.log_density(z.double(), self.means, self.scale)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         if self.moving is not None:

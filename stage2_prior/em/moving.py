@@ -36,6 +36,12 @@ class FreeComponents(nn.Module):
         self.log_diagonal = nn.Parameter(diagonal.log().float())
         self.below = nn.Parameter(known.scale.tril(-1).float()) if matrix else None  # [K, D, D], or [1, D, D]
 
+    @torch.no_grad()
+    def move_to(self, known: Components) -> None:
+        """Begin anew elsewhere; the parameters stay those that an optimiser knows."""
+        for name, value in FreeComponents(known).named_parameters():
+            self.get_parameter(name).copy_(value)
+
     def forward(self) -> Components:
         scale = self.log_diagonal.double().exp()
         if self.below is not None:
@@ -107,11 +113,17 @@ class MovingMixture(GradientPrior):
         return found
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return torch.logsumexp(self._log_terms(z), dim=1).to(z.dtype)
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        return self._log_terms(z).to(z.dtype)
+
+    def _log_terms(self, z: Tensor) -> Tensor:
+        """log pi_k + log N(z; m_k, S_k), [B, D] -> float64 [B, K]."""
         with torch.autocast(self.anchor.device.type, enabled=False):
             known, points = self.components(), z.double()
             features = self.covariance.features(points, torch.zeros_like(points))  # [B, F]
-            joint = features @ self.covariance.natural(known.log_weights, known.means, known.scale)  # [B, K]
-            return torch.logsumexp(joint, dim=1).to(z.dtype)
+            return features @ self.covariance.natural(known.log_weights, known.means, known.scale)  # [B, K]
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return -self._log_prob(z, context)

@@ -37,6 +37,7 @@ class Learned(Wrapper):
             raise PriorError(NONE_LEARNED)
         super().__init__(prior)
         self.prior, self.needs_encoder, self.fits_in_ranks = prior, False, False
+        self.num_clusters = prior.num_clusters
 
     @property
     def inner(self) -> Prior:
@@ -52,6 +53,9 @@ class Learned(Wrapper):
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.log_prob(z, context)
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        return self.prior.log_joint(z)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         return self.prior.sample(n, context, how)

@@ -19,7 +19,7 @@ from expost.config.schema import Config, Stage, validate
 FILES = sorted(CONF.glob("*/*.yaml"))
 INJECTED = {"features_shape", "num_classes", "spec", "levels"}
 """What the pipeline gives and no file can."""
-NOT_OF_THE_CLASS = {"binarize", "dequantize", "wrap", "fit", "_target_", "defaults", "otherwise"}
+NOT_OF_THE_CLASS = {"binarize", "dequantize", "labelled", "wrap", "fit", "_target_", "defaults", "otherwise"}
 """Keys of a node that belong to the pipeline, and Hydra's own."""
 
 

@@ -1,0 +1,53 @@
+"""What the components of a mixture have to do with the classes of test images or latents.
+
+Each is sorted into the component that is most responsible for the mean of its q(z|x): without noise, so that two
+reports of one model agree.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from expost.evaluation.latents.clusters import count, describe_clusters
+from expost.evaluation.report import Row
+from expost.evaluation.sections import Clusters
+from expost.measure.subject import Subject
+from stage1_vae.latents import LatentDataset
+from stage2_prior.prior import Prior
+
+ROWS_AT_ONCE = 8192
+MOST_LISTED = 32
+"""Components whose images are counted class by class in the report."""
+
+
+def measure_clusters(subject: Subject, classes_known: bool = False) -> Clusters | None:
+    """Of all test latents; None where the prior is no mixture, or nothing has labels.
+
+    Args:
+        subject: both stages.
+        classes_known: the VAE was trained with labels, by which component k is class k.
+    """
+    labels, num_classes = subject.test.labels, subject.parts.data.num_classes
+    if labels is None or not num_classes or not subject.prior.num_clusters:
+        return None
+    component = sort_into_components(subject.prior, subject.test, subject.device)
+    found = describe_clusters(count(component, labels, subject.prior.num_clusters, num_classes), classes_known)
+    return found if found.num_components <= MOST_LISTED else replace(found, counts=())
+
+
+@torch.no_grad()
+def sort_into_components(prior: Prior, latents: LatentDataset, device: torch.device) -> Tensor:
+    """The most responsible component of each latent's mean, int64 [N], on the CPU."""
+    blocks = torch.arange(len(latents)).split(ROWS_AT_ONCE)
+    means = (latents.posterior(rows).mean.to(device) for rows in blocks)
+    return torch.cat([prior.log_joint(mean).argmax(1).cpu() for mean in means])
+
+
+def add_clusters(rows: dict[str, Row], name: str, clusters: Clusters | None) -> None:
+    """Copy what the report says of clusters into the row of the prior `name`, with its standard errors."""
+    if clusters is None or name not in rows:
+        return
+    row = rows[name].with_estimate("cluster_accuracy", clusters.accuracy)
+    row = row.with_estimate("cluster_purity", clusters.purity)
+    rows[name] = row.with_figure("cluster_nmi", clusters.nmi)
