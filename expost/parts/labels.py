@@ -16,7 +16,7 @@ from expost.job import Job
 from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size
 from expost.training.tracking import Tracker
-from stage1_vae.data.images import subset
+from stage1_vae.data.images import ImageData, subset
 from stage1_vae.latents import LatentDataset
 from stage1_vae.objectives.clusters import ClusterELBO
 from stage2_prior.em.finite_mixture import FiniteMixture
@@ -48,13 +48,15 @@ def hide_labels(labels: Tensor, num: int, num_classes: int, seed: int) -> Tensor
     return known
 
 
-def check_labels(job: Job, parts: ImageParts) -> None:
-    """Refuse, before any work, labels that cannot be kept or are of no use.
+def check_clusters(job: Job, parts: ImageParts) -> None:
+    """Refuse, before any work, what cannot make clusters, and labels that cannot be kept or are of no use.
 
     Raises:
         UserError: with the remedy.
     """
-    num, data = job.config.data.get("labelled"), parts.data
+    num, data, objective = job.config.data.get("labelled"), parts.data, parts.objective
+    if isinstance(objective, ClusterELBO):
+        check_mixture(objective, data)
     if num is None:
         return
     if not isinstance(num, int) or isinstance(num, bool) or num < 1:
@@ -75,6 +77,22 @@ def check_labels(job: Job, parts: ImageParts) -> None:
         raise UserError(f"data.labelled={num}: prior.conditional=true needs every label; leave one of the two out")
     if job.max_images is None:
         check_number(num, data.train.labels, data.num_classes, math.prod(data.shape))
+
+
+def check_mixture(objective: ClusterELBO, data: ImageData) -> None:
+    """
+    Raises:
+        UserError: what it does with components, of a prior that has none or has them elsewhere.
+    """
+    key = "join_after" if objective.join_after else "information_weight" if objective.information_weight else None
+    if key is None:
+        return
+    if not isinstance(objective.prior, FiniteMixture) or objective.prior.needs_encoder:
+        raise UserError(f"vae.objective.{key} is of a mixture; set vae.prior.prior=mixture, or vae.objective.{key}=0")
+    if objective.information_weight and not data.are_pictures:
+        raise UserError(
+            f"vae.objective.information_weight turns and shifts pictures, and {data.name} holds none; set it to 0"
+        )
 
 
 def check_number(num: int, labels: Tensor, num_classes: int, num_pixels: int) -> None:

@@ -9,7 +9,7 @@ from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
 from expost.measure.inference.gaps import check_gaps
 from expost.parts.assembly import ImageParts, LatentParts, Parts, check_classes
-from expost.parts.labels import check_labels
+from expost.parts.labels import check_clusters
 from expost.stages.delivery import check_destination
 from expost.stages.export import check_export
 from expost.stages.samples import check_knobs
@@ -55,7 +55,7 @@ def check_all(job: Job, parts: Parts) -> None:
         check_latents(job, parts)
     else:
         check_codebooks(job, parts.of_images)
-        check_labels(job, parts.of_images)
+        check_clusters(job, parts.of_images)
     if word in ("sample", "all", "check"):
         check_draws(job, parts)
     if word in ("all", "joint", "evaluate", "check"):

@@ -102,7 +102,7 @@ def joint_objective(config: Config, prior: Prior) -> Objective:
 def objective_node(config: Config) -> Node:
     """What is minimised: what stage 1 has minimised at its end, when nothing warms up any more."""
     node = vae.as_before(config.own_vae.objective)
-    return node | ({"warmup_steps": 0} if "warmup_steps" in node else {})
+    return node | {name: 0 for name in ("warmup_steps", "join_after") if name in node}
 
 
 def after_joint(job: Job, parts: ImageParts) -> tuple[Job, ImageParts]:

@@ -6,6 +6,13 @@ the ELBO against p(z). From components anywhere it finds few clusters. As there,
 here against N(0, I) at a weight of its own; after `join_after` steps the components are placed on the latents by EM,
 and from then on all of it ascends one bound.
 
+What the likelihood alone calls a cluster need be no class: a slant of a digit is as good a reason for a component. That
+a picture keeps its class when it is turned and shifted a little is knowledge which the bound has not, and which can be
+added: information_weight times the mutual information of the components of an image and of the same image moved about
+(Ji, Henriques & Vedaldi, "Invariant Information Clustering", 2019, equation 3), which is largest where both agree, each
+is certain and all components are used alike. It changes what is learned and not what is a bound: the rest of the loss
+still bounds -log p(x), of a model that was pulled elsewhere.
+
 Where some labels are known, component y is class y. An image of known class costs log p(z, y) in place of log p(z), and
 log p(z, y) = log p(z) + log p(y|z): so labels add the one term -log p(y|z), of z ~ q(z|x), at the share of images that
 have one. It is weighed up here, as the classification loss of Kingma, Rezende, Mohamed & Welling, "Semi-supervised
@@ -13,10 +20,12 @@ Learning with Deep Generative Models", 2014, equation 9, is; beyond that share t
 class are drawn anew for each step, so that a few of them are heard among many.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_vae.latents.spec import LatentDensity, LatentSpec
@@ -32,7 +41,8 @@ class Mixture(LatentDensity, Protocol):
 
 
 class ClusterELBO(Objective):
-    """distortion + beta * rate under the mixture, and label_weight * -log p(y|z) of images whose class is known.
+    """distortion + beta * rate under the mixture, label_weight * -log p(y|z) of images whose class is known, and
+    -information_weight * I(k; k').
 
     Args:
         beta: weight of the rate; 1 is the bound.
@@ -42,9 +52,13 @@ class ClusterELBO(Objective):
         alone_beta: weight of the rate until then.
         label_weight: of -log p(y|z), a mean over images of known class, against nats an image.
         labelled_batch: images of known class a step, at most.
+        information_weight: of the mutual information, in nats, against nats an image; 0: images stay as they are.
+        turn_degrees, shift_pixels, zoom: how far an image is turned and slanted, shifted, and scaled for it, at most,
+            either way; `zoom` as a share.
 
     Attributes:
         place: puts the components where the latents are; lent before training. None: they stay.
+        is_alone: the components wait for their place.
     """
 
     needs_prior = True
@@ -60,17 +74,27 @@ class ClusterELBO(Objective):
         alone_beta: float = 1.0,
         label_weight: float = 10.0,
         labelled_batch: int = 100,
+        information_weight: float = 0.0,
+        turn_degrees: float = 15.0,
+        shift_pixels: float = 3.0,
+        zoom: float = 0.1,
     ) -> None:
         super().__init__()
         amounts = {"beta": beta, "warmup_steps": warmup_steps, "join_after": join_after, "alone_beta": alone_beta}
-        for name, value in (amounts | {"label_weight": label_weight}).items():
+        amounts |= {"label_weight": label_weight, "information_weight": information_weight}
+        for name, value in (
+            amounts | {"turn_degrees": turn_degrees, "shift_pixels": shift_pixels, "zoom": zoom}
+        ).items():
             if value < 0:
                 raise ValueError(f"vae.objective.{name} must not be negative, got {value}")
         if labelled_batch < 1:
             raise ValueError(f"vae.objective.labelled_batch must be at least 1, got {labelled_batch}")
         self.beta, self.warmup_steps, self.join_after, self.alone_beta = beta, warmup_steps, join_after, alone_beta
         self.label_weight, self.labelled_batch = label_weight, labelled_batch
+        self.information_weight = information_weight
+        self.turn_degrees, self.shift_pixels, self.zoom = turn_degrees, shift_pixels, zoom
         self.place: Callable[[], None] | None = None
+        self.is_alone = join_after > 0
         self.register_buffer("known_images", torch.zeros(0), persistent=False)  # [N, C, H, W], of images as x
         self.register_buffer("known_classes", torch.zeros(0, dtype=torch.int64), persistent=False)  # [N]
 
@@ -78,12 +102,17 @@ class ClusterELBO(Objective):
         return None
 
     def words(self, vae: VAE) -> str | None:
-        if not len(self.known_classes):
-            return None
-        return (
-            f"{len(self.known_classes):,} labels are known: their term counts {self.label_weight:g} times a mean over "
-            "them, and beyond their share of the images the loss is no bound"
-        )
+        said = []
+        if len(self.known_classes):
+            said.append(
+                f"{len(self.known_classes):,} labels are known: their term counts {self.label_weight:g} times a mean "
+                "over them"
+            )
+        if self.information_weight:
+            said.append(
+                f"the information that components keep of images moved about counts {self.information_weight:g} times"
+            )
+        return f"{'; '.join(said)}; with it the loss bounds nothing" if said else None
 
     def know(self, x: Tensor, classes: Tensor) -> None:
         """Train with images `x` [N, C, H, W] of known `classes` [N] from now on; on the device."""
@@ -92,32 +121,36 @@ class ClusterELBO(Objective):
     def before_step(self, step: int) -> None:
         if step == self.join_after and self.join_after and self.place is not None:
             self.place()
+        self.is_alone = step < self.join_after  # of a compiled step a constant, which changes once
 
     def forward(self, vae: VAE, x: Tensor, step: int | Tensor) -> Terms:
         encoding, z, image = vae(x)
         distortion = -image.log_prob(x)  # [B] nats
         rate = rate_nats(encoding.posterior, self.prior_of(vae), z)  # [B] nats
-        paid = self._weight(step) * rate
-        is_alone = self._is_alone(step, z.device)
-        if is_alone is not None:
-            assert vae.base_prior is not None
-            alone = rate_nats(encoding.posterior, vae.base_prior, z)  # [B] nats, closed form
-            rate, paid = torch.where(is_alone, alone, rate), torch.where(is_alone, self.alone_beta * alone, paid)
-        loss = distortion.mean() + paid.mean()
+        loss, extras = distortion.mean(), dict[str, Tensor]()
         if encoding.penalty is not None:
             loss = loss + encoding.penalty.mean()
-        if not (len(self.known_classes) and self.training):
-            return Terms(loss, distortion, rate)
-        wrong = self._label_nats(vae)
-        if is_alone is not None:
-            wrong = torch.where(is_alone, torch.zeros_like(wrong), wrong)
-        return Terms(loss + self.label_weight * wrong, distortion, rate, {"label_nats": wrong})
+        is_done = isinstance(step, int) and step >= SCHEDULES_DONE
+        if self.is_alone and not is_done:
+            assert vae.base_prior is not None
+            alone = rate_nats(encoding.posterior, vae.base_prior, z)  # [B] nats, closed form
+            extras = {name: torch.zeros_like(loss) for name in self._terms}
+            # ranks wait for a gradient of every parameter, if it be nothing
+            return Terms(loss + self.alone_beta * alone.mean() + 0 * rate.mean(), distortion, alone, extras)
+        loss = loss + self._weight(step) * rate.mean()
+        if "information_nats" in self._terms:
+            extras["information_nats"] = self._information_nats(vae, x, z)
+            loss = loss - self.information_weight * extras["information_nats"]
+        if "label_nats" in self._terms:
+            extras["label_nats"] = self._label_nats(vae)
+            loss = loss + self.label_weight * extras["label_nats"]
+        return Terms(loss, distortion, rate, extras)
 
-    def _is_alone(self, step: int | Tensor, device: torch.device) -> Tensor | None:
-        """Whether the components wait for their place at `step`, []; None: they never do, or it is over."""
-        if not self.join_after or (isinstance(step, int) and step >= SCHEDULES_DONE):
-            return None
-        return torch.as_tensor(step, device=device) < self.join_after
+    @property
+    def _terms(self) -> list[str]:
+        """Beside the bound; of training images alone."""
+        asked = {"information_nats": self.information_weight > 0, "label_nats": len(self.known_classes) > 0}
+        return [name for name, is_asked in asked.items() if is_asked and self.training]
 
     def _weight(self, step: int | Tensor) -> float | Tensor:
         """Of the rate under the mixture."""
@@ -131,6 +164,31 @@ class ClusterELBO(Objective):
         num = min(self.labelled_batch, len(self.known_classes))
         rows = torch.randint(len(self.known_classes), (num,), device=self.known_classes.device)
         z = vae.encode(self.known_images[rows]).posterior.rsample()
-        prior: Mixture = self.prior  # type: ignore[assignment]  # `expost.parts.labels` lets no other pass
-        joint = prior.log_joint(z)  # [num, K] nats
-        return -joint.log_softmax(1).gather(1, self.known_classes[rows, None]).mean()
+        return F.cross_entropy(self._mixture.log_joint(z), self.known_classes[rows])
+
+    def _information_nats(self, vae: VAE, x: Tensor, z: Tensor) -> Tensor:
+        """I(k; k') of the components of images `x` with latents `z`, and of the same images moved about, []."""
+        with torch.autocast(x.device.type, enabled=False):
+            moved = move_about(x, self.turn_degrees, self.shift_pixels, self.zoom)
+        z_moved = vae.encode(moved).posterior.rsample()
+        joint = self._mixture.log_joint(torch.cat([z, z_moved])).softmax(1)  # [2 B, K]
+        together = joint[: len(x)].T @ joint[len(x) :] / len(x)  # [K, K]
+        together = ((together + together.T) / 2).clamp_min(1e-8)
+        log_alone = together.sum(1).log()  # [K]
+        return (together * (together.log() - log_alone[:, None] - log_alone)).sum()
+
+    @property
+    def _mixture(self) -> Mixture:
+        return self.prior  # type: ignore[return-value]  # `expost.parts.labels` lets no other pass
+
+
+def move_about(x: Tensor, degrees: float, pixels: float, zoom: float) -> Tensor:
+    """Images [B, C, H, W], each turned, shifted and scaled at random by at most so much; what comes in is 0."""
+    draw = torch.rand(5, len(x), device=x.device, dtype=x.dtype) * 2 - 1
+    angle, scale = math.radians(degrees) * draw[0], 1 + zoom * draw[1]
+    shear = math.tan(math.radians(degrees)) * draw[2]
+    height, width = x.shape[-2:]
+    sine, cosine = angle.sin() * scale, angle.cos() * scale
+    rows = [cosine, shear - sine, 2 * pixels / width * draw[3], sine, cosine, 2 * pixels / height * draw[4]]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
+    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
