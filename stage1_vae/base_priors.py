@@ -4,10 +4,13 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.posteriors import LOG_2PI
+from stage1_vae.spaces.box import WALL
+from stage1_vae.spaces.sphere import log_area
 
 
 class BasePrior(nn.Module, ABC):
@@ -76,3 +79,35 @@ class FairBits(BasePrior):
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """[n, D]."""
         return torch.randint(2, (n, self.num_bits), device=self.anchor.device).to(self.anchor.dtype)
+
+
+class UniformSphere(BasePrior):
+    """Uniform on the unit sphere of R^D, a density by surface: the base prior of a hyperspherical bottleneck."""
+
+    def __init__(self, num_dims: int) -> None:
+        super().__init__()
+        self.num_dims = num_dims
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return z.new_full(z.shape[:-1], -log_area(self.num_dims))
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """[n, D]."""
+        return F.normalize(torch.randn(n, self.num_dims, dtype=self.anchor.dtype, device=self.anchor.device), dim=1)
+
+
+class UniformBox(BasePrior):
+    """Uniform on [-1, 1]^D: the base prior of a box bottleneck."""
+
+    def __init__(self, num_dims: int) -> None:
+        super().__init__()
+        self.num_dims = num_dims
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        inside = z.new_full(z.shape[:-1], -self.num_dims * math.log(2))
+        return torch.where((z.abs() <= 1).all(-1), inside, -torch.inf)
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """[n, D]."""
+        uniform = torch.rand(n, self.num_dims, dtype=self.anchor.dtype, device=self.anchor.device)
+        return (2 * uniform - 1).clamp(-WALL, WALL)

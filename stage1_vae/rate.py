@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from stage1_vae.base_priors import FairBits, StandardNormal, UniformCodes
+from stage1_vae.base_priors import FairBits, StandardNormal, UniformBox, UniformCodes, UniformSphere
 from stage1_vae.latents.spec import LatentDensity
 from stage1_vae.posteriors import Bits, CategoricalCodes, DiagonalNormal
+from stage1_vae.spaces.box import TruncatedNormal
+from stage1_vae.spaces.sphere import PowerSpherical, log_area
 
 
 def _kl_to_standard_normal(posterior: DiagonalNormal, prior: StandardNormal) -> Tensor:
@@ -32,12 +34,23 @@ def _kl_to_uniform_codes(posterior: CategoricalCodes, prior: UniformCodes) -> Te
     return negative_entropy + prior.sizes.log()
 
 
+def _kl_to_uniform_sphere(posterior: PowerSpherical, prior: UniformSphere) -> Tensor:
+    nats = log_area(prior.num_dims) - posterior.entropy()
+    return nats.to(posterior.loc.dtype)[:, None]
+
+
+def _kl_to_uniform_box(posterior: TruncatedNormal, prior: UniformBox) -> Tensor:
+    return (math.log(2) - posterior.entropy_per_dim()).to(posterior.loc.dtype)
+
+
 CLOSED_FORM_KL: dict[tuple[type, type], Callable[..., Tensor]] = {
     (DiagonalNormal, StandardNormal): _kl_to_standard_normal,
     (Bits, FairBits): _kl_to_fair_bits,
     (CategoricalCodes, UniformCodes): _kl_to_uniform_codes,
+    (PowerSpherical, UniformSphere): _kl_to_uniform_sphere,
+    (TruncatedNormal, UniformBox): _kl_to_uniform_box,
 }
-"""Pairs whose KL is known per latent dimension, [B, *event] nats."""
+"""Pairs whose KL is known per latent dimension, [B, *event] nats; on the sphere, of all of them together, [B, 1]."""
 
 
 def rate_per_dim_nats(posterior: Distribution, prior: LatentDensity) -> Tensor | None:

@@ -23,7 +23,7 @@ def check_finite(latents: LatentDataset, split: str) -> None:
     start = 0
     for posterior in latents.blocks():
         for name in latents.params:
-            finite = getattr(posterior, name).flatten(1).isfinite().all(1)
+            finite = getattr(posterior, name).reshape(posterior.batch_shape[0], -1).isfinite().all(1)
             if not finite.all():
                 rows, first = bad.get(name, (0, start + int(finite.int().argmin())))
                 bad[name] = (rows + int((~finite).sum()), first)

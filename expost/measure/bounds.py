@@ -31,7 +31,7 @@ from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size
 from expost.training.progress import bar, clock
 from stage1_vae.autoencoder import Autoencoder
-from stage1_vae.base_priors import FairBits, StandardNormal
+from stage1_vae.base_priors import FairBits, StandardNormal, UniformBox, UniformSphere
 from stage1_vae.data.images import ImageSet, subset
 from stage1_vae.posteriors import DiagonalNormal
 from stage1_vae.rate import rate_nats
@@ -76,8 +76,8 @@ def measure_bounds(subject: ImageSubject, job: Job) -> dict[str, Bounds]:
         for key, prior in (priors | {"learned": subject.prior}).items()
     }
     # then stage 1 was trained against the baseline itself
-    exact = type(vae.base_prior) in (StandardNormal, FairBits) and subject.test.has_density
-    rates = {"baseline": closed_form} if exact else {}
+    known = type(vae.base_prior) in (StandardNormal, FairBits, UniformSphere, UniformBox)
+    rates = {"baseline": closed_form} if known and subject.test.has_density else {}
     num = 1 if subject.test.is_certain else settings.importance_samples
     fewer = {"learned": affordable_draws(settings, subject.prior.passes)}
     return importance_bounds(x_batches, propose, likelihood(vae), densities, num, rates, max_rows, fewer)
@@ -91,8 +91,8 @@ def check_tight_bounds(job: Job, parts: ImageParts) -> None:
     """
     if job.config.evaluation.annealing is not None and parts.vae.family not in WITH_DENSITY:
         raise EvaluationError(
-            "annealing moves through real latents from the density q(z|x), and this autoencoder has none; "
-            "set evaluation.annealing=null or train with noise (vae=gaussian)"
+            "annealing moves through real latents from a normal q(z|x), and this autoencoder has none; "
+            "set evaluation.annealing=null or train one that has (vae=gaussian)"
         )
 
 

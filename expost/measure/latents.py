@@ -32,7 +32,7 @@ from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.assembly import LatentParts
 from expost.training.progress import clock
-from stage1_vae.latents import LatentDataset, Support
+from stage1_vae.latents import DiagonalNormal, LatentDataset, Support
 from stage1_vae.latents.spec import NUM_DRAWS
 from stage1_vae.rows import spread_rows
 from stage2_prior.held_out import affordable
@@ -188,7 +188,7 @@ def blocks_of(latents: LatentDataset) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Posterior means and log standard deviations, some rows at a time."""
     for start in range(0, len(latents), BLOCK_ROWS):
         posterior = latents.posterior(slice(start, start + BLOCK_ROWS))
-        yield posterior.mean, getattr(posterior, "log_std", None)
+        yield posterior.mean, posterior.log_std if isinstance(posterior, DiagonalNormal) else None
 
 
 def count_codes(subject: Subject) -> Codes:

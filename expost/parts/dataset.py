@@ -13,6 +13,8 @@ FAMILY_WORDS = {
     "delta": "point masses",
     "codes": "codes",
     "bits": "bits",
+    "power_spherical": "directions and concentrations",
+    "truncated_normal": "normals cut to a box",
 }
 """Family of posteriors -> what is held of each."""
 OF_LATENTS = "latents: "

@@ -142,7 +142,7 @@ def imagine_inputs(probing: Probing) -> Facts:
     train_hardly(probing)
     spec, family = probing.images.vae.spec, probing.images.vae.family
     params = imagine_params(spec, family)
-    row_bytes = spec.num_dims * sum(values.itemsize for values in params.values())
+    row_bytes = sum(values[0].nbytes for values in params.values())
     rows = {}
     for split in SPLITS:
         images = getattr(probing.images.data, split)
@@ -162,16 +162,21 @@ def imagine_inputs(probing: Probing) -> Facts:
 
 
 def imagine_params(spec: LatentSpec, family: str) -> dict[str, np.ndarray]:
-    """Parameters of `NOISE_ROWS` posteriors: N(0, I) a tenth as wide, bits whose logits are N(0, 1), uniform codes."""
+    """Parameters of `NOISE_ROWS` posteriors: N(0, I) a tenth as wide, bits whose logits are N(0, 1), uniform codes, the
+    same on a sphere and in a box."""
     generator, shape = np.random.default_rng(0), (NOISE_ROWS, *spec.shape)
     if family == "codes":
         sizes = np.repeat(spec.num_codes, [height * width for height, width in spec.grids])  # [T]
         return {"codes": generator.integers(sizes, size=shape).astype(spec.dtype("codes"))}
     first, *widths = PARAMETERS[family]
-    params = {first: generator.standard_normal(shape, dtype=np.float32)}
+    middle = generator.standard_normal(shape, dtype=np.float32)
+    if family == "power_spherical":
+        middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+        return {first: middle, widths[0]: np.full(NOISE_ROWS, math.log(100.0), dtype=np.float32)}  # a tenth wide, too
     if family == "draws":
         noise = generator.standard_normal((len(widths), *shape), dtype=np.float32)
-        return params | dict(zip(widths, params[first] + 0.1 * noise, strict=True))
+        return {first: middle} | dict(zip(widths, middle + 0.1 * noise, strict=True))
+    params = {first: np.tanh(middle) if family == "truncated_normal" else middle}
     return params | {name: np.full(shape, math.log(0.1), dtype=np.float32) for name in widths}
 
 

@@ -3,10 +3,13 @@
 from stage1_vae.latents.aggregate import log_mean_normal
 from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, Draws, LatentDataset, Posterior
 from stage1_vae.latents.spec import Column, DerivedColumn, LatentDensity, LatentSpec, Support
+from stage1_vae.spaces.box import TruncatedNormal
+from stage1_vae.spaces.sphere import LARGEST_CONCENTRATION, PowerSpherical, log_area, log_normaliser
 
 __all__ = [
     "BUFFER_BYTES",
     "IN_MEMORY_BYTES",
+    "LARGEST_CONCENTRATION",
     "Column",
     "DerivedColumn",
     "DiagonalNormal",
@@ -15,6 +18,10 @@ __all__ = [
     "LatentDensity",
     "LatentSpec",
     "Posterior",
+    "PowerSpherical",
     "Support",
+    "TruncatedNormal",
+    "log_area",
     "log_mean_normal",
+    "log_normaliser",
 ]

@@ -1,8 +1,9 @@
 """The aggregate posterior q(z) = 1/N sum_i q(z|x_i) of a data set, exactly.
 
-log q(z|x_i) is linear in something: in (z^2, z, 1) where posteriors are diagonal normals, in (z, 1) where they are
-independent bits, z . l_i - sum_d log(1 + exp(l_id)). So a tile of latents by components is one matrix product, and a
-running log-sum-exp over tiles keeps memory independent of N. Posteriors of codes are point masses, and what is asked
+log q(z|x_i) is linear in something: in (z^2, z, 1) where posteriors are diagonal normals, cut to a box or not, in
+(z, 1) where they are independent bits, z . l_i - sum_d log(1 + exp(l_id)); and on the sphere it is a function of one
+product, m_i . z. So a tile of latents by components is one matrix product, and a running log-sum-exp over tiles keeps memory
+independent of N. Posteriors of codes are point masses, and what is asked
 for is how often a sequence occurs.
 """
 
@@ -18,6 +19,8 @@ from torch.distributions import Distribution
 
 from stage1_vae.latents.spec import Column, LatentSpec
 from stage1_vae.posteriors import LOG_2PI
+from stage1_vae.spaces.box import log_mass
+from stage1_vae.spaces.sphere import LOG_2, NEAREST, log_normaliser
 
 TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that are looked at together: 2 MiB of float64, and 128 MiB on a GPU."""
@@ -38,9 +41,11 @@ class Posteriors(Protocol):
 
 @torch.no_grad()
 def log_mixture(latents: Posteriors, z: Tensor, chunk: int) -> Tensor:
-    """log 1/N sum_i q(z|x_i) of bits or diagonal normals, [B] nats for z [B, *shape]; `chunk` latents a tile."""
-    form = _Bits(latents) if latents.family == "bits" else _Normals(latents)
-    log_sum, _ = _log_sum(form.left(z.flatten(1).double()), form.right, len(latents), chunk)
+    """log 1/N sum_i q(z|x_i) of posteriors that have a density, [B] nats for z [B, *shape]; `chunk` latents a tile."""
+    form = FORMS.get(latents.family, _Normals)(latents)
+    log_sum, _ = _log_sum(form.left(z.flatten(1).double()), form.right, len(latents), chunk, terms=form.terms)
+    if latents.family == "truncated_normal":
+        log_sum = torch.where((z.abs() <= 1).flatten(1).all(1), log_sum, -torch.inf)
     return log_sum.sub_(math.log(len(latents))).to(z.dtype)
 
 
@@ -64,12 +69,23 @@ def log_mean_normal(z: Tensor, loc: Tensor, log_std: Tensor, chunk: int = 256) -
     return log_sum - math.log(len(loc))
 
 
+def _product(left: Tensor, forms: Tensor, out: Tensor) -> Tensor:
+    """left [b, F], forms [F, n] -> [b, n], in `out`."""
+    return torch.mm(left, forms, out=out)
+
+
 def _log_sum(
-    left: Tensor, right: Callable[[slice], Tensor], num: int, chunk: int, mean_wanted: bool = False
+    left: Tensor,
+    right: Callable[[slice], Tensor],
+    num: int,
+    chunk: int,
+    mean_wanted: bool = False,
+    terms: Callable[[Tensor, Tensor, Tensor], Tensor] = _product,
 ) -> tuple[Tensor, Tensor | None]:
     """log sum_i exp(left . right_i) over `num` forms, [B] for left [B, F], and the mean form [B, F] if it is wanted.
 
-    `right`: rows -> the forms of these, [F, n]; `chunk` rows of `left` a tile.
+    `right`: rows -> the forms of these, [F, n]; `chunk` rows of `left` a tile; `terms`: what is made of both, in place
+    of their product, into its third argument.
     """
     top = torch.full_like(left[:, :1], -torch.inf)  # [B, 1] largest term so far
     total = torch.zeros_like(top)  # [B, 1] sum of the terms so far, over the largest
@@ -82,12 +98,12 @@ def _log_sum(
         for rows in range(0, len(left), chunk):
             block = left[rows : rows + chunk]
             tile = (len(block), forms.shape[1])
-            terms = torch.mm(block, forms, out=products[: tile[0] * tile[1]].view(tile))  # [b, n] nats
+            nats = terms(block, forms, products[: tile[0] * tile[1]].view(tile))  # [b, n]
             old = top[rows : rows + chunk]
-            new = torch.maximum(old, terms.amax(1, keepdim=True))
+            new = torch.maximum(old, nats.amax(1, keepdim=True))
             # Over the largest term, float32 is exact enough, and the exponential costs a third; where it would
             # underflow it costs ten times as much, and what is left out is below any rounding.
-            ratio = torch.sub(terms, new, out=ratios[: tile[0] * tile[1]].view(tile)).clamp_(min=NEGLIGIBLE).exp_()
+            ratio = torch.sub(nats, new, out=ratios[: tile[0] * tile[1]].view(tile)).clamp_(min=NEGLIGIBLE).exp_()
             shrink = torch.exp(old - new)
             total[rows : rows + chunk].mul_(shrink).add_(ratio.sum(1, keepdim=True))
             if mean is not None:
@@ -98,7 +114,9 @@ def _log_sum(
 
 class _Normals:
     """-(z - m)^2 / 2s^2 expands into one product; in float64 because its terms cancel, about a common centre because
-    they cancel less there."""
+    they cancel less there. Of normals cut to a box, each with what the cut has left of it."""
+
+    terms = staticmethod(_product)
 
     def __init__(self, latents: Posteriors) -> None:
         self.latents = latents
@@ -116,7 +134,10 @@ class _Normals:
     def right(self, rows: slice) -> Tensor:
         """Natural parameters of the posteriors in `rows`, [2 D + 1, n]."""
         loc, log_std = _flat(self.latents, "loc", rows), _flat(self.latents, "log_std", rows)  # [n, D]
-        return _natural(loc - torch.from_numpy(self.centre), log_std)
+        natural = _natural(loc - torch.from_numpy(self.centre), log_std)
+        if self.latents.family == "truncated_normal":
+            natural[-1] -= log_mass(loc, log_std).sum(1)
+        return natural
 
 
 def _powers(z: Tensor) -> Tensor:
@@ -134,6 +155,8 @@ def _natural(mean: Tensor, log_std: Tensor) -> Tensor:
 class _Bits:
     """Independent bits: their logits are the natural parameters."""
 
+    terms = staticmethod(_product)
+
     def __init__(self, latents: Posteriors) -> None:
         self.latents = latents
 
@@ -145,6 +168,37 @@ class _Bits:
         """[D + 1, n]."""
         logits = _flat(self.latents, "logits", rows)  # [n, D]
         return torch.cat([logits, -F.softplus(logits).sum(1, keepdim=True)], dim=1).T.contiguous()
+
+
+class _PowerSphericals:
+    """Each is k log((1 + m . z) / 2) and a constant."""
+
+    def __init__(self, latents: Posteriors) -> None:
+        self.latents = latents
+
+    def left(self, z: Tensor) -> Tensor:
+        """z [B, D] -> unit vectors [B, D]."""
+        return F.normalize(z, dim=1)
+
+    def right(self, rows: slice) -> Tensor:
+        """Directions, and below them concentration and constant, [D + 2, n]."""
+        direction = F.normalize(_flat(self.latents, "loc", rows), dim=1)
+        log_concentration = np.array(self.latents.params["log_concentration"][rows], np.float64)
+        concentration = torch.from_numpy(log_concentration).exp()
+        constant = log_normaliser(concentration, direction.shape[1]) - LOG_2 * concentration
+        return torch.cat([direction.T, concentration[None], constant[None]])
+
+    @staticmethod
+    def terms(left: Tensor, forms: Tensor, out: Tensor) -> Tensor:
+        sums = torch.mm(left, forms[:-2], out=out).add_(1).clamp_min_(NEAREST)
+        return sums.log_().mul_(forms[-2]).add_(forms[-1])
+
+
+FORMS: dict[str, type[_Normals] | type[_Bits] | type[_PowerSphericals]] = {
+    "bits": _Bits,
+    "power_spherical": _PowerSphericals,
+}
+"""Family -> what its logarithms are products of; all else is normal."""
 
 
 def _flat(latents: Posteriors, name: str, rows: slice) -> Tensor:

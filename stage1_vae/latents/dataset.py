@@ -30,14 +30,18 @@ from stage1_vae.latents.numbers import (
 )
 from stage1_vae.latents.spec import PARAMETERS, Column, DerivedColumn, LatentSpec, Support
 from stage1_vae.posteriors import Bits, Codes, Delta, DiagonalNormal, Draws
+from stage1_vae.spaces.box import TruncatedNormal
+from stage1_vae.spaces.sphere import PowerSpherical
 
-Posterior = DiagonalNormal | Delta | Codes | Bits | Draws
+Posterior = DiagonalNormal | Delta | Codes | Bits | Draws | PowerSpherical | TruncatedNormal
 FAMILIES: dict[str, type[Posterior]] = {
     "diagonal_normal": DiagonalNormal,
     "delta": Delta,
     "codes": Codes,
     "bits": Bits,
     "draws": Draws,
+    "power_spherical": PowerSpherical,
+    "truncated_normal": TruncatedNormal,
 }
 IN_MEMORY_BYTES = 2**28
 """Parameters up to 256 MiB are taken into memory where that helps; larger sets are read in blocks."""
@@ -54,8 +58,8 @@ class LatentDataset:
     Args:
         spec: what one event is.
         family: a key of `FAMILIES`.
-        params: parameter name -> array [N, *spec.shape] of `spec.dtype`, in memory, memory-mapped, or made when it
-            is read.
+        params: parameter name -> array [N, *spec.parameter_shape] of `spec.dtype`, in memory, memory-mapped, or made when
+            it is read.
         labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
     """
@@ -78,8 +82,9 @@ class LatentDataset:
         if set(self.params) != set(PARAMETERS[self.family]):
             raise ValueError(f"{self.family} needs {PARAMETERS[self.family]}, got {tuple(self.params)}")
         for name, values in self.params.items():
-            if values.shape[1:] != self.spec.shape or len(values) != len(self):
-                raise ValueError(f"{name} is {values.shape}, not ({len(self)}, {self.spec.shape})")
+            shape = self.spec.parameter_shape(name)
+            if values.shape[1:] != shape or len(values) != len(self):
+                raise ValueError(f"{name} is {values.shape}, not ({len(self)}, {shape})")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{len(self.labels)} labels for {len(self)} latents")
 
@@ -156,7 +161,7 @@ class LatentDataset:
     @property
     def row_bytes(self) -> int:
         """Bytes of the parameters of one posterior."""
-        return self.spec.num_dims * sum(self.spec.dtype(name).itemsize for name in self.params)
+        return sum(math.prod(self.spec.parameter_shape(name)) * self.spec.dtype(name).itemsize for name in self.params)
 
     def fits_memory(self, limit: int | None = None) -> bool:
         """Whether the parameters of all posteriors may lie in memory at once, several times over.

@@ -101,7 +101,7 @@ class LatentWriter(ExitStack):
 
 def _columns(spec: LatentSpec, family: str, num: int, labelled: bool) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> shape and dtype of every file."""
-    files = {name: ((num, *spec.shape), spec.dtype(name)) for name in PARAMETERS[family]}
+    files = {name: ((num, *spec.parameter_shape(name)), spec.dtype(name)) for name in PARAMETERS[family]}
     return files | ({LABELS: ((num,), np.dtype(np.int64))} if labelled else {})
 
 

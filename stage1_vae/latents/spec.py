@@ -16,8 +16,12 @@ PARAMETERS = {
     "codes": ("codes",),
     "bits": ("logits",),
     "draws": tuple(f"draw_{i}" for i in range(NUM_DRAWS)),
+    "power_spherical": ("loc", "log_concentration"),
+    "truncated_normal": ("loc", "log_std"),
 }
-"""Family of q(z|x) -> the parameters that are stored, each [N, *shape]."""
+"""Family of q(z|x) -> the parameters that are stored, each [N, *shape] but for the `SCALARS`."""
+SCALARS = ("log_concentration",)
+"""Parameters of which a posterior has one number, [N]."""
 
 
 class Column(Protocol):
@@ -52,12 +56,13 @@ class LatentDensity(Protocol):
 
 
 class Support(str, Enum):
-    """Where z lives."""
+    """Where z lives: SPHERE is |z| = 1, and BOX is [-1, 1] in each dimension."""
 
     REAL = "real"
     SPHERE = "sphere"
     CODES = "codes"
     BITS = "bits"
+    BOX = "box"
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class LatentSpec:
     def words(self) -> str:
         """For the user: codes of shape (49)."""
         return f"{self.support.value} of shape ({', '.join(map(str, self.shape))})"
+
+    def parameter_shape(self, parameter: str) -> tuple[int, ...]:
+        """Of one posterior."""
+        return () if parameter in SCALARS else self.shape
 
     def dtype(self, parameter: str) -> np.dtype:
         """What a parameter is stored as: codes in the smallest integers that hold them, all else in float32."""

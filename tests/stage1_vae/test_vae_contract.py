@@ -64,7 +64,7 @@ def vae_of(net: str) -> str:
 def told(model: VAE, x: Tensor) -> Tensor:
     """The parameters of q(z|x) that are stored, of each image: [B, n]."""
     params = stored_params(model.encode(x).posterior, model.bottleneck.family, seed=0)
-    return torch.cat([value.flatten(1) for value in params.values()], dim=1)
+    return torch.cat([value.reshape(len(x), -1) for value in params.values()], dim=1)
 
 
 def some_latents(model: VAE, x: Tensor, n: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Bounded spaces that latents live in: on each a posterior, and what the uniform density there needs."""
