@@ -47,7 +47,7 @@ class Subject:
     Attributes:
         parts: what else there is; the data.
         prior: fitted, in evaluation mode.
-        baseline: N(0, I) on the same latents; of codes and bits, the uniform prior.
+        baseline: N(0, I) on the same latents; of codes, bits and bounded latents, the uniform prior.
         train, test: latents.
         floors: row -> a prior of few numbers or none that a learned one must beat.
     """

@@ -1,0 +1,1 @@
+"""Priors of latents on bounded spaces: the sphere, and what carries priors of real numbers to sphere and box."""
