@@ -14,7 +14,7 @@ from expost.config.schema import Node
 from expost.evaluation.sections import Fitting, Rung
 from expost.job import Job
 from expost.measure.subject import Subject
-from expost.parts.priors import prior_nodes
+from expost.parts.priors import in_chart, inner_spec, prior_nodes, wrapper_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.combined.members import Combined
 from stage2_prior.counting import CountingPrior
@@ -107,4 +107,6 @@ def other(name: str, spec: LatentSpec) -> str:
 def models(node: Node, spec: LatentSpec) -> bool:
     """Whether the prior can model latents of `spec`; a network over tokens, whether they are not too many."""
     fits = spec.support is Support.REAL or spec.num_dims <= node.get("max_tokens", spec.num_dims)
-    return fits and target_class(node).check(spec) is None
+    charted = in_chart(node, spec)
+    inner = spec if charted is node else inner_spec(wrapper_nodes(charted, spec), spec)
+    return fits and target_class(node).check(inner) is None

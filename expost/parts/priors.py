@@ -37,10 +37,13 @@ from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper
 from stage2_prior.priors.learned import NONE_LEARNED, Learned
+from stage2_prior.wrappers.chart import Charted
 from stage2_prior.wrappers.varying import Varying
 
 PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
 """Around a prior that takes no labels, where `prior.conditional` asks for one a class."""
+CHART = "chart"
+"""Name of `Charted` in `conf/wrappers.yaml`."""
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
@@ -191,6 +194,8 @@ def why_not(node: Node, spec: LatentSpec) -> str | None:
     inner = inner_spec(wrapper_nodes(node, spec), spec)
     if issubclass(target_class(node), Learned) and node.get("prior") is None:
         return NONE_LEARNED
+    if target_class(node).needs_encoder and inner.support is not spec.support:
+        return f"{target_class(node).__name__} is made of normal posteriors; these latents are {spec.support.value}"
     reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
     return next((reason for reason in reasons if reason is not None), None)
 
@@ -256,15 +261,27 @@ def choose_prior(node: Node, spec: LatentSpec, offered: dict[str, Node], command
         UserError: `otherwise` names no prior, or a changed key is one that the other prior does not have.
     """
     name = node.get("otherwise")
-    alone = without(node, ("otherwise",))
-    if name is None or target_class(node).check(inner_spec(wrapper_nodes(node, spec), spec)) is None:
+    alone = in_chart(without(node, ("otherwise",)), spec)
+    if name is None or target_class(node).check(inner_spec(wrapper_nodes(alone, spec), spec)) is None:
         return alone
     if name not in offered:
         raise UserError(f"prior.otherwise={name}: no such prior; {nearest(str(name), offered)}")
     other = without(offered[name], ("otherwise",))
     for path, value in user_changes(node, offered, command):
         set_key(other, path, value, name, spec)
-    return other
+    return in_chart(other, spec)
+
+
+def in_chart(node: Node, spec: LatentSpec) -> Node:
+    """The section `node` of a prior of real numbers with the chart that carries it to bounded latents of `spec` around
+    it, where it names none; any other as it is."""
+    if Charted.check(spec) is not None or target_class(node).check(spec) is None:
+        return node
+    wrap = node.get("wrap") or []
+    listed = any(issubclass(target_class(wrapper), Charted) for _, wrapper in listed_wrappers(node))
+    charted = node if listed else node | {"wrap": [*wrap, CHART]}
+    inner = inner_spec(wrapper_nodes(charted, spec), spec)
+    return charted if target_class(node).check(inner) is None else node
 
 
 def user_changes(node: Node, offered: dict[str, Node], command: Command) -> Iterator[tuple[tuple[str, ...], Any]]:
