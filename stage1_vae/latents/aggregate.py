@@ -2,9 +2,8 @@
 
 log q(z|x_i) is linear in something: in (z^2, z, 1) where posteriors are diagonal normals, cut to a box or not, in
 (z, 1) where they are independent bits, z . l_i - sum_d log(1 + exp(l_id)); and on the sphere it is a function of one
-product, m_i . z. So a tile of latents by components is one matrix product, and a running log-sum-exp over tiles keeps memory
-independent of N. Posteriors of codes are point masses, and what is asked
-for is how often a sequence occurs.
+product, m_i . z. So a tile of latents by components is one matrix product, and a running log-sum-exp over tiles keeps
+memory independent of N. Posteriors of codes are point masses, and what is asked for is how often a sequence occurs.
 """
 
 import math

@@ -58,8 +58,8 @@ class LatentDataset:
     Args:
         spec: what one event is.
         family: a key of `FAMILIES`.
-        params: parameter name -> array [N, *spec.parameter_shape] of `spec.dtype`, in memory, memory-mapped, or made when
-            it is read.
+        params: parameter name -> array [N, *spec.parameter_shape] of `spec.dtype`, in memory, memory-mapped, or made
+            when it is read.
         labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
     """

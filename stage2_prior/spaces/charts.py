@@ -83,9 +83,8 @@ class SphereChart(Chart):
         nearby = LEAST_SINE * torch.eye(self.num_dims).to(tangent)[0]
         tangent = torch.where(is_opposite, nearby, tangent)
         sine = squared.clamp_min(LEAST_SINE**2).sqrt()
-        half = torch.where(
-            cosine >= 0, sine / (1 + cosine), (1 - cosine) / sine
-        )  # tan(t / 2), from what does not cancel
+        # tan(t / 2), from what does not cancel on either side, nor divides by nothing for its gradient on the other
+        half = torch.where(cosine >= 0, sine / (1 + cosine.clamp_min(0)), (1 - cosine) / sine)
         ratio = 2 * torch.asinh(half) / sine  # r / sin(t), 1 at the centre
         log_det = 0.5 * half.square().log1p() + (self.num_dims - 1) * ratio.log()
         return ratio * tangent, log_det.squeeze(1)

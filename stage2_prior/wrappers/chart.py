@@ -3,8 +3,9 @@
 It stands around such a prior by itself where the latents are bounded; `prior.wrap=[..., chart]` says the same.
 
 What q(z|x_i) is in the chart has no name, but it can be drawn from exactly. A prior that learns by gradients sees fresh
-draws, as it would of any other latents. One that is fitted in closed form or by EM sees several draws of each posterior,
-which stay the same: it would over-fit the noise of a single one (by 0.1 nats of 100 components in 16 dimensions).
+draws, as it would of any other latents. One that is fitted in closed form or by EM sees several draws of each
+posterior, which stay the same: it would over-fit the noise of a single one (by 0.1 nats of 100 components in 16
+dimensions).
 """
 
 from collections.abc import Callable
