@@ -13,8 +13,6 @@ from expost.evaluation.sections import Clusters, InferenceGaps, TightBounds
 from expost.evaluation.verdict import conclude
 from expost.job import Job
 from expost.measure.bounds import carries_unchanged, compare_with_truth, measure_bounds, tight_bounds
-from expost.measure.classes import ConditionalSamples, add_classes, measure_classes
-from expost.measure.clusters import add_clusters, measure_clusters
 from expost.measure.feature_nets import Extractor, Nets, load_feature_net, load_own_net
 from expost.measure.findings import Findings, Part, carry_out
 from expost.measure.image_sets import (
@@ -24,6 +22,8 @@ from expost.measure.image_sets import (
     measure_memorisation,
 )
 from expost.measure.inference.gaps import add_gaps, measure_gaps
+from expost.measure.labelled.classes import ConditionalSamples, add_classes, measure_classes
+from expost.measure.labelled.clusters import add_clusters, measure_clusters
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_caveats, add_surgery, add_tight_bounds, build_rows, repeats_of

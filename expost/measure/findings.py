@@ -13,8 +13,8 @@ from expost.evaluation.page import PICTURES
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.sections import Surgery
 from expost.job import Job
-from expost.measure.classes import ConditionalSamples, class_table
 from expost.measure.image_sets import Copies, FeaturedSet
+from expost.measure.labelled.classes import ConditionalSamples, class_table
 from expost.measure.subject import Subject
 from expost.parts.weights import Histories
 from expost.training.progress import clock

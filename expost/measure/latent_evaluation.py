@@ -23,11 +23,11 @@ from expost.evaluation.report import Report
 from expost.evaluation.row_names import MOMENT_MATCHED
 from expost.evaluation.verdict import conclude
 from expost.job import Job
-from expost.measure.classes import ConditionalSamples, add_classes
-from expost.measure.clusters import add_clusters, measure_clusters
 from expost.measure.findings import Findings, Part, carry_out
 from expost.measure.image_sets import SCATTERED, measure_distances
-from expost.measure.latent_classes import measure_latent_classes
+from expost.measure.labelled.classes import ConditionalSamples, add_classes
+from expost.measure.labelled.clusters import add_clusters, measure_clusters
+from expost.measure.labelled.latent_classes import measure_latent_classes
 from expost.measure.latent_sets import CODES_DESCRIPTION, collect_latents, find_copies, vectors_of
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of

@@ -11,8 +11,8 @@ from expost.evaluation import figures
 from expost.evaluation.latents.pictures import maps, marginals, profiles
 from expost.evaluation.row_names import AGGREGATE, BASELINES, RECONSTRUCTIONS
 from expost.evaluation.sections import Codes
-from expost.measure.classes import ConditionalSamples
 from expost.measure.image_sets import SCATTERED, Copies, FeaturedSet
+from expost.measure.labelled.classes import ConditionalSamples
 from expost.measure.subject import ImageSubject, Subject, clean_images
 from expost.parts.assembly import ImageParts
 from expost.parts.decoding import block_size

@@ -98,9 +98,9 @@ def train_vae(making: Making) -> Mapping[str, Any]:
             job.say("vae", f"not compiled: {type(parts.objective).__name__} may take a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
-            if words := parts.objective.prior.said_when_joined:
-                job.say("vae", words)
             lend(job, parts)
+            if remark := parts.objective.prior.said_when_joined:
+                job.say("vae", remark)
         if words := parts.objective.words(parts.vae):
             job.say("vae", words)
         with job.seeded(seed):

@@ -18,7 +18,6 @@ algorithm for unsupervised neural networks", 1995) is the chains that dream betw
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +156,7 @@ class RBM(GradientPrior):
         self.learning = True
         fitted = super().fit(train, val, run)
         self._settle()
-        return replace(report(self, train, val, run, fitted.seconds, fitted.curve, fitted.notes))
+        return report(self, train, val, run, fitted.seconds, fitted.curve, fitted.notes)
 
     def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
         """Go on from where it stands, which its chains are draws of."""

@@ -121,7 +121,7 @@ def families(vae: Autoencoder) -> Callable[[Tensor], Family]:
             return _family((q.loc, q.log_std), lambda values: DiagonalNormal(values[0], values[1]))
         if isinstance(q, InverseAutoregressive):
             steps = q.steps
-            return _family((q.loc, q.log_std, q.context), lambda values: InverseAutoregressive(*values, steps=steps))
+            return _family((q.loc, q.log_std, q.context), lambda z: InverseAutoregressive(z[0], z[1], z[2], steps))
         raise EvaluationError(f"nobody has said what of {type(q).__name__} may be changed for one image")
 
     return family

@@ -17,8 +17,8 @@ from expost.evaluation.images.class_accuracy import ClassRow, class_accuracy
 from expost.evaluation.images.features import FeatureNet
 from expost.evaluation.sections import Classes, Share
 from expost.evaluation.verdict import classes_followed
-from expost.measure.classes import measure_classes
 from expost.measure.feature_nets import load_own_net
+from expost.measure.labelled.classes import measure_classes
 from expost.measure.subject import ImageSubject
 from stage2_prior.wrappers.per_class import PerClass
 

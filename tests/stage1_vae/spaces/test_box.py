@@ -1,6 +1,7 @@
 """Normals cut to a box: against numerical integration and SciPy, against draws, and at the walls."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,11 @@ def test_the_aggregate_is_the_mean_of_its_posteriors() -> None:
 
 
 def test_bounds_that_hold_no_entropy_are_refused() -> None:
-    for bounds in ({"min_log_std": 2.0, "max_log_std": 1.0}, {"max_log_std": 40.0}, {"min_log_std": -90.0}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"min_log_std": 2.0, "max_log_std": 1.0},
+        {"max_log_std": 40.0},
+        {"min_log_std": -90.0},
+    )
+    for bounds in refused:
         with pytest.raises(ValueError, match="out of what a box holds; give bounds from -12 to 6"):
             Box((4,), 3, **bounds)

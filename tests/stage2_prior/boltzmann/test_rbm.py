@@ -21,7 +21,7 @@ from stage2_prior.priors.unigram import Unigram
 from stage2_prior.sampling import Sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
-FIT = {"batch_size": 64, "learning_rate": 0.01, "average": 0.99, "clip": 10.0, "precision": "32-true"}
+FIT: dict[str, Any] = {"batch_size": 64, "learning_rate": 0.01, "average": 0.99, "clip": 10.0, "precision": "32-true"}
 
 
 def bits(z: Tensor) -> LatentDataset:

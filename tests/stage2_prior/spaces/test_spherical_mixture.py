@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from bounded_latents import on_sphere, sphere_modes
+from latent_values import on_sphere, sphere_modes
 from safetensors.torch import load, save
 
 from stage1_vae.latents import LatentDataset, LatentSpec, PowerSpherical, Support

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bounded_latents import in_box, on_sphere
+from latent_values import in_box, on_sphere
 from torch import Tensor
 from training_run import settings as trainer_settings
 
@@ -140,7 +140,7 @@ def test_which_priors_get_a_chart() -> None:
     assert "VampExpost" in (why_not(choose_prior(offered["vamp_expost"], BOX, offered, Command()), BOX) or "")
     members = with_held(chosen("ensemble", SPHERE), lambda part: choose_prior(part, SPHERE, offered, Command()))
     ensemble = construct_prior(members, SPHERE)
-    assert all(isinstance(part, Charted) for part in ensemble.parts)  # type: ignore[union-attr]
+    assert all(isinstance(part, Charted) for part in ensemble.parts)
 
 
 def test_a_prior_that_needs_widths_is_refused_before_the_fit() -> None:

@@ -11,7 +11,7 @@ from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images.class_accuracy import class_accuracy
 from expost.evaluation.latents.features import LatentFeatures
 from expost.evaluation.sections import Classes, ClassShares
-from expost.measure.classes import ConditionalSamples
+from expost.measure.labelled.classes import ConditionalSamples
 from expost.measure.latent_sets import draw_blocks, num_latents
 from expost.measure.subject import Subject
 from stage1_vae.latents import LatentDataset, Support
