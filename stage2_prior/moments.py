@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stage1_vae.latents import DiagonalNormal, Draws, LatentDataset
+from stage1_vae.latents import DiagonalNormal, LatentDataset
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Moments:
 
     Attributes:
         mean: [D] of q(z).
-        between: [D] variances or [D, D] covariance of the posterior means.
+        between: [D] variances or [D, D] covariance of the posterior means; of draws, each counts as one.
         within: [D] mean variance of a posterior; 0 for point masses.
         log_std: [D] mean logarithm of the posterior standard deviations; None for point masses and draws.
     """
@@ -40,6 +40,7 @@ def moments(latents: LatentDataset, device: torch.device | str = "cpu", full: bo
     dims = latents.spec.num_dims
     zeros = torch.zeros(dims, dtype=torch.float64, device=device)
     mean, within, log_std = zeros, zeros, zeros if latents.has_density else None
+    latents = latents.in_points()
     between = torch.zeros(dims, dims, dtype=torch.float64, device=device) if full else zeros
     num = 0
     for posterior in latents.blocks():
@@ -59,7 +60,4 @@ def moments(latents: LatentDataset, device: torch.device | str = "cpu", full: bo
             its_log_std = posterior.log_std.to(device).flatten(1).double()
             within = within + share * (torch.exp(2 * its_log_std).mean(0) - within)
             log_std = log_std + share * (its_log_std.mean(0) - log_std)
-        elif isinstance(posterior, Draws):
-            variance = posterior.variance.to(device).flatten(1).double()
-            within = within + share * (variance.mean(0) - within)
     return Moments(mean, between, within, log_std)

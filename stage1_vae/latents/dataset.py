@@ -192,6 +192,25 @@ class LatentDataset:
         params = {name: column(values) for name, values in self.params.items()}
         return LatentDataset(self.spec, self.family, params, labels, self.provenance)
 
+    def in_points(self) -> "LatentDataset":
+        """Draws as point masses, draw after draw of all images, read when they are asked for; other families as they
+        are. For who would take a posterior for its mean and variances."""
+        if self.family != "draws":
+            return self
+        columns, num = list(self.params.values()), len(self)
+
+        def read(at: slice | np.ndarray) -> np.ndarray:
+            rows = np.arange(*at.indices(num * len(columns))) if isinstance(at, slice) else np.asarray(at)
+            points = np.empty((len(rows), *self.spec.shape), np.float32)
+            for i, values in enumerate(columns):
+                of_draw = rows // num == i
+                points[of_draw] = values[rows[of_draw] % num]
+            return points
+
+        labels = None if self.labels is None else self.labels.repeat(len(columns))
+        loc = DerivedColumn((num * len(columns), *self.spec.shape), read)
+        return LatentDataset(self.spec, "delta", {"loc": loc}, labels, self.provenance)
+
     def draw(self, index: Tensor) -> Tensor:
         """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""
         return self.posterior(index).sample()

@@ -103,13 +103,14 @@ class Mixture(FiniteMixture):
         watch = Stopwatch()
         self.check_number(len(train))
         check_finite(train, "training")
-        in_blocks = not train.fits_memory(run.sizes.in_memory_bytes)
+        points, held_out = train.in_points(), val.in_points()
+        in_blocks = not points.fits_memory(run.sizes.in_memory_bytes)
         size = (BATCH_SIZE if in_blocks else "all") if self.batch_size == "auto" else self.batch_size
         best: EMState | StepwiseState
         if size == "all":
-            best, scaling, curve = self._by_all(train, run, in_blocks, watch)
+            best, scaling, curve = self._by_all(points, run, in_blocks, watch)
         else:
-            best, scaling, curve = self._by_batches(train, val, run, min(int(size), len(train)), watch)
+            best, scaling, curve = self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
         self.set_components(best.current, scaling)
         notes = []
         if not best.converged:

@@ -119,6 +119,12 @@ def test_what_is_stored_are_draws_that_come_again(tmp_path: Path) -> None:
     points = torch.stack([params[name][[5, 7]].float() for name in params])
     torch.testing.assert_close(posterior.mean, points.mean(0))
     torch.testing.assert_close(posterior.variance, points.var(0))
+    apart = loaded.in_points()
+    rows = torch.tensor([5, 207, 5 + 15 * 200])
+    assert len(apart) == 16 * 200 and apart.is_point_mass
+    torch.testing.assert_close(apart.posterior(rows).mean, torch.stack([points[0, 0], points[1, 1], points[15, 0]]))
+    torch.testing.assert_close(apart.posterior(slice(198, 202)).mean[2:], params["draw_1"][:2].float())
+    assert apart.in_points() is apart
     drawn = posterior.sample(torch.Size([500]))
     found = (drawn[:, None] == points).all(-1)  # [500, S, 2]
     assert (found.sum(1) == 1).all() and found.any(0).all(), "each is one of its own image, and all of them come"
