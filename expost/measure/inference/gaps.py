@@ -36,12 +36,12 @@ def check_gaps(job: Job, parts: ImageParts) -> None:
     """Refuse, before any work, gaps that do not exist.
 
     Raises:
-        EvaluationError: no posterior can be bettered, for it has no density.
+        EvaluationError: nobody has said what a better posterior would be.
     """
     if job.config.evaluation.gaps and parts.vae.family not in WITH_DENSITY:
         raise EvaluationError(
-            "evaluation.gaps looks for better posteriors of real latents, and those of this autoencoder have no "
-            "density; set evaluation.gaps=0 or train with noise (vae=gaussian)"
+            "evaluation.gaps looks for better posteriors among normals and flows, and those of this autoencoder are "
+            "neither; set evaluation.gaps=0 or train with noise (vae=gaussian)"
         )
 
 
