@@ -317,7 +317,7 @@ def build_wrapped(
     """
     if depth > MOST_NESTED:
         raise UnsafeError(f"{CONFIG}: priors in priors, more than {MOST_NESTED} deep")
-    wrappers = list(wrappers_of(config, wrap, spec, num_tensors))
+    outer, wrappers = spec, wrappers_of(config, wrap, spec, num_tensors)
     for cls, keywords in reversed(wrappers):
         spec = cls.inner_spec(spec, **keywords)
 
@@ -341,12 +341,12 @@ def build_wrapped(
         check_version(config, LABELS, LABELS_VERSION)
     for cls, keywords in wrappers:
         prior = construct("wrap", cls, keywords, prior=prior)
+    if (prior.spec.shape, prior.spec.support) != (outer.shape, outer.support):
+        raise UnsafeError(f"{CONFIG}: a prior of {prior.spec.words}, of latents that are {outer.words}")
     return prior
 
 
-def wrappers_of(
-    config: Exported, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int
-) -> Iterator[tuple[Any, Node]]:
+def wrappers_of(config: Exported, wrap: Sequence[Node], spec: LatentSpec, num_tensors: int) -> list[tuple[Any, Node]]:
     """The classes around a prior of latents of `spec`, the innermost first, and what their constructors are given.
 
     Raises:
@@ -354,7 +354,8 @@ def wrappers_of(
     """
     if len(wrap) > 8:
         raise UnsafeError(f"{CONFIG}: {len(wrap)} wrappers around a prior")
-    for section in wrap:
+    wrappers = []
+    for section in reversed(wrap):  # each must model what the one around it leaves
         target, keywords = section["_target_"], {key: value for key, value in section.items() if key != "_target_"}
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
         check_version(config, target, cls.version)
@@ -364,7 +365,9 @@ def wrappers_of(
             raise ValueError(f"{target} stands around no prior")
         if (num := cls.num_copies(spec)) > num_tensors:
             raise UnsafeError(f"{CONFIG} asks for {num:,} priors, more than its files hold")
-        yield cls, keywords
+        wrappers.insert(0, (cls, keywords))
+        spec = cls.inner_spec(spec, **keywords)
+    return wrappers
 
 
 def build_part(config: Exported, part: str, base: type, **injected: Any) -> Any:

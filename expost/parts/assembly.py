@@ -383,11 +383,24 @@ def build_learned(job: Job, data: ImageData, vae: VAE, objective: Objective) -> 
     """
     if (node := learned_node(job.config.own_vae)) is None:
         return None
+    refuse_space(vae.spec, "vae.prior")
     prior = make_prior(node, vae.spec, len(data.train), job.config.seeds.vae, job.device, "vae.prior")
     refuse_learned(prior, target_class(node).__name__, objective, vae, "vae.prior")
     if job.config.trainer.strategy == "fsdp" and job.config.trainer.num_ranks > 1:
         raise UserError("trainer.strategy=fsdp cuts up no prior that is learned with the VAE; use trainer.strategy=ddp")
     return prior
+
+
+def refuse_space(spec: LatentSpec, key: str) -> None:
+    """
+    Raises:
+        UserError: no prior of latents of `spec`, the section `key`, is learned with a VAE.
+    """
+    if spec.support not in (Support.REAL, Support.BITS):
+        raise UserError(
+            f"{key}: priors are learned with VAEs of real numbers or bits, and these latents are "
+            f"{spec.support.value}; fit one afterwards, as prior=NAME stage=all does"
+        )
 
 
 def refuse_learned(prior: Prior, name: str, objective: Objective, vae: VAE, key: str) -> None:
@@ -400,11 +413,7 @@ def refuse_learned(prior: Prior, name: str, objective: Objective, vae: VAE, key:
             f"vae.objective: {type(objective).__name__} trains against no prior, so none is learned with it; use "
             "vae=gaussian, whose ELBO does"
         )
-    if vae.spec.support not in (Support.REAL, Support.BITS):
-        raise UserError(
-            f"{key}: priors are learned with VAEs of real numbers or bits, and these latents are "
-            f"{vae.spec.support.value}; fit one afterwards, as prior=NAME stage=all does"
-        )
+    refuse_space(vae.spec, key)
     if not prior.learns_jointly:
         able = "mixture, realnvp or autoregressive" if vae.spec.support is Support.REAL else "rbm"
         raise UserError(f"{key}: {name} is not trained by the gradient of a VAE; take one that is, such as {able}")

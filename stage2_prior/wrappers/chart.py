@@ -39,7 +39,8 @@ class Charted(Wrapper):
         support: sphere or box.
 
     Raises:
-        PriorError: a prior that is fitted through the encoder, whose posteriors have no name in the chart.
+        PriorError: another support, or a prior that is fitted through the encoder, whose posteriors have no name in the
+            chart.
     """
 
     def __init__(self, prior: Prior, support: str) -> None:
@@ -50,6 +51,8 @@ class Charted(Wrapper):
                 "another, such as prior=mixture"
             )
         self.prior = prior
+        if support not in CHARTS:
+            raise PriorError(f"prior.wrap: support={support} has no chart; give {' or '.join(CHARTS)}")
         space = Support(support)
         self.chart = CHARTS[space](prior.spec.num_dims + (space is Support.SPHERE))
         shape = (prior.spec.num_dims + (space is Support.SPHERE),)
