@@ -354,7 +354,7 @@ def wrappers_of(config: Exported, wrap: Sequence[Node], spec: LatentSpec, num_te
     """
     if len(wrap) > 8:
         raise UnsafeError(f"{CONFIG}: {len(wrap)} wrappers around a prior")
-    wrappers = []
+    wrappers: list[tuple[Any, Node]] = []
     for section in reversed(wrap):  # each must model what the one around it leaves
         target, keywords = section["_target_"], {key: value for key, value in section.items() if key != "_target_"}
         cls: Any = resolve_class(MOVED.get(target, target), Prior)
