@@ -65,9 +65,8 @@ def main() -> int:
     parser.add_argument("--information", type=float, help="vae.objective.information_weight; default: the recipe's")
     options = parser.parse_args()
     words = [] if options.information is None else [f"vae.objective.information_weight={options.information}"]
-    print(
-        f"{machine()}\n{'known labels':16}{'accuracy, % (each seed)':>25}{'purity':>8}{'NMI':>8}{'minutes':>9}{'target':>8}"
-    )
+    print(machine())
+    print(f"{'known labels':16}{'accuracy, % (each seed)':>25}{'purity':>8}{'NMI':>8}{'minutes':>9}{'target':>8}")
     reached = True
     for labelled, target in TARGETS.items():
         with tempfile.TemporaryDirectory(prefix="expost-clusters-") as root:
