@@ -106,4 +106,4 @@ def test_bounds_that_hold_no_entropy_are_refused() -> None:
     )
     for bounds in refused:
         with pytest.raises(ValueError, match="out of what a box holds; give bounds from -12 to 6"):
-            Box((4,), 3, **bounds)  # type: ignore[arg-type]
+            Box((4,), 3, **bounds)
