@@ -20,8 +20,10 @@ from expost.evaluation.comparison.lines import Line
 from expost.evaluation.comparison.sources import Source, beside
 from expost.evaluation.comparison.views import columns_of, markdown_table, text
 from expost.evaluation.report import FIGURES
+from expost.parts.identity import THEN_JOINT
 
 COMMAND = "python -m benchmarks.results --runs runs"
+NOT_RUN = "**Not run.**"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -68,7 +70,7 @@ def kept(sources: Sequence[Source], recipe: Recipe, before: str) -> str:
     if of_recipe(sources, recipe) or not found:
         return ""
     words, _, _ = rest.partition("\n## ")
-    return f"## {recipe.experiment}\n{words.rstrip()}"
+    return "" if NOT_RUN in words else f"## {recipe.experiment}\n{words.rstrip()}"
 
 
 def summary(sources: Sequence[Source], before: str) -> str:
@@ -96,7 +98,7 @@ def section(sources: Sequence[Source], recipe: Recipe) -> str:
     ]
     found = of_recipe(sources, recipe)
     if not found:
-        return "\n\n".join([*parts, "**Not run.**"])
+        return "\n\n".join([*parts, NOT_RUN])
     parts += [f"**{sentence(sources, recipe, claim)}**" for claim in recipe.claims]
     comparison = compare(found)
     for lines in comparison.blocks.values():
@@ -142,6 +144,7 @@ def ours(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> Line | None
         return None
     lines = [line for line in compare(found).lines if line.row == claim.row and claim.figure in line.values]
     lines = [line for line in lines if not line.is_learned or line.label == claim.label]
+    lines = [line for line in lines if (THEN_JOINT in line.vae_label) is claim.is_joint]
     return min(lines, key=lambda line: (line.vae_label != recipe.experiment, line.vae_label), default=None)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STAGE1_KEYS = ("data", "net", "vae", "likelihood", "trainer")
 CIRCUMSTANCES = "circumstances.json"
 NEUTRAL_DATA = ("root", "download", "name")
+THEN_JOINT = ", then joint"
+"""Between the words of a stage 1 and those of the joint training that went on from it."""
 
 
 def identity(job: Job, parts: "Parts") -> dict[str, str]:
@@ -30,6 +32,8 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
     config = job.config
     neutral = config.trainer.NEUTRAL
     data = {k: v for k, v in config.data.items() if k not in NEUTRAL_DATA}
+    if data.get("labelled") is None:
+        data.pop("labelled", None)  # which reports of before do not name
     stage1: dict[str, Any] = {
         "data": {"fingerprint": parts.data.fingerprint, **data},
         "net": config.net,
@@ -41,7 +45,7 @@ def identity(job: Job, parts: "Parts") -> dict[str, str]:
     if config.stage == "joint" or config.joint.use:
         after = config.joint.model_dump(exclude={"use"}, exclude_none=True)
         stage1["joint"] = after | {"prior": config.prior}
-        words += f", then joint ({', '.join(f'{key}={value}' for key, value in after.items())})"
+        words += f"{THEN_JOINT} ({', '.join(f'{key}={value}' for key, value in after.items())})"
     if isinstance(parts, LatentParts):
         stage1, words = {"data": stage1["data"]}, f"latents of {parts.data.name}"
     vae_recipe = digest(stage1)
