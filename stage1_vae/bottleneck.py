@@ -38,11 +38,13 @@ class Bottleneck(nn.Module, ABC):
         base_prior: what stage 1 trains against and the baseline of every table: N(0, I), uniform codes, ...; None
             where the model has no prior at all (a plain autoencoder).
         decoder_shape: what the decoder is given of one latent.
+        follows_batches: whether training moves it by the images of a batch, beside any gradient.
     """
 
     version: ClassVar[int] = 1
     spec: LatentSpec
     family: ClassVar[str]
+    follows_batches: ClassVar[bool] = False
     base_prior: LatentDensity | None
     decoder_shape: tuple[int, ...]
 

@@ -3,6 +3,7 @@
 x -> encoder -> features -> bottleneck -> q(z|x) -> z -> decoder -> likelihood -> p(x|z)
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 
 import torch
@@ -86,8 +87,7 @@ def encode(
     Args:
         vae: on the device to compute on; switched to evaluation mode.
         batches: pairs of x [B, C, H, W] and labels [B] or None, in a fixed order.
-        writer: where they go; its header is left to the caller. Draws have the noise of the row that their batch
-            begins at, so that they are the same again.
+        writer: where they go; its header is left to the caller.
         rows: a stretch of the data set, for a process that encodes a part of it; None: all.
 
     Raises:
@@ -99,13 +99,20 @@ def encode(
     for x, labels in batches:
         if done + len(x) > rows.stop:
             raise ValueError(f"more than {len(rows)} images for the rows {rows.start} to {rows.stop}")
-        params = stored_params(vae.encode(x.to(vae.device)).posterior, writer.family, done)
+        params = stored_params(vae.encode(x.to(vae.device)).posterior, writer.family, noise_seed(x))
         # Real numbers in float32, whatever the net computed in; codes as they are.
         params = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
         writer.write(done, params, labels)
         done += len(x)
     if done != rows.stop:
         raise ValueError(f"{done - rows.start} images for {len(rows)} rows")
+
+
+def noise_seed(x: Tensor) -> int:
+    """Of the draws that are stored of images x: the same again for the same images, and of no other ones. A prior that
+    is fitted to stored draws must not know the noise that it is judged with."""
+    digest = hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def stored_params(posterior: Distribution, family: str, seed: int) -> dict[str, Tensor]:

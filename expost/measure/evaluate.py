@@ -23,7 +23,7 @@ from expost.measure.image_sets import (
 )
 from expost.measure.inference.gaps import add_gaps, measure_gaps
 from expost.measure.labelled.classes import ConditionalSamples, add_classes, measure_classes
-from expost.measure.labelled.clusters import add_clusters, measure_clusters
+from expost.measure.labelled.clusters import add_clusters, are_classes, measure_clusters
 from expost.measure.latents import dissect
 from expost.measure.remedies import fitting_of
 from expost.measure.rows import add_caveats, add_surgery, add_tight_bounds, build_rows, repeats_of
@@ -158,7 +158,7 @@ def build_report(findings: ImageFindings) -> Report:
     trained, name, settings = findings.trained, findings.name, findings.settings
     data, num_compared = trained.parts.data, len(findings.images["reference"].features)
     shown = subset(data.test, settings.num_bound_images)
-    clusters = measure_clusters(trained, classes_known=findings.job.config.data.get("labelled") is not None)
+    clusters = measure_clusters(trained, classes_known=are_classes(findings.job, trained.prior))
     truth_nats, truth_notes = compare_with_truth(trained.parts, shown, findings.bounds, name)
     report = Report(
         data=data.name,

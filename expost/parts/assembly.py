@@ -423,6 +423,11 @@ def refuse_learned(prior: Prior, name: str, objective: Objective, vae: VAE, key:
             f"{key}: the encoder normalises by the images of a batch, among which pseudo-inputs would count; set "
             "net.batch_norm=false"
         )
+    if prior.needs_encoder and vae.bottleneck.follows_batches:
+        raise UserError(
+            f"{key}: the moments of q(z) follow the images of a batch, among which pseudo-inputs would count; use "
+            "vae=gaussian"
+        )
     if (reason := objective.check_learned(vae.spec)) is not None:
         raise UserError(reason)
 

@@ -331,6 +331,9 @@ def wrapper_nodes(node: Node, spec: LatentSpec) -> list[Node]:
     a_class = conditional and not target_class(node).takes_labels
     if a_class and (reason := target_class(PER_CLASS).check(spec)) is not None:
         raise UserError(reason)
+    names = [name for name, _ in listed_wrappers(node)]
+    if "chart" in names[:-1]:
+        raise UserError(f"prior.wrap=[{','.join(names)}]: put chart last, beside the prior")
     wrappers: list[Node] = []
     for _, wrapper in reversed([("", PER_CLASS)] * a_class + listed_wrappers(node)):  # from the latents inwards
         cls = target_class(wrapper)

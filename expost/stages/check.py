@@ -4,6 +4,7 @@ from pathlib import Path
 
 from expost.base.errors import UserError
 from expost.config.build import target_class
+from expost.forecast.timing import length_of_stage1
 from expost.job import Job
 from expost.measure.bounds import check_tight_bounds
 from expost.measure.feature_nets import check_feature_file, try_feature_file
@@ -16,6 +17,7 @@ from expost.stages.samples import check_knobs
 from expost.stages.score import check_score
 from stage1_vae.codes.codebook import Codebook
 from stage1_vae.data.latents.source import Latents
+from stage1_vae.objectives.clusters import ClusterELBO
 
 IMAGES_ONLY = {
     "vae": "stage 1 is trained on images",
@@ -56,10 +58,27 @@ def check_all(job: Job, parts: Parts) -> None:
     else:
         check_codebooks(job, parts.of_images)
         check_clusters(job, parts.of_images)
+        if isinstance(objective := parts.of_images.objective, ClusterELBO):
+            check_steps(job, objective, len(parts.data.train))
     if word in ("sample", "all", "check"):
         check_draws(job, parts)
     if word in ("all", "joint", "evaluate", "check"):
         check_evaluation(job, parts)
+
+
+def check_steps(job: Job, objective: ClusterELBO, num_images: int) -> None:
+    """Refuse, before any work, components that come too late.
+
+    Raises:
+        UserError: training ends before components have their place.
+    """
+    trainer = job.config.trainer
+    steps, _, _ = length_of_stage1(trainer, num_images)
+    if objective.join_after >= steps and objective.join_after and job.max_images is None:
+        raise UserError(
+            f"vae.objective.join_after={objective.join_after}: training takes {steps:,} steps, so components would "
+            "never be placed; lower it, or raise trainer.max_epochs"
+        )
 
 
 def check_latents(job: Job, parts: LatentParts) -> None:

@@ -65,6 +65,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
         **({} if (num := config.data.get("labelled")) is None else {"labelled": [num, LABELS_VERSION]}),
+        **({"placed": LABELS_VERSION} if vae.objective.get("join_after") else {}),
         "versions": versions,
         "limits": job.trainer_overrides,
     }

@@ -65,6 +65,7 @@ class AbsorbedGaussian(Gaussian):
         ValueError: a decay that is no share.
     """
 
+    follows_batches = True
     mean: Tensor
     variance: Tensor
 

@@ -62,6 +62,7 @@ class LatentDataset:
             when it is read.
         labels: int64 [N] or None; always in memory, 8 bytes a latent (40 MB for 5 million).
         provenance: where the latents come from, in words and hashes.
+        repeats: rows that each image has, the first of all images, the second of all, ...: together they weigh as one.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class LatentDataset:
         params: Mapping[str, Column],
         labels: np.ndarray | Tensor | None = None,
         provenance: Mapping[str, str] | None = None,
+        repeats: int = 1,
     ) -> None:
-        self.spec, self.family, self.params = spec, family, dict(params)
+        self.spec, self.family, self.params, self.repeats = spec, family, dict(params), repeats
         if isinstance(labels, np.ndarray):
             labels = torch.from_numpy(np.array(labels, dtype=np.int64))
         self.labels = labels
@@ -209,7 +211,11 @@ class LatentDataset:
 
         labels = None if self.labels is None else self.labels.repeat(len(columns))
         loc = DerivedColumn((num * len(columns), *self.spec.shape), read)
-        return LatentDataset(self.spec, "delta", {"loc": loc}, labels, self.provenance)
+        return LatentDataset(self.spec, "delta", {"loc": loc}, labels, self.provenance, len(columns))
+
+    @property
+    def num_images(self) -> int:
+        return len(self) // self.repeats
 
     def draw(self, index: Tensor) -> Tensor:
         """Fresh z ~ q(z|x_i) for each i in `index` [B]: [B, *shape]."""

@@ -87,6 +87,9 @@ class ClusterELBO(Objective):
         ).items():
             if value < 0:
                 raise ValueError(f"vae.objective.{name} must not be negative, got {value}")
+        for name, value, most in (("turn_degrees", turn_degrees, 90), ("zoom", zoom, 1)):
+            if value >= most:
+                raise ValueError(f"vae.objective.{name} must be below {most}, got {value}")
         if labelled_batch < 1:
             raise ValueError(f"vae.objective.labelled_batch must be at least 1, got {labelled_batch}")
         self.beta, self.warmup_steps, self.join_after, self.alone_beta = beta, warmup_steps, join_after, alone_beta
@@ -172,10 +175,11 @@ class ClusterELBO(Objective):
             moved = move_about(x, self.turn_degrees, self.shift_pixels, self.zoom)
         z_moved = vae.encode(moved).posterior.rsample()
         joint = self._mixture.log_joint(torch.cat([z, z_moved])).softmax(1)  # [2 B, K]
-        together = joint[: len(x)].T @ joint[len(x) :] / len(x)  # [K, K]
-        together = ((together + together.T) / 2).clamp_min(1e-8)
-        log_alone = together.sum(1).log()  # [K]
-        return (together * (together.log() - log_alone[:, None] - log_alone)).sum()
+        with torch.autocast(x.device.type, enabled=False):  # logarithms of small shares
+            together = joint[: len(x)].T.float() @ joint[len(x) :].float() / len(x)  # [K, K]
+            together = ((together + together.T) / 2).clamp_min(1e-8)
+            log_alone = together.sum(1).log()  # [K]
+            return (together * (together.log() - log_alone[:, None] - log_alone)).sum()
 
     @property
     def _mixture(self) -> Mixture:

@@ -172,7 +172,8 @@ class RBM(GradientPrior):
         self.learning, self.quick, machine = False, None, self.machine()
         generator = torch.Generator(self.chains.device).manual_seed(SEED)
         chains = machine.walk(self.chains, self.steps, generator=generator)
-        found = anneal(machine, logits_of_base(chains), self.anneal_steps, self.anneal_chains, SEED)
+        back = self.log_prob_is is not Exactness.EXACT
+        found = anneal(machine, logits_of_base(chains), self.anneal_steps, self.anneal_chains, SEED, back)
         log_normaliser, error, gap = found.log_normaliser, found.standard_error, found.backward - found.log_normaliser
         if self.log_prob_is is Exactness.EXACT:
             log_normaliser, error, gap = exact_log_normaliser(machine), 0.0, 0.0

@@ -91,7 +91,7 @@ class BayesMixture(FiniteMixture):
             PriorError: for more components than images, or latents that are not finite.
         """
         watch = Stopwatch()
-        self.check_number(len(train))
+        self.check_number(train.num_images)
         check_finite(train, "training")
         prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
         points, scaling, total = prepare(train, run.device, False, self.min_std)

@@ -136,8 +136,10 @@ class Kernels(Prior):
 
     def _store(self, train: LatentDataset, run: FitRun) -> None:
         """Take the posteriors, or a random subset of as many as there is room for."""
-        stored = min(len(train), len(self.loc))
-        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[:stored].sort().values
+        stored = min(train.num_images, len(self.loc))
+        rows = (
+            torch.randperm(train.num_images, generator=torch.Generator().manual_seed(run.seed))[:stored].sort().values
+        )
         at = 0
         for block in rows.split(max(1, MAX_NUMBERS // 8 // self.spec.num_dims)):
             posterior = train.posterior(block)
@@ -149,7 +151,7 @@ class Kernels(Prior):
         total = moments(train, run.device).total
         self.unit.copy_(torch.where(total > 0, total, 1.0).sqrt())  # 1 for a dimension that never moves
         self.num_stored.fill_(stored)
-        self.num_given.fill_(len(train))
+        self.num_given.fill_(train.num_images)
 
     @torch.no_grad()
     def _choose_bandwidth(self, val: LatentDataset, run: FitRun) -> list[dict[str, float]]:

@@ -101,7 +101,7 @@ class Mixture(FiniteMixture):
             PriorError: for more components than images, or latents that are not finite.
         """
         watch = Stopwatch()
-        self.check_number(len(train))
+        self.check_number(train.num_images)
         check_finite(train, "training")
         points, held_out = train.in_points(), val.in_points()
         in_blocks = not points.fits_memory(run.sizes.in_memory_bytes)
@@ -125,7 +125,7 @@ class Mixture(FiniteMixture):
         """Exact EM, every iteration over all posteriors; where it ended, in which units, and the curve."""
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run), scaling.unit.log().sum().item()
+        settings, log_unit = self._settings(total, run, train.repeats), scaling.unit.log().sum().item()
         generator = torch.Generator().manual_seed(run.seed)
         best = Search(
             kind=EMState,
@@ -151,7 +151,7 @@ class Mixture(FiniteMixture):
     ) -> tuple[StepwiseState, Scaling, list[dict[str, float]]]:
         """The same by mini-batch EM."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings = StepwiseSettings(self._settings(total, run), len(train), size)
+        settings = StepwiseSettings(self._settings(total, run, train.repeats), len(train), size)
         log_unit = scaling.unit.log().sum().item()
         held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
@@ -180,9 +180,10 @@ class Mixture(FiniteMixture):
         ).find_best()
         return best, scaling, [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
 
-    def _settings(self, total: Tensor, run: FitRun) -> EMSettings:
+    def _settings(self, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
+        """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""
         guess = self.covariance.guess(total, self.num_components)
-        numbers = self.pseudo_counts, self.max_iter, self.tol
+        numbers = self.pseudo_counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
 
     def _start(
@@ -191,5 +192,5 @@ class Mixture(FiniteMixture):
         """Components of k-means clusters of a sample, and the mean statistics [K, F] that they come from."""
         shape = self.covariance, self.num_components, self.lloyd_iterations
         stats, num = start_statistics(points, *shape, run, generator)
-        start = m_step(stats, self.covariance, settings.guess, max(self.pseudo_counts, 1.0), num)
+        start = m_step(stats, self.covariance, settings.guess, max(settings.pseudo_counts, 1.0), num)
         return start, stats / num

@@ -71,8 +71,8 @@ class EMState:
     """Where an ascent is.
 
     Attributes:
-        current: the components.
-        fallback: means [K, D] before the last step.
+        current: the components to be looked at next.
+        kept: the last ones that the objective rose to; None: none yet.
         curve: mean log-likelihood before each step that was kept, nats.
         objective: the same with the shrinkage: what never falls.
         iteration: passes over the points so far.
@@ -81,7 +81,7 @@ class EMState:
     """
 
     current: Caps
-    fallback: Tensor
+    kept: Caps | None = None
     curve: tuple[float, ...] = ()
     objective: tuple[float, ...] = ()
     iteration: int = 0
@@ -156,19 +156,23 @@ def shrinkage(current: Caps, settings: EMSettings) -> float:
 def ascend(
     z: Tensor, state: EMState, settings: EMSettings, on_step: Callable[[EMState], None] = lambda state: None
 ) -> EMState:
-    """Climb from `state` on unit vectors z [N, D] float64 until a step gains less than the tolerance."""
+    """Climb from `state` on unit vectors z [N, D] float64 until a step gains less than the tolerance; what is left in
+    `kept` is the best that was looked at."""
     while not state.converged and state.iteration < settings.max_iter:
         step = e_step(z, state.current)
         mean = step.log_likelihood / len(z)
         value = mean + shrinkage(state.current, settings) / (settings.weight * len(z))
         state = replace(state, iteration=state.iteration + 1)
-        if state.objective and value < state.objective[-1] and state.halvings < MOST_HALVINGS:
-            halfway = F.normalize(state.fallback + state.current.means, dim=1)
+        if state.kept is not None and value < state.objective[-1]:
+            if state.halvings == MOST_HALVINGS:
+                return replace(state, converged=True)  # no step along this direction is an ascent
+            halfway = F.normalize(state.kept.means + state.current.means, dim=1)
             state = replace(state, current=replace(state.current, means=halfway), halvings=state.halvings + 1)
             continue
         gain = value - state.objective[-1] if state.objective else torch.inf
         state = replace(
             state,
+            kept=state.current,
             curve=(*state.curve, mean),
             objective=(*state.objective, value),
             converged=gain < settings.tol,
@@ -176,6 +180,6 @@ def ascend(
         )
         if not state.converged:
             following = m_step(step, state.current.means, settings)
-            state = replace(state, fallback=state.current.means, current=following)
+            state = replace(state, current=following)
         on_step(state)
     return state

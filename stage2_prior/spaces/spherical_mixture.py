@@ -120,10 +120,11 @@ class SphericalMixture(Prior):
             if state.halvings == 0:
                 run.log({"train_nll_nats": -state.curve[-1]}, len(state.curve) - 1)
 
-        best = ascend(z, EMState(start, start.means), settings, log)
-        self.log_weights.copy_(best.current.log_weights)
-        self.means.copy_(best.current.means)
-        self.log_concentrations.copy_(best.current.log_concentrations)
+        best = ascend(z, EMState(start), settings, log)
+        found = best.kept or start
+        self.log_weights.copy_(found.log_weights)
+        self.means.copy_(found.means)
+        self.log_concentrations.copy_(found.log_concentrations)
         notes = []
         if not best.converged:
             notes.append(f"EM stopped at prior.max_iter={self.max_iter} iterations before it converged")

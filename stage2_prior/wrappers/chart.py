@@ -145,10 +145,10 @@ class Charted(Wrapper):
             self.chart.lay_out(posterior.sample())[0].float() for _ in range(repeats) for posterior in latents.blocks()
         ]
         labels = None if latents.labels is None else latents.labels.repeat(repeats)
-        return self._points(latents, torch.cat(blocks).numpy(), labels)
+        return self._points(latents, torch.cat(blocks).numpy(), labels, repeats)
 
-    def _points(self, latents: LatentDataset, loc: Column, labels: Tensor | None) -> LatentDataset:
-        return LatentDataset(self.prior.spec, "delta", {"loc": loc}, labels, latents.provenance)
+    def _points(self, latents: LatentDataset, loc: Column, labels: Tensor | None, repeats: int = 1) -> LatentDataset:
+        return LatentDataset(self.prior.spec, "delta", {"loc": loc}, labels, latents.provenance, repeats)
 
     def _mean_log_det(self, latents: LatentDataset) -> float:
         """Mean log |det dy/dz| of one draw of each posterior."""

@@ -14,7 +14,7 @@ from stage1_vae.latents import Draws, LatentDataset, LatentSpec
 from stage1_vae.latents.spec import NUM_DRAWS, PARAMETERS
 from stage1_vae.posteriors import DiagonalNormal
 from stage1_vae.rate import rate_nats
-from stage1_vae.vae import stored_params
+from stage1_vae.vae import noise_seed, stored_params
 
 
 def bent(dims: int = 3, batch: int = 2, num_flows: int = 2) -> InverseAutoregressive:
@@ -107,6 +107,9 @@ def test_what_is_stored_are_draws_that_come_again(tmp_path: Path) -> None:
     again, other = stored_params(q, "draws", seed=3), stored_params(q, "draws", seed=4)
     assert all(torch.equal(again[name], value) for name, value in params.items())
     assert not torch.equal(other["draw_0"], params["draw_0"])
+    x = torch.rand(2, 1, 4, 4)
+    assert noise_seed(x) == noise_seed(x.clone()) != noise_seed(x.flip(0))
+    assert min(noise_seed(x), noise_seed(x.flip(0))) > 2**32, "seeds that people choose have other noise"
 
     latents = LatentDataset(LatentSpec((3,)), "draws", {name: value.float().numpy() for name, value in params.items()})
     assert not latents.has_density and not latents.is_point_mass and not latents.is_certain

@@ -12,13 +12,21 @@ from torch import Tensor
 from expost.evaluation.latents.clusters import count, describe_clusters
 from expost.evaluation.report import Row
 from expost.evaluation.sections import Clusters
+from expost.job import Job
 from expost.measure.subject import Subject
 from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import Prior
+from stage2_prior.priors.learned import Learned
 
 ROWS_AT_ONCE = 8192
 MOST_LISTED = 32
 """Components whose images are counted class by class in the report."""
+
+
+def are_classes(job: Job, prior: Prior) -> bool:
+    """Whether component k of `prior` is class k: it was learned with labels, and not fitted afterwards."""
+    is_joint = job.config.stage == "joint" or job.config.joint.use
+    return job.config.data.get("labelled") is not None and isinstance(prior, Learned) and not is_joint
 
 
 def measure_clusters(subject: Subject, classes_known: bool = False) -> Clusters | None:

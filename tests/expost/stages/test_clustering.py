@@ -61,6 +61,16 @@ def test_a_mixture_that_was_fitted_afterwards_has_clusters_too(tmp_path: Path) -
     assert "component of their class" not in report["verdict"]  # so many were not meant to be classes
 
 
+def test_components_that_no_label_was_given_to_are_matched(tmp_path: Path) -> None:
+    """Those of a mixture that is fitted to a VAE which knew labels; and of components that no step would place, none."""
+    words = ("debug=fast", "net.hidden=[32]", "logger=csv", "vae=gmvae", "data.labelled=20")
+    result = run_here(tmp_path, *words, "prior=mixture", "prior.num_components=10")
+    assert result.code == 0, result.err
+    assert report_of(tmp_path)["clusters"]["classes_known"] is False
+    refused = run_here(tmp_path, *words, "vae.objective.join_after=5000", "stage=vae")
+    assert refused.code == 2 and "components would never be placed" in refused.err and refused.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("words", [(), ("data.labelled=50",), ("vae.objective.information_weight=5",)])
 def test_components_are_placed_once_and_alike(tmp_path: Path, words: tuple[str, ...]) -> None:
     found = []

@@ -53,7 +53,7 @@ def test_the_objective_never_falls(pseudo_counts: float) -> None:
     z, _ = prior._draws(on_sphere(2000, 5, 3, 50.0), RUN)
     start, guess = prior._start(z, torch.randint(12, (len(z),), generator=torch.Generator().manual_seed(0)))
     settings = EMSettings(guess, pseudo_counts, 0.1, 60, 0.0)
-    ascend(z, EMState(start, start.means), settings, states.append)
+    ascend(z, EMState(start), settings, states.append)
     objective = torch.tensor(states[-1].objective, dtype=torch.float64)
     assert len(objective) > 10 and (objective.diff() > -1e-12).all()
     assert objective[-1] - objective[0] > 0.1
