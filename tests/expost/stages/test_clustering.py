@@ -62,7 +62,7 @@ def test_a_mixture_that_was_fitted_afterwards_has_clusters_too(tmp_path: Path) -
 
 
 def test_components_that_no_label_was_given_to_are_matched(tmp_path: Path) -> None:
-    """Those of a mixture that is fitted to a VAE which knew labels; and of components that no step would place, none."""
+    """Those of a mixture that is fitted to a VAE which knew labels; what no step would place is refused."""
     words = ("debug=fast", "net.hidden=[32]", "logger=csv", "vae=gmvae", "data.labelled=20")
     result = run_here(tmp_path, *words, "prior=mixture", "prior.num_components=10")
     assert result.code == 0, result.err
