@@ -174,9 +174,9 @@ class ClusterELBO(Objective):
         with torch.autocast(x.device.type, enabled=False):
             moved = move_about(x, self.turn_degrees, self.shift_pixels, self.zoom)
         z_moved = vae.encode(moved).posterior.rsample()
-        joint = self._mixture.log_joint(torch.cat([z, z_moved])).softmax(1)  # [2 B, K]
-        with torch.autocast(x.device.type, enabled=False):  # logarithms of small shares
-            together = joint[: len(x)].T.float() @ joint[len(x) :].float() / len(x)  # [K, K]
+        with torch.autocast(x.device.type, enabled=False):  # a product of shares is not to be in half precision
+            joint = self._mixture.log_joint(torch.cat([z, z_moved])).softmax(1)  # [2 B, K]
+            together = joint[: len(x)].T @ joint[len(x) :] / len(x)  # [K, K]
             together = ((together + together.T) / 2).clamp_min(1e-8)
             log_alone = together.sum(1).log()  # [K]
             return (together * (together.log() - log_alone[:, None] - log_alone)).sum()

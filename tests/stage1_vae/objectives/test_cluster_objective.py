@@ -119,3 +119,12 @@ def test_images_are_moved_about_and_no_further(x: Tensor) -> None:
         centre = (mass * places).sum(1) / mass.sum(1)
         assert 2.8 < (centre - 10).abs().max() <= 3.01 and (centre - 10).mean().abs() < 0.4
     assert moved.flatten(1).sum(1).allclose(torch.ones(200), atol=1e-4)
+
+
+def test_information_is_not_in_half_precision(vae: VAE, mixture: Mixture, x: Tensor) -> None:
+    """A net in bfloat16 gives latents of fewer digits; what is computed of them has all of its own."""
+    objective = ClusterELBO(information_weight=1.0)
+    objective.prior = mixture
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss_of(objective, vae, x, 0)[1]["information_nats"]
+    assert found.dtype == torch.float32 and found != found.bfloat16()
