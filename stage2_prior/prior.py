@@ -352,8 +352,11 @@ class Wrapper(Prior, ABC):
 
 
 def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | None:
-    """The common answer to latents of other supports than these; `models`: who models what, in words."""
-    return None if spec.support in supports else f"{models}; these latents are {spec.support.value}"
+    """The common answer to latents of other supports than these; `models`: who models what, in words. Spheres and boxes
+    are of vectors."""
+    is_shaped = spec.support not in (Support.SPHERE, Support.BOX) or len(spec.shape) == 1
+    latents = spec.support.value if is_shaped else spec.words
+    return None if spec.support in supports and is_shaped else f"{models}; these latents are {latents}"
 
 
 def check_real_vector(name: str, spec: LatentSpec) -> str | None:

@@ -111,7 +111,7 @@ def test_a_diverging_model_is_marked_in_words(tmp_path: Path) -> None:
 
 def test_point_masses_are_refused_before_any_work(tmp_path: Path) -> None:
     both, run = trained(tmp_path, *FEW, "vae=delta")
-    with pytest.raises(EvaluationError, match="moves through real latents from the density"):
+    with pytest.raises(EvaluationError, match="moves through real latents from a normal"):
         check_tight_bounds(run, both.parts)
     with pytest.raises(EvaluationError, match="real latents"):
         tight_bounds(both, run, "mixture")

@@ -259,6 +259,7 @@ def test_config_mirrors_the_constructor(path: Path) -> None:
     source = getattr(importlib.import_module(module), name)
     if issubclass(get_type_hints(source.load)["return"], ImageData):  # of what becomes x, and latents do not
         assert config.pop("binarize") == "none" and config.pop("dequantize") == "auto"
+        assert config.pop("labelled", None) is None
     fields = {field.name: field.default for field in dataclasses.fields(source)}
     assert set(config) == set(fields)
     for key, value in config.items():
