@@ -311,6 +311,7 @@ class Wrapper(Prior, ABC):
         self.needs_widths, self.needs_encoder = prior.needs_widths, prior.needs_encoder
         self.fits_in_ranks, self.memorises, self.loss_is = prior.fits_in_ranks, prior.memorises, prior.loss_is
         self.learns_jointly, self.said_when_joined = prior.learns_jointly, prior.said_when_joined
+        self.num_clusters = prior.num_clusters
 
     @property
     @abstractmethod

@@ -138,7 +138,7 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
     prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device), place)
     if prior.min_images > num:
         raise UserError(
-            f"{target_class(node).__name__} needs at least {prior.min_images} training images and there are {num}; "
+            f"{title_of(node, offered)} needs at least {prior.min_images} training images and there are {num}; "
             f"lower {place}.num_components, or that of its base, or give more images"
         )
     return prior.to(device)
@@ -195,7 +195,7 @@ def why_not(node: Node, spec: LatentSpec) -> str | None:
     if issubclass(target_class(node), Learned) and node.get("prior") is None:
         return NONE_LEARNED
     if target_class(node).needs_encoder and inner.support is not spec.support:
-        return f"{target_class(node).__name__} is made of normal posteriors; these latents are {spec.support.value}"
+        return f"{title_of(node, prior_nodes())} is made of normal posteriors; these latents are {spec.support.value}"
     reasons = (target_class(node).check(inner), *(why_not(part, inner) for part in held(able(node, inner))))
     return next((reason for reason in reasons if reason is not None), None)
 

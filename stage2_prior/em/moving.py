@@ -18,6 +18,10 @@ from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Exactness, GradientPrior, check_real_vector
 from stage2_prior.sampling import Sampling
 
+NO_WIDTHS = (
+    "vamp_expost stands on normal posteriors with widths, and those of this autoencoder are none; use prior=mixture"
+)
+
 
 class FreeComponents(nn.Module):
     """Components whose numbers are parameters: log-weights up to a constant, means, and the scale's own entries, those
@@ -69,10 +73,7 @@ class PseudoInputs(nn.Module):
         with torch.no_grad():
             posterior = encoder(images[:1])
         if not isinstance(posterior, DiagonalNormal):
-            raise PriorError(
-                "vamp_expost stands on posteriors with widths, and those of this autoencoder have none; "
-                "use prior=mixture"
-            )
+            raise PriorError(NO_WIDTHS)
 
     def forward(self) -> Components:
         if self.training:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.finite_mixture import FiniteMixture
-from stage2_prior.em.moving import MovingMixture, PseudoInputs
+from stage2_prior.em.moving import NO_WIDTHS, MovingMixture, PseudoInputs
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.prior import Encoder, GradientPrior, check_real_vector
 
@@ -42,6 +42,14 @@ class VampExpost(FiniteMixture, GradientPrior):
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("vamp_expost", spec)
+
+    def check_family(self, family: str) -> None:
+        """
+        Raises:
+            PriorError: posteriors are no normals with widths, of which its components are made.
+        """
+        if family != "diagonal_normal":
+            raise PriorError(NO_WIDTHS)
 
     def prepare(self, train: LatentDataset) -> None:
         """Everything is taken from the data by `fit`."""

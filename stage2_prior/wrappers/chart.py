@@ -89,6 +89,10 @@ class Charted(Wrapper):
         y, log_det = self.chart.lay_out(z)
         return self.prior.log_prob(y.to(z.dtype), context) + log_det.to(z.dtype)
 
+    def _log_joint(self, z: Tensor) -> Tensor:
+        y, log_det = self.chart.lay_out(z)
+        return self.prior.log_joint(y.to(z.dtype)) + log_det.to(z.dtype)[:, None]
+
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         y, log_det = self.chart.lay_out(z)
         return self.prior.loss(y.to(z.dtype), context) - log_det.to(z.dtype)

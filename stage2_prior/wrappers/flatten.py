@@ -60,6 +60,9 @@ class Flattened(Wrapper):
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.log_prob(z.flatten(1), context)
 
+    def _log_joint(self, z: Tensor) -> Tensor:
+        return self.prior.log_joint(z.flatten(1))
+
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.loss(z.flatten(1), context)
 

@@ -25,7 +25,7 @@ class PerClass(Wrapper):
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
         self.num_classes, self.min_images_a_class = prior.spec.num_classes, prior.min_images
-        self.fits_in_ranks = False
+        self.fits_in_ranks, self.num_clusters = False, 0
         self.priors = nn.ModuleList(copy.deepcopy(prior) for _ in range(self.num_classes))
         uniform = torch.full((self.num_classes,), 1.0 / self.num_classes, dtype=torch.float64)
         self.register_buffer("log_weights", uniform.log())  # [classes] log p(y)

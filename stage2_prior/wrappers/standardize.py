@@ -50,6 +50,9 @@ class Standardized(Wrapper):
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.log_prob((z - self.shift) / self.unit, context) - self.unit.log().sum()
 
+    def _log_joint(self, z: Tensor) -> Tensor:
+        return self.prior.log_joint((z - self.shift) / self.unit) - self.unit.log().sum()
+
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.prior.loss((z - self.shift) / self.unit, context) + self.unit.log().sum()
 

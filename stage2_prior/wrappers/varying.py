@@ -70,6 +70,10 @@ class Varying(Wrapper):
         varying, is_constant = self._split(z)
         return torch.where(is_constant, self.prior.log_prob(varying, context), -torch.inf)
 
+    def _log_joint(self, z: Tensor) -> Tensor:
+        varying, is_constant = self._split(z)
+        return torch.where(is_constant[:, None], self.prior.log_joint(varying), -torch.inf)
+
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
         varying, is_constant = self._split(z)
         return torch.where(is_constant, self.prior.loss(varying, context), torch.inf)
