@@ -158,7 +158,8 @@ def groups() -> list[str]:
 
 def choices(group: str) -> list[str]:
     """Names of the files in a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) or groups()
+    files = (CONF / group).rglob("*.yaml")
+    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files) or groups()
 
 
 def unknown_key(key: str) -> str:

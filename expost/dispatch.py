@@ -41,7 +41,7 @@ def do(config: Config, command: Command) -> None:
 
 
 def work(config: Config, command: Command) -> None:
-    """What is a job of its own: a plan, the oracle, or the pipeline."""
+    """What is a job of its own: a plan, the oracle, an answer, or the pipeline."""
     job = Job(config, command, Store(config.paths.root / "store"))
     if config.stage == "plan":
         from expost.plan.command import run_plan
@@ -52,6 +52,11 @@ def work(config: Config, command: Command) -> None:
 
         turn_loggers_down()  # which torch has turned up
         run_oracle(job)
+    elif config.stage == "answer":
+        from expost.questions.answering import answer
+
+        turn_loggers_down()  # which torch has turned up
+        answer(job)
     else:
         perform(job)
 

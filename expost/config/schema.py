@@ -42,6 +42,7 @@ Stage = Literal[
     "check",
     "plan",
     "oracle",
+    "answer",
     "store",
     "export",
 ]
@@ -263,6 +264,7 @@ class Config(Section):
     evaluation: Evaluation
     limits: Limits
     oracle: Oracle
+    question: Node | None
     logger: Logger
 
     @property

@@ -29,8 +29,9 @@ class MLPEncoder(Encoder):
 
     def __init__(self, image_shape: tuple[int, int, int], hidden: Sequence[int], activation: Activation) -> None:
         super().__init__()
-        self.features_shape = (hidden[-1],)
-        self.layers = layers([math.prod(image_shape), *hidden], activation)
+        sizes = [math.prod(image_shape), *hidden]
+        self.features_shape = (sizes[-1],)
+        self.layers = layers(sizes, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))  # [B, hidden]
@@ -48,8 +49,9 @@ class MLPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.output_shape = output_shape
-        self.layers = layers([math.prod(latent_shape), *reversed(hidden)], activation)
-        self.output = nn.Linear(hidden[0], math.prod(output_shape))
+        sizes = [math.prod(latent_shape), *reversed(hidden)]
+        self.layers = layers(sizes, activation)
+        self.output = nn.Linear(sizes[-1], math.prod(output_shape))
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.layers(z.flatten(1))  # [B, hidden]
@@ -58,13 +60,13 @@ class MLPDecoder(nn.Module):
 
 class MLP(Net):
     """Args:
-    hidden: sizes of the encoder's hidden layers; the decoder mirrors them.
+    hidden: sizes of the encoder's hidden layers; the decoder mirrors them. None: both are linear maps.
     activation: after each hidden layer.
     """
 
     def __init__(self, hidden: Sequence[int] = (512,), activation: Activation = "relu") -> None:
-        if not hidden or min(hidden) < 1:
-            raise ValueError(f"net.hidden needs at least one positive size, got {list(hidden)}")
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"net.hidden={list(hidden)}: sizes are at least 1; [] makes linear maps")
         if activation not in ACTIVATIONS:
             raise ValueError(f"net.activation={activation}: choices: {', '.join(ACTIVATIONS)}")
         self.hidden, self.activation = tuple(hidden), activation

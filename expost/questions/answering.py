@@ -1,0 +1,157 @@
+"""stage=answer: the runs that a question needs, its figures in a table, its picture, and what follows, in words.
+
+Each run is composed as if it had been typed: what the user has typed, then the words of its variant and its seed. What
+is in the store is not made again, so that the same command answers at once the second time.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from rich import box
+from rich.table import Table
+
+from expost.base.command import Command, command_line
+from expost.base.errors import UserError
+from expost.base.terminal import new_console
+from expost.config.build import build
+from expost.config.schema import validate
+from expost.job import Job
+from expost.parts.assembly import ImageParts, assemble
+from expost.parts.identity import circumstances
+from expost.pipeline import made
+from expost.questions.inquiry import Finished, Inquiry, Outcome, Outcomes, Variant, spelled
+from expost.stages.check import check_all
+from expost.stages.report import point_latest
+
+ANSWER, PICTURE = "answer.json", "answer.png"
+
+
+def answer(job: Job) -> None:
+    """Make the runs, print table and sentences, and write `answer.json` and `answer.png` into the run's folder.
+
+    Raises:
+        UserError: no question, a key that it sets by itself, what a run refuses, or a folder that cannot be written.
+    """
+    inquiry = asked(job)
+    job.say("question", inquiry.asks)
+    started, outcomes = time.perf_counter(), []
+    runs = [(variant, job.config.seed + seed) for variant in inquiry.variants() for seed in range(inquiry.num_seeds)]
+    for number, (variant, seed) in enumerate(runs):
+        began = time.perf_counter()
+        run = finish(variant_job(job, variant, seed, number), inquiry)
+        outcomes.append(Outcome(variant.name, seed, *inquiry.measure(run)))
+        seconds = time.perf_counter() - began
+        job.say("run", f"{number + 1} of {len(runs)}: {variant.name}, seed {seed}; {seconds:.0f} s")
+    tell(job, inquiry, Outcomes(outcomes), time.perf_counter() - started)
+
+
+def asked(job: Job) -> Inquiry:
+    """What `question:` names.
+
+    Raises:
+        UserError: it names nothing, or something that is no question; the user sets what a question sets by itself.
+    """
+    if job.config.question is None:
+        raise UserError("stage=answer needs a question; choose one by experiment=questions/NAME")
+    inquiry = build("question", job.config.question)
+    if not isinstance(inquiry, Inquiry):
+        raise UserError(f"question: {type(inquiry).__name__} is no question; choose one by experiment=questions/NAME")
+    typed = {key_of(word) for word in job.command.overrides}
+    for variant in inquiry.variants():
+        for word in variant.words:
+            if key_of(word) in typed:
+                raise UserError(f"{key_of(word)}: this question sets it by itself, run by run; leave it out")
+    if "stage" in typed and job.config.stage != "answer":
+        raise UserError("a question is answered by stage=answer; leave out stage=")
+    return inquiry
+
+
+def key_of(word: str) -> str:
+    """The key that an override sets."""
+    return word.lstrip("+~").split("=")[0]
+
+
+def variant_job(job: Job, variant: Variant, seed: int, number: int) -> Job:
+    """A job of its own for one run, in a folder of its own within that of `job`; it says nothing."""
+    own = [word for word in job.command.overrides if key_of(word) not in ("seed", "stage")]
+    words = [*own, *variant.words, f"seed={seed}", "stage=all"]
+    composed = hydra.compose(HydraConfig.get().job.config_name, words, return_hydra_config=True)
+    command = replace(Command.of(composed.hydra), is_sweep=True, sweep_dir=job.folder, job_number=number)
+    with open_dict(composed):
+        del composed["hydra"]
+    return Job(validate(composed), command, job.store, relay=lambda said: None)
+
+
+def finish(job: Job, inquiry: Inquiry) -> Finished:
+    """Everything that `inquiry` looks at of one run, found in the store or made.
+
+    Raises:
+        UserError: images that are none, or latents that the question is not about.
+    """
+    job, parts = assemble(job)
+    check_all(job, parts)
+    if not isinstance(parts, ImageParts):
+        raise UserError("a question needs images and an autoencoder that is trained on them; leave out data=latents")
+    if parts.spec.support is not inquiry.support:
+        kinds = f"{inquiry.support.value}, and these latents are {parts.spec.support.value}"
+        raise UserError(f"this question is about latents of the kind {kinds}; leave out vae=")
+    return Finished(job, parts, made(inquiry.goal, job, parts))
+
+
+def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, seconds: float) -> None:
+    """Table, sentences and picture.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    sentences = list(inquiry.conclude(outcomes))
+    rows = [rounded(inquiry, outcomes, variant) for variant in outcomes.variants]
+    facts = {
+        "question": inquiry.asks,
+        "command": command_line(*job.command.overrides),
+        "columns": {name: column.title for name, column in inquiry.columns.items()},
+        "rows": rows,
+        "runs": [{"variant": run.variant, "seed": run.seed, **run.figures} for run in outcomes.all],
+        "sentences": sentences,
+        "seconds": seconds,
+        **circumstances(),
+    }
+    try:
+        (job.folder / ANSWER).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        inquiry.draw(outcomes, job.folder / PICTURE)
+        point_latest(job)
+    except OSError as error:
+        raise UserError(f"cannot write {job.folder}: {error.strerror}; make room or set paths.root=DIR") from error
+    console = new_console()
+    console.print()
+    console.print(table(inquiry, rows))
+    console.print()
+    for sentence in sentences:
+        job.say("answer", sentence)
+    job.say("answer", f"{job.folder / PICTURE}; {ANSWER} beside it")
+
+
+def rounded(inquiry: Inquiry, outcomes: Outcomes, variant: str) -> dict[str, str]:
+    """A row of the table: mean and standard error over seeds, as it is shown."""
+    figures = {name: outcomes.estimate(variant, name) for name in inquiry.columns}
+    return {"": variant} | {
+        name: spelled(estimate, inquiry.columns[name].decimals) for name, estimate in figures.items()
+    }
+
+
+def table(inquiry: Inquiry, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """For the terminal."""
+    seeds = f"{inquiry.num_seeds} seeds, ± standard error of their mean" if inquiry.num_seeds > 1 else "one seed"
+    shown = Table(title=inquiry.asks, caption=seeds, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    shown.add_column("")
+    for column in inquiry.columns.values():
+        shown.add_column(column.title, justify="right")
+    for row in rows:
+        shown.add_row(row[""], *(row[name] for name in inquiry.columns))
+    return shown

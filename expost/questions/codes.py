@@ -1,0 +1,76 @@
+"""Is learning the prior worth it on codes?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
+from expost.evaluation.row_names import AGGREGATE
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
+from stage1_vae.latents import Support
+
+UNIFORM, COUNTS, LEARNT = "uniform", "counts of each place", "transformer"
+
+
+@dataclass
+class Codes(Inquiry):
+    """Priors of codes from nothing to a network on one VAE, and the share of nats and of distance that each buys."""
+
+    asks = "Is learning the prior worth it on codes?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "nats": Column("-log p(z), nats, exact", 2),
+        "distance": Column("Frechet distance", 3),
+        "saved": Column("nats below uniform", 2),
+        "way": Column("of the way in distance to decoded q(z), %", 1),
+        "seconds": Column("fit, seconds", 1),
+    }
+    support = Support.CODES
+
+    def variants(self) -> Sequence[Variant]:
+        names = {UNIFORM: "uniform", COUNTS: "unigram", LEARNT: "transformer"}
+        return [Variant(name, (f"prior={choice}",)) for name, choice in names.items()]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        report = run.report
+        row, own, base = report.row(run.job.prior_name), report.row(AGGREGATE), report.row(report.baseline)
+        assert row.latent_nll_nats is not None and row.frechet_distance is not None
+        assert own.frechet_distance is not None and base.frechet_distance is not None
+        assert base.latent_nll_nats is not None
+        way = base.frechet_distance - own.frechet_distance
+        return {
+            "nats": row.latent_nll_nats,
+            "distance": row.frechet_distance,
+            "saved": base.latent_nll_nats - row.latent_nll_nats,
+            "way": 100 * (base.frechet_distance - row.frechet_distance) / way,
+            "seconds": row.fit_seconds or 0.0,
+        }, None
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        pairs = zip(outcomes.values(COUNTS, "saved"), outcomes.values(LEARNT, "saved"), strict=True)
+        share = spelled(estimate_of([100 * counted / learnt for counted, learnt in pairs]), 1)
+        counted, learnt = (spelled(outcomes.estimate(name, "way"), 1) for name in (COUNTS, LEARNT))
+        gain, nearer = (outcomes.difference(LEARNT, COUNTS, name) for name in ("nats", "distance"))
+        noise = "" if outcomes.differ(LEARNT, COUNTS, "distance") else " (inside the noise)"
+        return [
+            f"Counting the codes of each place buys {share} % of the nats that a transformer buys, and {counted} % of "
+            f"the way in distance from uniform codes to decoded q(z); the transformer goes {learnt} % of it.",
+            f"Beside counts it has {spelled(gain, sign=True)} nats a latent and {spelled(nearer, sign=True)} of "
+            f"Frechet distance{noise}: codes of an image depend on each other, which counts of places cannot know.",
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["saved", "way"]], width=9.6, height=3.4)
+        for name, axis in panels.items():
+            found = [outcomes.estimate(variant, name) for variant in outcomes.variants]
+            axis.barh(
+                range(len(found)),
+                [one.value for one in found],
+                xerr=[one.standard_error or 0.0 for one in found],
+                color=[BASELINE, POSTERIOR, LEARNED],
+                height=0.65,
+            )
+            axis.set_yticks(range(len(found)), outcomes.variants if name == "saved" else [""] * len(found))
+            axis.invert_yaxis()
+            axis.set_title(self.columns[name].title, loc="left", fontsize=11)
+        save_chart(figure, path)

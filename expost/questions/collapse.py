@@ -1,0 +1,115 @@
+"""Why did my KL collapse, and which weight is right?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expost.base.errors import UserError
+from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, chart, save_chart
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+
+
+@dataclass
+class Collapse(Inquiry):
+    """One VAE on images of several sizes with the KL weighted by 1, by a heavy weight, alone and with what is said to
+    help, and by one that is normalised by the sizes of latent and image.
+
+    Attributes:
+        sides: rows and columns of the images, which are resized.
+        beta: a heavy weight of the KL.
+        beta_norm: the weight where both terms are means over their numbers (Higgins et al., "beta-VAE", 2017, appendix
+            A.6: beta = beta_norm times numbers of an image over numbers of a latent).
+        warmup_steps: over which the heavy weight rises.
+        free_nats: of each dimension, which the heavy weight does not count.
+
+    Raises:
+        UserError: fewer than two sizes.
+    """
+
+    sides: list[int] = field(default_factory=lambda: [8, 16])
+    beta: float = 20.0
+    beta_norm: float = 1.0
+    warmup_steps: int = 1000
+    free_nats: float = 0.5
+
+    asks = "Why did my KL collapse, and which weight is right?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "rate": Column("rate, nats an image", 2),
+        "active": Column("active dimensions", 1),
+        "distortion": Column("distortion, nats an image", 2),
+        "distortion_a_pixel": Column("distortion a pixel", 3),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.sides)) < 2 or min(self.sides) < 2:
+            raise UserError(f"question.sides={self.sides}: give two or more different sizes, at least 2")
+
+    @property
+    def weights(self) -> dict[str, tuple[str, ...]]:
+        """Name of a weighting -> the words that set it."""
+        heavy = f"vae.objective.beta={self.beta}"
+        return {
+            "beta 1": (),
+            f"beta {self.beta:g}": (heavy,),
+            f"beta {self.beta:g}, warmed up": (heavy, f"vae.objective.warmup_steps={self.warmup_steps}"),
+            f"beta {self.beta:g}, free nats": (heavy, f"vae.objective.free_nats={self.free_nats}"),
+            f"normalised, {self.beta_norm:g}": (f"vae.objective.beta_norm={self.beta_norm}",),
+        }
+
+    def variants(self) -> Sequence[Variant]:
+        return [
+            Variant(f"{weight}; {side} x {side}", (*words, f"data.size={side}"))
+            for weight, words in self.weights.items()
+            for side in self.sides
+        ]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        row, dimensions = run.report.row(run.report.baseline), run.report.surgery.dimensions
+        assert row.rate_nats is not None and row.distortion_nats is not None and dimensions is not None
+        return {
+            "rate": row.rate_nats,
+            "active": dimensions.num_active,
+            "distortion": row.distortion_nats,
+            "distortion_a_pixel": row.distortion_nats / run.parts.num_pixels,
+        }, None
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        small, large = min(self.sides), max(self.sides)
+        plain, heavy, warmed, freed, normed = self.weights
+
+        def rate(weight: str, side: int) -> str:
+            return f"{spelled(outcomes.estimate(f'{weight}; {side} x {side}', 'rate'))}"
+
+        return [
+            f"It collapses where the weight asks more than a bit of the code saves: at {heavy} the code keeps "
+            f"{rate(heavy, small)} nats of images of {small} x {small} (at beta 1: {rate(plain, small)}), and "
+            f"{rate(heavy, large)} of {large} x {large} ({rate(plain, large)}), whose likelihood weighs more. Warming "
+            f"up leaves {rate(warmed, small)} and {rate(warmed, large)} nats: it postpones the weight and does not "
+            f"change it. Free nats leave {rate(freed, small)} and {rate(freed, large)}.",
+            "In nats beta = 1 is the weight for which the loss is a bound on log p(x), at every size; a mean over "
+            f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, {self.beta_norm:g} "
+            f"keeps {rate(normed, small)} and {rate(normed, large)} nats.",
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["rate", "active"]], width=10.4, height=4.6)
+        colours = dict(zip(self.sides, (LEARNED, EXTRA, BASELINE) * len(self.sides), strict=False))
+        height = 0.8 / len(self.sides)
+        for name, axis in panels.items():
+            for place, side in enumerate(self.sides):
+                found = [outcomes.estimate(f"{weight}; {side} x {side}", name) for weight in self.weights]
+                axis.barh(
+                    [row + (place - (len(self.sides) - 1) / 2) * height for row in range(len(found))],
+                    [one.value for one in found],
+                    xerr=[one.standard_error or 0.0 for one in found],
+                    height=0.9 * height,
+                    color=colours[side],
+                    label=f"{side} x {side}",
+                )
+            axis.set_yticks(range(len(self.weights)), list(self.weights) if name == "rate" else [""] * 5)
+            axis.invert_yaxis()
+            axis.set_title(self.columns[name].title, loc="left", fontsize=11)
+        panels["active"].legend(frameon=False, fontsize=9, loc="lower right")
+        save_chart(figure, path)

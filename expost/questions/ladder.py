@@ -1,0 +1,88 @@
+"""Is N(0, 2I), a moment-matched Gaussian, a mixture of ten enough?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, chart, save_chart
+from expost.evaluation.row_names import AGGREGATE
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+
+NORMAL, MATCHED = "N(0, I)", "moment-matched Gaussian"
+RUNGS: Mapping[str, tuple[str, ...]] = {
+    NORMAL: ("prior=standard_normal",),
+    "N(0, 2I)": ("prior=isotropic", f"prior.std={math.sqrt(2)}"),
+    MATCHED: ("prior=gaussian",),
+    "mixture of 2": ("prior=mixture", "prior.num_components=2"),
+    "mixture of 10": ("prior=mixture", "prior.num_components=10"),
+    "mixture of 50": ("prior=mixture", "prior.num_components=50"),
+    "autoregressive": ("prior=autoregressive",),
+    "likeliest ball": ("prior=isotropic",),
+    "auto": ("prior=auto", "prior.seconds=60"),
+}
+
+
+@dataclass
+class Ladder(Inquiry):
+    """Priors from poor to rich on one VAE, in nats and in distance."""
+
+    asks = "Is N(0, 2I), a moment-matched Gaussian, a mixture of ten enough?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "rate": Column("rate on test images, nats", 2),
+        "distance": Column("Frechet distance", 3),
+        "excess": Column("beyond decoded q(z)", 3),
+        "seconds": Column("fit, seconds", 1),
+    }
+
+    def variants(self) -> Sequence[Variant]:
+        return [Variant(name, words) for name, words in RUNGS.items()]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        name = run.job.prior_name
+        row, own = run.report.row(name), run.report.row(AGGREGATE)
+        assert row.rate_nats is not None and row.frechet_distance is not None and own.frechet_distance is not None
+        return {
+            "rate": row.rate_nats,
+            "distance": row.frechet_distance,
+            "excess": row.frechet_distance - own.frechet_distance,
+            "seconds": row.fit_seconds or 0.0,
+        }, chosen(run)
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        gains = {name: outcomes.difference(name, NORMAL, "rate") for name in outcomes.variants}
+        wider, matched, ten = (gains[name] for name in ("N(0, 2I)", MATCHED, "mixture of 10"))
+        best = min(gains, key=lambda name: gains[name].value)
+        left = outcomes.difference("mixture of 10", best, "rate")
+        noise = "" if outcomes.differ("mixture of 10", best, "rate") else ", which is inside the noise"
+        picks = {run.material for run in outcomes.of("auto") if run.material}
+        return [
+            f"Beside N(0, I), a test image costs {spelled(wider, sign=True)} nats under N(0, 2I), "
+            f"{spelled(matched, sign=True)} under one Gaussian with the moments of q(z), and {spelled(ten, sign=True)} "
+            f"under a mixture of ten: scale and moments move the cloud and do not shape it.",
+            f"The best here is {best} ({spelled(gains[best], sign=True)} nats); a mixture of ten leaves "
+            f"{spelled(left)} nats to it{noise}. prior=auto chose {' or '.join(sorted(picks)) or 'nothing'}.",
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["rate", "excess"]], width=10.4, height=4.4)
+        names = outcomes.variants
+        colours = [BASELINE if "N(0" in name else EXTRA if name == "auto" else LEARNED for name in names]
+        for figure_name, axis in panels.items():
+            found = [outcomes.estimate(name, figure_name) for name in names]
+            errors = [one.standard_error or 0.0 for one in found]
+            axis.barh(range(len(names)), [one.value for one in found], xerr=errors, color=colours, height=0.7)
+            axis.set_yticks(range(len(names)), names if figure_name == "rate" else [""] * len(names))
+            axis.invert_yaxis()
+        panels["rate"].set_title("rate of a test image, nats", loc="left", fontsize=11)
+        panels["excess"].set_title("Frechet distance beyond decoded q(z)", loc="left", fontsize=11)
+        low = min(outcomes.estimate(name, "rate").value for name in names)
+        panels["rate"].set_xlim(left=max(0.0, low - 4))
+        save_chart(figure, path)
+
+
+def chosen(run: Finished) -> str | None:
+    """Which rung `prior=auto` has taken; None of any other prior."""
+    taken = [rung for rung in run.recorded.fit.ladder if rung.get("behind") == 0.0]
+    return str(taken[0]["rung"]) if taken else None

@@ -1,0 +1,126 @@
+"""Does q(z) match N(0, I) after training?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.patches import Circle
+from torch import Tensor
+
+from expost.evaluation.figures import BASELINE, INK, MUTED, chart, save_chart, tile
+from expost.evaluation.row_names import AGGREGATE
+from expost.parts.decoding import image_blocks
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from stage2_prior.priors.standard_normal import StandardNormal
+
+FLAT, USUAL = 2, 16
+"""Dimensions of the VAE that can be drawn, and of one that nobody can see."""
+SHOWN, COLUMNS = 60, 10
+"""Decoded draws of each kind in the picture."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the picture shows of one run: z [N, 2] of training images, their labels [N], and decoded draws
+    [SHOWN, C, H, W] of N(0, I) and of q(z)."""
+
+    z: Tensor
+    labels: Tensor
+    baseline: Tensor
+    own: Tensor
+
+
+@dataclass
+class Quilt(Inquiry):
+    """The aggregate posterior in the plane, class by class, with N(0, I) around it; the same figures where nobody can
+    see."""
+
+    asks = "Does q(z) match N(0, I) after training?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "marginal_kl": Column("KL(q(z) || N(0, I)), nats, estimate", 2),
+        "accuracy": Column("told from N(0, I), % (50: chance)", 1),
+        "baseline_distance": Column("Frechet distance of decoded N(0, I)", 2),
+        "own_distance": Column("of decoded q(z)", 2),
+    }
+
+    def variants(self) -> Sequence[Variant]:
+        return [Variant(f"{dims} dimensions", (f"vae.bottleneck.latent_dim={dims}",)) for dims in (FLAT, USUAL)]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        row, own = run.report.row(run.report.baseline), run.report.row(AGGREGATE)
+        assert row.marginal_kl_nats is not None and row.frechet_distance is not None
+        assert row.two_sample_accuracy is not None and own.frechet_distance is not None
+        figures = {
+            "marginal_kl": row.marginal_kl_nats,
+            "accuracy": 100 * row.two_sample_accuracy,
+            "baseline_distance": row.frechet_distance,
+            "own_distance": own.frechet_distance,
+        }
+        return figures, self._look(run) if run.parts.spec.num_dims == FLAT else None
+
+    def _look(self, run: Finished) -> Seen:
+        train = run.latents("train")
+        labels = torch.zeros(len(train), dtype=torch.int64) if train.labels is None else train.labels
+        seed = run.job.config.seeds.sample
+        with run.job.seeded(seed), torch.no_grad():
+            z = train.draw(torch.arange(len(train)))
+            normal = StandardNormal(run.parts.spec).to(run.job.device)
+            rows = torch.randperm(len(train))
+            own = z[rows]
+
+            def decoded(draw: Any) -> Tensor:
+                blocks = image_blocks(run.vae, draw, SHOWN, False, seed, run.parts.data)
+                return torch.cat(list(blocks))[:SHOWN].float() / 255
+
+            return Seen(z, labels, decoded(normal.sample), decoded(lambda num: own[:num].to(run.job.device)))
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        flat, usual = outcomes.variants
+        kl = {name: outcomes.estimate(name, "marginal_kl") for name in (flat, usual)}
+        told = {name: outcomes.estimate(name, "accuracy") for name in (flat, usual)}
+        far = [name for name in (flat, usual) if told[name].value > 50 + 2 * max(told[name].standard_error or 0, 1)]
+        matches = {0: "As far as a classifier can tell, yes", 1: "It depends on the dimensions", 2: "No"}[len(far)]
+        sizes = " and ".join(
+            f"{spelled(kl[name])} nats from N(0, I) in {name}, where a classifier tells draws of the two apart in "
+            f"{spelled(told[name], 1)} % of cases"
+            for name in (flat, usual)
+        )
+        base, own = (outcomes.estimate(usual, name) for name in ("baseline_distance", "own_distance"))
+        return [
+            f"{matches}: after training q(z) is {sizes}.",
+            f"The KL term pulls every q(z|x) towards N(0, I), which leaves their mean elsewhere: decoded in {usual}, "
+            f"N(0, I) is at a Frechet distance of {spelled(base)} from the test images and q(z) itself at "
+            f"{spelled(own)}.",
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        seen: Seen = outcomes.of(outcomes.variants[0])[0].material
+        figure, panels = chart([["cloud", "baseline"], ["cloud", "own"]], width=9.6, height=5.2)
+        _draw_cloud(panels["cloud"], seen)
+        for name, images, title, colour in (
+            ("baseline", seen.baseline, "decoded draws of N(0, I)", BASELINE),
+            ("own", seen.own, "decoded draws of q(z)", INK),
+        ):
+            panels[name].imshow(tile(images, COLUMNS), interpolation="nearest")
+            panels[name].set_title(title, loc="left", color=colour, fontweight="bold")
+            panels[name].axis("off")
+        save_chart(figure, path)
+
+
+def _draw_cloud(axis: Any, seen: Seen) -> None:
+    """z by class, and the circles that hold 50, 90 and 99 % of N(0, I)."""
+    order = np.random.default_rng(0).permutation(len(seen.z))  # no class on top of all others
+    z, labels = seen.z[order].numpy(), seen.labels[order].numpy()
+    axis.scatter(z[:, 0], z[:, 1], c=labels % 10, cmap="tab10", vmin=-0.5, vmax=9.5, s=9, alpha=0.75, linewidths=0)
+    for share in (0.5, 0.9, 0.99):
+        radius = float(np.sqrt(-2 * np.log(1 - share)))
+        axis.add_patch(Circle((0, 0), radius, fill=False, color=BASELINE, linewidth=1.4, linestyle="--"))
+        axis.annotate(
+            f"{share:.0%}", (0, radius), color=BASELINE, ha="center", va="bottom", fontsize=9, fontweight="bold"
+        )
+    edge = max(3.4, float(np.quantile(np.abs(z), 0.999)) * 1.08)
+    axis.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", xlabel="z, first", ylabel="z, second")
+    axis.set_title("q(z), a colour a class; circles hold a share of N(0, I)", loc="left", color=MUTED, fontsize=10)

@@ -1,0 +1,99 @@
+"""Bigger than N(0, I)? The scale at which samples decode best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expost.base.errors import UserError
+from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
+from expost.evaluation.row_names import AGGREGATE
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+
+LIKELIEST = "the likeliest"
+
+
+@dataclass
+class Scale(Inquiry):
+    """Balls of several widths, N(0, s^2 I), on one VAE: s is also the temperature of samples of N(0, I).
+
+    Attributes:
+        stds: s.
+
+    Raises:
+        UserError: fewer than three, or 1 is not among them.
+    """
+
+    stds: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5])
+
+    asks = "Bigger than N(0, I)? At which scale do samples decode best, and what does temperature do?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "rate": Column("rate, nats", 2),
+        "distance": Column("Frechet distance", 2),
+        "precision": Column("precision", 3),
+        "recall": Column("recall", 3),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stds = sorted(set(self.stds))
+        if len(self.stds) < 3 or 1.0 not in self.stds or self.stds[0] <= 0:
+            raise UserError(f"question.stds={self.stds}: give three or more numbers above 0, 1.0 among them")
+
+    def variants(self) -> Sequence[Variant]:
+        given = [Variant(f"s = {std:g}", ("prior=isotropic", f"prior.std={std}")) for std in self.stds]
+        return [*given, Variant(LIKELIEST, ("prior=isotropic",))]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        row, own = run.report.row(run.job.prior_name), run.report.row(AGGREGATE)
+        assert row.rate_nats is not None and row.frechet_distance is not None
+        assert row.precision is not None and row.recall is not None
+        return {
+            "rate": row.rate_nats,
+            "distance": row.frechet_distance,
+            "precision": row.precision,
+            "recall": row.recall,
+        }, (float(run.prior.get_buffer("width")), own.frechet_distance)
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        given = outcomes.variants[:-1]
+        one = f"s = {1.0:g}"
+        nearest = min(given, key=lambda name: outcomes.estimate(name, "distance").value)
+        cheapest = min(given, key=lambda name: outcomes.estimate(name, "rate").value)
+        fitted = sum(run.material[0] for run in outcomes.of(LIKELIEST)) / self.num_seeds
+        gain = outcomes.difference(nearest, one, "distance")
+        noise = "" if nearest != one and outcomes.differ(nearest, one, "distance") else ", which is inside the noise"
+        low, high = given[0], given[-1]
+        return [
+            f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}); samples decode best at {nearest}, a "
+            f"Frechet distance of {spelled(outcomes.estimate(nearest, 'distance'))}, {spelled(gain, sign=True)} beside "
+            f"N(0, I){noise}. Bigger is worse in both.",
+            f"Temperature trades: from {low} to {high} precision goes from "
+            f"{spelled(outcomes.estimate(low, 'precision'))} to {spelled(outcomes.estimate(high, 'precision'))} and "
+            f"recall from {spelled(outcomes.estimate(low, 'recall'))} to {spelled(outcomes.estimate(high, 'recall'))}. "
+            "No ball reaches decoded q(z) "
+            f"({sum(run.material[1] for run in outcomes.of(one)) / self.num_seeds:.2f}).",
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["rate", "distance", "shares"]], width=11.4, height=3.9)
+        for name, colour, axis in (
+            ("rate", POSTERIOR, panels["rate"]),
+            ("distance", BASELINE, panels["distance"]),
+            ("precision", LEARNED, panels["shares"]),
+            ("recall", POSTERIOR, panels["shares"]),
+        ):
+            found = [outcomes.estimate(variant, name) for variant in outcomes.variants[:-1]]
+            errors = [one.standard_error or 0.0 for one in found]
+            axis.errorbar(
+                self.stds, [one.value for one in found], errors, color=colour, marker="o", capsize=3, label=name
+            )
+        own = [run.material[1] for run in outcomes.of(LIKELIEST)]
+        panels["distance"].axhline(sum(own) / len(own), color="#66727f", linestyle=":", label="decoded q(z)")
+        for name, axis in panels.items():
+            axis.axvline(1.0, color="#b8c0c8", linewidth=1)
+            axis.set_xlabel("s of N(0, s² I)")
+            axis.set_title({"rate": "rate, nats", "distance": "Frechet distance", "shares": ""}[name], loc="left")
+        for name in ("distance", "shares"):
+            panels[name].legend(frameon=False, fontsize=9)
+        save_chart(figure, path)

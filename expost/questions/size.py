@@ -1,0 +1,116 @@
+"""Does a deeper encoder, or do more latent dimensions, bring q(z) nearer to N(0, I)?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expost.base.errors import UserError
+from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
+from expost.evaluation.row_names import AGGREGATE
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+
+COLOURS = (POSTERIOR, BASELINE, LEARNED, EXTRA)
+
+
+@dataclass
+class Size(Inquiry):
+    """A grid of hidden layers by latent dimensions.
+
+    Attributes:
+        depths: hidden layers of `width` units in encoder and decoder.
+        dims: latent dimensions.
+        width: of a hidden layer.
+
+    Raises:
+        UserError: a grid of a single column or row.
+    """
+
+    depths: list[int] = field(default_factory=lambda: [1, 2, 3])
+    dims: list[int] = field(default_factory=lambda: [2, 8, 32])
+    width: int = 256
+
+    asks = "Does a deeper encoder, or do more latent dimensions, bring q(z) nearer to N(0, I)?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "marginal_kl": Column("KL(q(z) || N(0, I)), nats, estimate", 2),
+        "kl_a_dim": Column("of these a dimension", 3),
+        "active": Column("active dimensions", 1),
+        "distance": Column("Frechet distance of decoded N(0, I)", 2),
+        "excess": Column("of which beyond decoded q(z)", 2),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.depths)) < 2 or len(set(self.dims)) < 2 or min(*self.depths, *self.dims, self.width) < 1:
+            raise UserError("question.depths and question.dims: give two or more different numbers each, at least 1")
+
+    def name(self, depth: int, dims: int) -> str:
+        return f"{depth} hidden, {dims} dimensions"
+
+    def variants(self) -> Sequence[Variant]:
+        return [
+            Variant(
+                self.name(depth, dims),
+                (f"net.hidden=[{','.join([str(self.width)] * depth)}]", f"vae.bottleneck.latent_dim={dims}"),
+            )
+            for depth in self.depths
+            for dims in self.dims
+        ]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        row, own = run.report.row(run.report.baseline), run.report.row(AGGREGATE)
+        assert row.marginal_kl_nats is not None and row.frechet_distance is not None
+        assert own.frechet_distance is not None and run.report.surgery.dimensions is not None
+        return {
+            "marginal_kl": row.marginal_kl_nats,
+            "kl_a_dim": row.marginal_kl_nats / run.parts.spec.num_dims,
+            "active": run.report.surgery.dimensions.num_active,
+            "distance": row.frechet_distance,
+            "excess": row.frechet_distance - own.frechet_distance,
+        }, None
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        shallow, deep = min(self.depths), max(self.depths)
+        small, large = min(self.dims), max(self.dims)
+        middle = sorted(self.dims)[len(self.dims) // 2]
+        deeper = self._compared(outcomes, self.name(shallow, middle), self.name(deep, middle))
+        longer = self._compared(outcomes, self.name(shallow, small), self.name(shallow, large))
+        return [
+            f"Depth: from {shallow} hidden layer{'s' * (shallow > 1)} to {deep} in {middle} dimensions, {deeper}.",
+            f"Dimensions: from {small} to {large} with {shallow} hidden layer{'s' * (shallow > 1)}, {longer}. Neither "
+            "brings the aggregate to N(0, I): the objective asks it of each q(z|x), at a price, and of their mean not.",
+        ]
+
+    def _compared(self, outcomes: Outcomes, before: str, after: str) -> str:
+        """What became of KL and of the active dimensions from one variant to another."""
+        kl, active = (
+            (outcomes.estimate(before, name), outcomes.estimate(after, name)) for name in ("marginal_kl", "active")
+        )
+        noise = "" if outcomes.differ(after, before, "marginal_kl") else ", a difference inside the noise"
+        return (
+            f"the marginal KL goes from {spelled(kl[0])} to {spelled(kl[1])} nats{noise}, with "
+            f"{active[0].value:.1f} and {active[1].value:.1f} active dimensions"
+        )
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["marginal_kl", "active", "distance"]], width=11.4, height=3.9)
+        for name, axis in panels.items():
+            for depth, colour in zip(self.depths, COLOURS * len(self.depths), strict=False):
+                points = [outcomes.estimate(self.name(depth, dims), name) for dims in self.dims]
+                axis.errorbar(
+                    self.dims,
+                    [point.value for point in points],
+                    yerr=[point.standard_error or 0.0 for point in points],
+                    color=colour,
+                    marker="o",
+                    capsize=3,
+                    label=f"{depth} hidden",
+                )
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(self.dims, [str(dims) for dims in self.dims])
+            axis.set_ylim(bottom=0)
+            axis.set_xlabel("latent dimensions")
+            axis.set_title(self.columns[name].title, loc="left", fontsize=10)
+        panels["active"].plot(self.dims, self.dims, color="#b8c0c8", linestyle=":", label="all")
+        panels["active"].legend(frameon=False, fontsize=9)
+        save_chart(figure, path)

@@ -1,0 +1,98 @@
+"""Can log p(x) rise while KL(q(z|x) || p(z|x)) gets worse?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from expost.base.errors import UserError
+from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from expost.questions.linear import LinearModel, encoded, prepared
+
+
+@dataclass
+class Training(Inquiry):
+    """The ELBO taken apart over training, exactly: log p(x) of the model as it is at that time, and how far q(z|x) is
+    from its p(z|x). Of a linear VAE both are known. A run that ends after so many steps is the same as a longer one at
+    that time.
+
+    Attributes:
+        steps: of the optimiser, after which the run is looked at.
+
+    Raises:
+        UserError: fewer than three.
+    """
+
+    steps: list[int] = field(default_factory=lambda: [1, 10, 30, 100, 300, 1000, 3000])
+
+    asks = "Can log p(x) rise while KL(q(z|x) || p(z|x)) gets worse?"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "log_px": Column("log p(x), nats, exact", 3),
+        "kl": Column("KL(q(z|x) || p(z|x)), nats, exact", 3),
+        "elbo": Column("their difference, the ELBO", 3),
+    }
+    goal = "vae"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.steps)) < 3 or min(self.steps) < 1:
+            raise UserError(f"question.steps={self.steps}: give three or more different numbers, at least 1")
+        self.steps = sorted(set(self.steps))
+
+    def variants(self) -> Sequence[Variant]:
+        return [
+            Variant(f"step {steps:,}", (f"trainer.max_steps={steps}", f"trainer.max_epochs={steps}"))
+            for steps in self.steps
+        ]
+
+    def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
+        model, x = LinearModel.of(run.vae), prepared(run.parts, run.parts.data.test)
+        kl = torch.cat([model.kl_nats(posterior, block) for block, posterior in encoded(run.vae, x)])
+        log_px = model.log_prob(x)
+        figures = {"log_px": log_px, "kl": kl, "elbo": log_px - kl}
+        return {name: values.mean().item() for name, values in figures.items()}, None
+
+    def conclude(self, outcomes: Outcomes) -> Sequence[str]:
+        both = [
+            (before, after)
+            for before, after in zip(outcomes.variants, outcomes.variants[1:], strict=False)
+            if outcomes.difference(after, before, "log_px").value > 0 and outcomes.differ(after, before, "log_px")
+            if outcomes.difference(after, before, "kl").value > 0 and outcomes.differ(after, before, "kl")
+        ]
+        last = outcomes.variants[-1]
+        end = (
+            f"At {last} the ELBO lacks {spelled(outcomes.estimate(last, 'kl'), 3)} of log p(x) = "
+            f"{spelled(outcomes.estimate(last, 'log_px'))} nats."
+        )
+        if not both:
+            return ["Not here: wherever log p(x) rises beyond noise, q(z|x) comes nearer to p(z|x), or stays.", end]
+        before, after = max(both, key=lambda pair: outcomes.difference(pair[1], pair[0], "kl").value)
+        return [
+            f"Yes: from {before} to {after} log p(x) rises by {spelled(outcomes.difference(after, before, 'log_px'))} "
+            f"nats while KL(q(z|x) || p(z|x)) gets worse by {spelled(outcomes.difference(after, before, 'kl'), 3)}. "
+            "The ELBO rewards their difference, and a decoder that learns fast leaves its encoder behind.",
+            end,
+        ]
+
+    def draw(self, outcomes: Outcomes, path: Path) -> None:
+        figure, panels = chart([["levels", "kl"]], width=9.6, height=4.2)
+        for name, title, colour, axis in (
+            ("log_px", "log p(x)", LEARNED, panels["levels"]),
+            ("elbo", "ELBO", POSTERIOR, panels["levels"]),
+            ("kl", "KL(q(z|x) || p(z|x))", BASELINE, panels["kl"]),
+        ):
+            for seed in range(self.num_seeds):
+                values = [outcomes.values(variant, name)[seed] for variant in outcomes.variants]
+                axis.plot(self.steps, values, color=colour, marker="o", ms=4, label=None if seed else title)
+        for axis in panels.values():
+            axis.set_xscale("log")
+            axis.set_xticks(self.steps, [f"{step:,}" for step in self.steps])
+            axis.minorticks_off()
+            axis.set_xlabel("steps of the optimiser")
+            axis.set_ylabel("nats a test image, exact")
+            axis.legend(frameon=False)
+        panels["kl"].set_ylim(bottom=0)
+        save_chart(figure, path)
