@@ -19,7 +19,7 @@ from rich.table import Table
 from expost.base.command import Command, command_line
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
-from expost.config.build import build
+from expost.config.build import build, target_class
 from expost.config.schema import validate
 from expost.job import Job
 from expost.parts.assembly import ImageParts, assemble
@@ -59,16 +59,14 @@ def asked(job: Job) -> Inquiry:
     """
     if job.config.question is None:
         raise UserError("stage=answer needs a question; choose one by experiment=questions/NAME")
-    inquiry = build("question", job.config.question)
-    if not isinstance(inquiry, Inquiry):
-        raise UserError(f"question: {type(inquiry).__name__} is no question; choose one by experiment=questions/NAME")
+    if not issubclass(cls := target_class(job.config.question), Inquiry):
+        raise UserError(f"question: {cls.__name__} is no question; choose one by experiment=questions/NAME")
+    inquiry: Inquiry = build("question", job.config.question)
     typed = {key_of(word) for word in job.command.overrides}
     for variant in inquiry.variants():
         for word in variant.words:
             if key_of(word) in typed:
                 raise UserError(f"{key_of(word)}: this question sets it by itself, run by run; leave it out")
-    if "stage" in typed and job.config.stage != "answer":
-        raise UserError("a question is answered by stage=answer; leave out stage=")
     return inquiry
 
 

@@ -99,8 +99,8 @@ class Gradients(Inquiry):
         return [
             f"{'Yes, reparameterised' if enough else 'Not everywhere'}: {early}, one sample adds "
             f"{part(early, 'reparameterised')} of the squared gradient as variance, where the choice of a batch adds "
-            f"{part(early, 'batch')}; {late}, {part(late, 'reparameterised')} beside {part(late, 'batch')}. More samples "
-            f"{more}.",
+            f"{part(early, 'batch')}; {late}, {part(late, 'reparameterised')} beside {part(late, 'batch')}. More "
+            f"samples {more}.",
             f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}: there one sample is "
             f"not enough. On min E[z^2] the two have {part(late, 'silly_reparameterised')} and "
             f"{part(late, 'silly_score')}.",

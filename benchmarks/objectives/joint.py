@@ -1,6 +1,6 @@
 """The reference VAE with priors fitted afterwards, and what `stage=joint` makes of both stages from there.
 
-    python -m benchmarks.joint --data DIR [--root runs/bench/shelf] [--frozen NAME ...] [--joint NAME ...]
+    python -m benchmarks.objectives.joint --data DIR [--root runs/bench/shelf] [--frozen NAME ...] [--joint NAME ...]
                                [--out docs/measured/joint.md]
 
 Every prior is fitted to the frozen VAE and judged; some then go on together with it, for `joint.max_epochs`. -ELBO is a
@@ -73,7 +73,7 @@ def section(judged: Sequence[Judged], frozen: Judged, joint: Judged) -> str:
             "10,000 (4 draws of q(z|x) each), ± standard errors over images; Bernoulli on intensities is a "
             "cross-entropy. Frechet distance of 10,000 decoded draws, in features of the set's own classifier; the gap "
             "is from N(0, I) on the same VAE to its reconstructions.",
-            "    python -m benchmarks.joint --data DIR",
+            "    python -m benchmarks.objectives.joint --data DIR",
             "| prior | VAE | -ELBO ↓ | distortion ↓ | rate ↓ | Frechet distance ↓ | gap closed, % ↑ |\n"
             "|---|---|---:|---:|---:|---:|---:|\n" + "\n".join(one.line for one in judged),
             f"Target, the best joint bound below the best frozen one by more than noise: {frozen.name} "

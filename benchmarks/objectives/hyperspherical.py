@@ -1,6 +1,7 @@
 """Normal and hyperspherical VAEs on dynamically binarised MNIST beside the published table, in Markdown.
 
-    python -m benchmarks.hyperspherical --data DIR [--dims 2 5 10] [--seeds 0 1 2] [--epochs 300] [--out FILE.md]
+    python -m benchmarks.objectives.hyperspherical --data DIR [--dims 2 5 10] [--seeds 0 1 2] [--epochs 300]
+                                                   [--out FILE.md]
 
 Published: Davidson et al., "Hyperspherical Variational Auto-Encoders", 2018, table 1, mean and standard deviation over
 ten runs: von Mises-Fisher posteriors on S^d, which is in R^{d+1}, beside N(0, I) in R^d; encoder of 256 and 128 ReLU
@@ -133,7 +134,7 @@ def main() -> int:
             "## Latents on a sphere, beside the published table",
             f"Dynamically binarised MNIST, {options.epochs} epochs, {options.images:,} test images, 500 draws; nats an "
             f"image, mean ± standard deviation over {len(options.seeds)} seeds (published: 10).",
-            f"    python -m benchmarks.hyperspherical --data DIR --epochs {options.epochs}",
+            f"    python -m benchmarks.objectives.hyperspherical --data DIR --epochs {options.epochs}",
             "\n".join(table),
             "Short of the published log p(x): " + ("; ".join(short) or "none") + ".",
         ]

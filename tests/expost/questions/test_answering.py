@@ -1,0 +1,76 @@
+"""stage=answer, as it is typed: runs, table, sentences, picture; what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import run_here
+from PIL import Image
+
+LITTLE = (
+    "question.num_seeds=2",
+    "trainer.max_epochs=2",
+    "evaluation.num_samples=200",
+    "evaluation.importance_samples=1",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("answers")
+
+
+def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
+    done = run_here(folder, "experiment=questions/quilt", *LITTLE)
+    assert done.code == 0, done.err
+    assert "Does q(z) match N(0, I)" in done.out and "run        4 of 4: 16 dimensions, seed 1" in done.out
+    latest = folder / "runs" / "latest"
+    answer = json.loads((latest / "answer.json").read_text(encoding="utf-8"))
+    assert [row[""] for row in answer["rows"]] == ["2 dimensions", "16 dimensions"]
+    assert len(answer["runs"]) == 4 and all(set(answer["columns"]) <= set(run) for run in answer["runs"])
+    assert len(answer["sentences"]) == 2 and answer["command"].endswith(" ".join(LITTLE))
+    with Image.open(latest / "answer.png") as picture:
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(2**24)) > 50
+
+    artifacts = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "store").glob("*/*/manifest.json")}
+    again = run_here(folder, "experiment=questions/quilt", *LITTLE)
+    assert again.code == 0, again.err
+    found = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "store").glob("*/*/manifest.json")}
+    assert found == artifacts, "what is in the store is not made again"
+    repeated = json.loads((folder / "runs" / "latest" / "answer.json").read_text(encoding="utf-8"))
+    assert repeated["runs"] == answer["runs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stage=answer",), "choose one by experiment=questions/NAME"),
+        (
+            ("experiment=questions/quilt", "vae.bottleneck.latent_dim=4"),
+            "vae.bottleneck.latent_dim: this question sets",
+        ),
+        (("experiment=questions/training", "vae=bernoulli", "prior=unigram"), "these latents are bits; leave out vae="),
+        (("experiment=questions/quilt", "question.num_seeds=0"), "question.num_seeds=0: give at least 1"),
+        (("experiment=questions/quilt", "question.seeds=2"), "question.seeds: unknown key"),
+        (("experiment=questions/quilt", "question._target_=pathlib.Path"), "is no question"),
+        (("experiment=questions/quil",), "did you mean 'questions/quilt'"),
+        (("experiment=questions/quilt", "data=mnist"), "data.root"),
+        (("experiment=questions/size", "question.dims=[4]"), "give two or more different numbers"),
+        (
+            ("experiment=questions/absorbed", "question.early_epoch=9", "trainer.max_epochs=2"),
+            "training is over before",
+        ),
+        (("experiment=questions/absorbed", "question.early_epoch=0"), "give at least 1"),
+        (("experiment=questions/training", "question.steps=[1,2]"), "three or more"),
+        (("experiment=questions/training", "net.hidden=[8]", "trainer.val_every=1"), "needs a linear decoder"),
+        (("experiment=questions/perfect", "question.dims=[]"), "give one or more numbers"),
+        (("experiment=questions/gradients", "question.samples=[2,4]"), "samples from 1 on"),
+        (("experiment=questions/collapse", "question.sides=[8]"), "give two or more different sizes"),
+        (("experiment=questions/collapse", "question.sides=[8,12]"), "digits are 8 x 8; give a multiple"),
+        (("experiment=questions/scale", "question.stds=[0.5,1.5,2]"), "1.0 among them"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = run_here(tmp_path, *words)
+    assert done.code == 2 and said in done.err, done.err
+    assert len(done.err.strip().splitlines()) == 1 and "Traceback" not in done.err

@@ -1,0 +1,89 @@
+"""What is made of outcomes: means and paired differences over seeds; each question's words and picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from expost.config.build import build
+from expost.config.defaults import read_conf
+from expost.evaluation.sections import Estimate
+from expost.questions.inquiry import Inquiry, Outcome, Outcomes, Variant, spelled
+from expost.questions.quilt import Seen
+
+NAMES = sorted(path.stem for path in Path("conf/experiment/questions").glob("*.yaml"))
+
+
+def pairs() -> Outcomes:
+    values = {"a": [1.0, 2.0, 3.0], "b": [1.5, 2.5, 3.6]}
+    return Outcomes([Outcome(name, seed, {"x": x}) for name, xs in values.items() for seed, x in enumerate(xs)])
+
+
+def test_differences_are_paired_by_seed() -> None:
+    outcomes = pairs()
+    assert outcomes.variants == ["a", "b"] and outcomes.values("b", "x") == [1.5, 2.5, 3.6]
+    mean = outcomes.estimate("a", "x")
+    assert mean.value == 2.0 and mean.standard_error == pytest.approx(1 / 3**0.5)
+    found = outcomes.difference("b", "a", "x")
+    assert found.value == pytest.approx(1.6 / 3) and found.standard_error == pytest.approx(
+        np.std([0.5, 0.5, 0.6]) / 2**0.5
+    )
+    assert outcomes.differ("b", "a", "x"), "half a unit, give or take a tenth"
+    assert not outcomes.differ("a", "a", "x")
+
+
+def test_one_seed_says_nothing_of_noise() -> None:
+    outcomes = Outcomes([Outcome("a", 0, {"x": 1.0}), Outcome("b", 0, {"x": 100.0})])
+    assert outcomes.difference("b", "a", "x") == Estimate(99.0, None)
+    assert not outcomes.differ("b", "a", "x")
+
+
+def test_figures_are_spelled_with_their_error() -> None:
+    assert spelled(Estimate(1234.567, 0.5)) == "1,234.57 ± 0.50"
+    assert spelled(Estimate(0.5, None), 1, sign=True) == "+0.5"
+
+
+def material(name: str, inquiry: Inquiry, variant: Variant) -> Any:
+    """What the picture of a question takes of a run."""
+    torch.manual_seed(0)
+    if name == "quilt":
+        images = torch.rand(60, 1, 8, 8)
+        return Seen(torch.randn(300, 2), torch.arange(300) % 10, images, images) if "2 dim" in variant.name else None
+    return {
+        "absorbed": (np.arange(1, 30), np.linspace(100.0, 60.0, 29)),
+        "gradients": {"reparameterised": [0.3, 0.1, 0.02], "score": [300.0, 80.0, 20.0]},
+        "ladder": "mixture" if variant.name == "auto" else None,
+        "scale": (0.9, 2.0),
+    }.get(name)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_question_has_words_and_a_picture(name: str, num_seeds: int, tmp_path: Path) -> None:
+    inquiry = build("question", {**read_conf(f"experiment/questions/{name}.yaml")["question"], "num_seeds": num_seeds})
+    assert isinstance(inquiry, Inquiry)
+    variants = inquiry.variants()
+    assert len({variant.name for variant in variants}) == len(variants) >= 2
+    assert len({variant.words for variant in variants}) == len(variants)
+    rng = np.random.default_rng(0)
+    outcomes = Outcomes(
+        [
+            Outcome(
+                variant.name,
+                seed,
+                {key: float(rng.uniform(1, 3)) for key in inquiry.columns},
+                material(name, inquiry, variant),
+            )
+            for variant in variants
+            for seed in range(num_seeds)
+        ]
+    )
+    sentences = inquiry.conclude(outcomes)
+    assert len(sentences) >= 2 and all(sentence.endswith(".") and "nan" not in sentence for sentence in sentences)
+    inquiry.draw(outcomes, tmp_path / "answer.png")
+    with Image.open(tmp_path / "answer.png") as picture:
+        assert picture.width > 600 and picture.height > 300
+    assert inquiry.asks.endswith("?")
