@@ -64,11 +64,11 @@ def section(printed: str) -> str:
     return "\n\n".join(
         [
             "## Clusters that are classes",
-            "`experiment=mnist_gmvae`: ten components learned with the VAE, and the share of the 10,000 test images that "
-            "lie in the component of their class, %: without labels matched one to one to classes on those images, with "
-            "labels as they are. Median, and each seed; purity and normalised mutual information of the median's run; "
-            "minutes of the whole run. Published: 94.5 % (Jiang et al., 2017), 96.7 % with a VampPrior mixture; neither "
-            "moves images about in training, as the recipe's information term does.",
+            "`experiment=mnist_gmvae`: ten components learned with the VAE, and the share of the 10,000 test images "
+            "that lie in the component of their class, %: without labels matched one to one to classes on those "
+            "images, with labels as they are. Median, and each seed; purity and normalised mutual information of the "
+            "median's run; minutes of the whole run. Published: 94.5 % (Jiang et al., 2017), 96.7 % with a VampPrior "
+            "mixture; neither moves images about in training, as the recipe's information term does.",
             "    python -m benchmarks.objectives.clusters --data DIR",
             f"```\n{printed.strip()}\n```",
         ]
