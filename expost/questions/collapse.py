@@ -83,14 +83,14 @@ class Collapse(Inquiry):
             return f"{spelled(outcomes.estimate(f'{weight}; {side} x {side}', 'rate'))}"
 
         return [
-            f"It collapses where the weight asks more than a bit of the code saves: at {heavy} the code keeps "
+            f"A bit of the code is kept where it saves the likelihood more than its weight. At {heavy} the code keeps "
             f"{rate(heavy, small)} nats of images of {small} x {small} (at beta 1: {rate(plain, small)}), and "
-            f"{rate(heavy, large)} of {large} x {large} ({rate(plain, large)}), whose likelihood weighs more. Warming "
-            f"up leaves {rate(warmed, small)} and {rate(warmed, large)} nats: it postpones the weight and does not "
-            f"change it. Free nats leave {rate(freed, small)} and {rate(freed, large)}.",
+            f"{rate(heavy, large)} of {large} x {large} ({rate(plain, large)}), where the same picture is counted over "
+            f"more pixels. Warmed up it keeps {rate(warmed, small)} and {rate(warmed, large)}: at the end the weight "
+            f"is the same. With free nats it is {rate(freed, small)} and {rate(freed, large)}.",
             "In nats beta = 1 is the weight for which the loss is a bound on log p(x), at every size; a mean over "
-            f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, {self.beta_norm:g} "
-            f"keeps {rate(normed, small)} and {rate(normed, large)} nats.",
+            f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, {self.beta_norm:g} keeps "
+            f"{rate(normed, small)} and {rate(normed, large)} nats.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

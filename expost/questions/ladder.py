@@ -60,7 +60,7 @@ class Ladder(Inquiry):
         return [
             f"Beside N(0, I), a test image costs {spelled(wider, sign=True)} nats under N(0, 2I), "
             f"{spelled(matched, sign=True)} under one Gaussian with the moments of q(z), and {spelled(ten, sign=True)} "
-            f"under a mixture of ten: scale and moments move the cloud and do not shape it.",
+            f"under a mixture of ten.",
             f"The best here is {best} ({spelled(gains[best], sign=True)} nats); a mixture of ten leaves "
             f"{spelled(left)} nats to it{noise}. prior=auto chose {' or '.join(sorted(picks)) or 'nothing'}.",
         ]

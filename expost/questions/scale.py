@@ -61,18 +61,24 @@ class Scale(Inquiry):
         nearest = min(given, key=lambda name: outcomes.estimate(name, "distance").value)
         cheapest = min(given, key=lambda name: outcomes.estimate(name, "rate").value)
         fitted = sum(run.material[0] for run in outcomes.of(LIKELIEST)) / self.num_seeds
-        gain = outcomes.difference(nearest, one, "distance")
-        noise = "" if nearest != one and outcomes.differ(nearest, one, "distance") else ", which is inside the noise"
+        gain, cost = (outcomes.difference(nearest, one, name) for name in ("distance", "rate"))
+        wider = self.stds[given.index(nearest)] - 1
+        size = "wider than" if wider > 0 else "narrower than" if wider < 0 else "as wide as"
+        noise = "" if outcomes.differ(nearest, one, "distance") else " (inside the noise)"
+        beside = (
+            ""
+            if nearest == one
+            else f", {spelled(gain, sign=True)} beside it{noise}, at {spelled(cost, sign=True)} nats of rate"
+        )
         low, high = given[0], given[-1]
         return [
-            f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}); samples decode best at {nearest}, a "
-            f"Frechet distance of {spelled(outcomes.estimate(nearest, 'distance'))}, {spelled(gain, sign=True)} beside "
-            f"N(0, I){noise}. Bigger is worse in both.",
+            f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}). Samples decode best at {nearest}, "
+            f"{size} N(0, I): a Frechet distance of {spelled(outcomes.estimate(nearest, 'distance'))}{beside}.",
             f"Temperature trades: from {low} to {high} precision goes from "
             f"{spelled(outcomes.estimate(low, 'precision'))} to {spelled(outcomes.estimate(high, 'precision'))} and "
             f"recall from {spelled(outcomes.estimate(low, 'recall'))} to {spelled(outcomes.estimate(high, 'recall'))}. "
-            "No ball reaches decoded q(z) "
-            f"({sum(run.material[1] for run in outcomes.of(one)) / self.num_seeds:.2f}).",
+            "Decoded q(z) itself is at a distance of "
+            f"{sum(run.material[1] for run in outcomes.of(one)) / self.num_seeds:.2f}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

@@ -75,10 +75,12 @@ class Size(Inquiry):
         middle = sorted(self.dims)[len(self.dims) // 2]
         deeper = self._compared(outcomes, self.name(shallow, middle), self.name(deep, middle))
         longer = self._compared(outcomes, self.name(shallow, small), self.name(shallow, large))
+        least = min(outcomes.variants, key=lambda name: outcomes.estimate(name, "marginal_kl").value)
         return [
             f"Depth: from {shallow} hidden layer{'s' * (shallow > 1)} to {deep} in {middle} dimensions, {deeper}.",
-            f"Dimensions: from {small} to {large} with {shallow} hidden layer{'s' * (shallow > 1)}, {longer}. Neither "
-            "brings the aggregate to N(0, I): the objective asks it of each q(z|x), at a price, and of their mean not.",
+            f"Dimensions: from {small} to {large} with {shallow} hidden layer{'s' * (shallow > 1)}, {longer}. "
+            f"The nearest to N(0, I) of all is {least}, at {spelled(outcomes.estimate(least, 'marginal_kl'))} nats: "
+            "the objective asks N(0, I) of each q(z|x), at a price, and not of their mean.",
         ]
 
     def _compared(self, outcomes: Outcomes, before: str, after: str) -> str:

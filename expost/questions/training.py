@@ -73,7 +73,8 @@ class Training(Inquiry):
         return [
             f"Yes: from {before} to {after} log p(x) rises by {spelled(outcomes.difference(after, before, 'log_px'))} "
             f"nats while KL(q(z|x) || p(z|x)) gets worse by {spelled(outcomes.difference(after, before, 'kl'), 3)}. "
-            "The ELBO rewards their difference, and a decoder that learns fast leaves its encoder behind.",
+            "The ELBO rewards their difference alone: the model may become better faster than q(z|x) follows "
+            "its p(z|x).",
             end,
         ]
 
