@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from expost.evaluation.images.class_accuracy import ClassRow
+from expost.evaluation.latents.axes import Plane, finite_rows, frame_of
 from expost.evaluation.sections import Codebook
 
 INK, MUTED, PAPER = "#1f2933", "#66727f", "#ffffff"
@@ -29,8 +30,6 @@ DPI = 144
 MIN_TILE_PIXELS = 40
 GAP_PIXELS = 2
 MAX_POINTS = 4000
-MOST_EXACT_DIMS = 1024
-"""All principal axes of more, of which two are drawn, would take many seconds."""
 CAPTION_PIXELS, LETTER_PIXELS, CELL_GAP_PIXELS, MARGIN_PIXELS, HEAD_PIXELS = 20, 8, 10, 16, 36
 """Of a sheet of captioned images."""
 MOST_LETTERS = 12
@@ -97,12 +96,9 @@ def latent_scatter(
     All are shown on the first two principal axes of the posterior draws; left against the baseline, right against the
     learned prior. A prior that fits covers the same area with the same density.
     """
-    origin, axes, shares = _principal_axes(finite_rows(posterior))
-    clouds = [_thinned(finite_rows(z)) for z in (posterior, baseline, learned)]
-    points = [((z.flatten(1).cpu().double() - origin) @ axes.T).numpy() for z in clouds]
-    everything = np.concatenate(points)
-    low, high = np.quantile(everything, [0.001, 0.999], axis=0)
-    margin = 0.08 * (high - low) + 1e-6
+    plane = Plane.of(finite_rows(posterior))
+    points = [plane.project(_thinned(finite_rows(z))) for z in (posterior, baseline, learned)]
+    low, high = frame_of(torch.cat(points))
     figure, panels = chart([["baseline", "learned"]], width=8.8, height=4.9)
     size = float(np.clip(20000 / max(1, len(points[0])), 2.5, 16))
     for key, cloud, name, colour in [
@@ -110,11 +106,11 @@ def latent_scatter(
         ("learned", points[2], learned_name, LEARNED),
     ]:
         axis = panels[key]
-        _two_clouds(axis, points[0], cloud, colour, size)
+        _two_clouds(axis, points[0].numpy(), cloud.numpy(), colour, size)
         for label, shade in [("q(z|x), training set", POSTERIOR), (name, colour)]:
             axis.scatter([], [], s=36, color=shade, label=label)
-        axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
-        axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
+        axis.set_xlim(low[0].item(), high[0].item())
+        axis.set_ylim(low[1].item(), high[1].item())
         axis.set_title(
             f"q(z) against {name}",
             color=colour,
@@ -123,18 +119,13 @@ def latent_scatter(
             loc="left",
             parse_math=False,
         )
-        axis.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of variance)")
+        axis.set_xlabel(plane.titles[0])
         for entry in axis.legend(
             loc="upper right", fontsize=FONT_SIZE - 2, framealpha=0.85, edgecolor="none", handletextpad=0.2
         ).get_texts():
             entry.set_parse_math(False)
-    panels["baseline"].set_ylabel(f"principal axis 2 ({shares[1]:.0%})" if shares[1] > 0 else "")
+    panels["baseline"].set_ylabel(plane.titles[1])
     save_chart(figure, path)
-
-
-def finite_rows(z: Tensor) -> Tensor:
-    """The rows that can be drawn: a prior that diverged gets an empty picture, and its note, not an exception."""
-    return z[torch.isfinite(z.flatten(1)).all(1)]
 
 
 def _thinned(z: Tensor) -> Tensor:
@@ -203,24 +194,6 @@ def _curves(
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(color="#e4e7eb", linewidth=0.8)
     axis.legend(fontsize=FONT_SIZE - 1, frameon=False)
-
-
-def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Mean [D], the two axes [2, D] of largest variance, and their shares of it; one-dimensional z gets a zero axis."""
-    flat = z.flatten(1).cpu().double()
-    origin = flat.mean(0)
-    if flat.shape[1] > MOST_EXACT_DIMS:
-        flat = flat if len(flat) > 1 else flat.repeat(2, 1)  # one point alone has no axes, and any will do
-        _, scales, directions = torch.pca_lowrank(flat - origin, q=2, center=False, niter=8)
-        both = (scales.square() / (flat - origin).square().sum().clamp(min=1e-12)).tolist()
-        return origin, directions.T, (both[0], both[1])
-    variances, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov((flat - origin).T)))
-    order = variances.argsort(descending=True)[:2]
-    axes = vectors.T[order]  # [2, D]
-    shares = [float(v) for v in variances[order] / variances.sum().clamp(min=1e-12)]
-    if len(axes) == 1:
-        return origin, torch.cat([axes, torch.zeros_like(axes)]), (shares[0], 0.0)
-    return origin, axes, (shares[0], shares[1])
 
 
 def tile(images: Tensor, columns: int) -> np.ndarray:

@@ -15,11 +15,11 @@ from expost.evaluation.figures import (
     MUTED,
     POSTERIOR,
     chart,
-    finite_rows,
     save_chart,
     side_by_side,
     tile,
 )
+from expost.evaluation.latents.axes import finite_rows
 from expost.evaluation.latents.marginals import wasserstein_1
 
 MOST_SHOWN, COLUMNS, BINS = 12, 4, 60

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from expost.evaluation import figures
+from expost.evaluation.latents.axes import Plane
 
 
 def _read(path: Path) -> np.ndarray:
@@ -106,7 +107,8 @@ def test_a_prior_that_diverged_is_drawn_as_far_as_it_goes(tmp_path: Path) -> Non
 def test_scatter_axes_are_those_of_the_posterior() -> None:
     torch.manual_seed(0)
     z = torch.randn(4000, 5) * torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3]) + 7
-    _, axes, shares = figures._principal_axes(z)
+    plane = Plane.of(z)
+    axes, shares = plane.axes, plane.shares
     torch.testing.assert_close(axes.abs()[:, [1, 3]].float(), torch.eye(2), atol=0.06, rtol=0)
     assert shares == pytest.approx((9 / 13.14, 4 / 13.14), abs=0.03)
 
