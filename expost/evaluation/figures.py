@@ -38,6 +38,8 @@ LARGEST_PIXELS = 160
 LETTER, LONGEST_NAME = 9, 18
 """Width of a letter beside a row, in pixels, and letters of a class's name that are shown."""
 MARGIN, BAND = 20, 40
+MOST_TRAVERSED, TRAVERSED_PIXELS = 12, 64
+"""Dimensions of a traversal in the picture, and a side of an image of it."""
 CLASS_COLUMNS = 10, 4
 """Samples and test images side by side."""
 COLOURS = (POSTERIOR, EXTRA, LEARNED, BASELINE)
@@ -86,6 +88,25 @@ def interpolations(decoded: Tensor, path: Path) -> None:
     """Decoded paths between pairs of images, [pairs, steps, C, H, W]: one pair a row."""
     pixels = tile(decoded.flatten(0, 1), decoded.shape[1])
     side_by_side([pixels], ["from one test image to another, through latent space"], [INK], path)
+
+
+def traversals(decoded: Tensor, names: Sequence[str], start: str, path: Path) -> None:
+    """One latent dimension a row: what `start` is decoded to as that number alone grows, [dims, steps, C, H, W].
+
+    The first dimensions alone, and those of large images thinned out.
+    """
+    shown = decoded[:MOST_TRAVERSED]
+    step = -(-max(shown.shape[-2:]) // TRAVERSED_PIXELS)
+    pixels = tile(shown[..., ::step, ::step].flatten(0, 1), shown.shape[1])
+    left = MARGIN + LETTER * max(map(len, names[: len(shown)]))
+    title = f"{start}: one number of its latent at a time, from low to high"
+    sheet = Sheet(max(left + pixels.shape[1], 10 * len(title)) + MARGIN, BAND + pixels.shape[0] + MARGIN)
+    sheet.place(pixels, left, BAND)
+    sheet.write(title, MARGIN, 0.5 * BAND, FONT_SIZE + 1, INK, va="center", fontweight="bold")
+    height = (pixels.shape[0] + GAP_PIXELS) / len(shown)
+    for i, name in enumerate(names[: len(shown)]):
+        sheet.write(name, left - 8, BAND + (i + 0.5) * height, FONT_SIZE, MUTED, va="center", ha="right")
+    sheet.save(path)
 
 
 def latent_scatter(

@@ -5,12 +5,14 @@ What is on it comes from the report alone. The rate of a split is shown as the s
 """
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from expost.evaluation import views
 from expost.evaluation.nouns import IMAGES, LATENTS, Nouns
@@ -45,12 +47,17 @@ PICTURES = {
     "latents": "Draws of q(z) of the training set on their first two principal axes, against both priors.",
     "reconstructions": "Test images and their reconstructions, the mean of p(x|z) at z ~ q(z|x).",
     "interpolations": "From one test image to another, through latent space.",
+    "traversals": "What active dimensions are for, the twelve whose posterior means vary most: one test image decoded "
+    "while that number of its latent alone goes from the 0.5 % to the 99.5 % quantile of q(z) in it.",
     "curves": "Training: what each epoch or iteration cost.",
     "codes": "How evenly codes are used.",
 }
 """File stem -> caption, in the order of the page; `codes` exists of codes alone, `classes` of conditional priors,
-`maps` and `marginals` of latents without images, `profiles` and `columns` of vectors."""
+`maps` and `marginals` of latents without images, `profiles` and `columns` of vectors, `traversals` of images whose
+latents have active dimensions."""
 
+MOST_SWATCHES = 20
+"""Classes whose colours are listed; of more, eyes tell none apart."""
 EXPLAINED = {
     IMAGES: "ELBO and IWAE are bounds on log p(x), shown negated: upper bounds on the cost of a test image.",
     LATENTS: "-log p(z) is the cost of a test latent in nats, in the units of the files: latents that are scaled by s "
@@ -92,17 +99,33 @@ def embed(picture: Path) -> str:
     return base64.b64encode(picture.read_bytes()).decode("ascii")
 
 
+def script_of_page(exploration: Mapping[str, Any] | None) -> tuple[Markup, str]:
+    """All that a page runs, and its SHA-256 as a policy names it: a browser runs nothing else, and asks nobody."""
+    names = ["tables.js.j2", *["points.js.j2"] * (exploration is not None)]
+    names += ["traversals.js.j2"] * (exploration is not None and exploration["traversals"] is not None)
+    script = "\n".join(render(name) for name in names)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return Markup(script), f"sha256-{digest}"  # our own text: no value is in it
+
+
 def render_html(
-    report: Report, pictures: Mapping[str, Path], config_yaml: str, dataset: Mapping[str, str] | None = None
+    report: Report,
+    pictures: Mapping[str, Path],
+    config_yaml: str,
+    dataset: Mapping[str, str] | None = None,
+    exploration: Mapping[str, Any] | None = None,
 ) -> str:
-    """One self-contained page: no file beside it, no network, no script.
+    """One self-contained page: no file beside it, no network. Its script makes it something to explore; without one
+    the tables and pictures are all there.
 
     Args:
         report: with its verdict.
         pictures: caption -> PNG file, in the order of the page.
         config_yaml: the resolved config.
         dataset: what was taken of the user's files: what is said -> how.
+        exploration: `expost.evaluation.exploration.content.page_data`; None: the tables alone can be explored.
     """
+    script, script_hash = script_of_page(exploration)
     surgery, nouns = report.surgery, report.nouns
     annealed = {} if report.annealing is None else report.annealing.rows
     return render(
@@ -127,6 +150,10 @@ def render_html(
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
         config_yaml=config_yaml,
         dataset=dataset or {},
+        exploration=exploration,
+        MOST_SWATCHES=MOST_SWATCHES,
+        script=script,
+        script_hash=script_hash,
         provenance={} if report.provenance is None else flatten(report.provenance.to_json()),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from expost.evaluation.exploration.content import Exploration
 from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Clusters, InferenceGaps, TightBounds
 from expost.evaluation.verdict import conclude
@@ -37,7 +38,7 @@ from stage1_vae.latents import LatentDataset
 from stage2_prior.prior import Prior
 from stage2_prior.priors.learned import Learned
 
-VERSION = 8
+VERSION = 9
 """Part of the key of what `measure` makes; raised whenever its results change."""
 
 
@@ -81,6 +82,23 @@ def draw(f: ImageFindings) -> dict[str, Path]:
     return f.drawn()
 
 
+def explore(f: ImageFindings) -> Exploration | None:
+    """What a page lets one explore, in files beside the pictures; and of its traversals a picture."""
+    from expost.evaluation import figures  # matplotlib is slow to import: only who draws
+    from expost.measure.exploration.points import explore_images
+    from expost.measure.exploration.traversals import traverse
+
+    traversed = traverse(f.trained, f.surgery.dimensions, f.folder)
+    if traversed is not None:
+        traversals, decoded = traversed
+        names = [dim.name for dim in traversals.dims]
+        figures.traversals(decoded, names, traversals.starts[0], f.folder / "traversals.png")
+    content = explore_images(f.trained, f.images, f.name, f.settings.num_samples, traversed and traversed[0], f.folder)
+    if content is not None:
+        content.save(f.folder)
+    return content
+
+
 PARTS = {
     part.name: part
     for part in (
@@ -94,6 +112,7 @@ PARTS = {
         Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
         Part("annealing", "annealing", lambda f: tight_bounds(f.trained, f.job, f.name), shows_bar=True),
         Part("gaps", "gaps", lambda f: measure_gaps(f.trained, f.job, f.name), shows_bar=True),
+        Part("exploration", "exploration", explore),
         Part("pictures", "pictures", draw),
     )
 }

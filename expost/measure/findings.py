@@ -9,6 +9,7 @@ from typing import Any
 from expost.config.schema import Evaluation
 from expost.evaluation.bounds import Bounds
 from expost.evaluation.distances import Distances
+from expost.evaluation.exploration.content import Exploration
 from expost.evaluation.page import PICTURES
 from expost.evaluation.report import FIGURES, Report
 from expost.evaluation.sections import Surgery
@@ -47,6 +48,7 @@ class Findings:
     classes: ConditionalSamples | None = field(init=False, default=None)
     bounds: Mapping[str, Bounds] = field(init=False)
     surgery: Surgery = field(init=False)
+    exploration: Exploration | None = field(init=False, default=None)
     pictures: dict[str, Path] = field(init=False)
 
     @property

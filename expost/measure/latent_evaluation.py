@@ -18,6 +18,7 @@ from torch import Tensor
 from expost.config.limits import affordable_draws
 from expost.evaluation.bounds import Bounds, importance_bounds
 from expost.evaluation.distances import Distances
+from expost.evaluation.exploration.content import Exploration
 from expost.evaluation.latents.features import LatentFeatures
 from expost.evaluation.report import Report
 from expost.evaluation.row_names import MOMENT_MATCHED
@@ -44,7 +45,7 @@ from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.standardize import Standardized
 
-VERSION = 2
+VERSION = 3
 """Part of the key of what `measure_latents` makes; raised whenever its results change."""
 MOST_DRAWS = 16
 """Of each test latent: more would take time and say no more, as latents differ by more than draws of one do."""
@@ -176,6 +177,18 @@ def draw(f: LatentFindings) -> Mapping[str, Path]:
     return f.drawn()
 
 
+def explore(f: LatentFindings) -> Exploration | None:
+    """What a page lets one explore, in a file beside the pictures; nothing of codes, which are nowhere."""
+    from expost.measure.exploration.points import explore_latents  # matplotlib is slow to import: only who draws
+
+    if f.surgery.codes is not None:
+        return None
+    content = explore_latents(f.trained, f.images, f.name)
+    if content is not None:
+        content.save(f.folder)
+    return content
+
+
 LATENT_PARTS = {
     part.name: part
     for part in (
@@ -185,6 +198,7 @@ LATENT_PARTS = {
         Part("classes", "classes", judge_classes),
         Part("costs", "bounds", lambda f: measure_costs(f.trained, f.job), shows_bar=True),
         Part("surgery", "surgery", lambda f: dissect(f.trained, f.job, f.name), shows_bar=True),
+        Part("exploration", "exploration", explore),
         Part("pictures", "pictures", draw),
     )
 }

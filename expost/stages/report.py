@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,6 +17,15 @@ from rich.text import Text
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.evaluation.errors import EvaluationError
+from expost.evaluation.exploration.content import (
+    CONTENT,
+    MOST_JSON_BYTES,
+    MOST_SPRITE_BYTES,
+    POINTS,
+    STEPS,
+    Exploration,
+    page_data,
+)
 from expost.evaluation.page import PICTURES, render_html
 from expost.evaluation.report import Report
 from expost.evaluation.sections import Dataset, Provenance
@@ -25,7 +35,7 @@ from expost.job import Job
 from expost.parts.identity import CIRCUMSTANCES
 from expost.store.answers import Answer
 from expost.store.artifacts import Artifact
-from expost.store.safe import UnsafeError, read_json
+from expost.store.safe import UnsafeError, read_bytes, read_json
 from expost.training.tracking import tracking, with_one_name
 from expost.training.wandb_run import agent
 
@@ -64,12 +74,14 @@ def publish(job: Job, figures: Artifact, answer: Answer) -> None:
     """
     dataset = Dataset.from_json(answer.dataset, "dataset")
     report = replace(stored_report(figures), dataset=dataset, provenance=provenance(job, figures, answer.provenance))
+    exploration = stored_exploration(figures)
     config_yaml = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
     try:
         drawn = {caption: figures.path / f"{stem}.png" for stem, caption in PICTURES.items()}
         pictures = {caption: _copied(path, job.folder) for caption, path in drawn.items() if path.is_file()}
         _write_whole(job.folder / "config.yaml", config_yaml)
-        _write_whole(job.folder / "report.html", render_html(report, pictures, config_yaml, answer.dataset_words))
+        page = render_html(report, pictures, config_yaml, answer.dataset_words, exploration)
+        _write_whole(job.folder / "report.html", page)
         _write_whole(job.folder / "report.json", report.text())
         point_latest(job)
     except OSError as error:
@@ -106,6 +118,26 @@ def stored_report(figures: Artifact) -> Report:
         return Report.from_json(read_json(figures.path, "figures.json"), "figures.json")
     except (UnsafeError, EvaluationError) as error:
         raise UserError(f"{error}; move {figures.path} away, and the same command makes it again") from error
+
+
+def stored_exploration(figures: Artifact) -> dict[str, Any] | None:
+    """What of an evaluation can be explored, as the page holds it; None where there is nothing of it.
+
+    Raises:
+        UserError: it cannot be read, or is not what an evaluation writes.
+    """
+    if not (figures.path / CONTENT).is_file():
+        return None
+    try:
+        exploration = Exploration.from_json(read_json(figures.path, CONTENT, MOST_JSON_BYTES), CONTENT)
+        exploration.check()
+        wanted = {POINTS: exploration.points, STEPS: exploration.traversals}
+        images = {
+            name: read_bytes(figures.path, name, MOST_SPRITE_BYTES) for name, part in wanted.items() if part is not None
+        }
+    except (UnsafeError, EvaluationError) as error:
+        raise UserError(f"{error}; move {figures.path} away, and the same command makes it again") from error
+    return page_data(exploration, images.get(POINTS), images.get(STEPS))
 
 
 def point_latest(job: Job) -> None:
