@@ -121,6 +121,8 @@ def evaluate_cost(config: Config, facts: Facts, probe: Facts) -> Cost:
         "surgery": surgery_seconds(probe | times, lengths["surgery"], images),
         "pictures": probe["pictures"],
     }
+    if "exploration" in probe:
+        parts["exploration"] = probe["exploration"]
     if "annealing" in probe:
         parts["annealing"] = probe["annealing"] * annealing_factor(probe["annealing_settings"])
     what = "bounds" if "bounds" in times else "costs"

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from expost.evaluation.exploration.content import CONTENT, MOST_DRAWS, MOST_SPRITE_BYTES, POINTS, num_points
 from expost.evaluation.images import features, memorisation
+from expost.evaluation.sections import Surgery
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
 from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, ImageFindings, measure, trained_stages
@@ -134,7 +136,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     few, few_bounds = min(NUM_FEW, block_size(data.shape)), max(1, rows // settings.importance_samples)
     findings = begin(probing)
     train, test = findings.trained.train, findings.trained.test
-    facts, images = measure_few(findings, few, few_bounds)
+    facts, images = measure_few(findings, few, few_bounds, num)
 
     def draw(num: int) -> ImageFindings:
         return change_findings(findings, num_samples=num)
@@ -149,6 +151,12 @@ def probe_evaluation(probing: Probing) -> Facts:
         "nearest training images": (num_train, few, num_train, partial(with_features, findings, images, num)),
         "bounds": (num_bounds, few_bounds, min(num_bounds, len(test)), bound),
         "surgery": (num_draws, NUM_DRAWS, min(num_draws, len(train), len(test)), draw),
+        "exploration": (
+            num_points(num) // num_points(1),
+            few,
+            min(num, MOST_DRAWS, len(test)),
+            lambda num: with_draws(findings, images, num),
+        ),
     }
     if findings.nets.classifier is not None:
         growing["classes"] = growing["samples and features"]
@@ -194,13 +202,28 @@ def with_features(
     return looked_at
 
 
+def with_draws(findings: ImageFindings, images: Mapping[str, FeaturedSet], num: int) -> ImageFindings:
+    """An evaluation whose sets have `num` latents: those of `images` again and again."""
+    drawn = change_findings(findings, num_samples=num)
+    drawn.images = {
+        row: replace(few, latents=few.latents[torch.arange(num) % len(few.latents)])
+        for row, few in images.items()
+        if len(few.latents)
+    }
+    drawn.surgery = Surgery()
+    return drawn
+
+
 def seconds_of_part(parts: Mapping[str, Part], name: str, findings: Findings) -> float:
     parts[name].carry_out(findings)
     return findings.seconds[name]
 
 
-def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Facts, Mapping[str, FeaturedSet]]:
-    """An evaluation of `num` images: seconds of the parts that do not grow, bytes of what it wrote, and its images."""
+def measure_few(
+    findings: ImageFindings, num: int, num_bounds: int, num_run: int
+) -> tuple[Facts, Mapping[str, FeaturedSet]]:
+    """An evaluation of `num` images: seconds of the parts that do not grow, bytes of what one of `num_run` writes, and
+    its images."""
     annealing = findings.job.config.evaluation.annealing
     if annealing is not None:
         annealing = annealing.model_copy(update={"num_images": 2, "bdmc_images": 2 if annealing.bdmc_images else 0})
@@ -209,7 +232,18 @@ def measure_few(findings: ImageFindings, num: int, num_bounds: int) -> tuple[Fac
     measure(few.job, few.trained, few.nets, few.histories, few.folder, Tracker())
     PARTS["samples and features"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
-    return {name: seconds[name] for name in ("annealing", "pictures")} | {"files": files_of(few.folder)}, few.images
+    return {name: seconds[name] for name in ("annealing", "pictures")} | {
+        "files": grown_files(files_of(few.folder), num, num_run)
+    }, few.images
+
+
+def grown_files(files: Mapping[str, int], num: int, num_run: int) -> dict[str, int]:
+    """Bytes of each file of an evaluation of `num_run` samples, from those of one of `num`: points take their room."""
+    more = num_points(num_run) / num_points(num)
+    grown = {name: round(size * more) for name, size in files.items() if name in (CONTENT, POINTS)}
+    if POINTS in grown:
+        grown[POINTS] = min(grown[POINTS], MOST_SPRITE_BYTES)
+    return {**files, **grown}
 
 
 def aggregate_seconds(probing: Probing) -> Facts:

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from expost.evaluation.exploration.content import num_points
 from expost.forecast.timing import Times, lengthen, seconds_of
 from expost.measure.image_sets import FeaturedSet
 from expost.measure.latent_evaluation import LATENT_PARTS, LatentFindings, latent_subject, measure_latents
@@ -23,6 +24,7 @@ from expost.plan.evaluation import (
     NUM_VECTORS,
     aggregate_seconds,
     change_findings,
+    grown_files,
     seconds_of_part,
 )
 from expost.plan.probe import Probing, at_most, files_of
@@ -47,7 +49,7 @@ def probe_latent_evaluation(probing: Probing) -> Facts:
     most, stored = min(num, len(subject.train), len(subject.test)), len(first_latents(probing, "train", num_train))
     findings = findings_of(probing, subject)
     num_few = min(NUM_FEW, most, max(FEWEST, FEW_NUMBERS // spec.num_dims))
-    facts, few = measure_few(findings, num_few)
+    facts, few = measure_few(findings, num_few, num)
     searched = num_searched(spec, num, num_train)
 
     def draw(num: int) -> LatentFindings:
@@ -130,11 +132,13 @@ def with_sets(findings: LatentFindings, few: LatentFindings, num: int) -> Latent
     return collected
 
 
-def measure_few(findings: LatentFindings, num: int) -> tuple[Facts, LatentFindings]:
-    """A whole evaluation of `num` latents: seconds of what does not grow, bytes of what it wrote; and what it found
-    first."""
+def measure_few(findings: LatentFindings, num: int, num_run: int) -> tuple[Facts, LatentFindings]:
+    """A whole evaluation of `num` latents: seconds of what does not grow, bytes of what one of `num_run` writes; and
+    what it found first."""
     few = change_findings(findings, num_samples=num, num_bound_images=num)
     measure_latents(few.job, few.trained, few.histories, few.folder, Tracker())
     LATENT_PARTS["samples"].carry_out(few)
     seconds = json.loads((few.folder / "figures.json").read_text(encoding="utf-8"))["seconds"]
-    return {"pictures": seconds["pictures"], "files": files_of(few.folder)}, few
+    files = grown_files(files_of(few.folder), num, num_run)
+    more = num_points(num_run) / num_points(num)
+    return {"pictures": seconds["pictures"], "exploration": more * seconds["exploration"], "files": files}, few

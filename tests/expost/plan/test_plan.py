@@ -33,7 +33,8 @@ from stage2_prior.fitting import Sizes
 
 STORED = {"vae": "vae", "encode": "latents", "prior": "prior", "features": "features", "evaluate": "evaluation"}
 """Stage -> its folder in the store."""
-GUESSED = ("manifest.json", "history.json", "fit.json", "figures.json", "circumstances.json", "features.json", ".png")
+TEXTS = ("manifest.json", "history.json", "fit.json", "figures.json", "circumstances.json", "features.json")
+GUESSED = (*TEXTS, "exploration.json", ".png", ".jpg")
 """Files of text and pictures, whose size no arithmetic gives to the byte."""
 WORDS = (*SMALL, "prior.max_iter=4", "prior.tol=0")
 
