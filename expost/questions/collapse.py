@@ -89,8 +89,8 @@ class Collapse(Inquiry):
             f"more pixels. Warmed up it keeps {rate(warmed, small)} and {rate(warmed, large)}: at the end the weight "
             f"is the same. With free nats it is {rate(freed, small)} and {rate(freed, large)}.",
             "In nats beta = 1 is the weight for which the loss is a bound on log p(x), at every size; a mean over "
-            f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, {self.beta_norm:g} keeps "
-            f"{rate(normed, small)} and {rate(normed, large)} nats.",
+            f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, "
+            f"{self.beta_norm:g} keeps {rate(normed, small)} and {rate(normed, large)} nats.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
