@@ -111,5 +111,5 @@ class Collapse(Inquiry):
             axis.set_yticks(range(len(self.weights)), list(self.weights) if name == "rate" else [""] * 5)
             axis.invert_yaxis()
             axis.set_title(self.columns[name].title, loc="left", fontsize=11)
-        panels["active"].legend(frameon=False, fontsize=9, loc="lower right")
+        panels["rate"].legend(frameon=False, fontsize=10, loc="center right")
         save_chart(figure, path)
