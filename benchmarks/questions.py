@@ -49,7 +49,8 @@ def answered(root: Path, name: str) -> tuple[dict[str, Any], Path]:
 def section(number: int, name: str, answer: dict[str, Any], picture: str) -> str:
     """One question of the page."""
     columns = answer["columns"]
-    head = f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}"
+    titles = (title.replace("|", "\\|") for title in columns.values())
+    head = f"| | {' | '.join(titles)} |\n|---|{'---:|' * len(columns)}"
     rows = [f"| {row['']} | {' | '.join(row[key] for key in columns)} |" for row in answer["rows"]]
     seeds = len({run["seed"] for run in answer["runs"]})
     return "\n\n".join(
