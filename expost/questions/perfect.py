@@ -94,8 +94,8 @@ class Perfect(Inquiry):
             f"the ELBO of a wrong posterior puts at {elbo}, {self.importance_samples:,} importance samples at {iwae} "
             f"and annealing at {ais}.",
             f"A VAE without hidden layers is that model and should come to the same p(x): trained, it has {vae} nats, "
-            f"and its own ELBO is {vae_elbo}. So p(x) should be the density of the images; that it is not is told by a "
-            "bound only as far as the bound is tight.",
+            f"and its own ELBO is {vae_elbo}. So p(x) should be the density of the images, and a bound tells how "
+            "far a model is from it only as far as it is tight.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
