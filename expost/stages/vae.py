@@ -25,7 +25,7 @@ from stage1_vae.codes.usage import collapse
 from stage1_vae.data.images import subset
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import External, calibrate
-from stage1_vae.training.train import TRAIN_VERSION, Settings, train
+from stage1_vae.training.train import AVERAGES_VERSION, TRAIN_VERSION, Settings, train
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
 
@@ -66,6 +66,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "seed": config.seeds.vae,
         **({} if (num := config.data.get("labelled")) is None else {"labelled": [num, LABELS_VERSION]}),
         **({"placed": LABELS_VERSION} if vae.objective.get("join_after") else {}),
+        **({} if config.trainer.ema_decay is None else {"averages": AVERAGES_VERSION}),
         "versions": versions,
         "limits": job.trainer_overrides,
     }

@@ -11,6 +11,7 @@ from stage1_vae.codes.maps import map_shape
 from stage1_vae.latents.spec import LatentSpec
 from stage1_vae.posteriors import DiagonalNormal
 from stage1_vae.ranks import ranks_here
+from stage1_vae.statistics import BatchStatistics
 
 SMALLEST_VARIANCE = 1e-12
 """Of a dimension that is the same for all images, and without width."""
@@ -48,7 +49,7 @@ class Gaussian(Bottleneck):
         return Encoding(DiagonalNormal(loc, torch.clamp(log_std, self.min_log_std, self.max_log_std)))
 
 
-class AbsorbedGaussian(Gaussian):
+class AbsorbedGaussian(Gaussian, BatchStatistics):
     """Gaussian, in coordinates in which q(z) has mean 0 and variance 1.
 
     By the law of total variance q(z) = mean of q(z|x_i) has the mean E[loc] and, in each dimension, the variance
@@ -66,6 +67,7 @@ class AbsorbedGaussian(Gaussian):
     """
 
     follows_batches = True
+    statistics = ("mean", "variance")
     mean: Tensor
     variance: Tensor
 

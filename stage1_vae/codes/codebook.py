@@ -27,13 +27,14 @@ from torch import Tensor, nn
 
 from stage1_vae.codes.usage import CodeUsage, EpochFigures
 from stage1_vae.ranks import ranks_here
+from stage1_vae.statistics import BatchStatistics
 
 LLOYD_ITERATIONS = 10
 FORGOTTEN = 1e-12
 """Counts up to here have decayed away: they say nothing about where the code belongs, and it stays."""
 
 
-class Codebook(nn.Module, EpochFigures):
+class Codebook(nn.Module, BatchStatistics, EpochFigures):
     """Args:
         num_codes: K.
         dim: length of a code vector, D.
@@ -46,6 +47,7 @@ class Codebook(nn.Module, EpochFigures):
         ValueError: for a number out of range.
     """
 
+    statistics = ("vectors", "counts", "sums")
     vectors: Tensor
     counts: Tensor
     sums: Tensor
@@ -131,9 +133,14 @@ class Codebook(nn.Module, EpochFigures):
         fresh = ranks.broadcast(self._pick_vectors(h))  # [K, D]
         self.counts.copy_(torch.where(dead, average, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
-        averages = self.sums / self.counts.clamp_min(FORGOTTEN)[:, None]
-        self.vectors.copy_(torch.where(self.counts[:, None] > FORGOTTEN, averages, self.vectors))
+        self.settle_statistics()
         self.revived += dead.sum()
+
+    @torch.no_grad()
+    def settle_statistics(self) -> None:
+        """Code vectors are the means that counts and sums tell of: e_k = m_k / N_k."""
+        means = self.sums / self.counts.clamp_min(FORGOTTEN)[:, None]
+        self.vectors.copy_(torch.where(self.counts[:, None] > FORGOTTEN, means, self.vectors))
 
     def read(self) -> dict[str, float]:
         """How many codes were revived."""

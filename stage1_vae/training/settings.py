@@ -13,7 +13,7 @@ class Settings:
         schedule: `constant` or `cosine`, down to zero at the last step.
         warmup_steps: optimiser steps over which the learning rate rises.
         gradient_clip: largest norm of the gradient; None: any.
-        ema_decay: of averaged weights, which are kept instead of the last; None: no average.
+        ema_decay: of averaged weights, which are kept instead of the last (`averages.py`); None: no average.
         patience: epochs without a better validation loss after which training ends; None: never.
         val_every: epochs from one validation to the next.
         precision: "32", or "bf16" for nets in bfloat16 where autocast allows it. The module does this itself: inside

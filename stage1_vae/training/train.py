@@ -22,6 +22,8 @@ from stage1_vae.vae import VAE
 
 TRAIN_VERSION = 2
 """Part of the key of what `train` makes; raised whenever its results change."""
+AVERAGES_VERSION = 2
+"""The same where weights are averaged: 1 took statistics of batches from the raw ones and did not warm up."""
 MAX_LENGTH = 16
 MAX_PIXELS = 2**22
 """16 MiB of float32."""
@@ -70,8 +72,9 @@ def train(
         TrainingError: the loss became NaN or infinite.
     """
     # Lightning takes seconds to import: only where something is trained.
-    from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+    from pytorch_lightning.callbacks import Callback, EarlyStopping
 
+    from stage1_vae.training.averages import Averages
     from stage1_vae.training.module import BestWeights, VAEModule
 
     objective.begin(vae)
@@ -80,8 +83,7 @@ def train(
     module = VAEModule(vae, objective, settings, total_steps, seed, batches.batch_size)
     callbacks: list[Callback] = []
     if settings.ema_decay is not None:
-        # Buffers (running statistics) are averages already.
-        callbacks.append(EMAWeightAveraging(decay=settings.ema_decay, use_buffers=False))
+        callbacks.append(Averages(settings.ema_decay))
     if settings.patience is not None:
         # One check a validation; patience is in epochs.
         checks = -(-settings.patience // settings.val_every)

@@ -101,8 +101,9 @@ def test_ema_leaves_the_average_of_the_weights() -> None:
     vae, watch = make_vae(), Watch(lambda vae, trainer: weights(vae))
     run(vae, ema_decay=0.8, watchers=(watch,), max_epochs=2)
     average = watch.seen[0]
-    for step in watch.seen[1:]:
-        average = {name: 0.8 * average[name] + 0.2 * step[name] for name in average}
+    for n, step in enumerate(watch.seen[1:], start=1):
+        decay = min(0.8, (1 + n) / (10 + n))
+        average = {name: decay * average[name] + (1 - decay) * step[name] for name in average}
     final = weights(vae)
     assert len(watch.seen) == 2 * STEPS
     for name in final:
