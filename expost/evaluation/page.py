@@ -211,7 +211,11 @@ def counts(surgery: Surgery) -> str:
         return ""
     num = surgery.dimensions.num_collapsed
     collapsed = "" if num is None else f", {num} collapsed to the prior"
-    return f"{surgery.dimensions.num_active} of {surgery.dimensions.num_dims} dimensions are active{collapsed}"
+    active = f"{surgery.dimensions.num_active} of {surgery.dimensions.num_dims} dimensions are active{collapsed}"
+    if surgery.train is None:
+        return active
+    carried, most = surgery.train.mutual_information_nats.value, surgery.train.ceiling_nats
+    return f"{active}; the whole code carries {carried:.2f} nats of at most log N = {most:.2f}"
 
 
 def dimensions(surgery: Surgery) -> Cells:

@@ -154,6 +154,7 @@ class Report(Record):
     classes: of a conditional prior.
     clusters: of a mixture, on labelled images.
     fitting: learned prior -> how it was fitted.
+    if_empty: what to change where the code carries next to nothing, in words that follow a colon.
     annealing: None: off.
     gaps: None: not asked for.
     carries_unchanged: z is x, nothing decodes.
@@ -193,6 +194,7 @@ class Report(Record):
     judged: str = field(default="images", metadata=OMITTED)
     missing: tuple[str, ...] = field(default=(), metadata=OMITTED)
     gaps: InferenceGaps | None = field(default=None, metadata=OMITTED)
+    if_empty: str = field(default="", metadata=OMITTED)
 
     @property
     def nouns(self) -> Nouns:

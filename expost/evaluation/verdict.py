@@ -35,6 +35,8 @@ NOISE = 2.0
 CHANCE_PERCENT = 50.0
 FEW_CLUSTERS = 2
 """Times the number of classes: a mixture of more components was not meant to find them."""
+NEARLY_EMPTY_NATS = math.log(2)
+"""One bit: a code that carries less cannot tell one half of the images from the other."""
 LITTLE_NATS = 0.1
 """Where counting leaves less than this to be won, a prior that wins nothing has not failed."""
 
@@ -52,13 +54,15 @@ def conclude(report: Report) -> Report:
         rows[name] = replace(row, spread={key: std for key, std in row.spread.items() if figures[key] is not None})
     report = replace(report, rows=rows)
     lines = verdict_lines(report)
-    return replace(report, verdict=" ".join(lines), verdict_lines=tuple(lines))
+    if_empty = report.if_empty if code_emptied(report) else ""
+    return replace(report, verdict=" ".join(lines), verdict_lines=tuple(lines), if_empty=if_empty)
 
 
 def verdict_lines(report: Report) -> list[str]:
     """One sentence a finding, the most important first; anything in `report` may be missing."""
     baseline, learned, surgery, nouns = report.baseline, report.learned, report.surgery, report.nouns
-    lines = [_bought(name, report) for name in learned]
+    empty = code_emptied(report)
+    lines = [*([empty] if empty else []), *(_bought(name, report) for name in learned)]
     lines += [_ceiling(name, nouns) for name in learned if report.row(name).memorises]
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
@@ -69,7 +73,8 @@ def verdict_lines(report: Report) -> list[str]:
         title = BASELINES.get(baseline, baseline)
         lines.append(f"Only the baseline {title} was evaluated; choose a learned prior to compare it with.")
     sentences = [_match(name, report) for name in (baseline, *learned)]
-    sentences += [_information(surgery.train, nouns), _collapse(surgery, nouns), codes_used(surgery, nouns)]
+    sentences += [_information(surgery.train, nouns), None if empty else _collapse(surgery, nouns)]
+    sentences += [codes_used(surgery, nouns)]
     sentences += [_left(name, report) for name in learned or [baseline]]
     sentences += [_memory(learned, surgery.test, nouns)]
     if nouns is LATENTS:
@@ -318,6 +323,28 @@ def _information(train: Decomposition | None, nouns: Nouns) -> str | None:
     if train.at_ceiling:
         sentence += ": the estimate has reached its ceiling, so it is a lower bound and the marginal KL an upper one"
     return f"{sentence}."
+
+
+def code_emptied(report: Report) -> str | None:
+    """That the code carries next to nothing, whatever its dimensions look like, and what to change; None: it does not.
+
+    A posterior mean that varies by a tenth of the prior's spread makes a dimension an active one (Burda, Grosse &
+    Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5.2), and half a hundredth of a nat pays for that;
+    so the count of active ones is told beside the nats and never alone.
+    """
+    train, dimensions = report.surgery.train, report.surgery.dimensions
+    if train is None or train.ceiling_nats < 4 * NEARLY_EMPTY_NATS:
+        return None
+    mutual = train.mutual_information_nats
+    if mutual.value + NOISE * (mutual.standard_error or 0) >= NEARLY_EMPTY_NATS:
+        return None
+    counted = ""
+    if dimensions is not None:
+        counted = f", though {dimensions.num_active} of {dimensions.num_dims} latent dimensions count as active"
+        if not dimensions.num_active:
+            counted = f", and none of its {dimensions.num_dims} dimensions is active"
+    remedy = f": {report.if_empty}" if report.if_empty else ""
+    return f"The code has all but collapsed ({mutual.value:.2f} nats{counted}){remedy}."
 
 
 def _collapse(surgery: Surgery, nouns: Nouns) -> str | None:

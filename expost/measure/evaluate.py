@@ -26,7 +26,7 @@ from expost.measure.inference.gaps import add_gaps, measure_gaps
 from expost.measure.labelled.classes import ConditionalSamples, add_classes, measure_classes
 from expost.measure.labelled.clusters import add_clusters, are_classes, measure_clusters
 from expost.measure.latents import dissect
-from expost.measure.remedies import fitting_of
+from expost.measure.remedies import fitting_of, for_empty_code
 from expost.measure.rows import add_caveats, add_surgery, add_tight_bounds, build_rows, repeats_of
 from expost.measure.subject import ImageSubject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import ImageParts, Parts
@@ -199,6 +199,7 @@ def build_report(findings: ImageFindings) -> Report:
         classes=None if findings.classes is None else findings.classes.facts,
         clusters=clusters,
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
+        if_empty=for_empty_code(findings.job, trained),
         annealing=findings.annealing,
         gaps=findings.gaps,
         carries_unchanged=carries_unchanged(trained.vae),

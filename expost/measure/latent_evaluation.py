@@ -31,7 +31,7 @@ from expost.measure.labelled.clusters import add_clusters, measure_clusters
 from expost.measure.labelled.latent_classes import measure_latent_classes
 from expost.measure.latent_sets import CODES_DESCRIPTION, collect_latents, find_copies, vectors_of
 from expost.measure.latents import dissect
-from expost.measure.remedies import fitting_of
+from expost.measure.remedies import fitting_of, for_empty_code
 from expost.measure.rows import add_caveats, add_surgery, build_rows, repeats_of
 from expost.measure.subject import Floor, Subject, baseline_prior, fit_floors, floor_ingredients
 from expost.parts.assembly import LatentParts
@@ -245,6 +245,7 @@ def build_report(findings: LatentFindings) -> Report:
         classes=None if findings.classes is None else findings.classes.facts,
         clusters=clusters,
         fitting={name: fitting_of(findings.job, trained, name, findings.histories.fit)},
+        if_empty=for_empty_code(findings.job, trained),
         seconds=findings.seconds,
         judged="latents",
         missing=tuple(findings.data.missing),

@@ -1,19 +1,22 @@
-"""What can be done about a prior that falls short: possible for how it is fitted, for its latents and for its images.
+"""What can be done about a prior that falls short, possible for how it is fitted, for its latents and for its images;
+and about a code that carries next to nothing.
 
 A verdict that names a remedy takes it from here. More steps are no remedy for a prior that counts, nor for a fit whose
 held-out figure had stopped getting better.
 """
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from expost.config.build import target_class
-from expost.config.schema import Node
+from expost.config.schema import Node, VAEParts
 from expost.evaluation.sections import Fitting, Rung
 from expost.job import Job
 from expost.measure.subject import Subject
+from expost.parts.assembly import ImageParts
 from expost.parts.priors import in_chart, inner_spec, prior_nodes, wrapper_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.combined.members import Combined
@@ -27,6 +30,8 @@ NETWORKS = ("autoregressive", "transformer", "pixelcnn")
 SMALLER = ("dropout", "width", "depth", "hidden")
 """Keys of a network that over-fits less when they are changed."""
 MOST_COMPONENTS = 10
+LIKE_A_MEAN = 0.5
+"""A weight of the rate from this share of the numbers of an image on is what a mean over pixels would make of it."""
 
 
 def fitting_of(job: Job, subject: Subject, name: str, fit: FitReport) -> Fitting:
@@ -110,3 +115,60 @@ def models(node: Node, spec: LatentSpec) -> bool:
     charted = in_chart(node, spec)
     inner = spec if charted is node else inner_spec(wrapper_nodes(charted, spec), spec)
     return fits and target_class(node).check(inner) is None
+
+
+def for_empty_code(job: Job, subject: Subject) -> str:
+    """What to change where the code carries next to nothing: first, what empties a code by itself."""
+    parts, config = subject.parts, job.config
+    if not isinstance(parts, ImageParts):
+        return (
+            "look at which array holds the spread and what it is, data.log_std|std|log_var|var, or encode with a VAE "
+            "whose rate counts less"
+        )
+    pixels = math.prod(parts.vae.image_shape)
+    if not isinstance(config.vae, VAEParts):
+        name = "vae.module" if "module" in config.vae and "path" not in config.vae else "vae.path"
+        return (
+            f"a mean over its {pixels:,} pixels beside a sum over latents weighs the rate {pixels:,} times, which does "
+            f"this: train it with sums over both, and name that one, {name}; or look at vae.second, the spread"
+        )
+    return for_own_empty_code(config.vae.objective, config.likelihood, pixels, subject.train.spec)
+
+
+def for_own_empty_code(objective: Node, likelihood: Node, pixels: int, spec: LatentSpec) -> str:
+    """The same of a VAE that was trained here, on images of so many numbers."""
+    if spec.support is Support.CODES:
+        return "try vae=fsq, fewer codes, vae.bottleneck.num_codes, or a larger vae.bottleneck.revive_below"
+    causes = [_lighter(objective, pixels, spec.num_dims), _freer(objective, spec.num_dims)]
+    said = [words for words in causes if words]
+    scale = likelihood.get("scale")
+    if not said and scale is not None and not likelihood.get("learned"):
+        said = [f"lower likelihood.scale={scale:g}, the larger the less pixels count, or likelihood=gaussian_learned"]
+    if not said and "free_nats" in objective:
+        said = ["train it longer, trainer.max_epochs, or raise vae.objective.free_nats or vae.objective.warmup_steps"]
+    return ", and ".join(said) or "train it longer, trainer.max_epochs, or choose another vae.objective"
+
+
+def _lighter(objective: Node, pixels: int, num_dims: int) -> str | None:
+    """How to weigh the rate less; None: it does not count more than once."""
+    keys = [key for key in ("beta_norm", "beta", "alone_beta") if objective.get(key) is not None]
+    if not keys:
+        return None
+    key = keys[0]
+    beta = objective[key] * (pixels / num_dims if key == "beta_norm" else 1)
+    if beta <= 1:
+        return None
+    bound = f"{num_dims / pixels:.3g}" if key == "beta_norm" else "1"
+    words = f"lower vae.objective.{key}={objective[key]:g} ({bound} is the bound"
+    if beta < LIKE_A_MEAN * pixels:
+        return f"{words})"
+    return f"{words}; a mean over {pixels:,} pixels beside a sum over latents weighs so, and here both are sums)"
+
+
+def _freer(objective: Node, num_dims: int) -> str | None:
+    """How to change the floor under the rate; None: there is none."""
+    floor = objective.get("free_nats") or 0
+    if not floor:
+        return None
+    idle = f"{num_dims} dimensions idle at {floor * num_dims:.3g} nats in all"
+    return f"raise vae.objective.free_nats={floor:g}, which lets {idle}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from expost.evaluation.report import Report
-from expost.evaluation.verdict import verdict_lines
+from expost.evaluation.verdict import conclude, verdict_lines
 
 
 def estimate(value: float, error: float | None = 0.1) -> dict[str, Any]:
@@ -176,3 +176,26 @@ def test_bare_reports() -> None:
     assert "How far q(z) is from the prior mixture: KL(q(z) || p(z)) on training images is 9.00 nats." in verdict(
         unjudged
     )
+
+
+def test_a_code_that_is_all_but_empty_is_called_that_however_many_dimensions_are_active() -> None:
+    stored = changed("surgery", "train", "mutual_information_nats", to={"value": 0.3, "standard_error": 0.02})
+    stored["if_empty"] = "lower vae.objective.beta=50"
+    report = conclude(Report.from_json(stored))
+    line = report.verdict_lines[0]
+    assert line.startswith(
+        "The code has all but collapsed (0.30 nats, though 16 of 16 latent dimensions count as active)"
+    )
+    assert line.endswith(": lower vae.objective.beta=50.") and report.if_empty
+    stored["surgery"]["dimensions"] = {"num_dims": 16, "num_active": 0, "num_collapsed": 16}
+    lines = conclude(Report.from_json(stored)).verdict_lines
+    assert "none of its 16 dimensions is active" in lines[0] and "None of the 16" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(("value", "error", "ceiling"), [(0.8, 0.01, 11.0), (0.5, 0.2, 11.0), (0.3, 0.02, 2.0)])
+def test_a_code_that_may_carry_a_bit_is_not_called_empty(value: float, error: float, ceiling: float) -> None:
+    """More than a bit, perhaps more, or so few images that there is little to tell apart."""
+    stored = changed("surgery", "train", "mutual_information_nats", to={"value": value, "standard_error": error})
+    stored["surgery"]["train"]["ceiling_nats"] = ceiling
+    report = conclude(Report.from_json(stored | {"if_empty": "lower vae.objective.beta=50"}))
+    assert "all but collapsed" not in report.verdict and not report.if_empty

@@ -12,7 +12,7 @@ from whole_run import run_lent
 from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Classes, Estimate, Fitting, Share
 from expost.evaluation.verdict import classes_followed, over_counting
-from expost.measure.remedies import fitting
+from expost.measure.remedies import fitting, for_own_empty_code
 from expost.parts.priors import prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.fitting import FitReport
@@ -129,3 +129,29 @@ def test_a_counting_prior_that_was_chosen_is_not_told_to_train(tmp_path: Path) -
     assert (done.code, done.err) == (0, "")
     report = report_of(tmp_path)
     assert report["fitting"]["unigram"]["by"] == "counting" and "longer" not in report["verdict"]
+
+
+ELBO_NODE = {"beta": 1.0, "warmup_steps": 0, "free_nats": 0.0, "beta_norm": None}
+BERNOULLI = {"_target_": "BernoulliLikelihood"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "likelihood", "named"),
+    [
+        ({"beta": 50.0}, BERNOULLI, "lower vae.objective.beta=50 (1 is the bound; a mean over 64 pixels beside a sum"),
+        ({"beta": 8.0}, BERNOULLI, "lower vae.objective.beta=8 (1 is the bound)"),
+        ({"beta_norm": 2.0}, BERNOULLI, "lower vae.objective.beta_norm=2 (0.25 is the bound)"),
+        ({"free_nats": 0.02}, BERNOULLI, "raise vae.objective.free_nats=0.02, which lets 16 dimensions idle at 0.32"),
+        ({}, {"scale": 3.0, "learned": False}, "lower likelihood.scale=3"),
+        ({}, {"scale": 3.0, "learned": True}, "trainer.max_epochs, or raise vae.objective.free_nats"),
+    ],
+)
+def test_an_empty_code_is_told_what_empties_it(objective: Any, likelihood: Any, named: str) -> None:
+    assert named in for_own_empty_code(ELBO_NODE | objective, likelihood, 64, VECTOR)
+
+
+def test_every_cause_is_told_and_codes_have_their_own() -> None:
+    both = for_own_empty_code(ELBO_NODE | {"beta": 9.0, "free_nats": 0.02}, BERNOULLI, 64, VECTOR)
+    assert "vae.objective.beta=9" in both and "vae.objective.free_nats=0.02" in both
+    assert "vae.bottleneck.num_codes" in for_own_empty_code(ELBO_NODE, BERNOULLI, 64, CODES)
+    assert "trainer.max_epochs" in for_own_empty_code({"weight": 300.0}, BERNOULLI, 64, VECTOR)
