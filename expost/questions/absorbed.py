@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from expost.base.errors import UserError
+from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
 
@@ -43,6 +44,15 @@ class Absorbed(Inquiry):
         if self.early_epoch < 1:
             raise UserError(f"question.early_epoch={self.early_epoch}: give at least 1")
 
+    def check(self, config: Config) -> str | None:
+        trainer = config.trainer
+        if trainer.max_epochs < self.early_epoch or self.early_epoch % trainer.val_every:
+            return (
+                f"question.early_epoch={self.early_epoch}: give an epoch within "
+                f"trainer.max_epochs={trainer.max_epochs} that is validated, by trainer.val_every={trainer.val_every}"
+            )
+        return None
+
     def variants(self) -> Sequence[Variant]:
         names = {FIXED: "gaussian", LEARNT: "learned_gaussian", ABSORBED: "absorbed_gaussian"}
         return [Variant(name, (f"vae={choice}",)) for name, choice in names.items()]
@@ -50,29 +60,29 @@ class Absorbed(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         validated = [epoch for epoch in run.recorded.vae if "val_loss" in epoch]
         epochs = np.array([epoch["epoch"] + 1 for epoch in validated])
-        if not len(epochs) or epochs[-1] < self.early_epoch:
-            raise UserError(
-                f"question.early_epoch={self.early_epoch}: training is over before; lower it, or raise "
-                "trainer.max_epochs"
-            )
+        if self.early_epoch not in epochs:
+            raise UserError(f"question.early_epoch={self.early_epoch}: training was over; raise trainer.max_steps")
         losses = np.array([epoch["val_loss"] for epoch in validated])
-        early = losses[int(np.argmin(np.abs(epochs - self.early_epoch)))]
+        early = losses[epochs == self.early_epoch][0]
         return {"early": early, "late": losses[-1], "rate": validated[-1]["val_rate_nats"]}, (epochs, losses)
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         sentences = []
         for name in (LEARNT, ABSORBED):
-            parts = []
-            for figure, when in (("early", f"at epoch {self.early_epoch}"), ("late", "at the end")):
-                gain = outcomes.difference(name, FIXED, figure)
-                noise = "" if outcomes.differ(name, FIXED, figure) else " (inside the noise)"
-                parts.append(f"{spelled(gain, 2, sign=True)} nats {when}{noise}")
+            parts = [
+                f"{spelled(outcomes.difference(name, FIXED, figure), 2, sign=True)} nats {when}"
+                f"{outcomes.noise(name, FIXED, figure)}"
+                for figure, when in (("early", f"at epoch {self.early_epoch}"), ("late", "at the end"))
+            ]
             sentences.append(f"Beside a fixed N(0, I), {name}: validation loss {' and '.join(parts)}.")
-        both = outcomes.difference(ABSORBED, LEARNT, "early")
-        apart = "apart" if outcomes.differ(ABSORBED, LEARNT, "early") else "the same within the noise"
+        early, late = (
+            f"{spelled(outcomes.difference(ABSORBED, LEARNT, figure), 2, sign=True)} nats "
+            f"{when}{outcomes.noise(ABSORBED, LEARNT, figure)}"
+            for figure, when in (("early", f"at epoch {self.early_epoch}"), ("late", "at the end"))
+        )
         sentences.append(
-            f"They can be absorbed: it is the same model in other coordinates. Absorbed and learned are {apart} at "
-            f"epoch {self.early_epoch} ({spelled(both, 2, sign=True)} nats)."
+            "Absorbed moments follow q(z), learned ones the gradient; where both stand still they are one model in two "
+            f"coordinates. Absorbed beside learned: {early} and {late}."
         )
         return sentences
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import open_dict
 from rich import box
 from rich.table import Table
@@ -28,6 +29,7 @@ from expost.pipeline import made
 from expost.questions.inquiry import Finished, Inquiry, Outcome, Outcomes, Variant, spelled
 from expost.stages.check import check_all
 from expost.stages.report import point_latest
+from stage1_vae.base_priors import StandardNormal
 
 ANSWER, PICTURE = "answer.json", "answer.png"
 
@@ -67,6 +69,10 @@ def asked(job: Job) -> Inquiry:
         for word in variant.words:
             if key_of(word) in typed:
                 raise UserError(f"{key_of(word)}: this question sets it by itself, run by run; leave it out")
+    if inquiry.num_seeds > 1 and (pinned := sorted(key for key in typed if key.startswith("seeds."))):
+        raise UserError(f"{pinned[0]}: seeds of a question differ from run to run; leave it out, or set seed")
+    if (reason := inquiry.check(job.config)) is not None:
+        raise UserError(reason)
     return inquiry
 
 
@@ -79,7 +85,13 @@ def variant_job(job: Job, variant: Variant, seed: int, number: int) -> Job:
     """A job of its own for one run, in a folder of its own within that of `job`; it says nothing."""
     own = [word for word in job.command.overrides if key_of(word) not in ("seed", "stage")]
     words = [*own, *variant.words, f"seed={seed}", "stage=all"]
-    composed = hydra.compose(HydraConfig.get().job.config_name, words, return_hydra_config=True)
+    try:
+        composed = hydra.compose(HydraConfig.get().job.config_name, words, return_hydra_config=True)
+    except HydraException as error:
+        raise UserError(
+            f"this question sets {' '.join(variant.words)}, and a choice that you made has no such key; "
+            "leave out data=, net= or vae="
+        ) from error
     command = replace(Command.of(composed.hydra), is_sweep=True, sweep_dir=job.folder, job_number=number)
     with open_dict(composed):
         del composed["hydra"]
@@ -99,6 +111,9 @@ def finish(job: Job, inquiry: Inquiry) -> Finished:
     if parts.spec.support is not inquiry.support:
         kinds = f"{inquiry.support.value}, and these latents are {parts.spec.support.value}"
         raise UserError(f"this question is about latents of the kind {kinds}; leave out vae=")
+    learned = parts.objective is not None and parts.objective.prior is not None
+    if inquiry.needs_normal and (learned or type(parts.vae.base_prior) is not StandardNormal):
+        raise UserError("this question is about a VAE that is trained against N(0, I); leave out vae=")
     return Finished(job, parts, made(inquiry.goal, job, parts))
 
 

@@ -1,13 +1,15 @@
 """Is learning the prior worth it on codes?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, figure_of, spelled
 from stage1_vae.latents import Support
 
 UNIFORM, COUNTS, LEARNT = "uniform", "counts of each place", "transformer"
@@ -34,29 +36,33 @@ class Codes(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         report = run.report
         row, own, base = report.row(run.job.prior_name), report.row(AGGREGATE), report.row(report.baseline)
-        assert row.latent_nll_nats is not None and row.frechet_distance is not None
-        assert own.frechet_distance is not None and base.frechet_distance is not None
-        assert base.latent_nll_nats is not None
-        way = base.frechet_distance - own.frechet_distance
+        nats, distance, before = (
+            figure_of(row, "latent_nll_nats"),
+            figure_of(row, "frechet_distance"),
+            figure_of(base, "frechet_distance"),
+        )
+        way = before - figure_of(own, "frechet_distance")
+        if way <= 0:
+            raise UserError("decoded q(z) is no nearer to the images than uniform codes; raise trainer.max_epochs")
         return {
-            "nats": row.latent_nll_nats,
-            "distance": row.frechet_distance,
-            "saved": base.latent_nll_nats - row.latent_nll_nats,
-            "way": 100 * (base.frechet_distance - row.frechet_distance) / way,
+            "nats": nats,
+            "distance": distance,
+            "saved": figure_of(base, "latent_nll_nats") - nats,
+            "way": 100 * (before - distance) / way,
             "seconds": row.fit_seconds or 0.0,
         }, None
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         pairs = zip(outcomes.values(COUNTS, "saved"), outcomes.values(LEARNT, "saved"), strict=True)
-        share = spelled(estimate_of([100 * counted / learnt for counted, learnt in pairs]), 1)
+        share = spelled(estimate_of([100 * counted / learnt for counted, learnt in pairs if learnt] or [math.nan]), 1)
         counted, learnt = (spelled(outcomes.estimate(name, "way"), 1) for name in (COUNTS, LEARNT))
         gain, nearer = (outcomes.difference(LEARNT, COUNTS, name) for name in ("nats", "distance"))
-        noise = "" if outcomes.differ(LEARNT, COUNTS, "distance") else " (inside the noise)"
         return [
             f"Counting the codes of each place buys {share} % of the nats that a transformer buys, and {counted} % of "
             f"the way in distance from uniform codes to decoded q(z); the transformer goes {learnt} % of it.",
-            f"Beside counts it has {spelled(gain, sign=True)} nats a latent and {spelled(nearer, sign=True)} of "
-            f"Frechet distance{noise}: codes of an image depend on each other, which counts of places cannot know.",
+            f"Beside counts it has {spelled(gain, sign=True)} nats a latent{outcomes.noise(LEARNT, COUNTS, 'nats')} "
+            f"and {spelled(nearer, sign=True)} of Frechet distance{outcomes.noise(LEARNT, COUNTS, 'distance')}: what a "
+            "network can know beyond counts of places is how the codes of an image depend on each other.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

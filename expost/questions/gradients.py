@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from expost.base.errors import UserError
+from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
 from expost.questions.linear import prepared
@@ -42,13 +43,14 @@ class Gradients(Inquiry):
 
     asks = "Is one sample of z enough for the gradient?"
     columns: ClassVar[Mapping[str, Column]] = {
-        "batch": Column("variance over batches of 128", 3),
+        "batch": Column("variance over batches of 128, parts of the squared gradient", 3),
         "reparameterised": Column("over z, one sample, reparameterised", 3),
         "score": Column("over z, one sample, score function", 1),
         "silly_reparameterised": Column("silly problem, reparameterised", 3),
         "silly_score": Column("silly problem, score function", 3),
     }
     goal = "vae"
+    needs_normal = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +58,14 @@ class Gradients(Inquiry):
             raise UserError(
                 "question.samples, question.epochs and question.num_repeats: two or more, and samples from 1 on"
             )
+
+    def check(self, config: Config) -> str | None:
+        objective = config.vae_node.get("objective") or {}
+        if objective.get("beta", 1) != 1 or objective.get("beta_norm") or objective.get("free_nats"):
+            return (
+                "the gradient that is looked at is that of the ELBO; leave vae.objective.beta and free_nats as they are"
+            )
+        return None
 
     def variants(self) -> Sequence[Variant]:
         return [
@@ -91,19 +101,19 @@ class Gradients(Inquiry):
         def part(variant: str, name: str, decimals: int = 2) -> str:
             return spelled(outcomes.estimate(variant, name), decimals)
 
-        enough = all(
+        smaller = [
             outcomes.estimate(name, "reparameterised").value < outcomes.estimate(name, "batch").value
             for name in outcomes.variants
-        )
-        more = "divide the smaller part" if enough else "would make a step less noisy, a larger batch as well"
+        ]
+        verdict = "Here yes" if all(smaller) else "Not always" if any(smaller) else "Here more would help"
+        more = "divide the smaller part" if all(smaller) else "would make a step less noisy, a larger batch as well"
         return [
-            f"{'Yes, reparameterised' if enough else 'Not everywhere'}: {early}, one sample adds "
+            f"{verdict}, reparameterised: {early}, one sample adds "
             f"{part(early, 'reparameterised')} of the squared gradient as variance, where the choice of a batch adds "
             f"{part(early, 'batch')}; {late}, {part(late, 'reparameterised')} beside {part(late, 'batch')}. More "
             f"samples {more}.",
-            f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}: there one sample is "
-            f"not enough. On min E[z^2] the two have {part(late, 'silly_reparameterised')} and "
-            f"{part(late, 'silly_score')}.",
+            f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}. On min E[z^2] the two "
+            f"have {part(late, 'silly_reparameterised')} and {part(late, 'silly_score')}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

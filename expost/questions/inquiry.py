@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from scipy import stats
 
 from expost.base.errors import UserError
-from expost.evaluation.report import Report
+from expost.config.schema import Config
+from expost.evaluation.report import Report, Row
 from expost.evaluation.sections import Estimate
 from expost.job import Job
 from expost.parts.assembly import ImageParts
@@ -99,13 +100,36 @@ class Outcomes:
         pairs = zip(self.values(variant, figure), self.values(other, figure), strict=True)
         return estimate_of([own - others for own, others in pairs])
 
-    def differ(self, variant: str, other: str, figure: str) -> bool:
-        """Whether that difference is more than noise, by a paired t-test at 5 %; of one seed none is."""
-        found = self.difference(variant, other, figure)
-        if found.standard_error is None:
-            return False
-        most = float(stats.t.ppf(0.975, len(self.of(variant)) - 1))
-        return abs(found.value) > most * found.standard_error
+    def differ(self, variant: str, other: str, figure: str) -> bool | None:
+        """Whether that difference is more than noise, by a paired t-test at 5 %; None: of one seed nobody knows."""
+        return is_beyond_noise(self.difference(variant, other, figure), len(self.of(variant)))
+
+    def noise(self, variant: str, other: str, figure: str) -> str:
+        """Words to put behind a difference: nothing where it is more than noise."""
+        return NOISE_WORDS[self.differ(variant, other, figure)]
+
+
+NOISE_WORDS = {True: "", False: " (inside the noise)", None: " (one seed: its noise is not known)"}
+"""By what a test over seeds says of a difference."""
+
+
+def is_beyond_noise(found: Estimate, num: int) -> bool | None:
+    """Whether the mean of `num` values is other than 0 by a t-test at 5 %; None: of one value nobody knows."""
+    if found.standard_error is None:
+        return None
+    return abs(found.value) > float(stats.t.ppf(0.975, num - 1)) * found.standard_error > 0
+
+
+def figure_of(row: Row, name: str) -> float:
+    """A figure of a row of the report.
+
+    Raises:
+        UserError: it has none, as where there are too few samples.
+    """
+    value: float | None = row.figures[name]
+    if value is None:
+        raise UserError(f"this question needs the figure {name}, which has no value here; raise evaluation.num_samples")
+    return value
 
 
 def estimate_of(values: Sequence[float]) -> Estimate:
@@ -147,6 +171,8 @@ class Inquiry(ABC):
     """The last stage that each run needs."""
     support: ClassVar[Support] = Support.REAL
     """Of the latents that the question is about."""
+    needs_normal: ClassVar[bool] = False
+    """Whether its formulas are of a VAE trained against N(0, I)."""
 
     num_seeds: int = field(default=3, kw_only=True)
 
@@ -157,6 +183,10 @@ class Inquiry(ABC):
     @abstractmethod
     def variants(self) -> Sequence[Variant]:
         """The runs that are compared, each of which is made of every seed."""
+
+    def check(self, config: Config) -> str | None:
+        """Why the question cannot be asked of these settings, with the remedy; None: it can."""
+        return None
 
     @abstractmethod
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:

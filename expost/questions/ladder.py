@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
 
 NORMAL, MATCHED = "N(0, I)", "moment-matched Gaussian"
 RUNGS: Mapping[str, tuple[str, ...]] = {
@@ -42,27 +42,31 @@ class Ladder(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         name = run.job.prior_name
         row, own = run.report.row(name), run.report.row(AGGREGATE)
-        assert row.rate_nats is not None and row.frechet_distance is not None and own.frechet_distance is not None
+        distance = figure_of(row, "frechet_distance")
         return {
-            "rate": row.rate_nats,
-            "distance": row.frechet_distance,
-            "excess": row.frechet_distance - own.frechet_distance,
+            "rate": figure_of(row, "rate_nats"),
+            "distance": distance,
+            "excess": distance - figure_of(own, "frechet_distance"),
             "seconds": row.fit_seconds or 0.0,
         }, chosen(run)
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
-        gains = {name: outcomes.difference(name, NORMAL, "rate") for name in outcomes.variants}
-        wider, matched, ten = (gains[name] for name in ("N(0, 2I)", MATCHED, "mixture of 10"))
-        best = min(gains, key=lambda name: gains[name].value)
+        def gain(name: str) -> str:
+            cost, way = (outcomes.difference(name, NORMAL, figure) for figure in ("rate", "distance"))
+            return (
+                f"{spelled(cost, sign=True)} nats{outcomes.noise(name, NORMAL, 'rate')} and "
+                f"{spelled(way, sign=True)} of Frechet distance{outcomes.noise(name, NORMAL, 'distance')}"
+            )
+
+        best = min(outcomes.variants, key=lambda name: outcomes.estimate(name, "rate").value)
         left = outcomes.difference("mixture of 10", best, "rate")
-        noise = "" if outcomes.differ("mixture of 10", best, "rate") else ", which is inside the noise"
         picks = {run.material for run in outcomes.of("auto") if run.material}
         return [
-            f"Beside N(0, I), a test image costs {spelled(wider, sign=True)} nats under N(0, 2I), "
-            f"{spelled(matched, sign=True)} under one Gaussian with the moments of q(z), and {spelled(ten, sign=True)} "
-            f"under a mixture of ten.",
-            f"The best here is {best} ({spelled(gains[best], sign=True)} nats); a mixture of ten leaves "
-            f"{spelled(left)} nats to it{noise}. prior=auto chose {' or '.join(sorted(picks)) or 'nothing'}.",
+            f"Beside N(0, I), N(0, 2I) has {gain('N(0, 2I)')}; one Gaussian with the moments of q(z) {gain(MATCHED)}; "
+            f"a mixture of ten {gain('mixture of 10')}.",
+            f"The fewest nats here has {best}, and a mixture of ten leaves {spelled(left)} to it"
+            f"{outcomes.noise('mixture of 10', best, 'rate') if best != 'mixture of 10' else ''}. prior=auto chose "
+            f"{' or '.join(sorted(picks)) or 'nothing'}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

@@ -80,8 +80,14 @@ class LinearModel:
 
 
 def principal_components(x: Tensor, dims: int) -> LinearGaussianDensity:
-    """The linear model that is likeliest for images x [N, C, H, W] (Tipping & Bishop, 1999, eq. 7 and 8)."""
+    """The linear model that is likeliest for images x [N, C, H, W] (Tipping & Bishop, 1999, eq. 7 and 8).
+
+    Raises:
+        UserError: as many components as pixels.
+    """
     flat = x.double().flatten(1)
+    if dims >= flat.shape[1]:
+        raise UserError(f"question.dims: {dims} components of {flat.shape[1]} pixels leave no noise; give fewer")
     offset = flat.mean(0)
     variances, axes = torch.linalg.eigh((flat - offset).T @ (flat - offset) / len(flat))  # ascending
     sigma = variances[:-dims].mean().clamp_min(1e-12).sqrt()

@@ -11,7 +11,7 @@ from expost.base.errors import UserError
 from expost.config.schema import Oracle
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.oracle import estimate
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
 from expost.questions.linear import LinearModel, encoded, prepared, principal_components
 
 STD_FACTOR, SHIFT_STDS = 1.5, 0.5
@@ -49,9 +49,15 @@ class Perfect(Inquiry):
         "vae_elbo": Column("its ELBO", 2),
     }
     goal = "vae"
+    needs_normal = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dims = sorted(set(self.dims))
+        numbers = ("num_images", "importance_samples", "num_chains", "num_steps", "leapfrog_steps")
+        for name in numbers:
+            if getattr(self, name) < 2:
+                raise UserError(f"question.{name}={getattr(self, name)}: give at least 2")
         if not self.dims or min(self.dims) < 1:
             raise UserError(f"question.dims={self.dims}: give one or more numbers, at least 1")
 
@@ -88,15 +94,23 @@ class Perfect(Inquiry):
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         last = outcomes.variants[-1]
+        lacks = " and ".join(
+            f"{spelled(estimate_of([best - own for best, own in self._pairs(outcomes, name)]))} nats in {name}"
+            for name in outcomes.variants
+        )
         exact, elbo, iwae, ais, vae, vae_elbo = (spelled(outcomes.estimate(last, name)) for name in self.columns)
         return [
             f"A perfect VAE says log p(x) and nothing less: in {last}, principal components have {exact} nats, which "
             f"the ELBO of a wrong posterior puts at {elbo}, {self.importance_samples:,} importance samples at {iwae} "
             f"and annealing at {ais}.",
-            f"A VAE without hidden layers is that model and should come to the same p(x): trained, it has {vae} nats, "
-            f"and its own ELBO is {vae_elbo}. So p(x) should be the density of the images, and a bound tells how "
-            "far a model is from it only as far as it is tight.",
+            f"A VAE without hidden layers is such a model: trained, it has {vae} nats, and its own ELBO is {vae_elbo}. "
+            f"What it lacks beside principal components is {lacks}. So p(x) should be the density of the images, and a "
+            "bound tells how far a model is from it only as far as it is tight.",
         ]
+
+    def _pairs(self, outcomes: Outcomes, variant: str) -> list[tuple[float, float]]:
+        """log p(x) of principal components and of the VAE, for each seed."""
+        return list(zip(outcomes.values(variant, "exact"), outcomes.values(variant, "vae"), strict=True))
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
         figure, panels = chart([["bounds"]], width=8.8, height=4.4)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
+from stage2_prior.prior import Wrapper
 
 LIKELIEST = "the likeliest"
 
@@ -46,14 +47,15 @@ class Scale(Inquiry):
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         row, own = run.report.row(run.job.prior_name), run.report.row(AGGREGATE)
-        assert row.rate_nats is not None and row.frechet_distance is not None
-        assert row.precision is not None and row.recall is not None
-        return {
-            "rate": row.rate_nats,
-            "distance": row.frechet_distance,
-            "precision": row.precision,
-            "recall": row.recall,
-        }, (float(run.prior.get_buffer("width")), own.frechet_distance)
+        names = {"rate": "rate_nats", "distance": "frechet_distance", "precision": "precision", "recall": "recall"}
+        prior = run.prior
+        while isinstance(prior, Wrapper):
+            prior = prior.inner
+        own_distance = figure_of(own, "frechet_distance")
+        return {key: figure_of(row, name) for key, name in names.items()}, (
+            float(prior.get_buffer("width")),
+            own_distance,
+        )
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         given = outcomes.variants[:-1]
@@ -64,7 +66,7 @@ class Scale(Inquiry):
         gain, cost = (outcomes.difference(nearest, one, name) for name in ("distance", "rate"))
         wider = self.stds[given.index(nearest)] - 1
         size = "wider than" if wider > 0 else "narrower than" if wider < 0 else "as wide as"
-        noise = "" if outcomes.differ(nearest, one, "distance") else " (inside the noise)"
+        noise = outcomes.noise(nearest, one, "distance")
         beside = (
             ""
             if nearest == one
@@ -74,7 +76,7 @@ class Scale(Inquiry):
         return [
             f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}). Samples decode best at {nearest}, "
             f"{size} N(0, I): a Frechet distance of {spelled(outcomes.estimate(nearest, 'distance'))}{beside}.",
-            f"Temperature trades: from {low} to {high} precision goes from "
+            f"From {low} to {high} precision goes from "
             f"{spelled(outcomes.estimate(low, 'precision'))} to {spelled(outcomes.estimate(high, 'precision'))} and "
             f"recall from {spelled(outcomes.estimate(low, 'recall'))} to {spelled(outcomes.estimate(high, 'recall'))}. "
             "Decoded q(z) itself is at a distance of "

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from expost.base.errors import UserError
+from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
 from expost.questions.linear import LinearModel, encoded, prepared
@@ -35,12 +37,21 @@ class Training(Inquiry):
         "elbo": Column("their difference, the ELBO", 3),
     }
     goal = "vae"
+    needs_normal = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.steps)) < 3 or min(self.steps) < 1:
             raise UserError(f"question.steps={self.steps}: give three or more different numbers, at least 1")
         self.steps = sorted(set(self.steps))
+
+    def check(self, config: Config) -> str | None:
+        if config.trainer.schedule != "constant" or config.trainer.patience is not None:
+            return (
+                "a run that ends early is a longer one at that time only under trainer.schedule=constant "
+                "trainer.patience=null; leave them so"
+            )
+        return None
 
     def variants(self) -> Sequence[Variant]:
         return [
@@ -58,9 +69,11 @@ class Training(Inquiry):
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         both = [
             (before, after)
-            for before, after in zip(outcomes.variants, outcomes.variants[1:], strict=False)
-            if outcomes.difference(after, before, "log_px").value > 0 and outcomes.differ(after, before, "log_px")
-            if outcomes.difference(after, before, "kl").value > 0 and outcomes.differ(after, before, "kl")
+            for before, after in pairwise(outcomes.variants)
+            if all(
+                outcomes.difference(after, before, name).value > 0 and outcomes.differ(after, before, name) is not False
+                for name in ("log_px", "kl")
+            )
         ]
         last = outcomes.variants[-1]
         end = (
@@ -72,7 +85,8 @@ class Training(Inquiry):
         before, after = max(both, key=lambda pair: outcomes.difference(pair[1], pair[0], "kl").value)
         return [
             f"Yes: from {before} to {after} log p(x) rises by {spelled(outcomes.difference(after, before, 'log_px'))} "
-            f"nats while KL(q(z|x) || p(z|x)) gets worse by {spelled(outcomes.difference(after, before, 'kl'), 3)}. "
+            f"nats while KL(q(z|x) || p(z|x)) gets worse by {spelled(outcomes.difference(after, before, 'kl'), 3)}"
+            f"{outcomes.noise(after, before, 'kl')}. "
             "The ELBO rewards their difference alone: the model may become better faster than q(z|x) follows "
             "its p(z|x).",
             end,

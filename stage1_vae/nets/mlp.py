@@ -60,7 +60,7 @@ class MLPDecoder(nn.Module):
 
 class MLP(Net):
     """Args:
-    hidden: sizes of the encoder's hidden layers; the decoder mirrors them. None: both are linear maps.
+    hidden: sizes of the encoder's hidden layers; the decoder mirrors them. [] makes linear maps of both.
     activation: after each hidden layer.
     """
 

@@ -155,3 +155,33 @@ def test_every_cause_is_told_and_codes_have_their_own() -> None:
     assert "vae.objective.beta=9" in both and "vae.objective.free_nats=0.02" in both
     assert "vae.bottleneck.num_codes" in for_own_empty_code(ELBO_NODE, BERNOULLI, 64, CODES)
     assert "trainer.max_epochs" in for_own_empty_code({"weight": 300.0}, BERNOULLI, 64, VECTOR)
+
+
+def test_a_frozen_model_is_told_of_means_beside_sums(tmp_path: Path) -> None:
+    """A mean over pixels beside a sum over latents, in the module of somebody else."""
+    (tmp_path / "empty.py").write_text(EMPTY, encoding="utf-8")
+    module = f"vae.module={tmp_path / 'empty.py'}:Empty"
+    words = ("data=digits", "vae=module", module, "prior=gaussian", "logger=csv", "evaluation.num_samples=512")
+    done = run_lent(tmp_path, *words)
+    assert (done.code, done.err) == (0, "")
+    verdict = report_of(tmp_path)["verdict_lines"][0]
+    assert (
+        verdict.startswith("The code has all but collapsed") and "4 of 8 latent dimensions count as active" in verdict
+    )
+    assert "a mean over its 64 pixels beside a sum over latents" in verdict and "vae.module" in verdict
+
+
+EMPTY = """
+import torch
+from sklearn.datasets import load_digits
+
+class Empty(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.middle = torch.nn.Buffer(torch.tensor(load_digits().images.mean(0) / 16).float())
+    def encode(self, x):
+        mean = x.flatten(1)[:, 16:24] - 0.4
+        return 0.4 * mean, 0 * mean
+    def decode(self, z):
+        return self.middle.expand(len(z), 1, 8, 8)
+"""

@@ -58,7 +58,7 @@ def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
         (("experiment=questions/size", "question.dims=[4]"), "give two or more different numbers"),
         (
             ("experiment=questions/absorbed", "question.early_epoch=9", "trainer.max_epochs=2"),
-            "training is over before",
+            "give an epoch within",
         ),
         (("experiment=questions/absorbed", "question.early_epoch=0"), "give at least 1"),
         (("experiment=questions/training", "question.steps=[1,2]"), "three or more"),
@@ -67,6 +67,14 @@ def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
         (("experiment=questions/gradients", "question.samples=[2,4]"), "samples from 1 on"),
         (("experiment=questions/collapse", "question.sides=[8]"), "give two or more different sizes"),
         (("experiment=questions/collapse", "question.sides=[8,12]"), "digits are 8 x 8; give a multiple"),
+        (("experiment=questions/absorbed", "trainer.val_every=3"), "trainer.val_every=3"),
+        (("experiment=questions/training", "trainer.schedule=cosine"), "only under trainer.schedule=constant"),
+        (("experiment=questions/training", "vae=learned_gaussian"), "trained against N(0, I)"),
+        (("experiment=questions/perfect", "question.num_images=1"), "question.num_images=1: give at least 2"),
+        (("experiment=questions/gradients", "vae.objective.beta=4"), "that of the ELBO"),
+        (("experiment=questions/collapse", "question.beta=1"), "a heavy weight is above 1"),
+        (("experiment=questions/collapse", "data=mixture_rings"), "a choice that you made has no such key"),
+        (("experiment=questions/scale", "seeds.vae=3"), "seeds.vae: seeds of a question differ"),
         (("experiment=questions/scale", "question.stds=[0.5,1.5,2]"), "1.0 among them"),
     ],
 )

@@ -32,13 +32,14 @@ def test_differences_are_paired_by_seed() -> None:
         np.std([0.5, 0.5, 0.6]) / 2**0.5
     )
     assert outcomes.differ("b", "a", "x"), "half a unit, give or take a tenth"
-    assert not outcomes.differ("a", "a", "x")
+    assert outcomes.differ("a", "a", "x") is False
+    assert "inside the noise" in outcomes.noise("a", "a", "x") and not outcomes.noise("b", "a", "x")
 
 
 def test_one_seed_says_nothing_of_noise() -> None:
     outcomes = Outcomes([Outcome("a", 0, {"x": 1.0}), Outcome("b", 0, {"x": 100.0})])
     assert outcomes.difference("b", "a", "x") == Estimate(99.0, None)
-    assert not outcomes.differ("b", "a", "x")
+    assert outcomes.differ("b", "a", "x") is None and "not known" in outcomes.noise("b", "a", "x")
 
 
 def test_figures_are_spelled_with_their_error() -> None:
