@@ -112,7 +112,7 @@ class Gradients(Inquiry):
             f"{part(early, 'reparameterised')} of the squared gradient as variance, where the choice of a batch adds "
             f"{part(early, 'batch')}; {late}, {part(late, 'reparameterised')} beside {part(late, 'batch')}. More "
             f"samples {more}.",
-            f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}. On min E[z^2] the two "
+            f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}. On min E[z^2] they "
             f"have {part(late, 'silly_reparameterised')} and {part(late, 'silly_score')}.",
         ]
 
