@@ -102,7 +102,8 @@ class Quilt(Inquiry):
         return [
             f"{matches}: after training q(z) is {' and '.join(sizes)}.",
             f"Decoded in {usual}, N(0, I) is at a Frechet distance of {spelled(base)} from the test images and q(z) "
-            f"itself at {spelled(own)}, a difference of {spelled(lead)}{NOISE_WORDS[is_beyond_noise(lead, self.num_seeds)]}.",
+            f"itself at {spelled(own)}, a difference of {spelled(lead)}"
+            f"{NOISE_WORDS[is_beyond_noise(lead, self.num_seeds)]}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
