@@ -137,7 +137,7 @@ def test_which_priors_get_a_chart() -> None:
     assert inner_spec(wrapper_nodes(node, SPHERE), SPHERE) == replace(REAL, shape=(2,))
     for name in ("unigram", "spherical_mixture", "pixelcnn"):
         assert (why_not(choose_prior(offered[name], BOX, offered, Command()), BOX) or "").endswith("latents are box")
-    assert "VampExpost" in (why_not(choose_prior(offered["vamp_expost"], BOX, offered, Command()), BOX) or "")
+    assert "vamp_expost" in (why_not(choose_prior(offered["vamp_expost"], BOX, offered, Command()), BOX) or "")
     members = with_held(chosen("ensemble", SPHERE), lambda part: choose_prior(part, SPHERE, offered, Command()))
     ensemble = construct_prior(members, SPHERE)
     assert all(isinstance(part, Charted) for part in ensemble.parts)

@@ -21,7 +21,8 @@ from stage2_prior.fitting import FitRun
 from stage2_prior.prior import GradientPrior, Prior
 
 GROUP = Path(__file__).parents[3] / "conf" / "prior"
-IDLE = {"learned", "uniform", "standard_normal", "aggregate"}  # which learn nothing, or not of points
+IDLE = {"learned", "uniform", "standard_normal", "isotropic", "aggregate"}
+"""Which learn nothing, or not where points are, or not of points."""
 NAMES = sorted({path.stem for path in GROUP.glob("*.yaml")} - IDLE)
 SPECS = {
     "vector": LatentSpec((3,), num_classes=2),
