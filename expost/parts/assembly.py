@@ -27,6 +27,7 @@ from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.loader import Batches, Part
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.latents import LatentSpec, Support
+from stage1_vae.latents.asked import num_asked, spread_over
 from stage1_vae.likelihoods import FLOAT_LEVELS, FigureKind, GaussianLikelihood, Likelihood, Pixels, figure_kind
 from stage1_vae.objective import Objective
 from stage1_vae.ranks import ALONE, Ranks
@@ -335,7 +336,7 @@ def build_likelihood(config: Config, data: ImageData, preprocess: Preprocess) ->
 
 
 def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["External", Frozen]:
-    """An autoencoder that somebody else has trained, looked at on two images.
+    """An autoencoder that somebody else has trained, looked at on a few images.
 
     Raises:
         ExternalError: it cannot be loaded, or cannot be stage 1.
@@ -346,11 +347,12 @@ def load_vae(job: Job, data: ImageData, preprocess: Preprocess) -> tuple["Extern
     if not isinstance(source, ExternalSource):
         raise UserError(f"vae._target_={job.config.vae_node['_target_']}: it loads no autoencoder; use vae=module")
     loaded = source.load()
-    x = preprocess(data.train.batch(torch.arange(min(2, len(data.train)))), torch.Generator().manual_seed(0))
+    rows = spread_over(len(data.train), num_asked(math.prod(data.shape)))
+    x = preprocess(data.train.batch(rows), torch.Generator().manual_seed(0))
     levels = preprocess.levels if preprocess.dequantize else None
     with job.seeded(0):
         vae = source.autoencoder(loaded, x, data.num_classes, levels).to(job.device)
-    said = (*loaded.said, vae.said, *vae.guesses)
+    said = (*loaded.said, vae.said, vae.asked, *vae.guesses)
     for words in said:
         job.say("vae", words)
     return vae, Frozen(source, loaded, said)

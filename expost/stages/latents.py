@@ -1,7 +1,10 @@
 """The door: images, or files of latents -> the parameters of q(z|x), split by split."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from expost.forecast.latents import copy_parts
 from expost.forecast.notice import Expectation, encode_parts
@@ -13,6 +16,7 @@ from expost.training.progress import bar
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.splits import SPLITS
 from stage1_vae.external.autoencoder import External
+from stage1_vae.latents.asked import ask_twice, num_asked, spread_over
 from stage1_vae.latents.files import LatentWriter
 from stage1_vae.vae import ENCODE_VERSION, encode
 
@@ -22,12 +26,27 @@ COPY_VERSION = 1
 
 def encode_images(making: Making) -> Mapping[str, Any]:
     """A folder of latents for each split."""
+    parts = making.parts.of_images
+    if parts.frozen is None:  # what is frozen was asked when it was loaded
+        ask(making)
     for split in SPLITS:
         encode_split(making, split)
-    parts = making.parts.of_images
     if parts.frozen is not None and isinstance(parts.vae, External):
         parts.vae.check_unchanged(parts.frozen.loaded.weights_sha256)
     return {f"num_{split}": len(getattr(making.parts.data, split)) for split in SPLITS}
+
+
+def ask(making: Making) -> None:
+    """Ask the VAE about some training images twice, before all are encoded.
+
+    Raises:
+        EncodingError: its posterior is no function of an image, or it changes while it encodes.
+    """
+    parts = making.parts.of_images
+    rows = spread_over(len(parts.data.train), num_asked(math.prod(parts.data.shape)))
+    x = parts.preprocess(parts.data.train.batch(rows), torch.Generator().manual_seed(0))
+    with making.job.seeded(0):
+        ask_twice(making.vae, x.to(making.vae.device))
 
 
 def encode_split(making: Making, split: str) -> None:

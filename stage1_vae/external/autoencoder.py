@@ -62,6 +62,7 @@ class External(Autoencoder):
         guesses: what could be otherwise, each with the key that changes it.
         is_differentiable: whether gradients go through its decoder to z.
         watched: names of the tensors that must not move.
+        asked: one line that says what came of asking it twice.
     """
 
     def __init__(
@@ -75,13 +76,14 @@ class External(Autoencoder):
         guesses: tuple[str, ...] = (),
         is_differentiable: bool = False,
         watched: tuple[str, ...] = (),
+        asked: str = "",
     ) -> None:
         super().__init__()
         self.image_shape = caller.format.shape
         self.likelihood = likelihood
         self.caller, self.reading = caller, reading
         self.said, self.guesses, self.is_differentiable = said, guesses, is_differentiable
-        self.watched = watched
+        self.watched, self.asked = watched, asked
         self._spec = reading.spec(shape, num_classes)
         self._dtype = caller.dtype
         self._prior = reading.base_prior(self._spec)

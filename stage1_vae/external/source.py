@@ -101,7 +101,7 @@ class ExternalSource(ABC):
 
         Args:
             loaded: from `load`.
-            x: two real images [2, C, H, W] as a model of ours is given them.
+            x: a few real images [B, C, H, W] as a model of ours is given them, two at least.
             num_classes: of the labels that travel beside the latents; 0: none.
             levels: of images that are dequantised; see `Format`.
 
@@ -113,7 +113,7 @@ class ExternalSource(ABC):
                 "an autoencoder that comes from elsewhere is looked at on two images: give at least two"
             )
         self._check_images(x)
-        x = x[:2].to(_device(loaded.model))
+        x = x.to(_device(loaded.model))
         shape = (x.shape[1], x.shape[2], x.shape[3])
         multiple = self.multiple or self.stride(loaded.model)
         form = Format(shape, self.range or self.usual_range, multiple, self.channels == "repeat", levels)
@@ -124,7 +124,7 @@ class ExternalSource(ABC):
         studied = study(caller, x, asked)
         spec_words = studied.reading.spec(studied.shape, 0).words
         said = "; ".join([f"{loaded.name}: {studied.reading.words}", spec_words, *form.words])
-        guesses = (*studied.reading.guesses, *self._other_range(caller, x, asked, studied.decoded))
+        guesses = (*studied.reading.guesses, *self._other_range(caller, x[:2], asked, studied.decoded))
         likelihood = _likelihood(studied.decoded)
         return External(
             caller,
@@ -136,6 +136,7 @@ class ExternalSource(ABC):
             guesses=guesses,
             is_differentiable=studied.is_differentiable,
             watched=studied.watched,
+            asked=studied.asked,
         ).to(x.device)
 
     def _check_images(self, x: Tensor) -> None:
@@ -154,7 +155,7 @@ class ExternalSource(ABC):
         """A line where the user named no range and the two images come back much better in the other one."""
         if self.range is not None or not isinstance(decoded, Tensor) or x.min() < 0 or x.max() > 1:
             return ()
-        error = float((decoded - x).square().mean())
+        error = float((decoded[: len(x)] - x).square().mean())
         for low, high in OTHER_RANGES:
             if (low, high) == caller.format.range:
                 continue
