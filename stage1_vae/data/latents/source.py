@@ -204,6 +204,12 @@ class Latents(Source):
     def _spec(self, found: Found, shapes: Shapes, facts: dict[str, dict[str, Facts]], num_classes: int) -> LatentSpec:
         if shapes.family != "codes":
             return shapes.spec((), num_classes)
+        values = {value for own in facts.values() for value in (own["codes"].smallest, own["codes"].largest)}
+        if len(values) == 1:
+            raise DataError(
+                f"{self.root}: all codes are {int(values.pop())}, so there is nothing that a prior could learn: look at "
+                "the encoder that wrote them, or name another array, data.codes=NAME"
+            )
         sizes = code_sizes(self.num_codes, len(shapes.grids))
         if sizes is None:
             highest = np.max([own["codes"].high_of_all for own in facts.values()], axis=0)  # [T]

@@ -81,6 +81,7 @@ CASES: list[tuple[dict[str, np.ndarray], dict[str, Any], list[str]]] = [
         ["data.std=std goes with data.loc", "leave it out"],
     ),
     ({"codes": changed(CODES, 0.5)}, {}, ["(codes): row 17 holds 0.5", "a code is whole", "(data.loc=NAME)"]),
+    ({"codes": np.full_like(CODES, 3)}, {}, ["all codes are 3", "nothing that a prior could learn", "data.codes=NAME"]),
     ({"codes": changed(CODES, -1)}, {}, ["(codes): row 17 holds -1", "count from 0"]),
     (
         {"codes": changed(CODES, 64)},
