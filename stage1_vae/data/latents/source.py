@@ -207,8 +207,8 @@ class Latents(Source):
         values = {value for own in facts.values() for value in (own["codes"].smallest, own["codes"].largest)}
         if len(values) == 1:
             raise DataError(
-                f"{self.root}: all codes are {int(values.pop())}, so there is nothing that a prior could learn: look at "
-                "the encoder that wrote them, or name another array, data.codes=NAME"
+                f"{self.root}: all codes are {int(values.pop())}, so there is nothing that a prior could learn: look "
+                "at the encoder that wrote them, or name another array, data.codes=NAME"
             )
         sizes = code_sizes(self.num_codes, len(shapes.grids))
         if sizes is None:
