@@ -263,7 +263,8 @@ def fit_to_latents(job: Job, spec: LatentSpec, family: str, num: int) -> tuple[J
     """
     job = shortened(job, spec)
     prior, node = build_prior(job, spec, num)
-    prior.check_family(family)
+    if not prior.needs_encoder:  # latents alone have none, which is said whatever their family
+        prior.check_family(family)
     evaluation = limited_evaluation(job.config.evaluation, spec, prior.passes, job.config.limits)
     return replace(job, config=job.config.model_copy(update={"prior": node, "evaluation": evaluation})), prior
 

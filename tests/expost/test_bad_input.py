@@ -45,7 +45,7 @@ class MapBottleneck(Bottleneck):
 CONFIGURATION = {
     # unknown stage, group, key, value
     "stage=evalute": ["stage", "did you mean 'evaluate'"],
-    "stage=trian": ["stage", "choices: all, check, compare, encode"],
+    "stage=trian": ["stage", "choices: all, answer, check, compare, encode"],
     "data=mnst": ["data", "did you mean 'mnist'", "image_folder"],
     "prior=mixtur": ["prior", "did you mean 'mixture'", "autoregressive"],
     "vae=gausian": ["did you mean 'gaussian'"],
@@ -114,8 +114,8 @@ CONFIGURATION = {
     "vae.bottleneck._target_=test_bad_input.MapBottleneck": [
         "mixture models vectors",
         "(2, 2, 2)",
-        "priors that do: aggregate, auto, autoregressive, diffusion, flow_matching, glow, kde, realnvp, second_vae, "
-        "standard_normal, transformer",
+        "priors that do: aggregate, auto, autoregressive, diffusion, flow_matching, glow, isotropic, kde, realnvp, "
+        "second_vae, standard_normal, transformer",
     ],
     # outputs
     "stage=sample sample.out={folder}/absent/x.npz": ["{folder}/absent", "does not exist"],

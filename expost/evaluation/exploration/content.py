@@ -7,17 +7,12 @@ alone: nothing of it is ever executed.
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from expost.evaluation.errors import EvaluationError
-from expost.evaluation.exploration.sprites import Sprite
-from expost.evaluation.latents.axes import frame_of
 from expost.evaluation.records import Record
 
 CONTENT, POINTS, STEPS = "exploration.json", "points.jpg", "traversals.jpg"
@@ -41,7 +36,6 @@ class Cloud(Record):
         role: "posterior", "baseline" or "learned", which decides its colour.
         noun: what one of them is, as "test image".
         x, y: a place each, in units of the latents.
-        num_all: how many there are, of which these are some.
         rows: the number of each in its split; None: of draws, or all of the split in its order.
         labels: the number of the class of each, -1 where it has none; None: nobody knows.
         first: number of the image of the first one among those of the points; the others follow. None: no images.
@@ -52,10 +46,28 @@ class Cloud(Record):
     noun: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-    num_all: int
     rows: tuple[int, ...] | None = None
     labels: tuple[int, ...] | None = None
     first: int | None = None
+
+
+@dataclass(frozen=True)
+class Sprite(Record):
+    """Where in its file each image is: row by row, each in the upper left corner of a place of its own; in pixels.
+
+    Attributes:
+        num: images.
+        columns: places in a row.
+        height, width: of an image.
+        place_height, place_width: from one to the next.
+    """
+
+    num: int
+    columns: int
+    height: int
+    width: int
+    place_height: int
+    place_width: int
 
 
 @dataclass(frozen=True)
@@ -138,26 +150,6 @@ class Exploration(Record):
 def num_points(num: int) -> int:
     """Points of q(z) and of two priors that a page holds where each set has `num` latents."""
     return min(num, MOST_POINTS) + 2 * min(num, MOST_DRAWS)
-
-
-def frame(points: Mapping[str, Tensor]) -> tuple[tuple[float, float], tuple[float, float], list[str]]:
-    """The lowest and the highest place that is shown of the points [n, 2] of each cloud, and a note for each cloud that
-    has some beyond it.
-
-    Raises:
-        EvaluationError: there is no point.
-    """
-    everything = torch.cat(list(points.values()))
-    if not len(everything):
-        raise EvaluationError("no latent is finite")
-    low, high = frame_of(everything)
-    notes = []
-    for name, places in points.items():
-        beyond = int(((places < low) | (places > high)).any(1).sum())
-        if beyond:
-            notes.append(f"{name}: {beyond:,} of {len(places):,} points lie beyond the frame: reduce it to see them")
-    (left, bottom), (right, top) = low.tolist(), high.tolist()
-    return (left, bottom), (right, top), notes
 
 
 def round_to(values: Sequence[float], span: float) -> tuple[float, ...]:

@@ -6,7 +6,6 @@ pixels, so every image begins at a multiple of eight and no two of them share a 
 
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from expost.evaluation.records import Record
+from expost.evaluation.exploration.content import Sprite
 
 QUALITIES = (85, 70, 50, 35)
 """Tried in this order at each size, until the file is small enough."""
 BLOCK_PIXELS, LEAST_PIXELS = 8, 8
-
-
-@dataclass(frozen=True)
-class Sprite(Record):
-    """Where in its file each image is: row by row, each in the upper left corner of a place of its own; in pixels.
-
-    Attributes:
-        num: images.
-        columns: places in a row.
-        height, width: of an image.
-        place_height, place_width: from one to the next.
-    """
-
-    num: int
-    columns: int
-    height: int
-    width: int
-    place_height: int
-    place_width: int
 
 
 def thumbnails(images: Tensor, most_pixels: int) -> Tensor:

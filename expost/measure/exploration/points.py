@@ -20,12 +20,12 @@ from expost.evaluation.exploration.content import (
     UNKNOWN,
     Cloud,
     Exploration,
+    Sprite,
     Traversals,
-    frame,
     round_to,
 )
-from expost.evaluation.exploration.sprites import Sprite, save_sprite, thumbnails
-from expost.evaluation.latents.axes import Plane, finite_rows
+from expost.evaluation.exploration.sprites import save_sprite, thumbnails
+from expost.evaluation.latents.axes import Plane, finite_rows, frame_of
 from expost.evaluation.row_names import AGGREGATE, BASELINES
 from expost.measure.image_sets import SCATTERED, FeaturedSet
 from expost.measure.pictures import picture
@@ -171,7 +171,6 @@ def exploration(
                 noun=noun if is_posterior else "draw",
                 x=round_to(across, high[0] - low[0]),
                 y=round_to(up, high[1] - low[1]),
-                num_all=num_test if is_posterior else len(cloud.points),
                 rows=tuple(rows[kept].tolist()) if is_posterior else None,
                 labels=known_labels(labels[kept], len(class_names)) if is_posterior and labels is not None else None,
                 first=None if sprite is None else first,
@@ -179,6 +178,26 @@ def exploration(
         )
         first += len(cloud.points)
     return Exploration(plane.titles, low, high, tuple(clouds), class_names, sprite, traversals, tuple(notes))
+
+
+def frame(points: Mapping[str, Tensor]) -> tuple[tuple[float, float], tuple[float, float], list[str]]:
+    """The lowest and the highest place that is shown of the points [n, 2] of each cloud, and a note for each cloud that
+    has some beyond it.
+
+    Raises:
+        EvaluationError: there is no point.
+    """
+    everything = torch.cat(list(points.values()))
+    if not len(everything):
+        raise EvaluationError("no latent is finite")
+    low, high = frame_of(everything)
+    notes = []
+    for name, places in points.items():
+        beyond = int(((places < low) | (places > high)).any(1).sum())
+        if beyond:
+            notes.append(f"{name}: {beyond:,} of {len(places):,} points lie beyond the frame: reduce it to see them")
+    (left, bottom), (right, top) = low.tolist(), high.tolist()
+    return (left, bottom), (right, top), notes
 
 
 def known_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:

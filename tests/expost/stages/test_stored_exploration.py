@@ -11,7 +11,7 @@ from expost.evaluation.exploration.content import CONTENT, POINTS
 from expost.stages.report import stored_exploration
 from expost.store.artifacts import Artifact
 
-CLOUD = {"name": "q(z)", "role": "posterior", "noun": "test image", "x": [0.0], "y": [1.0], "num_all": 1, "first": 0}
+CLOUD = {"name": "q(z)", "role": "posterior", "noun": "test image", "x": [0.0], "y": [1.0], "first": 0}
 SPRITE = {"num": 1, "columns": 1, "height": 8, "width": 8, "place_height": 8, "place_width": 8}
 STORED: dict[str, Any] = {"titles": ["a", ""], "low": [0, 0], "high": [1, 1], "clouds": [CLOUD], "points": SPRITE}
 

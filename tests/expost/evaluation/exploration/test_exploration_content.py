@@ -1,4 +1,4 @@
-"""What a page holds to be explored: strict JSON whose parts belong together, and a frame that says what is outside."""
+"""What a page holds to be explored: strict JSON whose parts belong together."""
 
 import json
 import math
@@ -6,22 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.exploration.content import (
     CONTENT,
     Cloud,
     Exploration,
+    Sprite,
     Traversal,
     Traversals,
-    frame,
     page_data,
     round_to,
 )
-from expost.evaluation.exploration.sprites import Sprite
 
-CLOUD = Cloud("q(z)", "posterior", "test image", (0.0, 1.0), (0.5, -0.5), 2, rows=(0, 1), labels=(1, -1), first=0)
+CLOUD = Cloud("q(z)", "posterior", "test image", (0.0, 1.0), (0.5, -0.5), rows=(0, 1), labels=(1, -1), first=0)
 STEPS = Traversals(("test image 0",), (Traversal("dimension 0", (-1.0, 1.0)),), Sprite(2, 2, 8, 8, 8, 8))
 CONTENTS = Exploration(
     ("axis 1", ""), (-1.0, -1.0), (2.0, 2.0), (CLOUD,), ("a", "b"), Sprite(2, 2, 8, 8, 8, 8), STEPS, ("a note",)
@@ -63,18 +61,6 @@ def test_traversals_have_one_image_a_step() -> None:
     ):
         with pytest.raises(EvaluationError, match="not one a step"):
             replace(CONTENTS, traversals=wrong).check()
-
-
-def test_the_frame_leaves_strays_outside_and_says_so() -> None:
-    torch.manual_seed(0)
-    points = torch.randn(9999, 2).double()
-    low, high, notes = frame({"q(z)": torch.cat([points, torch.tensor([[1e30, 0.0]]).double()]), "mixture": points / 2})
-    assert max(map(abs, low + high)) < 6
-    assert notes[0].startswith("q(z): ") and "10,000 points lie beyond the frame" in notes[0]
-    low, high, notes = frame({"one": torch.tensor([[3.0, 3.0]]).double()})
-    assert low[0] < 3 < high[0] and low[1] < 3 < high[1] and notes == []
-    with pytest.raises(EvaluationError, match="no latent is finite"):
-        frame({"none": torch.empty(0, 2).double()})
 
 
 @pytest.mark.parametrize("span", [1e-9, 1.0, 123.0, 1e9])

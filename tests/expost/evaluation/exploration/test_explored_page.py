@@ -49,7 +49,7 @@ def exploration(folder: Path, num: int = NUM, num_draws: int = NUM_DRAWS) -> dic
         labels = tuple(i % 3 if i else -1 for i in range(count)) if role == "posterior" else None
         rows = tuple(range(0, 100 * num, 100)) if role == "posterior" else None
         noun = "test image" if role == "posterior" else "draw"
-        clouds.append(Cloud(name, role, noun, tuple(x), tuple(y), count, rows, labels, first))
+        clouds.append(Cloud(name, role, noun, tuple(x), tuple(y), rows, labels, first))
         first += count
     noise = torch.randint(0, 256, (first, 3, 32, 32), dtype=torch.uint8)
     points = save_sprite(noise, folder / "points.jpg", MOST_SPRITE_BYTES)
@@ -317,7 +317,7 @@ def test_in_the_dark_and_on_paper(html: Path, browser: Page) -> None:
 
 @needs_chromium
 def test_latents_without_images_or_classes(browser: Page, tmp_path: Path) -> None:
-    cloud = Cloud("q(z)", "posterior", "test latent", (0.0, 1.0), (0.0, 1.0), 2, rows=(0, 1))
+    cloud = Cloud("q(z)", "posterior", "test latent", (0.0, 1.0), (0.0, 1.0), rows=(0, 1))
     content = Exploration(("principal axis 1", ""), (-4, -4), (4, 4), (cloud,))
     page = render_html(report(), {}, "seed: 0\n", None, page_data(content, None, None))
     (tmp_path / "report.html").write_text(page, encoding="utf-8")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from expost.evaluation.exploration.sprites import Sprite, save_sprite, thumbnails
+from expost.evaluation.exploration.content import Sprite
+from expost.evaluation.exploration.sprites import save_sprite, thumbnails
 
 
 def image_of(path: Path, sprite: Sprite, n: int) -> np.ndarray:

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from expost import pipeline
+from expost.evaluation.errors import EvaluationError
 from expost.evaluation.exploration.content import MOST_POINTS, POINTS, STEPS
 from expost.evaluation.row_names import AGGREGATE
 from expost.evaluation.sections import Dimensions
-from expost.measure.exploration.points import explore_images, explore_latents
+from expost.measure.exploration.points import explore_images, explore_latents, frame
 from expost.measure.exploration.traversals import move, traverse, values_of
 from expost.measure.image_sets import FeaturedSet
 from expost.measure.latent_evaluation import latent_subject
@@ -50,7 +51,7 @@ def test_points_of_a_run_and_their_images(subject: ImageSubject, tmp_path: Path)
     assert [cloud.first for cloud in found.clouds] == [0, 100, 160] and found.points.num == 220
     posterior = found.clouds[0]
     assert found.notes[0] == "100 of 359 images of the test split are shown, spread over it"
-    assert posterior.rows[0] == 0 and posterior.rows[-1] == 358 and posterior.num_all == 359
+    assert posterior.rows[0] == 0 and posterior.rows[-1] == 358
     labels = subject.parts.data.test.labels
     assert posterior.labels == tuple(labels[list(posterior.rows)].tolist())
     images = torch.cat(list(clean_images(subject.parts, subject.parts.data.test)))
@@ -156,3 +157,15 @@ def test_where_no_latent_is_finite_there_is_nothing_to_explore(tmp_path: Path) -
     run = job(tmp_path, "data=latents", "prior=standard_normal")
     subject = latent_subject(run, LatentParts(data, data.spec, None, run.device), None, [latents] * 3)
     assert explore_latents(subject, sets, "standard_normal") is None
+
+
+def test_the_frame_leaves_strays_outside_and_says_so() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(9999, 2).double()
+    low, high, notes = frame({"q(z)": torch.cat([points, torch.tensor([[1e30, 0.0]]).double()]), "mixture": points / 2})
+    assert max(map(abs, low + high)) < 6
+    assert notes[0].startswith("q(z): ") and "10,000 points lie beyond the frame" in notes[0]
+    low, high, notes = frame({"one": torch.tensor([[3.0, 3.0]]).double()})
+    assert low[0] < 3 < high[0] and low[1] < 3 < high[1] and notes == []
+    with pytest.raises(EvaluationError, match="no latent is finite"):
+        frame({"none": torch.empty(0, 2).double()})
