@@ -3,6 +3,9 @@
 By the law of total variance, q(z) = 1/N sum_i N(m_i, diag(s_i^2)) has the mean of the m_i and the covariance of the m_i
 plus the mean of diag(s_i^2). Blocks are merged by the differences of their means (Chan, Golub & LeVeque, "Updating
 Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979), in float64: nothing large cancels.
+
+A few wild rows, or heavy tails, make a variance that says nothing of where most latents are. Where it is that of a few,
+units are those of the middle: `location_and_spread`.
 """
 
 from dataclasses import dataclass
@@ -11,6 +14,17 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import DiagonalNormal, LatentDataset
+from stage1_vae.rows import spread_rows
+
+TRIMMED = 0.005
+"""Share of the latents that is left out at each end of a dimension, to see how wide the others are."""
+WIDE = 1.5
+"""Without them the deviation of normal latents is a thirtieth less. One that is more than so many times the others' is
+made by a few."""
+ROUNDING = 1e-12
+"""Of a mean: a deviation below it is that of a dimension which never moves."""
+TRIMMED_ROWS, TRIMMED_NUMBERS = 20_000, 2**22
+"""Latents that are sorted for it, at most, and their numbers, of a thousand latents at least."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +75,29 @@ def moments(latents: LatentDataset, device: torch.device | str = "cpu", full: bo
             within = within + share * (torch.exp(2 * its_log_std).mean(0) - within)
             log_std = log_std + share * (its_log_std.mean(0) - log_std)
     return Moments(mean, between, within, log_std)
+
+
+def location_and_spread(latents: LatentDataset, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In which units to look at the latents, and where they were not those of all of them.
+
+    Args:
+        latents: of real numbers.
+        mean, variance: [D] float64, of q(z); their device is that of the answer.
+
+    Returns:
+        Mean and standard deviation [D], 1 where nothing moves, and whether they are those of the middle 99 % alone
+        [D], since the deviation of all is more than 1.5 times as much (for trimming: Huber, "Robust Statistics",
+        1981, section 5.4).
+    """
+    points = latents.in_points()
+    rows = spread_rows(len(points), min(TRIMMED_ROWS, max(1000, TRIMMED_NUMBERS // latents.spec.num_dims)))
+    posterior = points.posterior(rows)
+    loc = posterior.mean.to(mean.device).flatten(1).double().sort(0).values  # [n, D], each dimension by itself
+    cut = max(1, round(TRIMMED * len(loc)))
+    middle = loc[cut : len(loc) - cut] if len(loc) > 2 * cut + 1 else loc
+    within = posterior.variance.to(mean.device).flatten(1).double().mean(0)
+    spread = middle.var(0, unbiased=False) + within
+    least = (ROUNDING * mean).square()  # of the sums above: float32 itself is a hundred thousand times coarser
+    few = (variance > WIDE**2 * spread) & (spread > least)
+    unit = torch.where(few, spread, torch.where(variance > least, variance, 1.0)).sqrt()
+    return torch.where(few, middle.mean(0), mean), unit, few

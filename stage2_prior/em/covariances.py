@@ -57,20 +57,33 @@ class MatrixCovariance:
         quadratic = -0.5 * precision[:, i, j] * torch.where(i == j, 1.0, 2.0)  # j < i stands for both halves
         return torch.cat([constant[:, None], linear, quadratic], dim=1).T
 
-    def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]:
-        """Means and scale that maximise the bound given `stats` [K, F]."""
+    def moments(self, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of `stats` [K, F]: counts n_k [K], means [K, D], and n_k S_k [K, D, D]; [1, D, D] where all share theirs."""
         count = stats[:, 0].clamp_min(torch.finfo(stats.dtype).tiny)  # [K]
-        num_dims = guess.shape[-1]
+        num_dims = (math.isqrt(8 * stats.shape[1] + 1) - 3) // 2  # F = (D + 1) (D + 2) / 2
         means = stats[:, 1 : 1 + num_dims] / count[:, None]  # [K, D]
         i, j = torch.tril_indices(num_dims, num_dims, device=stats.device)
         moment = stats.new_zeros(len(stats), num_dims, num_dims)
         moment[:, i, j] = moment[:, j, i] = stats[:, 1 + num_dims :]
-        scatter = moment - count[:, None, None] * means[:, :, None] * means[:, None, :]  # n_k S_k
+        scatter = moment - count[:, None, None] * means[:, :, None] * means[:, None, :]
+        return count, means, scatter.sum(0, keepdim=True) if self.shared else scatter
+
+    def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]:
+        """Means and scale that maximise the bound given `stats` [K, F]."""
+        count, means, scatter = self.moments(stats)
         pseudo_counts = max(pseudo_counts, EMPTY_COUNTS)
         if self.shared:
-            scatter, count = scatter.sum(0, keepdim=True), count.sum(0, keepdim=True)
+            count = count.sum(0, keepdim=True)
         covariance = (scatter + pseudo_counts * guess) / (count + pseudo_counts)[:, None, None]
         return means, cholesky(covariance)
+
+    def mean_of(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        """The mean [D, D] of `covariances` [K, D, D] by `weights` [K]."""
+        return (weights[:, None, None] * covariances).sum(0)
+
+    def inverse(self, covariances: Tensor) -> Tensor:
+        """[..., D, D] -> the same."""
+        return torch.cholesky_inverse(cholesky(covariances))
 
     def guess(self, total: Tensor, num_components: int) -> Tensor:
         """S0 for a whole of covariance `total` [D, D]: the same, or its diagonal [D] where scales are vectors."""
@@ -131,16 +144,28 @@ class VectorCovariance:
         per_dim = -0.5 * (means.square() * precision + LOG_2PI) - scale.log()
         return torch.cat([(log_weights + per_dim.sum(1))[:, None], means * precision, -0.5 * precision], dim=1).T
 
-    def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]:
-        count = stats[:, :1].clamp_min(torch.finfo(stats.dtype).tiny)  # [K, 1]
+    def moments(self, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of `stats` [K, F]: counts n_k [K], means [K, D], and n_k times the variances [K, D]; where these are of all
+        dimensions together, the same in each."""
+        count = stats[:, 0].clamp_min(torch.finfo(stats.dtype).tiny)  # [K]
         num_dims = stats.shape[1] // 2
-        means = stats[:, 1 : 1 + num_dims] / count  # [K, D]
-        scatter = (stats[:, 1 + num_dims :] - count * means.square()).clamp_min(0)
+        means = stats[:, 1 : 1 + num_dims] / count[:, None]  # [K, D]
+        scatter = (stats[:, 1 + num_dims :] - count[:, None] * means.square()).clamp_min(0)
+        return count, means, scatter.mean(1, keepdim=True).expand_as(scatter) if self.isotropic else scatter
+
+    def maximise(self, stats: Tensor, guess: Tensor, pseudo_counts: float) -> tuple[Tensor, Tensor]:
+        count, means, scatter = self.moments(stats)
         pseudo_counts = max(pseudo_counts, EMPTY_COUNTS)
-        if self.isotropic:
-            scatter = scatter.mean(1, keepdim=True)
-        variance = (scatter + pseudo_counts * guess[: scatter.shape[1]]) / (count + pseudo_counts)
-        return means, variance.clamp_min(SMALLEST_VARIANCE).sqrt()
+        variance = (scatter + pseudo_counts * guess) / (count + pseudo_counts)[:, None]
+        return means, variance[:, : 1 if self.isotropic else None].clamp_min(SMALLEST_VARIANCE).sqrt()
+
+    def mean_of(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        """The mean [D] of variances [K, D] by `weights` [K]."""
+        return (weights[:, None] * covariances).sum(0)
+
+    def inverse(self, covariances: Tensor) -> Tensor:
+        """[..., D] -> the same."""
+        return 1 / covariances.clamp_min(SMALLEST_VARIANCE)
 
     def guess(self, total: Tensor, num_components: int) -> Tensor:
         variance = total.diagonal()  # [D], also where all are equal

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, Posterior
 from stage2_prior.em.covariances import Covariance
-from stage2_prior.moments import moments
+from stage2_prior.moments import location_and_spread, moments
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,18 @@ class Scaling:
     Attributes:
         shift, unit: [D] float64, on the device of the fit.
         min_std: by which every posterior is widened, in units.
+        has_tails: whether a few points are so far out that the units are those of the others.
     """
 
     shift: Tensor
     unit: Tensor
     min_std: float
+    has_tails: bool = False
+
+    @property
+    def log_unit(self) -> float:
+        """By how much more, in nats, a latent costs than its standardised point."""
+        return self.unit.log().sum().item()
 
     def points(self, posterior: Posterior) -> Points:
         loc, variance = (value.to(self.unit.device) for value in (posterior.mean, posterior.variance))
@@ -78,11 +85,11 @@ def in_memory(
     """All posteriors in units of the pooled standard deviation, the scaling, and their total covariance [D, D]."""
     posterior = latents.posterior(slice(None))
     loc, variance = posterior.mean.to(device), posterior.variance.to(device)
-    shift = loc.mean(0, dtype=torch.float64)
-    pooled = (loc.double() - shift).square().mean(0) + variance.mean(0, dtype=torch.float64)  # [D]
-    scaling = Scaling(shift, _unit(pooled, isotropic), min_std)
+    mean = loc.mean(0, dtype=torch.float64)
+    pooled = (loc.double() - mean).square().mean(0) + variance.mean(0, dtype=torch.float64)  # [D]
+    scaling = _scaling(latents, mean, pooled, isotropic, min_std)
     points = scaling.points(posterior)
-    centred = points.loc.double()
+    centred = points.loc.double() - points.loc.mean(0, dtype=torch.float64)
     total = centred.T @ centred / len(points) + torch.diag(points.variance.double().mean(0))
     return points, scaling, total
 
@@ -92,13 +99,14 @@ def on_disk(
 ) -> tuple[StoredPoints, Scaling, Tensor]:
     """The same of a set that is read block by block."""
     aggregate = moments(latents, device, full=True)
-    scaling = Scaling(aggregate.mean, _unit(aggregate.total.diagonal(), isotropic), min_std)
+    scaling = _scaling(latents, aggregate.mean, aggregate.total.diagonal(), isotropic, min_std)
     widened = torch.diag(torch.full_like(aggregate.mean, min_std**2))
     total = aggregate.total / torch.outer(scaling.unit, scaling.unit) + widened
     return StoredPoints(latents, scaling), scaling, total
 
 
-def _unit(pooled: Tensor, isotropic: bool) -> Tensor:
-    """Standard deviations [D] of the variances `pooled` [D]; 1 for a dimension that never moves."""
-    pooled = torch.where(pooled > 0, pooled, 1.0)
-    return (pooled.mean().expand_as(pooled) if isotropic else pooled).sqrt()
+def _scaling(latents: LatentDataset, mean: Tensor, pooled: Tensor, isotropic: bool, min_std: float) -> Scaling:
+    """Of latents with this mean and these variances [D]; `isotropic`: one unit for all dimensions."""
+    shift, unit, few = location_and_spread(latents, mean, pooled)
+    unit = unit.square().mean().sqrt().expand_as(unit) if isotropic else unit
+    return Scaling(shift, unit, min_std, bool(few.any()))

@@ -11,14 +11,17 @@ the second was the last; exact EM from the same start (`batch_size=all`) stood a
 
 `min_std` widens every q(z|x_i) by that part of the pooled standard deviation of each dimension: point masses (a plain
 autoencoder) so have a floor under every variance, and the likelihood cannot diverge. Beside posteriors of a VAE it is
-invisible. `pseudo_counts` shrinks covariances towards a common guess as that many more points a component would; it
-costs a VAE of 55,000 images 0.003 nats, and saves the fit where a component has fewer points than a covariance needs
-(point masses of 1,250 digits in 16 dimensions, 50 components: held-out 26 nats without, 10.3 with 4). Where components
-are much narrower than the whole and nothing widens them, it is a bias (0.03 nats in the test of recovery): set it to 0.
+invisible. `pseudo_counts` shrinks covariances towards a common guess as that many more points a component would. Four
+cost a VAE of 55,000 images 0.003 nats, and save the fit where a component has fewer points than a covariance needs
+(point masses of 1,250 digits in 16 dimensions, 50 components: held-out 26 nats without, 10.3 with them); where
+components are much narrower than the whole and nothing widens them, they are a bias. So the fit begins with four, and
+held-out latents then choose the guess, what it is worth, and what stands behind all components (`em/shrinkage.py`). A
+number is taken as it is, and nothing is changed after EM.
 """
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,11 +33,14 @@ from stage2_prior.em.gaussian import (
     Components,
     EMSettings,
     EMState,
+    Statistics,
+    e_step,
     expectation_maximisation,
     m_step,
 )
 from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
 from stage2_prior.em.restarts import Search
+from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, put_behind, shrink_by_held_out
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
@@ -43,6 +49,33 @@ from stage2_prior.prior import check_real_vector
 
 BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
+FIRST_COUNTS = 4.0
+"""Points that the guess is worth, a component, before held-out latents choose."""
+HELD_OUT = 4096
+"""Of them, at most."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How EM ended.
+
+    Attributes:
+        end: where.
+        curve: on the way there.
+        scaling: in which units.
+        total: [D, D], covariance of all points.
+        settings: under which.
+        stats: components -> the expected statistics [K, F] of all points.
+        ascend: EM from components under other settings, to its end; None: it would take too long.
+    """
+
+    end: EMState | StepwiseState
+    curve: list[dict[str, float]]
+    scaling: Scaling
+    total: Tensor
+    settings: EMSettings
+    stats: Callable[[Components], Tensor]
+    ascend: Callable[[Components, EMSettings], Components] | None = None
 
 
 class Mixture(FiniteMixture):
@@ -56,7 +89,9 @@ class Mixture(FiniteMixture):
         num_restarts: independent starts, of which the best is kept.
         max_iter: EM iterations a restart, at most.
         tol: stop when an iteration gains less, in nats a point.
-        pseudo_counts: points that the common guess of the covariances is worth, a component; 0: maximum likelihood.
+        pseudo_counts: points that the common guess of the covariances is worth, a component; 0: maximum likelihood;
+            held_out: what held-out latents are likeliest by, which also decide on the Gaussian of all latents as one
+            of the components.
         min_std: smallest width of a posterior, in pooled standard deviations of each dimension.
         lloyd_iterations: of k-means, before EM.
         batch_size: posteriors an M-step. all: exact EM, which reads a set beyond 256 MiB from the disk each
@@ -66,6 +101,8 @@ class Mixture(FiniteMixture):
         PriorError: for a number out of range or an unknown covariance.
     """
 
+    version: ClassVar[int] = 2
+
     def __init__(
         self,
         spec: LatentSpec,
@@ -74,7 +111,7 @@ class Mixture(FiniteMixture):
         num_restarts: int = 1,
         max_iter: int = 200,
         tol: float = 1e-3,
-        pseudo_counts: float = 4.0,
+        pseudo_counts: float | Literal["held_out"] = "held_out",
         min_std: float = 1e-3,
         lloyd_iterations: int = 5,
         batch_size: int | Literal["auto", "all"] = "auto",
@@ -82,8 +119,10 @@ class Mixture(FiniteMixture):
         super().__init__(spec, num_components, covariance)
         check_numbers(
             {"num_restarts": num_restarts, "max_iter": max_iter},
-            {"tol": tol, "pseudo_counts": pseudo_counts, "min_std": min_std},
+            {"tol": tol, "min_std": min_std},
         )
+        if pseudo_counts != "held_out" and (not isinstance(pseudo_counts, int | float) or pseudo_counts < 0):
+            raise PriorError(f"prior.pseudo_counts={pseudo_counts}: give held_out, or a number that is not negative")
         if batch_size not in ("auto", "all") and (not isinstance(batch_size, int) or batch_size < 1):
             raise PriorError(f"prior.batch_size={batch_size}: give auto, all or a number of at least 1")
         self.batch_size = batch_size
@@ -106,26 +145,25 @@ class Mixture(FiniteMixture):
         points, held_out = train.in_points(), val.in_points()
         in_blocks = not points.fits_memory(run.sizes.in_memory_bytes)
         size = (BATCH_SIZE if in_blocks else "all") if self.batch_size == "auto" else self.batch_size
-        best: EMState | StepwiseState
-        if size == "all":
-            best, scaling, curve = self._by_all(points, run, in_blocks, watch)
-        else:
-            best, scaling, curve = self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
-        self.set_components(best.current, scaling)
+        fit = (
+            self._by_all(points, run, in_blocks, watch)
+            if size == "all"
+            else self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
+        )
+        better = self._by_held_out(fit, len(points), held_out, run)
+        self.set_components(better.current, fit.scaling)
         notes = []
-        if not best.converged:
+        if not fit.end.converged:
             notes.append(f"EM stopped at prior.max_iter={self.max_iter} iterations before it converged")
-        if best.reseeded:
-            notes.append(f"{best.reseeded} empty components were placed anew on the images explained worst")
-        return report(self, train, val, run, watch.seconds, curve, notes)
+        if fit.end.reseeded:
+            notes.append(f"{fit.end.reseeded} empty components were placed anew on the images explained worst")
+        return report(self, train, val, run, watch.seconds, fit.curve, [*notes, *better.notes])
 
-    def _by_all(
-        self, train: LatentDataset, run: FitRun, in_blocks: bool, watch: Stopwatch
-    ) -> tuple[EMState, Scaling, list[dict[str, float]]]:
-        """Exact EM, every iteration over all posteriors; where it ended, in which units, and the curve."""
+    def _by_all(self, train: LatentDataset, run: FitRun, in_blocks: bool, watch: Stopwatch) -> Fit:
+        """Exact EM, every iteration over all posteriors."""
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run, train.repeats), scaling.unit.log().sum().item()
+        settings, log_unit = self._settings(total, run, train.repeats), scaling.log_unit
         generator = torch.Generator().manual_seed(run.seed)
         best = Search(
             kind=EMState,
@@ -144,15 +182,18 @@ class Mixture(FiniteMixture):
             {"iteration": i, "train_bound_nats": log_unit - bound, "objective_nats": log_unit - objective}
             for i, (bound, objective) in enumerate(zip(best.curve, best.objective, strict=True))
         ]
-        return best, scaling, curve
+        statistics = Statistics(points, self.covariance, self.num_components, best.double, ranks=run.ranks)
 
-    def _by_batches(
-        self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch
-    ) -> tuple[StepwiseState, Scaling, list[dict[str, float]]]:
-        """The same by mini-batch EM."""
+        def ascend(begin: Components, settings: EMSettings) -> Components:
+            return expectation_maximisation(points, EMState.begin(begin), settings).current
+
+        return Fit(best, curve, scaling, total, settings, lambda now: e_step(statistics, now).stats, ascend)
+
+    def _by_batches(self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch) -> Fit:
+        """The same by mini-batch EM, after which one M-step has to do."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
         settings = StepwiseSettings(self._settings(total, run, train.repeats), len(train), size)
-        log_unit = scaling.unit.log().sum().item()
+        log_unit = scaling.log_unit
         held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
 
@@ -178,12 +219,26 @@ class Mixture(FiniteMixture):
             generator=generator,
             watch=watch,
         ).find_best()
-        return best, scaling, [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
+        curve = [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
+        return Fit(best, curve, scaling, total, settings.em, lambda now: best.stats * len(train))
+
+    def _by_held_out(self, fit: Fit, num: int, val: LatentDataset, run: FitRun) -> Better:
+        """The components of `num` latents, shrunk as held-out ones choose, with what stands behind them; as they are
+        where a number was given, or where too few are held out."""
+        current = fit.end.current
+        if self.pseudo_counts != "held_out" or len(val) < FEWEST:
+            return Better(current)
+        points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
+        held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
+        shrunk = shrink_by_held_out(current, fit.stats, fit.ascend, held_out, fit.settings, num)
+        behind = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
+        return Better(behind.current, (*shrunk.notes, *behind.notes))
 
     def _settings(self, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
         """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""
         guess = self.covariance.guess(total, self.num_components)
-        numbers = self.pseudo_counts * repeats, self.max_iter, self.tol
+        counts = FIRST_COUNTS if self.pseudo_counts == "held_out" else self.pseudo_counts
+        numbers = counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
 
     def _start(

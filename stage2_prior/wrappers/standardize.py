@@ -1,14 +1,16 @@
 """Standardisation by wrapping: u = (z - shift) / unit for each dimension, fitted to the moments of q(z).
 
 The density of z is that of u times the Jacobian: log p(z) = log p_u((z - shift) / unit) - sum_d log unit_d. Shift and
-unit are the mean and standard deviation of the aggregate posterior by the law of total variance, in closed form. The
-map is diagonal because then q(u|x) = N((m - shift) / unit, (s / unit)^2) is again a diagonal Gaussian, exactly, and the
-inner prior draws fresh u ~ q(u|x) as if nobody had wrapped it; a rotation (full whitening) would lose that.
+unit are the mean and standard deviation of the aggregate posterior by the law of total variance, in closed form, or of
+its middle where a few latents make the deviation (`location_and_spread`). The map is diagonal because then q(u|x) =
+N((m - shift) / unit, (s / unit)^2) is again a diagonal Gaussian, exactly, and the inner prior draws fresh u ~ q(u|x) as
+if nobody had wrapped it; a rotation (full whitening) would lose that.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,13 +20,15 @@ from torch.distributions import Distribution
 from stage1_vae.latents import Column, DerivedColumn, DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
-from stage2_prior.moments import moments
+from stage2_prior.moments import location_and_spread, moments
 from stage2_prior.prior import Encoder, Prior, Wrapper, check_support
 from stage2_prior.sampling import Sampling
 
 
 class Standardized(Wrapper):
     """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
+
+    version: ClassVar[int] = 2
 
     shift: Tensor
     unit: Tensor
@@ -67,8 +71,8 @@ class Standardized(Wrapper):
         """
         check_finite(train, "training")
         aggregate = moments(train)
-        unit = torch.where(aggregate.total > 1e-12, aggregate.total, 1.0).sqrt()  # 1 for a dimension that never moves
-        self.shift.copy_(aggregate.mean.view_as(self.shift))
+        shift, unit, few = location_and_spread(train, aggregate.mean, aggregate.total)
+        self.shift.copy_(shift.view_as(self.shift))
         self.unit.copy_(unit.view_as(self.unit))
         log_unit = self.unit.log().sum().item()
         inner = replace(
@@ -79,6 +83,7 @@ class Standardized(Wrapper):
         report = self.prior.fit(self._standardise(train), self._standardise(val), inner)
         return replace(
             report,
+            notes=[*([said(few)] if few.any() else []), *report.notes],
             train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
             val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
             curve=[to_units_of_z(row, log_unit) for row in report.curve],
@@ -105,6 +110,14 @@ class Standardized(Wrapper):
 
         params = {name: column(name, values) for name, values in latents.params.items()}
         return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
+
+
+def said(few: Tensor) -> str:
+    """That units are not those of all latents, where that is so [D]."""
+    return (
+        f"standardised by the middle 99 % in {int(few.sum()):,} of {len(few):,} dimensions, for a few latents lie so "
+        "far out that the deviation of all is theirs; they stay in the set"
+    )
 
 
 def to_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:

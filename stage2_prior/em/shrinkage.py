@@ -1,0 +1,195 @@
+"""How much a mixture is to be shrunk, and what stands behind its components, by held-out likelihood.
+
+EM shrinks covariances towards a guess, worth a number of points a component (`covariances.py`). Before the fit nothing
+tells what a component will be like, so that the first guess is a part of the whole: right for the cloud that a VAE
+leaves, far too wide for tight clusters (20 clusters 0.03 wide, 8 dimensions: 4.6 nats a latent lost). After it the
+components tell: their mean covariance, or the inverse of their mean precision, which narrow ones decide (the guess that
+is likeliest under inverse-Wishart covariances: empirical Bayes; Gelman et al., "Bayesian Data Analysis", 2013, section
+5.1). Each guess, worth few points or many, gives other components from the same statistics, one M-step each; where
+the best of them pays on held-out points, EM goes on from there. Where none does, which is so on the latents of a VAE,
+nothing is changed.
+
+What no component explains costs a mixture without bound, and many components on latents of one Gaussian cost what they
+have learned of noise. So the Gaussian of all points may take the place of the lightest component, with the weight that
+held-out points give it (Smyth & Wolpert, "Linearly Combining Density Estimators via Stacking", 1999). Where tails are
+heavy, wider ones follow it: a latent further out than any before it then costs its tail, not thousands of nats.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stage1_vae.ranks import ALONE, Ranks
+from stage2_prior.em.covariances import Covariance, MatrixCovariance
+from stage2_prior.em.gaussian import Components, EMSettings, Statistics, e_step, m_step
+from stage2_prior.em.points import Points
+
+COUNTS = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
+"""Points that a guess is tried to be worth, a component."""
+ROUNDS = 4
+"""Of changing the shrinkage, at most; a ring in 8 dimensions takes them."""
+LEAST_GAIN, NOISE = 0.01, 2.0
+"""Nats a held-out point, and standard errors, beyond which a change pays."""
+FEWEST = 20
+"""Held-out points below which nothing is decided by them."""
+TAILS = (1.0, 16.0, 256.0)
+"""Variances of what stands behind components where tails are heavy, in those of all points."""
+UNSEEN = 0.5
+"""Held-out points that each of these is worth beforehand (the prior of Jeffreys)."""
+WEIGHING = 200
+"""Iterations for the weights, of a few numbers each."""
+
+
+@dataclass(frozen=True)
+class Better:
+    """What held-out points made of a fitted mixture.
+
+    Attributes:
+        current: the components.
+        notes: what was changed, and what that bought, in words.
+    """
+
+    current: Components
+    notes: tuple[str, ...] = ()
+
+
+class HeldOut:
+    """Points that tell which of several mixtures is the likeliest; in nats of one, their bound where they have widths.
+
+    Args:
+        points: of the validation set, standardised.
+        covariance: the kind.
+        num_components: of the mixtures.
+        ranks: whose first one's figures decide, since another kind of machine rounds otherwise.
+    """
+
+    def __init__(self, points: Points, covariance: Covariance, num_components: int, ranks: Ranks = ALONE) -> None:
+        self.statistics = Statistics(points, covariance, num_components, cache_bytes=2**28)
+        self.ranks = ranks
+
+    def __len__(self) -> int:
+        return len(self.statistics.points)
+
+    def nats(self, current: Components) -> Tensor:
+        """log p of each, [N] float64."""
+        return self.ranks.broadcast(e_step(self.statistics, current).evidence.double())
+
+
+def gain(better: Tensor, than: Tensor) -> tuple[float, float]:
+    """Of nats [N] over others of the same points: the mean, and the standard error of that."""
+    difference = better - than
+    return difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
+
+
+def pays(better: Tensor, than: Tensor) -> bool:
+    """Whether there is a gain beyond noise."""
+    amount, error = gain(better, than)
+    return amount > max(LEAST_GAIN, NOISE * error)
+
+
+def guesses(covariance: Covariance, stats: Tensor, settings: EMSettings) -> dict[str, Tensor]:
+    """What the covariances of components may be shrunk towards, given their `stats` [K, F], under words for each."""
+    count, _, scatter = covariance.moments(stats)
+    if len(scatter) < len(count):  # all components share theirs
+        return {}
+    share = count / count.sum()
+    pooled = covariance.mean_of(share, scatter / count.reshape(-1, *[1] * (scatter.ndim - 1)))
+    num_dims = stats.new_tensor(scatter.shape[-1])
+    weight = (count + num_dims).reshape(-1, *[1] * (scatter.ndim - 1))
+    regular = (scatter + num_dims * pooled) / weight
+    narrow = covariance.inverse(covariance.mean_of(share, covariance.inverse(regular)))
+    return {"their mean": pooled, "that of the narrow ones": narrow, "a part of the whole": settings.guess}
+
+
+def shrink_by_held_out(
+    current: Components,
+    stats: Callable[[Components], Tensor],
+    ascend: Callable[[Components, EMSettings], Components] | None,
+    held_out: HeldOut,
+    settings: EMSettings,
+    num: int,
+) -> Better:
+    """The components of EM, `current`, under the shrinkage that held-out points choose.
+
+    Args:
+        current: where EM ended, under `settings`.
+        stats: components -> the expected statistics [K, F] of all points.
+        ascend: EM from components under other settings, to its end; None: a single M-step has to do.
+        held_out: what chooses.
+        settings: whose guess and counts are the first.
+        num: N, the number of points.
+    """
+    first = best = held_out.nats(current)
+    words = ""
+    for _ in range(ROUNDS if ascend else 1):
+        statistics = stats(current)
+        tried = [
+            (f"{name} by {counts:g} points", replace(settings, guess=guess, pseudo_counts=counts))
+            for name, guess in guesses(settings.covariance, statistics, settings).items()
+            for counts in COUNTS
+        ]
+        if not tried:
+            break
+        steps = [m_step(statistics, s.covariance, s.guess, s.pseudo_counts, num) for _, s in tried]
+        nats = [held_out.nats(step) for step in steps]
+        place = max(range(len(tried)), key=lambda i: nats[i].mean().item())
+        if not pays(nats[place], best):
+            break
+        found, its_nats = steps[place], nats[place]
+        if ascend is not None:
+            further = ascend(found, tried[place][1])
+            further_nats = held_out.nats(further)
+            if further_nats.mean() > its_nats.mean():
+                found, its_nats = further, further_nats
+        words, rose = tried[place][0], gain(its_nats, best)[0] > LEAST_GAIN
+        current, best = found, its_nats
+        if not rose:
+            break
+    if not words:
+        return Better(current)
+    amount, error = gain(best, first)
+    note = (
+        f"covariances are shrunk towards {words} a component: held-out latents gain {amount:.2f} ± {error:.2f} nats "
+        f"over prior.pseudo_counts={settings.pseudo_counts:g}"
+    )
+    return Better(current, (note,))
+
+
+def put_behind(current: Components, total: Tensor, held_out: HeldOut, covariance: Covariance, tails: bool) -> Better:
+    """`current` with the Gaussian of all points, of covariance `total` [D, D] about 0, in the place of its lightest
+    component where that pays on held-out points; with `tails`, wider ones too.
+    """
+    factors = TAILS[: len(current.means) - 1] if tails else TAILS[:1]
+    if len(current.means) <= len(factors) or (isinstance(covariance, MatrixCovariance) and covariance.shared):
+        return Better(current)
+    whole = covariance.guess(total, 1)  # a part of one is the whole
+    behind = [covariance.factor(factor * whole) for factor in factors]
+    centre = current.log_weights.exp() @ current.means
+    alone = [Components(current.log_weights.new_zeros(1), centre[None], scale[None]) for scale in behind]
+    ours = held_out.nats(current)
+    nats = torch.stack([ours, *(held_out.nats(one) for one in alone)], dim=1)  # [N, 1 + behind]
+    weights = nats.new_full((nats.shape[1],), 1 / nats.shape[1])
+    floor = nats.new_tensor([0.0] + [UNSEEN if tails else 0.0] * len(behind))
+    for _ in range(WEIGHING):
+        shares = torch.softmax(nats + weights.clamp_min(1e-300).log(), dim=1).sum(0) + floor
+        weights = shares / shares.sum()
+    order = current.log_weights.argsort()
+    place, kept = order[: len(behind)], order[len(behind) :]
+    log_weights, means, scale = current.log_weights.clone(), current.means.clone(), current.scale.clone()
+    log_weights[place] = weights[1:].clamp_min(1e-300).log()
+    log_weights[kept] += weights[0].clamp_min(1e-300).log() - torch.logsumexp(current.log_weights[kept], 0)
+    means[place], scale[place] = centre, torch.stack(behind)
+    found = Components(log_weights, means, scale)
+    better = held_out.nats(found)
+    amount, error = gain(better, ours)
+    if not (pays(better, ours) or (tails and amount > -LEAST_GAIN)):
+        return Better(current)
+    note = (
+        f"as wide as all latents, or wider: {len(behind)} of {len(means)} components, with "
+        f"{100 * weights[1:].sum().item():.1f} % of the weight; held-out latents gain {amount:.2f} ± {error:.2f} nats, "
+        "and a number in prior.pseudo_counts leaves them out"
+    )
+    return Better(found, (note,))

@@ -1,0 +1,118 @@
+"""Held-out latents choose the shrinkage of a mixture: where the first guess is wrong, and where it is right."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from without_lightning import RUN
+
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.priors.gaussian import Gaussian
+from stage2_prior.priors.mixture import Mixture
+
+D = 8
+CENTRES = np.random.default_rng(7).normal(size=(20, D))
+
+
+def clusters(rng: np.random.Generator, num: int) -> np.ndarray:
+    return CENTRES[rng.integers(20, size=num)] + 0.03 * rng.normal(size=(num, D))
+
+
+def normal(rng: np.random.Generator, num: int) -> np.ndarray:
+    return 1000 + 0.01 * rng.normal(size=(num, D))
+
+
+def widths(rng: np.random.Generator, num: int) -> np.ndarray:
+    return rng.normal(size=(num, D)) * np.logspace(-4, 4, D)
+
+
+def tails(rng: np.random.Generator, num: int) -> np.ndarray:
+    return rng.standard_t(2, size=(num, D))
+
+
+SHAPES = {"clusters": clusters, "normal": normal, "widths": widths, "tails": tails}
+
+
+def points_of(loc: np.ndarray) -> LatentDataset:
+    return LatentDataset(LatentSpec(loc.shape[1:]), "delta", {"loc": np.float32(loc)})
+
+
+def fitted(train: np.ndarray, val: np.ndarray, **settings: float | str) -> tuple[Mixture, list[str]]:
+    prior = Mixture(LatentSpec((train.shape[1],)), **settings)  # type: ignore[arg-type]
+    return prior, prior.fit(points_of(train), points_of(val), RUN).notes
+
+
+def nats(prior: Mixture | Gaussian, z: np.ndarray) -> float:
+    return prior.log_prob(torch.from_numpy(np.float32(z))).double().mean().item()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_defaults_are_as_good_as_a_well_chosen_mixture_and_as_a_gaussian(name: str) -> None:
+    """The best of three of scikit-learn's, and the moments: within 0.1 nats a latent that neither saw."""
+    rng = np.random.default_rng(0)
+    train, val, test = (SHAPES[name](rng, num) for num in (3000, 500, 2000))
+    found, notes = fitted(train, val)
+    gaussian = Gaussian(LatentSpec((D,)))
+    gaussian.fit(points_of(train), points_of(val), RUN)
+    unit = train.std(0)
+    scores = [GaussianMixture(k, random_state=0).fit(train / unit).score(test / unit) for k in (1, 10, 30)]
+    ours = nats(found, test)
+    assert ours > max(scores) - np.log(unit).sum() - 0.1
+    assert ours > nats(gaussian, test) - 0.03
+    assert any("held-out latents gain" in note for note in notes)
+
+
+def test_one_wild_latent_sets_no_scale() -> None:
+    rng = np.random.default_rng(0)
+    train, val, test = (rng.normal(size=(num, D)) for num in (3000, 500, 2000))
+    train[1500] = 1e4
+    found, _ = fitted(train, val)
+    truth = -0.5 * (test**2).sum(1).mean() - 0.5 * D * math.log(2 * math.pi)
+    assert nats(found, test) > truth - 0.1
+    assert nats(found, train[1500:1501]) > -100
+
+
+def test_a_cloud_is_fitted_as_with_four_pseudo_counts() -> None:
+    """Posteriors of a VAE: nothing pays, so that nothing is changed."""
+    rng = np.random.default_rng(0)
+    loc = CENTRES[rng.integers(20, size=6000)] * 0.7 + 0.4 * rng.normal(size=(6000, D))
+    log_std = np.full_like(loc, math.log(0.3))
+    sets = [
+        LatentDataset(LatentSpec((D,)), "diagonal_normal", {"loc": np.float32(a), "log_std": np.float32(b)})
+        for a, b in ((loc[:5000], log_std[:5000]), (loc[5000:], log_std[5000:]))
+    ]
+    both = [Mixture(LatentSpec((D,)), num_components=20, pseudo_counts=c) for c in ("held_out", 4.0)]  # type: ignore[arg-type]
+    notes = [prior.fit(*sets, RUN).notes for prior in both]
+    assert notes == [[], []]
+    assert all(
+        torch.equal(a, b) for a, b in zip(both[0].state_dict().values(), both[1].state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(COVARIANCES))
+def test_every_kind_stays_a_density(kind: str) -> None:
+    """It integrates to one in two dimensions, whatever was put behind its components."""
+    rng = np.random.default_rng(1)
+    train, val = (rng.standard_t(2, size=(num, 2)) for num in (400, 200))
+    found, _ = fitted(train, val, covariance=kind, num_components=6)
+    assert found.log_weights.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    torch.manual_seed(0)  # importance sampling from a density with heavier tails
+    z = torch.from_numpy(rng.standard_t(1, size=(200_000, 2)) * 3).float()
+    proposal = -2 * math.log(3 * math.pi) - torch.log1p((z / 3).square()).sum(1)
+    assert (found.log_prob(z) - proposal).exp().mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_few_held_out_latents_decide_nothing() -> None:
+    rng = np.random.default_rng(0)
+    train, val = clusters(rng, 500), clusters(rng, 10)
+    (chosen, _), (fixed, _) = fitted(train, val), fitted(train, val, pseudo_counts=4.0)
+    assert torch.equal(chosen.means, fixed.means)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, "many"])
+def test_counts_that_are_none_are_refused(wrong: float | str) -> None:
+    with pytest.raises(ValueError, match=r"pseudo_counts=.*give held_out, or a number that is not negative"):
+        Mixture(LatentSpec((2,)), pseudo_counts=wrong)  # type: ignore[arg-type]
