@@ -3,7 +3,8 @@
 Every epoch draws new z for every image, so what is fitted is the aggregate posterior and not a noisy copy of it.
 Optimiser: AdamW (Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019) with a linear warm-up and a cosine
 to zero. What is measured, kept and returned is a running average of the weights (Polyak & Juditsky, 1992), at the epoch
-where it is best on draws of the validation set that stay the same throughout.
+where it is best on draws of the validation set that stay the same throughout. Where the loss is in nats, what the prior
+begins as counts too: one that begins near the Gaussian of the latents ends no worse than there.
 """
 
 import copy
@@ -119,13 +120,22 @@ def in_batches(
 class PriorTraining(LightningModule):
     """Glue between a prior and Lightning; the running average, the best of it, and when to stop."""
 
-    def __init__(self, prior: Learner, settings: FitSettings, run: FitRun, labelled: bool, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        prior: Learner,
+        held_out: FixedDraws,
+        settings: FitSettings,
+        run: FitRun,
+        labelled: bool,
+        watch: Stopwatch,
+    ) -> None:
         super().__init__()
+        self.held_out = held_out
         self.prior = prior.train()
         self.unregistered = {"average": copy.deepcopy(prior).eval()}  # in a dict: Lightning must not train or save it
         self.settings, self.fit_run, self.labelled, self.watch = settings, run, labelled, watch
         self.curve: list[dict[str, float]] = []
-        self.best, self.best_state, self.best_epoch = math.inf, prior.state_dict(), 0
+        self.best, self.best_state, self.best_epoch = math.inf, copy.deepcopy(prior.state_dict()), 0
         self.stopped = ""
         self.train_losses: list[Tensor] = []
         self.val_losses: list[Tensor] = []
@@ -148,6 +158,16 @@ class PriorTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         self.average.to(self.device)
+        if not self.curve and self.prior.loss_is == "nats":
+            self.best = self._first_value()
+
+    @torch.no_grad()
+    def _first_value(self) -> float:
+        """The held-out figure before the first step; infinite where it is none."""
+        batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in self.held_out if len(batch[0]))
+        losses = [self._losses(self.average, batch).double() for batch in batches]
+        value = self.fit_run.ranks.mean(torch.cat(losses))
+        return value if math.isfinite(value) else math.inf
 
     def on_train_start(self) -> None:
         for row in self.curve:  # of an earlier attempt, so that the loggers' curves are whole
@@ -245,7 +265,7 @@ def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, ru
         held_out = FixedDraws(val, settings.val_draws, 4096, run.ranks, course.held_out)
         prior.prepare(train)
         batches = FreshBatches(train, course.batch_size, run.ranks, course.steps)
-        module = PriorTraining(prior, settings, run, labelled=prior.num_classes > 0, watch=watch)
+        module = PriorTraining(prior, held_out, settings, run, labelled=prior.num_classes > 0, watch=watch)
         precision = settings.precision
         if precision == "auto":
             precision = "bf16-mixed" if has_native_bf16(run.device) else None
@@ -256,4 +276,6 @@ def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, ru
         prior.to(run.device).load_state_dict(module.best_state)
         prior.eval()
     notes = [module.stopped] if module.stopped else []
+    if module.curve and module.best < min(row.get("val_nll_nats", -math.inf) for row in module.curve):
+        notes.append("no epoch was better on held-out latents than where the network began, which is what is kept")
     return report(prior, train, val, run, watch.seconds, module.curve, notes, settings.max_tokens)

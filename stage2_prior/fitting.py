@@ -14,7 +14,7 @@ from stage1_vae.errors import ExpostError
 from stage1_vae.latents import BUFFER_BYTES, IN_MEMORY_BYTES, LatentDensity, LatentSpec
 from stage1_vae.ranks import ALONE, Ranks
 
-FIT_VERSION = 2
+FIT_VERSION = 3
 """Part of the key of what `fit_by_gradient` makes; raised whenever its results change."""
 FEW_STEPS = 2
 """Where tokens are few, batches become smaller until there are so many."""

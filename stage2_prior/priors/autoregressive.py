@@ -35,6 +35,11 @@ from stage2_prior.sampling import Sampling
 LOG_WIDEST = math.log(2.0)
 """A component is at most twice as wide as the whole aggregate in its dimension."""
 
+SMALL_HEAD = 0.1
+"""Of the usual size of the last layer's weights, at the beginning."""
+MOST_REACH, SPACING = 2.5, 0.6
+"""Deviations to each side over which a conditional's components stand at the beginning, and from one to the next."""
+
 SAMPLE_ROWS = 8192
 """Samples are drawn in blocks of this many, so that memory does not grow with their number."""
 
@@ -53,7 +58,7 @@ class Autoregressive(LabelledPrior):
         PriorError: for a number out of range, or labels that are not there.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     learns_jointly = True
     order: Tensor
     max_log_std: Tensor
@@ -82,7 +87,7 @@ class Autoregressive(LabelledPrior):
         )
         self.register_buffer("order", torch.arange(spec.num_dims))  # [D] order[i]: the dimension that comes i-th
         self.register_buffer("max_log_std", torch.full((spec.num_dims,), LOG_WIDEST))  # [D], in that order
-        self._set_components_apart()
+        self._begin()
 
     @property
     def num_parameters(self) -> int:
@@ -93,12 +98,20 @@ class Autoregressive(LabelledPrior):
         return check_real_vector("autoregressive", spec)
 
     @torch.no_grad()
-    def _set_components_apart(self) -> None:
-        """Start with means over two standard deviations to each side: equal components would stay equal."""
-        bias = self.net.head.bias.view(self.spec.num_dims, 3, self.num_components)
-        reach = 2.0 if self.num_components > 1 else 0.0
-        bias[:, 0], bias[:, 2] = 0.0, 0.0
-        bias[:, 1] = torch.linspace(-reach, reach, self.num_components)
+    def _begin(self) -> None:
+        """Start with every conditional near N(0, 1), whatever the dimensions before it: the Gaussian of whitened
+        latents, from which nothing has to be unlearned (3,000 latents in tight clusters: 2 nats better after 20
+        epochs). It is made of components that stand apart, for equal ones would stay equal.
+        """
+        weight, bias = self.net.head.weight, self.net.head.bias.view(self.spec.num_dims, 3, self.num_components)
+        weight.mul_(SMALL_HEAD)
+        reach = min(MOST_REACH, SPACING * (self.num_components - 1) / 2)
+        between = min(0.75, (reach / 2) ** 2)  # variance of the means, about
+        means = torch.linspace(-reach, reach, self.num_components)
+        bias[:, 0] = -0.5 * means.square() / max(between, 1e-6)
+        bias[:, 1] = means
+        below = LOG_WIDEST - 0.5 * math.log(1 - between)  # of the logarithm under its ceiling, which is smooth
+        bias[:, 2] = LOG_WIDEST - math.log(math.expm1(below))
 
     def prepare(self, train: LatentDataset) -> None:
         """Order the dimensions by information; point masses, which tell nothing of it, keep the encoder's order."""

@@ -51,17 +51,30 @@ class Standardized(Wrapper):
     def check(cls, spec: LatentSpec) -> str | None:
         return check_support("standardize rescales real numbers", spec, Support.REAL)
 
+    @property
+    def log_volume(self) -> Tensor:
+        """Logarithm of the volume in z of one of u, nats."""
+        return self.unit.log().sum()
+
+    def _to_u(self, z: Tensor) -> Tensor:
+        """[B, *shape] -> the same."""
+        return (z - self.shift) / self.unit
+
+    def _to_z(self, u: Tensor) -> Tensor:
+        """Its inverse."""
+        return self.shift + self.unit * u
+
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior.log_prob((z - self.shift) / self.unit, context) - self.unit.log().sum()
+        return self.prior.log_prob(self._to_u(z), context) - self.log_volume
 
     def _log_joint(self, z: Tensor) -> Tensor:
-        return self.prior.log_joint((z - self.shift) / self.unit) - self.unit.log().sum()
+        return self.prior.log_joint(self._to_u(z)) - self.log_volume
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior.loss((z - self.shift) / self.unit, context) + self.unit.log().sum()
+        return self.prior.loss(self._to_u(z), context) + self.log_volume
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        return self.shift + self.unit * self.prior.sample(n, context, how)
+        return self._to_z(self.prior.sample(n, context, how))
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit shift and unit in closed form, then the wrapped prior; all figures are in the units of z.
@@ -70,11 +83,8 @@ class Standardized(Wrapper):
             PriorError: for latents that are not finite, or whatever the wrapped prior raises.
         """
         check_finite(train, "training")
-        aggregate = moments(train)
-        shift, unit, few = location_and_spread(train, aggregate.mean, aggregate.total)
-        self.shift.copy_(shift.view_as(self.shift))
-        self.unit.copy_(unit.view_as(self.unit))
-        log_unit = self.unit.log().sum().item()
+        notes = self._match(train)
+        log_unit = self.log_volume.item()
         inner = replace(
             run,
             log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step),
@@ -83,11 +93,19 @@ class Standardized(Wrapper):
         report = self.prior.fit(self._standardise(train), self._standardise(val), inner)
         return replace(
             report,
-            notes=[*([said(few)] if few.any() else []), *report.notes],
+            notes=[*notes, *report.notes],
             train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
             val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
             curve=[to_units_of_z(row, log_unit) for row in report.curve],
         )
+
+    def _match(self, train: LatentDataset) -> list[str]:
+        """Take shift and unit from the latents; what people should know of them."""
+        aggregate = moments(train)
+        shift, unit, few = location_and_spread(train, aggregate.mean, aggregate.total)
+        self.shift.copy_(shift.view_as(self.shift))
+        self.unit.copy_(unit.view_as(self.unit))
+        return [said(few)] if few.any() else []
 
     def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
         self.prior.join(partial(self._encode, encoder), images)

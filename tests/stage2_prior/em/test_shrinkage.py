@@ -79,13 +79,10 @@ def test_a_cloud_is_fitted_as_with_four_pseudo_counts() -> None:
     """Posteriors of a VAE: nothing pays, so that nothing is changed."""
     rng = np.random.default_rng(0)
     loc = CENTRES[rng.integers(20, size=6000)] * 0.7 + 0.4 * rng.normal(size=(6000, D))
-    log_std = np.full_like(loc, math.log(0.3))
-    sets = [
-        LatentDataset(LatentSpec((D,)), "diagonal_normal", {"loc": np.float32(a), "log_std": np.float32(b)})
-        for a, b in ((loc[:5000], log_std[:5000]), (loc[5000:], log_std[5000:]))
-    ]
+    whole = LatentDataset.of(torch.from_numpy(loc), torch.full(loc.shape, math.log(0.3)))
+    train, val = whole.take(torch.arange(5000)), whole.take(torch.arange(5000, 6000))
     both = [Mixture(LatentSpec((D,)), num_components=20, pseudo_counts=c) for c in ("held_out", 4.0)]  # type: ignore[arg-type]
-    notes = [prior.fit(*sets, RUN).notes for prior in both]
+    notes = [prior.fit(train, val, RUN).notes for prior in both]
     assert notes == [[], []]
     assert all(
         torch.equal(a, b) for a, b in zip(both[0].state_dict().values(), both[1].state_dict().values(), strict=True)

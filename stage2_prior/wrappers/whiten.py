@@ -1,0 +1,91 @@
+"""Whitening by wrapping: point latents in the coordinates in which their Gaussian is N(0, I).
+
+u = L^-1 (z - shift) / unit, with L the Cholesky factor of the correlations, so that log p(z) = log p_u(u) - log|L| -
+sum_d log unit_d. A network that begins near N(0, I) then begins at the Gaussian of the latents, and has to learn only
+what is not Gaussian. It is for points: of a posterior with widths, N(m, diag(s^2)), a rotation would leave no diagonal.
+Those, and maps, are standardised alone, as `standardize` does; and so are points whose columns hardly go together,
+since a rotation smears what each column has by itself (exact zeros, whole numbers).
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_vae.latents import DerivedColumn, LatentDataset
+from stage1_vae.rows import spread_rows
+from stage2_prior.em.covariances import cholesky
+from stage2_prior.prior import Prior
+from stage2_prior.wrappers.standardize import Standardized
+
+MOST_DIMS = 512
+"""Beyond it the factor and its products cost more than they are worth."""
+ROWS, ROWS_A_DIM = 20_000, 10
+"""Points that correlations are of, at most, and at least for each dimension: of fewer they are noise."""
+FAR = 10.0
+"""Units beyond which a point does not count: one of 10,000 would make every correlation 1."""
+WORTH_NATS = 0.5
+"""What a Gaussian has to gain by correlations, a latent."""
+
+
+class Whitened(Standardized):
+    """`prior` fitted to whitened points, or to standardised latents that are none; see the module.
+
+    Standardisation and whitening are one wrapper, because both are decided by the latents.
+    """
+
+    version: ClassVar[int] = 1
+    factor: Tensor
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior)
+        dims = prior.spec.num_dims
+        self.can_whiten = len(prior.spec.shape) == 1 and dims <= MOST_DIMS
+        self.register_buffer("factor", torch.eye(dims if self.can_whiten else 0))  # [D, D] L; [0, 0]: of none
+
+    @property
+    def num_parameters(self) -> int:
+        below = int(self.factor.tril(-1).count_nonzero())
+        return super().num_parameters + below
+
+    @property
+    def log_volume(self) -> Tensor:
+        return super().log_volume + self.factor.diagonal().log().sum()
+
+    def _to_u(self, z: Tensor) -> Tensor:
+        u = super()._to_u(z)
+        return torch.linalg.solve_triangular(self.factor, u.T, upper=False).T if self.can_whiten else u
+
+    def _to_z(self, u: Tensor) -> Tensor:
+        return super()._to_z(u @ self.factor.T if self.can_whiten else u)
+
+    def _match(self, train: LatentDataset) -> list[str]:
+        notes = super()._match(train)
+        if not self.can_whiten:
+            return notes
+        self.factor.copy_(torch.eye(len(self.factor)))
+        if train.family != "delta" or len(train) < ROWS_A_DIM * len(self.factor):
+            return notes
+        u = super()._to_u(train.draw(spread_rows(len(train), ROWS)).to(self.unit.device)).double()
+        u = u[(u.abs() < FAR).all(1)]
+        if len(u) < ROWS_A_DIM * len(self.factor):
+            return notes
+        factor = cholesky(torch.cov(u.T))
+        gain = (torch.cov(u.T).diagonal().log().sum() / 2 - factor.diagonal().log().sum()).item()
+        if gain < WORTH_NATS:
+            return notes
+        self.factor.copy_(factor)
+        return [
+            *notes,
+            f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize] leaves them",
+        ]
+
+    def _standardise(self, latents: LatentDataset) -> LatentDataset:
+        scaled = super()._standardise(latents)
+        if not self.can_whiten or latents.family != "delta":
+            return scaled
+        inverse = torch.linalg.inv(self.factor.double()).T.cpu().numpy()  # u = x L^-T
+        values = scaled.params["loc"]
+        column = DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) @ inverse).astype(np.float32))
+        return LatentDataset(latents.spec, latents.family, {"loc": column}, latents.labels, latents.provenance)
