@@ -16,7 +16,7 @@ heavy, wider ones follow it: a latent further out than any before it then costs 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,8 +27,9 @@ from stage2_prior.em.covariances import Covariance, MatrixCovariance
 from stage2_prior.em.gaussian import Components, EMSettings, Statistics, e_step, m_step
 from stage2_prior.em.points import Points
 
-COUNTS = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
-"""Points that a guess is tried to be worth, a component."""
+COUNTS, FIRST_TRIED = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0), (1.0, 64.0)
+"""Points that a guess is tried to be worth, a component: all of them only where one of the first pays, which on the
+latents of a VAE none does."""
 ROUNDS = 4
 """Of changing the shrinkage, at most; a ring in 8 dimensions takes them."""
 LEAST_GAIN, NOISE = 0.01, 2.0
@@ -104,6 +105,31 @@ def guesses(covariance: Covariance, stats: Tensor, settings: EMSettings) -> dict
     return {"their mean": pooled, "that of the narrow ones": narrow, "a part of the whole": settings.guess}
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One shrinkage: what it is in words, the components of an M-step under it, and held-out nats [N] under these."""
+
+    words: str
+    settings: EMSettings
+    current: Components
+    nats: Tensor
+
+
+def mean_nats(trial: Trial) -> float:
+    return trial.nats.mean().item()
+
+
+def trials(stats: Tensor, settings: EMSettings, num: int, counts: Sequence[float], held_out: HeldOut) -> list[Trial]:
+    """Every guess that `stats` [K, F] of `num` points allow, worth each of `counts`."""
+    found = []
+    for name, guess in guesses(settings.covariance, stats, settings).items():
+        for count in counts:
+            other = replace(settings, guess=guess, pseudo_counts=count)
+            step = m_step(stats, other.covariance, guess, count, num)
+            found.append(Trial(f"{name} by {count:g} points", other, step, held_out.nats(step)))
+    return found
+
+
 def shrink_by_held_out(
     current: Components,
     stats: Callable[[Components], Tensor],
@@ -126,25 +152,17 @@ def shrink_by_held_out(
     words = ""
     for _ in range(ROUNDS if ascend else 1):
         statistics = stats(current)
-        tried = [
-            (f"{name} by {counts:g} points", replace(settings, guess=guess, pseudo_counts=counts))
-            for name, guess in guesses(settings.covariance, statistics, settings).items()
-            for counts in COUNTS
-        ]
-        if not tried:
+        tried = trials(statistics, settings, num, FIRST_TRIED, held_out)
+        if not tried or not pays(max(tried, key=mean_nats).nats, best):
             break
-        steps = [m_step(statistics, s.covariance, s.guess, s.pseudo_counts, num) for _, s in tried]
-        nats = [held_out.nats(step) for step in steps]
-        place = max(range(len(tried)), key=lambda i: nats[i].mean().item())
-        if not pays(nats[place], best):
-            break
-        found, its_nats = steps[place], nats[place]
+        trial = max([*tried, *trials(statistics, settings, num, COUNTS, held_out)], key=mean_nats)
+        found, its_nats = trial.current, trial.nats
         if ascend is not None:
-            further = ascend(found, tried[place][1])
+            further = ascend(found, trial.settings)
             further_nats = held_out.nats(further)
             if further_nats.mean() > its_nats.mean():
                 found, its_nats = further, further_nats
-        words, rose = tried[place][0], gain(its_nats, best)[0] > LEAST_GAIN
+        words, rose = trial.words, gain(its_nats, best)[0] > LEAST_GAIN
         current, best = found, its_nats
         if not rose:
             break

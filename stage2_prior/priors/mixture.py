@@ -51,7 +51,7 @@ BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
 FIRST_COUNTS = 4.0
 """Points that the guess is worth, a component, before held-out latents choose."""
-HELD_OUT = 4096
+HELD_OUT = 2048
 """Of them, at most."""
 
 

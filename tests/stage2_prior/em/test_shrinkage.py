@@ -81,7 +81,7 @@ def test_a_cloud_is_fitted_as_with_four_pseudo_counts() -> None:
     loc = CENTRES[rng.integers(20, size=6000)] * 0.7 + 0.4 * rng.normal(size=(6000, D))
     whole = LatentDataset.of(torch.from_numpy(loc), torch.full(loc.shape, math.log(0.3)))
     train, val = whole.take(torch.arange(5000)), whole.take(torch.arange(5000, 6000))
-    both = [Mixture(LatentSpec((D,)), num_components=20, pseudo_counts=c) for c in ("held_out", 4.0)]  # type: ignore[arg-type]
+    both = [Mixture(LatentSpec((D,)), num_components=20, pseudo_counts=c) for c in ("held_out", 4.0)]
     notes = [prior.fit(train, val, RUN).notes for prior in both]
     assert notes == [[], []]
     assert all(
