@@ -29,6 +29,7 @@ from expost.export.description import made_with, prior_description
 from expost.export.learned_prior import Fitted, LearnedPrior
 from expost.job import Job
 from expost.parts.assembly import LatentParts, assemble_latents, check_classes
+from expost.parts.gaussian_rule import hold_against_gaussian
 from expost.parts.priors import prior_nodes, set_key
 from expost.parts.sections import flatten
 from expost.store.artifacts import Store
@@ -79,7 +80,9 @@ def fit_prior(
     try:
         job, parts = assembled(prior, plain(settings), as_data(parts_of), int(seed), device)
         check_classes(parts)
-        report = parts.prior.fit(parts.data.train, parts.data.val, job.fit_run(Tracker()))
+        run, held_out = job.fit_run(Tracker()), parts.data.val
+        report = parts.prior.fit(parts.data.train, held_out, run)
+        report = hold_against_gaussian(report, parts, job.config.prior, parts.data.train, held_out, run)
     except UserError as error:
         raise ValueError(str(error)) from error
     description = {

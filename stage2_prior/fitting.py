@@ -132,6 +132,8 @@ class FitReport:
         notes: what the user should know, in words (a component re-seeded, stopped at the time limit, ...).
         ladder: of a choice among several priors, a mapping each: `rung`, `seconds` and `words`, and of those that were
             fitted `val_nll_nats`, or `frechet_distance`, `behind` (the best one) and the standard `error` of that.
+        over_gaussian: `gain_nats` over one Gaussian on `num` held-out latents, and the standard error of that,
+            `error_nats`; None: there is none to hold it against.
     """
 
     seconds: float
@@ -140,6 +142,7 @@ class FitReport:
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
+    over_gaussian: dict[str, float] | None = None
 
 
 class Stopwatch:

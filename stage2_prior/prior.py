@@ -352,6 +352,13 @@ class Wrapper(Prior, ABC):
         return self.inner.caveats
 
 
+def innermost(prior: Prior) -> Prior:
+    """What stands inside of all wrappers."""
+    while isinstance(prior, Wrapper):
+        prior = prior.inner
+    return prior
+
+
 def check_support(models: str, spec: LatentSpec, *supports: Support) -> str | None:
     """The common answer to latents of other supports than these; `models`: who models what, in words. Spheres and boxes
     are of vectors."""

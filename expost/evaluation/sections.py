@@ -255,12 +255,16 @@ class Fitting(Record):
         remedy: in words that follow a semicolon.
         num_places: of a latent.
         ladder: the priors among which it was chosen.
+        over_gaussian: nats by which held-out latents are likelier than under one Gaussian; None: nobody looked.
+        if_losing: what can be done where that is less than nothing, in words that follow a semicolon.
     """
 
     by: str
     remedy: str
     num_places: int
     ladder: tuple[Rung, ...] = field(default=(), metadata=OMITTED)
+    over_gaussian: Estimate | None = field(default=None, metadata=OMITTED)
+    if_losing: str = field(default="", metadata=OMITTED)
 
 
 @dataclass(frozen=True)

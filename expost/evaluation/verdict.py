@@ -64,6 +64,7 @@ def verdict_lines(report: Report) -> list[str]:
     empty = code_emptied(report)
     lines = [*([empty] if empty else []), *(_bought(name, report) for name in learned)]
     lines += [_ceiling(name, nouns) for name in learned if report.row(name).memorises]
+    lines += [line for name in learned if (line := _behind_gaussian(name, report))]
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
         lines += [classes_followed(report.classes, name, report.fitting.get(name), nouns) for name in learned]
@@ -87,6 +88,18 @@ def _ceiling(name: str, nouns: Nouns) -> str:
     return (
         f"The prior {name} stands on every training latent, so its samples are near copies of training "
         f"{nouns.many}: it is a ceiling to look up to, and no prior to choose."
+    )
+
+
+def _behind_gaussian(name: str, report: Report) -> str | None:
+    """That one Gaussian does better, where it does beyond noise."""
+    fitting = report.fitting.get(name)
+    if fitting is None or fitting.over_gaussian is None or not fitting.if_losing:
+        return None
+    lost = Estimate(-fitting.over_gaussian.value, fitting.over_gaussian.standard_error)
+    return (
+        f"The prior {name} loses to one Gaussian, prior=gaussian, which costs held-out latents {_nats(lost)} less; "
+        f"{fitting.if_losing}."
     )
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from expost.config.build import target_class
 from expost.config.schema import Node, VAEParts
-from expost.evaluation.sections import Fitting, Rung
+from expost.evaluation.sections import Estimate, Fitting, Rung
 from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.assembly import ImageParts
+from expost.parts.gaussian_rule import loses, remedy_of_losing
 from expost.parts.priors import in_chart, inner_spec, prior_nodes, wrapper_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior.combined.members import Combined
@@ -38,7 +39,11 @@ def fitting_of(job: Job, subject: Subject, name: str, fit: FitReport) -> Fitting
     """`fitting` of the learned prior of an evaluation."""
     labels = subject.train.labels if subject.prior.min_images_a_class else None
     ladder = tuple(Rung.from_json(row, "ladder") for row in fit.ladder)
-    return replace(fitting(name, job.config.prior, subject.train.spec, labels, fit), ladder=ladder)
+    found = replace(fitting(name, job.config.prior, subject.train.spec, labels, fit), ladder=ladder)
+    if (over := fit.over_gaussian) is None:
+        return found
+    words = remedy_of_losing(subject.prior, job.config.prior) if loses(over) else ""
+    return replace(found, over_gaussian=Estimate(over["gain_nats"], over["error_nats"]), if_losing=words)
 
 
 def fitting(name: str, node: Node, spec: LatentSpec, labels: Tensor | None, fit: FitReport) -> Fitting:
@@ -82,6 +87,8 @@ def more_components(name: str, node: Node, spec: LatentSpec, labels: Tensor | No
     """For a mixture: EM until it has converged, then more components while there are images for them."""
     if any("before it converged" in note for note in fit.notes):
         return f"EM ended at prior.max_iter={node['max_iter']} before it converged: raise it"
+    if node["num_components"] == "auto":
+        return f"it took as many components as held-out latents gain by; {other(name, spec)}"
     few = fewest(labels)
     if node["num_components"] < few:
         where = "" if labels is None else f" (the rarest class has {few:,} training images)"

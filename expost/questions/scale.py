@@ -9,7 +9,7 @@ from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
-from stage2_prior.prior import Wrapper
+from stage2_prior.prior import innermost
 
 LIKELIEST = "the likeliest"
 
@@ -48,12 +48,9 @@ class Scale(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         row, own = run.report.row(run.job.prior_name), run.report.row(AGGREGATE)
         names = {"rate": "rate_nats", "distance": "frechet_distance", "precision": "precision", "recall": "recall"}
-        prior = run.prior
-        while isinstance(prior, Wrapper):
-            prior = prior.inner
         own_distance = figure_of(own, "frechet_distance")
         return {key: figure_of(row, name) for key, name in names.items()}, (
-            float(prior.get_buffer("width")),
+            float(innermost(run.prior).get_buffer("width")),
             own_distance,
         )
 

@@ -16,6 +16,7 @@ from expost.config.schema import Config, Node
 from expost.forecast.notice import Expectation, prior_parts
 from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts
+from expost.parts.gaussian_rule import hold_against_gaussian
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
 from expost.parts.sections import all_held, held, without
 from expost.parts.weights import LEARNED_WEIGHTS, PRIOR_WEIGHTS, fill, histories, weights
@@ -42,7 +43,9 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         if prior.looks_at_images and isinstance(making.parts, ImageParts):
             lent["features"] = features_of(making)
         fit_run = job.fit_run(tracker, **lent)
-        report = prior.fit(making.latents("train"), making.latents("val"), fit_run)
+        train, val = making.latents("train"), making.latents("val")
+        report = prior.fit(train, val, fit_run)
+        report = hold_against_gaussian(report, making.parts, job.config.prior, train, val, fit_run)
     for note in report.notes:
         job.say("prior", note)
     fitted = weights(prior)

@@ -30,7 +30,8 @@ from stage2_prior.combined.members import Combined, fit_alone, title
 from stage2_prior.combined.slices import SlicedFit
 from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError, Stopwatch
 from stage2_prior.held_out import affordable, report
-from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.prior import GradientPrior, Prior, innermost
+from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.wrappers.per_class import PerClass
 
 ROWS_AT_ONCE = 4096
@@ -245,7 +246,12 @@ class Race:
 
     @property
     def done(self) -> list[Rung]:
-        return [rung for rung in self.rungs if rung.is_done]
+        """Those that may be taken; of distances, none that loses to the Gaussian of the latents in nats."""
+        done = [rung for rung in self.rungs if rung.is_done]
+        gaussian = next((rung for rung in done if isinstance(innermost(rung.prior), Gaussian)), None)
+        if gaussian is None:
+            return done
+        return [rung for rung in done if rung is gaussian or not gaussian.pays(rung, "latent_nll_nats")]
 
     @property
     def best(self) -> Rung:

@@ -46,6 +46,7 @@ class FiniteMixture(Prior):
             raise PriorError(f"prior.covariance={covariance} is unknown; choose one of {', '.join(COVARIANCES)}")
         check_numbers({"num_components": num_components}, {})
         self.num_components, self.covariance = num_components, COVARIANCES[covariance]
+        self.covariance_name = covariance
         self.min_images = self.num_clusters = num_components
         self.moving: MovingMixture | None = None  # between `join` and `settle`
         shape = self.covariance.scale_shape(num_components, spec.num_dims)
@@ -59,7 +60,8 @@ class FiniteMixture(Prior):
     def num_parameters(self) -> int:
         dims = self.spec.num_dims
         a_scale = dims * (dims + 1) // 2 if self.scale.ndim == 3 else self.scale.shape[1]  # a triangle, or a diagonal
-        return self.num_components - 1 + self.means.numel() + len(self.scale) * a_scale
+        used = int(self.log_weights.isfinite().sum())
+        return used - 1 + used * dims + min(len(self.scale), used) * a_scale
 
     @property
     def is_fitted(self) -> bool:
@@ -91,6 +93,13 @@ class FiniteMixture(Prior):
         self.log_weights.copy_(known.log_weights)
         self.means.copy_(known.means)
         self.scale.copy_(known.scale)
+
+    def keep_few(self, known: Components) -> None:
+        """Take fewer components than there is room for; the others have no weight."""
+        num = len(known.log_weights)
+        self.log_weights.fill_(-torch.inf)[:num] = known.log_weights
+        self.means.zero_()[:num] = known.means
+        self.scale[: len(known.scale)] = known.scale
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         if self.moving is not None:

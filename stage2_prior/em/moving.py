@@ -22,6 +22,9 @@ NO_WIDTHS = (
     "vamp_expost stands on normal posteriors with widths, and those of this autoencoder are none; use prior=mixture"
 )
 
+NO_WEIGHT = -1e4
+"""Logarithm of what counts for nothing, and has averages and differences, as that of 0 has not."""
+
 
 class FreeComponents(nn.Module):
     """Components whose numbers are parameters: log-weights up to a constant, means, and the scale's own entries, those
@@ -35,7 +38,7 @@ class FreeComponents(nn.Module):
         super().__init__()
         matrix = known.scale.ndim == 3
         diagonal = known.scale.diagonal(dim1=1, dim2=2) if matrix else known.scale
-        self.logits = nn.Parameter(known.log_weights.float())  # [K]
+        self.logits = nn.Parameter(known.log_weights.clamp_min(NO_WEIGHT).float())  # [K]
         self.means = nn.Parameter(known.means.float())  # [K, D]
         self.log_diagonal = nn.Parameter(diagonal.log().float())
         self.below = nn.Parameter(known.scale.tril(-1).float()) if matrix else None  # [K, D, D], or [1, D, D]

@@ -181,7 +181,7 @@ def put_behind(current: Components, total: Tensor, held_out: HeldOut, covariance
     component where that pays on held-out points; with `tails`, wider ones too.
     """
     factors = TAILS[: len(current.means) - 1] if tails else TAILS[:1]
-    if len(current.means) <= len(factors) or (isinstance(covariance, MatrixCovariance) and covariance.shared):
+    if len(current.means) == 1 or (isinstance(covariance, MatrixCovariance) and covariance.shared):
         return Better(current)
     whole = covariance.guess(total, 1)  # a part of one is the whole
     behind = [covariance.factor(factor * whole) for factor in factors]

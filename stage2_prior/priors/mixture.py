@@ -20,7 +20,7 @@ number is taken as it is, and nothing is changed after EM.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -38,6 +38,7 @@ from stage2_prior.em.gaussian import (
     expectation_maximisation,
     m_step,
 )
+from stage2_prior.em.number import NUMBERS, choose_number
 from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
 from stage2_prior.em.restarts import Search
 from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, put_behind, shrink_by_held_out
@@ -84,7 +85,7 @@ class Mixture(FiniteMixture):
     Samples follow `temperature`: it scales the widths of the components, whose weights stay; at 0 they are the means.
 
     Args:
-        num_components: K.
+        num_components: K; auto: as many as held-out latents gain by beyond noise, up to 200 (`em/number.py`).
         covariance: full, diagonal, spherical (one variance a component) or tied (one full covariance for all).
         num_restarts: independent starts, of which the best is kept.
         max_iter: EM iterations a restart, at most.
@@ -106,7 +107,7 @@ class Mixture(FiniteMixture):
     def __init__(
         self,
         spec: LatentSpec,
-        num_components: int = 50,
+        num_components: int | Literal["auto"] = 50,
         covariance: str = "full",
         num_restarts: int = 1,
         max_iter: int = 200,
@@ -116,7 +117,11 @@ class Mixture(FiniteMixture):
         lloyd_iterations: int = 5,
         batch_size: int | Literal["auto", "all"] = "auto",
     ) -> None:
-        super().__init__(spec, num_components, covariance)
+        if num_components != "auto" and not isinstance(num_components, int):
+            raise PriorError(f"prior.num_components={num_components}: give auto, or a number of at least 1")
+        self.chooses_number = num_components == "auto"
+        super().__init__(spec, NUMBERS[-1] if num_components == "auto" else num_components, covariance)
+        self.min_images = 1 if self.chooses_number else self.num_components
         check_numbers(
             {"num_restarts": num_restarts, "max_iter": max_iter},
             {"tol": tol, "min_std": min_std},
@@ -140,6 +145,10 @@ class Mixture(FiniteMixture):
             PriorError: for more components than images, or latents that are not finite.
         """
         watch = Stopwatch()
+        if self.chooses_number:
+            chosen, found = choose_number(self._of, train, val, run)
+            self.keep_few(Components(chosen.log_weights, chosen.means, chosen.scale))
+            return replace(found, seconds=watch.seconds)
         self.check_number(train.num_images)
         check_finite(train, "training")
         points, held_out = train.in_points(), val.in_points()
@@ -158,6 +167,21 @@ class Mixture(FiniteMixture):
         if fit.end.reseeded:
             notes.append(f"{fit.end.reseeded} empty components were placed anew on the images explained worst")
         return report(self, train, val, run, watch.seconds, fit.curve, [*notes, *better.notes])
+
+    def _of(self, number: int) -> "Mixture":
+        """The same of a given number of components, unfitted."""
+        return Mixture(
+            self.spec,
+            number,
+            self.covariance_name,
+            self.num_restarts,
+            self.max_iter,
+            self.tol,
+            self.pseudo_counts,
+            self.min_std,
+            self.lloyd_iterations,
+            self.batch_size,
+        )
 
     def _by_all(self, train: LatentDataset, run: FitRun, in_blocks: bool, watch: Stopwatch) -> Fit:
         """Exact EM, every iteration over all posteriors."""

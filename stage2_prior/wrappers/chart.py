@@ -19,7 +19,7 @@ from torch import Tensor
 from stage1_vae.latents import Column, DerivedColumn, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.prior import Encoder, GradientPrior, Prior, Wrapper, check_support
+from stage2_prior.prior import Encoder, GradientPrior, Prior, Wrapper, check_support, innermost
 from stage2_prior.sampling import Sampling
 from stage2_prior.spaces.charts import BoxChart, SphereChart
 from stage2_prior.wrappers.standardize import to_units_of_z
@@ -158,13 +158,6 @@ class Charted(Wrapper):
         """Mean log |det dy/dz| of one draw of each posterior."""
         total = sum(self.chart.lay_out(posterior.sample())[1].sum().item() for posterior in latents.blocks())
         return total / len(latents)
-
-
-def innermost(prior: Prior) -> Prior:
-    """What `prior` is without its wrappers."""
-    while isinstance(prior, Wrapper):
-        prior = prior.inner
-    return prior
 
 
 def mean_of(latents: LatentDataset) -> Tensor:

@@ -1,0 +1,104 @@
+"""Every fitted prior is held against the one Gaussian that has the moments of the latents, on the same held-out draws.
+
+The Gaussian is there in closed form, so that the comparison costs next to nothing; a prior that loses to it has not
+been fitted well enough to be worth its parameters, whatever its family.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from expost.config.schema import Node
+from expost.parts.assembly import LatentParts, Parts
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.rows import spread_rows
+from stage2_prior.fitting import FitReport, FitRun
+from stage2_prior.held_out import affordable
+from stage2_prior.prior import Exactness, GradientPrior, Prior, innermost
+from stage2_prior.priors.gaussian import Gaussian
+from stage2_prior.priors.mixture import Mixture
+from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.wrappers.flatten import Flattened
+
+MOST_DIMS = 512
+"""Beyond it the covariance is no longer next to nothing."""
+MOST_ROWS, ROWS_AT_ONCE = 2000, 500
+"""Held-out latents, one draw each."""
+LEAST_NATS, NOISE = 0.01, 2.0
+"""What a prior has to lose by, and by how many standard errors, to be told of."""
+
+
+@torch.no_grad()
+def hold_against_gaussian(
+    report: FitReport, parts: Parts, node: Node, train: LatentDataset, val: LatentDataset, run: FitRun
+) -> FitReport:
+    """`report` of the fit of `parts.prior`, with what it gains over the Gaussian, and a note where it loses.
+
+    As it is where there is no such Gaussian (codes, bits, spheres, boxes, very many dimensions), where the prior is
+    that, or is not fitted, or has no density.
+    """
+    gaussian = gaussian_beside(parts)
+    if gaussian is None or parts.prior.log_prob_is is Exactness.NONE:
+        return report
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(run.seed)
+        gaussian.fit(train, val, run)
+        z = val.draw(spread_rows(len(val), affordable(min(MOST_ROWS, len(val)), parts.prior)))
+        both = [
+            torch.cat([prior.log_prob(block.to(run.device)).double() for block in z.split(ROWS_AT_ONCE)])
+            for prior in (parts.prior.to(run.device), gaussian.to(run.device))
+        ]
+    difference = both[0] - both[1]
+    gain = difference.mean().item()
+    if len(z) < 2 or not math.isfinite(gain):
+        return report
+    error = difference.std().item() / math.sqrt(len(z))
+    over = {"gain_nats": gain, "error_nats": error, "num": len(z)}
+    if not loses(over):
+        return replace(report, over_gaussian=over)
+    words = (
+        f"it loses to prior=gaussian, by {-gain:.2f} ± {error:.2f} nats a held-out latent ({len(z):,} of them); "
+        f"{remedy_of_losing(parts.prior, node)}"
+    )
+    return replace(report, over_gaussian=over, notes=[*report.notes, words])
+
+
+def loses(over: dict[str, float]) -> bool:
+    """Whether a prior with that gain over the Gaussian is behind it beyond noise."""
+    return over["gain_nats"] < -max(LEAST_NATS, NOISE * over["error_nats"])
+
+
+def gaussian_beside(parts: Parts) -> Prior | None:
+    """The Gaussian of these latents, unfitted, on what varies of them; None where there is none, or it is the prior."""
+    if isinstance(innermost(parts.prior), Gaussian | StandardNormal) or parts.spec.num_dims > MOST_DIMS:
+        return None
+
+    is_vector = len(parts.spec.shape) == 1
+    if Gaussian.check(parts.spec if is_vector else Flattened.inner_spec(parts.spec)) is not None:
+        return None
+
+    def of(spec: LatentSpec) -> Prior:
+        return (
+            Gaussian(spec)
+            if is_vector
+            else Flattened(Gaussian(Flattened.inner_spec(spec)), **Flattened.keywords_of(spec))
+        )
+
+    return parts.beside_constants(of) if isinstance(parts, LatentParts) else of(parts.spec)
+
+
+def remedy_of_losing(prior: Prior, node: Node) -> str:
+    """What can be done, in words."""
+    modules = list(prior.modules())
+    if prior.memorises:
+        return "it blurs what it has seen, and learns nothing; choose prior=mixture"
+    if any(isinstance(module, GradientPrior) for module in modules):
+        return (
+            "raise prior.fit.max_epochs, give more latents of fewer dimensions, or choose prior=mixture, or both by "
+            "prior=ensemble"
+        )
+    if any(isinstance(module, Mixture) for module in modules) and node.get("pseudo_counts") != "held_out":
+        return "set prior.pseudo_counts=held_out, or prior.num_components=auto"
+    return "choose prior=gaussian, or prior=mixture prior.num_components=auto"

@@ -1,0 +1,87 @@
+"""A prior that one Gaussian does better than says so, and no other does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from expost import LatentDataset, fit_prior, judge
+from stage2_prior.fitting import FitReport
+
+SHORT = {"max_epochs": 1, "max_steps": 2, "precision": None}
+CENTRES = np.random.default_rng(7).normal(size=(10, 6)) * 2
+
+
+def normal(num: int, seed: int, shape: tuple[int, ...] = (6,)) -> LatentDataset:
+    return LatentDataset.of(torch.from_numpy(np.random.default_rng(seed).normal(size=(num, *shape))).float())
+
+
+def clusters(num: int, seed: int) -> LatentDataset:
+    rng = np.random.default_rng(seed)
+    return LatentDataset.of(
+        torch.from_numpy(CENTRES[rng.integers(10, size=num)] + 0.2 * rng.normal(size=(num, 6))).float()
+    )
+
+
+def fitted(train: LatentDataset, val: LatentDataset, name: str, **settings: Any) -> FitReport:
+    return fit_prior(train, name, val=val, device="cpu", **settings)[1]
+
+
+LOSING: dict[str, tuple[dict[str, Any], str]] = {
+    "kde": ({}, "it blurs what it has seen"),
+    "mixture": ({"pseudo_counts": 0}, "set prior.pseudo_counts=held_out"),
+    "second_vae": ({"fit": SHORT}, "raise prior.fit.max_epochs"),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_who_loses_is_told_and_what_to_do(name: str) -> None:
+    settings, remedy = LOSING[name]
+    report = fitted(normal(600, 0), normal(400, 1), name, **settings)
+    over = report.over_gaussian
+    assert over is not None and over["num"] == 400 and over["gain_nats"] < -2 * over["error_nats"]
+    assert report.notes[-1].startswith("it loses to prior=gaussian, by ") and remedy in report.notes[-1]
+
+
+def test_the_figure_is_the_difference_of_held_out_nats() -> None:
+    train, val = clusters(1000, 0), clusters(500, 1)
+    report, other = fitted(train, val, "mixture", num_components=10), fitted(train, val, "gaussian")
+    over = report.over_gaussian
+    assert over is not None and report.val_nll_nats is not None and other.val_nll_nats is not None
+    assert over["gain_nats"] == pytest.approx(other.val_nll_nats - report.val_nll_nats, abs=1e-4)
+    assert over["gain_nats"] > 1 and not any("loses" in note for note in report.notes)
+
+
+def test_the_default_mixture_of_normal_latents_does_not_lose() -> None:
+    report = fitted(normal(1000, 0), normal(500, 1), "mixture")
+    assert report.over_gaussian is not None and report.over_gaussian["gain_nats"] > -0.03
+    assert not any("loses" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "standard_normal", "isotropic"])
+def test_what_is_one_or_is_not_fitted_is_held_against_none(name: str) -> None:
+    assert fitted(normal(300, 0), normal(100, 1), name).over_gaussian is None
+
+
+def test_maps_are_held_against_theirs() -> None:
+    train, val = normal(300, 0, (2, 4, 4)), normal(100, 1, (2, 4, 4))
+    report = fitted(train, val, "kde")
+    assert report.over_gaussian is not None and report.over_gaussian["num"] == 100
+    codes = LatentDataset.of(codes=torch.randint(0, 4, (300, 5)), num_codes=4)
+    assert fitted(codes, codes, "unigram").over_gaussian is None
+
+
+def test_a_judgement_says_it_with_the_remedy() -> None:
+    latents = normal(2000, 0)
+    prior, _ = fit_prior(latents, "kde", device="cpu")
+    assert (
+        "The prior kde loses to one Gaussian, prior=gaussian, which costs"
+        in judge(prior, latents, num_samples=200).verdict
+    )
+
+
+def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:
+    members = ["gaussian", {"prior": "mixture", "num_components": 40, "pseudo_counts": 0}]
+    report = fitted(normal(400, 0), normal(400, 1), "auto", members=members, metric="frechet_distance")
+    assert [row["rung"] for row in report.ladder if "taken" in row["words"]] == ["gaussian"]
