@@ -21,6 +21,8 @@ TRIMMED = 0.005
 WIDE = 1.5
 """Without them the deviation of normal latents is a thirtieth less. One that is more than so many times the others' is
 made by a few."""
+FEWEST_TRIMMED = 50
+"""Latents of which at least the outermost one at each end is left out; of fewer that would leave too little."""
 ROUNDING = 1e-12
 """Of a mean: a deviation below it is that of a dimension which never moves."""
 TRIMMED_ROWS, TRIMMED_NUMBERS = 20_000, 2**22
@@ -77,6 +79,38 @@ def moments(latents: LatentDataset, device: torch.device | str = "cpu", full: bo
     return Moments(mean, between, within, log_std)
 
 
+def are_few(latents: LatentDataset) -> bool:
+    """Whether these are points, and too few for the covariance of their dimensions: fewer than twice as many."""
+    return not latents.has_density and len(latents) < 2 * latents.spec.num_dims
+
+
+def correlation_shrinkage(white: Tensor) -> float:
+    """The share by which correlations of points are to be shrunk towards 0, from 0 to 1.
+
+    It minimises the expected squared error: sum of the variances of the correlations over that of their squares, over
+    pairs (Schaefer & Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation", 2005, section 2.3).
+
+    Args:
+        white: [N, D] float64, standardised.
+    """
+    num = len(white)
+    if num < 4:
+        return 1.0
+    correlation = white.T @ white / num
+    square = white.square().T @ white.square() / num - correlation.square()  # variance of a product, [D, D]
+    pairs = ~torch.eye(len(correlation), dtype=torch.bool, device=white.device)
+    size = correlation[pairs].square().sum()
+    return 1.0 if size == 0 else min(1.0, (square[pairs].sum() / (num - 1) / size).item())
+
+
+def shrinkage_of_few(latents: LatentDataset, aggregate: Moments) -> float:
+    """The same of points that are all in memory, since they are few, with their covariances in `aggregate`."""
+    loc = torch.cat([block.mean.flatten(1).double() for block in latents.in_points().blocks()])
+    mean, variance = aggregate.mean.cpu(), aggregate.total.diagonal().cpu()
+    kept = variance > (ROUNDING * mean).square()
+    return correlation_shrinkage((loc - mean)[:, kept] / variance[kept].sqrt())
+
+
 def location_and_spread(latents: LatentDataset, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """In which units to look at the latents, and where they were not those of all of them.
 
@@ -85,16 +119,16 @@ def location_and_spread(latents: LatentDataset, mean: Tensor, variance: Tensor) 
         mean, variance: [D] float64, of q(z); their device is that of the answer.
 
     Returns:
-        Mean and standard deviation [D], 1 where nothing moves, and whether they are those of the middle 99 % alone
-        [D], since the deviation of all is more than 1.5 times as much (for trimming: Huber, "Robust Statistics",
-        1981, section 5.4).
+        Mean and standard deviation [D], 1 where nothing moves, and whether they are those of the middle alone [D],
+        without the outermost 0.5 % at each end, at least one, since the deviation of all is more than 1.5 times as much
+        (for trimming: Huber, "Robust Statistics", 1981, section 5.4).
     """
     points = latents.in_points()
     rows = spread_rows(len(points), min(TRIMMED_ROWS, max(1000, TRIMMED_NUMBERS // latents.spec.num_dims)))
     posterior = points.posterior(rows)
     loc = posterior.mean.to(mean.device).flatten(1).double().sort(0).values  # [n, D], each dimension by itself
     cut = max(1, round(TRIMMED * len(loc)))
-    middle = loc[cut : len(loc) - cut] if len(loc) > 2 * cut + 1 else loc
+    middle = loc[cut : len(loc) - cut] if len(loc) >= FEWEST_TRIMMED else loc
     within = posterior.variance.to(mean.device).flatten(1).double().mean(0)
     spread = middle.var(0, unbiased=False) + within
     least = (ROUNDING * mean).square()  # of the sums above: float32 itself is a hundred thousand times coarser

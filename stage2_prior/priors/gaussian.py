@@ -2,10 +2,12 @@
 
 The maximum of E_q(z)[log N(z; m, S)] over m and S has the moments of q(z) = 1/N sum_i N(m_i, diag(s_i^2)), which the
 law of total variance gives without a draw: m = mean of m_i, S = mean of diag(s_i^2) + covariance of the m_i (for the
-fact that the moments are the answer: Bishop, "Pattern Recognition and Machine Learning", 2006, section 2.3.4).
+fact that the moments are the answer: Bishop, "Pattern Recognition and Machine Learning", 2006, section 2.3.4). Of fewer
+points than twice their dimensions that maximum is no density, or a hairline from none: their correlations are shrunk.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import cholesky
 from stage2_prior.fitting import FitReport, FitRun, Stopwatch
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.moments import moments
+from stage2_prior.moments import are_few, moments, shrinkage_of_few
 from stage2_prior.prior import Exactness, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
 
@@ -26,6 +28,7 @@ class Gaussian(Prior):
     """
 
     log_prob_is = Exactness.EXACT
+    version: ClassVar[int] = 2
     knobs = frozenset({"temperature"})
     mean: Tensor
     scale: Tensor
@@ -61,11 +64,19 @@ class Gaussian(Prior):
         watch = Stopwatch()
         check_finite(train, "training")
         aggregate = moments(train, run.device, full=True)
-        covariance = aggregate.total
+        covariance, notes = aggregate.total, []
+        if are_few(train):
+            share = shrinkage_of_few(train, aggregate)
+            covariance = covariance.lerp(torch.diag(covariance.diagonal()), share)
+            notes.append(
+                f"{len(train):,} points tell little of the correlations of {self.spec.num_dims:,} dimensions: they are "
+                f"shrunk by {100 * share:.0f} %"
+            )
         scale = cholesky(covariance)
         ridge = (scale @ scale.T - covariance).diagonal().mean().item()
         singular = ridge > 1e-14 * covariance.diagonal().mean().item()
         self.mean.copy_(aggregate.mean)
         self.scale.copy_(scale)
-        notes = [f"the covariance was singular: {ridge:.1e} was added to its diagonal"] if singular else []
+        if singular:
+            notes.append(f"the covariance was singular: {ridge:.1e} was added to its diagonal")
         return report(self, train, val, run, watch.seconds, notes=notes)

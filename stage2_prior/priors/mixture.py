@@ -46,6 +46,7 @@ from stage2_prior.em.starts import start_statistics
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
+from stage2_prior.moments import are_few, moments, shrinkage_of_few
 from stage2_prior.prior import check_real_vector
 
 BATCH_SIZE = 2**14
@@ -188,6 +189,8 @@ class Mixture(FiniteMixture):
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
         settings, log_unit = self._settings(total, run, train.repeats), scaling.log_unit
+        if self.pseudo_counts == "held_out" and are_few(train):
+            settings = self._for_few(settings, train, run)
         generator = torch.Generator().manual_seed(run.seed)
         best = Search(
             kind=EMState,
@@ -264,6 +267,14 @@ class Mixture(FiniteMixture):
         counts = FIRST_COUNTS if self.pseudo_counts == "held_out" else self.pseudo_counts
         numbers = counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
+
+    def _for_few(self, settings: EMSettings, train: LatentDataset, run: FitRun) -> EMSettings:
+        """`settings` of points that are fewer than twice their dimensions: correlations shrunk as in `Gaussian`."""
+        share = shrinkage_of_few(train, moments(train, run.device, full=True))
+        guess = torch.diag(settings.guess.diagonal()) if settings.guess.ndim == 2 else settings.guess
+        worth = min(share, 1 - 1e-3)
+        counts = worth / (1 - worth) * len(train) / self.num_components
+        return replace(settings, guess=guess, pseudo_counts=counts)
 
     def _start(
         self, points: PointSet, settings: EMSettings, run: FitRun, generator: torch.Generator

@@ -133,8 +133,8 @@ class Standardized(Wrapper):
 def said(few: Tensor) -> str:
     """That units are not those of all latents, where that is so [D]."""
     return (
-        f"standardised by the middle 99 % in {int(few.sum()):,} of {len(few):,} dimensions, for a few latents lie so "
-        "far out that the deviation of all is theirs; they stay in the set"
+        f"standardised without the outermost latents in {int(few.sum()):,} of {len(few):,} dimensions, where a few lie "
+        "so far out that the deviation of all is theirs; they stay in the set"
     )
 
 

@@ -16,13 +16,16 @@ from torch import Tensor
 from stage1_vae.latents import DerivedColumn, LatentDataset
 from stage1_vae.rows import spread_rows
 from stage2_prior.em.covariances import cholesky
+from stage2_prior.moments import correlation_shrinkage
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.standardize import Standardized
 
 MOST_DIMS = 512
 """Beyond it the factor and its products cost more than they are worth."""
-ROWS, ROWS_A_DIM = 20_000, 10
-"""Points that correlations are of, at most, and at least for each dimension: of fewer they are noise."""
+ROWS, FEWEST = 20_000, 10
+"""Points that correlations are of, at most and at least."""
+TINY = 1e-6
+"""Of a unit: a column that does not move is not stretched."""
 FAR = 10.0
 """Units beyond which a point does not count: one of 10,000 would make every correlation 1."""
 WORTH_NATS = 0.5
@@ -65,21 +68,24 @@ class Whitened(Standardized):
         if not self.can_whiten:
             return notes
         self.factor.copy_(torch.eye(len(self.factor)))
-        if train.family != "delta" or len(train) < ROWS_A_DIM * len(self.factor):
+        if train.family != "delta":
             return notes
         u = super()._to_u(train.draw(spread_rows(len(train), ROWS)).to(self.unit.device)).double()
         u = u[(u.abs() < FAR).all(1)]
-        if len(u) < ROWS_A_DIM * len(self.factor):
+        if len(u) < FEWEST:
             return notes
-        factor = cholesky(torch.cov(u.T))
-        gain = (torch.cov(u.T).diagonal().log().sum() / 2 - factor.diagonal().log().sum()).item()
+        u = (u - u.mean(0)) / u.std(0).clamp_min(TINY)
+        correlation = u.T @ u / len(u)
+        share = correlation_shrinkage(u) if len(u) < 2 * len(correlation) else 0.0
+        factor = cholesky(correlation.lerp(torch.diag(correlation.diagonal()), share))
+        num_pairs = len(factor) * (len(factor) - 1) / 2
+        noise = num_pairs / (2 * len(u)) * (1 - share) ** 2  # nats that correlations of independent columns seem worth
+        gain = -factor.diagonal().log().sum().item() - noise
         if gain < WORTH_NATS:
             return notes
         self.factor.copy_(factor)
-        return [
-            *notes,
-            f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize] leaves them",
-        ]
+        words = f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize] keeps them"
+        return [*notes, words]
 
     def _standardise(self, latents: LatentDataset) -> LatentDataset:
         scaled = super()._standardise(latents)
