@@ -24,6 +24,8 @@ MOST_DIMS = 512
 """Beyond it the factor and its products cost more than they are worth."""
 ROWS, FEWEST = 20_000, 10
 """Points that correlations are of, at most and at least."""
+LEAST_SHRINKAGE = 1e-6
+"""Of correlations: a column that follows from others is not blown up to the noise of its rounding."""
 TINY = 1e-6
 """Of a unit: a column that does not move is not stretched."""
 FAR = 10.0
@@ -76,7 +78,7 @@ class Whitened(Standardized):
             return notes
         u = (u - u.mean(0)) / u.std(0).clamp_min(TINY)
         correlation = u.T @ u / len(u)
-        share = correlation_shrinkage(u) if len(u) < 2 * len(correlation) else 0.0
+        share = correlation_shrinkage(u) if len(u) < 2 * len(correlation) else LEAST_SHRINKAGE
         factor = cholesky(correlation.lerp(torch.diag(correlation.diagonal()), share))
         num_pairs = len(factor) * (len(factor) - 1) / 2
         noise = num_pairs / (2 * len(u)) * (1 - share) ** 2  # nats that correlations of independent columns seem worth
