@@ -76,7 +76,7 @@ class Whitened(Standardized):
         u = u[(u.abs() < FAR).all(1)]
         if len(u) < FEWEST:
             return notes
-        u = (u - u.mean(0)) / u.std(0).clamp_min(TINY)
+        u = (u - u.mean(0)) / u.std(0, unbiased=False).clamp_min(TINY)
         correlation = u.T @ u / len(u)
         share = correlation_shrinkage(u) if len(u) < 2 * len(correlation) else LEAST_SHRINKAGE
         factor = cholesky(correlation.lerp(torch.diag(correlation.diagonal()), share))

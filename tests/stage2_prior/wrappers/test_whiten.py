@@ -50,7 +50,7 @@ def test_the_inner_prior_sees_white_points() -> None:
     latents = LatentDataset.of(together())
     prior, _ = whitened(latents)
     inner = prior._standardise(latents).draw(torch.arange(3000))
-    torch.testing.assert_close(torch.cov(inner.T), torch.eye(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(inner.T), torch.eye(4), atol=1e-2, rtol=0)
     torch.testing.assert_close(prior._to_z(inner), latents.draw(torch.arange(3000)), rtol=1e-4, atol=1e-4)
     other = Whitened(StandardNormal(SPEC))
     other.load_state_dict(prior.state_dict())
