@@ -35,9 +35,12 @@ from expost.parts.sections import flatten
 from expost.store.artifacts import Store
 from expost.training.tracking import Tracker
 from stage1_vae.data.latents.data import LatentData, LatentStyle, missing_of
+from stage1_vae.data.latents.source import DEPENDENT
 from stage1_vae.data.splits import MIN_IMAGES, MIN_PER_SPLIT, SPLITS, split_rows
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, dependent_columns
 from stage2_prior.fitting import FitReport
+from stage2_prior.prior import Prior
+from stage2_prior.wrappers.varying import Varying
 
 if TYPE_CHECKING:
     from expost.evaluation.report import Report
@@ -56,6 +59,7 @@ def fit_prior(
     seed: int = 0,
     device: str = "auto",
     fractions: tuple[float, float] = FRACTIONS,
+    dependent: str = "compute",
     **settings: Any,
 ) -> tuple[LearnedPrior, FitReport]:
     """Fit a prior to the aggregate posterior of `latents`.
@@ -67,6 +71,8 @@ def fit_prior(
         seed: of the fit.
         device: "auto", "cpu" or "gpu".
         fractions: of `latents` that are held out for validation and for `judge`; of no effect beside `val`.
+        dependent: of columns that are sums or repeats of others, "compute" them from those, so that the density is of
+            the others alone, or "keep" them: they are modelled like any other.
         settings: keys of the prior, as in its file (`num_components=10`, `conditional=True`, `fit={"max_epochs": 5}`).
 
     Raises:
@@ -76,9 +82,12 @@ def fit_prior(
     check_number("seed", seed, MOST_SEEDS)
     if device not in DEVICES or (device == "gpu" and not torch.cuda.is_available()):
         raise ValueError(f"device={device!r}: {'no GPU here; ' * (device == 'gpu')}give 'auto', 'cpu' or 'gpu'")
+    if dependent not in DEPENDENT:
+        raise ValueError(f"dependent={dependent!r}: give {' or '.join(map(repr, DEPENDENT))}")
     parts_of = split(latents, fractions) if val is None else {"train": latents, "val": alike("val", val, latents)}
+    computed = dependent_columns(parts_of["train"]) if dependent == "compute" else ()
     try:
-        job, parts = assembled(prior, plain(settings), as_data(parts_of), int(seed), device)
+        job, parts = assembled(prior, plain(settings), as_data(parts_of, dependent=computed), int(seed), device)
         check_classes(parts)
         run, held_out = job.fit_run(Tracker()), parts.data.val
         report = parts.prior.fit(parts.data.train, held_out, run)
@@ -127,7 +136,7 @@ def judge(
     if num_samples is not None:
         check_number("num_samples", num_samples, 2**31, at_least=2)
     place = None if folder is None else new_folder(folder)
-    data = as_data(judged(prior, latents, test), prior.class_names)
+    data = as_data(judged(prior, latents, test), prior.class_names, computed_by(prior.prior))
     try:
         with tempfile.TemporaryDirectory(prefix="judge-", dir=scratch.folder()) as temporary:
             return measured(prior, data, name, int(seed), num_samples, place or Path(temporary))
@@ -271,8 +280,16 @@ def split(latents: LatentDataset, fractions: tuple[float, float]) -> dict[str, L
     return {name: latents.take(torch.from_numpy(np.sort(rows[name]))) for name in SPLITS}
 
 
-def as_data(parts_of: Mapping[str, LatentDataset], class_names: Sequence[str] = ()) -> LatentData:
-    """Latents as a job reads them; without a test split, none is asked for."""
+def computed_by(prior: Prior) -> tuple[int, ...]:
+    """The columns that `prior` computes from others: what stands beside it in a report is of the same numbers."""
+    return next((part.dependent for part in prior.modules() if isinstance(part, Varying)), ())
+
+
+def as_data(
+    parts_of: Mapping[str, LatentDataset], class_names: Sequence[str] = (), dependent: tuple[int, ...] = ()
+) -> LatentData:
+    """Latents as a job reads them, of which the columns `dependent` are computed from others; without a test split,
+    none is asked for."""
     train = parts_of["train"]
     names = tuple(class_names) or tuple(map(str, range(train.spec.num_classes)))
     kind = "loc" if train.family in ("delta", "diagonal_normal") else train.family
@@ -286,6 +303,7 @@ def as_data(parts_of: Mapping[str, LatentDataset], class_names: Sequence[str] = 
         style=LatentStyle(name="latents", dtype="float32", shape=train.spec.shape),
         missing=missing_of(kind, train.family != "delta", train.labels is not None),
         constant=constants(train) if kind == "loc" else None,
+        dependent=dependent,
     )
 
 

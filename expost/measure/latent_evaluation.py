@@ -44,6 +44,7 @@ from stage1_vae.rows import spread_rows
 from stage2_prior.prior import Exactness, Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.standardize import Standardized
+from stage2_prior.wrappers.varying import Varying
 
 VERSION = 3
 """Part of the key of what `measure_latents` makes; raised whenever its results change."""
@@ -72,19 +73,20 @@ class LatentFindings(Findings):
 
     @property
     def held(self) -> tuple[str, ...]:
-        """What numbers that never vary do to nats, in words; nothing where all of them vary."""
+        """What numbers that never vary, or are functions of others, do to nats, in words; nothing where none are."""
         data, fixed, notes = self.data, list(self.data.fixed), []
-        if fixed:
-            num, first = len(fixed), data.train.posterior(slice(0, 1)).mean[0, fixed]
-            notes.append(
-                f"{num:,} of the {data.spec.shape[0]:,} places never vary: nats are of the others, in every row"
-            )
-            is_off = ((one.mean[:, fixed] != first).flatten(1).any(1) for one in data.test.blocks())
-            if off := sum(int(rows.sum()) for rows in is_off):
+        states = {"never vary": len(fixed), "are sums or repeats of others": len(data.dependent)}
+        for state, num in states.items():
+            if num:
                 notes.append(
-                    f"{off:,} of {len(data.test):,} test latents have other numbers in places that never vary over the "
-                    "training latents: every prior gives those the density 0, so no row has nats"
+                    f"{num:,} of the {data.spec.shape[0]:,} places {state}: nats are of the others, in every row"
                 )
+        if off := num_off(self.trained.baseline, data.test, self.trained.device):
+            known = " or ".join(state for state, num in states.items() if num)
+            notes.append(
+                f"{off:,} of {len(data.test):,} test latents have other numbers in places that {known} over the "
+                "training latents: every prior gives those the density 0, so no row has nats"
+            )
         alone = 0 if data.constant is None else int(np.delete(data.constant, fixed, 0).sum())
         if alone and alone < data.spec.num_dims:
             notes.append(
@@ -92,6 +94,14 @@ class LatentFindings(Findings):
                 "them has no bound, so nats say how narrow a prior makes them; compare distances"
             )
         return tuple(notes)
+
+
+@torch.no_grad()
+def num_off(baseline: Prior, latents: LatentDataset, device: torch.device) -> int:
+    """How many `latents` are not as the numbers say that stand beside the `baseline`; 0 where none do."""
+    if not isinstance(baseline, Varying):
+        return 0
+    return sum(int(baseline.is_off(posterior.mean.to(device)).sum()) for posterior in latents.blocks())
 
 
 def latent_ingredients(spec: LatentSpec, num_samples: int) -> dict[str, Any]:
@@ -106,7 +116,7 @@ def latent_subject(job: Job, parts: LatentParts, prior: Prior, latents: Sequence
     train, val, test = latents
     floors = fit_floors(train, val, job, job.prior_name)
     baseline = parts.beside_constants(baseline_prior)
-    if parts.data.fixed:
+    if isinstance(baseline, Varying):
         baseline.fit(train, val, job.fit_run(Tracker()))
     if StandardNormal.check(train.spec) is None:
         shifted = parts.beside_constants(lambda spec: Standardized(StandardNormal(spec)))

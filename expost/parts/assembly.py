@@ -116,7 +116,7 @@ class LatentParts(Parts):
 
     def beside_constants(self, prior_of: Callable[[LatentSpec], Prior]) -> Prior:
         """A prior of these latents; of what varies of them, with the rest beside it."""
-        return beside_constants(prior_of, self.spec, self.data.fixed)
+        return beside_constants(prior_of, self.spec, self.data.fixed, self.data.dependent)
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,11 @@ def assemble_images(job: Job, data: ImageData) -> tuple[Job, ImageParts]:
 
 
 def assemble_latents(job: Job, data: LatentData) -> tuple[Job, LatentParts]:
-    """Stage 2 alone, of what varies of the latents."""
-    if data.fixed:
+    """Stage 2 alone, of what varies of the latents by itself."""
+    if data.fixed or data.dependent:
         varying = {"_target_": f"{Varying.__module__}.{Varying.__qualname__}", "fixed": list(data.fixed)}
+        if data.dependent:  # without, the section is as it was before there were such, and so are keys
+            varying["dependent"] = list(data.dependent)
         wrap = [
             wrapper for wrapper in job.config.prior.get("wrap") or () if wrapper != varying
         ]  # of a rank it is there

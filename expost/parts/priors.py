@@ -241,9 +241,14 @@ def inner_spec(wrappers: Sequence[Node], spec: LatentSpec) -> LatentSpec:
     return spec
 
 
-def beside_constants(prior_of: Callable[[LatentSpec], Prior], spec: LatentSpec, fixed: Sequence[int]) -> Prior:
-    """A prior of latents of `spec` whose places `fixed` never vary; without any, what `prior_of` makes of it."""
-    return Varying(prior_of(Varying.inner_spec(spec, fixed=fixed)), fixed) if fixed else prior_of(spec)
+def beside_constants(
+    prior_of: Callable[[LatentSpec], Prior], spec: LatentSpec, fixed: Sequence[int], dependent: Sequence[int] = ()
+) -> Prior:
+    """A prior of latents of `spec` whose places `fixed` never vary and whose dimensions `dependent` are functions of
+    the others; without any, what `prior_of` makes of it."""
+    if not (fixed or dependent):
+        return prior_of(spec)
+    return Varying(prior_of(Varying.inner_spec(spec, fixed=fixed, dependent=dependent)), fixed, dependent)
 
 
 def prior_nodes() -> dict[str, Node]:

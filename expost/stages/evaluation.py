@@ -58,7 +58,10 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
 
 
 def finds_clusters(parts: Parts) -> bool:
-    """Whether the VAE was trained to; any other mixture is measured so too, but its key is that of before."""
+    """Whether the VAE was trained to, or latents may be in no component, which once counted as the first; any other
+    mixture is measured so too, but its key is that of before."""
+    if isinstance(parts, LatentParts):
+        return bool(parts.data.fixed and parts.data.num_classes and parts.prior.num_clusters)
     return isinstance(parts, ImageParts) and isinstance(parts.objective, ClusterELBO)
 
 

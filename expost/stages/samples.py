@@ -91,7 +91,10 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     """Everything that can change a sample."""
     settings = job.config.sample
     stage1 = {} if isinstance(parts, LatentParts) else {"vae": keys["vae"]}
-    base = {"latents": keys["latents"]} if "prior" not in keys and not stage1 else {}
+    base: dict[str, Any] = {}
+    if "prior" not in keys and isinstance(parts, LatentParts):
+        computed = {"dependent": list(parts.data.dependent)} if parts.data.dependent else {}
+        base = {"latents": keys["latents"], **computed}
     return {
         **stage1,
         **base,

@@ -19,6 +19,9 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.learned import Learned
 
 ROWS_AT_ONCE = 8192
+NOWHERE = -1
+"""In place of a component, of a latent that all of them give the density 0: it is off what never varies, or off what is
+computed from other numbers."""
 MOST_LISTED = 32
 """Components whose images are counted class by class in the report."""
 
@@ -30,7 +33,8 @@ def are_classes(job: Job, prior: Prior) -> bool:
 
 
 def measure_clusters(subject: Subject, classes_known: bool = False) -> Clusters | None:
-    """Of all test latents; None where the prior is no mixture, or nothing has labels.
+    """Of all test latents that are in some component; None where none is, the prior is no mixture, or nothing has
+    labels.
 
     Args:
         subject: both stages.
@@ -40,16 +44,22 @@ def measure_clusters(subject: Subject, classes_known: bool = False) -> Clusters 
     if labels is None or not num_classes or not subject.prior.num_clusters:
         return None
     component = sort_into_components(subject.prior, subject.test, subject.device)
-    found = describe_clusters(count(component, labels, subject.prior.num_clusters, num_classes), classes_known)
+    is_sorted = component != NOWHERE
+    if not is_sorted.any():
+        return None
+    counts = count(component[is_sorted], labels[is_sorted], subject.prior.num_clusters, num_classes)
+    found = describe_clusters(counts, classes_known)
     return found if found.num_components <= MOST_LISTED else replace(found, counts=())
 
 
 @torch.no_grad()
 def sort_into_components(prior: Prior, latents: LatentDataset, device: torch.device) -> Tensor:
-    """The most responsible component of each latent's mean, int64 [N], on the CPU."""
+    """The most responsible component of each latent's mean, int64 [N], on the CPU; `NOWHERE` where all have the density
+    0."""
     blocks = torch.arange(len(latents)).split(ROWS_AT_ONCE)
-    means = (latents.posterior(rows).mean.to(device) for rows in blocks)
-    return torch.cat([prior.log_joint(mean).argmax(1).cpu() for mean in means])
+    joints = (prior.log_joint(latents.posterior(rows).mean.to(device)) for rows in blocks)
+    found = [torch.where(joint.isneginf().all(1), NOWHERE, joint.argmax(1)).cpu() for joint in joints]
+    return torch.cat(found)
 
 
 def add_clusters(rows: dict[str, Row], name: str, clusters: Clusters | None) -> None:

@@ -45,6 +45,8 @@ class LatentData(Data):
     fractions: of validation and test, where all rows were cut three ways, each by itself; None: the files, or groups,
         decide.
     constant: bool, of the shape of a latent: which of its numbers are the same in all training rows; None for codes.
+    dependent: dimensions of a vector that are computed from the others, of which they are affine functions over the
+        training rows; see `stage1_vae.latents.columns`.
     """
 
     train: LatentDataset
@@ -55,6 +57,7 @@ class LatentData(Data):
     missing: tuple[str, ...] = ()
     fractions: tuple[float, float] | None = None
     constant: np.ndarray | None = field(default=None, compare=False)
+    dependent: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def spec(self) -> LatentSpec:

@@ -20,8 +20,9 @@ from stage1_vae.data.latents.stored import Shelf
 from stage1_vae.data.latents.survey import Facts, digest_of, survey
 from stage1_vae.data.splits import existing_path
 from stage1_vae.data.watched import Watched
-from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.latents import LatentDataset, LatentSpec, dependent_columns
 
+DEPENDENT = ("compute", "keep")
 LAYOUTS = ("auto", "arrays", "moments_npz", "latent_shards", "code_crops")
 
 
@@ -40,6 +41,8 @@ class Latents(Source):
         grids: the maps (h, w) that a row of codes lays end to end; None: one.
         num_codes: codebook size, one or one a map; None: the largest code and one.
         groups: the array, or .npy file, that says which rows must not be split; None: none.
+        dependent: of dimensions that are sums or repeats of others, "compute" them from those, so that a prior is of
+            the others, or "keep" them: they are modelled like any other.
         val_fraction, test_fraction: what is cut, where files name no such split.
         memory_limit_gib: of arrays in compressed files, which cannot be read in part.
     """
@@ -62,11 +65,14 @@ class Latents(Source):
     grids: Sequence[Sequence[int]] | None = None
     num_codes: int | Sequence[int] | None = None
     groups: str | None = None
+    dependent: str = "compute"
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     memory_limit_gib: float = 2.0
 
     def load(self) -> LatentData:
+        if self.dependent not in DEPENDENT:
+            raise DataError(f"data.dependent={self.dependent} is unknown: choose {' or '.join(DEPENDENT)}")
         path = existing_path(self.root, "a .npz, .npy or .safetensors file of latents, or a folder of them")
         began_ns = time.time_ns()
         found = self.find(path)
@@ -93,6 +99,7 @@ class Latents(Source):
             }
             datasets.append(LatentDataset(spec, shapes.family, params, numbers.get(split), provenance))
         constant = self._constant(found, shapes, facts[assigned["train"].source])
+        dependent = self._dependent(found, datasets[0])
         first = next(iter(readings))
         ranges = [own[first] for own in facts.values()]
         return LatentData(
@@ -108,6 +115,7 @@ class Latents(Source):
             missing=missing_of(kinds[0], len(kinds) > 1, bool(labels.names)),
             fractions=None if found.groups or "all" not in found.columns else (self.val_fraction, self.test_fraction),
             constant=constant,
+            dependent=dependent,
         )
 
     def find(self, path: Path, has_train: bool = True) -> Found:
@@ -233,6 +241,17 @@ class Latents(Source):
         if num := int(constant.sum()):
             found.guesses.append(f"{num:,} of {constant.size:,} dimensions never vary over the training latents")
         return constant
+
+    def _dependent(self, found: Found, train: LatentDataset) -> tuple[int, ...]:
+        """Which dimensions are computed from the others."""
+        if self.dependent == "keep" or not (dependent := dependent_columns(train)):
+            return ()
+        are = "is a sum or repeat" if len(dependent) == 1 else "are sums or repeats"
+        found.guesses.append(
+            f"{len(dependent):,} of {train.spec.num_dims:,} dimensions {are} of others over the training latents and "
+            "computed from them (data.dependent=keep models them like any other)"
+        )
+        return dependent
 
 
 def column_of(
