@@ -58,7 +58,7 @@ class Varying(Wrapper):
         inner = prior.spec.shape
         first = inner[0] + len(fixed) + len(dependent)
         self.spec = replace(prior.spec, shape=(first, *inner[1:]))
-        self.prior, self.dependent = prior, tuple(dependent)
+        self.prior, self.dependent = prior, tuple(place for place in range(first) if place in set(dependent))
         kept = [place for place in range(first) if place not in {*fixed, *dependent}]
         if len(kept) != inner[0]:
             asked, num = f"fixed={list(fixed)}", len(fixed) + len(dependent)
@@ -69,7 +69,7 @@ class Varying(Wrapper):
         self.register_buffer("constants", torch.zeros(self.spec.shape))  # [*shape]; 0 where it varies
         self.register_buffer("varying", torch.tensor(kept), persistent=False)  # [first axis of what varies]
         if dependent:  # exports from before there were such have no tensors of them
-            self.register_buffer("computed", torch.tensor(dependent), persistent=False)  # [J] places
+            self.register_buffer("computed", torch.tensor(self.dependent), persistent=False)  # [J] places
             self.register_buffer("centre", torch.zeros(inner))  # [K] of what varies
             self.register_buffer("weight", torch.zeros(len(dependent), *inner))  # [J, K]
             self.register_buffer("offset", torch.zeros(len(dependent)))  # [J] at the centre

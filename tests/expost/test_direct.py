@@ -28,6 +28,7 @@ LABEL = np.arange(NUM) % 3
 RNG = np.random.default_rng(0)
 LOC = (RNG.normal(size=(NUM, 3)) + 2 * LABEL[:, None]).astype("f4")
 DEAD = np.concatenate([LOC, np.full((NUM, 1), 7.0, "f4")], 1)
+DOUBLED = np.concatenate([LOC, LOC[:, 1:2], LOC.sum(1, keepdims=True)], 1)
 MAPS = RNG.normal(size=(NUM, 2, 3, 3)).astype("f4")
 CODES = RNG.integers(0, 5, (NUM, 2, 3))
 STD = np.full_like(MAPS, 0.3)
@@ -46,6 +47,11 @@ KINDS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"hidden": [8, 8], "conditional": True, "fit": {"max_epochs": 1}},
     ),
     "points of which one never varies": ({"loc": DEAD, "labels": LABEL}, "gaussian", {}),
+    "points of which some are repeats and sums": (
+        {"loc": DOUBLED, "labels": LABEL},
+        "mixture",
+        {"num_components": 2},
+    ),
     "maps": ({"loc": MAPS, "std": STD}, "autoregressive", {"fit": {"max_steps": 2}}),
     "codes": ({"codes": CODES, "labels": LABEL}, "bigram", {}),
     "codes and a network": ({"codes": CODES}, "transformer", SMALL_NET),
@@ -86,6 +92,21 @@ def test_the_same_prior_and_the_same_figures_as_the_command(
     assert (report.verdict, report.surgery, report.notes) == (told.verdict, told.surgery, told.notes)
     assert (report.missing, report.fitting, report.classes) == (told.missing, told.fitting, told.classes)
     assert report.rows[prior].fit_seconds == fitted.seconds
+
+
+def test_repeats_are_computed_or_kept_as_is_asked() -> None:
+    latents = LatentDataset.of(DOUBLED)
+    computed, fitted = fit_prior(latents, "gaussian")
+    assert "2 of 5 dimensions are sums or repeats of others (3, 4, counted from 0)" in fitted.notes[0]
+    z = computed.sample(50)
+    assert torch.equal(z[:, 3], z[:, 1]) and torch.isfinite(computed.log_prob(z)).all()
+    kept, _ = fit_prior(latents, "gaussian", dependent="keep")
+    rows = judge(kept, latents, num_samples=SAMPLES).rows
+    assert (
+        rows["standard_normal"].latent_nll_nats > judge(computed, latents).rows["standard_normal"].latent_nll_nats + 1
+    )
+    with pytest.raises(ValueError, match="dependent='drop': give 'compute' or 'keep'"):
+        fit_prior(latents, "gaussian", dependent="drop")
 
 
 def test_arrays_and_tensors_are_the_same() -> None:

@@ -34,6 +34,7 @@ FITS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"base": "gaussian", "hidden": [8], "num_layers": 2, "conditional": True, "fit": {"max_epochs": 1}},
     ),
     "never varies": ({"loc": np.concatenate([LOC, LOC[:, :1] * 0 + 7], 1)}, "gaussian", {}),
+    "repeats, sums": ({"loc": np.concatenate([LOC, LOC[:, 1:2], LOC.sum(1, keepdims=True)], 1)}, "gaussian", {}),
     "codes": ({"codes": (LABEL[:, None] + np.arange(4)) % 5}, "bigram", {}),
 }
 

@@ -136,6 +136,21 @@ def test_a_dimension_that_never_varies_is_in_the_nats_of_no_row(tmp_path: Path) 
         assert nats(found, row) == pytest.approx(nats(without, row), abs=1e-4)
 
 
+def test_repeats_and_sums_are_in_the_nats_of_no_row(tmp_path: Path) -> None:
+    for name in ("without", "kept"):
+        (tmp_path / name).mkdir()
+    points = vectors()["loc"][:, :3]
+    beside = np.concatenate([points, points[:, :1], points.sum(1, keepdims=True)], 1)
+    found = judged(tmp_path, {"loc": beside}, "prior=gaussian")
+    without = judged(tmp_path / "without", {"loc": points}, "prior=gaussian")
+    for row in (without.baseline, MOMENT_MATCHED, "learned"):
+        assert nats(found, row) == pytest.approx(nats(without, row), abs=1e-4)
+    said = "2 of the 5 places are sums or repeats of others: nats are of the others, in every row"
+    assert said in found.notes and not any("test latents have other numbers" in note for note in found.notes)
+    kept = judged(tmp_path / "kept", {"loc": beside}, "prior=gaussian", "data.dependent=keep")
+    assert said not in kept.notes and nats(kept, "learned") < nats(found, "learned") - 5, "as high as its jitter is low"
+
+
 def test_maps_are_shown_as_they_are(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     arrays = {"loc": (3 + draws.normal(size=(400, 3, 4, 4))).astype("f4")}
@@ -230,6 +245,21 @@ def test_test_latents_that_leave_the_constants_are_counted(tmp_path: Path) -> No
     found = judged(tmp_path, {"train_loc": points, "test_loc": other}, "prior=gaussian")
     assert any(note.startswith("7 of 20 test latents have other numbers") for note in found.notes)
     assert found.row("learned").latent_nll_nats is None
+
+
+def test_test_latents_that_leave_a_sum_are_counted_and_are_in_no_cluster(tmp_path: Path) -> None:
+    label = np.arange(120) % 2
+    points = np.random.default_rng(0).normal(size=(120, 4)).astype("f4") + 9 * label[:, None].astype("f4")
+    points[:, 1], points[:, 3] = 2, points[:, 0] - points[:, 2]
+    other = points[:40].copy()
+    other[label[:40] == 1, 3] += 1  # one class
+    other[0, 1] = 3
+    arrays = {"train_loc": points, "test_loc": other, "train_label": label, "test_label": label[:40]}
+    found = judged(tmp_path, arrays, "prior=mixture", "prior.num_components=2")
+    known = "in places that never vary or are sums or repeats of others"
+    assert any(note.startswith(f"21 of 40 test latents have other numbers {known}") for note in found.notes)
+    assert found.clusters is not None and found.clusters.num_images == 19
+    assert sum(row[1] for row in found.clusters.counts) == 0
 
 
 def test_a_constant_inside_of_a_channel_is_said_to_have_no_bound(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stage1_vae.data.images import DataError
 from stage1_vae.data.latents.data import LatentData
 from stage1_vae.data.latents.source import Latents
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
@@ -277,6 +278,17 @@ def test_dimensions_that_never_vary_are_named(tmp_path: Path) -> None:
     assert data.constant.tolist() == [False, True, False]
     assert "1 of 3 dimensions never vary over the training latents" in data.guesses
     assert not load(write(tmp_path / "b.npz", loc=loc, std=STD)).constant.any()
+
+
+def test_dimensions_that_repeat_others_are_named_with_the_key_that_keeps_them(tmp_path: Path) -> None:
+    root = write(tmp_path / "a.npz", loc=np.concatenate([LOC, LOC[:, :1]], 1))
+    data, kept = load(root), load(root, dependent="keep")
+    assert data.dependent == (3,) and kept.dependent == ()
+    said = [words for words in data.guesses if "data.dependent=keep" in words]
+    assert said and said[0].startswith("1 of 4 dimensions is a sum or repeat of others over the training latents")
+    assert not any("data.dependent" in words for words in kept.guesses) and kept.fingerprint == data.fingerprint
+    with pytest.raises(DataError, match=r"data\.dependent=drop is unknown: choose compute or keep"):
+        load(root, dependent="drop")
 
 
 def test_the_fingerprint_is_of_content_labels_and_splits(tmp_path: Path) -> None:
