@@ -13,6 +13,7 @@ Nothing is printed, and torch's global generators are left as they were.
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,9 @@ from expost.training.tracking import Tracker
 from stage1_vae.data.latents.data import LatentData, LatentStyle, missing_of
 from stage1_vae.data.latents.source import DEPENDENT
 from stage1_vae.data.splits import MIN_IMAGES, MIN_PER_SPLIT, SPLITS, split_rows
-from stage1_vae.latents import LatentDataset, LatentSpec, dependent_columns
-from stage2_prior.fitting import FitReport
+from stage1_vae.latents import LatentDataset, LatentSpec, constants, dependent_columns
+from stage1_vae.latents.look import look_at
+from stage2_prior.fitting import FitReport, PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
 
@@ -89,9 +91,12 @@ def fit_prior(
     try:
         job, parts = assembled(prior, plain(settings), as_data(parts_of, dependent=computed), int(seed), device)
         check_classes(parts)
-        run, held_out = job.fit_run(Tracker()), parts.data.val
+        run, held_out, look = job.fit_run(Tracker()), parts.data.val, look_at(parts.data.train)
+        if look.refusal:
+            raise PriorError(look.refusal)
         report = parts.prior.fit(parts.data.train, held_out, run)
         report = hold_against_gaussian(report, parts, job.config.prior, parts.data.train, held_out, run)
+        report = replace(report, look=look.rows)
     except UserError as error:
         raise ValueError(str(error)) from error
     description = {
@@ -305,19 +310,6 @@ def as_data(
         constant=constants(train) if kind == "loc" else None,
         dependent=dependent,
     )
-
-
-def constants(latents: LatentDataset) -> np.ndarray:
-    """Which numbers of point masses are the same in all of them, bool [*shape]; none of others are."""
-    if latents.family != "delta":
-        return np.zeros(latents.spec.shape, bool)
-    first = latents.posterior(slice(0, 1)).mean[0]
-    same = torch.ones(latents.spec.shape, dtype=torch.bool)
-    for posterior in latents.blocks():
-        same &= (posterior.mean == first).all(0)
-        if not same.any():
-            break
-    return same.numpy()
 
 
 def assembled(

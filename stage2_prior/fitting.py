@@ -134,6 +134,8 @@ class FitReport:
             fitted `val_nll_nats`, or `frechet_distance`, `behind` (the best one) and the standard `error` of that.
         over_gaussian: `gain_nats` over one Gaussian on `num` held-out latents, and the standard error of that,
             `error_nats`; None: there is none to hold it against.
+        look: what was remarkable of the latents before the fit, a mapping each: `what`, `seen` and `done` about it
+            (`stage1_vae.latents.look`).
     """
 
     seconds: float
@@ -143,6 +145,7 @@ class FitReport:
     notes: list[str] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
     over_gaussian: dict[str, float] | None = None
+    look: list[dict[str, str]] = field(default_factory=list)
 
 
 class Stopwatch:

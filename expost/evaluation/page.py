@@ -147,6 +147,7 @@ def render_html(
         gaps=inference_gaps(report.gaps),
         classes=class_shares(report.classes, nouns),
         ladders=[Cells(caption, [*map(one_line, head)], rungs) for caption, head, rungs in views.ladders(report)],
+        looks=[Cells(*look) for look in views.looks(report)],
         pictures=[(caption, embed(path)) for caption, path in pictures.items()],
         config_yaml=config_yaml,
         dataset=dataset or {},

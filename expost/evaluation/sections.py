@@ -247,6 +247,15 @@ class Rung(Record):
 
 
 @dataclass(frozen=True)
+class LookedAt(Record):
+    """One thing that was remarkable of the latents before the fit: what, how much, what is done about it."""
+
+    what: str
+    seen: str
+    done: str
+
+
+@dataclass(frozen=True)
 class Fitting(Record):
     """How a prior was fitted, and what can be done where it falls short.
 
@@ -256,6 +265,7 @@ class Fitting(Record):
         num_places: of a latent.
         ladder: the priors among which it was chosen.
         over_gaussian: nats by which held-out latents are likelier than under one Gaussian; None: nobody looked.
+        look: what was remarkable of the latents before.
         if_losing: what can be done where that is less than nothing, in words that follow a semicolon.
     """
 
@@ -265,6 +275,7 @@ class Fitting(Record):
     ladder: tuple[Rung, ...] = field(default=(), metadata=OMITTED)
     over_gaussian: Estimate | None = field(default=None, metadata=OMITTED)
     if_losing: str = field(default="", metadata=OMITTED)
+    look: tuple[LookedAt, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,14 @@ def shared_notes(notes_by_name: Iterable[tuple[str, Iterable[str]]]) -> list[str
     return [f"{', '.join(owners)}: {note}" for note, owners in names.items()]
 
 
+def looks(report: Report) -> Iterator[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+    """What was remarkable of the latents before a prior was fitted: a caption, the heads of columns, and lines."""
+    found = next((fitting.look for fitting in report.fitting.values() if fitting.look), ())
+    if found:
+        lines = [(row.what, [row.seen, row.done]) for row in found]
+        yield "Training latents, before the prior was fitted", ["seen", "what is done"], lines
+
+
 def ladders(report: Report) -> Iterator[tuple[str, list[str], list[tuple[str, list[str]]]]]:
     """Of each prior that was chosen among several: a caption, the heads of columns, and each rung with its texts."""
     for name, fitting in report.fitting.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expost.config.build import target_class
 from expost.config.schema import Node, VAEParts
-from expost.evaluation.sections import Estimate, Fitting, Rung
+from expost.evaluation.sections import Estimate, Fitting, LookedAt, Rung
 from expost.job import Job
 from expost.measure.subject import Subject
 from expost.parts.assembly import ImageParts
@@ -39,7 +39,8 @@ def fitting_of(job: Job, subject: Subject, name: str, fit: FitReport) -> Fitting
     """`fitting` of the learned prior of an evaluation."""
     labels = subject.train.labels if subject.prior.min_images_a_class else None
     ladder = tuple(Rung.from_json(row, "ladder") for row in fit.ladder)
-    found = replace(fitting(name, job.config.prior, subject.train.spec, labels, fit), ladder=ladder)
+    look = tuple(LookedAt.from_json(row, "look") for row in fit.look)
+    found = replace(fitting(name, job.config.prior, subject.train.spec, labels, fit), ladder=ladder, look=look)
     if (over := fit.over_gaussian) is None:
         return found
     words = remedy_of_losing(subject.prior, job.config.prior) if loses(over) else ""

@@ -24,8 +24,9 @@ from expost.stages.making import Alone, Making, Stage
 from expost.store.tensors import layouts, read_tensors
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
+from stage1_vae.latents.look import look_at
 from stage2_prior.combined.members import Combined
-from stage2_prior.fitting import FIT_VERSION, FitReport
+from stage2_prior.fitting import FIT_VERSION, FitReport, PriorError
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.priors.learned import Learned
 
@@ -33,6 +34,10 @@ from stage2_prior.priors.learned import Learned
 def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
+    look = look_at(making.latents("train"))
+    if look.refusal:
+        raise PriorError(look.refusal)
+    job.say("prior", look.line)
     with counting("prior", job.shows_progress, tracker.log) as log:
         lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
         if isinstance(prior, Learned):
@@ -46,6 +51,7 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         train, val = making.latents("train"), making.latents("val")
         report = prior.fit(train, val, fit_run)
         report = hold_against_gaussian(report, making.parts, job.config.prior, train, val, fit_run)
+        report = replace(report, look=look.rows)
     for note in report.notes:
         job.say("prior", note)
     fitted = weights(prior)

@@ -1,7 +1,14 @@
 """The door between the stages: what stage 2 may know of stage 1, and nothing else."""
 
 from stage1_vae.latents.aggregate import log_mean_normal
-from stage1_vae.latents.columns import FLOAT32_ROUNDING, MOST_COLUMNS, AffineMap, affine_map, dependent_columns
+from stage1_vae.latents.columns import (
+    FLOAT32_ROUNDING,
+    MOST_COLUMNS,
+    AffineMap,
+    affine_map,
+    constants,
+    dependent_columns,
+)
 from stage1_vae.latents.dataset import BUFFER_BYTES, IN_MEMORY_BYTES, DiagonalNormal, Draws, LatentDataset, Posterior
 from stage1_vae.latents.spec import Column, DerivedColumn, LatentDensity, LatentSpec, Support
 from stage1_vae.spaces.box import TruncatedNormal
@@ -26,6 +33,7 @@ __all__ = [
     "Support",
     "TruncatedNormal",
     "affine_map",
+    "constants",
     "dependent_columns",
     "log_area",
     "log_mean_normal",

@@ -89,6 +89,19 @@ def dependent_columns(latents: LatentDataset) -> tuple[int, ...]:
     return tuple(place for place, held in zip(others, holds.tolist(), strict=True) if held)
 
 
+def constants(latents: LatentDataset) -> np.ndarray:
+    """Which numbers of point masses are the same in all of them, bool [*shape]; none of others are."""
+    if latents.family != "delta":
+        return np.zeros(latents.spec.shape, bool)
+    first = latents.posterior(slice(0, 1)).mean[0]
+    same = np.ones(latents.spec.shape, bool)
+    for posterior in latents.blocks():
+        same &= (posterior.mean == first).all(0).numpy()
+        if not same.any():
+            break
+    return same
+
+
 def affine_map(latents: LatentDataset, kept: Sequence[int], others: Sequence[int]) -> AffineMap:
     """The columns `others` as functions of the columns `kept`, by least squares over rows spread over the set. A kept
     column that is nearly a function of other kept ones has the weight 0."""

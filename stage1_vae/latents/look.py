@@ -1,0 +1,267 @@
+"""A look at latents before anything is fitted to them: what is remarkable, and what is done about it.
+
+Order statistics are of a sample that is spread over the rows; what may stand in a single row (a repeat, a wild one) is
+looked for in all of them, block by block.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from stage1_vae.latents.columns import constants, dependent_columns
+from stage1_vae.latents.dataset import LatentDataset
+from stage1_vae.latents.spec import Support
+from stage1_vae.rows import spread_rows
+
+SAMPLE_NUMBERS, LEAST_SAMPLE, MOST_SAMPLE = 2**20, 1000, 20_000
+"""Numbers of the sample, about, and its rows at least and at most."""
+EQUAL_SHARE, EQUAL_ROWS = 0.01, 5
+"""Of a column: a value that holds both is an atom. Numbers that are drawn from a density repeat by rounding alone."""
+REPEATED_SHARE = 0.05
+"""Of points: where more are the same as an earlier one, they have no density."""
+HEAVY = 8.0
+"""The 99.9th percentile of distances from the median, in those of the 75th: 2.9 of a normal distribution, 5 of a
+Laplace, 19 of a Student with 2 degrees of freedom."""
+WILD = 20.0
+"""A row that is so many times as far out as the 99.9th percentile has not come from the tail of the others."""
+FEWEST_NUMBERS = 2000
+"""Numbers below which nothing is said of tails and wild rows."""
+FEW_STEPS = 300
+"""Steps of float32 in a standard deviation, below which they are told."""
+PRIME = 0x9E3779B97F4A7C15
+"""For hashes of rows (2^64 over the golden ratio; Knuth, "The Art of Computer Programming", vol. 3, section 6.4)."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing that is remarkable.
+
+    Attributes:
+        what: it is about.
+        seen: figures, in words.
+        done: what is done about it, and the key that changes that, in words.
+    """
+
+    what: str
+    seen: str
+    done: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to be seen.
+
+    Attributes:
+        seen: of all latents, in a clause: how many, how many different ones, how wide.
+        remarks: the most important first.
+        no_density: why these latents have none, in words; "" where they have one, or a mass.
+        refusal: why nothing can be fitted to them, with the remedy; "" where something can.
+    """
+
+    seen: str
+    remarks: tuple[Remark, ...] = field(default=())
+    no_density: str = ""
+    refusal: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        said = [f"{remark.what}: {remark.seen}; {remark.done}" for remark in self.remarks]
+        return ". ".join([self.seen, *([self.no_density] if self.no_density else []), *said])
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """For a table, as JSON has it."""
+        first = {"what": "all", "seen": self.seen, "done": self.no_density}
+        return [first, *({"what": r.what, "seen": r.seen, "done": r.done} for r in self.remarks)]
+
+
+def look_at(latents: LatentDataset) -> Look:
+    """Look at the latents of a training set; of codes, at their use."""
+    with torch.random.fork_rng(devices=[]):  # posteriors of codes are looked at through draws
+        distinct, effective = distinct_rows(latents)
+        if latents.spec.support is Support.CODES:
+            return look_at_codes(latents, distinct)
+        return look_at_numbers(latents, distinct, effective)
+
+
+def look_at_numbers(latents: LatentDataset, distinct: int, effective: float) -> Look:
+    """Of real numbers and bits, by the means of posteriors."""
+    num, dims = len(latents), latents.spec.num_dims
+    are_points = not latents.has_density and latents.spec.support is Support.REAL
+    sample = means_of(latents, spread_rows(num, max(LEAST_SAMPLE, min(MOST_SAMPLE, SAMPLE_NUMBERS // dims))))
+    remarks = []
+    if are_points:
+        remarks += list(columns_that_follow(latents))
+    atoms, atoms_reason = equal_values(sample) if are_points else (None, "")
+    remarks += [atoms] if atoms else []
+    repeated = num - distinct
+    no_density = atoms_reason
+    if repeated and are_points:
+        seen = f"{repeated:,} of {num:,} are the same as an earlier one, as good as {effective:,.0f} different ones"
+        remarks.append(
+            Remark("repeats", seen, "they count as often as they come; prior.min_std is the floor under widths")
+        )
+        if repeated > REPEATED_SHARE * num and not no_density:
+            no_density = "whole latents repeat, so that they have no density: nats say how narrow a prior makes them"
+    if latents.spec.support is Support.REAL:
+        remarks += [r for r in (tails_of(latents, sample), coarse_steps(sample)) if r is not None]
+    kind = "points without a width" if are_points else "posteriors"
+    shape = "x".join(map(str, latents.spec.shape))
+    seen = f"{num:,} {kind} of {shape} numbers, {'all' if not repeated else f'{distinct:,}'} different"
+    if latents.spec.support is Support.REAL:
+        widths = sample.std(0)
+        widths = widths[widths > 0]
+        seen += f", columns {widths.min():.3g} to {widths.max():.3g} wide" if len(widths) else ", none of which varies"
+    return Look(seen, tuple(remarks), no_density, same_in_all(num, distinct) if are_points else "")
+
+
+def same_in_all(num: int, distinct: int) -> str:
+    """Why nothing can be fitted to so few different points."""
+    if num < 2:
+        return f"there is {num} latent for the fit, and a density needs at least two: give more"
+    if distinct < 2:
+        return (
+            f"all {num:,} latents for the fit are the same, so that there is nothing to fit: look at which array was "
+            "taken, data.loc, or encode images that differ"
+        )
+    return ""
+
+
+def columns_that_follow(latents: LatentDataset) -> list[Remark]:
+    """Columns that never vary, and those that are functions of others, of points."""
+    remarks, dims = [], latents.spec.num_dims
+    fixed = int(constants(latents).sum())
+    if fixed:
+        seen = f"{fixed:,} of {dims:,} numbers never vary"
+        remarks.append(Remark("dead columns", seen, "data=latents models the others, and nats are of those"))
+    follow = dependent_columns(latents)
+    if follow:
+        named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
+        seen = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
+        done = "data=latents computes them and models the others; data.dependent=keep models all"
+        remarks.append(Remark("columns that follow from others", seen, done))
+    return remarks
+
+
+def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
+    """Columns of the sample [n, D] in which single values have a probability of their own, and what follows from that;
+    those that never vary are none."""
+    ordered = np.sort(sample, axis=0)
+    shares = np.zeros(sample.shape[1])
+    values = np.zeros(sample.shape[1])
+    for place in range(sample.shape[1]):
+        starts = np.flatnonzero(np.r_[True, ordered[1:, place] != ordered[:-1, place]])
+        lengths = np.diff(np.r_[starts, len(ordered)])
+        if len(starts) > 1:
+            longest = int(lengths.argmax())
+            shares[place], values[place] = lengths[longest] / len(ordered), ordered[starts[longest], place]
+    atoms = (shares > EQUAL_SHARE) & (shares * len(sample) >= EQUAL_ROWS)
+    if not atoms.any():
+        return None, ""
+    worst = int(shares.argmax())
+    seen = (
+        f"{int(atoms.sum()):,} of {len(atoms):,} columns hold single values with a probability of their own "
+        f"({100 * shares[worst]:.0f} % of column {worst} are {values[worst]:g})"
+    )
+    if (sample[:, atoms] == np.round(sample[:, atoms])).all() and atoms.all():
+        done = "they are whole numbers; data.codes=NAME reads them as codes, which have probabilities"
+    else:
+        done = "compare distances, or model what is zero and what is not apart"
+    reason = "single values repeat, so that they have no density: nats say how narrow a prior makes them"
+    return Remark("equal values", seen, done), reason
+
+
+def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
+    """Rows that are wild, or tails that are heavy; distances are from each column's median, in its own quartiles'."""
+    middle = np.median(sample, axis=0)
+    quartile = np.quantile(np.abs(sample - middle), 0.75, axis=0)
+    moves = quartile > 0
+    if not moves.any() or sample[:, moves].size < FEWEST_NUMBERS:
+        return None
+    far = float(np.quantile(np.abs(sample[:, moves] - middle[moves]) / quartile[moves], 0.999))
+    done = "they set no scale: prior.wrap=[whiten] and the mixture measure without the outermost 0.5 % at each end"
+    wild, first, start = 0, -1, 0
+    for posterior in latents.blocks():
+        z = posterior.mean.flatten(1).numpy()[:, moves]
+        is_wild = (np.abs(z - middle[moves]) / quartile[moves]).max(1) > WILD * far
+        if is_wild.any():
+            first = start + int(is_wild.argmax()) if first < 0 else first
+            wild += int(is_wild.sum())
+        start += len(z)
+    if wild:
+        seen = (
+            f"{wild:,} of {len(latents):,} rows are {WILD:g} times as far out as 99.9 % of numbers (first: {first:,})"
+        )
+        return Remark("wild rows", seen, f"{done}; they stay in the set")
+    if far > HEAVY:
+        seen = f"the 99.9th percentile is {far:.0f} times as far out as the 75th, of a normal distribution 2.9 times"
+        return Remark("heavy tails", seen, done)
+    return None
+
+
+def coarse_steps(sample: np.ndarray) -> Remark | None:
+    """Columns whose offset leaves float32 few steps in a standard deviation."""
+    std, size = sample.std(0), np.abs(sample).max(0)
+    steps = np.where(std > 0, std / np.maximum(size * 2.0**-23, 1e-45), np.inf)
+    worst = int(steps.argmin())
+    if steps[worst] >= FEW_STEPS:
+        return None
+    column = f"column {worst}, {sample[:, worst].mean():.4g} ± {std[worst]:.2g}"
+    seen = f"float32 has {steps[worst]:.0f} steps in a deviation of {column}"
+    return Remark("large offsets", seen, "take the mean off before the latents are saved")
+
+
+def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
+    """How codes are used, all places of a map together."""
+    sizes = latents.spec.num_codes
+    counts = np.zeros(max(sizes), np.int64)
+    for posterior in latents.blocks():
+        counts += np.bincount(posterior.sample().numpy().astype(np.int64).ravel(), minlength=len(counts))
+    num, unused = len(latents), int((counts == 0).sum())
+    remarks = []
+    if unused:
+        seen = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {100 * counts.max() / counts.sum():.1f} % of all"
+        remarks.append(
+            Remark(
+                "unused codes", seen, "a prior gives them next to nothing; vae.bottleneck.revive_below places them anew"
+            )
+        )
+    if distinct < num:
+        seen = f"{num - distinct:,} of {num:,} maps are the same as an earlier one"
+        remarks.append(Remark("repeated maps", seen, "they count as often as they come"))
+    share = counts[counts > 0] / counts.sum()
+    perplexity = math.exp(float(-(share * np.log(share)).sum()))
+    used = f"used like {perplexity:,.1f} equally frequent ones"
+    return Look(f"{num:,} maps of {latents.spec.num_dims:,} codes of {len(counts):,}, {used}", tuple(remarks))
+
+
+def distinct_rows(latents: LatentDataset) -> tuple[int, float]:
+    """How many different latents there are, by hashes of 64 bits, and how many equally frequent ones would be as many:
+    the exponential of the entropy of their shares."""
+    hashes = np.concatenate([hash_rows(raw_rows(latents, start)) for start in range(0, len(latents), 2**16)])
+    counts = np.unique(hashes, return_counts=True)[1]
+    share = counts / counts.sum()
+    return len(counts), math.exp(float(-(share * np.log(share)).sum()))
+
+
+def raw_rows(latents: LatentDataset, start: int) -> np.ndarray:
+    """All parameters of some rows, as they are, uint8 [n, bytes]."""
+    rows = slice(start, start + 2**16)
+    parts = [np.ascontiguousarray(np.asarray(column[rows])) for column in latents.params.values()]
+    return np.concatenate([part.reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
+
+
+def hash_rows(content: np.ndarray) -> np.ndarray:
+    """uint8 [n, bytes] -> uint64 [n]: of 64-bit words, each times an odd number of its own."""
+    padded = np.pad(content, ((0, 0), (0, -content.shape[1] % 8))).view(np.uint64)  # [n, W]
+    factors = (np.arange(1, padded.shape[1] + 1, dtype=np.uint64) * np.uint64(PRIME)) | np.uint64(1)
+    mixed = padded ^ (padded >> np.uint64(29))
+    return np.asarray((mixed * factors).sum(1, dtype=np.uint64))
+
+
+def means_of(latents: LatentDataset, rows: torch.Tensor) -> np.ndarray:
+    """Means of posteriors, float64 [n, D]."""
+    return latents.posterior(rows).mean.double().flatten(1).numpy()

@@ -1,0 +1,101 @@
+"""What a look at latents says is so: each shape is called what it is, and ordinary ones nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import SMALL, assert_refused, report_of, run_here
+
+from benchmarks.latents.shapes import draw
+from expost import fit_prior
+from stage1_vae.latents import LatentDataset
+from stage1_vae.latents.look import look_at
+
+REMARKS = {
+    "20 clusters 0.03 wide": [],
+    "two columns equal to 1e-5": ["columns that follow from others"],
+    "one wild latent (1e4)": ["wild rows"],
+    "heavy tails (Student, 2 degrees)": ["heavy tails"],
+    "mean 1,000, width 0.01": ["large offsets"],
+    "widths 1e-4 to 1e4": [],
+    "ring of width 0.05": [],
+    "half of the entries exactly 0": ["equal values"],
+    "whole numbers 0, 1, 2": ["equal values", "repeats"],
+    "one dead column": ["dead columns"],
+    "correlations of 0.999": [],
+    "uniform cube": [],
+    "log-normal": ["heavy tails"],
+    "three of eight dimensions, 0.01 thick": [],
+    "shell 0.02 thick": [],
+    "two clusters 1,000 widths apart": [],
+    "sums and repeats of columns": ["columns that follow from others"],
+    "200 latents over and over": ["repeats"],
+}
+NO_DENSITY = ("half of the entries exactly 0", "whole numbers 0, 1, 2", "200 latents over and over")
+
+
+@pytest.mark.parametrize("name", REMARKS)
+def test_each_shape_is_called_what_it_is(name: str) -> None:
+    look = look_at(LatentDataset.of(draw(name, 0, 3000)[0]))
+    assert [remark.what for remark in look.remarks] == REMARKS[name]
+    assert bool(look.no_density) == (name in NO_DENSITY) and not look.refusal
+    assert look.line.startswith("3,000 points without a width of 8 numbers")
+
+
+def test_figures_are_counted_over_all_rows() -> None:
+    loc = torch.from_numpy(np.random.default_rng(0).normal(size=(70_000, 3))).float()
+    loc[65_000:65_400] = loc[:400]
+    loc[69_999] = 1e5
+    said = look_at(LatentDataset.of(loc)).line
+    assert "69,600 different" in said and "400 of 70,000 are the same as an earlier one" in said
+    assert "1 of 70,000 rows are" in said and "(first: 69,999)" in said
+
+
+def test_normal_latents_set_off_no_alarm() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        num, dims = int(rng.integers(20, 201)), int(rng.integers(2, 65))
+        loc = torch.from_numpy(rng.normal(size=(num, dims))).float()
+        for latents in (LatentDataset.of(loc), LatentDataset.of(loc, torch.full_like(loc, -2.0))):
+            look = look_at(latents)
+            assert not look.remarks and not look.no_density, look.line
+
+
+def test_posteriors_with_widths_may_share_a_mean() -> None:
+    loc = torch.zeros(500, 4)
+    look = look_at(LatentDataset.of(loc, torch.full_like(loc, -1.0)))
+    assert not look.remarks and not look.refusal and "500 posteriors of 4 numbers, 1 different" in look.line
+
+
+def test_codes_are_looked_at_by_their_use() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 40, size=(500, 6))
+    codes[400:] = codes[:100]
+    look = look_at(LatentDataset.of(codes=codes, num_codes=64))
+    assert [remark.what for remark in look.remarks] == ["unused codes", "repeated maps"]
+    assert "24 of 64 codes never occur" in look.line and "100 of 500 maps" in look.line
+    assert "used like 4" in look.seen or "used like 39" in look.seen
+
+
+def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="all 90 latents for the fit are the same, so that there is nothing to fit"):
+        fit_prior(LatentDataset.of(torch.ones(90, 3)), "mixture", val=LatentDataset.of(torch.ones(9, 3)))
+    np.savez(tmp_path / "latents.npz", loc=np.ones((300, 3), np.float32))
+    before = sorted(tmp_path.rglob("*"))
+    words = ["data=latents", f"data.root={tmp_path / 'latents.npz'}", "prior=gaussian"]
+    assert_refused(run_here(tmp_path, *words), tmp_path, "the same", before=before)
+
+
+def test_a_run_says_it_and_its_report_shows_it(tmp_path: Path) -> None:
+    loc = draw("half of the entries exactly 0", 0, 1000)[0]
+    np.savez(tmp_path / "latents.npz", loc=loc)
+    result = run_here(tmp_path, "data=latents", f"data.root={tmp_path / 'latents.npz'}", "prior=gaussian", "logger=csv")
+    assert result.code == 0, result.err
+    assert "single values repeat, so that they have no density" in result.out
+    (fitting,) = report_of(tmp_path)["fitting"].values()
+    assert [row["what"] for row in fitting["look"]] == ["all", "equal values"]
+    page = next(tmp_path.glob("runs/*/report.html")).read_text(encoding="utf-8")
+    assert "Training latents, before the prior was fitted" in page
+    images = run_here(tmp_path, *SMALL)
+    assert images.code == 0 and "posteriors of 16 numbers" in images.out, images.err
