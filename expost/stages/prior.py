@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from expost.stages.making import Alone, Making, Stage
 from expost.store.tensors import layouts, read_tensors
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
+from stage1_vae.latents import LatentDataset, constants, dependent_columns
 from stage1_vae.latents.look import look_at
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FIT_VERSION, FitReport, PriorError
@@ -52,6 +54,9 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         report = prior.fit(train, val, fit_run)
         report = hold_against_gaussian(report, making.parts, job.config.prior, train, val, fit_run)
         report = replace(report, look=look.rows)
+    if isinstance(making.parts, ImageParts):
+        said = flatness(making.latents("train"), making.inputs["latents"].path)
+        report = replace(report, notes=[*report.notes, *said])
     for note in report.notes:
         job.say("prior", note)
     fitted = weights(prior)
@@ -61,6 +66,20 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
         save_file(fitted, making.folder / PRIOR_WEIGHTS)
         (making.folder / "fit.json").write_text(json.dumps(facts), encoding="utf-8")
     return {name: facts[name] for name in ("seconds", "val_nll_nats", "num_parameters")}
+
+
+def flatness(latents: LatentDataset, path: Path) -> list[str]:
+    """Whether all of a vector's dimensions together have no density, in words: what was fitted before the images were
+    encoded is one of all of them. `path`: of the stored latents, which can be modelled without those."""
+    if latents.family != "delta" or len(latents.spec.shape) > 1:
+        return []
+    num = int(constants(latents).sum()) + len(dependent_columns(latents))
+    said = (
+        f"{num:,} of {latents.spec.num_dims:,} dimensions never vary, or are sums or repeats of others: a density of "
+        "all of them has no bound, so nats say how narrow the prior is; "
+        f"data=latents data.root={path} models the others"
+    )
+    return [said] * (0 < num < latents.spec.num_dims)
 
 
 def of_stage1(making: Making) -> dict[str, Any]:

@@ -223,7 +223,8 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
     num, unused = len(latents), int((counts == 0).sum())
     remarks = []
     if unused:
-        seen = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {100 * counts.max() / counts.sum():.1f} % of all"
+        most = 100 * counts.max() / counts.sum()
+        seen = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {most:.1f} % of all"
         remarks.append(
             Remark(
                 "unused codes", seen, "a prior gives them next to nothing; vae.bottleneck.revive_below places them anew"

@@ -58,7 +58,7 @@ class Autoregressive(LabelledPrior):
         PriorError: for a number out of range, or labels that are not there.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 2
     learns_jointly = True
     order: Tensor
     max_log_std: Tensor

@@ -7,7 +7,6 @@ points than twice their dimensions that maximum is no density, or a hairline fro
 """
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +27,6 @@ class Gaussian(Prior):
     """
 
     log_prob_is = Exactness.EXACT
-    version: ClassVar[int] = 2
     knobs = frozenset({"temperature"})
     mean: Tensor
     scale: Tensor

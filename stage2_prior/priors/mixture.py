@@ -21,7 +21,7 @@ number is taken as it is, and nothing is changed after EM.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -102,8 +102,6 @@ class Mixture(FiniteMixture):
     Raises:
         PriorError: for a number out of range or an unknown covariance.
     """
-
-    version: ClassVar[int] = 2
 
     def __init__(
         self,

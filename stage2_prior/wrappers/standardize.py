@@ -10,7 +10,6 @@ if nobody had wrapped it; a rotation (full whitening) would lose that.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,8 +26,6 @@ from stage2_prior.sampling import Sampling
 
 class Standardized(Wrapper):
     """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
-
-    version: ClassVar[int] = 2
 
     shift: Tensor
     unit: Tensor

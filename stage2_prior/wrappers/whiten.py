@@ -7,8 +7,6 @@ Those, and maps, are standardised alone, as `standardize` does; and so are point
 since a rotation smears what each column has by itself (exact zeros, whole numbers).
 """
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,7 +38,6 @@ class Whitened(Standardized):
     Standardisation and whitening are one wrapper, because both are decided by the latents.
     """
 
-    version: ClassVar[int] = 1
     factor: Tensor
 
     def __init__(self, prior: Prior) -> None:

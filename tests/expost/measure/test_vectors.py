@@ -40,6 +40,17 @@ def test_a_run_on_vectors(tmp_path: Path) -> None:
     assert refused.code == 2 and "vectors are no pictures" in refused.err and not (tmp_path / "folder").exists()
 
 
+def test_points_of_images_that_repeat_a_column_are_said_to_have_no_density(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", x=np.concatenate([X, X[:, 1:2]], 1))
+    words = ("data=vectors", "data.root=set.npz", "vae=identity", "prior=gaussian", "stage=prior", "logger=csv")
+    done = run_here(tmp_path, *words)
+    assert done.code == 0, done.err
+    said = next(line for line in done.out.splitlines() if "1 of 7 dimensions never vary, or are sums" in line)
+    root = next(word for word in said.split() if word.startswith("data.root="))
+    again = run_here(tmp_path, "data=latents", root, *words[3:])
+    assert "1 of 7 dimensions are sums or repeats of others (6, counted from 0)" in again.out, again.err
+
+
 @pytest.mark.parametrize("num", [6, 300])
 @pytest.mark.parametrize("classes", [0, 2])
 def test_features_are_the_numbers(num: int, classes: int) -> None:

@@ -84,7 +84,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "latents.npz", loc=np.ones((300, 3), np.float32))
     before = sorted(tmp_path.rglob("*"))
     words = ["data=latents", f"data.root={tmp_path / 'latents.npz'}", "prior=gaussian"]
-    assert_refused(run_here(tmp_path, *words), tmp_path, "the same", before=before)
+    assert_refused(run_here(tmp_path, *words), tmp_path, "the same", before=before, data_was_read=True)
 
 
 def test_a_run_says_it_and_its_report_shows_it(tmp_path: Path) -> None:
