@@ -1,4 +1,5 @@
-"""Keys of the store outlive what is moved in the code: those of six configurations, recorded at commit ad458c8."""
+"""Keys of the store outlive what is moved in the code: those of six configurations, recorded at commit ad458c8, and of
+fits and what follows them when `FIT_VERSION` became 3."""
 
 import json
 import os
