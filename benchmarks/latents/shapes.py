@@ -156,7 +156,7 @@ def draw(name: str, seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.nda
     """Training, validation (a sixth as many) and test latents (as many as for training), float32 [., 8]."""
     rng = np.random.default_rng(1000 + seed)
     shape = SHAPES.get(name) or FURTHER[name]
-    train, val, test = (np.float32(shape(rng, size)) for size in (num, num // 6, num))
+    train, val, test = (shape(rng, size).astype(np.float32) for size in (num, num // 6, num))
     if name.startswith("one wild"):
         train[num // 2] = WILD
     return train, val, test
