@@ -35,7 +35,7 @@ from stage1_vae.latents.spec import PARAMETERS
 from stage1_vae.rows import spread_rows
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings, Sizes
-from stage2_prior.prior import GradientPrior, Prior
+from stage2_prior.prior import GradientPrior, Prior, innermost
 
 MAX_LATENT_BYTES = IN_MEMORY_BYTES * 5 // 4
 """Latents that are made up for the probes; of a larger set so many, which is enough to be read from the disk as it."""
@@ -268,7 +268,10 @@ def probe_iterations(probing: Probing) -> Facts:
         fits[few] = fit_iterations(probing, train, len(train) / num, PASSES)
         return fits[few].seconds_a_pass
 
-    least = 2 * max(int(node.get("num_components") or 0), prior.min_images_a_class * prior.num_classes)
+    most_components = int(
+        getattr(innermost(prior), "num_components", 0)
+    )  # of one that chooses, as many as it has room for
+    least = 2 * max(most_components, prior.min_images_a_class * prior.num_classes)
     first = min(len(whole), max(MIN_LATENTS, least))
     iterate(first)  # pays for what is there once in a process
     timed = [fits[few] for few, _ in lengthen(iterate, first, len(whole), probing.enough)]

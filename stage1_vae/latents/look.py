@@ -114,7 +114,8 @@ def look_at_numbers(latents: LatentDataset, distinct: int, effective: float) -> 
     if latents.spec.support is Support.REAL:
         widths = sample.std(0)
         widths = widths[widths > 0]
-        seen += f", columns {widths.min():.3g} to {widths.max():.3g} wide" if len(widths) else ", none of which varies"
+        noun = "columns" if are_points else "means"
+        seen += f", {noun} {widths.min():.3g} to {widths.max():.3g} wide" if len(widths) else ", none of which varies"
     return Look(seen, tuple(remarks), no_density, same_in_all(num, distinct) if are_points else "")
 
 
