@@ -134,6 +134,7 @@ class PriorTraining(LightningModule):
         self.prior = prior.train()
         self.unregistered = {"average": copy.deepcopy(prior).eval()}  # in a dict: Lightning must not train or save it
         self.settings, self.fit_run, self.labelled, self.watch = settings, run, labelled, watch
+        self.best_of_epochs = math.inf  # patience is with these; what the fit begins as may be better than all
         self.curve: list[dict[str, float]] = []
         self.best, self.best_state, self.best_epoch = math.inf, copy.deepcopy(prior.state_dict()), 0
         self.stopped = ""
@@ -147,12 +148,14 @@ class PriorTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = self.average.state_dict()
         checkpoint["best"] = {"value": self.best, "epoch": self.best_epoch, "state": self.best_state}
+        checkpoint["best_of_epochs"] = self.best_of_epochs
         checkpoint["curve"], checkpoint["seconds"] = self.curve, self.watch.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.average.load_state_dict(checkpoint["average"])
         best = checkpoint["best"]
         self.best, self.best_epoch, self.best_state = best["value"], best["epoch"], best["state"]
+        self.best_of_epochs = checkpoint["best_of_epochs"]
         self.curve = checkpoint["curve"]
         self.watch.go_on_from(checkpoint["seconds"])
 
@@ -233,8 +236,10 @@ class PriorTraining(LightningModule):
         self.train_losses.clear()
         self.curve.append({"epoch": self.current_epoch, **figures})
         self.fit_run.log(figures, self.current_epoch)
+        if value < self.best_of_epochs:
+            self.best_of_epochs, self.best_epoch = value, self.current_epoch
         if value < self.best:
-            self.best, self.best_epoch = value, self.current_epoch
+            self.best = value
             self.best_state = copy.deepcopy(self.average.state_dict())
         seconds, limit = ranks.first(self.watch.seconds), self.settings.max_seconds
         if self.current_epoch - self.best_epoch >= self.settings.patience:

@@ -62,7 +62,7 @@ def verdict_lines(report: Report) -> list[str]:
     """One sentence a finding, the most important first; anything in `report` may be missing."""
     baseline, learned, surgery, nouns = report.baseline, report.learned, report.surgery, report.nouns
     empty = code_emptied(report)
-    lines = [*([empty] if empty else []), *(_bought(name, report) for name in learned)]
+    lines = [*([empty] if empty else []), *_without_density(report), *(_bought(name, report) for name in learned)]
     lines += [_ceiling(name, nouns) for name in learned if report.row(name).memorises]
     lines += [line for name in learned if (line := _behind_gaussian(name, report))]
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
@@ -89,6 +89,12 @@ def _ceiling(name: str, nouns: Nouns) -> str:
         f"The prior {name} stands on every training latent, so its samples are near copies of training "
         f"{nouns.many}: it is a ceiling to look up to, and no prior to choose."
     )
+
+
+def _without_density(report: Report) -> list[str]:
+    """That there is no density to be fitted, where the look at the latents says so."""
+    first = next((fitting.look[0].done for fitting in report.fitting.values() if fitting.look), "")
+    return [f"{first[0].upper()}{first[1:]}."] if first else []
 
 
 def _behind_gaussian(name: str, report: Report) -> str | None:

@@ -95,6 +95,7 @@ def test_a_run_says_it_and_its_report_shows_it(tmp_path: Path) -> None:
     assert "single values repeat, so that they have no density" in result.out
     (fitting,) = report_of(tmp_path)["fitting"].values()
     assert [row["what"] for row in fitting["look"]] == ["all", "equal values"]
+    assert "Single values repeat, so that they have no density" in report_of(tmp_path)["verdict"]
     page = next(tmp_path.glob("runs/*/report.html")).read_text(encoding="utf-8")
     assert "Training latents, before the prior was fitted" in page
     images = run_here(tmp_path, *SMALL)
