@@ -53,7 +53,7 @@ def same(one: FitReport, other: FitReport) -> bool:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"max_epochs": 6}, {"max_epochs": 40, "patience": 2, "learning_rate": 0.05}, {"average": 0, "max_epochs": 5}],
+    [{"max_epochs": 6}, {"max_epochs": 40, "patience": 4, "learning_rate": 0.05}, {"average": 0, "max_epochs": 5}],
     ids=["plain", "patience", "no_average"],
 )
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
