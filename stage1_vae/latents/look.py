@@ -31,7 +31,9 @@ FEWEST_NUMBERS = 2000
 FEW_STEPS = 300
 """Steps of float32 in a standard deviation, below which they are told."""
 PRIME = 0x9E3779B97F4A7C15
-"""For hashes of rows (2^64 over the golden ratio; Knuth, "The Art of Computer Programming", vol. 3, section 6.4)."""
+"""For hashes of rows: 2^64 over the golden ratio."""
+HASHED_BYTES = 2**24
+"""Of rows that are hashed at once; several copies of them are made."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,18 @@ def columns_that_follow(latents: LatentDataset) -> list[Remark]:
     fixed = int(constants(latents).sum())
     if fixed:
         seen = f"{fixed:,} of {dims:,} numbers never vary"
-        remarks.append(Remark("dead columns", seen, "data=latents models the others, and nats are of those"))
+        remarks.append(
+            Remark(
+                "dead columns",
+                seen,
+                "data=latents models the others, of maps the channels that vary, and nats are of those",
+            )
+        )
     follow = dependent_columns(latents)
     if follow:
         named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
         seen = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
-        done = "data=latents computes them and models the others; data.dependent=keep models all"
+        done = "data=latents computes them and models the others, but for data.dependent=keep"
         remarks.append(Remark("columns that follow from others", seen, done))
     return remarks
 
@@ -183,7 +191,10 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
     if not moves.any() or sample[:, moves].size < FEWEST_NUMBERS:
         return None
     far = float(np.quantile(np.abs(sample[:, moves] - middle[moves]) / quartile[moves], 0.999))
-    done = "they set no scale: prior.wrap=[whiten] and the mixture measure without the outermost 0.5 % at each end"
+    done = (
+        "where they make the deviation, prior.wrap=[whiten], which networks have, and the mixture measure without the "
+        "outermost 0.5 % at each end; prior=gaussian counts them"
+    )
     wild, first, start = 0, -1, 0
     for posterior in latents.blocks():
         z = posterior.mean.flatten(1).numpy()[:, moves]
@@ -243,25 +254,30 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
 def distinct_rows(latents: LatentDataset) -> tuple[int, float]:
     """How many different latents there are, by hashes of 64 bits, and how many equally frequent ones would be as many:
     the exponential of the entropy of their shares."""
-    hashes = np.concatenate([hash_rows(raw_rows(latents, start)) for start in range(0, len(latents), 2**16)])
+    size = max(1, HASHED_BYTES // latents.row_bytes)
+    starts = range(0, len(latents), size)
+    hashes = np.concatenate([hash_rows(raw_rows(latents, slice(start, start + size))) for start in starts])
     counts = np.unique(hashes, return_counts=True)[1]
     share = counts / counts.sum()
     return len(counts), math.exp(float(-(share * np.log(share)).sum()))
 
 
-def raw_rows(latents: LatentDataset, start: int) -> np.ndarray:
+def raw_rows(latents: LatentDataset, rows: slice) -> np.ndarray:
     """All parameters of some rows, as they are, uint8 [n, bytes]."""
-    rows = slice(start, start + 2**16)
     parts = [np.ascontiguousarray(np.asarray(column[rows])) for column in latents.params.values()]
     return np.concatenate([part.reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
 
 
 def hash_rows(content: np.ndarray) -> np.ndarray:
-    """uint8 [n, bytes] -> uint64 [n]: of 64-bit words, each times an odd number of its own."""
-    padded = np.pad(content, ((0, 0), (0, -content.shape[1] % 8))).view(np.uint64)  # [n, W]
-    factors = (np.arange(1, padded.shape[1] + 1, dtype=np.uint64) * np.uint64(PRIME)) | np.uint64(1)
-    mixed = padded ^ (padded >> np.uint64(29))
-    return np.asarray((mixed * factors).sum(1, dtype=np.uint64))
+    """uint8 [n, bytes] -> uint64 [n]: the sum of its 64-bit words, each mixed with the number of its place (Steele,
+    Lea & Flood, "Fast Splittable Pseudorandom Number Generators", 2014, figure 15)."""
+    words = np.pad(content, ((0, 0), (0, -content.shape[1] % 8))).view(np.uint64)  # [n, W], a copy
+    words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(PRIME)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words ^= words >> np.uint64(shift)
+        words *= np.uint64(factor)
+    words ^= words >> np.uint64(31)
+    return np.asarray(words.sum(1, dtype=np.uint64))
 
 
 def means_of(latents: LatentDataset, rows: torch.Tensor) -> np.ndarray:

@@ -246,21 +246,24 @@ class Race:
 
     @property
     def done(self) -> list[Rung]:
-        """Those that may be taken; of distances, none that loses to the Gaussian of the latents in nats."""
-        done = [rung for rung in self.rungs if rung.is_done]
-        gaussian = next((rung for rung in done if isinstance(innermost(rung.prior), Gaussian)), None)
-        if gaussian is None:
-            return done
-        return [rung for rung in done if rung is gaussian or not gaussian.pays(rung, "latent_nll_nats")]
+        return [rung for rung in self.rungs if rung.is_done]
+
+    @property
+    def eligible(self) -> list[Rung]:
+        """Those that may be taken: by distance, none that loses to the Gaussian of the latents in nats."""
+        gaussian = next((rung for rung in self.done if isinstance(innermost(rung.prior), Gaussian)), None)
+        if gaussian is None or self.metric != "frechet_distance":
+            return self.done
+        return [rung for rung in self.done if rung is gaussian or not gaussian.pays(rung, "latent_nll_nats")]
 
     @property
     def best(self) -> Rung:
-        return min(self.done, key=lambda rung: rung.mean(self.metric))
+        return min(self.eligible, key=lambda rung: rung.mean(self.metric))
 
     @property
     def taken(self) -> Rung:
         """The first that the best one does not better beyond noise."""
-        return next(rung for rung in self.done if rung is self.best or not self.best.pays(rung, self.metric))
+        return next(rung for rung in self.eligible if rung is self.best or not self.best.pays(rung, self.metric))
 
     @property
     def other(self) -> Rung | None:

@@ -70,6 +70,10 @@ class FiniteMixture(Prior):
 
     def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
         """Make parameters of the components; several that stand in one place are first drawn apart, as N(0, I)."""
+        if self.num_clusters > 1 and not self.is_fitted and getattr(self, "chooses_number", False):
+            raise PriorError(
+                "num_components=auto chooses by a fit, and there was none: give a number where it is learned"
+            )
         means = self.means if self.num_components == 1 or self.is_fitted else torch.randn_like(self.means)
         self.moving = MovingMixture(
             self.spec, self.covariance, FreeComponents(Components(self.log_weights, means, self.scale))

@@ -30,9 +30,10 @@ def choose_number(
     """
     tried: list[tuple[int, FiniteMixture, FitReport, torch.Tensor]] = []
     best = unpaid = 0
-    numbers = [number for number in NUMBERS if 2 * number <= train.num_images] if len(val) >= FEWEST else [1]
+    can_tell = val is not train and len(val) >= FEWEST
+    numbers = [number for number in NUMBERS if can_tell and 2 * number <= train.num_images] or [1]
     states = FitsInTurn(run, len(numbers))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         torch.manual_seed(run.seed)
         z = val.draw(spread_rows(len(val), HELD_OUT)).to(run.device)
     for place, number in enumerate(numbers):

@@ -27,8 +27,8 @@ from stage2_prior.em.covariances import Covariance, MatrixCovariance
 from stage2_prior.em.gaussian import Components, EMSettings, Statistics, e_step, m_step
 from stage2_prior.em.points import Points
 
-COUNTS, FIRST_TRIED = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0), (1.0, 64.0)
-"""Points that a guess is tried to be worth, a component: all of them only where one of the first pays, which on the
+FIRST_TRIED, OTHER_COUNTS = (1.0, 64.0), (0.25, 4.0, 16.0, 256.0)
+"""Points that a guess is tried to be worth, a component: the others only where one of the first pays, which on the
 latents of a VAE none does."""
 ROUNDS = 4
 """Of changing the shrinkage, at most; a ring in 8 dimensions takes them."""
@@ -115,19 +115,20 @@ class Trial:
     nats: Tensor
 
 
-def mean_nats(trial: Trial) -> float:
-    return trial.nats.mean().item()
-
-
-def trials(stats: Tensor, settings: EMSettings, num: int, counts: Sequence[float], held_out: HeldOut) -> list[Trial]:
-    """Every guess that `stats` [K, F] of `num` points allow, worth each of `counts`."""
-    found = []
+def best_trial(
+    stats: Tensor, settings: EMSettings, num: int, counts: Sequence[float], held_out: HeldOut
+) -> Trial | None:
+    """The likeliest of every guess that `stats` [K, F] of `num` points allow, worth each of `counts`; one at a time is
+    kept, for components may be large. None: there is no guess."""
+    best: Trial | None = None
     for name, guess in guesses(settings.covariance, stats, settings).items():
         for count in counts:
             other = replace(settings, guess=guess, pseudo_counts=count)
             step = m_step(stats, other.covariance, guess, count, num)
-            found.append(Trial(f"{name} by {count:g} points", other, step, held_out.nats(step)))
-    return found
+            nats = held_out.nats(step)
+            if best is None or nats.mean() > best.nats.mean():
+                best = Trial(f"{name} by {count:g} points", other, step, nats)
+    return best
 
 
 def shrink_by_held_out(
@@ -152,10 +153,12 @@ def shrink_by_held_out(
     words = ""
     for _ in range(ROUNDS if ascend else 1):
         statistics = stats(current)
-        tried = trials(statistics, settings, num, FIRST_TRIED, held_out)
-        if not tried or not pays(max(tried, key=mean_nats).nats, best):
+        trial = best_trial(statistics, settings, num, FIRST_TRIED, held_out)
+        if trial is None or not pays(trial.nats, best):
             break
-        trial = max([*tried, *trials(statistics, settings, num, COUNTS, held_out)], key=mean_nats)
+        finer = best_trial(statistics, settings, num, OTHER_COUNTS, held_out)
+        if finer is not None and finer.nats.mean() > trial.nats.mean():
+            trial = finer
         found, its_nats = trial.current, trial.nats
         if ascend is not None:
             further = ascend(found, trial.settings)
@@ -171,7 +174,7 @@ def shrink_by_held_out(
     amount, error = gain(best, first)
     note = (
         f"covariances are shrunk towards {words} a component: held-out latents gain {amount:.2f} ± {error:.2f} nats "
-        f"over prior.pseudo_counts={settings.pseudo_counts:g}"
+        "over the fit that they began with; prior.pseudo_counts sets it"
     )
     return Better(current, (note,))
 

@@ -158,7 +158,7 @@ class Mixture(FiniteMixture):
             if size == "all"
             else self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
         )
-        better = self._by_held_out(fit, len(points), held_out, run)
+        better = self._by_held_out(fit, len(points), None if val is train else held_out, run)
         self.set_components(better.current, fit.scaling)
         notes = []
         if not fit.end.converged:
@@ -247,11 +247,11 @@ class Mixture(FiniteMixture):
         curve = [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
         return Fit(best, curve, scaling, total, settings.em, lambda now: best.stats * len(train))
 
-    def _by_held_out(self, fit: Fit, num: int, val: LatentDataset, run: FitRun) -> Better:
+    def _by_held_out(self, fit: Fit, num: int, val: LatentDataset | None, run: FitRun) -> Better:
         """The components of `num` latents, shrunk as held-out ones choose, with what stands behind them; as they are
-        where a number was given, or where too few are held out."""
+        where a number was given, or where none or too few are held out."""
         current = fit.end.current
-        if self.pseudo_counts != "held_out" or len(val) < FEWEST:
+        if self.pseudo_counts != "held_out" or val is None or len(val) < FEWEST:
             return Better(current)
         points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)

@@ -74,14 +74,10 @@ class Whitened(Standardized):
         if len(u) < FEWEST:
             return notes
         u = (u - u.mean(0)) / u.std(0, unbiased=False).clamp_min(TINY)
-        correlation = u.T @ u / len(u)
-        share = correlation_shrinkage(u) if len(u) < 2 * len(correlation) else LEAST_SHRINKAGE
-        factor = cholesky(correlation.lerp(torch.diag(correlation.diagonal()), share))
-        num_pairs = len(factor) * (len(factor) - 1) / 2
-        noise = num_pairs / (2 * len(u)) * (1 - share) ** 2  # nats that correlations of independent columns seem worth
-        gain = -factor.diagonal().log().sum().item() - noise
+        gain, share = max((gain_of_half(u, share), share) for share in (LEAST_SHRINKAGE, correlation_shrinkage(u)))
         if gain < WORTH_NATS:
             return notes
+        factor = correlation_factor(u, share)
         self.factor.copy_(factor)
         words = f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize] keeps them"
         return [*notes, words]
@@ -94,3 +90,18 @@ class Whitened(Standardized):
         values = scaled.params["loc"]
         column = DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) @ inverse).astype(np.float32))
         return LatentDataset(latents.spec, latents.family, {"loc": column}, latents.labels, latents.provenance)
+
+
+def correlation_factor(u: Tensor, share: float) -> Tensor:
+    """Cholesky factor [D, D] of the correlations of standardised points u [N, D], shrunk by `share`; a column that does
+    not move goes with none."""
+    u = u / u.square().mean(0).sqrt().clamp_min(TINY)
+    correlation = (u.T @ u / len(u)).fill_diagonal_(1.0)
+    return cholesky(correlation.lerp(torch.eye(len(correlation)).to(correlation), share))
+
+
+def gain_of_half(u: Tensor, share: float) -> float:
+    """By how many nats the correlations of every other point make the points between likelier, a point."""
+    factor = correlation_factor(u[::2], share)
+    white = torch.linalg.solve_triangular(factor, u[1::2].T, upper=False).T
+    return (0.5 * (u[1::2].square() - white.square()).sum(1).mean() - factor.diagonal().log().sum()).item()

@@ -15,7 +15,7 @@ from expost.evaluation.sections import Clusters
 from expost.job import Job
 from expost.measure.subject import Subject
 from stage1_vae.latents import LatentDataset
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, innermost
 from stage2_prior.priors.learned import Learned
 
 ROWS_AT_ONCE = 8192
@@ -47,9 +47,17 @@ def measure_clusters(subject: Subject, classes_known: bool = False) -> Clusters 
     is_sorted = component != NOWHERE
     if not is_sorted.any():
         return None
-    counts = count(component[is_sorted], labels[is_sorted], subject.prior.num_clusters, num_classes)
+    counts = count(component[is_sorted], labels[is_sorted], num_used(subject.prior), num_classes)
     found = describe_clusters(counts, classes_known)
     return found if found.num_components <= MOST_LISTED else replace(found, counts=())
+
+
+def num_used(prior: Prior) -> int:
+    """Components of a mixture that have any weight; one that chose how many has room for more behind them."""
+    log_weights = getattr(innermost(prior), "log_weights", None)
+    if not isinstance(log_weights, Tensor) or len(log_weights) != prior.num_clusters:
+        return prior.num_clusters
+    return int(log_weights.isfinite().sum())
 
 
 @torch.no_grad()

@@ -52,6 +52,12 @@ def test_figures_are_counted_over_all_rows() -> None:
     assert "1 of 70,000 rows are" in said and "(first: 69,999)" in said
 
 
+def test_whole_numbers_that_differ_are_not_called_the_same() -> None:
+    loc = torch.from_numpy(np.random.default_rng(0).integers(0, 2, size=(100_000, 32))).float()
+    distinct = len(np.unique(loc.numpy(), axis=0))
+    assert f"{distinct:,} different" in look_at(LatentDataset.of(loc)).line
+
+
 def test_normal_latents_set_off_no_alarm() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):

@@ -102,6 +102,15 @@ def test_every_kind_stays_a_density(kind: str) -> None:
     assert (found.log_prob(z) - proposal).exp().mean().item() == pytest.approx(1, abs=0.05)
 
 
+def test_what_was_fitted_decides_nothing() -> None:
+    """A class without held-out latents is given those that it is fitted to."""
+    train = points_of(clusters(np.random.default_rng(0), 500))
+    priors = [Mixture(LatentSpec((D,)), pseudo_counts=counts) for counts in ("held_out", 4.0)]
+    for prior in priors:
+        prior.fit(train, train, RUN)
+    assert torch.equal(priors[0].means, priors[1].means)
+
+
 def test_few_held_out_latents_decide_nothing() -> None:
     rng = np.random.default_rng(0)
     train, val = clusters(rng, 500), clusters(rng, 10)

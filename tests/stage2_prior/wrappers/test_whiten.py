@@ -77,6 +77,21 @@ def test_a_column_that_follows_from_others_is_not_blown_up() -> None:
     assert prior._to_u(loc[1000:]).abs().max() < 10
 
 
+def test_noise_is_not_whitened() -> None:
+    """Columns that are apart, and no more than a few points a column."""
+    loc = torch.from_numpy(np.random.default_rng(0).normal(size=(130, 64))).float()
+    prior, notes = whitened(LatentDataset.of(loc))
+    assert not notes and torch.equal(prior.factor, torch.eye(64))
+
+
+def test_a_column_that_hardly_ever_moves_is_not_stretched() -> None:
+    loc = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 3))).float()
+    loc[:, 2] = 0.0
+    loc[::500, 2] = 1.0
+    prior, _ = whitened(LatentDataset.of(loc))
+    assert prior._to_u(loc).abs().max() < 1000 and torch.equal(prior.factor, torch.eye(3))
+
+
 def test_a_wild_point_makes_no_correlation() -> None:
     loc = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 4))).float()
     loc[7] = 1e4
