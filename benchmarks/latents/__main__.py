@@ -146,8 +146,8 @@ def misses(found: dict[str, dict[str, list[Cell]]]) -> list[str]:
         if shape in NO_DENSITY:
             continue
         nats = {prior: mean(of_prior) for prior, of_prior in cells.items()}
-        for prior, value in nats.items():
-            behind = nats.get("gaussian", -np.inf) - value
+        for prior in nats:
+            behind = beyond_noise(cells.get("gaussian", ()), cells[prior])
             says = any("loses to prior=gaussian" in note for cell in cells[prior] for note in cell["notes"])
             if prior != SKLEARN and behind > BEHIND_GAUSSIAN and (prior in DEFAULTS or not says):
                 missed.append(f"{shape}: {prior} is {behind:.2f} nats below gaussian{', and says so' * says}")
@@ -157,6 +157,18 @@ def misses(found: dict[str, dict[str, list[Cell]]]) -> list[str]:
         if nats[best] - nats.get("auto", np.inf) > BEHIND_BEST:
             missed.append(f"{shape}: auto is {nats[best] - nats['auto']:.2f} nats below {best}")
     return missed
+
+
+def beyond_noise(better: Sequence[Cell], than: Sequence[Cell]) -> float:
+    """By how much the first is better, nats, where that is more than two standard errors over seeds; else 0."""
+    if any(cell["nats"] is None for cell in [*better, *than]):
+        return np.inf if better and all(cell["nats"] is not None for cell in better) else 0.0
+    differences = [a["nats"] - b["nats"] for a, b in zip(better, than, strict=False)]
+    if not differences:
+        return 0.0
+    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    amount = statistics.fmean(differences)
+    return amount if amount > 2 * error else 0.0
 
 
 def page(found: dict[str, dict[str, list[Cell]]], missed: list[str], arguments: argparse.Namespace) -> str:
