@@ -184,7 +184,9 @@ def page(found: dict[str, dict[str, list[Cell]]], missed: list[str], arguments: 
         "`prior=gaussian`, and what to do. Where single values have a probability of their own no density exists: what "
         "a prior gives is the height of its narrowest component, and no figure.",
         "",
-        "    python -m benchmarks.latents",
+        "    python -m benchmarks.latents"
+        + " --first" * arguments.first
+        + (f" --priors {' '.join(priors)}" if tuple(priors) != PRIORS else ""),
         "",
         "| latents | " + " | ".join(priors) + " |",
         "|---|" + "---:|" * len(priors),
