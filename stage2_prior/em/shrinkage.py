@@ -71,9 +71,6 @@ class HeldOut:
         self.statistics = Statistics(points, covariance, num_components, cache_bytes=2**28)
         self.ranks = ranks
 
-    def __len__(self) -> int:
-        return len(self.statistics.points)
-
     def nats(self, current: Components) -> Tensor:
         """log p of each, [N] float64."""
         return self.ranks.broadcast(e_step(self.statistics, current).evidence.double())
