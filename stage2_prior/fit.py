@@ -3,8 +3,8 @@
 Every epoch draws new z for every image, so what is fitted is the aggregate posterior and not a noisy copy of it.
 Optimiser: AdamW (Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019) with a linear warm-up and a cosine
 to zero. What is measured, kept and returned is a running average of the weights (Polyak & Juditsky, 1992), at the epoch
-where it is best on draws of the validation set that stay the same throughout. Where the loss is in nats and
-`max_tokens` sets no limit, what the prior begins as counts too: one that begins near the Gaussian of the latents ends no
+where it is best on draws of the validation set that stay the same throughout. Where the loss is in nats, and
+`max_tokens` is no limit, what the prior begins as counts too: one that begins near the Gaussian of the latents ends no
 worse than there.
 """
 
