@@ -5,9 +5,11 @@ import pytest
 import torch
 from without_lightning import RUN
 
+from expost.measure.labelled.clusters import num_used
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import PriorError
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.wrappers.standardize import Standardized
 
 CENTRES = np.random.default_rng(7).normal(size=(10, 4)) * 3
 
@@ -26,6 +28,7 @@ def test_it_finds_the_number_of_clusters(clusters: int, number: int) -> None:
     assert int(prior.log_weights.isfinite().sum()) == number
     assert notes[0].startswith(f"{number} component{'s' * (number > 1)} of 1, 2, 5")
     assert prior.num_parameters == number - 1 + number * (4 + 10)
+    assert num_used(prior) == num_used(Standardized(prior)) == number
     alone = Mixture(LatentSpec((4,)), num_components=number)
     alone.fit(train, val, RUN)
     z = val.draw(torch.arange(1000))

@@ -10,6 +10,7 @@ from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.moments import location_and_spread, moments
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 
@@ -73,6 +74,21 @@ def test_one_wild_latent_sets_no_scale() -> None:
     truth = -0.5 * (test**2).sum(1).mean() - 0.5 * D * math.log(2 * math.pi)
     assert nats(found, test) > truth - 0.1
     assert nats(found, train[1500:1501]) > -100
+
+
+def test_units_are_those_of_the_middle_where_a_few_latents_are_far_out() -> None:
+    rng = np.random.default_rng(0)
+    loc = rng.normal(size=(3000, 3)) * [1, 5, 1] + [0, 2, 0]
+    loc[7, 1:] = 1e4
+    aggregate = moments(points_of(loc))
+    shift, unit, few = location_and_spread(points_of(loc), aggregate.mean, aggregate.total)
+    assert few.tolist() == [False, True, True]
+    torch.testing.assert_close(unit, torch.tensor([1.0, 5, 1]).double(), rtol=0.06, atol=0)
+    torch.testing.assert_close(shift, torch.tensor([0.0, 2, 0]).double(), rtol=0, atol=0.3)
+    assert aggregate.total[1] > 1e4
+    handful = points_of(loc[:40])
+    few = location_and_spread(handful, moments(handful).mean, moments(handful).total)[2]
+    assert not few.any(), "of so few, nobody can say which one is wild"
 
 
 def test_a_cloud_is_fitted_as_with_four_pseudo_counts() -> None:

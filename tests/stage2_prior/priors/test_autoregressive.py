@@ -267,3 +267,15 @@ def test_point_masses_are_held_out_once(family: str) -> None:
     drawn = [z for z, *_ in FixedDraws(data, 4096, 4096)]
     assert len(drawn) == 1 and torch.equal(drawn[0], torch.from_numpy(values).to(drawn[0]))
     assert sum(len(z) for z, *_ in FixedDraws(little(5), 4096, 4096)) == 4100
+
+
+def test_a_fit_that_only_gets_worse_keeps_what_it_began_as() -> None:
+    """Held-out latents of N(0, I), near which it begins; a learning rate that ruins it in the first epoch."""
+    torch.manual_seed(0)
+    latents = LatentDataset.of(torch.randn(500, 4))
+    prior = Autoregressive(LatentSpec((4,)), hidden=(16,))
+    prior.prepare(latents)
+    before = prior.eval().log_prob(torch.zeros(1, 4))
+    notes = prior.fit(latents, latents, run(max_epochs=3, learning_rate=3.0)).notes
+    assert any("where the network began, which is what is kept" in note for note in notes)
+    assert torch.equal(prior.log_prob(torch.zeros(1, 4)), before)
