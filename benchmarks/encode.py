@@ -15,7 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as expost/cli.py does; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see expost/base/runtime.py; read when torch is loaded
 
 import torch
 

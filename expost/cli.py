@@ -20,8 +20,8 @@ from expost.base import scratch
 from expost.base.command import COMMAND, SWEEP, Command, remember_program, timestamp, typed_program
 from expost.base.disk import FULL
 from expost.base.errors import UserError, nearest
-from expost.base.malloc import keep_freed_memory
 from expost.base.places import CONF
+from expost.base.runtime import keep_freed_memory, wait_briefly
 from expost.base.scratch import stop_message
 from expost.base.terminal import be_quiet
 from expost.config.schema import Config, validate
@@ -42,8 +42,7 @@ register({"basic": GridSweeper}, "hydra/sweeper", max_batch_size=None, params=No
 def run() -> int:
     """Run what the command line says; the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function instead of Hydra's own printer
-    # Threads that spin at a barrier while another process holds their core make a small step a hundred times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly(os.environ)
     os.environ[COMMAND] = f"{timestamp()}-{os.getpid()}"
     os.environ.pop(SWEEP, None)
     set_agent_aside()

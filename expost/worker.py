@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from expost.base.malloc import keep_freed_memory
+from expost.base.runtime import keep_freed_memory
 from expost.ranks.messages import Ending, Order
 
 WAIT = timedelta(days=1)

@@ -3,7 +3,7 @@
 import gc
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see expost.cli
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see expost.base.runtime
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -123,7 +123,7 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             print(
                 f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, batch {options.batch_size}, "
                 f"{'bf16 in hardware' if has_native_bf16(torch.device('cpu')) else 'no bf16 in hardware'}, "
-                f"{options.rounds} rounds, idle threads {'spin' if options.spin else 'sleep'}, "
+                f"{options.rounds} rounds, idle threads {'spin' if options.spin else 'spin briefly'}, "
                 f"{'MNIST' if options.data else 'random images'}"
             )
         reached.append(report(net, sides, options.batch_size))
@@ -147,7 +147,7 @@ def main() -> int:
         "--spin",
         action="store_true",
         help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
-        "many times slower on a busy one; without it OMP_WAIT_POLICY=PASSIVE, as the pipeline sets it",
+        "twice as slow on a busy one; without it they spin briefly, as the pipeline lets them",
     )
     options = parser.parse_args()
     if "codes" in options.parts and options.data is None:

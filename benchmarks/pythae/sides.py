@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expost.base.runtime import WAITING, wait_briefly
+
 PYTHAE, TORCH = "0.1.2", "2.13.0"
-SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @dataclass
@@ -66,10 +67,10 @@ def pythae_python(folder: Path) -> Path:
 
 def start(name: str, command: list[str | Path], options: argparse.Namespace, scratch: Path) -> Side:
     """A worker that has loaded everything and waits for its first round."""
-    same = {name: value for name, value in os.environ.items() if name not in SPINNING}
+    same = {name: value for name, value in os.environ.items() if name not in WAITING}
     same |= {"OMP_NUM_THREADS": str(options.threads), "PYTHONWARNINGS": "ignore"}
     if not options.spin:
-        same["OMP_WAIT_POLICY"] = "PASSIVE"
+        wait_briefly(same)
     log = scratch / f"{name}.log"
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(

@@ -23,7 +23,7 @@ import torch
 
 from expost import pipeline
 from expost.base.command import Command
-from expost.base.malloc import keep_freed_memory
+from expost.base.runtime import keep_freed_memory
 from expost.base.terminal import be_quiet
 from expost.config.build import target_class
 from expost.config.schema import Config

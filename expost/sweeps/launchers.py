@@ -31,13 +31,14 @@ from omegaconf import DictConfig, open_dict
 from expost.base.command import COMMAND, PROGRAM, SWEEP, Command, sweep_dir
 from expost.base.errors import UserError
 from expost.base.places import python_path
+from expost.base.runtime import WAITING
 from expost.base.streams import open_streams
 from expost.ranks.messages import num_cores
 from expost.sweeps.failures import record_failure
 
 MOST_COMPOSED = 100
 """Configurations of jobs that wait in memory for their turn, some hundred KiB each."""
-TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PYTHONWARNINGS", "WANDB_MODE")
+TRAVELS = (COMMAND, SWEEP, PROGRAM, "HYDRA_FULL_ERROR", *WAITING, "PYTHONWARNINGS", "WANDB_MODE")
 """Environment variables that every job needs and not every worker inherits."""
 
 

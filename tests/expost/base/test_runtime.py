@@ -1,4 +1,4 @@
-"""Freed memory is kept: the next step takes it without asking the kernel for pages again."""
+"""Freed memory is kept: the next step takes it without asking the kernel for pages again. Idle threads wait briefly."""
 
 import json
 import os
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from expost.base.runtime import wait_briefly
+
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = """
 import resource, sys
-from expost.base.malloc import keep_freed_memory
+from expost.base.runtime import keep_freed_memory
 
 def step():
     return [bytearray(b"x") * 2**20 for _ in range(64)]
@@ -76,3 +78,17 @@ def test_so_do_probes_of_a_plan(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
 def test_steps_take_what_earlier_steps_freed() -> None:
     assert page_faults("kept") < 50 < page_faults("as it is")
+
+
+@pytest.mark.parametrize(
+    ("typed", "waits"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+    ],
+)
+def test_threads_wait_briefly_unless_it_is_said_how(typed: dict[str, str], waits: dict[str, str]) -> None:
+    environment = dict(typed)
+    wait_briefly(environment)
+    assert environment == waits
