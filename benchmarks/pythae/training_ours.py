@@ -29,6 +29,7 @@ from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.likelihoods import BernoulliLikelihood
 from stage1_vae.net import Encoder, Net
 from stage1_vae.nets.mlp import MLP
+from stage1_vae.nets.products import Convolution, TransposedConvolution
 from stage1_vae.objectives.elbo import ELBO
 from stage1_vae.training.train import train
 from stage1_vae.vae import VAE
@@ -47,7 +48,7 @@ class WideEncoder(Encoder):
         super().__init__()
         self.features_shape, self.memory_format = (1024,), memory_format
         sizes = pairwise((1, 128, 256, 512, 1024))
-        self.blocks = nn.Sequential(*(block(nn.Conv2d(n, m, 4, stride=2, padding=1), m) for n, m in sizes))
+        self.blocks = nn.Sequential(*(block(Convolution(n, m, 4, stride=2, padding=1), m) for n, m in sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(x.contiguous(memory_format=self.memory_format)).flatten(1)  # [B, 1024]
@@ -61,9 +62,9 @@ class WideDecoder(nn.Module):
         self.memory_format = memory_format
         self.linear = nn.Linear(latent_dim, 1024 * 4 * 4)
         self.blocks = nn.Sequential(
-            block(nn.ConvTranspose2d(1024, 512, 3, stride=2, padding=1), 512),
-            block(nn.ConvTranspose2d(512, 256, 3, stride=2, padding=1, output_padding=1), 256),
-            nn.ConvTranspose2d(256, 1, 3, stride=2, padding=1, output_padding=1),
+            block(TransposedConvolution(1024, 512, 3, stride=2, padding=1), 512),
+            block(TransposedConvolution(512, 256, 3, stride=2, padding=1, output_padding=1), 256),
+            TransposedConvolution(256, 1, 3, stride=2, padding=1, output_padding=1),
         )
 
     def forward(self, z: Tensor) -> Tensor:

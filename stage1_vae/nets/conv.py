@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
+from stage1_vae.nets.products import Convolution, TransposedConvolution
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -26,7 +27,7 @@ def latent_input(latent_shape: tuple[int, ...], grid: tuple[int, int, int]) -> n
     """The decoder's first layer: a convolution for a latent map of the same height and width as `grid`, which keeps
     what is where, else a linear map."""
     if latent_shape[1:] == grid[1:]:
-        return nn.Conv2d(latent_shape[0], grid[0], kernel_size=3, padding=1)
+        return Convolution(latent_shape[0], grid[0], kernel_size=3, padding=1)
     return nn.Linear(math.prod(latent_shape), math.prod(grid))
 
 
@@ -54,7 +55,7 @@ class ConvEncoder(Encoder):
         self.stride = 2 ** len(channels)
         stages: list[nn.Module] = []
         for n, m in pairwise([in_channels, *channels]):
-            stages.append(nn.Conv2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
+            stages.append(Convolution(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
             stages += [BatchNorm(m)] * batch_norm + [nn.ReLU()]
         self.stages = nn.Sequential(*stages)
         self.features_shape = (channels[-1], *smallest_grid(height, width, self.stride))
@@ -80,10 +81,10 @@ class ConvDecoder(nn.Module):
         self.input = latent_input(latent_shape, self.grid)
         stages: list[nn.Module] = []
         for n, m in pairwise(reversed(channels)):
-            stages.append(nn.ConvTranspose2d(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
+            stages.append(TransposedConvolution(n, m, kernel_size=4, stride=2, padding=1, bias=not batch_norm))
             stages += [BatchNorm(m)] * batch_norm + [nn.ReLU()]
         self.stages = nn.Sequential(nn.ReLU(), *stages)
-        self.output = nn.ConvTranspose2d(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
+        self.output = TransposedConvolution(channels[0], out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = to_grid(self.input, z, self.grid)  # [B, channels, h, w]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stage1_vae.net import Encoder, Net
 from stage1_vae.nets.conv import latent_input, pad_to_multiple, smallest_grid, to_grid
+from stage1_vae.nets.products import Convolution
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -24,10 +25,10 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             norm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            Convolution(channels, channels, kernel_size=3, padding=1),
             norm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            Convolution(channels, channels, kernel_size=3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,9 +42,9 @@ class ResNetEncoder(Encoder):
         super().__init__()
         in_channels, height, width = image_shape
         self.stride = 2 ** len(channels)
-        stages: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], kernel_size=3, padding=1)]
+        stages: list[nn.Module] = [Convolution(in_channels, channels[0], kernel_size=3, padding=1)]
         for n, m in pairwise([channels[0], *channels]):
-            stages.append(nn.Conv2d(n, m, kernel_size=4, stride=2, padding=1))
+            stages.append(Convolution(n, m, kernel_size=4, stride=2, padding=1))
             stages += [ResidualBlock(m) for _ in range(num_blocks)]
         self.stages = nn.Sequential(*stages, norm(channels[-1]), nn.SiLU())
         self.features_shape = (channels[-1], *smallest_grid(height, width, self.stride))
@@ -70,9 +71,9 @@ class ResNetDecoder(nn.Module):
         stages: list[nn.Module] = []
         for n, m in pairwise([*reversed(channels), channels[0]]):
             stages += [ResidualBlock(n) for _ in range(num_blocks)]
-            stages += [nn.Upsample(scale_factor=2), nn.Conv2d(n, m, kernel_size=3, padding=1)]
+            stages += [nn.Upsample(scale_factor=2), Convolution(n, m, kernel_size=3, padding=1)]
         self.stages = nn.Sequential(*stages, norm(channels[0]), nn.SiLU())
-        self.output = nn.Conv2d(channels[0], out_channels, kernel_size=3, padding=1)
+        self.output = Convolution(channels[0], out_channels, kernel_size=3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.silu(to_grid(self.input, z, self.grid))  # [B, channels, h, w]
