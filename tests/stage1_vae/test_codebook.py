@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from stage1_vae.codes import codebook
 from stage1_vae.codes.codebook import Codebook, rotate
 from stage1_vae.codes.usage import CodeUsage
 
@@ -28,6 +30,29 @@ def started(vectors: Tensor, counts: Tensor, **options: Any) -> Codebook:
     book.counts.copy_(counts)
     book.sums.copy_(vectors * counts[:, None])
     return book.train()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor of an operation holds."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_neighbours_of_many_vectors_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    h, book = blobs(), started(blobs()[:64], torch.ones(64))
+    expected = torch.cdist(h.double(), book.vectors.double()).argmin(1)
+    assert torch.equal(book.nearest(h), expected)
+    monkeypatch.setattr(codebook, "MOST_DISTANCES", 10_000)
+    with Largest() as largest:
+        assert torch.equal(book.nearest(h), expected)
+    assert largest.numbers <= 10_000
+    assert book.nearest(h[:0]).shape == (0,)
 
 
 def test_averages_follow_the_recursion_of_the_paper() -> None:
