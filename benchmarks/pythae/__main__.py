@@ -1,6 +1,6 @@
 """Against pythae 0.1.2, side by side: training throughput of the same nets, and sampling codes of the same grid.
 
-    python -m benchmarks.pythae [--data DIR] [--env DIR] [--parts training codes] [--rounds 7]
+    python -m benchmarks.pythae [--data DIR] [--env DIR] [--parts training codes] [--rounds 7] [--out FILE]
 
 Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
 comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.child import machine
 from benchmarks.pythae.codes import CHANNELS, compare_codes
 from benchmarks.pythae.sides import Side, described, pythae_python, start
 from stage1_vae.data.idx import Idx
@@ -92,41 +93,57 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
     return sides
 
 
-def report(net: str, sides: list[Side], batch_size: int) -> bool:
-    """Print the rows of one net; whether its targets were reached."""
+def rows(net: str, sides: list[Side], batch_size: int) -> tuple[list[str], bool]:
+    """The rows of one net, and whether its targets were reached."""
     task, theirs = TASKS[net], sides[0]
-    num_images = task.num_batches * batch_size
-    ratios: dict[str, float] = {}
-    print(f"\n{net}: {task.num_batches} batches a round\n{'':32}{'images/s':>10}{'(min - max)':>22}{'ratio':>8}")
-    for side in sides:
-        speeds = [num_images / seconds for seconds in side.seconds]
-        ratios[side.name] = statistics.median(a / b for a, b in zip(theirs.seconds, side.seconds, strict=True))
-        spread = f"({min(speeds):,.0f} - {max(speeds):,.0f})"
-        print(f"{side.name:32}{statistics.median(speeds):10,.0f}{spread:>22}{ratios[side.name]:8.2f}")
+    ratios = {
+        side.name: statistics.median(a / b for a, b in zip(theirs.seconds, side.seconds, strict=True)) for side in sides
+    }
     best = max((name for name in ratios if name != theirs.name), key=ratios.__getitem__)
-    verdicts = {EAGER: EAGER_TARGET, best: task.target}
-    for name, target in verdicts.items():
-        reached = "reached" if ratios[name] >= target else "MISSED"
-        print(f"target {target:.2f}x for {'the best settings' if name == best else name}: {reached} ({name})")
-    return all(ratios[name] >= target for name, target in verdicts.items())
+    bounds = {EAGER: [EAGER_TARGET], theirs.name: []}
+    bounds[best] = [*bounds.get(best, []), task.target]
+    out = []
+    for side in sides:
+        speeds = [task.num_batches * batch_size / seconds for seconds in side.seconds]
+        targets = bounds.get(side.name, [])
+        words = ", ".join(
+            f"{target:.2f} {'reached' if ratios[side.name] >= target else 'MISSED'}" for target in targets
+        )
+        out.append(
+            f"| {net} | {side.name} | {statistics.median(speeds):,.0f} | {min(speeds):,.0f} - {max(speeds):,.0f} | "
+            f"{ratios[side.name]:.2f} | {words or '-'} |"
+        )
+    return out, all(ratios[name] >= target for name, targets in bounds.items() for target in targets)
 
 
 def training(python: Path, options: argparse.Namespace) -> list[bool]:
-    """Measure and print the nets; whether each reached its targets."""
-    reached = []
+    """Measure and print the nets, and write the section of docs/RESULTS.md; whether each reached its targets."""
+    lines, reached = [], []
     for net in options.nets:
         with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
             sides = compare(net, python, options, Path(scratch))
-        if net == options.nets[0]:
-            theirs, ours = sides[0].facts, sides[1].facts
-            print(f"{described(theirs)} against {described(ours)}")
-            print(
-                f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, batch {options.batch_size}, "
-                f"{'bf16 in hardware' if has_native_bf16(torch.device('cpu')) else 'no bf16 in hardware'}, "
-                f"{options.rounds} rounds, idle threads {'spin' if options.spin else 'spin briefly'}, "
-                f"{'MNIST' if options.data else 'random images'}"
-            )
-        reached.append(report(net, sides, options.batch_size))
+        of_net, is_reached = rows(net, sides, options.batch_size)
+        lines += of_net
+        reached.append(is_reached)
+    facts = f"{described(sides[0].facts)} against {described(sides[1].facts)}"
+    text = "\n\n".join(
+        [
+            "## Training against pythae",
+            f"The same nets, images and optimiser (Adam at 1e-3, batches of {options.batch_size}, Bernoulli on "
+            f"intensities): images a second, medians of {options.rounds} rounds, the sides in turn; a ratio is the "
+            "median of the ratios of neighbouring rounds. `reference`: 784-512-(16)-512-784. `wide_conv`: pythae's own "
+            "convolutions, 128 to 1024 channels. Targets are of eager float32, and of the best of our settings.",
+            "    python -m benchmarks.pythae --data DIR --parts training",
+            "| net | side | images a second | min - max | ours over | target |\n|---|---|---:|---:|---:|---|\n"
+            + "\n".join(lines),
+            f"- {facts}; {'MNIST' if options.data else 'random images'}; {machine()}, "
+            f"{'bf16 in hardware' if has_native_bf16(torch.device('cpu')) else 'no bf16 in hardware'}, idle threads "
+            f"{'spin' if options.spin else 'spin briefly'} on both sides.",
+        ]
+    )
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
     return reached
 
 
@@ -149,6 +166,7 @@ def main() -> int:
         help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
         "twice as slow on a busy one; without it they spin briefly, as the pipeline lets them",
     )
+    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md about training")
     options = parser.parse_args()
     if "codes" in options.parts and options.data is None:
         parser.error("the part about codes needs MNIST: give --data DIR, or --parts training")
