@@ -15,7 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see expost/base/runtime.py; read when torch is loaded
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}  # as expost/base/runtime.py; read by torch
 
 import torch
 

@@ -3,7 +3,9 @@
 import gc
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see expost.base.runtime
+from expost.base.runtime import wait_briefly
+
+wait_briefly(os.environ)
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -14,6 +14,7 @@ from stage1_vae.base_priors import UniformCodes
 from stage1_vae.bottleneck import Bottleneck, Encoding
 from stage1_vae.codes.codebook import Codebook, check_weight, squared_distance
 from stage1_vae.codes.maps import Projection, code_spec, map_shape, to_map
+from stage1_vae.nets.products import Convolution
 from stage1_vae.posteriors import Codes
 
 
@@ -49,7 +50,7 @@ class VQ2(Bottleneck):
         self.decoder_shape = (2 * code_dim, *self.bottom)
         self.base_prior = UniformCodes(self.spec)
         self.halve = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),
+            Convolution(channels, channels, kernel_size=3, stride=2, padding=1),
             nn.ReLU(),
             Projection(channels, code_dim, kernel_size=3),
         )

@@ -5,6 +5,7 @@ product of the same numbers, a transposed one between small maps 1.4 times. The 
 results agree to float32 rounding; which way is taken hangs on shapes alone, so that a run repeats itself to the bit.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,22 +13,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
+Index = tuple[Any, ...]
 
 WEIGHTS_A_PLACE = 2**17
 """A convolution is a matrix product from so many weights on for each place of its output: measured between 1 and 49
 places, 32 and 1024 channels, with 16 and 128 images, on two cores with AVX2."""
-MANY_CHANNELS = 512
-"""A transposed convolution is one from so many channels of its input on."""
+MANY_CHANNELS, FEW_PLACES = 512, 64
+"""A transposed convolution is one from so many channels, and up to so many places, of its input."""
 
 
 def is_plain(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
     """Whether products can stand for `layer` on `x`: on a processor, in full precision, over whole neighbourhoods."""
+    if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or x.device.type != "cpu":
+        return False
     usual = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-    return usual and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return usual and x.ndim == 4 and x.shape[1] == layer.in_channels
 
 
 class Convolution(nn.Conv2d):
-    """As torch's, with the same parameters."""
+    """As torch's, with the same parameters; what is a product comes with channels last."""
 
     def forward(self, input: Tensor) -> Tensor:
         padding = self.padding
@@ -36,25 +40,27 @@ class Convolution(nn.Conv2d):
         sides = zip(input.shape[2:], padding, self.kernel_size, self.stride, strict=True)
         height, width = ((side + 2 * p - k) // s + 1 for side, p, k, s in sides)
         places = height * width
-        if not 0 < places * WEIGHTS_A_PLACE <= self.weight.numel():
+        weights_a_channel = self.in_channels * math.prod(self.kernel_size)  # the weight itself may be computed anew
+        if not 0 < places * WEIGHTS_A_PLACE <= self.out_channels * weights_a_channel:
             return super().forward(input)
         kernel, stride, size = _pair(self.kernel_size), _pair(self.stride), _pair(input.shape[2:])
         shape = torch.Size((len(input), height, width, *kernel, self.in_channels))
         patches: Tensor = Patches.apply(input.permute(0, 2, 3, 1), shape, stride, _pair(padding), size)
-        rows = patches.permute(0, 1, 2, 5, 3, 4).reshape(len(input) * places, -1)  # [B h w, C k l], as weights lie
+        rows = patches.permute(0, 1, 2, 5, 3, 4).reshape(-1, weights_a_channel)  # [B h w, C k l], as weights lie
         output = F.linear(rows, self.weight.flatten(1), self.bias)
         return output.view(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """As torch's, with the same parameters."""
+    """As torch's, with the same parameters; what is a product comes with channels last."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        batch, channels, height, width = input.shape
         padding = self.padding
-        by_torch = channels < MANY_CHANNELS or output_size is not None or not is_plain(self, input)
-        if by_torch or isinstance(padding, str):
+        if output_size is not None or isinstance(padding, str) or not is_plain(self, input):
             return super().forward(input, output_size)
+        if self.in_channels < MANY_CHANNELS or math.prod(input.shape[2:]) > FEW_PLACES:
+            return super().forward(input)
+        batch, channels, height, width = input.shape
         kernel, stride, padding = _pair(self.kernel_size), _pair(self.stride), _pair(padding)
         extra = _pair(self.output_padding)
         size = (
@@ -62,8 +68,8 @@ class TransposedConvolution(nn.ConvTranspose2d):
             (width - 1) * stride[1] - 2 * padding[1] + kernel[1] + extra[1],
         )
         rows = input.permute(0, 2, 3, 1).reshape(-1, channels)  # [B h w, C]
-        weight = self.weight.permute(0, 2, 3, 1).reshape(channels, -1)  # [C, k l O]
-        patches = (rows @ weight).view(batch, height, width, *kernel, -1)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [C, k l O]
+        patches = (rows @ weight).view(batch, height, width, *kernel, self.out_channels)
         output: Tensor = Overlap.apply(patches, stride, padding, size)
         return (output if self.bias is None else output + self.bias).permute(0, 3, 1, 2)
 
@@ -112,9 +118,6 @@ class Patches(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         return Overlap.apply(gradients[0], *ctx.how), None, None, None, None
-
-
-Index = tuple[Any, ...]
 
 
 def _taps(shape: torch.Size, stride: Pair, padding: Pair, size: Pair) -> list[tuple[Index, Index, Index]]:

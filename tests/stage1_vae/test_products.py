@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from stage1_vae.nets import products
 from stage1_vae.nets.products import Convolution, Overlap, TransposedConvolution
@@ -70,9 +71,38 @@ def test_products_are_for_many_channels_in_few_places() -> None:
     assert not taken(Convolution(512, 256, 4, 2, 1), torch.randn(1, 512, 16, 16))
     assert not taken(Convolution(16, 32, 4, 2, 1), torch.randn(1, 16, 3, 3))
     assert taken(TransposedConvolution(512, 8, 3, 2, 1), torch.randn(1, 512, 4, 4))
+    assert not taken(TransposedConvolution(512, 8, 3, 2, 1), torch.randn(1, 512, 9, 9))
     assert not taken(TransposedConvolution(64, 8, 3, 2, 1), torch.randn(1, 64, 4, 4))
     with torch.autocast("cpu", torch.bfloat16):
         assert not taken(TransposedConvolution(512, 8, 3, 2, 1), torch.randn(1, 512, 4, 4))
+
+
+def test_a_weight_that_is_computed_is_computed_once() -> None:
+    """Spectral normalisation takes a step with every look at the weight."""
+    torch.manual_seed(0)
+    ours, theirs = Convolution(512, 256, 4, 2, 1), nn.Conv2d(512, 256, 4, 2, 1)
+    theirs.load_state_dict(ours.state_dict())
+    for layer in (ours, theirs):
+        torch.manual_seed(0)
+        spectral_norm(layer, n_power_iterations=1)
+    for side in (3, 16):
+        x = torch.randn(2, 512, side, side)
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tracing, which users still do
+def test_what_torch_takes_or_refuses() -> None:
+    for ours in (Convolution(512, 512, 4, 2, 1), TransposedConvolution(512, 8, 4, 2, 1)):
+        theirs = (nn.Conv2d if isinstance(ours, nn.Conv2d) else nn.ConvTranspose2d)(512, ours.out_channels, 4, 2, 1)
+        theirs.load_state_dict(ours.state_dict())
+        for shape in ((0, 512, 2, 2), (512, 2, 2)):
+            torch.testing.assert_close(ours(torch.ones(shape)), theirs(torch.ones(shape)), atol=1e-5, rtol=1e-5)
+        with pytest.raises(RuntimeError, match="channels"):
+            ours(torch.ones(2, 1, 2, 2))
+        traced = torch.jit.trace(ours, torch.ones(2, 512, 2, 2))
+        torch.testing.assert_close(traced(torch.ones(2, 512, 2, 2)), ours(torch.ones(2, 512, 2, 2)), atol=1e-5, rtol=0)
 
 
 def test_float32_differs_by_rounding_alone() -> None:

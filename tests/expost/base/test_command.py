@@ -9,6 +9,7 @@ import pytest
 from command_line import PROJECT, run_here
 
 from expost.base.command import PROGRAM, Command, command_line, program, remember_program, shell_line
+from expost.base.runtime import WAITING
 from expost.base.scratch import stop_message
 from expost.sweeps.launchers import TRAVELS
 
@@ -78,7 +79,7 @@ def test_a_printed_command_works_where_it_was_printed(tmp_path: Path) -> None:
 
 
 def test_every_command_begins_with_it_also_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PROGRAM in TRAVELS
+    assert {PROGRAM, *WAITING} <= set(TRAVELS)
     monkeypatch.setenv(PROGRAM, "expost --config-dir mine")
     command = Command(overrides=("stage=vae", "++sweep.metric=x", "data.root=a b", "~debug"))
     assert command.line("prior") == "expost --config-dir mine stage=prior 'data.root=a b' '~debug'"
