@@ -1,7 +1,7 @@
 """Every prior of the shelf on one VAE, judged alike: nats, distance, time, parameters, spread over seeds.
 
     python -m benchmarks.shelf.table --data DIR [--root runs/bench/shelf] [--priors NAME ...] [--seeds 0 1 2]
-                                     [--stored] [--out docs/measured/shelf.md] [--figure docs/shelf.png]
+                                     [--stored] [--remark TEXT] [--out docs/measured/shelf.md] [--figure docs/shelf.png]
 
 Trains the reference VAE once and runs `pipeline.py stage=all` for each prior and value of `seeds.prior`, as a user runs
 it, then `stage=export`; what the store under `--root` has already is not made again, so that a table is written anew in
@@ -186,7 +186,7 @@ def spread(values: Sequence[float], decimals: int) -> str:
     return f"{mean} ± {statistics.stdev(values):,.{decimals}f}" if varies else mean
 
 
-def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Target]) -> str:
+def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Target], remark: str) -> str:
     """The part of docs/RESULTS.md."""
     lines = [
         f"| {target.words} | {target.value:.2f} | {'≤' if target.at_most else '≥'} {target.bound:g} | "
@@ -205,7 +205,7 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
             "    python -m benchmarks.shelf.table --data DIR",
             table(shelf),
             "| target | measured | bound | |\n|---|---:|---:|---|\n" + "\n".join(lines),
-            f"- {machine()} at the end.",
+            f"- {remark}{machine()} at the end.",
         ]
     )
 
@@ -258,13 +258,14 @@ def main() -> int:
     parser.add_argument("--priors", nargs="+", default=sorted({path.stem for path in CONF.glob("*.yaml")} - LEFT_OUT))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--stored", action="store_true", help="fit nothing: the seeds of each that are there")
+    parser.add_argument("--remark", default="", help="what is to be known of the machine, and stands below the table")
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     parser.add_argument("--figure", type=Path, help="a PNG file: nats against distance")
     options = parser.parse_args()
     root, data = options.root.absolute(), options.data.absolute()
     shelf = [judge(root, data, name, options.seeds, options.stored) for name in options.priors]
     reached = list(targets(shelf))
-    words = section(shelf, options.seeds, reached)
+    words = section(shelf, options.seeds, reached, f"{options.remark} " * bool(options.remark))
     print(words)
     if options.out:
         options.out.write_text(words + "\n", encoding="utf-8")
