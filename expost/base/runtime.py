@@ -4,9 +4,9 @@ glibc hands what a step of training frees at the end of its heap back to the ker
 page anew: a tenth to a fifth of a small transformer's step.
 
 OpenMP's threads meet at the end of each of a step's hundred small kernels. One that goes to sleep there wakes too late
-for the next (a small net's step takes 1.4 times as long); one that spins on and on, while another process holds the
-core of the last to come, stalls a busy machine (twice as long). One that spins for some ten microseconds and then
-sleeps is as fast as either where it is fast.
+for the next; one that spins on and on, while another process holds the core of the last to come, makes a small net's
+step on a busy machine take twice as long. One that spins for some ten microseconds and then sleeps loses nothing on a
+busy machine, and on an idle one gains most of what spinning on would.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ OWN_PAGES_BYTES = 2**25
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables that say how idle threads wait."""
 SPINS = 10_000
-"""Turns that a thread waits awake, of GNU's OpenMP, which torch for Linux carries. Of 1,000 to 100,000, the fewest from
-which an idle machine gains nearly all; from 100,000 on, a busy one loses."""
+"""Turns that a thread waits awake, of GNU's OpenMP, which torch for Linux carries. Measured from 1,000 to 100,000: fewer
+than 5,000 gain less on an idle machine, 100,000 lose on a busy one."""
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
