@@ -23,8 +23,8 @@ OWN_PAGES_BYTES = 2**25
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables that say how idle threads wait."""
 SPINS = 10_000
-"""Turns that a thread waits awake, of GNU's OpenMP, which torch for Linux carries. Measured from 1,000 to 100,000: fewer
-than 5,000 gain less on an idle machine, 100,000 lose on a busy one."""
+"""Turns that a thread waits awake, of GNU's OpenMP, which torch for Linux carries. Measured from 1,000 to 100,000:
+fewer than 5,000 gain less on an idle machine, 100,000 lose on a busy one."""
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
