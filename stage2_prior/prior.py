@@ -41,7 +41,8 @@ class Prior(nn.Module, ABC):
     """
 
     version: ClassVar[int] = 1
-    """Part of the key of what the class produces; raised whenever its results change."""
+    """Part of the key of what the class produces, and of exports; raised whenever its results change, but for what
+    `fit_version` tells."""
 
     loss_is: str = "nats"
     """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
@@ -114,6 +115,12 @@ class Prior(nn.Module, ABC):
     def caveats(self) -> list[str]:
         """What people should know of its densities and samples, in sentences: what is estimated, and how well."""
         return []
+
+    @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        """Part of the key of what a fit of this section makes; raised where it ends with other weights, that mean what
+        they did, so that exports stay readable."""
+        return 1
 
     @classmethod
     @abstractmethod

@@ -110,6 +110,15 @@ def versions(nodes: list[Node]) -> dict[str, int]:
 
 
 def origins(nodes: list[Node]) -> dict[str, Any]:
-    """The same for keys in the store: with the source of every class that is not as it was shipped."""
+    """The same for keys in the store: with the fits of priors that have changed since the first, and the source of
+    every class that is not as it was shipped."""
+    fits = {f"fit of {node['_target_']}": fit_version(node) for node in nodes}
     sources = {f"source of {node['_target_']}": own_sources(target_class(node)) for node in nodes}
-    return versions(nodes) | {name: sha256 for name, sha256 in sources.items() if sha256 is not None}
+    changed = {name: number for name, number in fits.items() if number > 1}
+    return versions(nodes) | changed | {name: sha256 for name, sha256 in sources.items() if sha256 is not None}
+
+
+def fit_version(node: Node) -> int:
+    """The version of what a fit of the prior that `node` names ends with; 1 of all else."""
+    own = getattr(target_class(node), "fit_version", None)
+    return 1 if own is None else int(own(node))

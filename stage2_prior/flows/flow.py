@@ -20,7 +20,7 @@ Gaussian, the gaps between clusters.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -33,6 +33,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.bases import check_base, fit_base, take_after
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.labels import LabelledPrior
+from stage2_prior.nets.dropout import Dropout
 from stage2_prior.nets.made import MADE
 from stage2_prior.prior import Encoder, Prior, check_real_vector
 from stage2_prior.sampling import Sampling
@@ -124,6 +125,10 @@ class Flow(LabelledPrior):
         return layers + (0 if self.base is None else self.base.num_parameters)
 
     @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2 if section.get("dropout") else 1  # it draws four entries at once
+
+    @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("a flow", spec)
 
@@ -207,7 +212,7 @@ class Coupling(nn.Module):
         self.first, *others = (nn.Linear(*pair) for pair in pairwise(widths))
         self.others = nn.ModuleList(others)
         self.head = nn.Linear(hidden[-1], len(moved) * num_outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         with torch.no_grad():
             self.first.weight.mul_(FIRST_GAIN)
             start_as_identity(self.head)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_vae.nets.masked import MaskedLinear, spread_degrees
+from stage2_prior.nets.dropout import Dropout
 
 FIRST_GAIN = 4.0
 """Aggregate posteriors have structure at the width of one posterior, a tenth of the whole: units must bend as sharply.
@@ -53,7 +54,7 @@ class MADE(nn.Module):
         self.layers = nn.ModuleList(MaskedLinear(*pair, gain) for pair, gain in zip(pairs, gains, strict=True))
         degree_out = torch.arange(num_dims).repeat_interleave(num_outputs)  # output d sees units of degree <= d - 1
         self.head = MaskedLinear(self.degrees[-1], degree_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.label_in = nn.Embedding(num_labels, hidden[0]) if num_labels else None
         self.label_out = nn.Embedding(num_labels, len(degree_out)) if num_labels else None
         for embedding in (self.label_in, self.label_out):

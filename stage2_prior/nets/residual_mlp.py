@@ -7,10 +7,11 @@ a product by a diagonal: there is no norm between layers. Time and label scale a
 "FiLM", 2018, equation 1).
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_prior.nets.embedding import TimeEmbedding, spread
+from stage2_prior.nets.embedding import TimeEmbedding
 
 EMBEDDING = 128
 FIRST_GAIN = 2.0
@@ -41,8 +42,10 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        modulations = spread(self.modulations(self.embedding(time, labels)), len(x)).chunk(2 * len(self.layers), dim=1)
-        h = self.first(x.flatten(1))
-        for layer, scale, shift in zip(self.layers, modulations[::2], modulations[1::2], strict=True):
-            h = h + layer(F.silu(h)) * (1 + scale) + shift
+        embedded = self.embedding(time, labels)  # [T, E], or [B, E] where labels differ from row to row
+        scales, shifts = self.modulations(embedded)[:, None].unflatten(-1, (len(self.layers), 2, -1)).unbind(-2)
+        rows_of_one = len(x) // max(1, len(embedded))  # they lie side by side
+        h = self.first(x.flatten(1)).view(len(embedded), rows_of_one, self.numbers)
+        for layer, scale, shift in zip(self.layers, scales.unbind(-2), shifts.unbind(-2), strict=True):
+            h = torch.addcmul(h + shift, layer(F.silu(h)), 1 + scale)
         return self.last(F.silu(h)).view_as(x)

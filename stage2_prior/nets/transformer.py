@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage2_prior.fitting import PriorError
+from stage2_prior.nets.dropout import drop
 
 ROTARY_BASE = 100.0
 """Angles turn by 1 down to 1/100 of a radian a cell: maps are tens of cells wide, not thousands as texts are."""
@@ -65,20 +66,6 @@ def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     short = q.device.type == "cpu" and q.shape[2] <= SHORT
     with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-
-def drop(h: Tensor, share: float) -> Tensor:
-    """`h` with a random `share` of it set to zero, and the rest scaled up as much.
-
-    On a CPU torch draws one number after another, a fifth of a small step on two cores; four of these share a draw, so
-    `share` is rounded to a multiple of 2^-16.
-    """
-    if share == 0 or h.device.type != "cpu":
-        return F.dropout(h, share)
-    draws = torch.empty(-(-h.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    least = min(round((1 - share) * 2**16) - 2**15, 2**15 - 1)
-    kept = draws.view(torch.int16)[: h.numel()].view(h.shape) < least
-    return h * kept.to(h.dtype).mul_(1 / (1 - share))
 
 
 class Rotation(nn.Module):

@@ -17,8 +17,9 @@ twice the pooled standard deviation of the dimension, keeps what the network say
 """
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ SAMPLE_ROWS = 8192
 class Autoregressive(LabelledPrior):
     """Masked autoregressive network with mixture-of-Gaussians conditionals; the density itself is in float32.
 
+    Samples follow `temperature`: in each conditional it divides the logits of the Gaussians and scales their widths.
+
     Args:
         hidden: widths of the hidden layers; equal neighbours get a residual connection.
         num_components: Gaussians a conditional.
@@ -72,7 +75,7 @@ class Autoregressive(LabelledPrior):
         min_std: float = 1e-3,
         conditional: bool = False,
     ) -> None:
-        super().__init__(spec, conditional)
+        super().__init__(spec, conditional, knobs=frozenset({"temperature"}))
         if num_components < 1:
             raise PriorError(f"prior.num_components={num_components}: give at least 1")
         if not hidden or min(hidden) < 1:
@@ -92,6 +95,10 @@ class Autoregressive(LabelledPrior):
     @property
     def num_parameters(self) -> int:
         return self.net.num_parameters
+
+    @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2  # dropout draws four entries at once
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -142,13 +149,14 @@ class Autoregressive(LabelledPrior):
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
         blocks = labels.split(SAMPLE_ROWS)  # one, if empty, of none
-        drawn = [self.net.generate(len(block), self._draw, block if self.num_classes else None) for block in blocks]
+        draw = partial(self._draw, how.temperature)
+        drawn = [self.net.generate(len(block), draw, block if self.num_classes else None) for block in blocks]
         return torch.cat(drawn)[:, self.order.argsort()]  # [n, D]
 
-    def _draw(self, outputs: Tensor, d: int) -> Tensor:
+    def _draw(self, temperature: float, outputs: Tensor, d: int) -> Tensor:
         """One value from each row's mixture for the dimension that comes d-th, [n, 3 K] -> [n]."""
         log_weights, means, log_stds = self._conditionals(outputs, self.max_log_std[d])  # [n, K]
         gumbel = -torch.log(torch.empty_like(log_weights).exponential_())
-        chosen = (log_weights + gumbel).argmax(-1, keepdim=True)  # [n, 1] a draw from the weights
+        chosen = (log_weights + temperature * gumbel).argmax(-1, keepdim=True)  # [n, 1] a draw from the weights
         mean, log_std = means.gather(-1, chosen).squeeze(-1), log_stds.gather(-1, chosen).squeeze(-1)
-        return mean + torch.exp(log_std) * torch.randn_like(mean)
+        return mean + temperature * torch.exp(log_std) * torch.randn_like(mean)

@@ -11,10 +11,10 @@ All densities share that error. The nearer the base, the smaller it is.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.bases import check_base, fit_base, take_after
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import report
+from stage2_prior.nets.dropout import Dropout
 from stage2_prior.prior import Exactness, GradientPrior, Prior, check_real_vector
 
 FIRST_GAIN = 4.0
@@ -72,7 +73,7 @@ class Tilted(GradientPrior, ABC):
         layers = [nn.Linear(*pair) for pair in pairwise((spec.num_dims, *hidden))]
         self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(hidden[-1], 1, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         with torch.no_grad():
             layers[0].weight.mul_(FIRST_GAIN)
             self.head.weight.mul_(NEARLY_ZERO)
@@ -96,6 +97,10 @@ class Tilted(GradientPrior, ABC):
             f"(standard error {self.log_prob_error_nats:.2g} nats).",
             *self.base.caveats,
         ]
+
+    @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2 if section.get("dropout") else 1  # it draws four entries at once
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:

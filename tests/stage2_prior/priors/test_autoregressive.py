@@ -97,17 +97,19 @@ def test_conditionals_stay_within_reason_far_from_the_data() -> None:
     assert (mild.grad[..., 4:] > 0).all(), "the ceiling must let a gradient through"
 
 
-def test_draws_follow_the_conditional() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_draws_follow_the_conditional(temperature: float) -> None:
+    """A temperature divides logits and multiplies widths; at 0 the mean of the likeliest Gaussian is left."""
     prior = Autoregressive(LatentSpec((1,)), hidden=(8,), num_components=3)
     outputs = torch.tensor([[0.0, 1.0, 2.0, -3.0, 0.0, 4.0, -1.0, 0.0, -2.0]]).expand(200_000, -1)
     torch.manual_seed(0)
     prior.max_log_std.fill_(20.0)  # far away, where it changes nothing
-    z = prior._draw(outputs, 0)
-    weights = torch.softmax(torch.arange(3.0), 0)
-    means, stds = torch.tensor([-3.0, 0.0, 4.0]), torch.tensor([-1.0, 0.0, -2.0]).exp()
+    z = prior._draw(temperature, outputs, 0)
+    weights = torch.softmax(torch.arange(3.0) / max(temperature, 1e-6), 0)
+    means, stds = torch.tensor([-3.0, 0.0, 4.0]), temperature * torch.tensor([-1.0, 0.0, -2.0]).exp()
     mean = weights @ means
     assert z.mean().item() == pytest.approx(mean.item(), abs=0.03)
-    assert z.var().item() == pytest.approx((weights @ (stds**2 + means**2) - mean**2).item(), rel=0.02)
+    assert z.var().item() == pytest.approx((weights @ (stds**2 + means**2) - mean**2).item(), rel=0.02, abs=1e-9)
     assert (z < -1.5).float().mean().item() == pytest.approx(weights[0].item(), abs=0.03)
 
 

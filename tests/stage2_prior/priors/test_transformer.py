@@ -8,7 +8,7 @@ from torch import Tensor
 from untrained_transformer import GREEDY, SMALL, SPECS, all_sequences, latents, make
 
 from stage1_vae.latents import LatentSpec, Support
-from stage2_prior.nets.transformer import drop
+from stage2_prior.nets.dropout import drop
 from stage2_prior.priors.transformer import Transformer
 from stage2_prior.sampling import PLAIN, Sampling
 
