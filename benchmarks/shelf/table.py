@@ -13,6 +13,7 @@ nats and in distance, sampling. Half an hour a seed on two cores.
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -91,9 +92,9 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int], stored: bool)
     what is `stored` is asked for."""
     rows, baseline = [], {}
     for seed in seeds:
-        words = (*RECIPE, f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seed}")
+        words = words_of(root, data, name, seed)
         try:
-            taken = pipeline(*words, *WORDS.get(name, ()), *(("stage=report", "upstream=require") if stored else ()))
+            taken = pipeline(*words, *(("stage=report", "upstream=require") if stored else ()))
         except SystemExit:
             if not stored:
                 raise
@@ -104,12 +105,22 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int], stored: bool)
         print(f"{name}, seed {seed}: {taken.seconds:.0f} s, {machine()}", file=sys.stderr, flush=True)
     if not rows:
         raise SystemExit(f"{root} holds no {name} of the seeds {', '.join(map(str, seeds))}; leave out --stored")
+    return Judged(name, rows, baseline, sampling_seconds(exported(root, data, name, seeds[0])))
+
+
+def words_of(root: Path, data: Path, name: str, seed: int) -> tuple[str, ...]:
+    """What is typed for the prior `name` on the reference VAE."""
+    own = (f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seed}")
+    return (*RECIPE, *own, *WORDS.get(name, ()))
+
+
+def exported(root: Path, data: Path, name: str, seed: int) -> Path:
+    """The folder of the reference VAE with the prior `name`, exported anew: an older one may be of another fit."""
     folder = root / "exports" / name
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        words = (*RECIPE, f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seeds[0]}")
-        pipeline(*words, *WORDS.get(name, ()), "stage=export", f"export.out={folder}")
-    return Judged(name, rows, baseline, sampling_seconds(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    pipeline(*words_of(root, data, name, seed), "stage=export", f"export.out={folder}")
+    return folder
 
 
 def sampling_seconds(folder: Path) -> float:
