@@ -137,8 +137,8 @@ def for_empty_code(job: Job, subject: Subject) -> str:
     if not isinstance(config.vae, VAEParts):
         name = "vae.module" if "module" in config.vae and "path" not in config.vae else "vae.path"
         return (
-            f"a mean over its {pixels:,} pixels beside a sum over latents weighs the rate {pixels:,} times, which does "
-            f"this: train it with sums over both, and name that one, {name}; or look at vae.second, the spread"
+            f"a mean over its {pixels:,} pixels beside a sum over latents weighs the rate {pixels:,} times, which may "
+            f"be the cause: train it with sums over both, and name that one, {name}; or look at vae.second, the spread"
         )
     return for_own_empty_code(config.vae.objective, config.likelihood, pixels, subject.train.spec)
 
@@ -159,11 +159,12 @@ def for_own_empty_code(objective: Node, likelihood: Node, pixels: int, spec: Lat
 
 def _lighter(objective: Node, pixels: int, num_dims: int) -> str | None:
     """How to weigh the rate less; None: it does not count more than once."""
-    keys = [key for key in ("beta_norm", "beta", "alone_beta") if objective.get(key) is not None]
-    if not keys:
-        return None
-    key = keys[0]
-    beta = objective[key] * (pixels / num_dims if key == "beta_norm" else 1)
+    if objective.get("beta_norm") is not None:
+        betas = {"beta_norm": objective["beta_norm"] * pixels / num_dims}
+    else:
+        betas = {key: objective[key] for key in ("beta", "alone_beta") if objective.get(key) is not None}
+    key = max(betas, key=betas.__getitem__, default="")
+    beta = betas.get(key, 0.0)
     if beta <= 1:
         return None
     bound = f"{num_dims / pixels:.3g}" if key == "beta_norm" else "1"

@@ -140,6 +140,7 @@ BERNOULLI = {"_target_": "BernoulliLikelihood"}
     [
         ({"beta": 50.0}, BERNOULLI, "lower vae.objective.beta=50 (1 is the bound; a mean over 64 pixels beside a sum"),
         ({"beta": 8.0}, BERNOULLI, "lower vae.objective.beta=8 (1 is the bound)"),
+        ({"alone_beta": 4.0}, BERNOULLI, "lower vae.objective.alone_beta=4 (1 is the bound)"),
         ({"beta_norm": 2.0}, BERNOULLI, "lower vae.objective.beta_norm=2 (0.25 is the bound)"),
         ({"free_nats": 0.02}, BERNOULLI, "raise vae.objective.free_nats=0.02, which lets 16 dimensions idle at 0.32"),
         ({}, {"scale": 3.0, "learned": False}, "lower likelihood.scale=3"),
