@@ -5,6 +5,7 @@ a benchmark that uses this must not import torch.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,11 @@ class Measured:
     peak_gib: float
     output: str
     cpu_seconds: float
+
+    def artifact(self, stage: str) -> Path:
+        """The folder of what a pipeline's `stage` has made, or found in the store."""
+        *_, path = re.findall(rf"^{stage} .*: (.+)$", self.output, re.MULTILINE)
+        return Path(path)
 
 
 def pipeline(*words: str, checkout: Path = HERE) -> Measured:

@@ -71,10 +71,9 @@ class Row:
 
 
 class Judge:
-    """The Frechet distance of decoded draws from the test images, as the evaluation under `root` takes it."""
+    """The Frechet distance of decoded draws from the test images, by the net of the stage `features` in `folder`."""
 
-    def __init__(self, root: Path, data: Path) -> None:
-        (folder,) = (path for path in (root / "store" / "features").iterdir() if not path.name.startswith("."))
+    def __init__(self, folder: Path, data: Path) -> None:
         self.net = load_own_net(Artifact("features", folder.name, folder), torch.device("cpu"))
         test = Idx(root=str(data)).load().test
         self.test = self.net.extract(test.batch(torch.arange(len(test))).float() / 255)
@@ -157,9 +156,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     options = parser.parse_args()
     root, data = options.root.absolute(), options.data.absolute()
-    for name in PRIORS:
-        pipeline(*words_of(root, data, name, options.seed), "stage=report")
-    judge, rows = Judge(root, data), []
+    fits = [pipeline(*words_of(root, data, name, options.seed), "stage=report") for name in PRIORS]
+    judge, rows = Judge(fits[0].artifact("features"), data), []
     for name in PRIORS:
         for row in rows_of(judge, exported(root, data, name, options.seed), name, options.draws):
             rows.append(row)

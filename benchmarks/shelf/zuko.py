@@ -137,8 +137,7 @@ def complaints(ours: Row, others: list[Row]) -> Iterator[str]:
 
 def read(root: Path, data: Path) -> dict[str, LatentDataset]:
     """The latents of the reference VAE, made now or found in the store."""
-    pipeline(*RECIPE, f"data.root={data}", f"paths.root={root}", "stage=encode")
-    (folder,) = (root / "store" / "latents").iterdir()
+    folder = pipeline(*RECIPE, f"data.root={data}", f"paths.root={root}", "stage=encode").artifact("latents")
     return {split: LatentDataset.load(folder / split) for split in ("train", "val", "test")}
 
 
