@@ -34,7 +34,7 @@ from stage2_prior.ode import PASSES
 STEPS: Mapping[str, Sequence[int]] = {"flow_matching": (2, 3, 5, 10, 20, 50), "diffusion": (5, 10, 20, 50)}
 """Of the solver by Heun, of two passes each."""
 FEW_PASSES, MANY_PASSES = 20, 100
-TEMPERATURES = (0.9, 0.95, 0.975, 1.0, 1.025, 1.05)
+TEMPERATURES = (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 PRIORS = ("flow_matching", "diffusion", "autoregressive", "realnvp", "mixture")
 
 
