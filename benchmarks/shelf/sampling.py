@@ -71,10 +71,12 @@ class Row:
 
 
 class Judge:
-    """The Frechet distance of decoded draws from the test images, by the net of the stage `features` in `folder`."""
+    """The Frechet distance of decoded draws from the test images, by the net that `evaluation` was made with."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.net = load_own_net(Artifact("features", folder.name, folder), torch.device("cpu"))
+    def __init__(self, evaluation: Path, data: Path) -> None:
+        key = Artifact("evaluation", evaluation.name, evaluation).manifest()["ingredients"]["features"]
+        features = Artifact("features", key, evaluation.parents[1] / "features" / key)
+        self.net = load_own_net(features, torch.device("cpu"))
         test = Idx(root=str(data)).load().test
         self.test = self.net.extract(test.batch(torch.arange(len(test))).float() / 255)
 
@@ -157,7 +159,7 @@ def main() -> int:
     options = parser.parse_args()
     root, data = options.root.absolute(), options.data.absolute()
     fits = [pipeline(*words_of(root, data, name, options.seed), "stage=report") for name in PRIORS]
-    judge, rows = Judge(fits[0].artifact("features"), data), []
+    judge, rows = Judge(fits[0].artifact("evaluation"), data), []
     for name in PRIORS:
         for row in rows_of(judge, exported(root, data, name, options.seed), name, options.draws):
             rows.append(row)
