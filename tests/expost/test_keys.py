@@ -13,8 +13,10 @@ from expost.base.command import Command
 from expost.config.schema import validate
 from expost.job import Job
 from expost.parts.assembly import assemble
+from expost.stages.prior import origins_of
 from expost.store.artifacts import Store
 
+FLOW = {"_target_": "stage2_prior.flows.flow.Flow", "dropout": 0.0}
 RECORDED = json.loads(Path(__file__).with_name("recorded_keys.json").read_text(encoding="utf-8"))
 FIT = {"32": "32-true", "bf16": "bf16-mixed"}
 
@@ -34,3 +36,9 @@ def test_keys_are_those_of_before(name: str, precision: str, tmp_path: Path) -> 
     config = validate(composed(*words))
     job = Job(config, Command(choices={"prior": recorded["choice"]}), Store(tmp_path), quiet=True)
     assert pipeline.keys("evaluation", *assemble(job)) == recorded[precision]
+
+
+def test_a_fit_that_ends_elsewhere_has_another_key_where_it_does() -> None:
+    """Flows drop by other masks than once; those that drop nothing end as they did."""
+    changed = origins_of(FLOW | {"dropout": 0.1})
+    assert changed == origins_of(FLOW) | {f"fit of {FLOW['_target_']}": 2}

@@ -168,6 +168,13 @@ REFUSED = [
 ]
 
 
+def test_a_temperature_is_refused_by_a_prior_that_cannot_follow_it(tmp_path: Path) -> None:
+    result = run_here(tmp_path, "data=digits", "prior=energy", "stage=sample", "sample.temperature=0.5")
+    assert result.code == 2 and len(result.lines) == 1, result
+    assert "this prior cannot follow sample.temperature" in result.err
+    assert not (tmp_path / "runs/store/vae").exists()
+
+
 @pytest.mark.parametrize(("words", "message"), REFUSED)
 def test_what_cannot_be_drawn_is_refused_before_any_work(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     result = run_here(tmp_path, *SMALL, "prior=autoregressive", "stage=sample", *words)
