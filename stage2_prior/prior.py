@@ -44,6 +44,8 @@ class Prior(nn.Module, ABC):
     """Part of the key of what the class produces, and of exports; raised whenever its results change, but for what
     `fit_version` tells."""
 
+    came_later: ClassVar[Mapping[str, Any]] = {}
+    """Keywords that it has not always had, at the values under which it is what it was: no part of a key then."""
     loss_is: str = "nats"
     """What the number of `loss` is: nats where it is -log_prob or a bound on it, else "loss"."""
     takes_labels: ClassVar[bool] = False

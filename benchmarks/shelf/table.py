@@ -29,8 +29,12 @@ Report = dict[str, Any]
 CONF = Path(__file__).parents[2] / "conf" / "prior"
 LEFT_OUT = frozenset({"uniform", "unigram", "bigram", "pixelcnn", "transformer", "masked", "glow", "learned"})
 """Of codes or maps, where the reference VAE has vectors of 16 real numbers, or of what it has not learned."""
-WORDS: dict[str, tuple[str, ...]] = {"mixture": ("prior.num_components=100",)}
-"""What is typed beside prior=NAME."""
+WORDS: dict[str, tuple[str, ...]] = {
+    "mixture": ("prior=mixture", "prior.num_components=100"),
+    "flow_matching_wide": ("prior=flow_matching", "prior.base_std=1.1"),
+}
+"""What is typed for a row; of any other, prior=NAME."""
+NAMES = sorted(({path.stem for path in CONF.glob("*.yaml")} | set(WORDS)) - LEFT_OUT)
 MEMORISE = frozenset({"aggregate", "kde"})
 COMPOSITE = frozenset({"ensemble", "auto"})
 """Made of other priors of the shelf; no single prior."""
@@ -91,6 +95,7 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int], stored: bool)
     """The prior `name` on the reference VAE, made now or found in the store; of seeds that it lacks none where only
     what is `stored` is asked for."""
     rows, baseline = [], {}
+    choice = words_for(name)[0].removeprefix("prior=")
     for seed in seeds:
         words = words_of(root, data, name, seed)
         try:
@@ -100,7 +105,7 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int], stored: bool)
                 raise
             continue
         report: Report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
-        rows.append(report["rows"][name])
+        rows.append(report["rows"][choice])
         baseline = report["rows"]["standard_normal"]
         print(f"{name}, seed {seed}: {taken.seconds:.0f} s, {machine()}", file=sys.stderr, flush=True)
     if not rows:
@@ -110,8 +115,11 @@ def judge(root: Path, data: Path, name: str, seeds: Sequence[int], stored: bool)
 
 def words_of(root: Path, data: Path, name: str, seed: int) -> tuple[str, ...]:
     """What is typed for the prior `name` on the reference VAE."""
-    own = (f"data.root={data}", f"paths.root={root}", f"prior={name}", f"seeds.prior={seed}")
-    return (*RECIPE, *own, *WORDS.get(name, ()))
+    return (*RECIPE, f"data.root={data}", f"paths.root={root}", f"seeds.prior={seed}", *words_for(name))
+
+
+def words_for(name: str) -> tuple[str, ...]:
+    return WORDS.get(name, (f"prior={name}",))
 
 
 def exported(root: Path, data: Path, name: str, seed: int) -> Path:
@@ -207,8 +215,9 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
     return "\n\n".join(
         [
             "## The shelf",
-            "Every prior that models vectors of real numbers, with the settings of its yaml (mixture: 100 components), "
-            "on the reference VAE (`experiment=mnist_reference`, one VAE); mean ± standard deviation over up to "
+            "Every prior that models vectors of real numbers, with the settings of its yaml (mixture: 100 components; "
+            "flow_matching_wide: `prior.base_std=1.1`), on the reference VAE "
+            "(`experiment=mnist_reference`, one VAE); mean ± standard deviation over up to "
             f"{len(seeds)} value{'s' * (len(seeds) > 1)} of `seeds.prior`, of seconds to fit the least. Rates over "
             "10,000 test images, each with 4 draws of q(z|x), fewer where a density is dear (the run says so); "
             "distances between 10,000 decoded draws and the test images, in features of the set's own classifier. † "
@@ -266,7 +275,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's IDX files")
     parser.add_argument("--root", type=Path, default=Path("runs/bench/shelf"), help="where the runs are kept")
-    parser.add_argument("--priors", nargs="+", default=sorted({path.stem for path in CONF.glob("*.yaml")} - LEFT_OUT))
+    parser.add_argument("--priors", nargs="+", default=NAMES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--stored", action="store_true", help="fit nothing: the seeds of each that are there")
     parser.add_argument("--remark", default="", help="what is to be known of the machine, and stands below the table")

@@ -80,6 +80,14 @@ def all_held(node: Node) -> list[Node]:
     return [part for inner in held(node) for part in (inner, *all_held(inner))]
 
 
+def as_before(node: Node) -> Node:
+    """The section `node`, and those of priors in it, without what their classes have not always had, where that changes
+    nothing: what a key of the store is made of."""
+    later = target_class(node).came_later
+    kept = {key: value for key, value in node.items() if key not in later or value != later[key]}
+    return with_held(kept, as_before)
+
+
 def written_out(node: Node, offered: Mapping[str, Node]) -> Node:
     """The section `node` with whole sections in place of what only names priors in it; `offered`: those by name.
 

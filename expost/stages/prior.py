@@ -19,7 +19,7 @@ from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts
 from expost.parts.gaussian_rule import hold_against_gaussian
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
-from expost.parts.sections import all_held, held, without
+from expost.parts.sections import all_held, as_before, held, without
 from expost.parts.weights import LEARNED_WEIGHTS, PRIOR_WEIGHTS, fill, histories, weights
 from expost.stages.making import Alone, Making, Stage
 from expost.store.tensors import layouts, read_tensors
@@ -149,7 +149,7 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
         node = without(node, ("wrap",))  # the same as no such key
     return {
         "latents": keys["latents"],
-        "prior": node | ({"fit": job.fit_settings} if "fit" in node else {}),
+        "prior": as_before(node) | ({"fit": job.fit_settings} if "fit" in node else {}),
         "seed": job.config.seeds.prior,
         "versions": versions | {"fit": FIT_VERSION},
         **({"ranks": ranks} if ranks > 1 else {}),

@@ -7,8 +7,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from expost.config.build import origins, target_class
-from expost.config.schema import Node
+from expost.config.build import origins
 from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
 from expost.parts.assembly import Parts, join
@@ -16,7 +15,7 @@ from expost.parts.decoding import block_size
 from expost.parts.labels import VERSION as LABELS_VERSION
 from expost.parts.labels import lend
 from expost.parts.priors import learned_node
-from expost.parts.sections import all_held
+from expost.parts.sections import all_held, as_before
 from expost.parts.weights import LEARNED_WEIGHTS, weights
 from expost.stages.making import Making, Stage
 from expost.stages.prior import origins_of
@@ -60,7 +59,7 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "net": config.net,
         "vae": config.vae_node
         | {"objective": as_before(vae.objective)}
-        | ({} if learned is None else {"prior": learned}),
+        | ({} if learned is None else {"prior": as_before(learned)}),
         "likelihood": config.likelihood,
         "trainer": {**trainer, "precision": resolved_precision(config.trainer)},
         "seed": config.seeds.vae,
@@ -70,12 +69,6 @@ def vae_ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str
         "versions": versions,
         "limits": job.trainer_overrides,
     }
-
-
-def as_before(objective: Node) -> Node:
-    """The section of an objective without what it has not always had, where that changes nothing."""
-    later = target_class(objective).came_later
-    return {key: value for key, value in objective.items() if key not in later or value != later[key]}
 
 
 def learns(parts: Parts) -> bool:

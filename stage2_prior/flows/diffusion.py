@@ -31,7 +31,7 @@ from stage2_prior.ode import Solver
 
 class Diffusion(ContinuousPrior):
     """Args:
-        spec, net, width, depth, patch, solver, conditional, label_dropout: as of `ContinuousPrior`.
+        spec, net, width, depth, patch, solver, conditional, label_dropout, base_std: as of `ContinuousPrior`.
         noise_mean, noise_std: of the logarithm of the noise levels that are trained on.
         min_noise, max_noise: noise levels of data and of noise, in standard deviations of the latents.
         rho: of EDM's levels of a sample's steps, the larger, the more are small; None: steps even in the angle. On the
@@ -57,8 +57,9 @@ class Diffusion(ContinuousPrior):
         solver: Solver = Solver(num_steps=20),  # noqa: B008, it is frozen
         conditional: bool = False,
         label_dropout: float = 0.1,
+        base_std: float = 1.0,
     ) -> None:
-        super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout)
+        super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout, base_std)
         for name, number in {"noise_std": noise_std, "min_noise": min_noise, "rho": rho}.items():
             if number is not None and number <= 0:
                 raise PriorError(f"prior.{name}={number}: give a number above 0")

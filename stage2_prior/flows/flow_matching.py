@@ -29,7 +29,7 @@ PAIRED = 256
 
 class FlowMatching(ContinuousPrior):
     """Args:
-        spec, net, width, depth, patch, solver, conditional, label_dropout: as of `ContinuousPrior`.
+        spec, net, width, depth, patch, solver, conditional, label_dropout, base_std: as of `ContinuousPrior`.
         time_density: uniform or logit_normal.
         time_mean, time_std: m and s of logit_normal.
         pairing: random, or optimal within a batch.
@@ -54,8 +54,9 @@ class FlowMatching(ContinuousPrior):
         solver: Solver = Solver(),  # noqa: B008, it is frozen
         conditional: bool = False,
         label_dropout: float = 0.1,
+        base_std: float = 1.0,
     ) -> None:
-        super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout)
+        super().__init__(spec, net, width, depth, patch, solver, conditional, label_dropout, base_std)
         if time_std <= 0:
             raise PriorError(f"prior.time_std={time_std}: give a number above 0")
         self.time_density, self.time_mean, self.time_std = time_density, time_mean, time_std

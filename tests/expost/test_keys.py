@@ -13,6 +13,7 @@ from expost.base.command import Command
 from expost.config.schema import validate
 from expost.job import Job
 from expost.parts.assembly import assemble
+from expost.parts.sections import as_before
 from expost.stages.prior import origins_of
 from expost.store.artifacts import Store
 
@@ -42,3 +43,11 @@ def test_a_fit_that_ends_elsewhere_has_another_key_where_it_does() -> None:
     """Flows drop by other masks than once; those that drop nothing end as they did."""
     changed = origins_of(FLOW | {"dropout": 0.1})
     assert changed == origins_of(FLOW) | {f"fit of {FLOW['_target_']}": 2}
+
+
+def test_a_keyword_that_came_later_is_in_keys_only_where_it_changes_something() -> None:
+    drift = {"_target_": "stage2_prior.flows.flow_matching.FlowMatching", "time_mean": 1.0}
+    both = {"_target_": "stage2_prior.combined.ensemble.Ensemble", "members": [FLOW, drift | {"base_std": 1.0}]}
+    assert as_before(drift | {"base_std": 1.0}) == drift
+    assert as_before(drift | {"base_std": 1.1}) == drift | {"base_std": 1.1}
+    assert as_before(both) == both | {"members": [FLOW, drift]}

@@ -43,6 +43,17 @@ def test_without_its_network_it_is_the_standard_normal(cls: Any) -> None:
 
 
 @BOTH
+def test_a_wider_base_is_that_of_draws_and_of_densities(cls: Any) -> None:
+    """Draws of the wider one weigh as much under the other as its density says: E p_1(z) / p_s(z) = 1, z ~ p_s."""
+    usual, wide = rough(cls), rough(cls, base_std=1.3)
+    with torch.no_grad():
+        z = wide.sample(8000)
+        ratio = (usual.log_prob(z) - wide.log_prob(z)).exp()
+    assert float(ratio.std()) > 0.2
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=4 * float(ratio.std()) / math.sqrt(len(z)))
+
+
+@BOTH
 def test_its_held_out_loss_is_a_function_of_the_latent(cls: Any) -> None:
     """The same each time and in any batch, and near the mean of many random ones; the generator stays as it was."""
     prior, z = rough(cls), torch.randn(4000, 3)
@@ -115,6 +126,7 @@ def test_times_follow_their_density() -> None:
         (Diffusion, (3,), {"min_noise": 0.0}, r"prior.min_noise=0.0: give a number above 0"),
         (Diffusion, (3,), {"max_noise": 0.01}, r"prior.max_noise=0.01: give more than prior.min_noise=0.01"),
         (Diffusion, (3,), {"rho": -1.0}, r"prior.rho=-1.0"),
+        (Diffusion, (3,), {"base_std": 0.0}, r"prior.base_std=0.0: give a number above 0"),
         (Diffusion, (3,), {"label_dropout": 1.0}, r"prior.label_dropout=1.0"),
     ],
 )
