@@ -170,7 +170,7 @@ class Trainer(Section):
     patience: PositiveInt | None
     val_every: PositiveInt
     precision: Annotated[Literal["32", "bf16", "auto"], BeforeValidator(str)]  # 32 on a command line is a number
-    compile: bool
+    compile: bool | Literal["auto"]
     devices: Annotated[int, Field(ge=1, le=1024)]
     num_nodes: Annotated[int, Field(ge=1, le=1024)]
     strategy: Literal["auto", "ddp", "fsdp"]

@@ -64,7 +64,7 @@ def check_ranks(trainer: Trainer, command: Command) -> None:
             f"trainer.batch_size={trainer.batch_size} is that of all ranks and cannot be shared equally among "
             f"{trainer.num_ranks}; use trainer.batch_size={lower}"
         )
-    if trainer.strategy == "fsdp" and (trainer.compile or trainer.ema_decay is not None):
+    if trainer.strategy == "fsdp" and (trainer.compile is True or trainer.ema_decay is not None):
         raise UserError(
             "trainer.strategy=fsdp has no whole weights to compile or to average: set trainer.compile=false "
             "trainer.ema_decay=null, or use trainer.strategy=ddp"

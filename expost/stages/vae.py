@@ -8,9 +8,10 @@ from typing import Any
 from safetensors.torch import save_file
 
 from expost.config.build import origins
+from expost.forecast.compiling import is_compiled
 from expost.forecast.notice import Expectation, stage1_parts
 from expost.job import Job
-from expost.parts.assembly import Parts, join
+from expost.parts.assembly import ImageParts, Parts, join
 from expost.parts.decoding import block_size
 from expost.parts.labels import VERSION as LABELS_VERSION
 from expost.parts.labels import lend
@@ -24,6 +25,7 @@ from stage1_vae.codes.usage import collapse
 from stage1_vae.data.images import subset
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.external.autoencoder import External, calibrate
+from stage1_vae.objective import Objective
 from stage1_vae.training.train import AVERAGES_VERSION, TRAIN_VERSION, Settings, train
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Prior
@@ -83,13 +85,11 @@ def train_vae(making: Making) -> Mapping[str, Any]:
     if parts.frozen is not None:
         calibrate_frozen(making)
     elif isinstance(parts.vae, VAE) and parts.objective is not None and learns(parts):
-        chosen = job.config.trainer.model_dump() | {"precision": resolved_precision(job.config.trainer)}
-        settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
         size, seed = job.config.trainer.batch_size, job.config.seeds.vae
         batches = parts.batches(parts.data.train, size, job.ranks, shuffle=True, seed=seed)
         val_batches = parts.batches(parts.data.val, max(size, block_size(parts.data.shape)), job.ranks)
         fit = job.lightning_fit(making.tracker, "vae", making.tracker.states)
-        if settings.compile and not parts.objective.compiles:
+        if job.config.trainer.compile and not parts.objective.compiles:
             job.say("vae", f"not compiled: {type(parts.objective).__name__} may take a gradient of a gradient")
         if isinstance(parts.objective.prior, Prior):
             join(parts.objective.prior, job, parts)
@@ -98,6 +98,7 @@ def train_vae(making: Making) -> Mapping[str, Any]:
                 job.say("vae", remark)
         if words := parts.objective.words(parts.vae):
             job.say("vae", words)
+        settings = settings_of(job, parts, parts.objective)
         with job.seeded(seed):
             history = train(parts.vae, parts.objective, batches, val_batches, settings, fit, seed)
     else:
@@ -115,6 +116,14 @@ def train_vae(making: Making) -> Mapping[str, Any]:
         for note in collapse(history[-1]) if history else ():
             job.say("vae", note)
     return history[-1] if history else {}
+
+
+def settings_of(job: Job, parts: ImageParts, objective: Objective) -> Settings:
+    """How stage 1 is trained, with what is left to the machine decided for this one."""
+    trainer = job.config.trainer
+    decided = {"precision": resolved_precision(trainer), "compile": is_compiled(job, parts, objective)}
+    chosen = trainer.model_dump() | decided
+    return Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
 
 
 def calibrate_frozen(making: Making) -> None:

@@ -6,7 +6,8 @@ result: the stage's resolved configuration, the keys of its inputs, seeds, data 
 
 Beside the artifacts: `STAGE/.KEY.XXXX`, what a writer is at (of a dead one, removed by the next holder of the key's
 lock); `.resume/STAGE-KEY`, what a stage that is not finished has kept of its training (see
-`expost.store.training_states`); `.answers`, what jobs were answered (see `expost.store.answers`); `.locks`;
+`expost.store.training_states`); `.answers`, what jobs were answered (see `expost.store.answers`); `.steps`, how
+long those of a training take (see `expost.forecast.compiling`); `.locks`;
 `quarantine`, what was found damaged, moved aside and never deleted here.
 """
 

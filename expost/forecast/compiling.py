@@ -1,0 +1,189 @@
+"""Whether the step of stage 1 is compiled, where `trainer.compile=auto` leaves that to the machine.
+
+Compiled, a step of many small operations takes as little as two thirds of its time, and one whose convolutions the
+library does better takes longer. Which it is depends on nets, batch, precision, processor and threads, so both ways are
+timed, in rounds in turn, on copies that are thrown away. What was found is kept in the store for the machine: the same
+training chooses alike when it is continued, and compiles nothing in vain again.
+"""
+
+import copy
+import json
+import os
+import statistics
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import PositiveFloat, TypeAdapter
+from torch._inductor.exc import InvalidCxxCompiler
+
+from expost.base.errors import UserError
+from expost.config.schema import Trainer
+from expost.forecast.notice import first_images, optimizer_of, take_step
+from expost.forecast.timing import in_time, length_of_stage1, seconds_of
+from expost.job import Job
+from expost.parts.assembly import ImageParts
+from expost.store.answers import machine
+from expost.store.manifest import sha256_of
+from expost.store.safe import read_json
+from expost.training.devices import resolved_precision
+from stage1_vae.objective import SCHEDULES_DONE, Objective
+from stage1_vae.vae import VAE
+
+FOLDER = ".steps"
+VERSION = 1
+"""Part of every hash; raised when what is timed changes."""
+ROUNDS, SECONDS_A_ROUND = 5, 0.1
+FASTER = 1.03
+"""How many times as fast a compiled step must be: less is noise."""
+LITTLE_SECONDS = 30.0
+"""Of training: where it takes no more, compiling costs more than it can bring."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of a step, medians, and those that compiling took."""
+
+    eager: PositiveFloat
+    compiled: PositiveFloat
+    compiling: PositiveFloat
+
+    def pays(self, steps: int) -> bool:
+        """Whether so many steps are done sooner compiled, whoever has to compile first."""
+        return FASTER * self.compiled < self.eager and steps * (self.eager - self.compiled) > self.compiling
+
+    def words(self, steps: int) -> str:
+        compiled, eager = (f"{1000 * seconds:.3g} ms" for seconds in (self.compiled, self.eager))
+        chosen = "compiled" if self.pays(steps) else "not compiled"
+        return f"{chosen}: a step takes {compiled} compiled, {eager} not, and compiling {self.compiling:.0f} s"
+
+
+def is_compiled(job: Job, parts: ImageParts, objective: Objective) -> bool:
+    """What `trainer.compile` says, and `auto` of it decided for this machine, with a line that says why; all ranks take
+    what the first one finds."""
+    trainer = job.config.trainer
+    if trainer.compile != "auto":
+        return trainer.compile
+    if trainer.strategy == "fsdp" or not objective.compiles or job.trainer_overrides:  # of a few batches
+        return False
+    with job.seeded(0):
+        found = decide(job, parts, objective) if job.ranks.rank == 0 else False
+    return bool(job.ranks.first(float(found)))
+
+
+def decide(job: Job, parts: ImageParts, objective: Objective) -> bool:
+    trainer = job.config.trainer
+    steps, _, _ = length_of_stage1(trainer, len(parts.data.train))
+    place = job.store.root / FOLDER / f"{sha256_of(facts(job, parts))}.json"
+    kept = recall(place)
+    if kept is not None:
+        job.say("vae", f"{kept.words(steps)} (timed before)")
+        return kept.pays(steps)
+    trial = Trial(trainer, parts, objective)
+    if (seconds := trial.seconds_of_steps(compiled=False) * steps) < LITTLE_SECONDS:
+        job.say("vae", f"not compiled: {steps:,} steps take about {in_time(seconds)} as it is")
+        return False
+    try:
+        times = trial.times()
+    except torch._dynamo.exc.TorchDynamoException as error:
+        job.say("vae", f"not compiled: {reason(error)}")
+        return False
+    remember(place, times)
+    job.say("vae", f"{times.words(steps)} (kept for this machine)")
+    return times.pays(steps)
+
+
+class Trial:
+    """A copy of what is trained, that takes steps which change nothing.
+
+    Args:
+        trainer: how it will be trained.
+        parts: with the images and the VAE.
+        objective: what it is trained on, joined with whatever it is joined with.
+    """
+
+    def __init__(self, trainer: Trainer, parts: ImageParts, objective: Objective) -> None:
+        from stage1_vae.training.module import Step  # Lightning takes seconds to import
+
+        assert isinstance(parts.vae, VAE)  # it is trained
+        vae, objective = copy.deepcopy((parts.vae, objective))
+        objective.begin(vae)
+        self.step = Step(vae, objective, resolved_precision(trainer) == "bf16")
+        self.optimizer = optimizer_of(self.step)
+        size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
+        self.x = first_images(parts, max(1, size))
+        self.now = torch.tensor(SCHEDULES_DONE)
+        self.seconds_of_steps(compiled=False)  # what is there once, and codebooks that begin with the first batch
+
+    def take(self, compiled: bool) -> None:
+        terms, _ = self.step(self.x, self.now) if compiled else self.step.eager(self.x, self.now)
+        take_step(terms.loss, self.optimizer)
+
+    def seconds_of_steps(self, compiled: bool, num: int = 1) -> float:
+        """Seconds a step, of so many."""
+
+        def steps() -> None:
+            for _ in range(num):
+                self.take(compiled)
+
+        return seconds_of(steps) / num
+
+    def times(self) -> StepTimes:
+        """
+        Raises:
+            torch._dynamo.exc.TorchDynamoException: it cannot be compiled, or not here.
+        """
+        num = max(1, round(SECONDS_A_ROUND / self.seconds_of_steps(compiled=False)))
+        self.step.compile(dynamic=False)
+        compiling = self.seconds_of_steps(compiled=True)
+        self.seconds_of_steps(compiled=True)
+        eager, compiled = [], []
+        for _ in range(ROUNDS):
+            eager.append(self.seconds_of_steps(False, num))
+            compiled.append(self.seconds_of_steps(True, num))
+        return StepTimes(statistics.median(eager), statistics.median(compiled), compiling)
+
+
+def facts(job: Job, parts: ImageParts) -> dict[str, Any]:
+    """Everything that the time of a step depends on."""
+    config = job.config
+    return {
+        "version": VERSION,
+        "machine": machine(),
+        "device": job.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "net": config.net,
+        "vae": config.vae_node,
+        "likelihood": config.likelihood,
+        "shape": parts.data.shape,
+        "batch_size": config.trainer.batch_size,
+        "ranks": config.trainer.num_ranks,
+        "precision": resolved_precision(config.trainer),
+    }
+
+
+def recall(place: Path) -> StepTimes | None:
+    """What was kept there, if it is as it was written."""
+    try:
+        return TypeAdapter(StepTimes).validate_python(read_json(place.parent, place.name))
+    except (UserError, ValueError, OSError):
+        return None
+
+
+def remember(place: Path, times: StepTimes) -> None:
+    with suppress(OSError):  # a store that can only be read
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_suffix(f".{os.getpid()}.part")
+        scratch.write_text(json.dumps(asdict(times)), encoding="utf-8")
+        os.replace(scratch, place)
+
+
+def reason(error: Exception) -> str:
+    """Why nothing was compiled, in a line."""
+    cause = error.inner_exception if isinstance(error, torch._dynamo.exc.BackendCompilerFailed) else error
+    if isinstance(cause, InvalidCxxCompiler):
+        return "there is no C++ compiler here"
+    return f"torch says {str(cause).strip().splitlines()[0]}"
