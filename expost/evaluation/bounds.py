@@ -25,14 +25,22 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-Propose = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
-"""(x [B, C, H, W], n) -> z [n, B, *latent] ~ q(z|x) and log q(z|x) [n, B] nats; None for point masses."""
+Draw = Callable[[int], tuple[Tensor, Tensor | None]]
+"""n -> z [n, B, *latent] ~ q(z|x) and log q(z|x) [n, B] nats; None for point masses."""
+Propose = Callable[[Tensor], Draw]
+"""x [B, C, H, W] -> how its z are drawn: what of that costs a pass of the encoder is done once."""
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], z [n, B, *latent]) -> log p(x|z) [n, B] nats."""
 LogPrior = Callable[[Tensor], Tensor]
 """z [M, *latent] -> log p(z) [M] nats."""
 ClosedFormRate = Callable[[Tensor], Tensor]
 """x [B, C, H, W] -> KL(q(z|x) || p(z)) [B] nats."""
+
+MAX_PIXELS = 2**23
+"""Decoded at once: a dozen float32 copies of so many pixels are about 400 MB."""
+CACHED_PIXELS = 2**19
+"""The same where a processor decodes: what a layer leaves is still in its cache for the next, which halves the time of
+small nets."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,12 @@ class Bounds:
         return {name: None if v is None else v.mean().item() for name, v in values.items()}
 
 
+def rows_at_once(shape: tuple[int, ...], device: torch.device) -> int:
+    """Pairs of image and latent that are decoded at once for the bounds."""
+    pixels = CACHED_PIXELS if device.type == "cpu" else MAX_PIXELS
+    return max(1, min(8192, pixels // math.prod(shape)))
+
+
 @torch.no_grad()
 def importance_bounds(
     x_batches: Iterable[Tensor],
@@ -78,7 +92,7 @@ def importance_bounds(
 
     Args:
         x_batches: batches [B, C, H, W]; wrap it in a progress bar if you want one.
-        propose: draws from q(z|x).
+        propose: how to draw from q(z|x).
         log_likelihood: log p(x|z).
         priors: name -> log-density; None for a prior that has none, which then only gets its distortion.
         num_samples: K, at least 1.
@@ -109,7 +123,7 @@ def _bound_batch(
     max_rows: int,
     taken: Mapping[str, int],
 ) -> dict[str, Bounds]:
-    chunk = max(1, max_rows // len(x))
+    chunk, draw = max(1, max_rows // len(x)), propose(x)
     zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     distortion = zeros.clone()  # [B] running sum
     log_posterior, log_prior = ({name: zeros.clone() for name in priors} for _ in range(2))  # over what is taken
@@ -117,7 +131,7 @@ def _bound_batch(
     log_square = {name: torch.full_like(zeros, -math.inf) for name in priors}  # and of 2 log w
     point_mass = False
     for start in range(0, num_samples, chunk):
-        z, log_q = propose(x, min(chunk, num_samples - start))  # [n, B, *latent], [n, B]
+        z, log_q = draw(min(chunk, num_samples - start))  # [n, B, *latent], [n, B]
         point_mass = log_q is None
         log_lik = log_likelihood(x, z).double()  # [n, B]
         distortion -= log_lik.sum(0)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from expost.evaluation.bounds import importance_bounds
+from expost.evaluation.bounds import Draw, importance_bounds, rows_at_once
 from expost.export.config import (
     VAE_FILE,
     ExportedImages,
@@ -47,8 +47,6 @@ from stage2_prior.prior import Exactness, Prior
 
 MAX_IMAGES, DECODED_PIXELS = 500, 2**22
 """Images decoded at once, and their pixels."""
-MAX_BOUND_ROWS, BOUND_PIXELS = 8192, 2**23
-"""Pairs of image and sample at once under `log_prob_bound`, and their pixels."""
 
 
 class TwoStage:
@@ -217,15 +215,19 @@ class TwoStage:
         if levels is not None and (x * (levels - 1)).frac().sub(0.5).abs().amin() < 0.499:
             raise ValueError(f"x must lie on {levels} levels from 0 to 1; `preprocess` makes such of raw pixels")
 
-        def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        def propose(x: Tensor) -> Draw:
             posterior = self.vae.encode(x).posterior
-            z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
-            return z, posterior.log_prob(z)
+
+            def draw(n: int) -> tuple[Tensor, Tensor]:
+                z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
+                return z, posterior.log_prob(z)
+
+            return draw
 
         def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
             return self.vae.decode(z.flatten(0, 1)).log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
 
-        rows = max(1, min(MAX_BOUND_ROWS, BOUND_PIXELS // math.prod(self.image_shape)))
+        rows = rows_at_once(self.image_shape, x.device)
         densities = {"learned": self.prior.log_prob}
         num = min(num_samples, 1) if self.vae.family == "codes" else num_samples  # all draws are the same
         bounds = importance_bounds(x.split(rows), propose, log_likelihood, densities, num, max_rows=rows)

@@ -20,7 +20,7 @@ from expost.config.limits import affordable_draws
 from expost.config.schema import Annealing as Settings
 from expost.evaluation.annealing.gaps import normal_start
 from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
-from expost.evaluation.bounds import Bounds, LogLikelihood, importance_bounds
+from expost.evaluation.bounds import Bounds, Draw, LogLikelihood, importance_bounds, rows_at_once
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.oracle import Compared
@@ -38,8 +38,6 @@ from stage1_vae.rate import rate_nats
 from stage1_vae.vae import VAE
 from stage2_prior.prior import Exactness, Prior
 
-MAX_BOUND_PIXELS = 2**23
-"""Decoded at once for the bounds: a dozen float32 copies of so many pixels are about 400 MB."""
 MAX_ANNEALED_PIXELS = 2**22
 """Decoded at once, with what the gradient needs: about 400 MB of float32 through a small net."""
 WITH_DENSITY = ("diagonal_normal", "draws")
@@ -57,14 +55,18 @@ def measure_bounds(subject: ImageSubject, job: Job) -> dict[str, Bounds]:
     settings = job.config.evaluation
     vae, images = subject.vae, subset(subject.parts.data.test, settings.num_bound_images)
     block = block_size(subject.parts.data.shape)
-    max_rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(subject.parts.data.shape)))
+    max_rows = rows_at_once(subject.parts.data.shape, subject.device)
     batches = subject.parts.batches(images, min(settings.batch_size, block))
     x_batches = (x for x, _ in bar("bounds", job.shows_progress, batches))
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    def propose(x: Tensor) -> Draw:
         posterior = vae.encode(x).posterior
-        z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
-        return z, None if subject.test.is_point_mass else posterior.log_prob(z)
+
+        def draw(n: int) -> tuple[Tensor, Tensor | None]:
+            z = posterior.rsample(torch.Size([n]))  # [n, B, *latent]
+            return z, None if subject.test.is_point_mass else posterior.log_prob(z)
+
+        return draw
 
     def closed_form(x: Tensor) -> Tensor:
         posterior = vae.encode(x).posterior

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expost.config.limits import affordable_draws
-from expost.evaluation.bounds import Bounds, importance_bounds
+from expost.evaluation.bounds import Bounds, Draw, importance_bounds
 from expost.evaluation.distances import Distances
 from expost.evaluation.exploration.content import Exploration
 from expost.evaluation.latents.features import LatentFeatures
@@ -135,11 +135,15 @@ def measure_costs(subject: Subject, job: Job) -> dict[str, Bounds]:
     rows = spread_rows(len(test), settings.num_bound_images)
     most = max(1, MOST_NUMBERS // test.spec.num_dims)
 
-    def propose(index: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    def propose(index: Tensor) -> Draw:
         posterior = test.posterior(index.cpu())
-        z = posterior.sample(torch.Size([n]))  # [n, B, *latent]
-        log_q = None if test.is_point_mass else posterior.log_prob(z.double() if z.is_floating_point() else z)
-        return z.to(subject.device), None if log_q is None else log_q.to(subject.device)
+
+        def draw(n: int) -> tuple[Tensor, Tensor | None]:
+            z = posterior.sample(torch.Size([n]))  # [n, B, *latent]
+            log_q = None if test.is_point_mass else posterior.log_prob(z.double() if z.is_floating_point() else z)
+            return z.to(subject.device), None if log_q is None else log_q.to(subject.device)
+
+        return draw
 
     priors = {"baseline": subject.baseline, **{row: floor.prior for row, floor in subject.floors.items()}}
     densities = {

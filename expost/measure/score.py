@@ -4,20 +4,20 @@ Every image is scored from the same noise, that of the seed: its figures depend 
 where it stands, and the noise cancels where two images are compared.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from expost.evaluation.bounds import Bounds, importance_bounds
+from expost.evaluation.bounds import MAX_PIXELS, Bounds, Draw, LogLikelihood, Propose, importance_bounds
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images.memorisation import Nearest, nearest, nearest_sequence, num_looked_up
 from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
 from expost.evaluation.scores.table import Scores
 from expost.job import Job
-from expost.measure.bounds import MAX_BOUND_PIXELS, carries_unchanged, likelihood
+from expost.measure.bounds import carries_unchanged, likelihood
 from expost.measure.feature_nets import Extractor
 from expost.measure.image_sets import extract_features
 from expost.measure.latent_evaluation import MOST_DRAWS, MOST_NUMBERS, ROWS_AT_ONCE, no_decoder
@@ -55,17 +55,21 @@ def image_costs(job: Job, parts: ImageParts, vae: Autoencoder, prior: Prior, ima
     seed, num = job.config.seeds.sample, num_draws(job, parts, vae.family)
     given = parts.preprocess
     same = SameNoise(given.levels, given.domain, given.binarize, given.dequantize, seed)
-    most = max(1, min(8192, MAX_BOUND_PIXELS // parts.num_pixels))
+    most = max(1, min(8192, MAX_PIXELS // parts.num_pixels))
     batches = replace(parts, preprocess=same).batches(
         images, max(1, min(job.config.evaluation.batch_size, block_size(parts.data.shape), most // num))
     )
     x_batches = (x for x, _ in bar("scores", job.shows_progress, batches))
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    def propose(x: Tensor) -> Draw:
         posterior: Any = vae.encode(x).posterior
         alike = isinstance(posterior, Unchecked)  # a bottleneck of the user's may have any distribution
-        z = posterior.sample_alike(n) if alike else posterior.sample(torch.Size([n]))  # [n, B, *latent]
-        return z, None if vae.family == "delta" else posterior.log_prob(z)
+
+        def draw(n: int) -> tuple[Tensor, Tensor | None]:
+            z = posterior.sample_alike(n) if alike else posterior.sample(torch.Size([n]))  # [n, B, *latent]
+            return z, None if vae.family == "delta" else posterior.log_prob(z)
+
+        return draw
 
     return _costs(_reseeded(x_batches, seed), propose, likelihood(vae), prior, num, most)
 
@@ -75,11 +79,15 @@ def latent_costs(job: Job, parts: Parts, prior: Prior, latents: LatentDataset, r
     seed, num = job.config.seeds.sample, num_draws(job, parts, latents.family)
     most = max(1, MOST_NUMBERS // latents.spec.num_dims)
 
-    def propose(index: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    def propose(index: Tensor) -> Draw:
         posterior = latents.posterior(index.cpu())
-        z = posterior.sample_alike(n)
-        log_q = None if latents.is_point_mass else posterior.log_prob(z.double() if z.is_floating_point() else z)
-        return z.to(job.device), None if log_q is None else log_q.to(job.device)
+
+        def draw(n: int) -> tuple[Tensor, Tensor | None]:
+            z = posterior.sample_alike(n)
+            log_q = None if latents.is_point_mass else posterior.log_prob(z.double() if z.is_floating_point() else z)
+            return z.to(job.device), None if log_q is None else log_q.to(job.device)
+
+        return draw
 
     index = [part.to(job.device) for part in rows.split(max(1, min(ROWS_AT_ONCE, most // num)))]
     batches = bar("scores", job.shows_progress, index)
@@ -96,8 +104,8 @@ def _reseeded(batches: Iterator[Tensor], seed: int) -> Iterator[Tensor]:
 
 def _costs(
     batches: Iterator[Tensor],
-    propose: Callable[[Tensor, int], tuple[Tensor, Tensor | None]],
-    log_likelihood: Callable[[Tensor, Tensor], Tensor],
+    propose: Propose,
+    log_likelihood: LogLikelihood,
     prior: Prior,
     num: int,
     most: int,

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from expost.evaluation.bounds import rows_at_once
 from expost.evaluation.exploration.content import CONTENT, MOST_DRAWS, MOST_SPRITE_BYTES, POINTS, num_points
 from expost.evaluation.images import features, memorisation
 from expost.evaluation.sections import Surgery
 from expost.forecast.timing import Times, lengthen, line_through, linear_seconds, seconds_of
-from expost.measure.bounds import MAX_BOUND_PIXELS
 from expost.measure.evaluate import PARTS, ImageFindings, measure, trained_stages
 from expost.measure.feature_nets import Nets, fill_tensor, load_feature_net, load_own_net, num_feature_images
 from expost.measure.findings import Findings, Part
@@ -132,7 +132,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     settings, data = probing.job.config.evaluation, probing.images.data
     num, num_train = num_compared(data, settings.num_samples), len(data.train)
     num_bounds, num_draws = min(settings.num_bound_images, len(data.test)), min(MAX_DRAWS, num)
-    rows = max(1, min(8192, MAX_BOUND_PIXELS // math.prod(data.shape)))
+    rows = rows_at_once(data.shape, probing.job.device)
     few, few_bounds = min(NUM_FEW, block_size(data.shape)), max(1, rows // settings.importance_samples)
     findings = begin(probing)
     train, test = findings.trained.train, findings.trained.test

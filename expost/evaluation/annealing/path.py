@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from expost.evaluation.annealing.hmc import LogDensity, Path, Point, transition
-from expost.evaluation.bounds import LogLikelihood, LogPrior, Propose, concatenate
+from expost.evaluation.bounds import Draw, LogLikelihood, LogPrior, Propose, concatenate
 
 TENTHS = 10
 """Parts of the path in which acceptance is reported."""
@@ -93,10 +93,14 @@ class Start:
 def proposals(start: Callable[[Tensor], Start]) -> Propose:
     """Draws from where chains begin, for importance sampling."""
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def propose(x: Tensor) -> Draw:
         begin = start(x)
-        z = begin.sample(n)
-        return z, begin.log_prob(z)
+
+        def draw(n: int) -> tuple[Tensor, Tensor]:
+            z = begin.sample(n)
+            return z, begin.log_prob(z)
+
+        return draw
 
     return propose
 

@@ -12,7 +12,7 @@ from linear_gaussian import std_error_nats
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from expost.evaluation.bounds import Bounds, bits_per_dim, importance_bounds
+from expost.evaluation.bounds import Bounds, Draw, bits_per_dim, importance_bounds
 
 LATENT, PIXELS, NUM = 3, 8, 40
 
@@ -46,10 +46,14 @@ class LinearGaussian:
         mean = x.flatten(1) @ self.weights @ covariance / self.scale**2
         return MultivariateNormal(mean + self.proposal_shift, covariance * self.proposal_scale**2)
 
-    def propose(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def propose(self, x: Tensor) -> Draw:
         q = self.proposal(x)
-        z = q.sample((n,))
-        return z, q.log_prob(z)
+
+        def draw(n: int) -> tuple[Tensor, Tensor]:
+            z = q.sample((n,))
+            return z, q.log_prob(z)
+
+        return draw
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         return Independent(Normal(z @ self.weights.T, self.scale), 1).log_prob(x.flatten(1))
@@ -120,10 +124,13 @@ def test_chunks_and_batches_do_not_change_the_result() -> None:
     fixed = model.proposal(model.x).sample((50,))  # [50, N, D]: the same draws however they are asked for
     cursor = {"at": 0}
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        z = fixed[cursor["at"] : cursor["at"] + n]
-        cursor["at"] += n
-        return z, model.proposal(x).log_prob(z)
+    def propose(x: Tensor) -> Draw:
+        def draw(n: int) -> tuple[Tensor, Tensor]:
+            z = fixed[cursor["at"] : cursor["at"] + n]
+            cursor["at"] += n
+            return z, model.proposal(x).log_prob(z)
+
+        return draw
 
     results = []
     for max_rows in (10**6, 7 * NUM, 1):
@@ -144,13 +151,20 @@ class Watched:
         self.chunks: list[weakref.ref[Tensor]] = []
         self.rows: list[int] = []
         self.alive: list[int] = []
+        self.encoded = 0
 
-    def propose(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        self.alive.append(sum(chunk() is not None for chunk in self.chunks))
-        z, log_q = self.model.propose(x, n)
-        self.chunks.append(weakref.ref(z))
-        self.rows.append(z.shape[0] * z.shape[1])
-        return z, log_q
+    def propose(self, x: Tensor) -> Draw:
+        self.encoded += 1
+        draw_of_model = self.model.propose(x)
+
+        def draw(n: int) -> tuple[Tensor, Tensor | None]:
+            self.alive.append(sum(chunk() is not None for chunk in self.chunks))
+            z, log_q = draw_of_model(n)
+            self.chunks.append(weakref.ref(z))
+            self.rows.append(z.shape[0] * z.shape[1])
+            return z, log_q
+
+        return draw
 
 
 def test_neither_a_pass_nor_what_is_kept_grows_with_the_samples() -> None:
@@ -161,7 +175,7 @@ def test_neither_a_pass_nor_what_is_kept_grows_with_the_samples() -> None:
         bounds = importance_bounds(
             [model.x], watched.propose, model.log_likelihood, {"p": log_normal(1.0)}, num_samples, None, 400
         )
-        assert sum(watched.rows) == num_samples * NUM and bounds["p"].iwae_nats.shape == (NUM,)
+        assert watched.encoded == 1 and sum(watched.rows) == num_samples * NUM and bounds["p"].iwae_nats.shape == (NUM,)
         largest[num_samples], kept[num_samples] = max(watched.rows), max(watched.alive)
     assert largest == {50: 400, 5000: 400}
     assert kept == {50: 1, 5000: 1}
@@ -187,7 +201,7 @@ def test_effective_sample_size_by_hand_whatever_the_chunks() -> None:
     weights = iter(log_w.split(2))
     bounds = importance_bounds(
         [model.x],
-        lambda x, n: (next(cursor), torch.zeros(n, NUM).double()),
+        lambda x: lambda n: (next(cursor), torch.zeros(n, NUM).double()),
         lambda x, z: next(weights),
         {"p": lambda z: torch.zeros(len(z)).double()},
         6,
@@ -248,8 +262,8 @@ def test_point_masses_have_a_latent_cost_but_no_rate() -> None:
     model = LinearGaussian.make()
     at = model.proposal(model.x).mean
 
-    def propose(x: Tensor, n: int) -> tuple[Tensor, None]:
-        return at.expand(n, *at.shape), None
+    def propose(x: Tensor) -> Draw:
+        return lambda n: (at.expand(n, *at.shape), None)
 
     bounds = importance_bounds(
         [model.x], propose, model.log_likelihood, {"p": log_normal(1.0)}, 3, closed_form_rates={"p": model.rate}

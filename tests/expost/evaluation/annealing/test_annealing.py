@@ -69,7 +69,7 @@ def test_one_step_is_importance_sampling() -> None:
     settings = Annealing(num_chains=50, num_steps=1)
     annealed = annealed_bounds([model.x], lambda x: fixed, model.log_likelihood, model.log_prior, settings)
     weighted = importance_bounds(
-        [model.x], lambda x, n: (z, begin.log_prob(z)), model.log_likelihood, {"p": model.log_prior}, 50
+        [model.x], lambda x: lambda n: (z, begin.log_prob(z)), model.log_likelihood, {"p": model.log_prior}, 50
     )["p"]
     torch.testing.assert_close(annealed.nll_nats, weighted.iwae_nats)
     torch.testing.assert_close(annealed.ess_share, weighted.ess_share)
@@ -117,7 +117,7 @@ def test_two_modes_are_found_where_importance_sampling_from_one_misses_half() ->
     x = torch.zeros(num, 1)
     one = starting(-2.0, 0.45)(x)
     iwae = -importance_bounds(
-        [x], lambda x, n: ((z := one.sample(n)), one.log_prob(z)), log_joint, {"p": flat}, 5000, max_rows=2**15
+        [x], lambda x: lambda n: ((z := one.sample(n)), one.log_prob(z)), log_joint, {"p": flat}, 5000, max_rows=2**15
     )["p"].iwae_nats
     assert iwae.mean().item() == pytest.approx(log_z - math.log(3), abs=0.05)
     settings = Annealing(num_chains=400, num_steps=80, leapfrog_steps=4)
