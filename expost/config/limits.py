@@ -66,14 +66,17 @@ def _count(value: Any) -> int | None:
 
 
 DENSITY_PASSES = 7_000_000
-"""Passes of a network that the bounds of an evaluation may take: those of ten classes on 10,000 images with 64 samples
-are 6.4 million."""
+"""Passes of a network that densities may take in the bounds of an evaluation, beside those of the decoder: those of ten
+classes on 10,000 images with 64 samples are 6.4 million."""
 
 
 def affordable_draws(settings: Evaluation, passes: int) -> int:
     """Of the importance samples of an image, how many a density is taken of that takes so many `passes` of a network:
-    as many as `DENSITY_PASSES` allow, and at least one."""
-    return max(1, min(settings.importance_samples, DENSITY_PASSES // (passes * settings.num_bound_images)))
+    as many as `DENSITY_PASSES` allow, or as the decoder takes where these are more, and at least one."""
+    decoded = settings.importance_samples * settings.num_bound_images
+    return max(
+        1, min(settings.importance_samples, max(DENSITY_PASSES, decoded) // (passes * settings.num_bound_images))
+    )
 
 
 def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:

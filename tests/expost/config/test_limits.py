@@ -19,6 +19,7 @@ from expost.config.schema import Evaluation, Limits
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import Course, FitRun, FitSettings
+from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.transformer import Transformer
 
 FAST = Limits(**OmegaConf.load(CONF / "debug/fast.yaml").limits)
@@ -163,9 +164,15 @@ def test_a_dear_density_is_taken_of_fewer_draws_and_its_row_says_so(
     settings = Evaluation(**OmegaConf.load(CONF / "evaluation/default.yaml"))  # type: ignore[arg-type]
     assert (settings.num_bound_images, settings.importance_samples) == (10_000, 64)
     assert [affordable_draws(settings, passes) for passes in (1, 10, 250, 100_000)] == [64, 64, 2, 1]
+    many = settings.model_copy(update={"importance_samples": 5000})  # as many passes as the decoder takes are no more
+    assert [affordable_draws(many, passes) for passes in (1, 10, 250, 100_000)] == [5000, 500, 20, 1]
+    monkeypatch.setattr(Mixture, "passes", 2)
     words = (*SMALL, "evaluation.importance_samples=4", "evaluation.num_bound_images=50")
     reports = {}
-    for name, passes in {"all": limits.DENSITY_PASSES, "few": 100}.items():  # of 50 images two draws, of one pass each
+    for name, passes in {
+        "all": limits.DENSITY_PASSES,
+        "few": 100,
+    }.items():  # of 50 images two draws, of two passes each
         monkeypatch.setattr(limits, "DENSITY_PASSES", passes)
         (tmp_path / name).mkdir()
         assert run_here(tmp_path / name, *words).code == 0
