@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test torture lint clean
+.PHONY: run test torture lint figures clean
 
 run: $(READY)
 	@$(BIN)/python pipeline.py stage=all $(ARGS)
@@ -14,6 +14,11 @@ test: $(READY)
 # Kills, flipped bytes, crowds and full disks: about 15 minutes on two cores; ARGS="--share 0.2" tries a fifth.
 torture: $(READY)
 	@$(BIN)/python tests/torture $(ARGS)
+
+# All of docs/RESULTS.md anew, about a day on two cores that do nothing else:
+# make figures ARGS="--mnist DIR --cifar10 DIR", or a part of it by --only NAME ...
+figures: $(READY)
+	@$(BIN)/python -m benchmarks.figures $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy

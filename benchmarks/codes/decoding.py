@@ -1,6 +1,7 @@
 """Drawing codes from the transformer: with its cache, without it, and how much of the machine that uses. Two tables.
 
     python -m benchmarks.codes.decoding [--images 1000] [--side 7] [--codes 256] [--width 128] [--depth 4] [--repeats 3]
+                                      [--out docs/measured/decoding.md]
 
 Without the cache the same network takes all tokens so far through every layer for each new one: what sampling costs
 when nothing is kept. Both draw the same number of images in the same blocks, one after the other in each round.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -81,11 +83,11 @@ def measured(prior: Transformer, batch: int, a: torch.Tensor, line: torch.Tensor
     return Round(batch / taken, operations / taken, read / taken, peak_flops, peak_bandwidth)
 
 
-def shares(prior: Transformer, dtype: torch.dtype, repeats: int) -> None:
-    """Print what decoding reaches of the machine at each batch."""
+def shares(prior: Transformer, dtype: torch.dtype, repeats: int) -> list[str]:
+    """Lines of what decoding reaches of the machine at each batch, and of what the machine has."""
     a = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
     line = torch.randn(PEAK_BYTES // 4)  # a sum in float32 is bound by reading; one in bfloat16 need not be
-    print(f"{'batch':>7}{'images/s':>12}{'GFLOP/s':>10}{'of peak':>10}{'GB/s':>8}{'of peak':>10}")
+    lines = ["| batch | images a second | GFLOP/s | of peak | GB/s | of peak |", "|---:|---:|---:|---:|---:|---:|"]
     rounds: list[Round] = []
     for batch in BATCHES:
         measured(prior, batch, a, line)  # allocates
@@ -93,29 +95,35 @@ def shares(prior: Transformer, dtype: torch.dtype, repeats: int) -> None:
         rounds += these
         flops = statistics.median(at.flops / at.peak_flops for at in these)
         read = statistics.median(at.bandwidth / at.peak_bandwidth for at in these)
-        print(
-            f"{batch:7d}{statistics.median(at.images for at in these):12.1f}"
-            f"{statistics.median(at.flops for at in these) / 1e9:10.2f}{flops:10.1%}"
-            f"{statistics.median(at.bandwidth for at in these) / 1e9:8.2f}{read:10.1%}"
+        lines.append(
+            f"| {batch} | {statistics.median(at.images for at in these):.1f} | "
+            f"{statistics.median(at.flops for at in these) / 1e9:.2f} | {flops:.1%} | "
+            f"{statistics.median(at.bandwidth for at in these) / 1e9:.2f} | {read:.1%} |"
         )
     peak_flops, peak_bandwidth = (at.peak_flops for at in rounds), (at.peak_bandwidth for at in rounds)
-    print(
-        f"peaks: {statistics.median(peak_flops) / 1e9:.0f} GFLOP/s in products of {dtype}, "
-        f"{statistics.median(peak_bandwidth) / 1e9:.1f} GB/s read"
+    peaks = (
+        f"Peaks: {statistics.median(peak_flops) / 1e9:.0f} GFLOP/s in products of {dtype}, "
+        f"{statistics.median(peak_bandwidth) / 1e9:.1f} GB/s read."
     )
+    return [*lines, "", peaks]
 
 
-def gain(prior: Transformer, images: int, repeats: int) -> float:
-    """Print and return how many times faster the cache is."""
+def gain(prior: Transformer, images: int, repeats: int) -> tuple[float, str]:
+    """How many times faster the cache is, and that in words."""
     cached, whole = [], []
     for _ in range(repeats):
         cached.append(seconds(partial(prior.sample, images)))
         whole.append(seconds(partial(without_cache, prior, images)))
     ratio = statistics.median(b / a for a, b in zip(cached, whole, strict=True))
-    for name, taken in (("with the cache", cached), ("without", whole)):
-        print(f"{images} images {name}: {statistics.median(taken):.2f} s ({images / statistics.median(taken):.0f}/s)")
-    print(f"{ratio:.1f} times; target {TARGET:g}: {'reached' if ratio >= TARGET else 'MISSED'}")
-    return ratio
+    with_cache, without = (
+        f"{statistics.median(taken):.2f} s ({images / statistics.median(taken):.0f} a second)"
+        for taken in (cached, whole)
+    )
+    verdict = "reached" if ratio >= TARGET else "MISSED"
+    return ratio, (
+        f"{images:,} images take {with_cache} with the cache and {without} without: {ratio:.1f} times, median of "
+        f"{repeats} rounds; target {TARGET:g}: {verdict}."
+    )
 
 
 def main() -> int:
@@ -124,17 +132,34 @@ def main() -> int:
     for name, number in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache")
+    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     given = parser.parse_args()
     spec = LatentSpec((given.side**2,), Support.CODES, ((given.side, given.side),), (given.codes,))
     torch.manual_seed(0)
     prior = Transformer(spec, width=given.width, depth=given.depth, num_heads=given.heads).eval()
     prior.to(DTYPES[given.dtype]).sample(2)
-    print(
-        f"width {given.width}, depth {given.depth}, {given.side**2} codes of {given.codes}, {given.dtype}, "
-        f"{torch.get_num_threads()} threads; {machine()}, {given.repeats} rounds"
+    lines = shares(prior, DTYPES[given.dtype], given.repeats)
+    ratio, words = gain(prior, given.images, given.repeats)
+    section = "\n".join(
+        [
+            "## Decoding from the cache\n",
+            f"A transformer of width {given.width}, depth {given.depth}, {given.heads} heads, {given.dtype}; "
+            f"{given.side**2} codes of {given.codes}. Shares of what the machine reaches beside each draw: in products "
+            f"of two {PEAK_SIZE} x {PEAK_SIZE} matrices, and in reading {PEAK_BYTES >> 20} MiB once. Operations are "
+            "those of weights, scores and mixing; bytes are what must be read at the least: all weights a token, and "
+            f"the keys and values so far. Medians of {given.repeats} rounds.\n",
+            "    python -m benchmarks.codes.decoding\n",
+            *lines,
+            "",
+            words,
+            "",
+            f"- {torch.get_num_threads()} threads; {machine()} at the end.",
+        ]
     )
-    shares(prior, DTYPES[given.dtype], given.repeats)
-    return 0 if gain(prior, given.images, given.repeats) >= TARGET else 1
+    print(section)
+    if given.out:
+        given.out.write_text(section + "\n", encoding="utf-8")
+    return 0 if ratio >= TARGET else 1
 
 
 if __name__ == "__main__":

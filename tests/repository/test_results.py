@@ -11,7 +11,7 @@ from command_line import PROJECT
 
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks import results
+from benchmarks import figures, results
 from benchmarks.published import RECIPES
 
 
@@ -147,3 +147,29 @@ def test_an_empty_folder_gives_a_page_and_damage_a_line(tmp_path: Path, capsys: 
     told = capsys.readouterr().err
     assert told.startswith("error: a: report.json") and told.count("\n") == 1
     assert not (tmp_path / "B.md").exists()
+
+
+def test_every_section_has_its_benchmark_and_every_benchmark_that_writes_one_is_among_them() -> None:
+    """A section that no benchmark wrote would be put together by hand."""
+    sections = {file.stem for file in figures.MEASURED.glob("*.md")}
+    assert sections <= set(figures.SECTIONS)
+    writing = {
+        ".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__main__")
+        for file in (PROJECT / "benchmarks").rglob("*.py")
+        if '"--out"' in file.read_text(encoding="utf-8")
+    }
+    others = {"benchmarks.results", "benchmarks.questions", "benchmarks.figures"}  # of pages of their own
+    assert {section.module for section in figures.SECTIONS.values()} == writing - others
+
+
+def test_figures_say_what_they_lack_and_what_broke_and_leave_the_section_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "MEASURED", tmp_path)
+    (tmp_path / "masked.md").write_text("as it was", encoding="utf-8")
+    assert not figures.measure("masked", {"mnist": None}, tmp_path / "logs")
+    assert "masked: left out, it needs --mnist DIR" in capsys.readouterr().out
+    assert not figures.measure("masked", {"mnist": tmp_path / "nowhere"}, tmp_path / "logs")
+    assert "masked: FAILED" in capsys.readouterr().out
+    assert (tmp_path / "masked.md").read_text(encoding="utf-8") == "as it was"
+    assert "nowhere" in (tmp_path / "logs" / "masked.log").read_text(encoding="utf-8")
