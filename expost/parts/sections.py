@@ -132,6 +132,8 @@ def by_name(key: str, offered: Mapping[str, Node], value: Any) -> Any:
     if name not in offered:
         raise UserError(f"{key}: {name}: no such prior; {nearest(str(name), offered)}")
     node = offered[name]
+    if not is_prior(node):
+        raise UserError(f"{key}: {name} is what a VAE learned with itself, which stands alone: prior={name}")
     for path, changed in flatten(changes):
         node = changed_node(node, path, changed, f"{key}: {name}")
     return node

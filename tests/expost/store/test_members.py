@@ -115,6 +115,7 @@ def test_mistakes_are_one_line_before_any_work(folder: Path) -> None:
         "prior.members=[gaussian,energy]": "the density of energy is an estimate",
         "prior.members=[gaussian,unigram]": "these latents are real",
         "prior.members=[gausian]": "no such prior; did you mean 'gaussian'",
+        "prior.members=[learned,gaussian]": "prior.members: learned is what a VAE learned with itself",
     }.items():
         assert_refused(run_here(folder, *FAST, "prior=ensemble", word), folder, told, before=before)
 
