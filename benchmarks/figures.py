@@ -77,7 +77,8 @@ def measure(name: str, places: Mapping[str, Path | None], logs: Path) -> bool:
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run([sys.executable, "-m", section.module, *words], stdout=file, stderr=file).returncode
     is_written = out.exists() and out.stat().st_mtime_ns > before
-    state = {0: "written", 1: "written, a target is missed"}.get(code, f"ended with {code}") if is_written else "FAILED"
+    ends = {0: "written", 1: "written, a target is missed or its last step failed"}
+    state = ends.get(code, f"written, then it ended with {code}") if is_written else "FAILED"
     print(f"{name}: {state} after {(time.perf_counter() - started) / 60:.0f} min, {machine()}; {log}", flush=True)
     return is_written
 

@@ -113,7 +113,7 @@ class ContinuousPrior(LabelledPrior, ABC):
         solver: Solver,
         conditional: bool,
         label_dropout: float,
-        base_std: float,
+        base_std: float = 1.0,
     ) -> None:
         super().__init__(spec, conditional, label_dropout, frozenset({"temperature"}))
         if not 0 < base_std < math.inf:

@@ -1,14 +1,14 @@
 """`experiment=cifar10_vq2` cut to an epoch of each stage: a proof on a processor that all of a GPU's recipe runs.
 
-    python -m benchmarks.codes.cifar10 --data DIR [--root runs/bench/cifar10] [--out docs/measured/cifar10_vq2.md]
+    python -m benchmarks.codes.cifar10 --data DIR [--out docs/measured/cifar10_vq2.md]
 
 `DIR` is CIFAR-10 as a folder of images. Every figure of the report must be finite: exits with 1 otherwise.
 """
 
 import argparse
 import json
-import math
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.child import machine, pipeline
@@ -24,19 +24,25 @@ COLUMNS = {
     "coverage": "coverage",
 }
 
+UNRATED = ("aggregate_draws", "reconstructions")
+
+
+def expected(row: str) -> list[str]:
+    """What a row has where all is finite: images that no prior drew cost no nats, and infinity is written as none."""
+    return [key for key in COLUMNS if row not in UNRATED or key not in ("latent_nll_nats", "bits_per_dim")]
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as a folder of images")
-    parser.add_argument("--root", type=Path, default=Path("runs/bench/cifar10"), help="where the runs are kept")
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     options = parser.parse_args()
-    places = (f"data.root={options.data.absolute()}", f"paths.root={options.root.absolute()}")
-    taken = pipeline("experiment=cifar10_vq2", *places, *SHORTENED, "logger=csv")
-    report = json.loads((options.root / "latest" / "report.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="expost-cifar10-") as root:  # seconds and memory are of a run from nothing
+        places = (f"data.root={options.data.absolute()}", f"paths.root={root}")
+        taken = pipeline("experiment=cifar10_vq2", *places, *SHORTENED, "logger=csv")
+        report = json.loads((Path(root) / "latest" / "report.json").read_text(encoding="utf-8"))
     rows = {name: row for name, row in report["rows"].items() if name != "train_against_test"}
-    values = [row[key] for row in rows.values() for key in COLUMNS if row.get(key) is not None]
-    is_finite = all(math.isfinite(value) for value in values)
+    lacking = [f"{name}: {key}" for name, row in rows.items() for key in expected(name) if row.get(key) is None]
     lines = [
         f"| {name.replace('_', ' ')} | {' | '.join(number(row.get(key)) for key in COLUMNS)} |"
         for name, row in rows.items()
@@ -51,7 +57,7 @@ def main() -> int:
             "a GPU and has not been run.",
             f"    python pipeline.py experiment=cifar10_vq2 data.root=DIR {' '.join(SHORTENED)}",
             "\n".join([f"| prior | {' | '.join(COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}", *lines]),
-            f"- {len(values)} figures, {'all finite' if is_finite else 'NOT all finite'}; "
+            f"- {'Not finite: ' + ', '.join(lacking) if lacking else 'Every figure is finite'}; "
             f"{taken.cpu_seconds / 60:.0f} minutes of processor time, {taken.peak_gib:.1f} GiB at most; "
             f"{report['provenance']['hardware']}; torch {report['provenance']['torch']}; {machine()} at the end.",
         ]
@@ -59,7 +65,7 @@ def main() -> int:
     print(section)
     if options.out:
         options.out.write_text(section + "\n", encoding="utf-8")
-    return 0 if is_finite else 1
+    return 1 if lacking else 0
 
 
 if __name__ == "__main__":

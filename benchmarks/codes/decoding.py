@@ -148,7 +148,7 @@ def main() -> int:
             f"of two {PEAK_SIZE} x {PEAK_SIZE} matrices, and in reading {PEAK_BYTES >> 20} MiB once. Operations are "
             "those of weights, scores and mixing; bytes are what must be read at the least: all weights a token, and "
             f"the keys and values so far. Medians of {given.repeats} rounds.\n",
-            "    python -m benchmarks.codes.decoding\n",
+            f"    python -m benchmarks.codes.decoding {' '.join(sys.argv[1:])}".rstrip() + "\n",
             *lines,
             "",
             words,

@@ -70,13 +70,12 @@ DENSITY_PASSES = 7_000_000
 classes on 10,000 images with 64 samples are 6.4 million."""
 
 
-def affordable_draws(settings: Evaluation, passes: int) -> int:
+def affordable_draws(settings: Evaluation, passes: int, decodes: bool = True) -> int:
     """Of the importance samples of an image, how many a density is taken of that takes so many `passes` of a network:
-    as many as `DENSITY_PASSES` allow, or as the decoder takes where these are more, and at least one."""
-    decoded = settings.importance_samples * settings.num_bound_images
-    return max(
-        1, min(settings.importance_samples, max(DENSITY_PASSES, decoded) // (passes * settings.num_bound_images))
-    )
+    as many as `DENSITY_PASSES` allow, or as a decoder takes where there is one and these are more, and at least one."""
+    num_images, num_samples = settings.num_bound_images, settings.importance_samples
+    allowed = max(DENSITY_PASSES, num_samples * num_images if decodes else 0)
+    return max(1, min(num_samples, allowed // (passes * num_images)))
 
 
 def limited_evaluation(settings: Evaluation, spec: LatentSpec, passes: int, limits: Limits) -> Evaluation:

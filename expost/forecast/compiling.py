@@ -2,8 +2,8 @@
 
 Compiled, a step of many small operations takes as little as two thirds of its time, and one whose convolutions the
 library does better takes longer. Which it is depends on nets, batch, precision, processor and threads, so both ways are
-timed, in rounds in turn, on copies that are thrown away. What was found is kept in the store for the machine: the same
-training chooses alike when it is continued, and compiles nothing in vain again.
+timed, in rounds in turn, on copies that are thrown away. Times are kept in the store for the machine, so that the same
+training chooses alike when it is continued.
 """
 
 import copy
@@ -20,7 +20,7 @@ from pydantic import PositiveFloat, TypeAdapter
 from torch._inductor.exc import InvalidCxxCompiler
 
 from expost.base.errors import UserError
-from expost.config.schema import Trainer
+from expost.config.build import origins
 from expost.forecast.notice import first_images, optimizer_of, take_step
 from expost.forecast.timing import in_time, length_of_stage1, seconds_of
 from expost.job import Job
@@ -29,6 +29,7 @@ from expost.store.answers import machine
 from expost.store.manifest import sha256_of
 from expost.store.safe import read_json
 from expost.training.devices import resolved_precision
+from stage1_vae.machine import processor
 from stage1_vae.objective import SCHEDULES_DONE, Objective
 from stage1_vae.vae import VAE
 
@@ -54,66 +55,73 @@ class StepTimes:
         """Whether so many steps are done sooner compiled, whoever has to compile first."""
         return FASTER * self.compiled < self.eager and steps * (self.eager - self.compiled) > self.compiling
 
-    def words(self, steps: int) -> str:
+    @property
+    def words(self) -> str:
         compiled, eager = (f"{1000 * seconds:.3g} ms" for seconds in (self.compiled, self.eager))
-        chosen = "compiled" if self.pays(steps) else "not compiled"
-        return f"{chosen}: a step takes {compiled} compiled, {eager} not, and compiling {self.compiling:.0f} s"
+        return f"a step takes {compiled} compiled, {eager} not, and compiling {self.compiling:.0f} s"
 
 
 def is_compiled(job: Job, parts: ImageParts, objective: Objective) -> bool:
-    """What `trainer.compile` says, and `auto` of it decided for this machine, with a line that says why; all ranks take
-    what the first one finds."""
+    """What `trainer.compile` says, and `auto` of it decided for this machine, with a line that says why."""
     trainer = job.config.trainer
     if trainer.compile != "auto":
         return trainer.compile
-    if trainer.strategy == "fsdp" or not objective.compiles or job.trainer_overrides:  # of a few batches
+    if not objective.compiles or job.trainer_overrides:  # the first is said anyway, the others are few batches
+        return False
+    if job.ranks.world > 1:  # a step waits for those of the other ranks, which one rank alone cannot time
+        job.say("vae", "not compiled: auto times the steps of one rank alone; trainer.compile=true compiles all")
+        return False
+    if trainer.batch_size > len(parts.data.train):
+        job.say("vae", "not compiled: there is no full batch, and each size would be compiled anew")
         return False
     with job.seeded(0):
-        found = decide(job, parts, objective) if job.ranks.rank == 0 else False
-    return bool(job.ranks.first(float(found)))
+        found, words = decided(job, parts, objective)
+    job.say("vae", f"{'compiled' if found else 'not compiled'}: {words}")
+    return found
 
 
-def decide(job: Job, parts: ImageParts, objective: Objective) -> bool:
-    trainer = job.config.trainer
-    steps, _, _ = length_of_stage1(trainer, len(parts.data.train))
-    place = job.store.root / FOLDER / f"{sha256_of(facts(job, parts))}.json"
-    kept = recall(place)
-    if kept is not None:
-        job.say("vae", f"{kept.words(steps)} (timed before)")
-        return kept.pays(steps)
-    trial = Trial(trainer, parts, objective)
-    if (seconds := trial.seconds_of_steps(compiled=False) * steps) < LITTLE_SECONDS:
-        job.say("vae", f"not compiled: {steps:,} steps take about {in_time(seconds)} as it is")
-        return False
+def decided(job: Job, parts: ImageParts, objective: Objective) -> tuple[bool, str]:
+    """Whether the steps that there are pay for compiling, from times that are kept or taken now, and why."""
+    steps, _, _ = length_of_stage1(job.config.trainer, len(parts.data.train))
+    place = job.store.root / FOLDER / f"{sha256_of(facts(job, parts, objective))}.json"
+    if (kept := recall(place)) is not None:
+        return kept.pays(steps), f"{kept.words} (timed before)"
     try:
+        trial = Trial(job, parts, objective)
+        if (seconds := trial.seconds_of_steps(compiled=False) * steps) < LITTLE_SECONDS:
+            return False, f"{steps:,} steps take about {in_time(seconds)} as it is"
         times = trial.times()
     except torch._dynamo.exc.TorchDynamoException as error:
-        job.say("vae", f"not compiled: {reason(error)}")
-        return False
-    remember(place, times)
-    job.say("vae", f"{times.words(steps)} (kept for this machine)")
-    return times.pays(steps)
+        return False, reason(error)
+    except torch.OutOfMemoryError:
+        return False, "there is no memory for a second net to be timed"
+    is_kept = remember(place, times)
+    return times.pays(steps), f"{times.words}{' (kept for this machine)' * is_kept}"
 
 
 class Trial:
     """A copy of what is trained, that takes steps which change nothing.
 
     Args:
-        trainer: how it will be trained.
+        job: says how it will be trained.
         parts: with the images and the VAE.
         objective: what it is trained on, joined with whatever it is joined with.
     """
 
-    def __init__(self, trainer: Trainer, parts: ImageParts, objective: Objective) -> None:
+    def __init__(self, job: Job, parts: ImageParts, objective: Objective) -> None:
         from stage1_vae.training.module import Step  # Lightning takes seconds to import
 
         assert isinstance(parts.vae, VAE)  # it is trained
-        vae, objective = copy.deepcopy((parts.vae, objective))
+        lent = {
+            id(job): job,
+            id(parts): parts,
+        }  # an objective may have been lent them, images and all
+        vae, objective = copy.deepcopy((parts.vae, objective), lent)
         objective.begin(vae)
-        self.step = Step(vae, objective, resolved_precision(trainer) == "bf16")
+        objective.before_step(SCHEDULES_DONE)  # most steps are those of the last phase
+        self.step = Step(vae, objective, resolved_precision(job.config.trainer) == "bf16")
         self.optimizer = optimizer_of(self.step)
-        size = min(trainer.batch_size, len(parts.data.train)) // trainer.num_ranks
-        self.x = first_images(parts, max(1, size))
+        self.x = first_images(parts, job.config.trainer.batch_size)
         self.now = torch.tensor(SCHEDULES_DONE)
         self.seconds_of_steps(compiled=False)  # what is there once, and codebooks that begin with the first batch
 
@@ -146,21 +154,24 @@ class Trial:
         return StepTimes(statistics.median(eager), statistics.median(compiled), compiling)
 
 
-def facts(job: Job, parts: ImageParts) -> dict[str, Any]:
+def facts(job: Job, parts: ImageParts, objective: Objective) -> dict[str, Any]:
     """Everything that the time of a step depends on."""
-    config = job.config
+    config, vae = job.config, job.config.own_vae
     return {
         "version": VERSION,
         "machine": machine(),
-        "device": job.device.type,
+        "processor": processor(),
+        "device": [job.device.type, torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else ""],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "net": config.net,
-        "vae": config.vae_node,
+        "bottleneck": vae.bottleneck,
+        "objective": [type(objective).__qualname__, vae.objective, config.data.get("labelled")],
+        "prior": None if objective.prior is None else [type(objective.prior).__qualname__, vae.prior, config.prior],
         "likelihood": config.likelihood,
+        "sources": origins([config.net, vae.bottleneck, vae.objective, config.likelihood]),
         "shape": parts.data.shape,
         "batch_size": config.trainer.batch_size,
-        "ranks": config.trainer.num_ranks,
         "precision": resolved_precision(config.trainer),
     }
 
@@ -173,12 +184,15 @@ def recall(place: Path) -> StepTimes | None:
         return None
 
 
-def remember(place: Path, times: StepTimes) -> None:
-    with suppress(OSError):  # a store that can only be read
+def remember(place: Path, times: StepTimes) -> bool:
+    """Keep `times`; whether the store could be written."""
+    with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = place.with_suffix(f".{os.getpid()}.part")
         scratch.write_text(json.dumps(asdict(times)), encoding="utf-8")
         os.replace(scratch, place)
+        return True
+    return False
 
 
 def reason(error: Exception) -> str:

@@ -152,7 +152,7 @@ def measure_costs(subject: Subject, job: Job) -> dict[str, Bounds]:
     }
     batches = [index.to(subject.device) for index in rows.split(min(ROWS_AT_ONCE, most))]
     num = 1 if test.is_certain else min(MOST_DRAWS, settings.importance_samples)
-    fewer = {"learned": affordable_draws(settings, subject.prior.passes)}
+    fewer = {"learned": affordable_draws(settings, subject.prior.passes, decodes=False)}
     bounded = importance_bounds(
         bar("costs", job.shows_progress, batches), propose, no_decoder, densities, num, max_rows=most, fewer=fewer
     )

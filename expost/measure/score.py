@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expost.evaluation.bounds import MAX_PIXELS, Bounds, Draw, LogLikelihood, Propose, importance_bounds
+from expost.evaluation.bounds import Bounds, Draw, LogLikelihood, Propose, importance_bounds, rows_at_once
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.images.memorisation import Nearest, nearest, nearest_sequence, num_looked_up
 from expost.evaluation.latents.features import MOST_DIMS, LatentFeatures
@@ -55,7 +55,7 @@ def image_costs(job: Job, parts: ImageParts, vae: Autoencoder, prior: Prior, ima
     seed, num = job.config.seeds.sample, num_draws(job, parts, vae.family)
     given = parts.preprocess
     same = SameNoise(given.levels, given.domain, given.binarize, given.dequantize, seed)
-    most = max(1, min(8192, MAX_PIXELS // parts.num_pixels))
+    most = rows_at_once((parts.num_pixels,))
     batches = replace(parts, preprocess=same).batches(
         images, max(1, min(job.config.evaluation.batch_size, block_size(parts.data.shape), most // num))
     )

@@ -132,7 +132,7 @@ def probe_evaluation(probing: Probing) -> Facts:
     settings, data = probing.job.config.evaluation, probing.images.data
     num, num_train = num_compared(data, settings.num_samples), len(data.train)
     num_bounds, num_draws = min(settings.num_bound_images, len(data.test)), min(MAX_DRAWS, num)
-    rows = rows_at_once(data.shape, probing.job.device)
+    rows = rows_at_once(data.shape)
     few, few_bounds = min(NUM_FEW, block_size(data.shape)), max(1, rows // settings.importance_samples)
     findings = begin(probing)
     train, test = findings.trained.train, findings.trained.test

@@ -35,7 +35,8 @@ def needs(config: Config, parts: Parts) -> tuple[str, ...]:
 def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change a figure, and what the learned prior is called in them."""
     num_samples = job.config.evaluation.num_samples
-    draws = affordable_draws(job.config.evaluation, parts.prior.passes)
+    decodes = isinstance(parts, ImageParts)
+    draws = affordable_draws(job.config.evaluation, parts.prior.passes, decodes)
     unseen = {"features", "features_sha256", *([] if job.config.evaluation.gaps else ["gaps"])}
     if isinstance(parts, LatentParts):
         measured, judge = {name: keys[name] for name in ("latents", "prior")}, {}

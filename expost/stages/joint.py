@@ -17,7 +17,7 @@ from expost.forecast.notice import Expectation, stage1_parts, trial
 from expost.job import Job
 from expost.parts.assembly import ImageParts, Parts, refuse_learned
 from expost.parts.priors import make_prior
-from expost.parts.sections import without
+from expost.parts.sections import as_before, without
 from expost.stages import vae
 from expost.stages.making import Making, Stage
 from stage1_vae.objective import Objective
@@ -101,7 +101,7 @@ def joint_objective(config: Config, prior: Prior) -> Objective:
 
 def objective_node(config: Config) -> Node:
     """What is minimised: what stage 1 has minimised at its end, when nothing warms up any more."""
-    node = vae.as_before(config.own_vae.objective)
+    node = as_before(config.own_vae.objective)
     return node | {name: 0 for name in ("warmup_steps", "join_after") if name in node}
 
 

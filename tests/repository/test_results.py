@@ -13,6 +13,9 @@ sys.path.insert(0, str(PROJECT))
 
 from benchmarks import figures, results
 from benchmarks.published import RECIPES
+from benchmarks.shelf.table import NAMES, words_for
+from expost.parts.priors import is_able, prior_nodes
+from stage1_vae.latents import LatentSpec
 
 
 def store(
@@ -173,3 +176,11 @@ def test_figures_say_what_they_lack_and_what_broke_and_leave_the_section_that_wa
     assert "masked: FAILED" in capsys.readouterr().out
     assert (tmp_path / "masked.md").read_text(encoding="utf-8") == "as it was"
     assert "nowhere" in (tmp_path / "logs" / "masked.log").read_text(encoding="utf-8")
+
+
+def test_the_shelf_holds_priors_of_vectors_alone() -> None:
+    spec, offered = LatentSpec((16,)), prior_nodes()
+    able = {name for name, node in offered.items() if is_able(node, spec, offered)}
+    words = {words_for(name)[0].removeprefix("prior=") for name in NAMES}
+    assert words <= able
+    assert able - words <= {"glow", "masked", "transformer"}, "they take over from what is asked for, and are in no row"

@@ -166,6 +166,7 @@ def test_a_dear_density_is_taken_of_fewer_draws_and_its_row_says_so(
     assert [affordable_draws(settings, passes) for passes in (1, 10, 250, 100_000)] == [64, 64, 2, 1]
     many = settings.model_copy(update={"importance_samples": 5000})  # as many passes as the decoder takes are no more
     assert [affordable_draws(many, passes) for passes in (1, 10, 250, 100_000)] == [5000, 500, 20, 1]
+    assert [affordable_draws(many, passes, decodes=False) for passes in (1, 250)] == [700, 2]
     monkeypatch.setattr(Mixture, "passes", 2)
     words = (*SMALL, "evaluation.importance_samples=4", "evaluation.num_bound_images=50")
     reports = {}
