@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 Draw = Callable[[int], tuple[Tensor, Tensor | None]]
 """n -> z [n, B, *latent] ~ q(z|x) and log q(z|x) [n, B] nats; None for point masses."""
@@ -39,9 +38,6 @@ ClosedFormRate = Callable[[Tensor], Tensor]
 
 MAX_PIXELS = 2**23
 """Decoded at once: a dozen float32 copies of so many pixels are about 400 MB."""
-CACHED_PIXELS = 2**19
-"""The same of a part that a processor decodes: what a layer leaves is still in its cache for the next, which halves the
-time of small nets."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +71,6 @@ class Bounds:
 def rows_at_once(shape: tuple[int, ...]) -> int:
     """Pairs of image and latent that are taken at once, of images [C, H, W]."""
     return max(1, min(8192, MAX_PIXELS // math.prod(shape)))
-
-
-def decoded_log_prob(decode: Callable[[Tensor], Distribution], x: Tensor, z: Tensor) -> Tensor:
-    """log p(x|z) [n, B] nats of x [B, C, H, W] and z [n, B, *latent]; a processor takes them in parts."""
-    rows = z.flatten(0, 1)
-    size = max(1, CACHED_PIXELS // math.prod(x.shape[1:])) if x.device.type == "cpu" else len(rows)
-    index = torch.arange(len(rows), device=x.device) % len(x)
-    parts = zip(rows.split(size), index.split(size), strict=True)
-    return torch.cat([decode(part).log_prob(x[images]) for part, images in parts]).view(z.shape[:2])
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ reads nothing that it cannot account for: see `expost.store.safe`.
 import math
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from expost.evaluation.bounds import Draw, decoded_log_prob, importance_bounds, rows_at_once
+from expost.evaluation.bounds import Draw, importance_bounds, rows_at_once
 from expost.export.config import (
     VAE_FILE,
     ExportedImages,
@@ -225,7 +224,9 @@ class TwoStage:
 
             return draw
 
-        log_likelihood = partial(decoded_log_prob, self.vae.decode)
+        def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
+            return self.vae.decode(z.flatten(0, 1)).log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
+
         rows = rows_at_once(self.image_shape)
         densities = {"learned": self.prior.log_prob}
         num = min(num_samples, 1) if self.vae.family == "codes" else num_samples  # all draws are the same

@@ -12,7 +12,6 @@ test images is the entropy of the data, but for chance: what no model can beat, 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from expost.config.limits import affordable_draws
 from expost.config.schema import Annealing as Settings
 from expost.evaluation.annealing.gaps import normal_start
 from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, bidirectional, proposals
-from expost.evaluation.bounds import Bounds, Draw, LogLikelihood, decoded_log_prob, importance_bounds, rows_at_once
+from expost.evaluation.bounds import Bounds, Draw, LogLikelihood, importance_bounds, rows_at_once
 from expost.evaluation.errors import EvaluationError
 from expost.evaluation.latents.surgery import mean_of
 from expost.evaluation.oracle import Compared
@@ -186,7 +185,10 @@ def starts(vae: Autoencoder) -> Callable[[Tensor], Start]:
 def likelihood(vae: Autoencoder) -> LogLikelihood:
     """x [B, C, H, W], z [n, B, *latent] -> log p(x|z) [n, B] nats."""
 
-    return partial(decoded_log_prob, vae.decode)
+    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
+        return vae.decode(z.flatten(0, 1)).log_prob(x.repeat(len(z), 1, 1, 1)).view(z.shape[:2])
+
+    return log_likelihood
 
 
 @torch.no_grad()

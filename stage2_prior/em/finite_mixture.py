@@ -15,8 +15,9 @@ from stage2_prior.fitting import PriorError
 from stage2_prior.prior import Encoder, Exactness, Prior
 from stage2_prior.sampling import Sampling
 
-BLOCK_ELEMENTS = 2**23
-"""Log-densities are computed in blocks of rows whose [rows, K, D] stays below this."""
+BLOCK_ELEMENTS = 2**21
+"""Log-densities are computed in blocks of rows whose [rows, K, D] stays below this. From 32 MiB on, each such tensor
+would have pages of its own, fresh each time, and take three times as long."""
 
 
 class FiniteMixture(Prior):
