@@ -12,6 +12,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from expost.forecast import compiling
 from expost.forecast.compiling import StepTimes, recall, remember
+from expost.parts.assembly import ImageParts
 
 WORDS = ("stage=vae", "net.hidden=[16]", "trainer.max_steps=40", "trainer.val_every=2", "logger=csv")
 AUTO = "trainer.compile=auto"
@@ -76,8 +77,13 @@ def test_times_are_kept_and_decide_the_next_training(tmp_path: Path, monkeypatch
     assert "(kept for this machine)" in line_of(tmp_path, AUTO, "seed=2")
 
 
-def test_a_trial_copies_nothing_that_an_objective_was_lent(tmp_path: Path) -> None:
-    """The images of a mixture that is placed after a while are in its hands; the trial takes the steps after it."""
+def test_a_trial_copies_nothing_that_an_objective_was_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture that is placed after a while holds what it is placed by, all images among it."""
+
+    def refuse(parts: ImageParts, memo: object) -> None:
+        raise AssertionError("the images are copied")
+
+    monkeypatch.setattr(ImageParts, "__deepcopy__", refuse, raising=False)
     line = line_of(tmp_path, AUTO, "vae=gmvae", "vae.objective.join_after=20")
     assert "not compiled: 40 steps take about" in line
 
