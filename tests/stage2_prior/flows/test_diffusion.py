@@ -12,6 +12,7 @@ from training_run import settings as trainer_settings
 
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec
+from stage2_prior import continuous
 from stage2_prior.fitting import FitRun
 from stage2_prior.flows.diffusion import Diffusion
 from stage2_prior.nets.dit import DiT
@@ -39,7 +40,7 @@ def test_drift_and_loss_are_those_of_the_denoiser() -> None:
         denoised = c_skip * x + c_out * network
         weighted = (s**2 + 1) / s**2 * (denoised - z).square()
         point = torch.full_like(z, -math.inf)
-        loss = prior._loss_at(z, angle, noise, labels, z, point)
+        loss = prior._loss_at(z, angle, noise, labels, DiagonalNormal(z, point))
         torch.testing.assert_close(loss, weighted.mean(1), rtol=1e-3, atol=1e-5)
         slope = (x - denoised) / s  # dx/ds; of the angle's coordinate c_in x, by the rule of the product:
         in_angle = (c_in * slope - s * c_in**3 * x) * (1 + s**2)
@@ -77,25 +78,66 @@ def test_rows_that_share_a_time_are_as_if_each_had_its_own(net: Any, labelled: b
     torch.testing.assert_close(shared, own)
 
 
-def test_a_known_posterior_gives_the_gradient_of_its_draws_with_less_noise() -> None:
-    prior, num = rough().train(), 2**14
-    loc, log_std = torch.randn(num, 3), torch.full((num, 3), -1.0)
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize(("known", "most"), [(True, 0.5), (False, 0.8)])
+def test_training_has_the_gradient_of_draws_with_less_noise(known: bool, most: float, labelled: bool) -> None:
+    """Whether the posteriors are known or each draw is a point; a class is learned from its own posteriors alone."""
+    torch.manual_seed(0)
+    spec = LatentSpec((3,), num_classes=2 * labelled)
+    prior = Diffusion(spec, width=32, depth=2, conditional=labelled, label_dropout=0.3 * labelled).train()
+    with torch.no_grad():
+        prior.net.last.weight.mul_(30.0)
+    loc, log_std = torch.randn(2**14, 3), torch.full((2**14, 3), -1.0)
+    labels = (loc[:, 0] > 0).long() if labelled else None
     posterior = DiagonalNormal(loc, log_std)
 
-    def gradients(known: DiagonalNormal | None) -> Tensor:
+    def gradients(in_company: bool) -> Tensor:
         """[10, P] of so many draws of all."""
         rows = []
         for _ in range(10):
             prior.zero_grad()
-            prior.loss_of_draws(posterior.sample(), None, known).mean().backward()
+            z = posterior.sample()
+            losses = (
+                prior.loss_of_draws(z, labels, posterior if known else None) if in_company else prior.loss(z, labels)
+            )
+            losses.mean().backward()
             rows.append(torch.cat([p.grad.flatten() for p in prior.parameters() if p.grad is not None]))
         return torch.stack(rows)
 
-    of_draws, of_posteriors = gradients(None), gradients(posterior)
-    error = (of_draws.var(0) / 10 + of_posteriors.var(0) / 10).sqrt()
-    off = (of_draws.mean(0) - of_posteriors.mean(0)) / error
-    assert off.square().mean() < 2.0  # 1.3 of the square of Student's distribution that this is
-    assert of_posteriors.var(0).sum() < 0.6 * of_draws.var(0).sum()
+    of_draws, of_company = gradients(in_company=False), gradients(in_company=True)
+    error = (of_draws.var(0) / 10 + of_company.var(0) / 10).sqrt()
+    off = (of_draws.mean(0) - of_company.mean(0)) / error
+    assert off[error > 0].square().mean() < 2.0  # 1.3 of the square of Student's distribution that this is
+    assert of_company.var(0).sum() < most * of_draws.var(0).sum()
+
+
+@pytest.mark.parametrize("narrowest", [-2.0, -math.inf])
+def test_the_mean_velocity_is_that_over_the_posteriors_of_a_part_of_the_batch(
+    narrowest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against weights and means of each row alone; of half of a batch, in blocks of one time."""
+    monkeypatch.setattr(continuous, "COMPANY", 6)
+    monkeypatch.setattr(continuous, "COMPANY_NUMBERS", 6 * 4)
+    torch.manual_seed(1)
+    loc, log_std, x = torch.randn(12, 2, 2), torch.rand(12, 2, 2) + narrowest, torch.randn(12, 2, 2)
+    may = torch.rand(12, 12) < 0.6
+    may |= torch.eye(12).bool()
+    path = rough().path(torch.tensor([0.3, 0.6, 0.9, 1.2]))
+    found = continuous.mean_velocity(x, path, DiagonalNormal(loc, log_std), may)
+    for row in range(12):
+        a, b, da, db = (float(part[row // 3]) for part in path)
+        among = [other for other in range(row // 6 * 6, row // 6 * 6 + 6) if may[row, other]]
+        variance = log_std[among].mul(2).exp()
+        of_x = torch.distributions.Normal(a * loc[among], (a**2 * variance + b**2).sqrt())
+        weights = of_x.log_prob(x[row]).sum((1, 2)).softmax(0)
+        gain = (a * da * variance + b * db) / (a**2 * variance + b**2)
+        means = da * loc[among] + gain * (x[row] - a * loc[among])
+        torch.testing.assert_close(found[row], (weights[:, None, None] * means).sum(0), rtol=1e-4, atol=1e-4)
+
+
+def test_rows_share_times_but_a_batch_has_as_many_as_it_can() -> None:
+    expected = {0: 0, 1: 1, 7: 7, 64: 32, 97: 97, 100: 50, 512: 32, 4096: 256}
+    assert {num: continuous.num_times(num) for num in expected} == expected
 
 
 def fitted_map(exact_dims: int, places: int, tolerance: float) -> tuple[Diffusion, LatentDataset, Any]:
