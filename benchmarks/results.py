@@ -107,7 +107,7 @@ def section(sources: Sequence[Source], recipe: Recipe) -> str:
     facts = [
         comparison.conditions,
         *comparison.notes,
-        *(f"{name}: {told(found, name)}." for name in ("date", "commit", "hardware", "torch")),
+        *(f"{name}: {provenance(found, name)}." for name in ("date", "commit", "hardware", "torch")),
         f"seeds: {seeds(found)}.",
         *([f"runs left out, because they were measured on other terms: {left_out}."] if left_out else []),
     ]
@@ -180,8 +180,8 @@ def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
     value = line.values[claim.figure]
     unit = "nats" if claim.figure.endswith("_nats") else FIGURES[claim.figure].label
     what = f"{claim.what}: published {claim.published:.2f}, ours {shown(line, claim)}"
-    changed = line.vae_label.removeprefix(recipe.experiment).strip()
-    what += f" with {changed}" if changed else ""
+    changed = line.vae_label.removeprefix(recipe.experiment)
+    what += changed if changed.startswith(THEN_JOINT) else f" with {changed.strip()}" if changed else ""
     if not claim.same_scale:
         return f"{what} in our own features, which is another scale."
     short = value.mean - claim.published
@@ -191,7 +191,7 @@ def sentence(sources: Sequence[Source], recipe: Recipe, claim: Claim) -> str:
     return f"{what}: {short:.2f} {unit} short{noise}."
 
 
-def told(sources: Sequence[Source], name: str) -> str:
+def provenance(sources: Sequence[Source], name: str) -> str:
     values = dict.fromkeys(str(getattr(source.provenance, name) or "unknown") for source in sources)
     return "; ".join(values)
 
