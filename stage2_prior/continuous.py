@@ -18,12 +18,12 @@ which posterior of a batch S the row came: each is as likely before x_t is seen,
 
     E[a' z + b' e | x_t, S] = sum_j w_j E[a' z + b' e | x_t, m_j, s_j],   w_j ~ N(x_t; a m_j, a^2 s_j^2 + b^2)
 
-is again of the same minimum and of less variance, by the theorem of Rao and Blackwell (of points it is the stable
-target of Xu, Tong & Jaakkola, "Stable Target Field for Reduced Variance Score Estimation in Diffusion Models", 2023,
-section 3). On the latents of an MNIST VAE the first is worth 0.2 nat after 12 epochs, the second 0.15 after six. A
-curve of training thus lies below that of held-out latents, each of which has its own posterior alone: its figure is not
-to depend on who stands beside it. Samples follow the drift from noise to data (`stage2_prior.ode`), and densities
-follow it back and count how it stretches space.
+is again of the same minimum and, row by row, of less variance, by the theorem of Rao and Blackwell (for points this is
+the stable target of Xu, Tong & Jaakkola, "Stable Target Field for Reduced Variance Score Estimation in Diffusion
+Models", 2023, section 3). On the latents of an MNIST VAE the first is worth 0.2 nat after 12 epochs, the second 0.15
+after six. A curve of training thus lies below that of held-out latents, each of which has its own posterior alone: its
+figure is not to depend on who stands beside it. Samples follow the drift from noise to data (`stage2_prior.ode`), and
+densities follow it back and count how it stretches space.
 
 Times of a batch are stratified, one in each of as many equal parts (Kingma et al., "Variational Diffusion Models",
 2021, section H); rows share them. In evaluation times and noise are a hash of the latent: the held-out loss is the same
@@ -34,6 +34,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -64,10 +65,10 @@ from stage2_prior.sampling import Sampling, guide
 
 LEAST_TIMES, MOST_ROWS = 32, 16
 """Times of a batch and rows that share one: what is made of a time alone is computed as much more seldom."""
-COMPANY = 512
-"""Posteriors of a batch that a row may have come from."""
-COMPANY_NUMBERS = 2**20
-"""Numbers of a block of their widths, one a time, a posterior and a dimension."""
+COMPANY, COMPANY_DIMS = 512, 64
+"""Posteriors of a batch that a row may have come from, and dimensions beyond which it knows its own at any noise."""
+COMPANY_NUMBERS = 2**18
+"""Numbers that are there at once of one a time, a posterior and a dimension."""
 HELD_OUT_TIMES = 2
 """Times at which the loss of a held-out latent is taken."""
 AT_ONCE = 2**21
@@ -185,19 +186,23 @@ class ContinuousPrior(LabelledPrior, ABC):
         return self._loss_at(z, self._stratified(z), torch.randn_like(z), labels, points(z))
 
     def loss_of_draws(self, z: Tensor, context: Tensor | None, posterior: DiagonalNormal | None) -> Tensor:
-        """The squared error of the velocity, [B], against its mean where the posterior is known, and in training
-        against that over the posteriors of the batch."""
+        """The squared error of the velocity, [B], against its mean where the posterior is known, and in training, up to
+        `COMPANY_DIMS`, against that over the posteriors of the batch."""
         if self.couples:
             return self._loss(z, context)  # a pair is all that is known of its noise
         labels = self._all(len(z), self.no_class) if context is None else self._dropped(context)
         known = points(z) if posterior is None else posterior
         if not self.training:
             return self._held_out(z, labels, known)
-        may = None if context is None else (labels == self.no_class)[:, None] | (labels[:, None] == context.to(labels))
         time, noise = self._stratified(z), torch.randn_like(z)
+        if self.spec.num_dims > COMPANY_DIMS:
+            return self._loss_at(z, time, noise, labels, known)
+        may_be_of = (
+            None if context is None else (labels == self.no_class)[:, None] | (labels[:, None] == context.to(labels))
+        )
         a, b, _, _ = self._path_of_rows(time, z)
         x = a * z + b * noise
-        error = self.velocity(x, time, labels) - mean_velocity(x, self.path(time), known, may)
+        error = self.velocity(x, time, labels) - mean_velocity(x, self.path(time), known, may_be_of)
         return error.square().flatten(1).mean(1)
 
     def _stratified(self, z: Tensor) -> Tensor:
@@ -341,56 +346,58 @@ def points(z: Tensor) -> DiagonalNormal:
 
 
 def num_times(num: int) -> int:
-    """Different times of a training batch of `num` rows, which they divide without rest."""
+    """Different times of a training batch of `num` rows: they divide it without rest."""
     most = min(MOST_ROWS, max(1, num // LEAST_TIMES))
     return num // next(rows for rows in range(most, 0, -1) if num % rows == 0)
 
 
 @torch.no_grad()
-def mean_velocity(x: Tensor, path: Sequence[Tensor], known: DiagonalNormal, may: Tensor | None) -> Tensor:
+def mean_velocity(x: Tensor, path: Sequence[Tensor], known: DiagonalNormal, may_be_of: Tensor | None) -> Tensor:
     """E[a' z + b' e | x_t, S] where each row of x came from one of the posteriors S of its part of the batch.
 
     Args:
         x: [B, *shape]; those of a time lie side by side.
         path: a, b, a' and b' at the times, [T] each.
         known: of B rows, in the order of x.
-        may: [B, B] whether row i may have come from posterior j; None: all may.
+        may_be_of: [B, B] whether row i may have come from posterior j; None: all may.
 
     Returns:
-        [B, *shape] in the type of x. The squares of differences that the weights are of are large beside their sums
-        where noise is small, so all is in float64.
+        [B, *shape] in the type of x.
     """
     if not len(x):
         return x
-    times, rows, velocities = len(path[0]), len(x) // len(path[0]), []
-    together = max(1, COMPANY // rows)
-    for first in range(0, times, together):
-        last = min(times, first + together)
-        company = slice(first * rows, last * rows)
-        loc, log_std = (part[company].flatten(1).double() for part in (known.loc, known.log_std))
-        at_once = max(1, COMPANY_NUMBERS // loc.numel())
-        for start in range(first, last, at_once):
-            end = min(last, start + at_once)
-            among = slice(start * rows, end * rows)
-            of_times = [numbers[start:end].double()[:, None, None] for numbers in path]
-            at = x[among].flatten(1).double().unflatten(0, (end - start, rows))
-            barred = None if may is None else ~may[among, company].unflatten(0, (end - start, rows))
-            velocities.append(_mean_velocity_among(at, of_times, loc, torch.exp(2 * log_std), barred).flatten(0, 1))
+    times, rows, dims = len(path[0]), len(x) // len(path[0]), x[0].numel()
+    together = min(COMPANY // rows, math.isqrt(COMPANY_NUMBERS // (rows * dims)))
+    bounds = torch.linspace(0, times, math.ceil(times / max(1, together)) + 1).round().int().tolist()
+    velocities = []
+    for start, end in pairwise(bounds):
+        part = slice(start * rows, end * rows)
+        at, loc, log_std = (values[part].flatten(1) for values in (x, known.loc, known.log_std))
+        barred = None if may_be_of is None else ~may_be_of[part, part].unflatten(0, (end - start, rows))
+        of_times = [numbers[start:end, None, None] for numbers in path]
+        at = at.unflatten(0, (end - start, rows))
+        velocities.append(_mean_velocity_among(at, of_times, loc, torch.exp(2 * log_std), barred).flatten(0, 1))
     return torch.cat(velocities).to(x.dtype).view_as(x)
 
 
 def _mean_velocity_among(
     x: Tensor, path: Sequence[Tensor], loc: Tensor, variance: Tensor, barred: Tensor | None
 ) -> Tensor:
-    """The same for x [T, R, D], `path` [T, 1, 1] and posteriors [J, D]; `barred`: [T, R, J]; all float64."""
+    """The same for x [T, R, D], `path` [T, 1, 1] and posteriors [J, D]; `barred`: [T, R, J].
+
+    Squares of differences, of which the weights are, are differences of much larger squares where noise is small: they
+    are in float64. They are by products of matrices, so that none of as many numbers as T R J D is ever made.
+    """
     a, b, da, db = path
     centre, width = a * loc, a.square() * variance + b.square()  # of x_t given a posterior, [T, J, D]
     precision = 1 / width
-    log_weights = x @ (centre * precision).mT - 0.5 * (x.square() @ precision.mT)
-    log_weights -= 0.5 * (centre.square() * precision + width.log()).sum(-1)[:, None]
+    exact, ats, centres = precision.double(), x.double(), centre.double()
+    pull = centres * exact
+    log_weights = ats @ pull.mT - 0.5 * (ats.square() @ exact.mT)
+    log_weights -= 0.5 * ((pull * centres).sum(-1) + width.log().sum(-1))[:, None]
     if barred is not None:
         log_weights = log_weights.masked_fill(barred, -math.inf)
-    weights = log_weights.softmax(-1)
+    weights = log_weights.softmax(-1).to(x.dtype)
     slope = (a * da * variance + b * db) * precision
     return weights @ (da * loc - slope * centre) + x * (weights @ slope)
 

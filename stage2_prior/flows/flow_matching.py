@@ -69,7 +69,8 @@ class FlowMatching(ContinuousPrior):
     def times(self, level: Tensor) -> Tensor:
         if self.time_density == "uniform":
             return level
-        return torch.sigmoid(self.time_mean + self.time_std * torch.special.ndtri(level))
+        time = torch.sigmoid(self.time_mean + self.time_std * torch.special.ndtri(level))
+        return time.clamp(max=1 - 1e-6)  # a point without any noise has no mean velocity
 
     def schedule(self) -> Tensor:
         return torch.linspace(0.0, 1.0, self.solver.num_steps + 1)

@@ -115,24 +115,49 @@ def test_training_has_the_gradient_of_draws_with_less_noise(known: bool, most: f
 def test_the_mean_velocity_is_that_over_the_posteriors_of_a_part_of_the_batch(
     narrowest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against weights and means of each row alone; of half of a batch, in blocks of one time."""
+    """Against weights and means of each row alone; five times of three rows are in parts of two times at most."""
     monkeypatch.setattr(continuous, "COMPANY", 6)
-    monkeypatch.setattr(continuous, "COMPANY_NUMBERS", 6 * 4)
     torch.manual_seed(1)
-    loc, log_std, x = torch.randn(12, 2, 2), torch.rand(12, 2, 2) + narrowest, torch.randn(12, 2, 2)
-    may = torch.rand(12, 12) < 0.6
-    may |= torch.eye(12).bool()
-    path = rough().path(torch.tensor([0.3, 0.6, 0.9, 1.2]))
-    found = continuous.mean_velocity(x, path, DiagonalNormal(loc, log_std), may)
-    for row in range(12):
+    loc, log_std, x = torch.randn(15, 2, 2), torch.rand(15, 2, 2) + narrowest, torch.randn(15, 2, 2)
+    may_be_of = (torch.rand(15, 15) < 0.6) | torch.eye(15).bool()
+    path = rough().path(torch.tensor([0.01, 0.3, 0.6, 0.9, 1.2]))
+    x[:3] = path[0][0] * loc[:3] + path[1][0] * x[:3]  # where noise is small a row is near its own
+    found = continuous.mean_velocity(x, path, DiagonalNormal(loc, log_std), may_be_of)
+    for row in range(15):
         a, b, da, db = (float(part[row // 3]) for part in path)
-        among = [other for other in range(row // 6 * 6, row // 6 * 6 + 6) if may[row, other]]
+        (part,) = (part for part in (range(6), range(6, 9), range(9, 15)) if row in part)
+        among = [other for other in part if may_be_of[row, other]]
         variance = log_std[among].mul(2).exp()
         of_x = torch.distributions.Normal(a * loc[among], (a**2 * variance + b**2).sqrt())
         weights = of_x.log_prob(x[row]).sum((1, 2)).softmax(0)
         gain = (a * da * variance + b * db) / (a**2 * variance + b**2)
         means = da * loc[among] + gain * (x[row] - a * loc[among])
         torch.testing.assert_close(found[row], (weights[:, None, None] * means).sum(0), rtol=1e-4, atol=1e-4)
+    assert len(continuous.mean_velocity(x[:0], path, DiagonalNormal(loc[:0], log_std[:0]), None)) == 0
+
+
+@pytest.mark.parametrize("log_std", [-1.0, -math.inf])
+def test_a_held_out_latent_has_its_own_posterior_alone(log_std: float) -> None:
+    prior, loc, noise = rough(), torch.randn(8, 3), torch.randn(8, 3)
+    known, labels = DiagonalNormal(loc, torch.full((8, 3), log_std)), torch.zeros(8).long()
+    time = torch.tensor([0.2, 0.7, 1.0, 1.4])
+    a, b, _, _ = (part.repeat_interleave(2)[:, None] for part in prior.path(time))
+    z = known.sample()
+    with torch.no_grad():
+        x = a * z + b * noise
+        alone = continuous.mean_velocity(x, prior.path(time), known, torch.eye(8).bool())
+        expected = (prior.velocity(x, time, labels) - alone).square().mean(1)
+        torch.testing.assert_close(prior._loss_at(z, time, noise, labels, known), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_beyond_some_dimensions_a_row_knows_its_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = continuous.mean_velocity
+    monkeypatch.setattr(continuous, "mean_velocity", lambda x, *rest: asked.append(x.shape[1]) or real(x, *rest))
+    for dims in (64, 65):
+        prior = Diffusion(LatentSpec((dims,)), width=16, depth=1).train()
+        assert prior.loss_of_draws(torch.randn(32, dims), None, None).isfinite().all()
+    assert asked == [64]
 
 
 def test_rows_share_times_but_a_batch_has_as_many_as_it_can() -> None:

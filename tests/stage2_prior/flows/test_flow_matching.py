@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stage1_vae.latents import LatentSpec
+from stage1_vae.latents import DiagonalNormal, LatentSpec
 from stage2_prior.continuous import ContinuousPrior
 from stage2_prior.fitting import PriorError
 from stage2_prior.flows.diffusion import Diffusion
@@ -106,6 +106,10 @@ def test_optimal_pairs_reach_the_loss() -> None:
         prior.velocity = lambda x, time, labels: torch.zeros_like(x)  # type: ignore[method-assign]
         lengths.append(float(prior.loss(z).mean()))
     assert lengths[1] < 0.5 * lengths[0]
+    torch.manual_seed(1)
+    loss = prior.train().loss(z)
+    torch.manual_seed(1)
+    assert torch.equal(prior.loss_of_draws(z, None, DiagonalNormal(z, torch.full_like(z, -1.0))), loss)
 
 
 def test_times_follow_their_density() -> None:
@@ -113,6 +117,7 @@ def test_times_follow_their_density() -> None:
     assert torch.equal(rough(FlowMatching, time_density="uniform").times(levels), levels)
     normal = rough(FlowMatching, time_density="logit_normal", time_mean=1.0, time_std=2.0).times(levels)
     torch.testing.assert_close(normal.logit(), torch.distributions.Normal(1.0, 2.0).icdf(levels))
+    assert float(rough(FlowMatching, time_std=4.0).times(torch.tensor(1 - 1e-6))) < 1.0
 
 
 @pytest.mark.parametrize(
