@@ -286,7 +286,8 @@ class GradientPrior(Prior, ABC):
         """What training minimises, [B, *shape] -> [B]."""
 
     def loss_of_draws(self, z: Tensor, context: Tensor | None, posterior: DiagonalNormal | None) -> Tensor:
-        """What the training loop minimises, [B]: `loss`, or what has its gradient in the mean at a lower variance.
+        """What the training loop minimises, [B]: `loss`, or what has its gradient in the mean at a lower variance; in
+        training a row's figure may depend on its batch.
 
         Args:
             z: [B, *shape], one draw of each posterior.

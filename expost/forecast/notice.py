@@ -191,6 +191,7 @@ def _by_gradient(prior: Prior, train: LatentDataset, val: LatentDataset, lent: F
     rows = float(sum(course.steps * course.epochs * course.batch_size for course in courses))
     rows += FORWARD * sum(course.epochs * min(num_val, course.held_out or num_val) for course in courses)
     half, optimizer = settings.precision == "bf16-mixed", optimizer_of(prior)
+    prior.train()  # held-out losses may take more passes; no prior has statistics that a batch of one lacks
 
     def work(num: int) -> None:
         y = None

@@ -16,6 +16,8 @@ from expost.forecast.latents import copy_parts, latent_evaluation_parts
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.latents.spec import DerivedColumn
+from stage2_prior.flows.diffusion import Diffusion
+from stage2_prior.nets.residual_mlp import ResidualMLP
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.flatten import Flattened
@@ -94,3 +96,17 @@ def test_a_mixture_of_maps_or_of_what_varies_is_timed_on_what_it_models(
     some = Varying(Mixture(LatentSpec((6,)), num_components=3), fixed=[0, 3])
     (expected,) = notice.prior_parts(some, vectors, vectors, lent)
     assert expected.seconds > 0
+
+
+def test_a_step_of_a_prior_is_tried_as_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass of the network a row; held-out losses take more."""
+    asked, passed = [], []
+    forward = ResidualMLP.forward
+    monkeypatch.setattr(ResidualMLP, "forward", lambda *args: passed.append(len(args[1])) or forward(*args))
+    draw = notice.draw_latents
+    monkeypatch.setattr(notice, "draw_latents", lambda *args: asked.append(args[1]) or draw(*args))
+    loc = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    points = LatentDataset(LatentSpec((3,)), "delta", {"loc": loc})
+    prior = Diffusion(points.spec, width=16, depth=1)
+    (expected,) = notice.prior_parts(prior, points, points, job(tmp_path, "prior=diffusion").fit_run(Tracker()))
+    assert expected.seconds > 0 and passed and passed == asked
