@@ -150,7 +150,7 @@ def test_a_held_out_latent_has_its_own_posterior_alone(log_std: float) -> None:
         torch.testing.assert_close(prior._loss_at(z, time, noise, labels, known), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_beyond_some_dimensions_a_row_knows_its_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_some_dimensions_a_row_is_of_its_own_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = continuous.mean_velocity
     monkeypatch.setattr(continuous, "mean_velocity", lambda x, *rest: asked.append(x.shape[1]) or real(x, *rest))
