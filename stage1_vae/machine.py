@@ -1,5 +1,6 @@
-"""What this machine has: memory to take, and arithmetic in half precision."""
+"""What this machine has: memory to take, arithmetic in half precision, threads that idle."""
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import torch
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+SOFTLY = 1
+"""Of omp.h: what is ended can be started again."""
 
 
 def available_bytes() -> int:
@@ -35,3 +39,15 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return ""
+
+
+def end_idle_threads() -> None:
+    """End the OpenMP threads that idle for the calling thread, which gets new ones when it computes again.
+
+    Each thread that computes has a team of its own. Where all teams together have more threads than there are
+    processors, GNU's OpenMP, which torch for Linux carries, lets none of them wait awake for more than a moment: a step
+    of a small net takes 1.4 times as long. Of another OpenMP nothing is ended.
+    """
+    process = ctypes.CDLL(None)
+    if hasattr(process, "GOMP_parallel") and hasattr(process, "omp_pause_resource_all"):
+        process.omp_pause_resource_all(SOFTLY)

@@ -1,8 +1,9 @@
 """A fit by gradient that runs in slices: it stands still between them, and goes on from where it was.
 
-It has a thread of its own, which runs only while whoever started it waits, so that never two fits compute at once. What
-makes it stand still is its log, which hears of every epoch when that has been measured. Nothing of the fit is changed:
-its schedule is that of all its epochs, and every epoch seeds torch's generator for itself.
+It has a thread of its own, which runs only while whoever started it waits, so that never two fits compute at once; who
+waits keeps no idle threads of OpenMP, or both would be slower. What makes it stand still is its log, which hears of
+every epoch when that has been measured. Nothing of the fit is changed: its schedule is that of all its epochs, and
+every epoch seeds torch's generator for itself.
 """
 
 import math
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from stage1_vae.machine import end_idle_threads
 from stage2_prior.fitting import FitReport, FitRun, FitStates
 
 
@@ -55,7 +57,7 @@ class SlicedFit:
         """
         started = time.perf_counter()
         self._until, self._is_last = until, is_last
-        self._turn.release()
+        self._hand_over(self._turn)
         self._pause.acquire()
         self.seconds += time.perf_counter() - started
         if self._error is not None:
@@ -90,7 +92,11 @@ class SlicedFit:
             pass
         except BaseException as error:  # whoever waits is told
             self._error = error
-        self._pause.release()
+        self._hand_over(self._pause)
+
+    def _hand_over(self, turn: threading.Semaphore) -> None:
+        end_idle_threads()
+        turn.release()
 
     def _lightning_fit(self, module: Any, *arguments: Any, **keywords: Any) -> None:
         self._module = module
@@ -104,7 +110,7 @@ class SlicedFit:
         if self._is_last:
             self._module.trainer.should_stop = True
             return
-        self._pause.release()
+        self._hand_over(self._pause)
         self._turn.acquire()
         if self._is_dropped:
             raise Dropped
