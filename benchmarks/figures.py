@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, Section] = {
     "rings": Section("benchmarks.shelf.oracle", data=None),
     "shelf": Section("benchmarks.shelf.table", ("--figure", str(results.DOCS / "shelf.png"))),
     "sampling": Section("benchmarks.shelf.sampling"),
+    "flows": Section("benchmarks.shelf.zuko"),
     "joint": Section("benchmarks.objectives.joint"),
     "maps": Section("benchmarks.shelf.maps", data="cifar10"),
     "cifar10_vq2": Section("benchmarks.codes.cifar10", data="cifar10"),
