@@ -173,8 +173,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         made.save()
     except Exception as error:  # of wandb, of its GraphQL client or of the network: they share no base class
-        told = " ".join(str(error).split()) or type(error).__name__
-        return refused(f"W&B did not take it ({told}); run `wandb login`, and see --entity and --project")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return refused(f"W&B did not take it ({reason}); run `wandb login`, and see --entity and --project")
     print(made.url)
     return 0
 

@@ -228,8 +228,8 @@ def codes_used(surgery: Surgery, nouns: Nouns = IMAGES) -> str | None:
         return None
     spell = "{0.used_share:.1%} of {0.num_codes:,} codes (perplexity {0.perplexity:.0f})"
     books = [spell.format(book) for book in surgery.codes.books]
-    seen = f"{surgery.codes.seen_share:.1%} of test {nouns.many} have exactly the codes of a training {nouns.one}"
-    return f"Training {nouns.many} use {', '.join(books)}; {seen}."
+    repeats = f"{surgery.codes.seen_share:.1%} of test {nouns.many} have exactly the codes of a training {nouns.one}"
+    return f"Training {nouns.many} use {', '.join(books)}; {repeats}."
 
 
 def classes_followed(classes: Classes, name: str, fitting: Fitting | None = None, nouns: Nouns = IMAGES) -> str:

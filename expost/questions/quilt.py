@@ -34,7 +34,7 @@ SHOWN, COLUMNS = 60, 10
 
 
 @dataclass(frozen=True)
-class Seen:
+class Drawn:
     """What the picture shows of one run: z [N, 2] of training images, their labels [N], and decoded draws
     [SHOWN, C, H, W] of N(0, I) and of q(z)."""
 
@@ -70,7 +70,7 @@ class Quilt(Inquiry):
         }
         return figures, self._look(run) if run.parts.spec.num_dims == FLAT else None
 
-    def _look(self, run: Finished) -> Seen:
+    def _look(self, run: Finished) -> Drawn:
         train = run.latents("train")
         labels = torch.zeros(len(train), dtype=torch.int64) if train.labels is None else train.labels
         seed = run.job.config.seeds.sample
@@ -84,15 +84,15 @@ class Quilt(Inquiry):
                 blocks = image_blocks(run.vae, draw, SHOWN, False, seed, run.parts.data)
                 return torch.cat(list(blocks))[:SHOWN].float() / 255
 
-            return Seen(z, labels, decoded(normal.sample), decoded(lambda num: own[:num].to(run.job.device)))
+            return Drawn(z, labels, decoded(normal.sample), decoded(lambda num: own[:num].to(run.job.device)))
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         usual = outcomes.variants[-1]
         sizes, apart = [], []
         for name in outcomes.variants:
-            kl, told = outcomes.estimate(name, "marginal_kl"), outcomes.estimate(name, "accuracy")
+            kl, accuracy = outcomes.estimate(name, "marginal_kl"), outcomes.estimate(name, "accuracy")
             apart.append(is_beyond_noise(kl, self.num_seeds) is not False and kl.value > 0)
-            sizes.append(f"{spelled(kl)} nats from N(0, I) in {name} (a classifier: {spelled(told, 1)} %)")
+            sizes.append(f"{spelled(kl)} nats from N(0, I) in {name} (a classifier: {spelled(accuracy, 1)} %)")
         matches = (
             "No" if all(apart) else "It depends on the dimensions" if any(apart) else "As far as nats can tell, yes"
         )
@@ -107,12 +107,12 @@ class Quilt(Inquiry):
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
-        seen: Seen = outcomes.of(outcomes.variants[0])[0].material
+        drawn: Drawn = outcomes.of(outcomes.variants[0])[0].material
         figure, panels = chart([["cloud", "baseline"], ["cloud", "own"]], width=9.6, height=5.2)
-        _draw_cloud(panels["cloud"], seen)
+        _draw_cloud(panels["cloud"], drawn)
         for name, images, title, colour in (
-            ("baseline", seen.baseline, "decoded draws of N(0, I)", BASELINE),
-            ("own", seen.own, "decoded draws of q(z)", INK),
+            ("baseline", drawn.baseline, "decoded draws of N(0, I)", BASELINE),
+            ("own", drawn.own, "decoded draws of q(z)", INK),
         ):
             panels[name].imshow(tile(images, COLUMNS), interpolation="nearest")
             panels[name].set_title(title, loc="left", color=colour, fontweight="bold")
@@ -120,10 +120,10 @@ class Quilt(Inquiry):
         save_chart(figure, path)
 
 
-def _draw_cloud(axis: Any, seen: Seen) -> None:
+def _draw_cloud(axis: Any, drawn: Drawn) -> None:
     """z by class, and the circles that hold 50, 90 and 99 % of N(0, I)."""
-    order = np.random.default_rng(0).permutation(len(seen.z))  # no class on top of all others
-    z, labels = seen.z[order].numpy(), seen.labels[order].numpy()
+    order = np.random.default_rng(0).permutation(len(drawn.z))  # no class on top of all others
+    z, labels = drawn.z[order].numpy(), drawn.labels[order].numpy()
     axis.scatter(z[:, 0], z[:, 1], c=labels % 10, cmap="tab10", vmin=-0.5, vmax=9.5, s=9, alpha=0.75, linewidths=0)
     for share in (0.5, 0.9, 0.99):
         radius = float(np.sqrt(-2 * np.log(1 - share)))

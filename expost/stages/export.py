@@ -101,8 +101,8 @@ def export(job: Job, parts: Parts, artifacts: Mapping[str, Artifact], figures: A
             else:
                 images = parts.of_images
                 write_model(scratch, job, images, trained_vae(parts, artifacts["vae"], job.device), prior)
-                mine = None if images.frozen is None else images.frozen.handed_over
-                write_card(scratch, job, parts, TwoStage.load(scratch, mine), keys, figures)
+                autoencoder = None if images.frozen is None else images.frozen.handed_over
+                write_card(scratch, job, parts, TwoStage.load(scratch, autoencoder), keys, figures)
             for path in scratch.iterdir():
                 path.chmod(scratch.stat().st_mode & 0o666)  # as the umask says; safetensors makes private files
                 _flush(path)

@@ -102,9 +102,9 @@ def look_at_numbers(latents: LatentDataset, distinct: int, effective: float) -> 
     repeated = num - distinct
     no_density = atoms_reason
     if repeated and are_points:
-        seen = f"{repeated:,} of {num:,} are the same as an earlier one, as good as {effective:,.0f} different ones"
+        found = f"{repeated:,} of {num:,} are the same as an earlier one, as good as {effective:,.0f} different ones"
         remarks.append(
-            Remark("repeats", seen, "they count as often as they come; prior.min_std is the floor under widths")
+            Remark("repeats", found, "they count as often as they come; prior.min_std is the floor under widths")
         )
         if repeated > REPEATED_SHARE * num and not no_density:
             no_density = "whole latents repeat, so that they have no density: nats say how narrow a prior makes them"
@@ -112,13 +112,13 @@ def look_at_numbers(latents: LatentDataset, distinct: int, effective: float) -> 
         remarks += [r for r in (tails_of(latents, sample), coarse_steps(sample)) if r is not None]
     kind = "points without a width" if are_points else "posteriors"
     shape = "x".join(map(str, latents.spec.shape))
-    seen = f"{num:,} {kind} of {shape} numbers, {'all' if not repeated else f'{distinct:,}'} different"
+    found = f"{num:,} {kind} of {shape} numbers, {'all' if not repeated else f'{distinct:,}'} different"
     if latents.spec.support is Support.REAL:
         widths = sample.std(0)
         widths = widths[widths > 0]
         noun = "columns" if are_points else "means"
-        seen += f", {noun} {widths.min():.3g} to {widths.max():.3g} wide" if len(widths) else ", none of which varies"
-    return Look(seen, tuple(remarks), no_density, same_in_all(num, distinct) if are_points else "")
+        found += f", {noun} {widths.min():.3g} to {widths.max():.3g} wide" if len(widths) else ", none of which varies"
+    return Look(found, tuple(remarks), no_density, same_in_all(num, distinct) if are_points else "")
 
 
 def same_in_all(num: int, distinct: int) -> str:
@@ -138,20 +138,20 @@ def columns_that_follow(latents: LatentDataset) -> list[Remark]:
     remarks, dims = [], latents.spec.num_dims
     fixed = int(constants(latents).sum())
     if fixed:
-        seen = f"{fixed:,} of {dims:,} numbers never vary"
+        found = f"{fixed:,} of {dims:,} numbers never vary"
         remarks.append(
             Remark(
                 "dead columns",
-                seen,
+                found,
                 "data=latents models the others, of maps the channels that vary, and nats are of those",
             )
         )
     follow = dependent_columns(latents)
     if follow:
         named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
-        seen = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
+        found = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
         done = "data=latents computes them and models the others, but for data.dependent=keep"
-        remarks.append(Remark("columns that follow from others", seen, done))
+        remarks.append(Remark("columns that follow from others", found, done))
     return remarks
 
 
@@ -171,7 +171,7 @@ def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
     if not atoms.any():
         return None, ""
     worst = int(shares.argmax())
-    seen = (
+    found = (
         f"{int(atoms.sum()):,} of {len(atoms):,} columns hold single values with a probability of their own "
         f"({100 * shares[worst]:.0f} % of column {worst} are {values[worst]:g})"
     )
@@ -180,7 +180,7 @@ def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
     else:
         done = "compare distances, or model what is zero and what is not apart"
     reason = "single values repeat, so that they have no density: nats say how narrow a prior makes them"
-    return Remark("equal values", seen, done), reason
+    return Remark("equal values", found, done), reason
 
 
 def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
@@ -204,13 +204,13 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
             wild += int(is_wild.sum())
         start += len(z)
     if wild:
-        seen = (
+        found = (
             f"{wild:,} of {len(latents):,} rows are {WILD:g} times as far out as 99.9 % of numbers (first: {first:,})"
         )
-        return Remark("wild rows", seen, f"{done}; they stay in the set")
+        return Remark("wild rows", found, f"{done}; they stay in the set")
     if far > HEAVY:
-        seen = f"the 99.9th percentile is {far:.0f} times as far out as the 75th, of a normal distribution 2.9 times"
-        return Remark("heavy tails", seen, done)
+        found = f"the 99.9th percentile is {far:.0f} times as far out as the 75th, of a normal distribution 2.9 times"
+        return Remark("heavy tails", found, done)
     return None
 
 
@@ -222,8 +222,8 @@ def coarse_steps(sample: np.ndarray) -> Remark | None:
     if steps[worst] >= FEW_STEPS:
         return None
     column = f"column {worst}, {sample[:, worst].mean():.4g} ± {std[worst]:.2g}"
-    seen = f"float32 has {steps[worst]:.0f} steps in a deviation of {column}"
-    return Remark("large offsets", seen, "take the mean off before the latents are saved")
+    found = f"float32 has {steps[worst]:.0f} steps in a deviation of {column}"
+    return Remark("large offsets", found, "take the mean off before the latents are saved")
 
 
 def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
@@ -236,15 +236,17 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
     remarks = []
     if unused:
         most = 100 * counts.max() / counts.sum()
-        seen = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {most:.1f} % of all"
+        found = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {most:.1f} % of all"
         remarks.append(
             Remark(
-                "unused codes", seen, "a prior gives them next to nothing; vae.bottleneck.revive_below places them anew"
+                "unused codes",
+                found,
+                "a prior gives them next to nothing; vae.bottleneck.revive_below places them anew",
             )
         )
     if distinct < num:
-        seen = f"{num - distinct:,} of {num:,} maps are the same as an earlier one"
-        remarks.append(Remark("repeated maps", seen, "they count as often as they come"))
+        found = f"{num - distinct:,} of {num:,} maps are the same as an earlier one"
+        remarks.append(Remark("repeated maps", found, "they count as often as they come"))
     share = counts[counts > 0] / counts.sum()
     perplexity = math.exp(float(-(share * np.log(share)).sum()))
     used = f"used like {perplexity:,.1f} equally frequent ones"

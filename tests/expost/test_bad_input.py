@@ -153,8 +153,8 @@ STORE = {
 @pytest.mark.parametrize("words", CONFIGURATION)
 def test_mistake_in_the_command(words: str, tmp_path: Path) -> None:
     typed = words.replace("{folder}", str(tmp_path)).split(" ")
-    told = [part.replace("{folder}", str(tmp_path)) for part in CONFIGURATION[words]]
-    assert_refused(run_here(tmp_path, *typed), tmp_path, *told)
+    parts = [part.replace("{folder}", str(tmp_path)) for part in CONFIGURATION[words]]
+    assert_refused(run_here(tmp_path, *typed), tmp_path, *parts)
 
 
 @pytest.mark.parametrize("words", STORE)

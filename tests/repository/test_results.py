@@ -157,8 +157,8 @@ def test_an_empty_folder_gives_a_page_and_damage_a_line(tmp_path: Path, capsys: 
     store(tmp_path / "bad", "a", "mnist_rae_ae", {})
     capsys.readouterr()
     assert results.main(["--runs", str(tmp_path / "bad"), "--out", str(tmp_path / "B.md")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: a: report.json") and told.count("\n") == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: a: report.json") and line.count("\n") == 1
     assert not (tmp_path / "B.md").exists()
 
 

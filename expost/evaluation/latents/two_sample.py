@@ -73,8 +73,8 @@ def classifier_two_sample(a: Tensor, b: Tensor, seed: int = 0) -> Accuracy:
         EvaluationError: fewer than 50 of one, or NaN or infinity among them.
     """
     a, b = _equally_many(a, b, seed)
-    seen = len(a) - len(a) // 3
-    return _accuracy((a[:seen], b[:seen]), (a[seen:], b[seen:]), None, seed)
+    num_fitted = len(a) - len(a) // 3
+    return _accuracy((a[:num_fitted], b[:num_fitted]), (a[num_fitted:], b[num_fitted:]), None, seed)
 
 
 def classifier_of_known(train: Pair, judge: Pair, reference: Pair, seed: int = 0) -> Accuracy:

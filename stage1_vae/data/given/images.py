@@ -102,8 +102,8 @@ def _read_arrays(source: Arrays, path: Path, like: ImageData) -> GivenImages:
         if isinstance(array, np.ndarray) and (is_vector or is_image):
             content.images[split] = array[None]
     images, nums = source.images_of(path, content, like.domain)
-    told = (content.guesses, content.left_out)
-    return _of_array(path, images, nums, like, source.range, content.files, told, began_ns, source.memory_limit_gib)
+    said = (content.guesses, content.left_out)
+    return _of_array(path, images, nums, like, source.range, content.files, said, began_ns, source.memory_limit_gib)
 
 
 def _of_array(

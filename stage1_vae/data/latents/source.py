@@ -176,9 +176,9 @@ class Latents(Source):
         ends = np.cumsum([len(part) for part in parts])
         by_source = dict(zip(found.labels, np.split(labels.numbers, ends[:-1]), strict=True))
         numbers = {split: own.of(by_source[own.source]) for split, own in assigned.items() if own.source in by_source}
-        seen = np.bincount(numbers["train"], minlength=len(labels.names))
-        if not seen.all():
-            name = labels.names[int(seen.argmin())]
+        counts = np.bincount(numbers["train"], minlength=len(labels.names))
+        if not counts.all():
+            name = labels.names[int(counts.argmin())]
             raise DataError(f"{path}: class {name} has no training latents: add some, or set data.label=false")
         if lacking := [split for split in assigned if split not in numbers]:
             found.left_out.append(f"figures of classes on {' and '.join(lacking)}, which has no labels")
@@ -231,13 +231,13 @@ class Latents(Source):
         """Which numbers of point masses are the same in all training rows; none of others are."""
         if shapes.family not in ("delta", "diagonal_normal"):
             return None
-        seen = facts["loc"]
+        points = facts["loc"]
         path = Path(str(self.root)).expanduser()
         if len(shapes.event) == 3:
-            compare_statistics(path if path.is_dir() else path.parent, seen.mean, seen.std, found.guesses)
+            compare_statistics(path if path.is_dir() else path.parent, points.mean, points.std, found.guesses)
         if shapes.family == "diagonal_normal":
             return np.zeros(shapes.event, bool)
-        constant = np.asarray(seen.low == seen.high)
+        constant = np.asarray(points.low == points.high)
         if num := int(constant.sum()):
             found.guesses.append(f"{num:,} of {constant.size:,} dimensions never vary over the training latents")
         return constant
@@ -270,7 +270,7 @@ def _fingerprint(
 ) -> str:
     """sha256 of content, labels and split assignment; how files hold them does not count."""
     parts: list[str | np.ndarray | None] = [repr(spec.to_json())]
-    parts += [f"{source} {name} {seen.digest}" for source, own in facts.items() for name, seen in own.items()]
+    parts += [f"{source} {name} {array.digest}" for source, own in facts.items() for name, array in own.items()]
     for split, own in assigned.items():
         parts += [f"{split} of {own.source}", own.rows, numbers.get(split)]
     return digest_of([*parts, *labels.facts])

@@ -12,7 +12,7 @@ from expost.config.build import build
 from expost.config.defaults import read_conf
 from expost.evaluation.sections import Estimate
 from expost.questions.inquiry import Inquiry, Outcome, Outcomes, Variant, spelled
-from expost.questions.quilt import Seen
+from expost.questions.quilt import Drawn
 
 NAMES = sorted(path.stem for path in Path("conf/experiment/questions").glob("*.yaml"))
 
@@ -52,7 +52,7 @@ def material(name: str, inquiry: Inquiry, variant: Variant) -> Any:
     torch.manual_seed(0)
     if name == "quilt":
         images = torch.rand(60, 1, 8, 8)
-        return Seen(torch.randn(300, 2), torch.arange(300) % 10, images, images) if "2 dim" in variant.name else None
+        return Drawn(torch.randn(300, 2), torch.arange(300) % 10, images, images) if "2 dim" in variant.name else None
     return {
         "absorbed": (np.arange(1, 30), np.linspace(100.0, 60.0, 29)),
         "gradients": {"reparameterised": [0.3, 0.1, 0.02], "score": [300.0, 80.0, 20.0]},
