@@ -33,7 +33,7 @@ LEFT_OUT = frozenset(
 """Of codes, maps, bits or a sphere: the reference VAE has vectors of 16 real numbers, and none learned with them."""
 WORDS: dict[str, tuple[str, ...]] = {
     "mixture": ("prior=mixture", "prior.num_components=100"),
-    "flow_matching_wide": ("prior=flow_matching", "prior.base_std=1.1"),
+    "flow_matching_wide": ("prior=flow_matching", "prior.base_std=1.11"),
 }
 """What is typed for a row; of any other, prior=NAME."""
 NAMES = sorted(({path.stem for path in CONF.glob("*.yaml")} | set(WORDS)) - LEFT_OUT)
@@ -218,7 +218,7 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
         [
             "## The shelf",
             "Every prior that models vectors of real numbers, with the settings of its yaml (mixture: 100 components; "
-            "flow_matching_wide: `prior.base_std=1.1`), on the reference VAE "
+            "flow_matching_wide: `prior.base_std=1.11`), on the reference VAE "
             "(`experiment=mnist_reference`, one VAE); mean ± standard deviation over up to "
             f"{len(seeds)} value{'s' * (len(seeds) > 1)} of `seeds.prior`, of seconds to fit the least. Rates over "
             "10,000 test images, each with 4 draws of q(z|x), fewer where a density is dear (the run says so); "
