@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import torch
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-SOFTLY = 1
-"""Of omp.h: what is ended can be started again."""
+SOFT = 1
+"""omp_pause_soft of omp.h: what threads have of their own may stay."""
 
 
 def available_bytes() -> int:
@@ -46,8 +47,8 @@ def end_idle_threads() -> None:
 
     Each thread that computes has a team of its own. Where all teams together have more threads than there are
     processors, GNU's OpenMP, which torch for Linux carries, lets none of them wait awake for more than a moment: a step
-    of a small net takes 1.4 times as long. Of another OpenMP nothing is ended.
+    of a small net takes 1.4 times as long. Elsewhere than on Linux nothing is ended, and another OpenMP may only let
+    them sleep.
     """
-    process = ctypes.CDLL(None)
-    if hasattr(process, "GOMP_parallel") and hasattr(process, "omp_pause_resource_all"):
-        process.omp_pause_resource_all(SOFTLY)
+    if sys.platform == "linux" and (pause := getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)) is not None:
+        pause(SOFT)

@@ -74,12 +74,12 @@ def work(name: str, seconds: float) -> None:
     waits({"looks": num_looks})
     prior, fit, _ = fitted(name, codes, num_looks)
     parameters = sum(parameter.numel() for parameter in prior.parameters())
-    told = {"seconds": fit.seconds, "steps": STEPS * len(fit.curve), "parameters": parameters}
-    print(json.dumps({"nats": mean_nll_nats(prior, codes["test"]), **told}), flush=True)
+    fitted = {"seconds": fit.seconds, "steps": STEPS * len(fit.curve), "parameters": parameters}
+    print(json.dumps({"nats": mean_nll_nats(prior, codes["test"]), **fitted}), flush=True)
 
 
-def waits(told: dict[str, int]) -> None:
-    print(json.dumps(told), flush=True)
+def waits(facts: dict[str, int]) -> None:
+    print(json.dumps(facts), flush=True)
     sys.stdin.readline()
 
 

@@ -58,9 +58,9 @@ class Truth:
         cluster = rng.choice(CLUSTERS, size=num, p=self.weights)
         loc = np.empty((num, DIMS), np.float32)
         for k in range(CLUSTERS):
-            mine = cluster == k
-            noise = rng.standard_normal((int(mine.sum()), DIMS))
-            loc[mine] = self.centres[k] + noise @ self.factors[k].T
+            rows = cluster == k
+            noise = rng.standard_normal((int(rows.sum()), DIMS))
+            loc[rows] = self.centres[k] + noise @ self.factors[k].T
         return loc, np.float32(np.log(self.widths[cluster])), cluster
 
     def nll_nats(self, z: "np.ndarray") -> float:

@@ -121,7 +121,7 @@ def main() -> int:
     for name in options.only:
         found[name] = compared(name, options.data.absolute(), options.rounds)
         print(f"{name}: {found[name][0]:,.0f} and {found[name][1]:,.0f} images a second", file=sys.stderr, flush=True)
-    rows = [f"| {name} | {mine:,.0f} | {theirs:,.0f} | {mine / theirs:.2f} |" for name, (mine, theirs) in found.items()]
+    rows = [f"| {name} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |" for name, (ours, theirs) in found.items()]
     text = "\n\n".join(
         [
             "## Training throughput of the objectives",
@@ -136,7 +136,7 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if all(mine >= LEAST * theirs for mine, theirs in found.values()) else 1
+    return 0 if all(ours >= LEAST * theirs for ours, theirs in found.values()) else 1
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ MAPS: dict[str, tuple[str, ...]] = {
     "glow": ("prior=glow",),
 }
 """What is typed for a row; the first word names the prior."""
+MOST_START = 10
+"""Epochs that the start of a fit may seem to take: two single fits are noise where both are short."""
 BY_GRADIENT = frozenset({"autoregressive", *MAPS})
 EVALUATION = ("evaluation.importance_samples=1", "evaluation.num_bound_images=1000", "logger=csv")
 
@@ -52,7 +54,7 @@ def judge(name: str, words: Sequence[str], root: Path, seconds: float) -> Judged
     words = [*words, *choice]
     if name in BY_GRADIENT:
         once, twice = (seconds_of_a_fit(words, num) for num in (1, 2))
-        epochs = 1 + max(0, int((seconds - once) / max(1e-3, twice - once)))
+        epochs = 1 + max(0, int((seconds - once) / max(twice - once, once / MOST_START)))
         words += [f"prior.fit.max_epochs={epochs}", f"prior.fit.patience={epochs}"]
     taken = pipeline(*words)
     report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
@@ -61,7 +63,7 @@ def judge(name: str, words: Sequence[str], root: Path, seconds: float) -> Judged
 
 
 def seconds_of_a_fit(words: Sequence[str], epochs: int) -> float:
-    """What is looked at before and after included; nothing is judged."""
+    """What is looked at before the first epoch included; nothing is judged."""
     folder = pipeline(*words, f"prior.fit.max_epochs={epochs}", "stage=prior").artifact("prior")
     return float(json.loads((folder / "fit.json").read_text(encoding="utf-8"))["seconds"])
 
@@ -90,7 +92,8 @@ def section(shelf: Sequence[Judged], seconds: float, memory: dict[str, float]) -
         [
             "## Priors of maps",
             "Latents 4x8x8 of a small convolutional VAE of CIFAR-10 (`experiment=cifar10_map`). Priors of vectors see "
-            f"them laid out; those that learn by gradient are given {seconds:.0f} s. Distances between decoded draws "
+            f"them laid out, and so does flow_matching_mlp (`prior.net=mlp`); those that learn by gradient are given "
+            f"{seconds:.0f} s. Distances between decoded draws "
             "and test images, in features of the set's own classifier.",
             "    python -m benchmarks.shelf.maps --data DIR",
             "| prior | Frechet distance ↓ | gap closed, % ↑ | epochs | fit, s | parameters |\n"
@@ -125,8 +128,7 @@ def main() -> int:
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
     distances = {judged.name: judged.row["frechet_distance"] for judged in shelf}
-    of_maps = min(distances[name] for name in ("flow_matching", "flow_matching_mlp", "glow"))
-    return 0 if of_maps < min(distances[name] for name in VECTORS) else 1
+    return 0 if min(distances["flow_matching"], distances["glow"]) < min(distances[name] for name in VECTORS) else 1
 
 
 if __name__ == "__main__":

@@ -174,7 +174,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     options = parser.parse_args()
     latents = read(options.root.absolute(), options.data.absolute())
-    flows = [list(rows(name, latents, options.seed)) for name in options.flows]
+    flows = []
+    for name in options.flows:
+        flows.append(list(rows(name, latents, options.seed)))
+        print(*flows[-1], sep="\n", file=sys.stderr, flush=True)
     missed = [words for of_flow in flows for words in misses(of_flow)]
     text = section(flows, missed)
     print(text)

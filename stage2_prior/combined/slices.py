@@ -1,9 +1,9 @@
 """A fit by gradient that runs in slices: it stands still between them, and goes on from where it was.
 
 It has a thread of its own, which runs only while whoever started it waits, so that never two fits compute at once; who
-waits keeps no idle threads of OpenMP, or both would be slower. What makes it stand still is its log, which hears of
-every epoch when that has been measured. Nothing of the fit is changed: its schedule is that of all its epochs, and
-every epoch seeds torch's generator for itself.
+waits keeps no idle threads of OpenMP, or the one that runs would be slower. What makes it stand still is its log, which
+hears of every epoch when that has been measured. Nothing of the fit is changed: its schedule is that of all its epochs,
+and every epoch seeds torch's generator for itself.
 """
 
 import math
@@ -89,14 +89,16 @@ class SlicedFit:
             if not self._is_dropped:
                 self.report = fit(own)
         except Dropped:
-            pass
+            end_idle_threads()
         except BaseException as error:  # whoever waits is told
             self._error = error
         self._hand_over(self._pause)
 
     def _hand_over(self, turn: threading.Semaphore) -> None:
-        end_idle_threads()
-        turn.release()
+        try:
+            end_idle_threads()
+        finally:
+            turn.release()
 
     def _lightning_fit(self, module: Any, *arguments: Any, **keywords: Any) -> None:
         self._module = module

@@ -40,7 +40,7 @@ class Targets:
         """Squared distances [P] of `rows` [n, D] number `i` [P] to the vectors number `j` [P], by differences."""
         size = max(1, NUMBERS_AT_ONCE // rows.shape[1])
         pieces = zip(i.split(size), j.split(size), strict=True)
-        squares = [(rows[ours] - self.vectors[theirs]).square_().sum(1) for ours, theirs in pieces]
+        squares = [(rows[of_rows] - self.vectors[of_vectors]).square_().sum(1) for of_rows, of_vectors in pieces]
         return torch.cat(squares) if squares else rows.new_zeros(0)
 
     def of_listed(self, rows: Tensor, listed: Tensor) -> Tensor:

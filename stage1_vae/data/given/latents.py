@@ -67,7 +67,7 @@ def _read(source: Latents, path: Path, like: LatentData, began_ns: int) -> Given
     return GivenLatents(
         path.name,
         place,
-        digest_of(["given", str(VERSION), family, *(f"{name} {array.digest}" for name, array in facts.items())]),
+        digest_of(["given", str(VERSION), family, *(f"{name} {own.digest}" for name, own in facts.items())]),
         (first.smallest, first.largest),
         tuple(found.guesses),
         tuple(found.left_out),

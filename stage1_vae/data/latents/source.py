@@ -231,13 +231,13 @@ class Latents(Source):
         """Which numbers of point masses are the same in all training rows; none of others are."""
         if shapes.family not in ("delta", "diagonal_normal"):
             return None
-        points = facts["loc"]
+        loc = facts["loc"]
         path = Path(str(self.root)).expanduser()
         if len(shapes.event) == 3:
-            compare_statistics(path if path.is_dir() else path.parent, points.mean, points.std, found.guesses)
+            compare_statistics(path if path.is_dir() else path.parent, loc.mean, loc.std, found.guesses)
         if shapes.family == "diagonal_normal":
             return np.zeros(shapes.event, bool)
-        constant = np.asarray(points.low == points.high)
+        constant = np.asarray(loc.low == loc.high)
         if num := int(constant.sum()):
             found.guesses.append(f"{num:,} of {constant.size:,} dimensions never vary over the training latents")
         return constant
@@ -270,7 +270,7 @@ def _fingerprint(
 ) -> str:
     """sha256 of content, labels and split assignment; how files hold them does not count."""
     parts: list[str | np.ndarray | None] = [repr(spec.to_json())]
-    parts += [f"{source} {name} {array.digest}" for source, own in facts.items() for name, array in own.items()]
+    parts += [f"{source} {name} {fact.digest}" for source, own in facts.items() for name, fact in own.items()]
     for split, own in assigned.items():
         parts += [f"{split} of {own.source}", own.rows, numbers.get(split)]
     return digest_of([*parts, *labels.facts])
