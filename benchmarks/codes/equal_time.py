@@ -74,8 +74,8 @@ def work(name: str, seconds: float) -> None:
     waits({"looks": num_looks})
     prior, fit, _ = fitted(name, codes, num_looks)
     parameters = sum(parameter.numel() for parameter in prior.parameters())
-    fitted = {"seconds": fit.seconds, "steps": STEPS * len(fit.curve), "parameters": parameters}
-    print(json.dumps({"nats": mean_nll_nats(prior, codes["test"]), **fitted}), flush=True)
+    facts = {"seconds": fit.seconds, "steps": STEPS * len(fit.curve), "parameters": parameters}
+    print(json.dumps({"nats": mean_nll_nats(prior, codes["test"]), **facts}), flush=True)
 
 
 def waits(facts: dict[str, int]) -> None:
