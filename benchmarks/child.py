@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""Those of `stage1_vae.machine`, which imports torch."""
 
 
 @dataclass(frozen=True)
@@ -69,5 +72,7 @@ def measured(command: list[str], environment: Mapping[str, str]) -> Measured:
 
 
 def machine() -> str:
-    """Where this was measured, and how busy it was."""
-    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    """Where this was measured, what `precision=auto` finds there, and how busy it was."""
+    flags = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
+    half = "with" if any(flag in flags for flag in BF16_FLAGS) else "without"
+    return f"{os.cpu_count()} cores {half} bfloat16, load {os.getloadavg()[0]:.1f}"

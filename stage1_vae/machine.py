@@ -10,6 +10,8 @@ import torch
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""Of processors that multiply matrices of bfloat16."""
 SOFT = 1
 """omp_pause_soft of omp.h: what threads have of their own may stay."""
 
@@ -31,7 +33,7 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
+    return info.is_file() and any(flag in info.read_text(encoding="utf-8") for flag in BF16_FLAGS)
 
 
 def processor() -> str:

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from command_line import PROJECT
 
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks import figures, results
+from benchmarks import child, figures, results
 from benchmarks.published import RECIPES
 from benchmarks.shelf.table import NAMES, words_for
 from expost.parts.priors import is_able, prior_nodes
 from stage1_vae.latents import LatentSpec
+from stage1_vae.machine import BF16_FLAGS, has_native_bf16
 
 
 def store(
@@ -160,6 +162,12 @@ def test_an_empty_folder_gives_a_page_and_damage_a_line(tmp_path: Path, capsys: 
     line = capsys.readouterr().err
     assert line.startswith("error: a: report.json") and line.count("\n") == 1
     assert not (tmp_path / "B.md").exists()
+
+
+def test_a_section_says_whether_its_machine_has_bfloat16() -> None:
+    with_it = has_native_bf16(torch.device("cpu"))
+    assert f"cores {'with' if with_it else 'without'} bfloat16" in child.machine()
+    assert child.BF16_FLAGS == BF16_FLAGS
 
 
 def test_every_section_has_its_benchmark_and_every_benchmark_that_writes_one_is_among_them() -> None:
