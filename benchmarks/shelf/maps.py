@@ -84,7 +84,8 @@ def peak_gib_of_large_maps(choice: Sequence[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         np.save(Path(folder) / "maps.npy", rng.normal(size=(1200, 4, 32, 32)).astype(np.float32))
-        fit = ("prior.fit.max_steps=10", "prior.fit.batch_size=64", "prior.fit.val_draws=64")
+        numbers = 10 * 64 * 4 * 32 * 32  # ten steps; a density takes seconds, so that few are looked at too
+        fit = (f"prior.fit.max_tokens={numbers}", "prior.fit.batch_size=64", "prior.fit.val_draws=64")
         words = ("data=latents", f"data.root={folder}/maps.npy", *choice, *fit, "stage=prior", "logger=csv")
         return pipeline(*words, f"paths.root={folder}/runs").peak_gib
 
