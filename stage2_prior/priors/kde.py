@@ -1,17 +1,22 @@
-"""A normal around every training latent: p(z) = 1/N sum_i N(z; m_i, diag(s_i^2 + h^2 u^2)), q(z|x_i) = N(m_i, s_i^2).
+"""A normal around every training latent, q(z|x_i) = N(m_i, diag(s_i^2)), drawn together as they are widened:
 
-With h = 0 it is the aggregate posterior of the training set, q(z) = 1/N sum_i q(z|x_i), to the last digit: what every
-prior is fitted to. Held-out latents need more than that, for their images are none of these: h, in units of the pooled
-standard deviation u of each dimension, is where held-out latents are likeliest. For point masses, s = 0, this is the
-kernel density estimate of Parzen, "On Estimation of a Probability Density Function and Mode", 1962. Rules of thumb for
-h (Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 4.3) minimise a squared error and not
-nats: in 16 dimensions they ask for 0.6 where 0.8 is best, and lose 0.6 to 1.2 nats a latent.
+    p(z) = 1/N sum_i N(z; m + a (m_i - m), diag(a^2 s_i^2 + h^2 u^2)),    a^2 = 1 - h^2
+
+where m and u are means and standard deviations of q(z), or of its middle where a few latents make them. With h = 0 it
+is the aggregate posterior of the training set, q(z) = 1/N sum_i q(z|x_i), to the last digit: what every prior is fitted
+to. Held-out latents need more than that, for their images are none of these: h, in units of the pooled standard
+deviation u of each dimension, is where held-out latents are likeliest. Kernels alone would widen the whole by 1 + h^2
+(for point masses, s = 0, this is the estimate of Parzen, "On Estimation of a Probability Density Function and Mode",
+1962); shrunk by a, the mean and the variances of q(z) stay (Jones, "On Correcting for Variance Inflation in Kernel
+Density Estimation", 1991; West, "Approximating Posterior Distributions by Mixtures", 1993). At h = 1 all of them are
+one Gaussian. Rules of thumb for h (Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 4.3)
+minimise a squared error and not nats.
 
 Nothing is learned but one number: what is sampled are training latents, blurred. Both are ceilings, not choices.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +25,7 @@ from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Suppor
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.moments import moments
+from stage2_prior.moments import location_and_spread, moments
 from stage2_prior.prior import Exactness, Prior, check_support
 from stage2_prior.sampling import Sampling
 
@@ -30,7 +35,7 @@ NUMBERS_A_PASS = 20_000
 """Points times dimensions that a density looks at in the time of a pass of a network."""
 HELD_OUT = 1000
 """Held-out latents that decide on the bandwidth, at most."""
-LEAST, MOST = 1e-3, 10.0
+LEAST, MOST = 1e-3, 1.0
 """Bandwidths that are tried, in pooled standard deviations."""
 COARSE, FINE = 9, 10
 """Bandwidths on a grid between them, and of a golden section about the best of the grid, which leaves 2 % of it."""
@@ -40,7 +45,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class Kernels(Prior):
     """Normals around training latents of real numbers of any shape; densities are computed in float64.
 
-    Samples follow `temperature`: it scales all widths, and at 0 they are means of training latents.
+    Samples follow `temperature`: it scales all widths, and at 0 they are training latents, drawn together by a.
 
     Args:
         num_points: training latents that it has room for.
@@ -51,11 +56,13 @@ class Kernels(Prior):
         PriorError: for a number out of range.
     """
 
+    version: ClassVar[int] = 2
     log_prob_is = Exactness.EXACT
     memorises = True
     knobs = frozenset({"temperature"})
     loc: Tensor
     log_std: Tensor
+    centre: Tensor
     unit: Tensor
     bandwidth: Tensor
     num_stored: Tensor
@@ -72,15 +79,16 @@ class Kernels(Prior):
         for name, count in {"num_points": num_points, "max_points": max_points}.items():
             if count < 1:
                 raise PriorError(f"prior.{name}={count}: give at least 1")
-        if bandwidth != "held_out" and not (isinstance(bandwidth, int | float) and 0 <= bandwidth < math.inf):
-            raise PriorError(f"prior.bandwidth={bandwidth}: give held_out, or a number that is not negative")
+        if bandwidth != "held_out" and not (isinstance(bandwidth, int | float) and 0 <= bandwidth <= MOST):
+            raise PriorError(f"prior.bandwidth={bandwidth}: give held_out, or a number from 0 to 1")
         self.asked = bandwidth
         self.needs_widths = bandwidth == 0
         room = min(num_points, max_points, max(1, MAX_NUMBERS // spec.num_dims))
         self.passes = max(1, round(room * spec.num_dims / NUMBERS_A_PASS))
         self.register_buffer("loc", torch.zeros(room, spec.num_dims))  # [N, D]
         self.register_buffer("log_std", torch.zeros(room, spec.num_dims))  # [N, D], of posteriors; of points -inf
-        self.register_buffer("unit", torch.ones(spec.num_dims, dtype=torch.float64))  # [D] pooled deviations
+        self.register_buffer("centre", torch.zeros(spec.num_dims, dtype=torch.float64))  # [D] of q(z)
+        self.register_buffer("unit", torch.ones(spec.num_dims, dtype=torch.float64))  # [D] deviations
         self.register_buffer("bandwidth", torch.zeros((), dtype=torch.float64))
         self.register_buffer("num_stored", torch.tensor(room))  # of the room; the rest is of no latent
         self.register_buffer("num_given", torch.tensor(room))  # training latents
@@ -98,20 +106,26 @@ class Kernels(Prior):
     def check(cls, spec: LatentSpec) -> str | None:
         return check_support("kernels stand around real numbers", spec, Support.REAL)
 
-    def _points(self, bandwidth: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Means [N, D] and log-widths [N, D] float64 of the normals."""
-        stored = int(self.num_stored)
-        variance = torch.exp(2 * self.log_std[:stored].double()) + (bandwidth * self.unit).square()
-        return self.loc[:stored], 0.5 * variance.log()
+    def _points(self, rows: slice | Tensor, bandwidth: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Means and variances [n, D] float64 of the normals of `rows`."""
+        shrinkage = math.sqrt(1 - bandwidth**2)
+        mean = self.centre.lerp(self.loc[rows].double(), shrinkage)  # lerp: at 1 it is the latent, to the last digit
+        variance = torch.exp(2 * self.log_std[rows].double()) * (1 - bandwidth**2) + (bandwidth * self.unit).square()
+        return mean, variance
+
+    def _log_mean(self, z: Tensor, bandwidth: Tensor | float) -> Tensor:
+        """log p(z) [B] float64 of latents z [B, D] at a bandwidth."""
+        mean, variance = self._points(slice(int(self.num_stored)), bandwidth)
+        return log_mean_normal(z, mean, 0.5 * variance.log())
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return log_mean_normal(z.flatten(1), *self._points(self.bandwidth)).to(z.dtype)
+        return self._log_mean(z.flatten(1), self.bandwidth).to(z.dtype)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         which = torch.randint(int(self.num_stored), (n,), device=self.loc.device)
-        variance = torch.exp(2 * self.log_std[which].double()) + (self.bandwidth * self.unit).square()
+        mean, variance = self._points(which, self.bandwidth)
         noise = torch.randn(n, self.spec.num_dims, device=self.loc.device)
-        z = self.loc[which] + how.temperature * variance.sqrt().float() * noise
+        z = mean.float() + how.temperature * variance.sqrt().float() * noise
         return z.view(n, *self.spec.shape).to(self.anchor.dtype)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
@@ -148,8 +162,10 @@ class Kernels(Prior):
             log_std = posterior.log_std.flatten(1) if isinstance(posterior, DiagonalNormal) else -math.inf
             self.log_std[at : at + len(block)] = log_std
             at += len(block)
-        total = moments(train, run.device).total
-        self.unit.copy_(torch.where(total > 0, total, 1.0).sqrt())  # 1 for a dimension that never moves
+        pooled = moments(train, run.device)
+        centre, unit, _ = location_and_spread(train, pooled.mean, pooled.total)
+        self.centre.copy_(centre)
+        self.unit.copy_(unit)
         self.num_stored.fill_(stored)
         self.num_given.fill_(train.num_images)
 
@@ -163,7 +179,7 @@ class Kernels(Prior):
 
         def cost(log_bandwidth: float) -> float:
             bandwidth = math.exp(log_bandwidth)
-            nats = -log_mean_normal(z, *self._points(bandwidth)).mean().item()
+            nats = -self._log_mean(z, bandwidth).mean().item()
             run.log({"bandwidth": bandwidth, "val_nll_nats": nats}, len(curve))
             curve.append({"iteration": len(curve), "bandwidth": bandwidth, "val_nll_nats": nats})
             return nats
