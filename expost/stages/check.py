@@ -67,18 +67,26 @@ def check_all(job: Job, parts: Parts) -> None:
 
 
 def check_steps(job: Job, objective: ClusterELBO, num_images: int) -> None:
-    """Refuse, before any work, components that come too late.
+    """Refuse, before any work, components that come too late, and what would look at losses or weights of before them.
 
     Raises:
-        UserError: training ends before components have their place.
+        UserError: training ends before components have their place, or could; averages would mix them.
     """
-    trainer = job.config.trainer
+    if not objective.join_after:
+        return
+    trainer, key = job.config.trainer, f"vae.objective.join_after={objective.join_after}"
     steps, _, _ = length_of_stage1(trainer, num_images)
-    if objective.join_after >= steps and objective.join_after and job.max_images is None:
+    if objective.join_after >= steps and job.max_images is None:
         raise UserError(
-            f"vae.objective.join_after={objective.join_after}: training takes {steps:,} steps, so components would "
-            "never be placed; lower it, or raise trainer.max_epochs"
+            f"{key}: training takes {steps:,} steps, so components would never be placed; lower it, or raise "
+            "trainer.max_epochs"
         )
+    for name in ("patience", "ema_decay"):
+        if getattr(trainer, name) is not None:
+            raise UserError(
+                f"{key} places components within training, and trainer.{name} would hold what is before against what "
+                f"comes after, or mix them; set trainer.{name}=null"
+            )
 
 
 def check_latents(job: Job, parts: LatentParts) -> None:

@@ -71,6 +71,15 @@ def test_components_that_no_label_was_given_to_are_matched(tmp_path: Path) -> No
     assert refused.code == 2 and "components would never be placed" in refused.err and refused.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("setting", ["patience=2", "ema_decay=0.99"])
+def test_what_spans_the_placing_of_components_is_refused(tmp_path: Path, setting: str) -> None:
+    words = ("debug=fast", "logger=csv", "vae=gmvae", f"trainer.{setting}", "stage=vae")
+    refused = run_here(tmp_path, *words, "vae.objective.join_after=12")
+    remedy = f"set trainer.{setting.partition('=')[0]}=null"
+    assert refused.code == 2 and remedy in refused.err and refused.err.count("\n") == 1
+    assert run_here(tmp_path, *words).code == 0
+
+
 @pytest.mark.parametrize("words", [(), ("data.labelled=50",), ("vae.objective.information_weight=5",)])
 def test_components_are_placed_once_and_alike(tmp_path: Path, words: tuple[str, ...]) -> None:
     found = []
