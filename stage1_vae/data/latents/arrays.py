@@ -16,7 +16,9 @@ from stage1_vae.data.latents.columns import Stack
 from stage1_vae.data.latents.names import Name, choose, natural, parse
 from stage1_vae.data.latents.stored import SUFFIXES, Shelf, Stored, list_keys, open_arrays
 from stage1_vae.data.splits import SPLITS
+from stage1_vae.latents.files import HEADER
 from stage1_vae.latents.numbers import SPREADS
+from stage1_vae.latents.spec import PARAMETERS
 
 
 @dataclass
@@ -69,6 +71,7 @@ def find_arrays(
     files = [(path, split) for path, split in _files(root) if path not in beside.values()]
     if not files:
         raise DataError(f"{root} holds nothing but {list_keys([path.name for path in beside.values()])}")
+    _check_no_draws(files)
     by_split = _by_split(root, files, shelf)
     found = Found({}, {}, "", files[0][0].suffix.lower(), [*(path for path, _ in files), *beside.values()])
     if "train" in by_split or "all" not in by_split:
@@ -126,6 +129,16 @@ def _files(root: Path) -> list[tuple[Path, str]]:
             f"{SUFFIXES[-1]} file: name a folder that does, or a file, with data.root=PATH"
         )
     return files
+
+
+def _check_no_draws(files: Sequence[tuple[Path, str]]) -> None:
+    """Several draws of one posterior are no shards: end to end, each image would count as often."""
+    draws = [path for path, _ in files if path.stem in PARAMETERS["draws"] and (path.parent / HEADER).is_file()]
+    if len(draws) > 1:
+        raise DataError(
+            f"{draws[0].parent} holds {len(PARAMETERS['draws'])} draws of each posterior, as a flow posterior leaves "
+            f"them: fit priors to them by the command that trained their VAE, or give one draw, data.root={draws[0]}"
+        )
 
 
 def _by_split(

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 
 from stage1_vae.data.images import DataError
 from stage1_vae.data.latents.source import Latents
+from stage1_vae.latents import LatentSpec
+from stage1_vae.latents.files import LatentWriter
+from stage1_vae.latents.spec import NUM_DRAWS
 
 RNG = np.random.default_rng(0)
 LOC = RNG.normal(size=(40, 3)).astype(np.float32)
@@ -287,3 +290,14 @@ def test_flipped_bytes_are_read_or_refused_in_one_line(tmp_path: Path, suffix: s
             num_refused += 1
             assert "\n" not in str(error) and path.name in str(error)
     assert num_refused > 20
+
+
+def test_draws_of_one_posterior_are_no_shards(tmp_path: Path) -> None:
+    """Sixteen of them end to end would be sixteen times as many images; one is a file of latents like any other."""
+    draws = {f"draw_{i}": torch.from_numpy(LOC + i) for i in range(NUM_DRAWS)}
+    with LatentWriter.create(tmp_path, LatentSpec((3,)), "draws", len(LOC), labelled=False) as writer:
+        writer.write(0, draws, None)
+        writer.finish({})
+    refusal(tmp_path, "holds 16 draws of each posterior", f"data.root={tmp_path / 'draw_0.npy'}")
+    one = Latents(str(tmp_path / "draw_0.npy")).load()
+    assert sum(len(split) for split in one.splits.values()) == len(LOC)
