@@ -93,5 +93,5 @@ DATA = {
 
 @pytest.mark.parametrize("words", DATA)
 def test_mistake_in_the_data(words: str, data: Path, tmp_path: Path) -> None:
-    told = [part.format(data=data) for part in DATA[words]]
-    assert_refused(run_here(tmp_path, *words.format(data=data).split(" ")), tmp_path, *told)
+    parts = [part.format(data=data) for part in DATA[words]]
+    assert_refused(run_here(tmp_path, *words.format(data=data).split(" ")), tmp_path, *parts)

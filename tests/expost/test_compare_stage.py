@@ -78,10 +78,10 @@ def test_a_sweep_stands_for_its_jobs_and_seeds_are_averaged(place: Path) -> None
 
 def test_a_report_names_its_feature_net_without_making_it(stored: Path, tmp_path: Path) -> None:
     shutil.copytree(stored / "runs/store", tmp_path / "runs/store")
-    told = json.loads((run_of(stored) / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((run_of(stored) / "report.json").read_text(encoding="utf-8"))
     (net,) = (tmp_path / "runs/store/features").iterdir()
-    assert told["provenance"]["features"] == net.name
-    assert told["neighbours"] == 5 and told["annealing_settings"] is None
+    assert report["provenance"]["features"] == net.name
+    assert report["neighbours"] == 5 and report["annealing_settings"] is None
     shutil.rmtree(net.parent)
     result = run_here(tmp_path, *SMALL, "name=again", "stage=report", "upstream=require")
     assert (result.code, result.err) == (0, "")

@@ -83,14 +83,14 @@ def test_the_same_prior_and_the_same_figures_as_the_command(
     stored = json.loads((weights.parent / "fit.json").read_text(encoding="utf-8"))
     assert isinstance(fitted, FitReport) and fitted.val_nll_nats == stored["val_nll_nats"]
     (figures,) = tmp_path.glob("runs/store/evaluation/*/figures.json")
-    told = Report.from_json(json.loads(figures.read_text(encoding="utf-8")))
+    expected = Report.from_json(json.loads(figures.read_text(encoding="utf-8")))
     report = judge(learned, latents, seed=5, num_samples=SAMPLES)
-    assert isinstance(report, Report) and list(report.rows) == list(told.rows) and prior in report.rows
+    assert isinstance(report, Report) and list(report.rows) == list(expected.rows) and prior in report.rows
     for name, row in report.rows.items():
         for key in (field.name for field in fields(Row) if field.name not in NOT_COMPARED):
-            assert getattr(row, key) == getattr(told.rows[name], key), (name, key)
-    assert (report.verdict, report.surgery, report.notes) == (told.verdict, told.surgery, told.notes)
-    assert (report.missing, report.fitting, report.classes) == (told.missing, told.fitting, told.classes)
+            assert getattr(row, key) == getattr(expected.rows[name], key), (name, key)
+    assert (report.verdict, report.surgery, report.notes) == (expected.verdict, expected.surgery, expected.notes)
+    assert (report.missing, report.fitting, report.classes) == (expected.missing, expected.fitting, expected.classes)
     assert report.rows[prior].fit_seconds == fitted.seconds
 
 
@@ -191,7 +191,7 @@ NORMALS, CODED = LatentDataset.of(LOC, LOC / 9, LABEL), LatentDataset.of(codes=C
 
 
 @pytest.mark.parametrize(
-    ("told", "arguments"),
+    ("reason", "arguments"),
     [
         ("did you mean 'mixture'", {"prior": "mixtrue"}),
         ("num_components", {"num_componets": 3}),
@@ -218,10 +218,10 @@ NORMALS, CODED = LatentDataset.of(LOC, LOC / 9, LABEL), LatentDataset.of(codes=C
         ("num_codes=SIZE", {"latents": CODED, "prior": "unigram", "val": LatentDataset.of(codes=CODES + 1)}),
     ],
 )  # fmt: skip
-def test_what_a_fit_refuses(told: str, arguments: dict[str, Any]) -> None:
+def test_what_a_fit_refuses(reason: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as refused:
         fit_prior(**{"latents": NORMALS, **arguments})
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def learned() -> LearnedPrior:
 
 
 @pytest.mark.parametrize(
-    ("told", "latents", "arguments"),
+    ("reason", "latents", "arguments"),
     [
         ("real of shape (2)", LatentDataset.of(LOC[:, :2]), {}),
         ("codes of shape (6)", CODED, {}),
@@ -245,10 +245,10 @@ def learned() -> LearnedPrior:
         ("is there already", NORMALS, {"folder": __file__}),
     ],
 )
-def test_what_the_judge_refuses(learned: LearnedPrior, told: str, latents: Any, arguments: dict[str, Any]) -> None:
+def test_what_the_judge_refuses(learned: LearnedPrior, reason: str, latents: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as refused:
         judge(learned, latents, **arguments)
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_configuration_is_that_of_the_command() -> None:

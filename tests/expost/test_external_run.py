@@ -89,7 +89,7 @@ def test_other_weights_under_the_same_name_are_another_model(made: tuple[Path, R
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "parts"),
     [
         (("vae=module",), ("vae.module is missing", "FILE.py:NAME")),
         (("vae=module", "vae.module=their.py:none"), ("it has Rotated, Bent, Levels, make",)),
@@ -99,14 +99,14 @@ def test_other_weights_under_the_same_name_are_another_model(made: tuple[Path, R
         (("vae=checkpoint", "vae.path=none.ckpt"), ("there is no such file",)),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, words: tuple[str, ...], told: tuple[str, ...]) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     (tmp_path / "their.py").write_text(SOURCE, encoding="utf-8")
     before = list(tmp_path.rglob("*"))
     result = run_here(tmp_path, *SMALL, *words)
     for line in result.out.splitlines():
         assert line.startswith(("data ", "vae "))
     assert_refused(
-        Result(result.code, "", result.err), tmp_path, *told, before=[*before, *tmp_path.glob("__pycache__/**")]
+        Result(result.code, "", result.err), tmp_path, *parts, before=[*before, *tmp_path.glob("__pycache__/**")]
     )
 
 

@@ -64,17 +64,17 @@ def test_what_desktops_and_people_leave_in_an_artifact_does_no_harm(tmp_path: Pa
     store, folder = stored(tmp_path)
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"x")
-    told: list[str] = []
-    assert store.find("latents", KEY, told.append) is not None and told == [] and (folder / name).is_file()
+    messages: list[str] = []
+    assert store.find("latents", KEY, messages.append) is not None and messages == [] and (folder / name).is_file()
 
 
 @pytest.mark.parametrize("name", ["train/labels.npy", "extra.json", "loc (1).npy"])
 def test_a_stranger_that_a_stage_could_read_is_moved_aside_alone(tmp_path: Path, name: str) -> None:
     store, folder = stored(tmp_path)
     (folder / name).write_bytes(b"planted")
-    told: list[str] = []
-    assert store.find("latents", KEY, told.append) is not None
-    assert len(told) == 1 and name in told[0] and not (folder / name).exists()
+    messages: list[str] = []
+    assert store.find("latents", KEY, messages.append) is not None
+    assert len(messages) == 1 and name in messages[0] and not (folder / name).exists()
     (aside,) = store.quarantined_folders()
     assert (aside / name).read_bytes() == b"planted" and list(manifest.damaged_files(folder)) == []
 
@@ -99,10 +99,10 @@ def test_beside_artifacts_it_does_no_harm_either(tmp_path: Path) -> None:
 def test_damage_is_named_where_it_is_found(tmp_path: Path) -> None:
     store, folder = stored(tmp_path)
     (folder / "train" / "loc.npy").write_bytes(b"numberz")
-    told: list[str] = []
-    assert store.find("latents", KEY, told.append) is None
+    messages: list[str] = []
+    assert store.find("latents", KEY, messages.append) is None
     (aside,) = store.quarantined_folders()
-    assert len(told) == 1 and "train/loc.npy is damaged" in told[0] and str(aside) in told[0]
+    assert len(messages) == 1 and "train/loc.npy is damaged" in messages[0] and str(aside) in messages[0]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644)])

@@ -149,9 +149,9 @@ def test_equal_seeds_give_equal_weights_and_figures_and_other_seeds_do_not(
         other = made[0] / "runs/store" / stage / path.parent.name / path.name  # the same key
         first, second = load_file(path), load_file(other)
         assert all(np.array_equal(first[name], second[name]) for name in first | second), stage
-    mine, theirs = (report_of(folder)["rows"] for folder in (tmp_path, _rerun(made[0])))
+    ours, theirs = (report_of(folder)["rows"] for folder in (tmp_path, _rerun(made[0])))
     for row in ROWS:
-        unlike = {k: (mine[row][k], theirs[row][k]) for k in ALL if mine[row][k] != theirs[row][k]}
+        unlike = {k: (ours[row][k], theirs[row][k]) for k in ALL if ours[row][k] != theirs[row][k]}
         assert set(unlike) <= {"fit_seconds", "samples_per_second"}, (row, unlike)
     assert run(tmp_path, "seeds.prior=1", "stage=prior").stages("skipped") == ["vae", "latents"]
     assert run(tmp_path, "seed=1", "seeds.vae=0", "stage=vae").stages("skipped") == ["vae"]
@@ -196,16 +196,16 @@ def test_check_runs_everything_and_keeps_a_sheet_of_images(tmp_path: Path) -> No
 
 
 def test_check_reads_few_images_but_as_many_as_a_mixture_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    captured = []
 
     def stop(goal: str, job: Any, parts: Any, given: Any) -> None:
-        seen.append(parts)
+        captured.append(parts)
         raise UserError("seen enough")
 
     monkeypatch.setattr(pipeline, "made", stop)
     for words in ((), ("prior.num_components=700",)):
         run_here(tmp_path, "stage=check", "experiment=oracle", "prior=mixture", "net.hidden=[8]", *words)
-    assert [len(parts.data.train) for parts in seen] == [512, 700]
+    assert [len(parts.data.train) for parts in captured] == [512, 700]
 
 
 def test_check_keeps_enough_images_of_each_class_for_a_prior_of_its_own(
@@ -215,17 +215,17 @@ def test_check_keeps_enough_images_of_each_class_for_a_prior_of_its_own(
     labels = np.repeat(np.arange(25), [120] * 24 + [40])
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=images, label=labels)
-    seen = []
+    captured = []
 
     def stop(goal: str, job: Any, parts: Any, given: Any) -> None:
-        seen.append(parts)
+        captured.append(parts)
         raise UserError("seen enough")
 
     monkeypatch.setattr(pipeline, "made", stop)
     words = ("data=arrays", f"data.root={tmp_path / 'images.npz'}", "net.hidden=[8]", "prior=mixture")
     result = run_here(tmp_path, "stage=check", *words, "prior.conditional=true", "prior.num_components=20")
     assert "seen enough" in result.err, result
-    (parts,) = seen
+    (parts,) = captured
     assert parts.data.train.labels.bincount().min() >= 20 and len(parts.data.train) < 700
     refused = run_here(tmp_path, "stage=check", *words, "prior.conditional=true", "prior.num_components=41")
     assert "class 24 has" in refused.err, refused

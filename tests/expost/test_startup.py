@@ -76,17 +76,17 @@ def test_what_is_in_the_store_is_found_without_lightning(root: Path) -> None:
 def test_the_answer_is_what_would_be_worked_out(root: Path) -> None:
     """Every file of the run's folder and every line, but for the name of that folder."""
 
-    def told() -> tuple[dict[str, bytes], str, dict[str, object]]:
+    def outcome() -> tuple[dict[str, bytes], str, dict[str, object]]:
         _, out = pipeline(root, "stage=all")
         folder = (root / "runs/latest").resolve()
         files = {p.name: p.read_bytes().replace(folder.name.encode(), b"RUN") for p in folder.iterdir() if p.is_file()}
         return files, out.replace(folder.name, "RUN"), report_of(root)["provenance"]
 
     pipeline(root, "stage=all")
-    remembered = told()
+    remembered = outcome()
     for path in (root / "runs/store/.answers").iterdir():
         content = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(content | {"checksum": "0" * 64}), encoding="utf-8")
-    worked_out = told()
+    worked_out = outcome()
     assert remembered[:2] == worked_out[:2] and "report.html" in remembered[0]
     assert {**remembered[2], "run": ""} == {**worked_out[2], "run": ""}

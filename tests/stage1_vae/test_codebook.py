@@ -69,9 +69,9 @@ def test_averages_follow_the_recursion_of_the_paper() -> None:
         codes, _ = book(h)
         assert codes.tolist() == expected
         for k in (0, 1):
-            mine = [x for x, code in zip(h.tolist(), expected, strict=True) if code == k]
-            mass[k] = decay * mass[k] + (1 - decay) * len(mine)
-            total[k] = [decay * total[k][d] + (1 - decay) * sum(x[d] for x in mine) for d in (0, 1)]
+            members = [x for x, code in zip(h.tolist(), expected, strict=True) if code == k]
+            mass[k] = decay * mass[k] + (1 - decay) * len(members)
+            total[k] = [decay * total[k][d] + (1 - decay) * sum(x[d] for x in members) for d in (0, 1)]
             now[k] = [total[k][d] / mass[k] for d in (0, 1)]
         torch.testing.assert_close(book.vectors, torch.tensor(now))
         torch.testing.assert_close(book.counts, torch.tensor(mass))
@@ -147,10 +147,10 @@ def test_the_decoder_sees_the_code_vector(rotation: bool) -> None:
     torch.manual_seed(0)
     book = Codebook(16, 6, rotation=rotation).eval()
     h = torch.randn(40, 6, requires_grad=True)
-    codes, seen = book(h)
-    torch.testing.assert_close(seen, book.vectors[codes], rtol=1e-4, atol=1e-5)
+    codes, chosen = book(h)
+    torch.testing.assert_close(chosen, book.vectors[codes], rtol=1e-4, atol=1e-5)
     towards = torch.randn(40, 6)
-    (gradient,) = torch.autograd.grad(seen, h, towards)
+    (gradient,) = torch.autograd.grad(chosen, h, towards)
     if not rotation:
         assert torch.equal(gradient, towards)
         return
@@ -187,9 +187,9 @@ def test_codes_are_those_of_vector_quantize_pytorch() -> None:
     for _ in range(4):
         h = torch.randn(1, 200, 6)
         quantised, index, _ = oracle(h)
-        codes, seen = book(h[0])
+        codes, chosen = book(h[0])
         assert torch.equal(codes, index[0])
-        torch.testing.assert_close(seen, quantised[0])
+        torch.testing.assert_close(chosen, quantised[0])
         torch.testing.assert_close(book.vectors, oracle.codebook, rtol=1e-4, atol=1e-5)
 
 

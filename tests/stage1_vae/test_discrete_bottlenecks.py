@@ -58,10 +58,10 @@ def test_residual_codebooks_each_take_something_away() -> None:
 def test_the_gradient_passes_residual_codebooks_once() -> None:
     torch.manual_seed(0)
     model = ResidualVQ(FEATURES, num_quantizers=3, num_codes=8, code_dim=6).train()
-    seen: list[Tensor] = []
-    model.books()[0].register_forward_hook(lambda book, given, out: seen.append(given[0]))
+    inputs: list[Tensor] = []
+    model.books()[0].register_forward_hook(lambda book, given, out: inputs.append(given[0]))
     embedded = model(features(64)).embedded
-    (found,) = torch.autograd.grad(embedded.sum(), seen[0])
+    (found,) = torch.autograd.grad(embedded.sum(), inputs[0])
     assert torch.equal(found, torch.ones_like(found))
 
 
@@ -150,14 +150,14 @@ def test_the_commitment_is_the_squared_distance_to_the_codes_and_draws_the_featu
     model = kind(FEATURES, num_codes=4, code_dim=6, commitment=0.7).train()
     model(features(64))
     model.eval()
-    seen: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for book in (part for part in model.modules() if isinstance(part, Codebook)):
-        book.register_forward_hook(lambda book, given, out: seen.append((given[0], book.vectors[out[0]])))
+        book.register_forward_hook(lambda book, given, out: pairs.append((given[0], book.vectors[out[0]])))
     penalty = model(features(8, 1)).penalty
-    distances = [(h - chosen).square().sum(1).view(8, -1).sum(1) for h, chosen in seen]
+    distances = [(h - chosen).square().sum(1).view(8, -1).sum(1) for h, chosen in pairs]
     assert len(distances) == {VQ: 1, VQ2: 2, ResidualVQ: 4}[kind]
     torch.testing.assert_close(penalty, 0.7 * torch.stack(distances).sum(0))
-    h, chosen = seen[-1]
+    h, chosen = pairs[-1]
     (pull,) = torch.autograd.grad(penalty.sum(), h)
     torch.testing.assert_close(pull, 2 * 0.7 * (h - chosen).detach())
 

@@ -81,6 +81,6 @@ def test_fsq_counts_combinations_as_vector_quantize_pytorch_does() -> None:
     fsq = FSQ(FEATURES, (8, 6, 5)).eval()
     sizes = torch.tensor([8, 6, 5])
     vectors = fsq.embed(torch.arange(240).view(-1, PLACES)).movedim(1, -1).reshape(240, 3)
-    mine = (vectors + 1) / 2 * (sizes - 1)
+    ours = (vectors + 1) / 2 * (sizes - 1)
     theirs = oracle.indices_to_codes(torch.arange(240)) * (sizes // 2) + sizes // 2
-    torch.testing.assert_close(mine, theirs.to(mine))
+    torch.testing.assert_close(ours, theirs.to(ours))

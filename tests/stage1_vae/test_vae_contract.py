@@ -61,7 +61,7 @@ def vae_of(net: str) -> str:
     return next((vae for vae in names("vae") if own_net(vae) == net), "gaussian")
 
 
-def told(model: VAE, x: Tensor) -> Tensor:
+def params_of(model: VAE, x: Tensor) -> Tensor:
     """The parameters of q(z|x) that are stored, of each image: [B, n]."""
     params = stored_params(model.encode(x).posterior, model.bottleneck.family, seed=0)
     return torch.cat([value.reshape(len(x), -1) for value in params.values()], dim=1)
@@ -156,7 +156,7 @@ def test_life(vae: str, net: str, shape: Shape, tmp_path: Path) -> None:
     assert torch.equal(other.decode(z).mean, model.decode(z).mean) != is_trained
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(other.decode(z).mean, model.decode(z).mean)
-    assert torch.equal(told(other, x), told(model, x))
+    assert torch.equal(params_of(other, x), params_of(model, x))
 
 
 @pytest.mark.parametrize("net", names("net"))
@@ -164,7 +164,7 @@ def test_an_image_is_encoded_and_decoded_alone(net: str) -> None:
     model, _ = make((3, 9, 14), vae_of(net), net)
     model.eval()
     x = images(model.likelihood, (3, 9, 14))
-    torch.testing.assert_close(told(model, x)[2:3], told(model, x[2:3]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(params_of(model, x)[2:3], params_of(model, x[2:3]), rtol=1e-4, atol=1e-5)
     z = some_latents(model, x, BATCH)
     torch.testing.assert_close(model.decode(z).mean[2:3], model.decode(z[2:3]).mean, rtol=1e-4, atol=1e-5)
 
@@ -176,8 +176,8 @@ def test_every_pixel_is_seen_and_painted(net: str) -> None:
     model, _ = make(shape, vae_of(net), net)
     x = images(model.likelihood, shape, 2).requires_grad_()
     encoding = model.encode(x)
-    seen = encoding.posterior.mean if encoding.embedded is None else encoding.embedded
-    (seen + 1).square().sum().backward()  # where z = x = 0, too
+    embedded = encoding.posterior.mean if encoding.embedded is None else encoding.embedded
+    (embedded + 1).square().sum().backward()  # where z = x = 0, too
     assert (x.grad.abs().amax(0) > 0).all(), "a pixel that the encoder ignores"
     pictures = model.decode(some_latents(model, x, 64)).mean
     assert (pictures.std(0) > 0).all(), "a pixel that no latent moves"

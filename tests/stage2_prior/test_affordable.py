@@ -34,18 +34,18 @@ def test_passes_are_bounded_and_a_mean_remains(conditional: bool, rows: int) -> 
 
 def test_a_fit_looks_at_fewer_latents_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = small(SPEC, conditional=True)
-    rng, given, seen = np.random.default_rng(0), prior._log_prob_given, [0]
+    rng, given, num_latents = np.random.default_rng(0), prior._log_prob_given, [0]
 
     def split(num: int) -> LatentDataset:
         codes = rng.integers(3, size=(num, 2)).astype(np.uint8)
         return LatentDataset(SPEC, "codes", {"codes": codes}, rng.integers(40, size=num))
 
     def counted(z: Tensor, labels: Tensor) -> Tensor:
-        seen[0] += len(z) if len(labels.unique()) == 1 else 0  # one class after the other: no label was given
+        num_latents[0] += len(z) if len(labels.unique()) == 1 else 0  # one class after the other: no label was given
         return given(z, labels)
 
     monkeypatch.setattr(prior, "_log_prob_given", counted)
     settings: dict[str, Any] = {"max_epochs": 1, "batch_size": 256, "val_draws": 64, "precision": "32-true"}
     fit = lightning_fit(trainer_settings(), [])
     prior.fit(split(4000), split(1500), FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings))
-    assert seen[0] == 40 * (1000 + 1000)
+    assert num_latents[0] == 40 * (1000 + 1000)

@@ -114,7 +114,7 @@ def test_mixtures(batch_size: int | str, covariance: str, tmp_path: Path) -> Non
 
     def fitted(kept: Any) -> tuple[Prior, FitReport, list[Any]]:
         prior, logged = Mixture(SPEC, num_components=30, tol=0, pseudo_counts=0.5, **settings), list[Any]()
-        return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *told: logged.append(told), states=kept)), logged
+        return prior, prior.fit(TRAIN, VAL, replace(lent(), log=lambda *pair: logged.append(pair), states=kept)), logged
 
     whole, expected, log = fitted(FitStates())
     iterations = 7 if batch_size == "all" else 6

@@ -98,9 +98,9 @@ def ctrl_c_is_heard() -> Iterator[None]:
 
 
 def assert_refused(
-    result: Result, folder: Path, *told: str, before: Sequence[Path] = (), data_was_read: bool = False
+    result: Result, folder: Path, *parts: str, before: Sequence[Path] = (), data_was_read: bool = False
 ) -> None:
-    """One line on stderr that tells all of `told`, exit code 2, and nothing in `folder` but what was there before.
+    """One line on stderr that tells all of `parts`, exit code 2, and nothing in `folder` but what was there before.
 
     Where the mistake is found after the images were read, the line that says what was taken of them stands alone.
     """
@@ -109,7 +109,7 @@ def assert_refused(
     assert "Traceback" not in result.err + result.out
     lines = result.out.splitlines()
     assert not lines if not data_was_read else len(lines) == 1 and lines[0].startswith("data ")
-    for words in told:
+    for words in parts:
         assert words in result.err, result.err
     assert sorted(folder.rglob("*")) == sorted(before)
 

@@ -50,8 +50,8 @@ def _crowd(plan: Plan, reference: Reference, number: int) -> str | None:
     trained = sum(bool(TRAINED.search(end.out)) for end in ends) + _finished(killed)
     if trained != 1:
         return f"trained {trained} times"
-    mine = {name: content for name, content in reference.content.items() if name.startswith("vae/")}
-    unlike = difference(mine, comparable(Store(folder / "runs/store")))
+    expected = {name: content for name, content in reference.content.items() if name.startswith("vae/")}
+    unlike = difference(expected, comparable(Store(folder / "runs/store")))
     return f"other content in {unlike}" if unlike else leftovers(folder)
 
 

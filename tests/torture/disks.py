@@ -74,10 +74,10 @@ def _filled(disk: Path, reference: Reference, what: str) -> str | None:
         return f"with room again: exit code {end.code}: {end.err[-700:]}"
     store = Store(disk / "runs/store")
     made = comparable(store)
-    mine = {name: content for name, content in reference.content.items() if name in made}
+    expected = {name: content for name, content in reference.content.items() if name in made}
     made = {name: content for name, content in made.items() if not name.startswith("samples/")}
     left = [*store.unfinished_folders(), *store.quarantined_folders(), *(store.root / ".resume").glob("*")]
-    unlike = difference(mine, made)
+    unlike = difference(expected, made)
     return f"other content in {unlike}" if unlike else ", ".join(map(str, left)) or None
 
 

@@ -151,8 +151,8 @@ def test_rows_of_a_vae_take_each_figure_from_the_newest_run_that_has_it() -> Non
 
 def test_one_legend_says_what_the_signs_mean() -> None:
     found = compare([run(f"m{s}", "mixture", row(3.0 + s), s) for s in range(2)])
-    told = [found.conditions, *found.notes]
-    assert sum("±" in words for words in told) == 1 and sum("Bold" in words for words in told) == 1
+    legend = [found.conditions, *found.notes]
+    assert sum("±" in words for words in legend) == 1 and sum("Bold" in words for words in legend) == 1
 
 
 def test_lines_of_unequal_seeds_are_compared_on_the_vaes_that_they_share() -> None:

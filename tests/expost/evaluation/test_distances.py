@@ -168,10 +168,10 @@ def test_neighbours_agree_with_scikit_learn_on_the_whole_and_on_every_half(monke
     a, b, k = _draw(1300, 6, 0), _draw(1100, 6, 1, shift=0.8), 5
     near = _shares(a, b, k)
     members = zip(Subsets.of(len(a)).members, Subsets.of(len(b)).members, strict=True)
-    for half, (mine, theirs) in enumerate(members):
+    for half, (of_a, of_b) in enumerate(members):
         if half in (0, 1, 2, 17, 30):
             found = [values[half].item() for values in (near.precision, near.recall, near.density, near.coverage)]
-            assert found == pytest.approx(_shares_by_scikit_learn(a[mine].numpy(), b[theirs].numpy(), k), rel=1e-12)
+            assert found == pytest.approx(_shares_by_scikit_learn(a[of_a].numpy(), b[of_b].numpy(), k), rel=1e-12)
 
 
 def test_every_half_has_the_distances_of_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,8 @@ def wide_report() -> Report:
     }
     rows |= {name: {} for name in ("reconstructions", "train_against_test", "aggregate_draws")}
     distance = {"mean": 0.1, "largest": 0.5, "floor": 0.01, "per_dim": [0.1, 0.5, 0.2]}
-    told = {"accuracy_percent": 97.5, "standard_error_percent": 0.4, "num_held_out": 2000}
-    told |= {"mmd_squared": 0.0123, "mmd_standard_error": 0.0004, "mmd_num_samples": 5000}
+    two_sample = {"accuracy_percent": 97.5, "standard_error_percent": 0.4, "num_held_out": 2000}
+    two_sample |= {"mmd_squared": 0.0123, "mmd_standard_error": 0.0004, "mmd_num_samples": 5000}
     surgery = {
         "train": split(60_000, 10.8, 11.0, False),
         "test": split(10_000, 9.2, 9.21, True),
@@ -70,7 +70,7 @@ def wide_report() -> Report:
             "mean_variance": [0.9, 0.0001, 0.005],
             "wasserstein_1": {"standard_normal": distance, LONG: distance},
         },
-        "two_sample": {"standard_normal": told, LONG: None},
+        "two_sample": {"standard_normal": two_sample, LONG: None},
     }
     bound = {"ais_nats": 98.5, "ais_std_error_nats": 0.2, "iwae_nats": 99.0, "acceptance": 0.65, "diverged_share": 0.0}
     bound |= {"bdmc_gap_nats": 0.04, "bdmc_gap_std_error_nats": None, "notes": ["a note on the chains"]}
@@ -155,8 +155,8 @@ def test_in_a_browser(html: Path, browser: Page, width: int) -> None:
         assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
         assert browser.evaluate(OVERFLOWING) == []
     assert browser.evaluate("[...document.querySelectorAll('th')].every(h => h.scope)")
-    assert not browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-    asked = {sent["request"]["url"].split(":", 1)[0] for sent in browser.told("Network.requestWillBeSent")}
+    assert not browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+    asked = {sent["request"]["url"].split(":", 1)[0] for sent in browser.events_of("Network.requestWillBeSent")}
     assert asked == {"file", "data"}
     assert browser.evaluate("[...document.scripts].map(s => s.src + s.type)") == [""]  # ours, within the page
 
@@ -173,7 +173,7 @@ def test_the_browser_sees_what_would_be_wrong(html: Path, browser: Page, tmp_pat
     assert browser.evaluate("document.scrollingElement.scrollWidth") > 360
     assert browser.evaluate(OVERFLOWING) != []
     assert browser.evaluate("[...document.images].map(i => i.naturalWidth)") == [1600, 300, 0]
-    assert browser.told("Runtime.consoleAPICalled") and browser.told("Log.entryAdded")
+    assert browser.events_of("Runtime.consoleAPICalled") and browser.told("Log.entryAdded")
 
 
 @needs_chromium
@@ -186,7 +186,7 @@ def test_the_page_runs_nothing_but_its_own_and_asks_nobody(html: Path, browser: 
     browser.open((tmp_path / "bad.html").as_uri(), 360)
     assert browser.evaluate("window.ran") is None
     assert browser.evaluate("fetch('nowhere.png').then(() => 'asked', () => 'refused')") == "refused"
-    assert not [s for s in browser.told("Network.responseReceived") if "nowhere" in s["response"]["url"]]
+    assert not [s for s in browser.events_of("Network.responseReceived") if "nowhere" in s["response"]["url"]]
     assert browser.evaluate("document.querySelectorAll('button.sort').length") > 10  # its own script does run
 
 

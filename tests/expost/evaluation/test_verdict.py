@@ -121,7 +121,7 @@ def test_a_classifier_tells_beyond_two_errors_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "words"),
+    ("distance", "words"),
     [
         (1.2, "as near to test images as decoded draws of q(z), so what is left is the decoder's"),
         (0.5, "nearer to test images than decoded draws"),
@@ -130,8 +130,8 @@ def test_a_classifier_tells_beyond_two_errors_only() -> None:
         (2.1, "in images shared"),
     ],
 )
-def test_fault_follows_the_distances(mine: float, words: str) -> None:
-    assert words in verdict(changed("rows", "mixture", to=row(mine, 0.1, rate_nats=20.0)))
+def test_fault_follows_the_distances(distance: float, words: str) -> None:
+    assert words in verdict(changed("rows", "mixture", to=row(distance, 0.1, rate_nats=20.0)))
 
 
 def test_reconstructions_stand_in_for_aggregate_draws() -> None:

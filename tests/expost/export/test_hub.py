@@ -85,9 +85,9 @@ def test_up_and_back(root: Path, tmp_path: Path, hub: Hub) -> None:
     assert all(map(torch.equal, local.vae.state_dict().values(), back.vae.state_dict().values()))
     assert all(map(torch.equal, local.prior.state_dict().values(), back.prior.state_dict().values()))
     torch.manual_seed(0)
-    mine = local.sample(5)
+    images = local.sample(5)
     torch.manual_seed(0)
-    assert torch.equal(back.sample(5), mine)
+    assert torch.equal(back.sample(5), images)
 
 
 def loads(address: str = ADDRESS) -> bool:

@@ -98,10 +98,10 @@ HARM: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 }
 
 
-@pytest.mark.parametrize(("told", "change"), HARM.values(), ids=HARM.keys())
-def test_what_means_harm_is_refused(saved: Path, told: str, change: Callable[[dict[str, Any]], object]) -> None:
+@pytest.mark.parametrize(("reason", "change"), HARM.values(), ids=HARM.keys())
+def test_what_means_harm_is_refused(saved: Path, reason: str, change: Callable[[dict[str, Any]], object]) -> None:
     rewrite(saved, change)
-    with pytest.raises(UnsafeError, match=told) as refused:
+    with pytest.raises(UnsafeError, match=reason) as refused:
         LearnedPrior.load(saved)
     assert "\n" not in str(refused.value)
 
@@ -184,8 +184,8 @@ def assert_joined(folder: Path, out: Path, own: Any, other: Any, *words: str) ->
     assert torch.equal(model.decode(drawn[1]), torch.cat(list(theirs.decode(drawn[0]))))
     x: Tensor = next(iter(theirs.parts.batches(theirs.parts.data.test, 8)))[0]
     assert torch.equal(model.encode(x).mean, theirs.vae.encode(x).posterior.mean)
-    for wrong, told in ((other, "is another autoencoder"), (None, "autoencoder=YOURS"), (nn.Identity(), "autoencoder")):
-        with pytest.raises(ValueError, match=told) as refused:
+    for wrong, why in ((other, "is another autoencoder"), (None, "autoencoder=YOURS"), (nn.Identity(), "autoencoder")):
+        with pytest.raises(ValueError, match=why) as refused:
             TwoStage.load(out, autoencoder=wrong)
         assert "\n" not in str(refused.value)
     with pytest.raises(ValueError, match=r"TwoStage\.load"):

@@ -51,9 +51,9 @@ def test_the_same_bits_as_the_pipelines_own_objects(made: tuple[str, Path, Path]
     torch.manual_seed(3)
     assert torch.equal(model.sample_latents(1203), z)
     torch.manual_seed(3)
-    mine = model.sample(1203)
-    assert torch.equal(mine, images) and mine.shape == (1203, *model.image_shape)
-    assert 0 <= mine.min() < mine.max() <= 1
+    ours = model.sample(1203)
+    assert torch.equal(ours, images) and ours.shape == (1203, *model.image_shape)
+    assert 0 <= ours.min() < ours.max() <= 1
     for x, _ in theirs.parts.batches(theirs.parts.data.test, 32):
         one, other = model.encode(x), theirs.vae.encode(x).posterior
         assert torch.equal(one.mean, other.mean) and torch.equal(one.variance, other.variance)
@@ -89,8 +89,8 @@ def test_maps_of_codes_and_the_transformer_over_them(tmp_path: Path) -> None:
     assert torch.equal(model.prior.log_prob(codes), theirs.prior.log_prob(codes))
     assert torch.equal(model.decode(codes.to(torch.uint8)), model.decode(codes)), "in the type that they are stored in"
     assert_one_draw_of_codes_is_decoded(model, x[:20])
-    for wrong, told in ((codes - 16, "has the code -"), (codes + 16, "the codebook has 16"), (codes / 2, "float32")):
-        with pytest.raises(ValueError, match=told):
+    for wrong, reason in ((codes - 16, "has the code -"), (codes + 16, "the codebook has 16"), (codes / 2, "float32")):
+        with pytest.raises(ValueError, match=reason):
             model.decode(wrong)
 
 
@@ -119,8 +119,8 @@ def test_the_first_block_of_stage_sample(made: tuple[str, Path, Path]) -> None:
     theirs, _ = stages_of(folder, *KINDS[name])
     (block,) = image_blocks(theirs.vae, theirs.prior.sample, 500, False, 9, theirs.parts.data)
     torch.manual_seed(9 * 1_000_003)
-    mine = TwoStage.load(out).sample(500)
-    assert torch.equal(mine.mul(255).round().to(torch.uint8), block)
+    ours = TwoStage.load(out).sample(500)
+    assert torch.equal(ours.mul(255).round().to(torch.uint8), block)
 
 
 def test_the_bound_is_a_lower_one_that_rises(made: tuple[str, Path, Path]) -> None:

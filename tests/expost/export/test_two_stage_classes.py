@@ -32,14 +32,14 @@ def test_labels_and_knobs_are_those_of_the_pipelines_own_prior(kind: str, tmp_pa
 
     def both(label: Any, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(3)
-        mine = model.sample_latents(1203, label)
+        latents = model.sample_latents(1203, label)
         torch.manual_seed(3)
-        return mine, theirs.draw(theirs.prior, 1203, context)
+        return latents, theirs.draw(theirs.prior, 1203, context)
 
     assert "`label=3` (one class of 0 to 9)" in (out / "README.md").read_text(encoding="utf-8")
     for label, context in ((None, None), (3, torch.full((1203,), 3)), (labels, labels)):
-        mine, expected = both(label, context)
-        assert torch.equal(mine, expected)
+        ours, expected = both(label, context)
+        assert torch.equal(ours, expected)
     assert not torch.equal(*(model.sample_latents(50, y).float().mean(0) for y in (0, 1)))
     assert model.sample(7, label=3).shape == (7, *model.image_shape)
     names = model.class_names

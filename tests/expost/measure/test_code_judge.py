@@ -140,18 +140,18 @@ def test_one_switch_makes_a_whole_run(vae: str, tmp_path: Path) -> None:
     words = FAST if vae != "bernoulli" else FAST[1:]
     result = run_lent(tmp_path, f"vae={vae}", *words)
     assert result.code == 0, result.err
-    told = report_of(tmp_path)
-    assert list(told["rows"])[:4] == ["uniform", "unigram", "bigram", "transformer"]
-    assert told["baseline"] == "uniform" and told["counted"] == ["unigram", "bigram"]
+    stored = report_of(tmp_path)
+    assert list(stored["rows"])[:4] == ["uniform", "unigram", "bigram", "transformer"]
+    assert stored["baseline"] == "uniform" and stored["counted"] == ["unigram", "bigram"]
     for name in ("uniform", "unigram", "bigram", "transformer"):
-        row = told["rows"][name]
+        row = stored["rows"][name]
         assert row["elbo_nats"] == pytest.approx(row["distortion_nats"] + row["rate_nats"], rel=1e-4)
         pixels = 64 * math.log(2)
         assert row["bits_per_dim"] == pytest.approx(row["iwae_nats"] / pixels) and row["frechet_distance"] > 0
-    assert told["rows"]["unigram"]["latent_nll_nats"] < told["rows"]["uniform"]["latent_nll_nats"]
-    assert any("counting codes" in line or "fewer nats" in line for line in told["verdict_lines"])
+    assert stored["rows"]["unigram"]["latent_nll_nats"] < stored["rows"]["uniform"]["latent_nll_nats"]
+    assert any("counting codes" in line or "fewer nats" in line for line in stored["verdict_lines"])
     assert (tmp_path / "runs/latest/codes.png").is_file() == (vae == "vq2")
     history = json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text(encoding="utf-8"))
     assert ("top_codes_used" in history[-1]) == (vae == "vq2")
-    assert SimpleNamespace(**told["surgery"]).codes is None or len(told["surgery"]["codes"]["books"]) == 2
-    assert torch.isfinite(torch.tensor(told["rows"]["transformer"]["gain"]["rate_nats"]["value"]))
+    assert SimpleNamespace(**stored["surgery"]).codes is None or len(stored["surgery"]["codes"]["books"]) == 2
+    assert torch.isfinite(torch.tensor(stored["rows"]["transformer"]["gain"]["rate_nats"]["value"]))

@@ -37,12 +37,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSubject, Job
 def test_rows_that_priors_share_are_drawn_alike_whatever_floors_there_are(trained: tuple[ImageSubject, Job]) -> None:
     """A prior that is a floor itself has one floor fewer."""
     model, run = trained
-    seen = []
+    sets = []
     for name in ("unigram", "transformer"):
         counted = fit_floors(model.train, model.test, run, name)
         torch.manual_seed(4)
-        seen.append(collect_sets(replace(model, floors=counted), Pixels(), 30))
-    one, other = seen
+        sets.append(collect_sets(replace(model, floors=counted), Pixels(), 30))
+    one, other = sets
     assert other.keys() - one.keys() == {"unigram"} and "bigram" in one
     for row in one.keys() - {*COUNTED, "learned"}:
         assert torch.equal(one[row].features, other[row].features), row

@@ -199,10 +199,10 @@ def test_figures_are_those_of_the_report_about_images(tmp_path: Path) -> None:
     }
     (tmp_path / "latents").mkdir()
     report = judged(tmp_path / "latents", arrays, "debug=fast", "prior=mixture", "prior.num_components=3")
-    told = images["surgery"]["test"]["priors"]
+    priors = images["surgery"]["test"]["priors"]
     for name in ("standard_normal", "learned"):
         ours = report.surgery.test.priors[name]
-        for key, one in told[name].items():
+        for key, one in priors[name].items():
             if key != "note":
                 assert getattr(ours, key).value == pytest.approx(one["value"], rel=1e-4), (name, key)
         errors = report.row(name).spread["rate_nats"] + images["rows"][name]["spread"]["rate_nats"]

@@ -28,8 +28,8 @@ NO_CURVE = FitReport(1.0, None, None)
 LABELS = torch.arange(1000) % 10 // 9  # 900 and 100
 
 
-def remedy(name: str, spec: LatentSpec, told: FitReport = FALLING, labels: Any = None, **changed: Any) -> str:
-    return fitting(name, prior_nodes()[name] | changed, spec, labels, told).remedy
+def remedy(name: str, spec: LatentSpec, report: FitReport = FALLING, labels: Any = None, **changed: Any) -> str:
+    return fitting(name, prior_nodes()[name] | changed, spec, labels, report).remedy
 
 
 @pytest.mark.parametrize("name", ["unigram", "bigram"])
@@ -37,8 +37,8 @@ def remedy(name: str, spec: LatentSpec, told: FitReport = FALLING, labels: Any =
     ("spec", "network"), [(CODES, "transformer"), (TWO_MAPS, "transformer"), (BITS, "transformer")]
 )
 def test_what_counts_is_not_to_be_trained(name: str, spec: LatentSpec, network: str) -> None:
-    told = remedy(name, spec)
-    assert "longer" not in told and "it only counts" in told and told.endswith(f"prior={network}")
+    advice = remedy(name, spec)
+    assert "longer" not in advice and "it only counts" in advice and advice.endswith(f"prior={network}")
 
 
 def test_a_network_is_one_that_can_model_the_latents() -> None:
@@ -50,8 +50,8 @@ def test_a_network_is_one_that_can_model_the_latents() -> None:
 @pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
 def test_more_epochs_help_only_a_fit_that_was_still_getting_better(name: str) -> None:
     assert remedy(name, CODES).startswith("train it longer (prior.fit.max_epochs")
-    told = remedy(name, CODES, RISING)
-    assert "best at epoch 2 of 5, so more epochs do not help" in told and "prior.width, prior.depth" in told
+    advice = remedy(name, CODES, RISING)
+    assert "best at epoch 2 of 5, so more epochs do not help" in advice and "prior.width, prior.depth" in advice
     limit = replace(FALLING, notes=["stopped after epoch 5 at the limit of 60 seconds"])
     fit = prior_nodes()[name]["fit"] | {"max_seconds": 60}
     assert remedy(name, CODES, limit, fit=fit) == "its fit ended at prior.fit.max_seconds=60: raise it"
@@ -71,10 +71,10 @@ def test_every_key_that_is_named_is_one_of_the_prior() -> None:
 def test_a_mixture_gets_iterations_or_components_while_there_are_images() -> None:
     stopped = replace(NO_CURVE, notes=["class 1: EM stopped at prior.max_iter=200 iterations before it converged"])
     assert remedy("mixture", VECTOR, stopped, LABELS) == "EM ended at prior.max_iter=200 before it converged: raise it"
-    told = remedy("mixture", VECTOR, NO_CURVE, LABELS, num_components=5)
-    assert "more than prior.num_components=5 (the rarest class has 100 training images)" in told
-    told = remedy("mixture", VECTOR, NO_CURVE, LABELS[:60], num_components=6)
-    assert "6 training images, too few for more components" in told and "longer" not in told
+    advice = remedy("mixture", VECTOR, NO_CURVE, LABELS, num_components=5)
+    assert "more than prior.num_components=5 (the rarest class has 100 training images)" in advice
+    advice = remedy("mixture", VECTOR, NO_CURVE, LABELS[:60], num_components=6)
+    assert "6 training images, too few for more components" in advice and "longer" not in advice
 
 
 def test_a_gaussian_is_fitted_exactly() -> None:
@@ -119,9 +119,9 @@ def share(value: float) -> Share:
 def test_a_prior_is_held_to_what_can_be_seen(samples: float, decoded: Any, real: Any, begins: str) -> None:
     reconstructions = None if decoded is None else share(decoded)
     classes = Classes(100, 0.5, "a classifier", share(samples), reconstructions, share(real), ())
-    told = classes_followed(classes, "mixture", Fitting("iterations", "give it more components", 16))
-    assert told.startswith(begins)
-    assert ("give it more components" in told) == begins.startswith("FAILED") and "longer" not in told
+    line = classes_followed(classes, "mixture", Fitting("iterations", "give it more components", 16))
+    assert line.startswith(begins)
+    assert ("give it more components" in line) == begins.startswith("FAILED") and "longer" not in line
 
 
 def test_a_counting_prior_that_was_chosen_is_not_told_to_train(tmp_path: Path) -> None:

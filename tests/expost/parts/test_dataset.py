@@ -49,23 +49,23 @@ def test_one_line_says_what_was_taken_guessed_and_left(letters: Path) -> None:
 
 
 def test_every_report_has_it(letters: Path, tmp_path: Path) -> None:
-    told = run_here(tmp_path, *FAST, "data=arrays", f"data.root={letters}")
-    assert told.code == 0, told.err
-    assert told.out.startswith("data       letters: 182 training")
+    result = run_here(tmp_path, *FAST, "data=arrays", f"data.root={letters}")
+    assert result.code == 0, result.err
+    assert result.out.startswith("data       letters: 182 training")
     report = report_of(tmp_path)
     assert report["dataset"] == dataset_facts(Arrays(str(letters)).load()).to_json()
     page = (tmp_path / "runs/latest/report.html").read_text(encoding="utf-8")
     assert "<h2>Images</h2>" in page and "arrays writer" in page
-    told = run_here(tmp_path, *FAST, "data=arrays", f"data.root={letters}", "stage=export", "export.out=model")
-    assert told.code == 0, told.err
+    result = run_here(tmp_path, *FAST, "data=arrays", f"data.root={letters}", "stage=export", "export.out=model")
+    assert result.code == 0, result.err
     card = (tmp_path / "model/README.md").read_text(encoding="utf-8")
     assert "| left out | arrays writer" in card and "| classes | 26 (1, 2, 3, 4, 5, ...) |" in card
 
 
 def test_check_says_it_first_and_leaves_a_sheet(letters: Path, tmp_path: Path) -> None:
-    told = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", f"data.root={letters}")
-    assert told.code == 0, told.err
-    first, second, *_ = told.out.splitlines()
+    result = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", f"data.root={letters}")
+    assert result.code == 0, result.err
+    first, second, *_ = result.out.splitlines()
     assert first.startswith("data       letters: 182 training") and "runs/check-images.png" in second
     with Image.open(tmp_path / "runs/check-images.png") as sheet:
         assert sheet.format == "PNG" and min(sheet.size) > 200
@@ -95,13 +95,13 @@ def test_names_are_what_users_give() -> None:
     words = ("cat", "dog", "zebra")
     assert class_number("dog", words) == 1 and class_number(2, words) == 2
     assert class_number(-1, ("-1", "1")) == 0
-    for label, names, told in (
+    for label, names, reason in (
         (10, tuple("0123456789"), "label 10 is out of range; the classes are 0 to 9"),
         (0, letters, "no class 0; the classes are 1, 2, 3, 4, 5, ..."),
         ("dgo", words, "did you mean dog?"),
         (3, words, "no class 3"),
     ):
-        with pytest.raises(DataError, match=told.replace("?", r"\?").replace("...", r"\.\.\.")):
+        with pytest.raises(DataError, match=reason.replace("?", r"\?").replace("...", r"\.\.\.")):
             class_number(label, names)
     assert list_names(["a\nb", *"cdefg"]) == "a b, c, d, e, f, ..."
 
@@ -114,11 +114,11 @@ def test_a_label_is_drawn_by_its_name(tmp_path: Path) -> None:
     settings = ["data=arrays", "data.root=set.npz", "prior.conditional=true", "prior.num_components=1", "logger=csv"]
     settings += ["trainer.max_steps=300", "stage=sample", "sample.num=20"]
     for label in (5, 9):
-        told = run_here(tmp_path, *settings, f"sample.label={label}", "sample.out=out.npz")
-        assert told.code == 0, told.err
+        result = run_here(tmp_path, *settings, f"sample.label={label}", "sample.out=out.npz")
+        assert result.code == 0, result.err
         assert abs(np.load(tmp_path / "out.npz")["x"].mean() - (25 * label + 2.5)) < 30
-    told = run_here(tmp_path, *settings, "sample.label=2")
-    assert told.code == 2 and "no class 2; the classes are 1, 5, 9" in told.err
+    result = run_here(tmp_path, *settings, "sample.label=2")
+    assert result.code == 2 and "no class 2; the classes are 1, 5, 9" in result.err
 
 
 def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,8 @@ def test_the_sheet_puts_the_right_name_below_each_image(tmp_path: Path, monkeypa
         path.touch()
 
     monkeypatch.setattr("expost.evaluation.figures.image_sheet", draw)
-    told = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", "data.root=set.npz")
-    assert told.code == 0, told.err
+    result = run_here(tmp_path, "stage=check", "prior=gaussian", "data=arrays", "data.root=set.npz")
+    assert result.code == 0, result.err
     ((images, names),) = drawn
     assert [round(255 * image.mean().item()) for image in images] == list(map(int, names))
     assert sorted(names, key=int) == names and len(set(names)) == 3 and 30 <= len(names) <= 40

@@ -31,7 +31,7 @@ def test_a_class_that_has_few_gives_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "parts"),
     [
         (("vae=gmvae", "data.labelled=2000"), ("data.labelled=2000", "1,258 training images")),
         (("vae=gmvae", "data.labelled=9"), ("data.labelled=9", "data.labelled=10 or more")),
@@ -51,5 +51,5 @@ def test_a_class_that_has_few_gives_all_of_them() -> None:
         (("vae=gmvae", "vae.objective.labelled_batch=0"), ("labelled_batch must be at least 1",)),
     ],
 )
-def test_labels_that_cannot_be_kept_are_refused(tmp_path: Path, words: tuple[str, ...], told: tuple[str, ...]) -> None:
-    assert_refused(run_here(tmp_path, *FAST, *words), tmp_path, *told)
+def test_labels_that_cannot_be_kept_are_refused(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    assert_refused(run_here(tmp_path, *FAST, *words), tmp_path, *parts)

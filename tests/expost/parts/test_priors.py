@@ -124,7 +124,7 @@ def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wrap", "told"),
+    ("wrap", "reason"),
     [
         ("{_target_:stage2_prior.priors.gaussian.Gaussian}", "prior.wrap=stage2_prior.priors.gaussian.Gaussian"),
         ("{_target_:nowhere.Wrapper}", "_target_=nowhere.Wrapper: no such class"),
@@ -137,9 +137,9 @@ def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path
         ("3", "prior.wrap=[3]: give a list of names, such as prior.wrap=[standardize]"),
     ],
 )
-def test_what_is_no_wrapper_is_refused(wrap: str, told: str, tmp_path: Path) -> None:
+def test_what_is_no_wrapper_is_refused(wrap: str, reason: str, tmp_path: Path) -> None:
     result = run_here(tmp_path, "debug=fast", "logger=csv", "prior=gaussian", f"+prior.wrap=[{wrap}]")
-    assert_refused(result, tmp_path, told)
+    assert_refused(result, tmp_path, reason)
 
 
 def test_wrappers_are_no_group_of_the_command_line(tmp_path: Path) -> None:

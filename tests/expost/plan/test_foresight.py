@@ -76,11 +76,11 @@ def test_every_stage_tells_its_key_and_keeps_its_bits(
     assert "is expected to take" not in run_all(tmp_path / "quiet", kind)
     monkeypatch.setattr(notice, "LONG_SECONDS", 0.0)
     said = run_all(tmp_path / "told", kind)
-    told = dict(
+    remedies = dict(
         re.findall(r"^(\w+) +is expected to take up to about [\d.]+ (?:s|min|h); to shorten it, (.*)$", said, re.M)
     )
-    prior, evaluation = told.pop("prior", None), told.pop("evaluation")
-    assert told == REMEDIES
+    prior, evaluation = remedies.pop("prior", None), remedies.pop("evaluation")
+    assert remedies == REMEDIES
     assert prior == OF_PRIOR.get(kind)
     assert re.fullmatch(r"lower evaluation\.(num_samples|num_bound_images) \(now \d+\)", evaluation)
     for stage in (*REMEDIES, "evaluation"):

@@ -75,10 +75,10 @@ def test_it_is_said_and_changes_no_bit(tmp_path: Path, monkeypatch: pytest.Monke
 
     _, silent = figures("silent")
     monkeypatch.setattr(notice, "LONG_SECONDS", 0.0)
-    said, told = figures("told")
+    said, announced = figures("told")
     assert re.search(r"^latents +is expected to take .* fewer and larger files$", said, re.M), said
     assert re.search(r"^evaluation +is expected to take .* lower evaluation\.num_", said, re.M), said
-    assert told == silent
+    assert announced == silent
 
 
 def test_a_mixture_of_maps_or_of_what_varies_is_timed_on_what_it_models(

@@ -74,11 +74,11 @@ def sizes(folder: Path, stage: str) -> dict[str, int]:
 
 def check_files(planned: tuple[Path, dict[str, Any], Result], stage: str) -> None:
     folder, plan, _ = planned
-    real, told = sizes(folder, stage), plan["stages"][stage]["files"]
+    real, files = sizes(folder, stage), plan["stages"][stage]["files"]
     exact = {name for name in real if not name.endswith(GUESSED) and not name.endswith("latents.json")}
-    assert {name: told[name] for name in exact} == {name: real[name] for name in exact}
+    assert {name: files[name] for name in exact} == {name: real[name] for name in exact}
     assert exact or stage == "evaluate"
-    assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.25)
+    assert sum(files.values()) == pytest.approx(sum(real.values()), rel=0.25)
 
 
 @pytest.mark.parametrize("stage", ["vae", "encode", "prior"])
@@ -249,10 +249,10 @@ def test_discrete_latents_are_planned_to_the_byte(tmp_path: Path, vae: str) -> N
     words = (f"vae={vae}", "debug=fast", "logger=csv", "prior=bigram", "evaluation.num_samples=64")
     result = run_here(tmp_path, *words, "stage=plan", "plan.out=plan.json", "plan.probe_seconds=0.01")
     assert (result.code, result.err) == (0, ""), result
-    told = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["stages"]["encode"]["files"]
+    files = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["stages"]["encode"]["files"]
     assert run_here(tmp_path, *words, "stage=encode").code == 0
     real = {name: size for name, size in sizes(tmp_path, "encode").items() if name.endswith(".npy")}
-    assert len(real) == 6 and {name: told[name] for name in told if name.endswith(".npy")} == real
+    assert len(real) == 6 and {name: files[name] for name in files if name.endswith(".npy")} == real
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ def is_alive(process: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="plans are made on Linux")
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_a_probe_ends_with_the_process_that_forked_it(tmp_path: Path, ending: signal.Signals) -> None:
-    told = tmp_path / "pid"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, told], cwd=PROJECT)
+    file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, file], cwd=PROJECT)
     try:
         started = time.monotonic()
-        while not (told.is_file() and told.read_text(encoding="utf-8")) and time.monotonic() - started < 60:
+        while not (file.is_file() and file.read_text(encoding="utf-8")) and time.monotonic() - started < 60:
             time.sleep(0.05)
-        probe = int(told.read_text(encoding="utf-8"))
+        probe = int(file.read_text(encoding="utf-8"))
         assert is_alive(probe)
         parent.send_signal(ending)
         parent.wait(10)

@@ -72,11 +72,11 @@ def test_latents_of_every_kind_are_planned_and_their_files_to_the_byte(tmp_path:
     plan = plan_of(tmp_path, *words)
     assert list(plan["stages"]) == STAGES
     assert "samples" in plan["stages"]["evaluate"]["parts"] and plan["stages"]["evaluate"]["seconds"] > 0
-    told = plan["stages"]["encode"]["files"]
+    files = plan["stages"]["encode"]["files"]
     assert run_here(tmp_path, *words, "stage=prior").code == 0
     (folder,) = (tmp_path / "runs/store/latents").glob("[!.]*")
     real = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.npy")}
-    assert {name: told[name] for name in told if name.endswith(".npy")} == real
+    assert {name: files[name] for name in files if name.endswith(".npy")} == real
     (weights,) = (tmp_path / "runs/store/prior").glob("[!.]*/prior.safetensors")
     assert plan["stages"]["prior"]["files"]["prior.safetensors"] == weights.stat().st_size
 
@@ -90,8 +90,8 @@ def test_an_autoencoder_that_comes_trained_is_planned_as_what_is_still_to_do(tmp
     assert run_here(tmp_path, *words, "logger=csv", "stage=vae").code == 0
     (folder,) = (tmp_path / "runs/store/vae").glob("[!.]*")
     real = {path.name: path.stat().st_size for path in folder.iterdir()}
-    told = plan["stages"]["vae"]["files"]
-    assert told.keys() == real.keys() and told["model.safetensors"] == real["model.safetensors"]
+    files = plan["stages"]["vae"]["files"]
+    assert files.keys() == real.keys() and files["model.safetensors"] == real["model.safetensors"]
 
 
 @pytest.mark.parametrize(

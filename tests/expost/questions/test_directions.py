@@ -32,10 +32,10 @@ def test_q_of_z_is_farther_from_normal_in_more_dimensions(tmp_path: Path) -> Non
     answer = Answer(tmp_path, "quilt", "trainer.max_epochs=60")
     assert answer.always("16 dimensions", "2 dimensions", "marginal_kl")
     assert min(answer.values("16 dimensions", "accuracy")) > 60
-    told = zip(
+    distances = zip(
         answer.values("16 dimensions", "baseline_distance"), answer.values("16 dimensions", "own_distance"), strict=True
     )
-    assert all(normal > own for normal, own in told)
+    assert all(normal > own for normal, own in distances)
 
 
 def test_more_dimensions_do_not_bring_it_nearer(tmp_path: Path) -> None:

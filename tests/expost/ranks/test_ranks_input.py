@@ -42,9 +42,9 @@ def test_ranks_share_every_batch_of_training_equally(world: int) -> None:
     parts = [Batches(images(), PLAIN, 12, True, seed=3, part=Part(rank, world)) for rank in range(world)]
     shares = [rows_of(part, 5) for part in parts]
     assert all(len(part) == len(share) == len(alone) for part, share in zip(parts, shares, strict=True))
-    for batch, *mine in zip(alone, *shares, strict=True):
-        assert len({len(share) for share in mine}) == 1, "ranks would not take the same steps"
-        assert list(chain(*mine)) == batch[: len(batch) - len(batch) % world]
+    for batch, *pieces in zip(alone, *shares, strict=True):
+        assert len({len(share) for share in pieces}) == 1, "ranks would not take the same steps"
+        assert list(chain(*pieces)) == batch[: len(batch) - len(batch) % world]
 
 
 def test_a_rest_with_fewer_images_than_ranks_waits_for_another_epoch() -> None:

@@ -74,9 +74,9 @@ def test_a_machine_0_that_comes_late_or_is_at_something_else_is_waited_for(machi
 
 def test_a_machine_0_that_is_gone_is_told_in_one_line(machine: Machine) -> None:
     rendezvous = Rendezvous(machine, KEY)
-    with after(0.7, rendezvous.close), pytest.raises(UserError, match=r"machine 0 at localhost:.* is gone") as told:
+    with after(0.7, rendezvous.close), pytest.raises(UserError, match=r"machine 0 at localhost:.* is gone") as caught:
         join(order(machine))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_ranks_wait_for_each_other_but_not_for_ever(
@@ -96,6 +96,6 @@ def test_ranks_wait_for_each_other_but_not_for_ever(
 
 def test_a_machine_0_that_never_comes_is_told_in_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expost.ranks.rendezvous.COMING", timedelta(seconds=0.3))
-    with pytest.raises(UserError, match="see that it runs the same command") as told:
+    with pytest.raises(UserError, match="see that it runs the same command") as caught:
         join(order(machine))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)

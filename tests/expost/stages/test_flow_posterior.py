@@ -62,7 +62,7 @@ def test_gaps_are_measured_beside_figures_that_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "parts"),
     [
         (("vae=iaf", "vae.objective.free_nats=0.1"), ("set vae.objective.free_nats=0",)),
         (("vae=iaf", "vae.bottleneck.latent_dim=1"), ("at least 2, or use vae=gaussian",)),
@@ -75,7 +75,7 @@ def test_gaps_are_measured_beside_figures_that_stay(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_training(
-    tmp_path: Path, words: tuple[str, ...], told: tuple[str, ...]
+    tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     small = [word for word in SMALL if not word.startswith(("prior.", "net."))]
-    assert_refused(run_here(tmp_path, *small, *words), tmp_path, *told)
+    assert_refused(run_here(tmp_path, *small, *words), tmp_path, *parts)

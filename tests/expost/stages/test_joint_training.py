@@ -133,7 +133,7 @@ def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "parts"),
     [
         (("prior=learned",), ("prior=learned takes over what was learned with the VAE", "vae=vamp")),
         (("vae=gmvae", "vae.prior.num_components=100000"), ("100000", "lower vae.prior.num_components")),
@@ -160,5 +160,5 @@ def test_an_export_needs_nothing_of_the_training(tmp_path: Path) -> None:
         (("stage=joint", "joint.max_epochs=0"), ("joint.max_epochs=0",)),
     ],
 )
-def test_what_cannot_go_together_is_refused(tmp_path: Path, words: tuple[str, ...], told: tuple[str, ...]) -> None:
-    assert_refused(run_here(tmp_path, *words), tmp_path, *told)
+def test_what_cannot_go_together_is_refused(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    assert_refused(run_here(tmp_path, *words), tmp_path, *parts)

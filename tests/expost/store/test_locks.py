@@ -51,10 +51,10 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seconds_to_get(folder: Path) -> tuple[float, list[str]]:
-    told: list[str] = []
+    holders: list[str] = []
     started = time.monotonic()
-    with KeyLock(folder, NAME).hold(told.append):
-        return time.monotonic() - started, told
+    with KeyLock(folder, NAME).hold(holders.append):
+        return time.monotonic() - started, holders
 
 
 def test_the_owner_is_written_down_touched_and_removed(tmp_path: Path, hurried: None) -> None:
@@ -70,8 +70,8 @@ def test_the_owner_is_written_down_touched_and_removed(tmp_path: Path, hurried: 
 
 def test_a_dead_owner_on_this_host_is_replaced_at_once(tmp_path: Path) -> None:
     owned_by(tmp_path, socket.gethostname(), dead_process())
-    seconds, told = seconds_to_get(tmp_path)
-    assert seconds < 0.5 and told == []
+    seconds, holders = seconds_to_get(tmp_path)
+    assert seconds < 0.5 and holders == []
 
 
 def test_without_flock_the_process_decides_on_its_host(tmp_path: Path, no_flock: None, hurried: None) -> None:
@@ -79,9 +79,9 @@ def test_without_flock_the_process_decides_on_its_host(tmp_path: Path, no_flock:
     assert seconds_to_get(tmp_path)[0] < 0.5
     path = owned_by(tmp_path, socket.gethostname(), os.getppid(), time.time())
     threading.Timer(1.0, path.unlink).start()
-    seconds, told = seconds_to_get(tmp_path)
+    seconds, holders = seconds_to_get(tmp_path)
     assert seconds > 0.9, "its process lives: no silence ends that"
-    assert told == [f"process {os.getppid()} on {socket.gethostname()}"]
+    assert holders == [f"process {os.getppid()} on {socket.gethostname()}"]
 
 
 @pytest.mark.parametrize("flock", [True, False])
@@ -92,8 +92,8 @@ def test_a_silent_owner_on_another_host_is_replaced(
         request.getfixturevalue("no_flock")
     path = owned_by(tmp_path, "elsewhere", 7)
     os.utime(path, (0, 0))  # its clock is decades behind: clocks are not compared
-    seconds, told = seconds_to_get(tmp_path)
-    assert 0.6 <= seconds < 2 and told == ["process 7 on elsewhere"]
+    seconds, holders = seconds_to_get(tmp_path)
+    assert 0.6 <= seconds < 2 and holders == ["process 7 on elsewhere"]
 
 
 def test_an_owner_on_another_host_that_beats_is_waited_for(tmp_path: Path, no_flock: None, hurried: None) -> None:
@@ -135,8 +135,8 @@ def test_without_flock_a_process_that_got_the_number_later_holds_nothing(
     tmp_path: Path, no_flock: None, process: int, birth: str
 ) -> None:
     owned_by(tmp_path, socket.gethostname(), process, 1.0, birth)
-    seconds, told = seconds_to_get(tmp_path)
-    assert seconds < 0.5 and told == []
+    seconds, holders = seconds_to_get(tmp_path)
+    assert seconds < 0.5 and holders == []
 
 
 def test_without_flock_a_live_holder_is_known_by_its_birth(tmp_path: Path, no_flock: None, hurried: None) -> None:

@@ -110,14 +110,14 @@ def test_ensembles_in_ensembles_classes_export_and_plan(folder: Path) -> None:
 
 def test_mistakes_are_one_line_before_any_work(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    for word, told in {
+    for word, reason in {
         "prior.members=[]": "prior.members is empty",
         "prior.members=[gaussian,energy]": "the density of energy is an estimate",
         "prior.members=[gaussian,unigram]": "these latents are real",
         "prior.members=[gausian]": "no such prior; did you mean 'gaussian'",
         "prior.members=[learned,gaussian]": "prior.members: learned is what a VAE learned with itself",
     }.items():
-        assert_refused(run_here(folder, *FAST, "prior=ensemble", word), folder, told, before=before)
+        assert_refused(run_here(folder, *FAST, "prior=ensemble", word), folder, reason, before=before)
 
 
 def test_upstream_require_asks_for_members_too(folder: Path) -> None:

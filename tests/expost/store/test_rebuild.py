@@ -60,11 +60,11 @@ def test_where_it_was_measured_is_told_wherever_it_is_written(
     monkeypatch.setattr("platform.machine", lambda: "another machine")
     monkeypatch.setattr("expost.parts.identity._commit", lambda: "another commit")
     assert run_here(folder, *SMALL, "stage=report").code == 0
-    told = report_of(folder)["provenance"]
-    assert {key: told[key] for key in json.loads(stored.read_text(encoding="utf-8"))} == json.loads(
+    provenance = report_of(folder)["provenance"]
+    assert {key: provenance[key] for key in json.loads(stored.read_text(encoding="utf-8"))} == json.loads(
         stored.read_text(encoding="utf-8")
     )
-    assert "another" not in json.dumps(told)
+    assert "another" not in json.dumps(provenance)
 
 
 def test_without_figures_it_is_one_line_or_they_are_made(made: tuple[Path, Result]) -> None:

@@ -236,13 +236,13 @@ def test_lock_is_released_after_an_exception(store: Store) -> None:
 
 
 def test_locks_of_other_keys_are_other_locks(store: Store) -> None:
-    told: list[str] = []
+    holders: list[str] = []
     with (
         store.lock("vae", KEY),
-        store.lock("vae", digest({"a": 2}), told.append),
-        store.lock("prior", KEY, told.append),
+        store.lock("vae", digest({"a": 2}), holders.append),
+        store.lock("prior", KEY, holders.append),
     ):
-        assert told == []
+        assert holders == []
 
 
 def test_an_unwritable_store_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_two_metrics_are_those_of_the_report_and_the_best_are_told(searched: tup
         )
         took = sum(facts["finished"] - facts["started"] for facts in (vae, prior))
         assert trial.values[1] == pytest.approx(took) and took > 0
-    told = [line for line in second.out.splitlines() if line.strip().startswith("iwae_nats")]
-    assert len(told) == len(study.best_trials) >= 1
+    lines = [line for line in second.out.splitlines() if line.strip().startswith("iwae_nats")]
+    assert len(lines) == len(study.best_trials) >= 1
     assert second.out.splitlines()[-1].split()[:1] == ["next"]
 
 

@@ -30,7 +30,7 @@ JOBS: tuple[str, ...] = ("debug=fast", "net.hidden=[8]", "logger=csv", "stage=pr
 JOBS = (*JOBS, "trainer.max_epochs=1000000,2", "prior=gaussian,standard_normal")
 
 
-def told(place: Path) -> str:
+def output_of(place: Path) -> str:
     """What the command and its workers have said so far."""
     return "".join(
         file.read_text(encoding="utf-8") for file in [place / "out", *place.glob("runs/sweeps/*/.sweep/*/*.out")]
@@ -57,7 +57,7 @@ def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int
                     place / "out"
                 ).read_text(encoding="utf-8")
                 trained = len(list(place.glob("runs/sweeps/*/[01]/logs/vae/metrics.csv")))
-                waiting = re.search(r"\[[01]\] vae +waiting for (\w+),", told(place))
+                waiting = re.search(r"\[[01]\] vae +waiting for (\w+),", output_of(place))
                 owner = trainer(place, waiting[1]) if waiting and len(killed) < min(kills, trained) else None
                 if owner is not None and owner not in killed:
                     os.kill(owner, signal.SIGKILL)
@@ -66,7 +66,7 @@ def swept(place: Path, *words: str, kills: int, **environment: str) -> tuple[int
         finally:
             process.kill()
             process.wait()
-    return process.returncode, told(place), (place / "err").read_text(encoding="utf-8").splitlines()
+    return process.returncode, output_of(place), (place / "err").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(

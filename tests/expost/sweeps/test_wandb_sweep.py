@@ -40,8 +40,13 @@ def test_the_agents_run_is_the_report_and_has_the_metric(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     home = tmp_path / "home"
     home.mkdir()
-    told = {"HOME": str(home), "WANDB_MODE": "offline", "XDG_CACHE_HOME": str(home / "c"), "PYTHONWARNINGS": "default"}
-    for name, value in told.items():
+    environment = {
+        "HOME": str(home),
+        "WANDB_MODE": "offline",
+        "XDG_CACHE_HOME": str(home / "c"),
+        "PYTHONWARNINGS": "default",
+    }
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.chdir(PROJECT)

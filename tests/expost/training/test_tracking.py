@@ -31,10 +31,10 @@ def test_one_run_a_stage_with_group_config_figures_and_lineage(tmp_path: Path, r
     losses = [f["vae/train_loss"] for f in by_stage["vae"].logged if "vae/train_loss" in f]
     assert len(losses) == 2 and losses[1] < losses[0]
     assert by_stage["vae"].last["vae/final/val_loss"] == by_stage["vae"].last["vae/val_loss"] > 0
-    told = by_stage["evaluation"].last
-    assert 0 < told["evaluation/final/learned/rate_nats"] < told["evaluation/final/standard_normal/rate_nats"]
-    assert isinstance(told["evaluation/report"], wandb.Table)
-    assert isinstance(told["evaluation/samples"], wandb.Image)
+    figures = by_stage["evaluation"].last
+    assert 0 < figures["evaluation/final/learned/rate_nats"] < figures["evaluation/final/standard_normal/rate_nats"]
+    assert isinstance(figures["evaluation/report"], wandb.Table)
+    assert isinstance(figures["evaluation/samples"], wandb.Image)
     made = {stage: run.artifacts[0] for stage, run in by_stage.items()}
     assert made["prior"].type == "prior"
     vae_key = made["vae"].name.removeprefix("vae-")

@@ -136,8 +136,8 @@ def test_without_a_network_it_goes_on_offline_and_a_process_that_dies_is_told_on
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     no_key, no_good_key, away, dead = done.stdout.splitlines()
-    for line, told in ((no_key, "wandb login"), (no_good_key, "40")):
-        assert line.startswith("W&B: ") and told in line and line.endswith("set WANDB_MODE=offline or logger=csv")
+    for line, part in ((no_key, "wandb login"), (no_good_key, "40")):
+        assert line.startswith("W&B: ") and part in line and line.endswith("set WANDB_MODE=offline or logger=csv")
     assert "does not answer" in away and "goes on offline" in away and "wandb sync logs/wandb/offline-run-*" in away
     assert dead.startswith("W&B failed (")
     assert len(list(tmp_path.glob("logs/wandb/offline-run-*"))) == 2

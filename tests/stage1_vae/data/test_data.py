@@ -137,12 +137,12 @@ def test_idx_reads_plain_and_gzipped(tmp_path: Path, arrays: list[np.ndarray], s
     assert np.array_equal(everything(data.test)[:, 0].numpy(), arrays[2])
     assert np.array_equal(data.test.labels.numpy(), arrays[3])
     known = {x.tobytes(): int(k) for x, k in zip(arrays[0], arrays[1], strict=True)}
-    seen = {
+    found = {
         x.numpy().tobytes(): int(k)
         for part in (data.train, data.val)
         for x, k in zip(everything(part), part.labels, strict=True)
     }
-    assert seen == known
+    assert found == known
 
 
 def test_idx_fingerprint_does_not_depend_on_packing(folder: Path) -> None:
@@ -323,6 +323,6 @@ def test_idx_files_of_several_sets_are_asked_for(tmp_path: Path, arrays: list[np
     refusal(lambda: Idx(str(tmp_path)).load(), "2 sets", "data.prefix=emnist-digits", "emnist-letters")
     assert Idx(str(tmp_path), prefix="emnist-letters", num_val=6).load().name == "emnist-letters"
     (tmp_path / f"emnist-digits-{FILES[1]}").unlink()
-    told = refusal(lambda: Idx(str(tmp_path), prefix="emnist-digits").load(), f"emnist-digits-{FILES[1]}")
-    assert "download" not in told, "it would put MNIST beside them"
+    line = refusal(lambda: Idx(str(tmp_path), prefix="emnist-digits").load(), f"emnist-digits-{FILES[1]}")
+    assert "download" not in line, "it would put MNIST beside them"
     refusal(lambda: Idx(str(tmp_path / f"emnist-digits-{FILES[0]}")).load(), "is a file", "data.root=DIR")

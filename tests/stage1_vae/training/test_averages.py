@@ -21,10 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*litlogger")
 DECAY = 0.7
 
 
-def averaged(seen: list[dict[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
+def averaged(steps: list[dict[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
     """By the definition, over all steps."""
-    average = {name: seen[0][name] for name in names}
-    for n, step in enumerate(seen[1:], start=1):
+    average = {name: steps[0][name] for name in names}
+    for n, step in enumerate(steps[1:], start=1):
         decay = min(DECAY, (1 + n) / (10 + n))
         average = {name: decay * average[name] + (1 - decay) * step[name] for name in names}
     return average

@@ -193,14 +193,14 @@ def test_by_distance_of_the_latents_themselves() -> None:
     of_codes = Auto(codes, [Unigram(codes)], metric="frechet_distance")
     with pytest.raises(PriorError, match="these latents are codes without a decoder"):
         of_codes.fit(data, data, run_for(of_codes))
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def features(z: Tensor) -> Tensor:
-        seen.append(len(z))
+        sizes.append(len(z))
         return torch.stack([z.float().sum(1), z.float().square().sum(1)], 1)
 
     report = of_codes.fit(data, data, replace(run_for(of_codes), features=features))
-    assert seen == [1, *[50] * 6] and report.ladder[0]["frechet_distance"] < 1
+    assert sizes == [1, *[50] * 6] and report.ladder[0]["frechet_distance"] < 1
 
 
 def test_the_distance_is_that_of_two_normals() -> None:

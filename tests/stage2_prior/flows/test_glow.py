@@ -88,8 +88,8 @@ def test_the_matrix_starts_as_a_rotation_of_the_determinant_that_is_told() -> No
     with torch.no_grad():
         for parameter in mixing.parameters():
             parameter.add_(torch.randn_like(parameter))
-    told = mixing.log_size.sum().item()
-    assert torch.linalg.slogdet(mixing.matrix.double())[1].item() == pytest.approx(told, abs=1e-4)
+    log_size = mixing.log_size.sum().item()
+    assert torch.linalg.slogdet(mixing.matrix.double())[1].item() == pytest.approx(log_size, abs=1e-4)
     assert sum(parameter.numel() for parameter in mixing.parameters()) == 36
 
 

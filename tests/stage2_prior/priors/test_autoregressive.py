@@ -43,15 +43,15 @@ def test_outputs_see_only_what_came_before(hidden: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 7])
 def test_sampling_passes_agree_with_the_forward_pass(hidden: tuple[int, ...], dims: int) -> None:
     """The outputs that each of the D cheap passes sees are those of one full pass at the finished sample."""
-    net, seen = trained_net(dims, hidden), []
+    net, passes = trained_net(dims, hidden), []
 
     def draw(outputs: Tensor, d: int) -> Tensor:
-        seen.append(outputs)
+        passes.append(outputs)
         return outputs[:, 0] + torch.randn(len(outputs))
 
     with torch.no_grad():
         z = net.generate(9, draw)
-        torch.testing.assert_close(torch.stack(seen, dim=1), net(z), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.stack(passes, dim=1), net(z), atol=1e-5, rtol=1e-5)
 
 
 def test_density_is_the_product_of_its_conditionals() -> None:

@@ -61,8 +61,8 @@ def test_a_place_sees_all_places_before_it_and_no_other(kernel_size: int, monkey
         assert not reached[t:].any()
         near = torch.arange(20)
         row, column = near // 5 - t // 5, near % 5 - t % 5
-        seen = (near < t) & (row >= -4 * (kernel_size // 2)) & (column.abs() <= 4)
-        assert reached[seen].all(), "a blind spot"
+        field = (near < t) & (row >= -4 * (kernel_size // 2)) & (column.abs() <= 4)
+        assert reached[field].all(), "a blind spot"
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])

@@ -163,9 +163,9 @@ def test_large_batches_are_done_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     greedy = prior.sample(50, labels, GREEDY)
     monkeypatch.setattr("stage2_prior.priors.transformer.DENSITY_TOKENS", 7 * 13)
     monkeypatch.setattr("stage2_prior.priors.transformer.SAMPLE_ROWS", 8)
-    seen: list[int] = []
-    prior.net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    sizes: list[int] = []
+    prior.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     with torch.no_grad():
         torch.testing.assert_close(prior.log_prob(z, labels), whole)
-    assert max(seen) == 7 and sum(seen) == 50
+    assert max(sizes) == 7 and sum(sizes) == 50
     assert torch.equal(prior.sample(50, labels, GREEDY), greedy)

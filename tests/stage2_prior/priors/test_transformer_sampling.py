@@ -21,9 +21,9 @@ def test_dropped_labels_are_no_label() -> None:
     with torch.no_grad():
         with_label, without = prior.loss(z, labels), -prior._log_prob_given(z, torch.full((400,), prior.no_class))
         prior.train()
-        seen = prior.loss(z, labels)
-    dropped = torch.isclose(seen, without, atol=1e-4)
-    assert torch.allclose(seen[~dropped], with_label[~dropped], atol=1e-4)
+        losses = prior.loss(z, labels)
+    dropped = torch.isclose(losses, without, atol=1e-4)
+    assert torch.allclose(losses[~dropped], with_label[~dropped], atol=1e-4)
     assert 0.3 < dropped.float().mean() < 0.5
     assert (with_label - without).abs().min() > 0
 
@@ -144,10 +144,10 @@ def test_a_class_that_was_never_seen_is_refused_and_no_held_out_image_of_it_ends
     z, labels = latents(prior.spec, 3), torch.tensor([0, 1, 2])
     codes = np.zeros((40, prior.spec.num_dims), np.uint8)
     prior.prepare(LatentDataset(prior.spec, "codes", {"codes": codes}, np.repeat([0, 2], 20)))
-    told = "no training image is of class 1, so it was not learned; give another label"
-    with pytest.raises(PriorError, match=told):
+    reason = "no training image is of class 1, so it was not learned; give another label"
+    with pytest.raises(PriorError, match=reason):
         prior.sample(3, labels)
-    with pytest.raises(PriorError, match=told):
+    with pytest.raises(PriorError, match=reason):
         prior.log_prob(z, labels)
     assert prior.loss(z, labels).isfinite().all()
 

@@ -59,12 +59,12 @@ sys.addaudithook(_audit)  # cannot be taken back: it only looks while it is aske
 def nothing_runs(*folders: Path) -> Iterator[None]:
     """The block starts no program, imports nothing strange, connects to nobody and leaves no canary in `folders`."""
     global _seen
-    _seen = seen = list[str]()
+    _seen = events = list[str]()
     try:
         yield
     finally:
         _seen = None
-    assert not seen, seen
+    assert not events, events
     assert not [place for folder in folders for place in folder.rglob(CANARY)]
 
 

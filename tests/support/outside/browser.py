@@ -57,7 +57,7 @@ class Page:
         if self.session is not None:
             message["sessionId"] = self.session
         os.write(self.write, json.dumps(message).encode() + b"\0")
-        answer = self._until(lambda told: told.get("id") == self.count)
+        answer = self._until(lambda reply: reply.get("id") == self.count)
         assert "error" not in answer, f"{method}: {answer}"
         return answer["result"]
 
@@ -68,8 +68,8 @@ class Page:
         )
         self.events.clear()
         self.call("Page.navigate", url=address)
-        if not self.told("Page.loadEventFired"):
-            self._until(lambda told: told.get("method") == "Page.loadEventFired")
+        if not self.events_of("Page.loadEventFired"):
+            self._until(lambda event: event.get("method") == "Page.loadEventFired")
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression (a promise is waited for)."""
@@ -77,7 +77,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def told(self, *methods: str) -> list[dict[str, Any]]:
+    def events_of(self, *methods: str) -> list[dict[str, Any]]:
         """Parameters of the events of these kinds since the page was opened."""
         return [event["params"] for event in self.events if event["method"] in methods]
 
@@ -108,17 +108,17 @@ def chromium(binary: str, home: Path) -> Iterator[Page]:
     """A page of a fresh Chromium that keeps everything in `home` (an empty folder)."""
     commands, write = _pipe()
     read, answers = _pipe()
-    told = (home / "stderr").open("wb")
+    stderr = (home / "stderr").open("wb")
     words = [binary, *FLAGS, f"--user-data-dir={home / 'profile'}", "about:blank"]
     process = subprocess.Popen(
         ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", *words],
         pass_fds=(commands, answers),
         env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)},
         stdout=subprocess.DEVNULL,
-        stderr=told,
+        stderr=stderr,
         start_new_session=True,
     )
-    told.close()
+    stderr.close()
     os.close(commands)
     os.close(answers)
     try:

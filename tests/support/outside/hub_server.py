@@ -123,10 +123,10 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(status, {"url": f"{self.hub.url}/{name}", "name": name, "private": private})
 
     def info(self, body: bytes, name: str, revision: str | None = None) -> None:
-        if (seen := self._visible(name, revision)) is None:
+        if (commit := self._visible(name, revision)) is None:
             return
-        siblings = [{"rfilename": file, "size": len(content)} for file, content in seen[1].items()]
-        facts = {"id": name, "sha": seen[0], "private": self.hub.repositories[name].private, "siblings": siblings}
+        siblings = [{"rfilename": file, "size": len(content)} for file, content in commit[1].items()]
+        facts = {"id": name, "sha": commit[0], "private": self.hub.repositories[name].private, "siblings": siblings}
         self._send(200, {**facts, "tags": [], "downloads": 0, "likes": 0})
 
     def validate(self, body: bytes) -> None:
@@ -160,12 +160,12 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha, "success": True})
 
     def resolve(self, body: bytes, name: str, revision: str, file: str) -> None:
-        if (seen := self._visible(name, revision)) is None:
+        if (commit := self._visible(name, revision)) is None:
             return
-        if file not in seen[1]:
+        if file not in commit[1]:
             return self._send(404, {"error": "Entry not found"}, "EntryNotFound")
-        content = seen[1][file]
-        facts = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X_Repo_Commit": seen[0]}
+        content = commit[1][file]
+        facts = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X_Repo_Commit": commit[0]}
         self._send(200, content, **facts)
 
 

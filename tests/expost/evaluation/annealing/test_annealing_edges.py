@@ -51,17 +51,17 @@ def test_images_without_any_weight_are_no_number_in_the_summary(start_is_broken:
 
 
 def test_rows_at_once_stay_within_the_limit_and_every_image_is_bounded() -> None:
-    model, seen = LinearGaussian(num=13), []
+    model, rows = LinearGaussian(num=13), []
 
     def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
-        seen.append(z.shape[0] * z.shape[1])
+        rows.append(z.shape[0] * z.shape[1])
         return model.log_likelihood(x, z)
 
     settings = Annealing(num_chains=8, num_steps=12, leapfrog_steps=1)
     annealed = annealed_bounds(
         model.x.split(7), model.start, log_likelihood, model.log_prior, settings, max_rows=4 * settings.num_chains
     )
-    assert len(annealed.nll_nats) == 13 and max(seen) == 4 * settings.num_chains
+    assert len(annealed.nll_nats) == 13 and max(rows) == 4 * settings.num_chains
     assert (annealed.nll_nats + model.log_p).abs().max() < 3
 
 

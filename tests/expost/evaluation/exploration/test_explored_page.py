@@ -129,8 +129,8 @@ def test_it_is_painted_at_once_and_fits(html: Path, browser: Page, width: int) -
     assert painted < 1000
     assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
     assert browser.evaluate("[...document.querySelectorAll('.explore')].every(part => !part.hidden)")
-    assert not browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-    asked = {sent["request"]["url"].split(":", 1)[0] for sent in browser.told("Network.requestWillBeSent")}
+    assert not browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+    asked = {sent["request"]["url"].split(":", 1)[0] for sent in browser.events_of("Network.requestWillBeSent")}
     assert asked == {"file", "data"}
     small = (
         "[...document.querySelectorAll('.explore button, .controls label, .controls select')]"
@@ -178,13 +178,13 @@ def test_keys_reach_every_point_and_say_where_they_are(html: Path, browser: Page
     canvas = f"{POINTS}.querySelector('.plot canvas')"
     assert browser.evaluate(f"{canvas}.getAttribute('aria-label')") == "q(z), N(0, I), mix, on two principal axes"
     browser.evaluate(f"{canvas}.focus()")
-    told = []
+    announcements = []
     for key in ("ArrowUp", "ArrowUp", "ArrowRight", "ArrowLeft", "ArrowDown"):
         press(browser, key)
-        told.append(browser.evaluate(TOLD))
-    heights = [float(re.findall(r"at \S+, (\S+)$", words)[0]) for words in told]
+        announcements.append(browser.evaluate(TOLD))
+    heights = [float(re.findall(r"at \S+, (\S+)$", words)[0]) for words in announcements]
     assert heights[0] > 0 and heights[1] > heights[0] and heights[4] < heights[3]
-    assert len(set(told)) >= 4
+    assert len(set(announcements)) >= 4
     press(browser, "Escape", "PageDown")
     assert browser.evaluate(TOLD) == "test image 0, at 3.5, 3.5"
     press(browser, "PageDown")
@@ -327,4 +327,4 @@ def test_latents_without_images_or_classes(browser: Page, tmp_path: Path) -> Non
     assert browser.evaluate(TOLD) == "test latent 1, at 1, 1"
     assert browser.evaluate(f"{TIP}.querySelector('canvas').hidden && !{TIP}.hidden")
     assert browser.evaluate("document.querySelector('#traversals, .legend, input[value=class]')") is None
-    assert not browser.told("Log.entryAdded", "Runtime.exceptionThrown")
+    assert not browser.events_of("Log.entryAdded", "Runtime.exceptionThrown")

@@ -139,8 +139,8 @@ def test_a_net_that_cannot_be_used_is_refused_before_any_work(tmp_path: Path, st
     (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
     script(Flat(), tmp_path / "flat.pt")
     script(Demanding(), tmp_path / "demanding.pt")
-    told = {"text": "holds no TorchScript net", "flat": "returned (2, 3, 8, 8)", "demanding": "images (3, 8, 8)"}
-    for name, words in told.items():
+    reasons = {"text": "holds no TorchScript net", "flat": "returned (2, 3, 8, 8)", "demanding": "images (3, 8, 8)"}
+    for name, words in reasons.items():
         result = run_here(tmp_path, *SMALL, f"stage={stage}", f"evaluation.features={tmp_path / name}.pt")
         assert result.code == 2 and len(result.lines) == 1 and words in result.lines[0], result
     assert not list(tmp_path.glob("runs/store/vae/*"))

@@ -115,11 +115,11 @@ def test_wrong_input_is_refused(net: FeatureNet, digits: tuple[Tensor, Tensor]) 
 
 
 def test_training_reports_each_epoch(digits: tuple[Tensor, Tensor]) -> None:
-    told: list[tuple[float, int]] = []
+    losses: list[tuple[float, int]] = []
     images, labels = digits[0][:400], digits[1][:400]
-    train_feature_net(images, labels, 10, 0, "cpu", lambda f, e: told.append((f["features/train_nll_nats"], e)))
-    assert [epoch for _, epoch in told] == list(range(len(told)))
-    assert told[-1][0] < 0.2 * told[0][0]
+    train_feature_net(images, labels, 10, 0, "cpu", lambda f, e: losses.append((f["features/train_nll_nats"], e)))
+    assert [epoch for _, epoch in losses] == list(range(len(losses)))
+    assert losses[-1][0] < 0.2 * losses[0][0]
 
 
 def test_an_image_has_the_same_features_however_many_come_with_it() -> None:

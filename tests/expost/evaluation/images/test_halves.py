@@ -42,10 +42,10 @@ def test_spread_of_a_mean_is_its_standard_error() -> None:
 def test_spreads_are_the_deviation_over_fresh_draws(shift: float, low: float, high: float) -> None:
     drawn = [d.distances(d.Reference.of(torch.randn(400, 4)), torch.randn(400, 4) + shift) for _ in range(200)]
     for name in d.FIGURES:
-        told = torch.tensor([one.spread[name] for one in drawn]).mean()
+        estimate = torch.tensor([one.spread[name] for one in drawn]).mean()
         true = torch.tensor([getattr(one, name) for one in drawn]).std()
         # Equal laws make the distances' noise of second order: told up to 1.4 times too wide, never too narrow.
-        assert low < told / true < high, (name, told, true)
+        assert low < estimate / true < high, (name, estimate, true)
 
 
 def test_no_halves_no_spread() -> None:

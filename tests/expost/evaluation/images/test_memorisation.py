@@ -49,8 +49,8 @@ def test_fresh_digits_score_half_copies_one_and_strangers_zero() -> None:
 
 def test_spread_is_the_deviation_over_fresh_draws() -> None:
     drawn = [m.memorisation(torch.randn(500) + 0.3, torch.randn(400)) for _ in range(150)]
-    told = torch.tensor([one.spread or 0.0 for one in drawn]).mean()
-    assert told.item() == pytest.approx(torch.tensor([one.share for one in drawn]).std().item(), rel=0.25)
+    spread = torch.tensor([one.spread or 0.0 for one in drawn]).mean()
+    assert spread.item() == pytest.approx(torch.tensor([one.share for one in drawn]).std().item(), rel=0.25)
 
 
 def test_broken_features_are_refused() -> None:

@@ -68,10 +68,10 @@ def test_shares_are_those_of_differences_on_the_whole_and_on_halves(name: str) -
     reference, samples = SETS[name]
     found = distances(Reference.of(reference, K), samples)
     halves = zip(Subsets.of(len(reference)).members, Subsets.of(len(samples)).members, strict=True)
-    for half, (mine, theirs) in enumerate(halves):
+    for half, (of_reference, of_samples) in enumerate(halves):
         if half in (0, 1, 30):
             values = [found.halves[figure][half].item() for figure in SHARES]
-            assert values == pytest.approx(by_differences(reference[mine], samples[theirs]), rel=1e-3), half
+            assert values == pytest.approx(by_differences(reference[of_reference], samples[of_samples]), rel=1e-3), half
     assert [getattr(found, figure) for figure in SHARES] == [found.halves[figure][0].item() for figure in SHARES]
 
 

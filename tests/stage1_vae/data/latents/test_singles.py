@@ -42,7 +42,7 @@ def test_moments_of_an_image_and_of_its_mirrored_copy(moments: Path) -> None:
     assert data.spec.shape == (4, 4, 4) and data.train.family == "diagonal_normal"
     assert data.class_names == ("n01440", "n01441", "n01442")
     image = {draw[:4].tobytes(): (i, flip) for i, draws in enumerate(MOMENTS) for flip, draw in enumerate(draws)}
-    seen = []
+    numbers = []
     for part in data.splits.values():
         loc, log_std = (np.asarray(part.params[name][np.arange(len(part))]) for name in ("loc", "log_std"))
         draws = [image[row.tobytes()] for row in loc]
@@ -51,8 +51,8 @@ def test_moments_of_an_image_and_of_its_mirrored_copy(moments: Path) -> None:
         for (i, flip), row in zip(draws, log_std, strict=True):
             np.testing.assert_array_equal(row, MOMENTS[i, flip, 4:] / 2)
         assert part.labels.tolist() == [i % 3 for i, _ in draws]
-        seen += sorted(images)
-    assert sorted(seen) == list(range(NUM)) and "two draws" in data.guesses[0]
+        numbers += sorted(images)
+    assert sorted(numbers) == list(range(NUM)) and "two draws" in data.guesses[0]
     assert (data.style.name, data.style.shape, data.style.suffix) == ("latents", (4, 4, 4), ".npz")
     assert load(moments, "moments_npz").fingerprint == data.fingerprint
     assert load(moments, label=False).num_classes == 0
@@ -74,14 +74,14 @@ def test_crops_are_draws_of_one_image(codes: Path, below: str) -> None:
     data = load(codes / below)
     assert data.spec.grids == ((1, 9),) and data.class_names == ("5", "6", "7")
     image = {crop.tobytes(): i for i, crops in enumerate(CODES) for crop in crops[0]}
-    seen = []
+    numbers = []
     for part in data.splits.values():
         rows = np.asarray(part.params["codes"][np.arange(len(part))]).astype(np.int64)
         images = [image[row.tobytes()] for row in rows]
         assert all(images.count(i) == CROPS for i in images)
         assert part.labels.tolist() == [i % 3 for i in images]
-        seen += sorted(set(images))
-    assert sorted(seen) == list(range(NUM)) and "10 crops" in data.guesses[0]
+        numbers += sorted(set(images))
+    assert sorted(numbers) == list(range(NUM)) and "10 crops" in data.guesses[0]
     assert load(codes, "code_crops", label=False).num_classes == 0
 
 
