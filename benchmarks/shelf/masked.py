@@ -81,10 +81,12 @@ def section(judged: Sequence[Judged], epochs: int, steps: int) -> str:
     head = f"| prior | {' | '.join(columns)} |"
     return "\n\n".join(
         [
-            "## Masked codes and the transformer",
+            "## Masked codes beside the transformer",
             f"Codes of `experiment=mnist_vq`, `net.channels=[16,32,64]`, after {epochs} epochs, {judged[0].num_codes} "
-            f"a digit; {steps:,} steps of 128 each, no labels. The nats of masked codes are an estimate of an upper "
-            "bound, those of the transformer are exact; distances are between decoded draws and test images.",
+            f"a digit; {steps:,} steps of 128 each, no labels, one seed. The nats of masked codes are an estimate of "
+            "an upper bound of what any order of single codes gives, which samples of several codes a step do not "
+            "follow; those of the transformer are exact. Distances are between decoded draws and test images; latents "
+            f"are drawn {DRAWS:,} at once.",
             "    python -m benchmarks.shelf.masked --data DIR",
             "\n".join([head, "|---|---:|---:|---:|---:|---:|---:|", *lines]),
             f"- {machine()} at the end.",

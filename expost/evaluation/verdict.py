@@ -63,7 +63,7 @@ def verdict_lines(report: Report) -> list[str]:
     baseline, learned, surgery, nouns = report.baseline, report.learned, report.surgery, report.nouns
     empty = code_emptied(report)
     lines = [*([empty] if empty else []), *_without_density(report), *(_bought(name, report) for name in learned)]
-    lines += [_ceiling(name, nouns) for name in learned if report.row(name).memorises]
+    lines += [_memoriser(name, nouns) for name in learned if report.row(name).memorises]
     lines += [line for name in learned if (line := _behind_gaussian(name, report))]
     lines += [over_floors(name, report) for name in learned if report.row(name).over]
     if report.classes is not None:
@@ -83,11 +83,11 @@ def verdict_lines(report: Report) -> list[str]:
     return [*lines, *(sentence for sentence in sentences if sentence)]
 
 
-def _ceiling(name: str, nouns: Nouns) -> str:
+def _memoriser(name: str, nouns: Nouns) -> str:
     """What keeps a prior that is made of training latents from being the answer."""
     return (
-        f"The prior {name} stands on every training latent, so its samples are near copies of training "
-        f"{nouns.many}: it is a ceiling to look up to, and no prior to choose."
+        f"The prior {name} stands on every training latent and draws them again, at most blurred: it stands beside "
+        f"the others to show what memory of the training {nouns.many} gives, and is no prior to choose."
     )
 
 

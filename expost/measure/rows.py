@@ -143,7 +143,7 @@ def _standard_errors(bound: Bounds, subject: Subject) -> dict[str, float]:
     return errors
 
 
-MEMORISES = "it stands on every training latent: a ceiling to look up to, and no prior to choose"
+MEMORISES = "it stands on every training latent and draws them again, at most blurred: no prior to choose"
 SHARED_ERRORS = ("latent_nll_nats", "rate_nats", "elbo_nats", "iwae_nats", "marginal_kl_nats")
 """Figures that move by a nat where log p(z) does."""
 

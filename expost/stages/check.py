@@ -70,7 +70,7 @@ def check_steps(job: Job, objective: ClusterELBO, num_images: int) -> None:
     """Refuse, before any work, components that come too late, and what would look at losses or weights of before them.
 
     Raises:
-        UserError: training ends before components have their place, or could; averages would mix them.
+        UserError: training ends before components have their place, or may end; averages would mix them with these.
     """
     if not objective.join_after:
         return
@@ -81,11 +81,14 @@ def check_steps(job: Job, objective: ClusterELBO, num_images: int) -> None:
             f"{key}: training takes {steps:,} steps, so components would never be placed; lower it, or raise "
             "trainer.max_epochs"
         )
-    for name in ("patience", "ema_decay"):
-        if getattr(trainer, name) is not None:
+    spans = {
+        "patience": "compares losses of before with those of after, and may end training before",
+        "ema_decay": "averages components of before with those of after",
+    }
+    for name, words in spans.items():
+        if (value := getattr(trainer, name)) is not None:
             raise UserError(
-                f"{key} places components within training, and trainer.{name} would hold what is before against what "
-                f"comes after, or mix them; set trainer.{name}=null"
+                f"{key} places components within training, and trainer.{name}={value} {words}; set trainer.{name}=null"
             )
 
 

@@ -12,7 +12,7 @@ Density Estimation", 1991; West, "Approximating Posterior Distributions by Mixtu
 one Gaussian. Rules of thumb for h (Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 4.3)
 minimise a squared error and not nats.
 
-Nothing is learned but one number: what is sampled are training latents, blurred. Both are ceilings, not choices.
+Nothing is learned but one number: what is sampled are training latents, blurred: to be compared with, not to be chosen.
 """
 
 import math
@@ -31,6 +31,8 @@ from stage2_prior.sampling import Sampling
 
 MAX_NUMBERS = 2**25
 """Points times dimensions: 128 MiB of means, and as many of widths."""
+NUMBERS_AT_ONCE = 2**22
+"""Points times dimensions of which moved means and widths are there at once, 32 MiB each."""
 NUMBERS_A_PASS = 20_000
 """Points times dimensions that a density looks at in the time of a pass of a network."""
 HELD_OUT = 1000
@@ -106,7 +108,7 @@ class Kernels(Prior):
     def check(cls, spec: LatentSpec) -> str | None:
         return check_support("kernels stand around real numbers", spec, Support.REAL)
 
-    def _points(self, rows: slice | Tensor, bandwidth: Tensor | float) -> tuple[Tensor, Tensor]:
+    def _normals(self, rows: slice | Tensor, bandwidth: Tensor | float) -> tuple[Tensor, Tensor]:
         """Means and variances [n, D] float64 of the normals of `rows`."""
         shrinkage = math.sqrt(1 - bandwidth**2)
         mean = self.centre.lerp(self.loc[rows].double(), shrinkage)  # lerp: at 1 it is the latent, to the last digit
@@ -115,15 +117,23 @@ class Kernels(Prior):
 
     def _log_mean(self, z: Tensor, bandwidth: Tensor | float) -> Tensor:
         """log p(z) [B] float64 of latents z [B, D] at a bandwidth."""
-        mean, variance = self._points(slice(int(self.num_stored)), bandwidth)
-        return log_mean_normal(z, mean, 0.5 * variance.log())
+        num, at_once = int(self.num_stored), max(1, NUMBERS_AT_ONCE // self.spec.num_dims)
+        means, log_shares = [], []
+        for start in range(0, num, at_once):
+            mean, variance = self._normals(slice(start, min(start + at_once, num)), bandwidth)
+            means.append(log_mean_normal(z, mean, 0.5 * variance.log()))
+            log_shares.append(math.log(len(mean) / num))
+        if len(means) == 1:
+            return means[0]
+        weights = torch.tensor(log_shares, dtype=torch.float64, device=z.device)
+        return (torch.stack(means) + weights[:, None]).logsumexp(0)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self._log_mean(z.flatten(1), self.bandwidth).to(z.dtype)
 
     def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
         which = torch.randint(int(self.num_stored), (n,), device=self.loc.device)
-        mean, variance = self._points(which, self.bandwidth)
+        mean, variance = self._normals(which, self.bandwidth)
         noise = torch.randn(n, self.spec.num_dims, device=self.loc.device)
         z = mean.float() + how.temperature * variance.sqrt().float() * noise
         return z.view(n, *self.spec.shape).to(self.anchor.dtype)

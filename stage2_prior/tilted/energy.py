@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import PriorError
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, innermost
 from stage2_prior.sampling import Sampling
 from stage2_prior.tilted.tilting import ROWS_AT_ONCE, Tilted
 
@@ -71,7 +71,7 @@ class Energy(Tilted):
 
     @property
     def caveats(self) -> list[str]:
-        base = type(self.base).__name__.lower()
+        base = type(innermost(self.base)).__name__.lower()
         begin = f"its samples begin at one of {self.candidates} draws of its {base}, by weight, and take {self.steps}"
         return [f"{begin} Langevin steps: they follow its density only as far as these lead.", *super().caveats]
 

@@ -57,10 +57,10 @@ class Whitened(Standardized):
 
     def _to_u(self, z: Tensor) -> Tensor:
         u = super()._to_u(z)
-        return torch.linalg.solve_triangular(self.factor, u.T, upper=False).T if self.can_whiten else u
+        return torch.linalg.solve_triangular(self.factor.to(u.dtype), u.T, upper=False).T if self.can_whiten else u
 
     def _to_z(self, u: Tensor) -> Tensor:
-        return super()._to_z(u @ self.factor.T if self.can_whiten else u)
+        return super()._to_z(u @ self.factor.T.to(u.dtype) if self.can_whiten else u)
 
     def _match(self, train: LatentDataset) -> list[str]:
         notes = super()._match(train)

@@ -133,12 +133,16 @@ def _files(root: Path) -> list[tuple[Path, str]]:
 
 def _check_no_draws(files: Sequence[tuple[Path, str]]) -> None:
     """Several draws of one posterior are no shards: end to end, each image would count as often."""
-    draws = [path for path, _ in files if path.stem in PARAMETERS["draws"] and (path.parent / HEADER).is_file()]
-    if len(draws) > 1:
-        raise DataError(
-            f"{draws[0].parent} holds {len(PARAMETERS['draws'])} draws of each posterior, as a flow posterior leaves "
-            f"them: fit priors to them by the command that trained their VAE, or give one draw, data.root={draws[0]}"
-        )
+    draws = defaultdict(list)
+    for path, _ in files:
+        if path.stem in PARAMETERS["draws"]:
+            draws[path.parent].append(path)
+    for folder, paths in draws.items():
+        if len(paths) > 1 and (folder / HEADER).is_file():
+            raise DataError(
+                f"{folder} holds {len(paths)} draws of each posterior, as a flow posterior leaves them: fit priors to "
+                f"them by the command that trained their VAE, or give one draw, data.root={paths[0]}"
+            )
 
 
 def _by_split(

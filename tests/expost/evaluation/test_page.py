@@ -173,7 +173,7 @@ def test_the_browser_sees_what_would_be_wrong(html: Path, browser: Page, tmp_pat
     assert browser.evaluate("document.scrollingElement.scrollWidth") > 360
     assert browser.evaluate(OVERFLOWING) != []
     assert browser.evaluate("[...document.images].map(i => i.naturalWidth)") == [1600, 300, 0]
-    assert browser.events_of("Runtime.consoleAPICalled") and browser.told("Log.entryAdded")
+    assert browser.events_of("Runtime.consoleAPICalled") and browser.events_of("Log.entryAdded")
 
 
 @needs_chromium

@@ -50,5 +50,5 @@ def test_who_stands_on_training_latents_is_never_best() -> None:
     add_caveats(filled, "estimated", copies)
     report = conclude(Report(data="some", features="of a net", baseline="standard_normal", rows=filled))
     assert "frechet_distance" not in winners(report) and MEMORISES in report.row("estimated").notes
-    assert "a ceiling to look up to" in report.verdict
+    assert "and is no prior to choose" in report.verdict
     assert Report.from_json(report.to_json()).row("estimated").memorises

@@ -11,6 +11,7 @@ from without_lightning import RUN
 from stage1_vae.latents import LatentDataset, LatentSpec, log_mean_normal
 from stage2_prior.fitting import PriorError
 from stage2_prior.moments import moments
+from stage2_prior.priors import kde
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.kde import LEAST, Kernels
 from stage2_prior.sampling import Sampling
@@ -62,6 +63,14 @@ def test_densities_and_their_gradients_are_those_of_autograd(spread: float | Non
     torch.testing.assert_close(ours, direct, rtol=0, atol=1e-6)
     slopes = [torch.autograd.grad(value.sum(), z)[0] for value in (ours, direct)]
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_the_normals_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = fit(rings(700, 1), rings(200, 2), 0.3)
+    z = rings(50, 3).draw(torch.arange(50)).double()
+    whole = prior.log_prob(z)
+    monkeypatch.setattr(kde, "NUMBERS_AT_ONCE", 2 * 300)
+    torch.testing.assert_close(prior.log_prob(z), whole, rtol=0, atol=1e-6)  # shares of tiles are float32
 
 
 def test_tiles_change_nothing() -> None:
