@@ -29,9 +29,7 @@ from expost.parts.decoding import block_size
 from expost.parts.weights import Histories
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, at_most, change, files_of, make
-from expost.plan.stages import first_latents
-from expost.stages.features import write_net
-from expost.store.artifacts import Artifact
+from expost.plan.stages import first_latents, untrained_net
 from expost.training.tracking import Tracker
 from stage1_vae.data.images import subset
 from stage1_vae.data.splits import SPLITS
@@ -100,16 +98,6 @@ def probe_features(probing: Probing) -> Facts:
         load_own_net(net, probing.job.device).extract(torch.rand(block, *data.shape))
     more_bytes = (count - max(times[-1][0], block)) * math.prod(data.shape) * 4
     return {"seconds": seconds, "work": work, "more_bytes": more_bytes, "files": files_of(net.path)}
-
-
-def untrained_net(probing: Probing) -> Artifact:
-    """The feature net with random weights, written as the trained one will be."""
-    folder, data = probing.scratch / "features", probing.images.data
-    folder.mkdir(exist_ok=True)
-    accuracy = 0.5 if data.num_classes else None
-    config = features.FeatureNetConfig(data.shape, data.num_classes, 0, accuracy, not data.are_pictures)
-    write_net(features.FeatureNet(config), folder)
-    return Artifact("features", "0" * 20, folder)
 
 
 def begin(probing: Probing) -> ImageFindings:

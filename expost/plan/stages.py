@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from expost.config.build import target_class
+from expost.evaluation.images.features import FeatureNet, FeatureNetConfig
 from expost.forecast.timing import FORWARD, lengthen, linear_seconds, seconds_of
 from expost.job import Job
 from expost.parts.assembly import Parts
@@ -23,7 +24,8 @@ from expost.parts.decoding import block_size
 from expost.parts.priors import build_prior
 from expost.plan.costs import Facts
 from expost.plan.probe import Probing, Watch, at_most, change, files_of, make
-from expost.stages.prior import members_alone
+from expost.stages.features import write_net
+from expost.stages.prior import members_alone, needs
 from expost.stages.vae import CALIBRATION_IMAGES
 from expost.store.artifacts import Artifact
 from expost.training.tracking import Tracker
@@ -105,6 +107,16 @@ def train_hardly(probing: Probing) -> Artifact:
     job = change(probing.place("vae"), "trainer", max_steps=1, batch_size=2)
     num = 4 if probing.images.frozen is None else FEW_CALIBRATED
     return make("vae", job, probing.with_few(train=num, val=2))[0]
+
+
+def untrained_net(probing: Probing) -> Artifact:
+    """The feature net with random weights, written as the trained one will be."""
+    folder, data = probing.scratch / "features", probing.images.data
+    folder.mkdir(exist_ok=True)
+    accuracy = 0.5 if data.num_classes else None
+    config = FeatureNetConfig(data.shape, data.num_classes, 0, accuracy, not data.are_pictures)
+    write_net(FeatureNet(config), folder)
+    return Artifact("features", "0" * 20, folder)
 
 
 def probe_encode(probing: Probing) -> Facts:
@@ -328,8 +340,10 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
     """What every artifact of stage 2 tells, made of these `latents` with other `settings`; and its seconds."""
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)
-    given = {"latents": latents} | ({"vae": train_hardly(probing)} if prior.needs_encoder else {})
-    artifact, seconds = make("prior", job, replace(probing.parts, prior=prior), **given)
+    parts = replace(probing.parts, prior=prior)
+    before = {"vae": train_hardly, "features": untrained_net}  # what is not given would be made in full
+    given = {name: before[name](probing) for name in needs(job.config, parts) if name in before}
+    artifact, seconds = make("prior", job, parts, latents=latents, **given)
     fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {

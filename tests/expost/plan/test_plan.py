@@ -314,6 +314,23 @@ def test_a_fit_by_gradient_is_left_when_it_was_timed(tmp_path: Path) -> None:
     assert facts["bytes_of_curve"] == facts["bytes_a_row"]  # one epoch was begun
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("vae=flow_prior", "prior=learned"),
+        ("prior=auto", "prior.members=[gaussian]", "prior.metric=frechet_distance"),
+        ("prior=vamp_expost", "prior.num_components=2", "prior.fit.max_epochs=1"),
+    ],
+)
+def test_no_probe_of_a_prior_trains_what_comes_before_it(tmp_path: Path, words: tuple[str, ...]) -> None:
+    run = job(tmp_path, "net.hidden=[8]", "trainer.max_epochs=1", "plan.probe_seconds=0.001", *words)
+    probing = Probing(*with_images(run), tmp_path / "scratch", 8)
+    imagine_inputs(probing)
+    assert probe_prior(probing)["num_parameters"] > 0
+    assert {folder.name for folder in (tmp_path / "scratch" / "prior").iterdir()} >= {"prior"}
+    assert not any((tmp_path / "scratch" / "prior" / name).exists() for name in ("vae", "features"))
+
+
 def test_ranks_share_the_steps_of_stage_1(planned: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
     """One rank's probe has its share of a batch: as many steps, each so much shorter."""
     plan = planned[1]
