@@ -121,6 +121,7 @@ def main() -> int:
     for name in options.only:
         found[name] = compared(name, options.data.absolute(), options.rounds)
         print(f"{name}: {found[name][0]:,.0f} and {found[name][1]:,.0f} images a second", file=sys.stderr, flush=True)
+    slow = [f"{name} {ours / theirs:.2f}" for name, (ours, theirs) in found.items() if ours < LEAST * theirs]
     rows = [f"| {name} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |" for name, (ours, theirs) in found.items()]
     text = "\n\n".join(
         [
@@ -130,13 +131,14 @@ def main() -> int:
             f"the same mathematics; {torch.get_num_threads()} threads.",
             "    python -m benchmarks.objectives.throughput --data DIR",
             "| objective | ours | bare loop | ratio |\n|---|---:|---:|---:|\n" + "\n".join(rows),
+            f"At least {LEAST} of the bare loop: {'missed by ' + ', '.join(slow) if slow else 'reached by all'}.",
             f"- {machine()} at the end.",
         ]
     )
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if all(ours >= LEAST * theirs for ours, theirs in found.values()) else 1
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":
