@@ -10,6 +10,9 @@ Posteriors come in by their moments, as in `mixture`, and are widened by `min_st
 the whole, as much smaller as the parts of `num_components` equal ones would be.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,8 @@ from stage2_prior.prior import check_real_vector
 
 HOLDS_POINTS = 1.0
 """A component with fewer points, counted by responsibility, holds no weight but that of the prior."""
+WIDEST = 6.0
+"""Units of a dimension: tails of Student's law with 2 degrees are narrower, one latent 10,000 out of 3,000 is wider."""
 
 
 class BayesMixture(FiniteMixture):
@@ -73,6 +78,10 @@ class BayesMixture(FiniteMixture):
         self.min_std, self.lloyd_iterations = min_std, lloyd_iterations
         self.register_buffer("num_held", torch.tensor(num_components))  # components that hold weight
 
+    @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2
+
     @property
     def caveats(self) -> list[str]:
         num_held = int(self.num_held)
@@ -95,7 +104,7 @@ class BayesMixture(FiniteMixture):
         check_finite(train, "training")
         prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
         points, scaling, total = prepare(train, run.device, False, self.min_std)
-        guess = FULL.guess(total, self.num_components)
+        guess = FULL.guess(tamed(total), self.num_components)
         belief = Belief(self.concentration, self.mean_counts, self.spec.num_dims + self.pseudo_counts, guess)
         settings = BayesSettings(belief, self.max_iter, self.tol, run.ranks, run.sizes.cache_bytes)
         log_unit = scaling.unit.log().sum().item()
@@ -125,3 +134,10 @@ class BayesMixture(FiniteMixture):
             notes.append(f"it stopped at prior.max_iter={self.max_iter} iterations before it converged")
         curve = [{"iteration": i, "train_bound_nats": log_unit - bound} for i, bound in enumerate(best.curve)]
         return report(self, train, val, run, watch.seconds, curve, notes)
+
+
+def tamed(total: Tensor) -> Tensor:
+    """The covariance [D, D] of standardised latents that components are believed to share: a dimension whose unit is
+    that of its middle, and which a few wild latents make wider than `WIDEST`, is as wide as that and goes with none."""
+    is_wild = total.diagonal() > WIDEST**2
+    return torch.where(is_wild[:, None] | is_wild, WIDEST**2 * torch.eye(len(total)).to(total), total)

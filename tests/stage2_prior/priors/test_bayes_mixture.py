@@ -166,3 +166,18 @@ def test_more_components_than_latents_are_refused() -> None:
     train = latents(clusters(5, 0))
     with pytest.raises(PriorError, match="6 components for 5 training images"):
         BayesMixture(LatentSpec((2,)), num_components=6).fit(train, train, RUN)
+
+
+def test_a_wild_latent_widens_no_component() -> None:
+    """Believed as wide as all latents with it, components would cost the others a nat each."""
+    rng = np.random.default_rng(0)
+    wild, val, test = (rng.normal(size=(num, 8)).astype(np.float32) for num in (3000, 500, 3000))
+    tame = wild.copy()
+    wild[5, 0] = 1e4
+    nats = []
+    for loc in (tame, wild):
+        prior = BayesMixture(LatentSpec((8,)), num_components=20)
+        train, held_out = (LatentDataset.of(torch.from_numpy(points)) for points in (loc, val))
+        prior.fit(train, held_out, RUN)
+        nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
+    assert nats[1] > nats[0] - 0.1
