@@ -86,7 +86,7 @@ class Prior(nn.Module, ABC):
     num_clusters: int = 0
     """Components of a mixture, whose responsibilities say which latents belong together; 0: it is none."""
     memorises: bool = False
-    """Whether it stands on every training latent: a ceiling, and no prior to choose."""
+    """Whether it stands on every training latent, and is no prior to choose."""
     knobs: frozenset[str] = frozenset()
     """Fields of `Sampling` that its samples can follow, beside truncation, which every density can."""
 

@@ -129,14 +129,15 @@ def main() -> int:
             runs = [run(options, name, d, seed) for seed in options.seeds]
             table += lines(name, d, runs)
             short += [f"{name}, d = {d}"] * is_short(name, d, runs)
-    command = f"--dims {' '.join(map(str, options.dims))} --seeds {' '.join(map(str, options.seeds))}"
+    dims, seeds = (" ".join(map(str, numbers)) for numbers in (options.dims, options.seeds))
+    command = f"--epochs {options.epochs} --dims {dims} --seeds {seeds}"
     words = "\n\n".join(
         [
             "## Latents on a sphere, beside the published table",
             f"Dynamically binarised MNIST, {options.epochs} epochs, {options.images:,} test images, 500 draws; nats an "
             f"image, {'mean ± standard deviation over' if len(options.seeds) > 1 else 'of'} {len(options.seeds)} "
             f"seed{'s' * (len(options.seeds) > 1)} (published: mean ± standard deviation over 10). The published VAEs "
-            "stop early; here the rate warms up as theirs, and all epochs are trained.",
+            f"stop early; here the rate warms up over {options.warmup_epochs} epochs, and all epochs are trained.",
             f"    python -m benchmarks.objectives.hyperspherical --data DIR {command}",
             "\n".join(table),
             "Short of the published log p(x): " + ("; ".join(short) or "none") + f". {machine()} at the end.",

@@ -229,7 +229,7 @@ def section(shelf: Sequence[Judged], seeds: Sequence[int], reached: Sequence[Tar
             f"{len(seeds)} value{'s' * (len(seeds) > 1)} of `seeds.prior`, of seconds to fit the least. Rates over "
             "10,000 test images, each with 4 draws of q(z|x), fewer where a density is dear (the run says so); "
             "distances between 10,000 decoded draws and the test images, in features of the set's own classifier. † "
-            "stands on every training latent: a ceiling, and no prior to choose.",
+            "stands on every training latent, and is no prior to choose.",
             "    python -m benchmarks.shelf.table --data DIR",
             table(shelf),
             "| target | measured | bound | |\n|---|---:|---:|---|\n" + "\n".join(lines),

@@ -68,7 +68,7 @@ class Row(Record):
         fit_seconds: wall time of fitting the prior.
         spread: figure -> its standard deviation: over halves for samples, over images for bounds.
         notes: what the reader should know about this row, in words.
-        memorises: the prior stands on every training latent: a ceiling, which is never called best.
+        memorises: the prior stands on every training latent, and is never called best.
         gain: figure -> what the learned prior costs more than the baseline, paired image by image.
         over: the same against each prior by counting.
     """

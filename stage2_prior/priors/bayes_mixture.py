@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.rows import spread_rows
 from stage2_prior.em.bayes import FULL, BayesSettings, BayesState, Belief, Factors, variational_bayes
 from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
-from stage2_prior.em.points import in_memory, on_disk
+from stage2_prior.em.points import PointSet, in_memory, on_disk
 from stage2_prior.em.restarts import Search
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
@@ -28,8 +29,9 @@ from stage2_prior.prior import check_real_vector
 
 HOLDS_POINTS = 1.0
 """A component with fewer points, counted by responsibility, holds no weight but that of the prior."""
-WIDEST = 6.0
-"""Units of a dimension: tails of Student's law with 2 degrees are narrower, one latent 10,000 out of 3,000 is wider."""
+WIDEST, ROWS = 6.0, 20_000
+"""Units of a dimension beyond which a deviation is that of a few wild latents, and latents that are looked at then.
+That of Student's law with 2 degrees is nearly always less, that of 3,000 of which one is 10,000 units out is not."""
 
 
 class BayesMixture(FiniteMixture):
@@ -104,7 +106,7 @@ class BayesMixture(FiniteMixture):
         check_finite(train, "training")
         prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
         points, scaling, total = prepare(train, run.device, False, self.min_std)
-        guess = FULL.guess(tamed(total), self.num_components)
+        guess = FULL.guess(covariance_of_most(points, total), self.num_components)
         belief = Belief(self.concentration, self.mean_counts, self.spec.num_dims + self.pseudo_counts, guess)
         settings = BayesSettings(belief, self.max_iter, self.tol, run.ranks, run.sizes.cache_bytes)
         log_unit = scaling.unit.log().sum().item()
@@ -136,8 +138,15 @@ class BayesMixture(FiniteMixture):
         return report(self, train, val, run, watch.seconds, curve, notes)
 
 
-def tamed(total: Tensor) -> Tensor:
-    """The covariance [D, D] of standardised latents that components are believed to share: a dimension whose unit is
-    that of its middle, and which a few wild latents make wider than `WIDEST`, is as wide as that and goes with none."""
-    is_wild = total.diagonal() > WIDEST**2
-    return torch.where(is_wild[:, None] | is_wild, WIDEST**2 * torch.eye(len(total)).to(total), total)
+def covariance_of_most(points: PointSet, total: Tensor) -> Tensor:
+    """`total` [D, D] of standardised points; where a few wild ones make a dimension wider than `WIDEST`, that of those
+    which lie within it in all dimensions."""
+    if total.diagonal().max() <= WIDEST**2:
+        return total
+    some = points.rows(spread_rows(len(points), ROWS))
+    most = (some.loc.abs() <= WIDEST).all(1)
+    if int(most.sum()) <= len(total):
+        return total
+    loc = some.loc[most].double()
+    centred = loc - loc.mean(0)
+    return centred.T @ centred / len(loc) + torch.diag(some.variance[most].double().mean(0))

@@ -168,16 +168,19 @@ def test_more_components_than_latents_are_refused() -> None:
         BayesMixture(LatentSpec((2,)), num_components=6).fit(train, train, RUN)
 
 
-def test_a_wild_latent_widens_no_component() -> None:
-    """Believed as wide as all latents with it, components would cost the others a nat each."""
+@pytest.mark.parametrize(("columns", "common"), [(slice(1), 0.0), (slice(None), 0.0), (slice(None), 10.0)])
+def test_a_wild_latent_widens_no_component(columns: slice, common: float) -> None:
+    """Believed as wide as all latents with it, components would cost the others a nat or more."""
     rng = np.random.default_rng(0)
-    wild, val, test = (rng.normal(size=(num, 8)).astype(np.float32) for num in (3000, 500, 3000))
+    wild, val, test = (
+        (rng.normal(size=(num, 8)) + common * rng.normal(size=(num, 1))).astype(np.float32) for num in (3000, 500, 3000)
+    )
     tame = wild.copy()
-    wild[5, 0] = 1e4
+    wild[5, columns] = 1e4
     nats = []
     for loc in (tame, wild):
         prior = BayesMixture(LatentSpec((8,)), num_components=20)
         train, held_out = (LatentDataset.of(torch.from_numpy(points)) for points in (loc, val))
         prior.fit(train, held_out, RUN)
         nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
-    assert nats[1] > nats[0] - 0.1
+    assert nats[1] > nats[0] - 0.3  # the wild one takes a component
