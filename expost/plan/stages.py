@@ -341,9 +341,12 @@ def fit_prior(probing: Probing, latents: Artifact, *watchers: Watch, **settings:
     job = replace(probing.place("prior", limit_val_batches=2), watchers=watchers)
     job, prior = change_prior(job, probing.parts.spec, len(probing.parts.data.train), **settings)
     parts = replace(probing.parts, prior=prior)
-    before = {"vae": train_hardly, "features": untrained_net}  # what is not given would be made in full
-    given = {name: before[name](probing) for name in needs(job.config, parts) if name in before}
-    artifact, seconds = make("prior", job, parts, latents=latents, **given)
+    names, given = needs(job.config, parts), {"latents": latents}  # what is not given would be made in full
+    if "vae" in names:
+        given["vae"] = train_hardly(probing)
+    if "features" in names and job.config.evaluation.features is None:  # a file is only noted
+        given["features"] = untrained_net(probing)
+    artifact, seconds = make("prior", job, parts, **given)
     fit = json.loads((artifact.path / "fit.json").read_text(encoding="utf-8"))
     curve_bytes = len(json.dumps(fit["curve"]))
     facts = {

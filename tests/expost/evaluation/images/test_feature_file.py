@@ -153,3 +153,10 @@ def test_a_net_that_sees_nothing_gives_no_figures_but_a_note(tmp_path: Path) -> 
     for row in report["rows"].values():
         assert [row[name] for name in ("frechet_distance", "precision", "density", "memorisation")] == [None] * 4
     assert sum("do not vary" in note for note in report["notes"]) == 2  # of distances, and of memorisation
+
+
+def test_a_fit_that_looks_at_images_through_the_file_is_planned(tmp_path: Path, means: Path) -> None:
+    prior = ("prior=auto", "prior.members=[gaussian]", "prior.metric=frechet_distance", "plan.probe_seconds=0.01")
+    common = ("debug=fast", "net.hidden=[8]", "logger=csv", f"evaluation.features={means}", "stage=plan")
+    planned = run_here(tmp_path, *common, *prior)
+    assert planned.code == 0, planned.err
