@@ -15,6 +15,7 @@ Estimation and Model-Based Clustering", 2007), whose log-density is -nu/2 (log|S
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,11 @@ LOG_2PI = math.log(2 * math.pi)
 def part_variance(num_components: int, num_dims: int) -> float:
     """How much smaller than the whole K equal parts of it are, as a variance (Fraley & Raftery, 2007, section 3)."""
     return num_components ** (-2 / num_dims)
+
+
+def _normal(white: Tensor) -> Tensor:
+    """log N(0, I) of `white` [N, K, D]: [N, K] nats, read once and without a second tensor of that size."""
+    return -0.5 * (torch.einsum("nkd,nkd->nk", white, white) + white.shape[2] * LOG_2PI)
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,20 @@ class MatrixCovariance:
         trace = (torch.cholesky_inverse(scale) * guess).sum()
         return -0.5 * pseudo_counts * (log_det + trace)
 
-    def log_density(self, z: Tensor, means: Tensor, scale: Tensor) -> Tensor:
-        """[N, D] -> [N, K] nats."""
+    def log_density(self, means: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
+        """The log-densities of the components as a function, [N, D] -> [N, K] nats."""
         num_components, num_dims = means.shape
         identity = torch.eye(num_dims, dtype=scale.dtype, device=scale.device).expand_as(scale)
         inverse = torch.linalg.solve_triangular(scale, identity, upper=False).expand(num_components, -1, -1)
         whiten = inverse.reshape(-1, num_dims).T  # [D, K * D]: all components in one product
-        centre = torch.einsum("kde,ke->kd", inverse, means)  # [K, D]
-        white = (z @ whiten).view(-1, num_components, num_dims) - centre  # [N, K, D]
+        centre = torch.einsum("kde,ke->kd", inverse, means).flatten()
         log_det = scale.diagonal(dim1=1, dim2=2).log().sum(1)
-        return -0.5 * (white.square().sum(2) + num_dims * LOG_2PI) - log_det
+
+        def log_density(z: Tensor) -> Tensor:
+            white = torch.addmm(centre, z, whiten, beta=-1).view(-1, num_components, num_dims)  # [N, K, D]
+            return _normal(white) - log_det
+
+        return log_density
 
     def colour(self, noise: Tensor, scale: Tensor, component: Tensor) -> Tensor:
         if self.shared:
@@ -178,10 +188,10 @@ class VectorCovariance:
     def log_prior(self, scale: Tensor, guess: Tensor, pseudo_counts: float) -> Tensor:
         return -0.5 * pseudo_counts * (2 * scale.log() + guess * scale.pow(-2)).sum()
 
-    def log_density(self, z: Tensor, means: Tensor, scale: Tensor) -> Tensor:
+    def log_density(self, means: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
         scale = scale.expand_as(means)
-        white = (z[:, None] - means) / scale  # [N, K, D]
-        return -0.5 * (white.square() + LOG_2PI).sum(2) - scale.log().sum(1)
+        log_det = scale.log().sum(1)
+        return lambda z: _normal((z[:, None] - means) / scale) - log_det
 
     def colour(self, noise: Tensor, scale: Tensor, component: Tensor) -> Tensor:
         return noise * scale[component]

@@ -128,7 +128,7 @@ def test_bound_is_the_expected_joint(kind: str) -> None:
     points = Points(loc, variance)
     bound = e_step(PointStatistics(points, covariance, 5), components).evidence
     draws = (loc + variance.sqrt() * torch.randn(20_000, 20, 3)).double()
-    joint = components.log_weights + covariance.log_density(draws.flatten(0, 1), components.means, components.scale)
+    joint = components.log_weights + covariance.log_density(components.means, components.scale)(draws.flatten(0, 1))
     expected = torch.logsumexp(joint.view(20_000, 20, 5).mean(0), dim=1)
     torch.testing.assert_close(bound, expected, atol=0.05, rtol=0)
 
