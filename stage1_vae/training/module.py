@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -57,7 +58,8 @@ class Step(nn.Module):
         self.vae, self.objective, self.bf16 = vae, objective, bf16
 
     def forward(self, x: Tensor, step: int | Tensor) -> tuple[Terms, dict[str, Tensor]]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        # A context of autocast costs a small step 1 %, also where it is not enabled.
+        with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             terms = self.objective(self.vae, x, step)
         figures = {"loss": terms.loss.detach(), "distortion_nats": terms.distortion.detach().mean()}
         if terms.rate is not None:
