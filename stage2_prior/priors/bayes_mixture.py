@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
-from stage1_vae.rows import spread_rows
 from stage2_prior.em.bayes import FULL, BayesSettings, BayesState, Belief, Factors, variational_bayes
 from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
-from stage2_prior.em.points import PointSet, in_memory, on_disk
+from stage2_prior.em.points import covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
@@ -29,9 +28,6 @@ from stage2_prior.prior import check_real_vector
 
 HOLDS_POINTS = 1.0
 """A component with fewer points, counted by responsibility, holds no weight but that of the prior."""
-WIDEST, ROWS = 6.0, 20_000
-"""Units of a dimension beyond which a deviation is that of a few wild latents, and latents that are looked at then.
-That of Student's law with 2 degrees is nearly always less, that of 3,000 of which one is 10,000 units out is not."""
 
 
 class BayesMixture(FiniteMixture):
@@ -136,17 +132,3 @@ class BayesMixture(FiniteMixture):
             notes.append(f"it stopped at prior.max_iter={self.max_iter} iterations before it converged")
         curve = [{"iteration": i, "train_bound_nats": log_unit - bound} for i, bound in enumerate(best.curve)]
         return report(self, train, val, run, watch.seconds, curve, notes)
-
-
-def covariance_of_most(points: PointSet, total: Tensor) -> Tensor:
-    """`total` [D, D] of standardised points; where a few wild ones make a dimension wider than `WIDEST`, that of those
-    which lie within it in all dimensions."""
-    if total.diagonal().max() <= WIDEST**2:
-        return total
-    some = points.rows(spread_rows(len(points), ROWS))
-    most = (some.loc.abs() <= WIDEST).all(1)
-    if int(most.sum()) <= len(total):
-        return total
-    loc = some.loc[most].double()
-    centred = loc - loc.mean(0)
-    return centred.T @ centred / len(loc) + torch.diag(some.variance[most].double().mean(0))

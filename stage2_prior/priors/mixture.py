@@ -19,9 +19,9 @@ held-out latents then choose the guess, what it is worth, and what stands behind
 number is taken as it is, and nothing is changed after EM.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from stage2_prior.em.gaussian import (
     m_step,
 )
 from stage2_prior.em.number import NUMBERS, choose_number
-from stage2_prior.em.points import Points, PointSet, Scaling, in_memory, on_disk
+from stage2_prior.em.points import Points, PointSet, Scaling, covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
 from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, put_behind, shrink_by_held_out
 from stage2_prior.em.starts import start_statistics
@@ -134,6 +134,10 @@ class Mixture(FiniteMixture):
         self.pseudo_counts, self.min_std, self.lloyd_iterations = pseudo_counts, min_std, lloyd_iterations
 
     @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2
+
+    @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("mixture", spec)
 
@@ -186,7 +190,7 @@ class Mixture(FiniteMixture):
         """Exact EM, every iteration over all posteriors."""
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(total, run, train.repeats), scaling.log_unit
+        settings, log_unit = self._settings(points, total, run, train.repeats), scaling.log_unit
         if self.pseudo_counts == "held_out" and are_few(train):
             settings = self._for_few(settings, train, run)
         generator = torch.Generator().manual_seed(run.seed)
@@ -217,7 +221,7 @@ class Mixture(FiniteMixture):
     def _by_batches(self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch) -> Fit:
         """The same by mini-batch EM, after which one M-step has to do."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings = StepwiseSettings(self._settings(total, run, train.repeats), len(train), size)
+        settings = StepwiseSettings(self._settings(points, total, run, train.repeats), len(train), size)
         log_unit = scaling.log_unit
         held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
@@ -259,9 +263,9 @@ class Mixture(FiniteMixture):
         behind = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
         return Better(behind.current, (*shrunk.notes, *behind.notes))
 
-    def _settings(self, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
+    def _settings(self, points: PointSet, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
         """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""
-        guess = self.covariance.guess(total, self.num_components)
+        guess = self.covariance.guess(covariance_of_most(points, total), self.num_components)
         counts = FIRST_COUNTS if self.pseudo_counts == "held_out" else self.pseudo_counts
         numbers = counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)

@@ -1,6 +1,6 @@
 """The mixture: EM against scikit-learn, monotone ascent, recovery of a known truth, refusals."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -279,3 +279,19 @@ def test_temperature_scales_the_widths() -> None:
     between = np.cov(MEANS.T, aweights=WEIGHTS, bias=True)
     within = np.einsum("n,nde,nfe->df", WEIGHTS, factors(), factors())
     assert np.abs(np.cov(z.numpy().T) - between - 0.25 * within).max() < 0.1
+
+
+@pytest.mark.parametrize("pseudo_counts", [4.0, "held_out"])
+def test_a_wild_latent_widens_no_component(pseudo_counts: float | Literal["held_out"]) -> None:
+    """Of a guess as wide as the wild one, four points would cost the others nats."""
+    rng = np.random.default_rng(0)
+    wild, val, test = (rng.normal(size=(num, 8)).astype(np.float32) for num in (3000, 500, 3000))
+    tame = wild.copy()
+    wild[5] = 1e4
+    nats = []
+    for loc in (tame, wild):
+        prior = Mixture(LatentSpec((8,)), num_components=20, pseudo_counts=pseudo_counts)
+        train, held_out = (LatentDataset.of(torch.from_numpy(points)) for points in (loc, val))
+        prior.fit(train, held_out, RUN)
+        nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
+    assert nats[1] > nats[0] - 0.3  # the wild one takes a component
