@@ -210,7 +210,9 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
         return Remark("wild rows", found, f"{done}; they stay in the set")
     if far > HEAVY:
         found = f"the 99.9th percentile is {far:.0f} times as far out as the 75th, of a normal distribution 2.9 times"
-        return Remark("heavy tails", found, done)
+        return Remark(
+            "heavy tails", found, f"{done}; of points, prior.wrap=[johnson] takes in the tails, as networks do"
+        )
     return None
 
 

@@ -1,0 +1,119 @@
+"""Heavy tails taken in: the density of Johnson's S_U, where it is used and where latents stay as they are."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from without_lightning import RUN, no_loop
+
+from stage1_vae.latents import LatentDataset, LatentSpec
+from stage2_prior.fitting import FitReport, FitRun
+from stage2_prior.priors.kde import Kernels
+from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.wrappers.johnson import Johnson
+from stage2_prior.wrappers.whiten import Whitened
+
+SPEC = LatentSpec((3,))
+LAWS = (stats.johnsonsu(0.0, 0.8, 5.0, 2.0), stats.norm(-1.0, 3.0), stats.lognorm(1.0, scale=0.01))
+"""Of the three dimensions: heavy on both sides, on none, and on one."""
+
+
+def points(num: int = 5000, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(np.stack([law.rvs(num, random_state=rng) for law in LAWS], 1)).float()
+
+
+def bent(loc: Tensor) -> tuple[Johnson, list[str]]:
+    latents = LatentDataset.of(loc)
+    prior = Johnson(Whitened(StandardNormal(latents.spec)))
+    return prior, prior.fit(latents, latents, RUN).notes
+
+
+def test_around_one_gaussian_it_is_the_distribution_of_johnson() -> None:
+    prior, notes = bent(points())
+    assert prior.is_bent.tolist() == [True, False, True] and prior.num_parameters == 6 + 4
+    assert notes[0].startswith("heavy tails taken in by asinh in 2 of 3 dimensions: worth ")
+    test = points(5000, 1)
+    truth = sum(law.logpdf(test[:, d].double().numpy()) for d, law in enumerate(LAWS))
+    assert abs(prior.log_prob(test).mean().item() - float(np.mean(truth))) < 0.05
+    torch.testing.assert_close(prior.loss(test), -prior.log_prob(test))
+    torch.manual_seed(0)
+    draws = prior.sample(50_000).double().numpy()
+    for d, law in enumerate(LAWS):
+        assert stats.ks_1samp(draws[:, d], law.cdf).statistic < 0.03
+
+
+def test_density_is_the_change_of_variables() -> None:
+    prior, _ = bent(points())
+    z = points(7, 2).requires_grad_()
+    y, log_slope = prior._bend(z)
+    slopes = [torch.autograd.grad(y[:, d].sum(), z, retain_graph=True)[0] for d in range(3)]
+    jacobian = torch.stack(slopes, 1)  # [7, 3, 3]
+    torch.testing.assert_close(jacobian.diagonal(dim1=1, dim2=2).sum(1), jacobian.sum((1, 2)))
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_slope)
+    torch.testing.assert_close(prior._unbend(y), z, rtol=1e-4, atol=1e-5)
+    far = prior._unbend(torch.full((1, 3), 1e6))
+    assert far.isfinite().all()
+
+
+def test_figures_are_in_units_of_z() -> None:
+    """Of held-out and training latents by their own slopes: they differ where tails do."""
+    logged: list[dict[str, float]] = []
+    run = FitRun(torch.device("cpu"), 0, lambda figures, step: logged.append(dict(figures)), no_loop)
+
+    class Saying(StandardNormal):
+        def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
+            mean = {"train_nll_nats": -self.log_prob(train.draw(torch.arange(len(train)))).mean().item()}
+            mean |= {"val_nll_nats": -self.log_prob(val.draw(torch.arange(len(val)))).mean().item(), "lr": 1.0}
+            run.log(mean, 1)
+            return FitReport(0.0, mean["train_nll_nats"], mean["val_nll_nats"], [mean])
+
+    train, val = LatentDataset.of(points()), LatentDataset.of(points(1000, 3))
+    prior = Johnson(Whitened(Saying(SPEC)))
+    report = prior.fit(train, val, run)
+    expected = {
+        name: -prior.log_prob(of.draw(torch.arange(len(of)))).mean().item()
+        for name, of in {"train_nll_nats": train, "val_nll_nats": val}.items()
+    }
+    assert report.curve == logged and logged[0]["lr"] == 1.0
+    for name, nats in expected.items():
+        assert getattr(report, name) == pytest.approx(nats, abs=1e-4) == logged[0][name]
+
+
+def test_a_few_wild_points_bend_nothing() -> None:
+    loc = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 3))).float()
+    loc[:10] *= 1e4
+    assert not bent(loc)[0].is_bent.any()
+
+
+NORMAL = np.random.default_rng(0).normal(size=(3000, 3))
+LEFT = {
+    "normal": LatentDataset.of(torch.from_numpy(NORMAL)),
+    "uniform": LatentDataset.of(torch.from_numpy(stats.norm.cdf(NORMAL))),
+    "exact zeros": LatentDataset.of(torch.from_numpy(NORMAL * (np.abs(NORMAL) > 0.67))),
+    "few": LatentDataset.of(points(150)),
+    "posteriors": LatentDataset.of(points(), torch.full((5000, 3), -2.0)),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_the_rest_is_left_as_it_is(name: str) -> None:
+    latents = LEFT[name]
+    prior, other = Johnson(Whitened(StandardNormal(SPEC))), Whitened(StandardNormal(SPEC))
+    assert prior.fit(latents, latents, RUN).notes == other.fit(latents, latents, RUN).notes
+    z = latents.draw(torch.arange(9))
+    assert torch.equal(prior.log_prob(z), other.log_prob(z)) and prior.num_parameters == other.num_parameters
+
+
+def test_kernels_reach_tails_that_they_would_lose() -> None:
+    """Student's of two degrees, in eight dimensions: kernels of one width are too narrow far out."""
+    rng = np.random.default_rng(0)
+    train, test = (torch.from_numpy(rng.standard_t(2, (2000, 8))).float() for _ in range(2))
+    latents = LatentDataset.of(train)
+    nats, kernels = {}, lambda: Whitened(Kernels(latents.spec, num_points=2000))
+    for name, prior in {"bent": Johnson(kernels()), "not": kernels()}.items():
+        prior.fit(latents, LatentDataset.of(test[:500]), RUN)
+        nats[name] = prior.log_prob(test).mean().item()
+    truth = stats.t(2).logpdf(test.numpy()).sum(1).mean()
+    assert nats["not"] < truth - 2 and nats["bent"] > truth - 0.5
