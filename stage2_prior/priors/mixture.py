@@ -135,7 +135,7 @@ class Mixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        return 2
+        return 1 if section.get("pseudo_counts", "held_out") == "held_out" else 2
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -265,8 +265,10 @@ class Mixture(FiniteMixture):
 
     def _settings(self, points: PointSet, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
         """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""
-        guess = self.covariance.guess(covariance_of_most(points, total), self.num_components)
-        counts = FIRST_COUNTS if self.pseudo_counts == "held_out" else self.pseudo_counts
+        counts, shared = FIRST_COUNTS, total
+        if self.pseudo_counts != "held_out":  # which replace a guess that wild latents have made
+            counts, shared = self.pseudo_counts, covariance_of_most(points, total)
+        guess = self.covariance.guess(shared, self.num_components)
         numbers = counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)
 
