@@ -107,7 +107,7 @@ RECIPES = (
                 "iwae_nats",
                 "standard_normal",
                 84.45,
-                "prior=mixture prior.num_components=100",
+                "prior=mixture prior.num_components=300",
                 importance_samples=5000,
             ),
             Claim(
@@ -115,7 +115,7 @@ RECIPES = (
                 "iwae_nats",
                 "mixture",
                 82.43,
-                "prior=mixture prior.num_components=100",
+                "prior=mixture prior.num_components=300",
                 importance_samples=5000,
             ),
             Claim(

@@ -29,7 +29,7 @@ def part_variance(num_components: int, num_dims: int) -> float:
     return num_components ** (-2 / num_dims)
 
 
-def _normal(white: Tensor) -> Tensor:
+def _log_normal(white: Tensor) -> Tensor:
     """log N(0, I) of `white` [N, K, D]: [N, K] nats, read once and without a second tensor of that size."""
     return -0.5 * (torch.einsum("nkd,nkd->nk", white, white) + white.shape[2] * LOG_2PI)
 
@@ -117,7 +117,7 @@ class MatrixCovariance:
 
         def log_density(z: Tensor) -> Tensor:
             white = torch.addmm(centre, z, whiten, beta=-1).view(-1, num_components, num_dims)  # [N, K, D]
-            return _normal(white) - log_det
+            return _log_normal(white) - log_det
 
         return log_density
 
@@ -191,7 +191,7 @@ class VectorCovariance:
     def log_density(self, means: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
         scale = scale.expand_as(means)
         log_det = scale.log().sum(1)
-        return lambda z: _normal((z[:, None] - means) / scale) - log_det
+        return lambda z: _log_normal((z[:, None] - means) / scale) - log_det
 
     def colour(self, noise: Tensor, scale: Tensor, component: Tensor) -> Tensor:
         return noise * scale[component]

@@ -117,10 +117,10 @@ def _scaling(latents: LatentDataset, mean: Tensor, pooled: Tensor, isotropic: bo
     return Scaling(shift, unit, min_std, bool(few.any()))
 
 
-def covariance_of_most(points: PointSet, total: Tensor) -> Tensor:
+def covariance_of_most(points: PointSet, total: Tensor, scaling: Scaling) -> Tensor:
     """`total` [D, D] of standardised points; where a few wild ones make a dimension wider than `WIDEST`, that of those
     which lie within it in all dimensions."""
-    if total.diagonal().max() <= WIDEST**2:
+    if not scaling.has_tails or total.diagonal().max() <= WIDEST**2:
         return total
     some = points.rows(spread_rows(len(points), ROWS))
     most = (some.loc.abs() <= WIDEST).all(1)

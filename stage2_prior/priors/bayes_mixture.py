@@ -102,7 +102,7 @@ class BayesMixture(FiniteMixture):
         check_finite(train, "training")
         prepare = in_memory if train.fits_memory(run.sizes.in_memory_bytes) else on_disk
         points, scaling, total = prepare(train, run.device, False, self.min_std)
-        guess = FULL.guess(covariance_of_most(points, total), self.num_components)
+        guess = FULL.guess(covariance_of_most(points, total, scaling), self.num_components)
         belief = Belief(self.concentration, self.mean_counts, self.spec.num_dims + self.pseudo_counts, guess)
         settings = BayesSettings(belief, self.max_iter, self.tol, run.ranks, run.sizes.cache_bytes)
         log_unit = scaling.unit.log().sum().item()

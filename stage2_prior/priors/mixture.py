@@ -190,7 +190,7 @@ class Mixture(FiniteMixture):
         """Exact EM, every iteration over all posteriors."""
         prepare = on_disk if in_blocks else in_memory
         points, scaling, total = prepare(train, run.device, self.covariance.isotropic, self.min_std)
-        settings, log_unit = self._settings(points, total, run, train.repeats), scaling.log_unit
+        settings, log_unit = self._settings(points, total, scaling, run, train.repeats), scaling.log_unit
         if self.pseudo_counts == "held_out" and are_few(train):
             settings = self._for_few(settings, train, run)
         generator = torch.Generator().manual_seed(run.seed)
@@ -221,7 +221,7 @@ class Mixture(FiniteMixture):
     def _by_batches(self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch) -> Fit:
         """The same by mini-batch EM, after which one M-step has to do."""
         points, scaling, total = on_disk(train, run.device, self.covariance.isotropic, self.min_std)
-        settings = StepwiseSettings(self._settings(points, total, run, train.repeats), len(train), size)
+        settings = StepwiseSettings(self._settings(points, total, scaling, run, train.repeats), len(train), size)
         log_unit = scaling.log_unit
         held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
         generator = torch.Generator().manual_seed(run.seed)
@@ -263,11 +263,11 @@ class Mixture(FiniteMixture):
         behind = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
         return Better(behind.current, (*shrunk.notes, *behind.notes))
 
-    def _settings(self, points: PointSet, total: Tensor, run: FitRun, repeats: int) -> EMSettings:
+    def _settings(self, points: PointSet, total: Tensor, scaling: Scaling, run: FitRun, repeats: int) -> EMSettings:
         """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""
         counts, shared = FIRST_COUNTS, total
-        if self.pseudo_counts != "held_out":  # which replace a guess that wild latents have made
-            counts, shared = self.pseudo_counts, covariance_of_most(points, total)
+        if self.pseudo_counts != "held_out":  # which mostly choose another guess; without them this one stays
+            counts, shared = self.pseudo_counts, covariance_of_most(points, total, scaling)
         guess = self.covariance.guess(shared, self.num_components)
         numbers = counts * repeats, self.max_iter, self.tol
         return EMSettings(self.covariance, guess, *numbers, run.ranks, run.sizes.cache_bytes)

@@ -7,9 +7,9 @@ network sees numbers of a size that it can answer, and what it knows of the midd
 latents that lie a hundred deviations out. The density of z is that of y times the Jacobian, the product of
 (1 + ((z - c) / w)^2)^-1/2.
 
-It is for points: what it would make of a normal posterior is none. And it is for dimensions whose tails are heavy, in
-which c and w are those, of a few, under which one Gaussian of y makes the points likeliest; both are judged without the
-outermost points, so that a few wild ones bend nothing.
+It is for vectors that are points: what it would make of a normal posterior is none, and the places of a map go
+together. And it is for dimensions whose tails are heavy, in which c and w are those, of a few, under which one Gaussian
+of y makes the points likeliest; both are judged without the outermost points, so that a few wild ones bend nothing.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,9 @@ from stage2_prior.sampling import Sampling
 
 CENTRES = (0.01, 0.5, 0.99)
 """Quantiles of the points."""
-WIDTHS = tuple(2.0 ** (power / 2) for power in range(-8, 5))
-"""In units of the spread of the middle; wider ones change nothing."""
+WIDTHS = (*(2.0**power for power in range(-12, -4)), *(2.0 ** (power / 2) for power in range(-8, 5)))
+"""In units of the spread of the middle; wider ones change nothing, and narrower ones are for the logarithm of numbers
+that are more skewed than those of a log-normal distribution whose logarithm has a deviation of 2."""
 HEAVY = 4.0
 """Tails are, where the outermost points that count are so many times as far from the median as three quarters of all:
 of normal points 2.2 times, of an exponential on both sides 3.3, of Student's distribution of three degrees 4.1."""
@@ -42,7 +43,7 @@ TINY = 1e-12
 FEWEST, MOST, MOST_NUMBERS = 200, 5000, 2**22
 """Points that are looked at, and their numbers, of a thousand points at least."""
 STEEPEST = 60.0
-"""Where float32 still holds the hyperbolic sine: samples stay within it."""
+"""Samples stay where float32 holds the hyperbolic sine by a wide margin."""
 
 
 class Johnson(Wrapper):
@@ -75,7 +76,7 @@ class Johnson(Wrapper):
         """z [B, *shape] -> y of that shape, and log|dy/dz| [B], nats."""
         far = torch.where(self.is_bent, (z - self.centre) / self.width, 0.0)
         y = torch.where(self.is_bent, self.width * far.asinh(), z)
-        return y, -0.5 * far.square().log1p().flatten(1).sum(1)
+        return y, -far.hypot(torch.ones_like(far)).log().flatten(1).sum(1)
 
     def _unbend(self, y: Tensor) -> Tensor:
         """The inverse."""
@@ -108,7 +109,7 @@ class Johnson(Wrapper):
         if not self.is_bent.any():
             return self.prior.fit(train, val, run)
         slopes = {"train": self._mean_log_slope(train), "val": self._mean_log_slope(val)}
-        in_units_of_z = partial(to_units_of_z, log_slopes=slopes)
+        in_units_of_z = partial(less_log_slopes, log_slopes=slopes)
         inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures), step))
         report = self.prior.fit(self._bent(train), self._bent(val), inner)
         return replace(
@@ -123,16 +124,16 @@ class Johnson(Wrapper):
         """Set the maps; what people should know of them."""
         dims = self.spec.num_dims
         self.is_bent.fill_(False)
-        if train.family != "delta" or len(train) < FEWEST:
+        if train.family != "delta" or len(self.spec.shape) > 1 or len(train) < FEWEST:
             return []
         aggregate = moments(train)
         shift, unit, _ = location_and_spread(train, aggregate.mean, aggregate.total)
-        z = train.draw(spread_rows(len(train), min(MOST, max(1000, MOST_NUMBERS // dims)))).flatten(1).double()
-        centre, width, worth = best_maps((z - shift) / unit)
+        z = train.draw(spread_rows(len(train), min(MOST, max(1000, MOST_NUMBERS // dims)))).to(shift.device).double()
+        centre, width, worth = best_bends((z - shift) / unit)
         pays = worth >= WORTH_NATS
-        self.is_bent.copy_(pays.view(self.spec.shape))
-        self.centre.copy_((shift + unit * centre).view(self.spec.shape))
-        self.width.copy_((unit * width).view(self.spec.shape))
+        self.is_bent.copy_(pays)
+        self.centre.copy_(shift + unit * centre)
+        self.width.copy_(unit * width)
         if not pays.any():
             return []
         return [
@@ -148,43 +149,46 @@ class Johnson(Wrapper):
     def _bent(self, latents: LatentDataset) -> LatentDataset:
         """The points over y, bent when they are read: there is no second copy of the set."""
         values = latents.params["loc"]
+        centre, width, is_bent = (part.cpu().numpy() for part in (self.centre, self.width, self.is_bent))
 
         def bend(rows: np.ndarray | slice) -> np.ndarray:
-            z = torch.from_numpy(np.array(values[rows], dtype=np.float32)).to(self.width.device)
-            return self._bend(z)[0].cpu().numpy()
+            z = np.asarray(values[rows], dtype=np.float32)
+            return np.where(is_bent, width * np.arcsinh((z - centre) / width), z)
 
         column = DerivedColumn(values.shape, bend)
         return LatentDataset(latents.spec, latents.family, {"loc": column}, latents.labels, latents.provenance)
 
 
-def to_units_of_z(figures: Mapping[str, float], log_slopes: Mapping[str, float]) -> dict[str, float]:
-    """Subtract from figures in nats of a whole latent the mean log-slope of the set that they are of."""
+def less_log_slopes(figures: Mapping[str, float], log_slopes: Mapping[str, float]) -> dict[str, float]:
+    """Figures of y as those of z: in nats of a whole latent, less the mean log-slope of the set that they are of, or are
+    of a part of."""
     return {
         name: value - log_slopes["val" if name.startswith("val") else "train"] if name.endswith("_nats") else value
         for name, value in figures.items()
     }
 
 
-def best_maps(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def best_bends(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of standardised points u [N, D]: centre and width of each dimension, and what they are worth to a Gaussian, nats,
     [D] each; 0, 1 and 0 where no tail is heavy."""
     cut = max(1, round(TRIMMED * len(u)))
     u = sorted_columns(u)[cut : len(u) - cut]
     centre, width, worth = torch.zeros_like(u[0]), torch.ones_like(u[0]), torch.zeros_like(u[0])
     distance = sorted_columns((u - u[len(u) // 2]).abs())
-    heavy = distance[-1] > HEAVY * distance[len(u) * 3 // 4]
+    three_quarters = distance[len(u) * 3 // 4]
+    heavy = (three_quarters > 0) & (distance[-1] > HEAVY * three_quarters)  # 0 where most are one number
     if heavy.any():
-        centre[heavy], width[heavy], worth[heavy] = best_maps_of_heavy(u[:, heavy])
+        centre[heavy], width[heavy], worth[heavy] = best_bends_of_heavy(u[:, heavy])
     return centre, width, worth
 
 
-def best_maps_of_heavy(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same where all tails are."""
-    centres = u.quantile(torch.tensor(CENTRES, dtype=u.dtype, device=u.device), dim=0)  # [C, D]
-    maps = [(centre, torch.full_like(centre, width)) for centre in centres for width in WIDTHS]
-    nats = torch.stack([gaussian_nats(*each, u) for each in maps])  # [maps, D]
+def best_bends_of_heavy(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of sorted points [N, D] all of whose tails are."""
+    centres = [u[round(level * (len(u) - 1))] for level in CENTRES]
+    bends = [(centre, torch.full_like(centre, width)) for centre in centres for width in WIDTHS]
+    nats = torch.stack([gaussian_nats(*bend, u) for bend in bends])  # [bends, D]
     best = nats.argmax(0, keepdim=True)  # [1, D]
-    centre, width = (torch.stack(parts).gather(0, best)[0] for parts in zip(*maps, strict=True))
+    centre, width = (torch.stack(parts).gather(0, best)[0] for parts in zip(*bends, strict=True))
     return centre, width, nats.amax(0) + u.std(0, unbiased=False).clamp_min(TINY).log()
 
 

@@ -13,7 +13,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.em.covariances import COVARIANCES, cholesky
 from stage2_prior.em.gaussian import Components, EMSettings, EMState, e_step, expectation_maximisation
 from stage2_prior.em.gaussian import Statistics as PointStatistics
-from stage2_prior.em.points import Points
+from stage2_prior.em.points import Points, covariance_of_most, in_memory
 from stage2_prior.em.starts import kmeans
 from stage2_prior.fitting import PriorError
 from stage2_prior.priors.mixture import Mixture
@@ -295,3 +295,11 @@ def test_a_wild_latent_widens_no_component(pseudo_counts: float | Literal["held_
         prior.fit(train, held_out, RUN)
         nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
     assert nats[1] > nats[0] - 0.3  # the wild one takes a component
+
+
+def test_one_unit_for_all_makes_no_wide_dimension_wild() -> None:
+    """Spherical components in 64 dimensions of which one is a hundred times as wide: the guess is of all points."""
+    rng = np.random.default_rng(0)
+    loc = torch.from_numpy(rng.normal(size=(1000, 64)) * np.where(np.arange(64) == 0, 100.0, 1.0)).float()
+    points, scaling, total = in_memory(LatentDataset.of(loc), torch.device("cpu"), True, 1e-3)
+    assert total.diagonal().max() > 36 and torch.equal(covariance_of_most(points, total, scaling), total)

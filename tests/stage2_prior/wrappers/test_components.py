@@ -14,14 +14,18 @@ from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.chart import Charted
 from stage2_prior.wrappers.flatten import Flattened
+from stage2_prior.wrappers.johnson import Johnson
 from stage2_prior.wrappers.per_class import PerClass
 from stage2_prior.wrappers.standardize import Standardized
 from stage2_prior.wrappers.varying import Varying
+from stage2_prior.wrappers.whiten import Whitened
 
 RUN = FitRun(torch.device("cpu"), 0, lambda figures, step: None, no_loop)
 INNER = LatentSpec((4,), num_classes=2)
 WRAPPERS: dict[str, Callable[[Prior], Wrapper]] = {
     "standardize": Standardized,
+    "whiten": Whitened,
+    "johnson": Johnson,
     "flatten": lambda prior: Flattened(prior, (1, 2, 2)),
     "varying": lambda prior: Varying(prior, (1,)),
     "chart": lambda prior: Charted(prior, "box"),
@@ -34,6 +38,8 @@ def latents_of(spec: LatentSpec, constant: bool) -> LatentDataset:
         return LatentDataset(spec, "truncated_normal", {"loc": np.tanh(loc), "log_std": np.full_like(loc, -2)})
     if constant:
         loc[:, 1] = 3.0
+    else:
+        loc = np.sinh(3 * loc)  # of heavy tails
     return LatentDataset(spec, "delta", {"loc": loc}, labels=np.arange(400) % 2)
 
 
@@ -45,6 +51,7 @@ def test_components_add_up_to_the_density(name: str) -> None:
     z = data.draw(torch.arange(50))
     joint = prior.log_joint(z)
     assert prior.num_clusters == 5 and joint.shape == (50, 5)
+    assert not isinstance(prior, Johnson) or prior.is_bent.all()
     torch.testing.assert_close(joint.double().logsumexp(1), prior.log_prob(z).double(), rtol=1e-5, atol=1e-4)
 
 

@@ -11,7 +11,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.priors.kde import Kernels
 from stage2_prior.priors.standard_normal import StandardNormal
-from stage2_prior.wrappers.johnson import Johnson
+from stage2_prior.wrappers.johnson import WORTH_NATS, Johnson, best_bends
 from stage2_prior.wrappers.whiten import Whitened
 
 SPEC = LatentSpec((3,))
@@ -53,8 +53,10 @@ def test_density_is_the_change_of_variables() -> None:
     torch.testing.assert_close(jacobian.diagonal(dim1=1, dim2=2).sum(1), jacobian.sum((1, 2)))
     torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_slope)
     torch.testing.assert_close(prior._unbend(y), z, rtol=1e-4, atol=1e-5)
-    far = prior._unbend(torch.full((1, 3), 1e6))
-    assert far.isfinite().all()
+    far = prior._unbend(torch.full((1, 3), 1e6)).requires_grad_()  # as far as samples go
+    log_slope = prior._bend(far)[1]
+    (gradient,) = torch.autograd.grad(log_slope.sum(), far)
+    assert far.isfinite().all() and log_slope.isfinite().all() and gradient.isfinite().all()
 
 
 def test_figures_are_in_units_of_z() -> None:
@@ -92,7 +94,10 @@ LEFT = {
     "normal": LatentDataset.of(torch.from_numpy(NORMAL)),
     "uniform": LatentDataset.of(torch.from_numpy(stats.norm.cdf(NORMAL))),
     "exact zeros": LatentDataset.of(torch.from_numpy(NORMAL * (np.abs(NORMAL) > 0.67))),
+    "mostly zeros": LatentDataset.of(torch.from_numpy(NORMAL * (NORMAL > 0.84))),
+    "one of many": LatentDataset.of(torch.from_numpy(1.0 * (NORMAL > 1.28))),
     "few": LatentDataset.of(points(150)),
+    "maps": LatentDataset.of(points().view(-1, 3, 1, 1)),
     "posteriors": LatentDataset.of(points(), torch.full((5000, 3), -2.0)),
 }
 
@@ -100,10 +105,26 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_the_rest_is_left_as_it_is(name: str) -> None:
     latents = LEFT[name]
-    prior, other = Johnson(Whitened(StandardNormal(SPEC))), Whitened(StandardNormal(SPEC))
+    prior, other = Johnson(Whitened(StandardNormal(latents.spec))), Whitened(StandardNormal(latents.spec))
     assert prior.fit(latents, latents, RUN).notes == other.fit(latents, latents, RUN).notes
     z = latents.draw(torch.arange(9))
     assert torch.equal(prior.log_prob(z), other.log_prob(z)) and prior.num_parameters == other.num_parameters
+
+
+def test_what_is_skewed_beyond_a_log_normal_gets_its_logarithm() -> None:
+    law = stats.lognorm(2.5, scale=1e-3)
+    loc, test = (torch.from_numpy(law.rvs((5000, 1), random_state=seed)).float() for seed in range(2))
+    prior, _ = bent(loc)
+    truth = law.logpdf(test.double().numpy()).mean()
+    assert prior.is_bent.all() and prior.log_prob(test).mean().item() > truth - 0.1
+
+
+def test_a_tail_that_gains_a_gaussian_next_to_nothing_is_left() -> None:
+    """A uniform middle with few points beyond its edge."""
+    loc = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (5000, 1))).float()
+    loc[::80] += 3.0
+    worth = best_bends(loc.double())[2].item()
+    assert 0 < worth < WORTH_NATS and not bent(loc)[0].is_bent.any()
 
 
 def test_kernels_reach_tails_that_they_would_lose() -> None:
