@@ -160,8 +160,7 @@ class Johnson(Wrapper):
 
 
 def less_log_slopes(figures: Mapping[str, float], log_slopes: Mapping[str, float]) -> dict[str, float]:
-    """Figures of y as those of z: in nats of a whole latent, less the mean log-slope of the set that they are of, or are
-    of a part of."""
+    """Figures of y as those of z: those in nats of a whole latent, less the mean log-slope of their set."""
     return {
         name: value - log_slopes["val" if name.startswith("val") else "train"] if name.endswith("_nats") else value
         for name, value in figures.items()
