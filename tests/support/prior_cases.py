@@ -19,7 +19,7 @@ from expost.parts.sections import sized, with_held, written_out
 from expost.training.trainer import lightning_fit
 from stage1_vae.latents import DiagonalNormal, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun
-from stage2_prior.prior import GradientPrior, Prior, Wrapper
+from stage2_prior.prior import GradientPrior, Prior, innermost
 from stage2_prior.priors.learned import Learned
 
 GROUP = Path(__file__).parents[2] / "conf" / "prior"
@@ -104,7 +104,7 @@ def data(kind: str, num: int, seed: int) -> LatentDataset:
 
 def run_for(prior: Prior) -> FitRun:
     """Two epochs, where it learns by gradients."""
-    learner = prior.inner if isinstance(prior, Wrapper) else prior
+    learner = innermost(prior)
     settings = {"max_epochs": 2} if isinstance(learner, GradientPrior) else {}
     fit = lightning_fit(trainer_settings(), [])
     run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, fit, settings)

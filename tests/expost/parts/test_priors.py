@@ -132,7 +132,8 @@ def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path
         ("{_target_:stage2_prior.wrappers.standardize.Standardized,by:3}", "prior.wrap.by: unknown key"),
         (
             "standardise",
-            "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: chart, flatten, standardize",
+            "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: "
+            "chart, flatten, johnson, standardize, whiten",
         ),
         ("3", "prior.wrap=[3]: give a list of names, such as prior.wrap=[standardize]"),
     ],

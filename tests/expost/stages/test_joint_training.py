@@ -95,7 +95,10 @@ def test_it_is_the_same_whether_the_prior_was_just_fitted_or_found(tmp_path: Pat
     [
         (("vae=bernoulli", "prior=rbm", "prior.num_hidden=8"), ("weights", "visible_bias", "hidden_bias")),
         (("prior=mixture", "prior.num_components=3", "prior.conditional=true"), ("priors.0.means", "priors.9.means")),
-        (("prior=realnvp", "prior.base.num_components=3"), ("prior.base.means", "prior.flow.0.first.weight")),
+        (
+            ("prior=realnvp", "prior.base.num_components=3"),
+            ("prior.prior.base.means", "prior.prior.flow.0.first.weight"),
+        ),
     ],
 )
 def test_all_of_a_prior_moves(tmp_path: Path, words: tuple[str, ...], moved: tuple[str, ...]) -> None:
