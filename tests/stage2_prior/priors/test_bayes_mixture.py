@@ -168,9 +168,11 @@ def test_more_components_than_latents_are_refused() -> None:
         BayesMixture(LatentSpec((2,)), num_components=6).fit(train, train, RUN)
 
 
-@pytest.mark.parametrize(("columns", "common"), [(slice(1), 0.0), (slice(None), 0.0), (slice(None), 10.0)])
-def test_a_wild_latent_widens_no_component(columns: slice, common: float) -> None:
-    """Believed as wide as all latents with it, components would cost the others a nat or more."""
+@pytest.mark.parametrize(
+    ("columns", "common", "lost"), [(slice(1), 0.0, 0.1), (slice(None), 0.0, 0.2), (slice(None), 10.0, 0.1)]
+)
+def test_a_wild_latent_widens_no_component(columns: slice, common: float, lost: float) -> None:
+    """Believed as wide as all latents with it, components would cost the others a nat or more; one it takes itself."""
     rng = np.random.default_rng(0)
     wild, val, test = (
         (rng.normal(size=(num, 8)) + common * rng.normal(size=(num, 1))).astype(np.float32) for num in (3000, 500, 3000)
@@ -183,4 +185,4 @@ def test_a_wild_latent_widens_no_component(columns: slice, common: float) -> Non
         train, held_out = (LatentDataset.of(torch.from_numpy(points)) for points in (loc, val))
         prior.fit(train, held_out, RUN)
         nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
-    assert nats[1] > nats[0] - 0.3  # the wild one takes a component
+    assert nats[1] > nats[0] - lost

@@ -294,7 +294,7 @@ def test_a_wild_latent_widens_no_component(pseudo_counts: float | Literal["held_
         train, held_out = (LatentDataset.of(torch.from_numpy(points)) for points in (loc, val))
         prior.fit(train, held_out, RUN)
         nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
-    assert nats[1] > nats[0] - 0.3  # the wild one takes a component
+    assert nats[1] > nats[0] - 0.1
 
 
 def test_one_unit_for_all_makes_no_wide_dimension_wild() -> None:
