@@ -1,5 +1,5 @@
-"""A decoder-only transformer over a short sequence, and the same network one token at a time from a cache; or, without
-the mask in its attention, a network in which every output depends on every input.
+"""A decoder-only transformer over a short sequence; or, without the mask in its attention, a network in which every
+output depends on every input. `stage2_prior.nets.decoding` takes the former one token at a time.
 
 Blocks are pre-norm (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020): h + attention(norm
 h), h + mlp(norm h). Position t is that of the token to be *predicted*; its input holds the token before. Positions are
@@ -7,10 +7,6 @@ learned, one vector a position, or rotary in two dimensions: half of each head t
 of the map (Su et al., "RoFormer", 2021; the split over two axes as Heo et al., "Rotary Position Embedding for Vision
 Transformer", 2024). Maps laid end to end share rows and columns, scaled to the finest, and tell themselves apart by a
 learned vector each.
-
-The cache is static: keys and values of all positions, allocated once in the dtype of the weights. A step at position t
-computes one token and looks at t + 1 of them; the whole sequence costs one forward pass in products, and no more
-memory traffic than reading the weights T times.
 """
 
 import math
@@ -104,19 +100,13 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         p = self.dropout if self.training else 0.0
-        mixed = attended(*self._heads(h, slice(h.shape[1])), self.causal)
+        mixed = attended(*self._heads(h), self.causal)
         h = h + drop(self.output(mixed.transpose(1, 2).flatten(2)), p)
         return h + drop(self._mlp(h), p)  # [B, T, W]
 
-    def step(self, h: Tensor, t: int, keys: Tensor, values: Tensor) -> Tensor:
-        """The layer for the token at `t` alone, [B, 1, W], without dropout; its key and value go into [B, H, T, d]."""
-        q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = self._heads(h, slice(t, t + 1))
-        mixed = F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])  # [B, H, 1, d]
-        h = h + self.output(mixed.transpose(1, 2).flatten(2))
-        return h + self._mlp(h)
-
-    def _heads(self, h: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the tokens in `h` [B, t, W], which stand at positions `at`: [B, H, t, d] each."""
+    def _heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the first tokens, `h` [B, t, W]: [B, H, t, d] each."""
+        at = slice(h.shape[1])
         split = self.qkv(self.attention_norm(h)).unflatten(2, (3, self.num_heads, -1))  # [B, t, 3, H, d]
         q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
         return (q, k, v) if self.rotation is None else (self.rotation(q, at), self.rotation(k, at), v)
@@ -195,14 +185,7 @@ class Transformer(nn.Module):
         return self.norm(h)
 
     def new_cache(self, batch: int) -> Tensor:
-        """Room for keys and values of `batch` sequences, [2, layers, B, heads, T, head width], like the weights."""
+        """Room for keys and values of `batch` sequences, [layers, T, B, heads, 2, head width], like the weights."""
         weight = self.position.weight
         head_width = weight.shape[1] // self.num_heads
-        return weight.new_empty(2, len(self.blocks), batch, self.num_heads, len(self.row), head_width)
-
-    def step(self, h: Tensor, t: int, cache: Tensor) -> Tensor:
-        """The output of position `t` for its input `h` [B, W], once all before it have been through: [B, W]."""
-        h = (h + self.position(self.row[t]))[:, None]  # [B, 1, W]
-        for block, keys, values in zip(self.layers(), *cache, strict=True):
-            h = block.step(h, t, keys, values)
-        return self.norm(h[:, 0])
+        return weight.new_empty(len(self.blocks), len(self.row), batch, self.num_heads, 2, head_width)
