@@ -188,11 +188,11 @@ class Job:
 
 def decided_settings(node: Mapping[str, Any], device: "torch.device") -> dict[str, Any]:
     """The `fit:` section of the prior's section `node` with `precision: auto` decided for `device`."""
-    from stage1_vae.machine import has_native_bf16
+    from stage1_vae.machine import is_bf16_faster
 
     settings = dict(node.get("fit") or {})
     if settings.get("precision") == "auto":
-        settings["precision"] = "bf16-mixed" if has_native_bf16(device) else "32-true"
+        settings["precision"] = "bf16-mixed" if is_bf16_faster(device) else "32-true"
     return settings
 
 

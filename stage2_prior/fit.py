@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from stage1_vae.latents import DiagonalNormal, LatentDataset, Posterior, Support
-from stage1_vae.machine import has_native_bf16
+from stage1_vae.machine import is_bf16_faster
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import Density, FitReport, FitRun, FitSettings, PriorError, Stopwatch
@@ -275,7 +275,7 @@ def fit_by_gradient(prior: Learner, train: LatentDataset, val: LatentDataset, ru
         module = PriorTraining(prior, held_out, settings, run, labelled=prior.num_classes > 0, watch=watch)
         precision = settings.precision
         if precision == "auto":
-            precision = "bf16-mixed" if has_native_bf16(run.device) else None
+            precision = "bf16-mixed" if is_bf16_faster(run.device) else None
         options = {} if precision is None else {"precision": precision}  # else the run's own
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # inside Lightning, with newer torch

@@ -183,7 +183,8 @@ class FitSettings:
         max_tokens: numbers (codes, bits, dimensions) of latents that training looks at, which may then end within an
             epoch, and as many that the held-out figures look at; null: no limit.
         max_seconds: stop after the epoch that crosses it; null: no limit. A fit that it ends is not reproducible.
-        precision: of the network, in Lightning's words; auto: bf16-mixed where the machine has it, else the run's.
+        precision: of the network, in Lightning's words; auto: bf16-mixed where the machine is faster by it, else the
+            run's.
 
     Raises:
         PriorError: for a number out of range.

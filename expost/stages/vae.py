@@ -20,7 +20,7 @@ from expost.parts.sections import all_held, as_before
 from expost.parts.weights import LEARNED_WEIGHTS, weights
 from expost.stages.making import Making, Stage
 from expost.stages.prior import origins_of
-from expost.training.devices import resolved_precision
+from expost.training.devices import precision_words, resolved_precision
 from stage1_vae.codes.usage import collapse
 from stage1_vae.data.images import subset
 from stage1_vae.data.preprocess import Preprocess
@@ -121,6 +121,8 @@ def train_vae(making: Making) -> Mapping[str, Any]:
 def settings_of(job: Job, parts: ImageParts, objective: Objective) -> Settings:
     """How stage 1 is trained, with what is left to the machine decided for this one."""
     trainer = job.config.trainer
+    if trainer.precision == "auto":
+        job.say("vae", precision_words(job.device))
     decided = {"precision": resolved_precision(trainer), "compile": is_compiled(job, parts, objective)}
     chosen = trainer.model_dump() | decided
     return Settings(**{field.name: chosen[field.name] for field in fields(Settings)})

@@ -7,7 +7,7 @@ import torch
 
 from expost.base.errors import UserError
 from expost.config.schema import Trainer
-from stage1_vae.machine import has_native_bf16
+from stage1_vae.machine import has_native_bf16, is_bf16_faster, product_times
 
 
 def device_of(settings: Trainer) -> torch.device:
@@ -28,7 +28,15 @@ def resolved_precision(settings: Trainer) -> str:
     """`settings.precision` with `auto` decided for this machine: "32" or "bf16"."""
     if settings.precision != "auto":
         return settings.precision
-    return "bf16" if has_native_bf16(device_of(settings)) else "32"
+    return "bf16" if is_bf16_faster(device_of(settings)) else "32"
+
+
+def precision_words(device: torch.device) -> str:
+    """What `auto` decides on `device`, and why."""
+    chosen = "bfloat16" if is_bf16_faster(device) else "float32"
+    if not has_native_bf16(device):
+        return f"{chosen}: there are no instructions for bfloat16 here"
+    return f"{chosen}: {product_times().words if device.type == 'cpu' else 'this GPU has units for it'}"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def made(grids: tuple[tuple[int, int], ...], positions: str) -> Transformer:
 def test_rotary_positions_know_rows_from_columns_and_distances() -> None:
     """Attention of one token to another depends on where they lie to each other, along both axes."""
     block = next(iter(made(((4, 4),), "rotary").net.layers()))
-    q, k, _ = block._heads(torch.randn(1, 1, 32).expand(1, 16, 32), slice(16))  # the same token everywhere
+    q, k, _ = block._heads(torch.randn(1, 1, 32).expand(1, 16, 32))  # the same token everywhere
     score = (q[0, 0] @ k[0, 0].T).view(4, 4, 4, 4)  # [row, column, row, column]
     torch.testing.assert_close(score[1, 1, 0, 0], score[3, 2, 2, 1])
     assert not torch.allclose(score[1, 1, 0, 1], score[1, 1, 1, 0])
