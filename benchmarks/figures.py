@@ -56,6 +56,7 @@ SECTIONS: Mapping[str, Section] = {
     "maps": Section("benchmarks.shelf.maps", data="cifar10"),
     "cifar10_vq2": Section("benchmarks.codes.cifar10", data="cifar10"),
     "autoencoder_kl": Section("benchmarks.outside.autoencoder_kl", data="cifar10"),
+    "growth": Section("benchmarks.growth", ("--figure", str(results.DOCS / "growth.png")), data=None),
     "codes_table": Section("benchmarks.codes.table"),
     "latents": Section("benchmarks.latents", data=None),
     "clusters": Section("benchmarks.objectives.clusters"),

@@ -1,0 +1,174 @@
+"""How time and memory of every stage grow: with images, latents, dimensions, codes a map and components.
+
+    python -m benchmarks.growth [--only AXIS ...] [--up-to SIZE] [--folder DIR] [--figure docs/growth.png]
+                                [--out docs/measured/growth.md]
+
+Runs each stage on synthetic data of each size as a command of its own, by one thread, and counts the seconds that its
+processes computed, whatever else the machine does, and its peak memory; both hold the start of the interpreter, three
+to four seconds and 0.4 GiB. A slope is d log(seconds) / d log(size) between the two largest sizes: 1 is linear, 0 does
+not grow. Sizes that a command refuses end its curve, in the words that it gave. Takes about an hour on one core and 6
+GiB of disk. Exits with 1 where a curve over images or latents is steeper than linear by more than a tenth.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.child import HERE, machine
+from benchmarks.growth.axes import AXES, COMMON, Axis
+
+LINEAR = 1.1
+COUNTED = ("images", "latents")
+"""Axes along which nothing may grow faster than that."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One command on data of one size."""
+
+    size: int
+    seconds: float
+    gib: float
+
+
+@dataclass
+class Curve:
+    """One command over sizes.
+
+    Attributes:
+        refusal: why it ends before the largest size; None: it does not.
+    """
+
+    name: str
+    points: list[Point]
+    refusal: str | None = None
+
+    @property
+    def slopes(self) -> tuple[float, float] | None:
+        """Of seconds and of memory, between the two largest sizes."""
+        if len(self.points) < 2:
+            return None
+        one, other = self.points[-2:]
+        grown = math.log(other.size / one.size)
+        return math.log(other.seconds / one.seconds) / grown, math.log(other.gib / one.gib) / grown
+
+
+def take(words: list[str], size: int) -> Point | str:
+    """One command by one thread; or what it said when it refused."""
+    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "pipeline.py"), *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        return said.strip().splitlines()[-1] if said.strip() else f"it ended with {process.returncode}"
+    return Point(size, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+
+
+def measured(axis: Axis, largest: int, folder: Path) -> list[Curve]:
+    """The curves along one axis."""
+    curves = {name: Curve(name, []) for name in axis.commands}
+    for size in axis.sizes:
+        if size > largest:
+            break
+        with tempfile.TemporaryDirectory(prefix="expost-growth-", dir=folder) as scratch:
+            data, root = Path(scratch) / "data", Path(scratch) / "runs"
+            data.mkdir()
+            axis.write(data, size)
+            for name, words in axis.commands.items():
+                curve = curves[name]
+                if curve.refusal is not None:
+                    continue
+                point = take([f"data.root={data}", f"paths.root={root}", *COMMON, *words(size)], size)
+                if isinstance(point, str):
+                    curve.refusal = f"{size:,}: {point}"
+                else:
+                    curve.points.append(point)
+                print(f"{axis.name} {size:,} {name}: {point}", file=sys.stderr, flush=True)
+    return list(curves.values())
+
+
+def table(axis: Axis, curves: list[Curve]) -> str:
+    """Seconds and peak GiB of each size, and slopes."""
+    sizes = sorted({point.size for curve in curves for point in curve.points})
+    head = f"| | {' | '.join(f'{size:,}' for size in sizes)} | slope, seconds | slope, memory |"
+    lines = [f"### {axis.name.capitalize()}", f"{axis.fixed[0].upper()}{axis.fixed[1:]}.", ""]
+    rows = [head, "|---|" + "---:|" * (len(sizes) + 2)]
+    for curve in curves:
+        of_size = {point.size: f"{point.seconds:.1f} s, {point.gib:.2f} GiB" for point in curve.points}
+        slopes = ["-", "-"] if curve.slopes is None else [f"{slope:.2f}" for slope in curve.slopes]
+        rows.append("| " + " | ".join([curve.name, *(of_size.get(size, "-") for size in sizes), *slopes]) + " |")
+    notes = [f"- {curve.name}, {curve.refusal}" for curve in curves if curve.refusal is not None]
+    return "\n".join([*lines, *rows, *(["", *notes] if notes else [])])
+
+
+def draw(found: dict[str, list[Curve]], place: Path) -> None:
+    """Seconds above, memory below, an axis a column."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, len(found), figsize=(3.6 * len(found), 6.4), squeeze=False, sharex="col")
+    for column, (name, curves) in enumerate(found.items()):
+        for row, (key, label) in enumerate((("seconds", "seconds of one core"), ("gib", "peak memory, GiB"))):
+            panel = panels[row, column]
+            for curve in curves:
+                sizes = [point.size for point in curve.points]
+                panel.loglog(sizes, [getattr(point, key) for point in curve.points], marker="o", label=curve.name)
+            panel.grid(alpha=0.3)
+            if not column:
+                panel.set_ylabel(label)
+        panels[1, column].set_xlabel(name)
+        panels[0, column].legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(place, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[axis.name for axis in AXES], default=[axis.name for axis in AXES])
+    parser.add_argument("--up-to", type=int, default=sys.maxsize, help="largest size")
+    parser.add_argument("--folder", type=Path, help="where the data lie while they are needed; default: temporary")
+    parser.add_argument("--figure", type=Path, help="a PNG file")
+    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
+    options = parser.parse_args()
+    chosen = [axis for axis in AXES if axis.name in options.only]
+    found = {axis.name: measured(axis, options.up_to, options.folder) for axis in chosen}
+    steep = [
+        f"{name}, {curve.name}: {curve.slopes[0]:.2f}"
+        for name in COUNTED
+        for curve in found.get(name, [])
+        if curve.slopes is not None and curve.slopes[0] > LINEAR
+    ]
+    text = "\n\n".join(
+        [
+            "## Growth",
+            "Each stage as a command of its own on synthetic data, by one thread: seconds that its processes computed, "
+            "and peak memory, both with the start of the interpreter (three to four seconds, 0.4 GiB). A slope is d "
+            "log / d log size between the two largest sizes: 1 is linear, 0 does not grow. One run each.",
+            "    python -m benchmarks.growth",
+            *(table(axis, found[axis.name]) for axis in chosen),
+            f"Steeper than linear in images or latents: {'; '.join(steep) or 'none'}.",
+            f"- {machine()} at the end.",
+        ]
+    )
+    print(text)
+    if options.figure:
+        draw(found, options.figure)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    return 1 if steep else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
