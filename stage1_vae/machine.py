@@ -1,4 +1,4 @@
-"""What this machine has: memory to take, arithmetic in half precision, threads that idle."""
+"""What this machine has: memory to take, arithmetic in half precision, generators of noise, threads that idle."""
 
 import ctypes
 import os
@@ -87,6 +87,17 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return ""
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the processor and of `device`.
+
+    `torch.manual_seed` leaves the seed to each kind of accelerator that has not started yet, with a formatted stack
+    each: 2.5 ms, which is a step of a small net.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def end_idle_threads() -> None:

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from stage1_vae.latents import DiagonalNormal, LatentDataset, Posterior, Support
-from stage1_vae.machine import is_bf16_faster
+from stage1_vae.machine import is_bf16_faster, seed_generators
 from stage1_vae.ranks import ALONE, Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import Density, FitReport, FitRun, FitSettings, PriorError, Stopwatch
@@ -179,7 +179,7 @@ class PriorTraining(LightningModule):
             self.fit_run.log({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.fit_run.seed * 1_000_003 + self.current_epoch)  # whatever ran before, or did not
+        seed_generators(self.fit_run.seed * 1_000_003 + self.current_epoch, self.device)  # whatever ran before
 
     def configure_gradient_clipping(self, *_: object, **__: object) -> None:
         # Lightning's own clipping refuses fused optimisers under mixed precision; bfloat16 needs no unscaling.

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from pydantic import PositiveFloat, TypeAdapter
-from torch._inductor.exc import InvalidCxxCompiler
 
 from expost.base.errors import UserError
 from expost.config.build import origins
@@ -197,6 +196,8 @@ def remember(place: Path, times: StepTimes) -> bool:
 
 def reason(error: Exception) -> str:
     """Why nothing was compiled, in a line."""
+    from torch._inductor.exc import InvalidCxxCompiler  # loads a second's worth of modules
+
     cause = error.inner_exception if isinstance(error, torch._dynamo.exc.BackendCompilerFailed) else error
     if isinstance(cause, InvalidCxxCompiler):
         return "there is no C++ compiler here"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.data.images import Domain, ImageData
+from stage1_vae.machine import seed_generators
 
 MAX_BLOCK = 500
 BLOCK_PIXELS = 2**22
@@ -50,7 +51,7 @@ def decoded_blocks(
     size, device = block_size(data.shape), vae.device
     for block, start in enumerate(range(0, num, size)):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed * 1_000_003 + block)
+            seed_generators(seed * 1_000_003 + block, device)
             image = vae.decode(draw(size))
             x = image.sample() if noise else image.mean  # [size, C, H, W]
         yield x[: num - start]

@@ -99,7 +99,8 @@ class ELBO(Objective):
         distortion = -image.log_prob(x)  # [B] nats
         rate = rate_nats(encoding.posterior, self.prior_of(vae), z)  # [B] nats, closed form where there is one
         paid = self._with_free_nats(encoding.posterior, vae) if self.free_nats else rate.mean()
-        loss = distortion.mean() + self.weight(step, self.full_weight(vae)) * paid
+        weight = self.weight(step, self.full_weight(vae))
+        loss = distortion.mean() + (paid if isinstance(weight, float) and weight == 1 else weight * paid)
         if encoding.penalty is not None:
             loss = loss + encoding.penalty.mean()
         return Terms(loss=loss, distortion=distortion, rate=rate)
