@@ -72,7 +72,7 @@ def measured(command: list[str], environment: Mapping[str, str]) -> Measured:
 
 
 def machine() -> str:
-    """Where this was measured, what `precision=auto` finds there, and how busy it was."""
+    """Where this was measured, whether its processor has instructions for bfloat16, and how busy it was."""
     flags = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
     half = "with" if any(flag in flags for flag in BF16_FLAGS) else "without"
     return f"{os.cpu_count()} cores {half} bfloat16, load {os.getloadavg()[0]:.1f}"

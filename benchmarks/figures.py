@@ -44,6 +44,7 @@ SECTIONS: Mapping[str, Section] = {
     "vs_pythae_training": Section("benchmarks.pythae", ("--parts", "training")),
     "vs_pythae_codes": Section("benchmarks.pythae", ("--parts", "codes")),
     "throughput": Section("benchmarks.objectives.throughput"),
+    "nets": Section("benchmarks.objectives.nets"),
     "equal_time": Section("benchmarks.codes.equal_time", ("--seconds", "260")),
     "vectors": Section("benchmarks.codes.vectors"),
     "mnist_vq": Section("benchmarks.codes.mnist_vq"),
@@ -60,7 +61,8 @@ SECTIONS: Mapping[str, Section] = {
     "codes_table": Section("benchmarks.codes.table"),
     "latents": Section("benchmarks.latents", data=None),
     "clusters": Section("benchmarks.objectives.clusters"),
-    "hyperspherical": Section("benchmarks.objectives.hyperspherical"),
+    "hyperspherical_2": Section("benchmarks.objectives.hyperspherical", ("--dims", "2")),
+    "hyperspherical": Section("benchmarks.objectives.hyperspherical", ("--dims", "5", "10", "--epochs", "200")),
 }
 """By the name of their file, the shortest first."""
 

@@ -1,11 +1,13 @@
 """What this machine has: memory to take, arithmetic in half precision, generators of noise, threads that idle."""
 
 import ctypes
+import hashlib
+import json
 import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +17,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 """Of processors that multiply matrices of bfloat16."""
-PRODUCT, ROUNDS = 1024, 7
+PRODUCT, ROUNDS = 512, 7
 FASTER = 1.25
 """How many times as fast products must be in bfloat16: a net is more than its products."""
 SOFT = 1
@@ -44,7 +46,7 @@ def has_native_bf16(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class ProductTimes:
-    """Seconds of a product of two matrices of `PRODUCT` rows and columns on the processor, the least of all rounds."""
+    """Seconds of a product of two matrices of `PRODUCT` rows and columns by one thread, the least of all rounds."""
 
     float32: float
     bfloat16: float
@@ -57,9 +59,53 @@ class ProductTimes:
 
 @cache
 def product_times() -> ProductTimes:
-    """A fifth of a second, once a process. The least of rounds in turn hardly depends on what else the machine does."""
-    pairs = [torch.ones(PRODUCT, PRODUCT, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-    rounds = [[_seconds_of_product(a) for a in pairs] for _ in range(ROUNDS)]
+    """Timed once a machine, and kept in the user's cache: keys of what is trained depend on what follows from them.
+
+    Where several processes are the first, what one of them has written is what all go by.
+    """
+    place = _place()
+    if (kept := _recall(place)) is not None:
+        return kept
+    times = _time_products()
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_suffix(f".{os.getpid()}.part")
+        scratch.write_text(json.dumps(asdict(times)), encoding="utf-8")
+        try:
+            os.link(scratch, place)
+        except FileExistsError:
+            if _recall(place) is None:  # and not what another has just written
+                os.replace(scratch, place)
+        scratch.unlink(missing_ok=True)
+    return _recall(place) or times
+
+
+def _place() -> Path:
+    """Where the times of this processor, under this torch, are kept."""
+    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = hashlib.sha256(f"{processor()} {torch.__version__} {PRODUCT}".encode()).hexdigest()[:16]
+    return Path(cache_home) / "expost" / f"products-{name}.json"
+
+
+def _recall(place: Path) -> ProductTimes | None:
+    """What is kept there, if it is as it was written."""
+    try:
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        float32, bfloat16 = float(kept["float32"]), float(kept["bfloat16"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return ProductTimes(float32, bfloat16) if min(float32, bfloat16) > 0 else None
+
+
+def _time_products() -> ProductTimes:
+    """A twentieth of a second. The least of rounds in turn hardly depends on what else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        pairs = [torch.ones(PRODUCT, PRODUCT, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+        rounds = [[_seconds_of_product(a) for a in pairs] for _ in range(ROUNDS)]
+    finally:
+        torch.set_num_threads(threads)
     return ProductTimes(*(min(seconds) for seconds in zip(*rounds, strict=True)))
 
 
@@ -90,7 +136,7 @@ def processor() -> str:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators of the processor and of `device`.
+    """Seed torch's global generators of the processor and, where `device` is one, of all GPUs.
 
     `torch.manual_seed` leaves the seed to each kind of accelerator that has not started yet, with a formatted stack
     each: 2.5 ms, which is a step of a small net.

@@ -47,7 +47,7 @@ class Round:
     peak_bandwidth: float
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def without_cache(prior: Transformer, num: int) -> None:
     """Draw `num` latents with a whole pass over the tokens so far for each new one."""
     places = prior.tokens.layout.num_tokens

@@ -104,7 +104,7 @@ AXES = (
     Axis(
         "images",
         "28x28, the reference net, one epoch, then a mixture of 10 on 16 dimensions and a full evaluation",
-        (10_000, 100_000, 1_000_000),
+        (10_000, 100_000, 300_000),
         write_images,
         {stage: images(f"stage={stage}") for stage in ("vae", "encode", "prior", "evaluate")},
     ),

@@ -133,7 +133,7 @@ def main() -> int:
     command = f"--epochs {options.epochs} --dims {dims} --seeds {seeds}"
     words = "\n\n".join(
         [
-            "## Latents on a sphere, beside the published table",
+            f"## Latents on a sphere, beside the published table: d = {dims.replace(' ', ', ')}",
             f"Dynamically binarised MNIST, {options.epochs} epochs, {options.images:,} test images, 500 draws; nats an "
             f"image, {'mean ± standard deviation over' if len(options.seeds) > 1 else 'of'} {len(options.seeds)} "
             f"seed{'s' * (len(options.seeds) > 1)} (published: mean ± standard deviation over 10). The published VAEs "

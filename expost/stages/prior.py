@@ -23,10 +23,12 @@ from expost.parts.sections import all_held, as_before, held, without
 from expost.parts.weights import LEARNED_WEIGHTS, PRIOR_WEIGHTS, fill, histories, weights
 from expost.stages.making import Alone, Making, Stage
 from expost.store.tensors import layouts, read_tensors
+from expost.training.devices import precision_words
 from expost.training.progress import counting
 from expost.training.tracking import Tracker
 from stage1_vae.latents import LatentDataset, constants, dependent_columns
 from stage1_vae.latents.look import look_at
+from stage1_vae.machine import has_native_bf16
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FIT_VERSION, FitReport, PriorError
 from stage2_prior.labels import LABELS_VERSION
@@ -40,6 +42,8 @@ def fit_prior(making: Making) -> Mapping[str, Any]:
     if look.refusal:
         raise PriorError(look.refusal)
     job.say("prior", look.line)
+    if job.config.prior.get("fit", {}).get("precision") == "auto" and has_native_bf16(job.device):
+        job.say("prior", precision_words(job.device))
     with counting("prior", job.shows_progress, tracker.log) as log:
         lent: dict[str, Any] = {"log": log} | (of_stage1(making) if prior.needs_encoder else {})
         if isinstance(prior, Learned):

@@ -100,7 +100,7 @@ class ELBO(Objective):
         rate = rate_nats(encoding.posterior, self.prior_of(vae), z)  # [B] nats, closed form where there is one
         paid = self._with_free_nats(encoding.posterior, vae) if self.free_nats else rate.mean()
         weight = self.weight(step, self.full_weight(vae))
-        loss = distortion.mean() + (paid if isinstance(weight, float) and weight == 1 else weight * paid)
+        loss = distortion.mean() + (weight * paid if isinstance(weight, Tensor) or weight != 1 else paid)
         if encoding.penalty is not None:
             loss = loss + encoding.penalty.mean()
         return Terms(loss=loss, distortion=distortion, rate=rate)

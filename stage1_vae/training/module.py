@@ -139,7 +139,7 @@ class VAEModule(pl.LightningModule):
         optimizer = cast(LightningOptimizer, self.optimizers())
         scheduler = cast(LRScheduler | None, self.lr_schedulers())
         in_ranks = ranks_here().world > 1
-        parameters = list(self.parameters())
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         backward = self.manual_backward if in_ranks else Tensor.backward  # Lightning's costs a small step 2 %
         for x, _ in batch:
             if self._is_over:

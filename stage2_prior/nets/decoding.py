@@ -78,7 +78,8 @@ class Layer:
             q = self.rotation(q[:, None], at)[:, 0]
             self.pairs[:, at, 0] = self.rotation(self.pairs[:, at, 0], at)
         keys, values = self.pairs[:, : t + 1].unbind(2)  # [B H, t + 1, d] each
-        weights = torch.bmm(q[:, None], keys.transpose(1, 2)).softmax(-1)  # [B H, 1, t + 1]
+        scores = torch.bmm(q[:, None], keys.transpose(1, 2))  # [B H, 1, t + 1]
+        weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
         h = h + _affine(torch.bmm(weights, values).view_as(h), self.output)
         x = torch.layer_norm(h, *self.mlp_norm)
         return h + _affine(F.gelu(_affine(x, self.up)), self.down)

@@ -98,7 +98,8 @@ class Transformer(LabelledPrior):
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
         cached = self.net.new_cache(2 if how.guidance else 1).nbytes  # a guided one has its twin beside it
         rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // cached))
-        return torch.cat([self._generate(block, how) for block in labels.split(rows)])
+        drawn = [self._generate(block, how) for block in labels.split(rows)]
+        return torch.cat(drawn)  # outside of inference mode, so that what is drawn can be trained on
 
     def _generate(self, labels: Tensor, how: Sampling) -> Tensor:
         """One block of samples, a token at a time from a cache; guided ones run beside their unconditional twins."""
@@ -115,5 +116,4 @@ class Transformer(LabelledPrior):
                     h = torch.cat([h, h]) if how.guidance else h
                 output = decoder.step(h, t)  # [n, W], or [2 n, W]
                 drawn.append(self.tokens.draw(output[:n], output[n:] if how.guidance else None, t, how))
-            z = self.tokens.join(torch.stack(drawn, dim=1))
-        return z.clone()  # one that other code may train on
+            return self.tokens.join(torch.stack(drawn, dim=1))

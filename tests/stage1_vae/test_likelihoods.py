@@ -63,6 +63,25 @@ def test_discretized_logistic_equals_the_difference_of_sigmoids(levels: int) -> 
     assert compared > 10 * levels
 
 
+@pytest.mark.parametrize("levels", [2, 17])
+def test_a_value_on_an_edge_between_bins_has_no_more_mass_than_the_outer_bin(levels: int) -> None:
+    """Real-valued images may have such; neither bin may be left out."""
+    edges = [0.5 / (levels - 1), 1 - 0.5 / (levels - 1)]
+    for edge in edges:
+        log_prob = DiscretizedLogistic(pixel(0.5), pixel(-1.0), levels).log_prob(pixel(edge)).item()
+        assert -20 < log_prob < -0.1, edge
+
+
+def test_no_output_makes_a_logistic_too_wide_to_be_told_of() -> None:
+    output = torch.full((1, 2, 1, 1), 1e4, requires_grad=True)
+    image = DiscretizedLogisticLikelihood(17)(output)
+    for value in (0.0, 0.5, 1.0):
+        log_prob = image.log_prob(pixel(value))
+        assert torch.isfinite(log_prob).all()
+        (gradient,) = torch.autograd.grad(log_prob.sum(), output, retain_graph=True)
+        assert torch.isfinite(gradient).all()
+
+
 def test_discretized_logistic_tails_are_log_linear() -> None:
     """Far from the location, where a difference of sigmoids is 0, the log mass still falls by a bin's width / scale."""
     scale = math.exp(-6)

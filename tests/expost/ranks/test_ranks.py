@@ -106,12 +106,14 @@ def test_a_mixture_fitted_in_shares_is_that_of_one_process(ddp: Ddp) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_take_the_steps_of_one_process(tmp_path: Path, strategy: str) -> None:
-    """Without noise the joint batch decides: nine whole batches of 128."""
+    """Without noise the joint batch decides: an epoch of 37 whole batches, its validation, and steps behind that."""
     words = (
         *SMALL,
         "stage=vae",
         "vae=delta",
-        "trainer.max_steps=9",
+        "trainer.batch_size=34",
+        "trainer.max_steps=45",
+        "trainer.keep_share=0",
         "trainer.val_every=1",
         "trainer.gradient_clip=0.5",
     )

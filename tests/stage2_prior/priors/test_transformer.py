@@ -156,6 +156,14 @@ def test_the_cache_has_the_dtype_of_the_weights_and_bf16_draws_nearly_the_same()
     assert prior.log_prob(half.sample(500)).mean().item() == pytest.approx(exact, abs=0.05 * abs(exact))
 
 
+def test_what_is_drawn_can_be_trained_on() -> None:
+    """Draws are made in inference mode, which must not reach those who take them."""
+    z = make(SPECS["vector"]).sample(6)
+    layer = torch.nn.Linear(z.shape[1], 1)
+    layer(z).sum().backward()
+    assert layer.weight.grad is not None and not z.is_inference()
+
+
 def test_large_batches_are_done_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = make(SPECS["two maps"], conditional=True)
     z, labels = latents(prior.spec, 50), torch.arange(50) % 3
