@@ -4,10 +4,11 @@
                                 [--out docs/measured/growth.md]
 
 Runs each stage on synthetic data of each size as a command of its own, by one thread, and counts the seconds that its
-processes computed, whatever else the machine does, and its peak memory; both hold the start of the interpreter, three
-to four seconds and 0.4 GiB. A slope is d log(seconds) / d log(size) between the two largest sizes: 1 is linear, 0 does
-not grow. Sizes that a command refuses end its curve, in the words that it gave. Takes about an hour on one core and 6
-GiB of disk. Exits with 1 where a curve over images or latents is steeper than linear by more than a tenth.
+processes computed, whatever else the machine does, and its peak memory; both hold the start of the interpreter. A slope
+tells that apart: of what is beyond the smallest size, d log(figure) / d log(size) between the two largest, so that 1 is
+linear whatever is there once; none where less than a second, or a tenth of a GiB, is beyond it. Sizes that a command
+refuses end its curve, in the words that it gave. Takes about an hour on one core and 6 GiB of disk. Exits with 1 where
+a curve over images or latents is steeper than linear by more than a tenth.
 """
 
 import argparse
@@ -23,6 +24,10 @@ from benchmarks.child import HERE, machine
 from benchmarks.growth.axes import AXES, COMMON, Axis
 
 LINEAR = 1.1
+LEAST = {"seconds": 1.0, "gib": 0.1}
+"""Beyond the smallest size: less has no slope."""
+REFUSED = 2
+"""The exit code of what is a user's mistake, or too large."""
 COUNTED = ("images", "latents")
 """Axes along which nothing may grow faster than that."""
 
@@ -48,18 +53,30 @@ class Curve:
     points: list[Point]
     refusal: str | None = None
 
-    @property
-    def slopes(self) -> tuple[float, float] | None:
-        """Of seconds and of memory, between the two largest sizes."""
-        if len(self.points) < 2:
+    def slope(self, figure: str) -> float | None:
+        """Of what is beyond the smallest size, between the two largest; None: it hardly grows, or there are too few."""
+        if len(self.points) < 3:
             return None
-        one, other = self.points[-2:]
-        grown = math.log(other.size / one.size)
-        return math.log(other.seconds / one.seconds) / grown, math.log(other.gib / one.gib) / grown
+        sizes = [self.points[place].size - self.points[0].size for place in (-2, -1)]
+        grown = [getattr(self.points[place], figure) - getattr(self.points[0], figure) for place in (-2, -1)]
+        if grown[1] < LEAST[figure]:
+            return None
+        return math.log(grown[1] / max(grown[0], 1e-3)) / math.log(sizes[1] / sizes[0])
+
+    @property
+    def steep(self) -> str | None:
+        """What of it grows faster than linear, in words."""
+        slopes = {figure: self.slope(figure) for figure in LEAST}
+        found = [f"{figure} {slope:.2f}" for figure, slope in slopes.items() if slope is not None and slope > LINEAR]
+        return f"{self.name} ({', '.join(found)})" if found else None
 
 
 def take(words: list[str], size: int) -> Point | str:
-    """One command by one thread; or what it said when it refused."""
+    """One command by one thread; or what it said when it refused.
+
+    Raises:
+        SystemExit: it broke.
+    """
     environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, str(HERE / "pipeline.py"), *words],
@@ -72,8 +89,10 @@ def take(words: list[str], size: int) -> Point | str:
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode == REFUSED:
+        return said.strip().splitlines()[-1]
     if process.returncode:
-        return said.strip().splitlines()[-1] if said.strip() else f"it ended with {process.returncode}"
+        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}:\n{said}")
     return Point(size, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
@@ -86,7 +105,8 @@ def measured(axis: Axis, largest: int, folder: Path) -> list[Curve]:
         with tempfile.TemporaryDirectory(prefix="expost-growth-", dir=folder) as scratch:
             data, root = Path(scratch) / "data", Path(scratch) / "runs"
             data.mkdir()
-            axis.write(data, size)
+            # By a process of its own: Linux counts the memory of the one that starts a command into the command's peak.
+            subprocess.run([sys.executable, "-m", "benchmarks.growth.axes", axis.name, str(size), data], check=True)
             for name, words in axis.commands.items():
                 curve = curves[name]
                 if curve.refusal is not None:
@@ -108,7 +128,7 @@ def table(axis: Axis, curves: list[Curve]) -> str:
     rows = [head, "|---|" + "---:|" * (len(sizes) + 2)]
     for curve in curves:
         of_size = {point.size: f"{point.seconds:.1f} s, {point.gib:.2f} GiB" for point in curve.points}
-        slopes = ["-", "-"] if curve.slopes is None else [f"{slope:.2f}" for slope in curve.slopes]
+        slopes = ["-" if slope is None else f"{slope:.2f}" for slope in map(curve.slope, LEAST)]
         rows.append("| " + " | ".join([curve.name, *(of_size.get(size, "-") for size in sizes), *slopes]) + " |")
     notes = [f"- {curve.name}, {curve.refusal}" for curve in curves if curve.refusal is not None]
     return "\n".join([*lines, *rows, *(["", *notes] if notes else [])])
@@ -144,18 +164,14 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [axis for axis in AXES if axis.name in options.only]
     found = {axis.name: measured(axis, options.up_to, options.folder) for axis in chosen}
-    steep = [
-        f"{name}, {curve.name}: {curve.slopes[0]:.2f}"
-        for name in COUNTED
-        for curve in found.get(name, [])
-        if curve.slopes is not None and curve.slopes[0] > LINEAR
-    ]
+    steep = [f"{name}, {words}" for name in COUNTED for curve in found.get(name, []) if (words := curve.steep)]
     text = "\n\n".join(
         [
             "## Growth",
             "Each stage as a command of its own on synthetic data, by one thread: seconds that its processes computed, "
-            "and peak memory, both with the start of the interpreter (three to four seconds, 0.4 GiB). A slope is d "
-            "log / d log size between the two largest sizes: 1 is linear, 0 does not grow. One run each.",
+            "and peak memory, both with the start of the interpreter. A slope is that of what is beyond the smallest "
+            "size, d log / d log size between the two largest: 1 is linear; none where less than a second, or a tenth "
+            "of a GiB, is beyond it. One run each.",
             "    python -m benchmarks.growth",
             *(table(axis, found[axis.name]) for axis in chosen),
             f"Steeper than linear in images or latents: {'; '.join(steep) or 'none'}.",
