@@ -134,6 +134,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache")
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     given = parser.parse_args()
+    changed = [f"--{name} {value}" for name, value in vars(given).items() if value != parser.get_default(name)]
+    changed = [words for words in changed if not words.startswith("--out ")]
     spec = LatentSpec((given.side**2,), Support.CODES, ((given.side, given.side),), (given.codes,))
     torch.manual_seed(0)
     prior = Transformer(spec, width=given.width, depth=given.depth, num_heads=given.heads).eval()
@@ -148,7 +150,7 @@ def main() -> int:
             f"of two {PEAK_SIZE} x {PEAK_SIZE} matrices, and in reading {PEAK_BYTES >> 20} MiB once. Operations are "
             "those of weights, scores and mixing; bytes are what must be read at the least: all weights a token, and "
             f"the keys and values so far. Medians of {given.repeats} rounds.\n",
-            f"    python -m benchmarks.codes.decoding {' '.join(sys.argv[1:])}".rstrip() + "\n",
+            f"    python -m benchmarks.codes.decoding {' '.join(changed)}".rstrip() + "\n",
             *lines,
             "",
             words,
