@@ -83,6 +83,7 @@ def take(words: list[str], size: int) -> Point | str:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         env=environment,
     )
     assert process.stderr is not None
