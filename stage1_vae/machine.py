@@ -139,7 +139,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's global generators of the processor and, where `device` is one, of all GPUs.
 
     `torch.manual_seed` leaves the seed to each kind of accelerator that has not started yet, with a formatted stack
-    each: 2.5 ms, which is a step of a small net.
+    each: 0.4 ms at the depth of a stage, once an epoch or a block.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

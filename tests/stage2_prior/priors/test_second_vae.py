@@ -63,7 +63,8 @@ def test_with_a_wrong_one_it_rises_with_the_samples_and_never_above() -> None:
     torch.manual_seed(0)
     prior = linear("dimension", too_wide=1.6)
     z = prior.sample(2000)
-    means = [float(linear("dimension", 1.6, num).log_prob(z).mean()) for num in (4, 16, 128, 4096)]
+    # Each step is worth more than four times its noise: what is missing halves with twice the samples.
+    means = [float(linear("dimension", 1.6, num).log_prob(z).mean()) for num in (4, 8, 16, 4096)]
     expected = float(truth(z).mean())
     assert means == sorted(means) and means[0] < expected - 0.03
     assert expected - 0.01 < means[-1] < expected + 0.002
