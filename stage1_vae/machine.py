@@ -118,7 +118,7 @@ def _seconds_of_product(a: torch.Tensor) -> float:
 def is_bf16_faster(device: torch.device) -> bool:
     """Whether nets are faster there in bfloat16.
 
-    To have instructions for it is not enough: Sapphire Rapids whose AMX is hidden, as virtual machines do, multiplies
+    To have instructions for it is not enough: an Emerald Rapids whose AMX a virtual machine hides multiplies
     bfloat16 by AVX-512 in twice the time of float32.
     """
     if device.type == "cuda" or not has_native_bf16(device):
