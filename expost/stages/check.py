@@ -62,7 +62,7 @@ def check_all(job: Job, parts: Parts) -> None:
             check_steps(job, objective, len(parts.data.train))
     if word in ("sample", "all", "check"):
         check_draws(job, parts)
-    if word in ("all", "joint", "evaluate", "check"):
+    if word in ("all", "joint", "evaluate", "check", "plan"):
         check_evaluation(job, parts)
 
 

@@ -130,8 +130,21 @@ def test_a_shape_that_none_has_is_refused(tmp_path: Path, words: tuple[str, ...]
     assert said in str(error.value)
 
 
-def test_the_plan_refuses_what_the_run_would(tmp_path: Path) -> None:
-    np.savez(tmp_path / "latents.npz", **arrays("maps"))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        ("maps", (), ("mixture models vectors", "transformer")),
+        (
+            "vectors",
+            ("prior=vamp_expost", "prior.num_components=50"),
+            ("data=latents has latents alone", "prior=mixture does without"),
+        ),
+    ],
+)
+def test_the_plan_refuses_what_the_run_would(
+    tmp_path: Path, kind: str, words: tuple[str, ...], said: tuple[str, str]
+) -> None:
+    np.savez(tmp_path / "latents.npz", **arrays(kind))  # type: ignore[arg-type]
     before = list(tmp_path.iterdir())
-    result = run_here(tmp_path, "data=latents", "data.root=latents.npz", "logger=csv", "stage=plan")
-    assert_refused(result, tmp_path, "mixture models vectors", "transformer", before=before, data_was_read=True)
+    result = run_here(tmp_path, "data=latents", "data.root=latents.npz", *words, "logger=csv", "stage=plan")
+    assert_refused(result, tmp_path, *said, before=before, data_was_read=True)
