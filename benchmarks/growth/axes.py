@@ -15,7 +15,7 @@ BLOCK = 100_000
 COMMON = ("logger=csv", "trainer.progress=false")
 LATENT_DIM, NUM_CLUSTERS, NUM_CODES = 16, 10, 256
 FEW_STEPS = 100
-"""Of fits by gradient: their number is set, whatever the size."""
+"""Of fits by gradient, whatever the size."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def images(*words: str) -> Callable[[int], list[str]]:
     return lambda size: [*usual, f"data.test_fraction={2000 / size:g}", *words]
 
 
-def transformer(*words: str) -> Callable[[int], list[str]]:
+def transformer(stage: str) -> Callable[[int], list[str]]:
     """Few steps of few sequences: one of 4,096 tokens takes seconds."""
-    fit = ["prior.fit.max_steps=20", "prior.fit.batch_size=8", "prior.fit.val_draws=64"]
-    judged = ["evaluation.num_samples=32", "evaluation.num_bound_images=64"]
-    return latents("prior=transformer", *fit, *judged, *words)
+    usual = ["data=latents", "prior=transformer", "prior.fit.batch_size=8", "prior.fit.val_draws=64"]
+    usual += ["evaluation.num_samples=32", "evaluation.num_bound_images=64", f"stage={stage}"]
+    return lambda tokens: [*usual, f"prior.fit.max_tokens={20 * 8 * tokens}"]
 
 
 def components(stage: str) -> Callable[[int], list[str]]:
@@ -109,7 +109,11 @@ def components(stage: str) -> Callable[[int], list[str]]:
     return lambda size: [*usual, f"prior.num_components={size}"]
 
 
-GRADIENT = ("prior=autoregressive", f"prior.fit.max_steps={FEW_STEPS}")
+def by_gradient(dims: int) -> Callable[[int], list[str]]:
+    """`FEW_STEPS` of batches of 512; of `prior.fit.max_steps` the least is an epoch."""
+    return latents("stage=prior", "prior=autoregressive", f"prior.fit.max_tokens={FEW_STEPS * 512 * dims}")
+
+
 MIXTURE = ("prior=mixture", "prior.num_components=10")
 AXES = (
     Axis(
@@ -127,7 +131,7 @@ AXES = (
         {
             "read": latents("stage=encode"),
             "mixture": latents("stage=prior", *MIXTURE),
-            "autoregressive": latents("stage=prior", *GRADIENT),
+            "autoregressive": by_gradient(LATENT_DIM),
             "evaluate": latents("stage=evaluate", *MIXTURE),
         },
     ),
@@ -140,7 +144,7 @@ AXES = (
             "read": latents("stage=encode"),
             "gaussian": latents("stage=prior", "prior=gaussian"),
             "mixture": latents("stage=prior", *MIXTURE, "prior.max_iter=20"),
-            "autoregressive": latents("stage=prior", *GRADIENT),
+            "autoregressive": lambda dims: by_gradient(dims)(dims),
             "evaluate gaussian": latents("stage=evaluate", "prior=gaussian"),
         },
     ),
@@ -150,9 +154,9 @@ AXES = (
         (16, 64, 256, 1024, 4096),
         write_codes,
         {
-            "read": transformer("stage=encode"),
-            "transformer": transformer("stage=prior"),
-            "evaluate": transformer("stage=evaluate"),
+            "read": transformer("encode"),
+            "transformer": transformer("prior"),
+            "evaluate": transformer("evaluate"),
         },
     ),
     Axis(

@@ -35,6 +35,8 @@ from stage1_vae.machine import has_native_bf16
 HERE = Path(__file__).resolve().parent
 EAGER = "float32 eager"
 EAGER_TARGET = 0.95
+PRODUCTS = "products of float32 alone"
+"""Of a step, and nothing else: a ceiling of whatever trains in float32."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def images(num: int, data: Path | None) -> np.ndarray:
 
 
 def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) -> list[Side]:
-    """pythae first, then our variants, with the seconds of their counted rounds."""
+    """pythae first, then our variants and the ceiling, with the seconds of their counted rounds."""
     task = TASKS[net]
     file = scratch / f"{net}.npy"
     np.save(file, images(task.num_batches * options.batch_size, options.data))
@@ -81,6 +83,8 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
         for name, words in task.variants.items():
             command = [sys.executable, HERE / "training_ours.py", *given, *words]
             sides.append(start(name, command, options, scratch))
+        alone: list[str | Path] = [sys.executable, HERE / "training_products.py", net]
+        sides.append(start(PRODUCTS, [*alone, str(task.num_batches), str(options.batch_size)], options, scratch))
         for side in sides:
             seconds = side.round()  # compiles, allocates
             print(f"{net}: {side.name} is warm after {seconds:.1f} s", file=sys.stderr)
@@ -99,7 +103,7 @@ def rows(net: str, sides: list[Side], batch_size: int) -> tuple[list[str], bool]
     ratios = {
         side.name: statistics.median(a / b for a, b in zip(theirs.seconds, side.seconds, strict=True)) for side in sides
     }
-    best = max((name for name in ratios if name != theirs.name), key=ratios.__getitem__)
+    best = max((name for name in ratios if name not in (theirs.name, PRODUCTS)), key=ratios.__getitem__)
     bounds = {EAGER: [EAGER_TARGET], theirs.name: []}
     bounds[best] = [*bounds.get(best, []), task.target]
     out = []
@@ -132,7 +136,8 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             f"The same nets, images and optimiser (Adam at 1e-3, batches of {options.batch_size}, Bernoulli on "
             f"intensities): images a second, medians of {options.rounds} rounds, the sides in turn; a ratio is the "
             "median of the ratios of neighbouring rounds. `reference`: 784-512-(16)-512-784. `wide_conv`: pythae's own "
-            "convolutions, 128 to 1024 channels. Targets are of eager float32, and of the best of our settings.",
+            "convolutions, 128 to 1024 channels. Targets are of eager float32, and of the best of our settings. The "
+            "last row of a net is no training: its matrix products alone, which no training in float32 can pass.",
             "    python -m benchmarks.pythae --data DIR --parts training",
             "| net | side | images a second | min - max | ours over | target |\n|---|---|---:|---:|---:|---|\n"
             + "\n".join(lines),
