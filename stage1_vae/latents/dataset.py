@@ -194,6 +194,12 @@ class LatentDataset:
         params = {name: column(values) for name, values in self.params.items()}
         return LatentDataset(self.spec, self.family, params, labels, self.provenance)
 
+    def with_params(self, params: Mapping[str, Column], spec: LatentSpec | None = None) -> "LatentDataset":
+        """As many posteriors of the same images and family by other parameters, over events of `spec`."""
+        return LatentDataset(
+            self.spec if spec is None else spec, self.family, params, self.labels, self.provenance, self.repeats
+        )
+
     def in_points(self) -> "LatentDataset":
         """Draws as point masses, draw after draw of all images, read when they are asked for; other families as they
         are. For who would take a posterior for its mean and variances."""

@@ -19,10 +19,9 @@ from torch import Tensor
 from stage1_vae.latents import Column, DerivedColumn, LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.held_out import check_finite, report
-from stage2_prior.prior import Encoder, GradientPrior, Prior, Wrapper, check_support, innermost
-from stage2_prior.sampling import Sampling
+from stage2_prior.prior import Encoder, GradientPrior, Prior, check_support, innermost
 from stage2_prior.spaces.charts import BoxChart, SphereChart
-from stage2_prior.wrappers.standardize import to_units_of_z
+from stage2_prior.wrappers.mapped import Mapped
 
 CHARTS: dict[Support, type[SphereChart] | type[BoxChart]] = {Support.SPHERE: SphereChart, Support.BOX: BoxChart}
 TRAIN_DRAWS, HELD_OUT_DRAWS, MOST_DRAWS = 200_000, 20_000, 32
@@ -31,7 +30,7 @@ MOST_NUMBERS = 2**26
 """Of draws that are kept; of a set with more, each look at a posterior draws anew."""
 
 
-class Charted(Wrapper):
+class Charted(Mapped):
     """`prior` of a chart of bounded latents; its own densities and samples are on their space.
 
     Args:
@@ -50,17 +49,12 @@ class Charted(Wrapper):
                 "this prior is made of normal posteriors, and those of the encoder are none in a chart; choose "
                 "another, such as prior=mixture"
             )
-        self.prior = prior
         if support not in CHARTS:
             raise PriorError(f"prior.wrap: support={support} has no chart; give {' or '.join(CHARTS)}")
         space = Support(support)
         self.chart = CHARTS[space](prior.spec.num_dims + (space is Support.SPHERE))
         shape = (prior.spec.num_dims + (space is Support.SPHERE),)
         self.spec = replace(prior.spec, shape=shape, support=space)
-
-    @property
-    def inner(self) -> Prior:
-        return self.prior
 
     @property
     def num_parameters(self) -> int:
@@ -85,20 +79,11 @@ class Charted(Wrapper):
                 "prior.bandwidth=held_out, as prior=kde does"
             )
 
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+    def _to_y(self, z: Tensor) -> tuple[Tensor, Tensor]:
         y, log_det = self.chart.lay_out(z)
-        return self.prior.log_prob(y.to(z.dtype), context) + log_det.to(z.dtype)
+        return y.to(z.dtype), log_det.to(z.dtype)
 
-    def _log_joint(self, z: Tensor) -> Tensor:
-        y, log_det = self.chart.lay_out(z)
-        return self.prior.log_joint(y.to(z.dtype)) + log_det.to(z.dtype)[:, None]
-
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        y, log_det = self.chart.lay_out(z)
-        return self.prior.loss(y.to(z.dtype), context) - log_det.to(z.dtype)
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        y = self.prior.sample(n, context, how)
+    def _to_z(self, y: Tensor) -> Tensor:
         return self.chart.place(y).to(y.dtype)
 
     def join(self, encoder: Encoder, images: Callable[[int], Tensor]) -> None:
@@ -119,15 +104,13 @@ class Charted(Wrapper):
             torch.manual_seed(run.seed)
             outside = self._fixed(val, HELD_OUT_DRAWS)
             inside = self._drawn_anew(train) if draws_anew else self._fixed(train, TRAIN_DRAWS)
-            log_unit = -self._mean_log_det(val)
-            logged = replace(run, log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step))
-            found = self.prior.fit(inside, outside, logged)
+            log_dets = dict.fromkeys(("train", "val"), self._mean_log_det(val))
+            found = self._fit_to_y(inside, outside, run, log_dets)
         self.to(run.device)
-        curve = [to_units_of_z(row, log_unit) for row in found.curve]
         if found.val_nll_nats is None:
-            return replace(found, curve=curve)
+            return found
         own = report(self, train, val, run, found.seconds)
-        return replace(found, train_nll_nats=own.train_nll_nats, val_nll_nats=own.val_nll_nats, curve=curve)
+        return replace(found, train_nll_nats=own.train_nll_nats, val_nll_nats=own.val_nll_nats)
 
     def _drawn_anew(self, latents: LatentDataset) -> LatentDataset:
         """As many points, each drawn whenever it is looked at."""

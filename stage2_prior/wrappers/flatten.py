@@ -89,7 +89,7 @@ class Flattened(Wrapper):
             return DerivedColumn((len(values), num_dims), lambda rows: np.asarray(values[rows]).reshape(-1, num_dims))
 
         params = {name: column(values) for name, values in latents.params.items()}
-        return LatentDataset(self.prior.spec, latents.family, params, latents.labels, latents.provenance)
+        return latents.with_params(params, self.prior.spec)
 
 
 def encode_flat(encoder: Encoder, x: Tensor) -> Distribution:

@@ -12,10 +12,6 @@ together. And it is for dimensions whose tails are heavy, in which c and w are t
 of y makes the points likeliest; both are judged without the outermost points, so that a few wild ones bend nothing.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,8 +21,8 @@ from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import TRIMMED, location_and_spread, moments, sorted_columns
-from stage2_prior.prior import Prior, Wrapper, check_support
-from stage2_prior.sampling import Sampling
+from stage2_prior.prior import Prior, check_support
+from stage2_prior.wrappers.mapped import Mapped
 
 CENTRES = (0.01, 0.5, 0.99)
 """Quantiles of the points."""
@@ -46,7 +42,7 @@ STEEPEST = 60.0
 """Samples stay where float32 holds the hyperbolic sine by a wide margin."""
 
 
-class Johnson(Wrapper):
+class Johnson(Mapped):
     """`prior` fitted to points whose heavy tails are taken in; see the module."""
 
     centre: Tensor
@@ -55,14 +51,9 @@ class Johnson(Wrapper):
 
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
-        self.prior = prior
         self.register_buffer("centre", torch.zeros(prior.spec.shape))  # [*shape]
         self.register_buffer("width", torch.ones(prior.spec.shape))  # [*shape]
         self.register_buffer("is_bent", torch.zeros(prior.spec.shape, dtype=torch.bool))  # [*shape]; others stay
-
-    @property
-    def inner(self) -> Prior:
-        return self.prior
 
     @property
     def num_parameters(self) -> int:
@@ -72,31 +63,14 @@ class Johnson(Wrapper):
     def check(cls, spec: LatentSpec) -> str | None:
         return check_support("johnson takes in the tails of real numbers", spec, Support.REAL)
 
-    def _bend(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, *shape] -> y of that shape, and log|dy/dz| [B], nats."""
+    def _to_y(self, z: Tensor) -> tuple[Tensor, Tensor]:
         far = torch.where(self.is_bent, (z - self.centre) / self.width, 0.0)
         y = torch.where(self.is_bent, self.width * far.asinh(), z)
         return y, -far.hypot(torch.ones_like(far)).log().flatten(1).sum(1)
 
-    def _unbend(self, y: Tensor) -> Tensor:
-        """The inverse."""
+    def _to_z(self, y: Tensor) -> Tensor:
         far = (y / self.width).clamp(-STEEPEST, STEEPEST).sinh()
         return torch.where(self.is_bent, self.centre + self.width * far, y)
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        y, log_slope = self._bend(z)
-        return self.prior.log_prob(y, context) + log_slope
-
-    def _log_joint(self, z: Tensor) -> Tensor:
-        y, log_slope = self._bend(z)
-        return self.prior.log_joint(y) + log_slope[:, None]
-
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        y, log_slope = self._bend(z)
-        return self.prior.loss(y, context) - log_slope
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        return self._unbend(self.prior.sample(n, context, how))
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Choose the dimensions and their maps, then fit the wrapped prior; all figures are in the units of z.
@@ -108,17 +82,8 @@ class Johnson(Wrapper):
         notes = self._choose(train)
         if not self.is_bent.any():
             return self.prior.fit(train, val, run)
-        slopes = {"train": self._mean_log_slope(train), "val": self._mean_log_slope(val)}
-        in_units_of_z = partial(less_log_slopes, log_slopes=slopes)
-        inner = replace(run, log=lambda figures, step: run.log(in_units_of_z(figures), step))
-        report = self.prior.fit(self._bent(train), self._bent(val), inner)
-        return replace(
-            report,
-            notes=[*notes, *report.notes],
-            train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats - slopes["train"],
-            val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats - slopes["val"],
-            curve=[in_units_of_z(row) for row in report.curve],
-        )
+        log_dets = {"train": self._mean_log_det(train), "val": self._mean_log_det(val)}
+        return self._fit_to_y(self._bent(train), self._bent(val), run, log_dets, notes)
 
     def _choose(self, train: LatentDataset) -> list[str]:
         """Set the maps; what people should know of them."""
@@ -142,8 +107,8 @@ class Johnson(Wrapper):
             "leaves them"
         ]
 
-    def _mean_log_slope(self, latents: LatentDataset) -> float:
-        total = sum(self._bend(posterior.mean.to(self.width.device))[1].sum().item() for posterior in latents.blocks())
+    def _mean_log_det(self, latents: LatentDataset) -> float:
+        total = sum(self._to_y(posterior.mean.to(self.width.device))[1].sum().item() for posterior in latents.blocks())
         return total / len(latents)
 
     def _bent(self, latents: LatentDataset) -> LatentDataset:
@@ -156,15 +121,7 @@ class Johnson(Wrapper):
             return np.where(is_bent, width * np.arcsinh((z - centre) / width), z)
 
         column = DerivedColumn(values.shape, bend)
-        return LatentDataset(latents.spec, latents.family, {"loc": column}, latents.labels, latents.provenance)
-
-
-def less_log_slopes(figures: Mapping[str, float], log_slopes: Mapping[str, float]) -> dict[str, float]:
-    """Figures of y as those of z: those in nats of a whole latent, less the mean log-slope of their set."""
-    return {
-        name: value - log_slopes["val" if name.startswith("val") else "train"] if name.endswith("_nats") else value
-        for name, value in figures.items()
-    }
+        return latents.with_params({"loc": column})
 
 
 def best_bends(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ N((m - shift) / unit, (s / unit)^2) is again a diagonal Gaussian, exactly, and t
 if nobody had wrapped it; a rotation (full whitening) would lose that.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -20,11 +20,11 @@ from stage1_vae.latents import Column, DerivedColumn, DiagonalNormal, LatentData
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
 from stage2_prior.moments import location_and_spread, moments
-from stage2_prior.prior import Encoder, Prior, Wrapper, check_support
-from stage2_prior.sampling import Sampling
+from stage2_prior.prior import Encoder, Prior, check_support
+from stage2_prior.wrappers.mapped import Mapped
 
 
-class Standardized(Wrapper):
+class Standardized(Mapped):
     """`prior` fitted to standardised latents; its own densities and samples are in the units of z."""
 
     shift: Tensor
@@ -32,13 +32,8 @@ class Standardized(Wrapper):
 
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
-        self.prior = prior
         self.register_buffer("shift", torch.zeros(prior.spec.shape))  # [*shape]
         self.register_buffer("unit", torch.ones(prior.spec.shape))  # [*shape] standard deviations
-
-    @property
-    def inner(self) -> Prior:
-        return self.prior
 
     @property
     def num_parameters(self) -> int:
@@ -50,28 +45,14 @@ class Standardized(Wrapper):
 
     @property
     def log_volume(self) -> Tensor:
-        """Logarithm of the volume in z of one of u, nats."""
+        """Logarithm of the volume in z of one in these units, nats."""
         return self.unit.log().sum()
 
-    def _to_u(self, z: Tensor) -> Tensor:
-        """[B, *shape] -> the same."""
-        return (z - self.shift) / self.unit
+    def _to_y(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return (z - self.shift) / self.unit, -self.log_volume.expand(len(z))
 
-    def _to_z(self, u: Tensor) -> Tensor:
-        """Its inverse."""
-        return self.shift + self.unit * u
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior.log_prob(self._to_u(z), context) - self.log_volume
-
-    def _log_joint(self, z: Tensor) -> Tensor:
-        return self.prior.log_joint(self._to_u(z)) - self.log_volume
-
-    def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior.loss(self._to_u(z), context) + self.log_volume
-
-    def _sample(self, n: int, context: Tensor | None, how: Sampling) -> Tensor:
-        return self._to_z(self.prior.sample(n, context, how))
+    def _to_z(self, y: Tensor) -> Tensor:
+        return self.shift + self.unit * y
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
         """Fit shift and unit in closed form, then the wrapped prior; all figures are in the units of z.
@@ -81,20 +62,10 @@ class Standardized(Wrapper):
         """
         check_finite(train, "training")
         notes = self._match(train)
-        log_unit = self.log_volume.item()
-        inner = replace(
-            run,
-            log=lambda figures, step: run.log(to_units_of_z(figures, log_unit), step),
-            encoder=None if run.encoder is None else partial(self._encode, run.encoder),
-        )
-        report = self.prior.fit(self._standardise(train), self._standardise(val), inner)
-        return replace(
-            report,
-            notes=[*notes, *report.notes],
-            train_nll_nats=None if report.train_nll_nats is None else report.train_nll_nats + log_unit,
-            val_nll_nats=None if report.val_nll_nats is None else report.val_nll_nats + log_unit,
-            curve=[to_units_of_z(row, log_unit) for row in report.curve],
-        )
+        encoder = None if run.encoder is None else partial(self._encode, run.encoder)
+        log_dets = dict.fromkeys(("train", "val"), -self.log_volume.item())
+        sets = self._standardise(train), self._standardise(val)
+        return self._fit_to_y(*sets, replace(run, encoder=encoder), log_dets, notes)
 
     def _match(self, train: LatentDataset) -> list[str]:
         """Take shift and unit from the latents; what people should know of them."""
@@ -124,7 +95,7 @@ class Standardized(Wrapper):
             return DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) - shift) / unit)  # places
 
         params = {name: column(name, values) for name, values in latents.params.items()}
-        return LatentDataset(latents.spec, latents.family, params, latents.labels, latents.provenance)
+        return latents.with_params(params)
 
 
 def said(few: Tensor) -> str:
@@ -133,8 +104,3 @@ def said(few: Tensor) -> str:
         f"standardised without the outermost latents in {int(few.sum()):,} of {len(few):,} dimensions, where a few lie "
         "so far out that the deviation of all is theirs; they stay in the set"
     )
-
-
-def to_units_of_z(figures: Mapping[str, float], log_unit: float) -> dict[str, float]:
-    """Add the log-determinant to every figure in nats of a whole latent."""
-    return {name: value + log_unit if name.endswith("_nats") else value for name, value in figures.items()}

@@ -191,7 +191,7 @@ class Varying(Wrapper):
             return DerivedColumn((len(values), *self.prior.spec.shape), lambda rows: np.asarray(values[rows])[:, kept])
 
         params = {name: column(values) for name, values in latents.params.items()}
-        return LatentDataset(self.prior.spec, latents.family, params, latents.labels, latents.provenance)
+        return latents.with_params(params, self.prior.spec)
 
 
 def named(places: Sequence[int]) -> str:

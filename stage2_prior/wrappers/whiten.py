@@ -55,12 +55,14 @@ class Whitened(Standardized):
     def log_volume(self) -> Tensor:
         return super().log_volume + self.factor.diagonal().log().sum()
 
-    def _to_u(self, z: Tensor) -> Tensor:
-        u = super()._to_u(z)
-        return torch.linalg.solve_triangular(self.factor.to(u.dtype), u.T, upper=False).T if self.can_whiten else u
+    def _to_y(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_det = super()._to_y(z)
+        if self.can_whiten:
+            u = torch.linalg.solve_triangular(self.factor.to(u.dtype), u.T, upper=False).T
+        return u, log_det
 
-    def _to_z(self, u: Tensor) -> Tensor:
-        return super()._to_z(u @ self.factor.T.to(u.dtype) if self.can_whiten else u)
+    def _to_z(self, y: Tensor) -> Tensor:
+        return super()._to_z(y @ self.factor.T.to(y.dtype) if self.can_whiten else y)
 
     def _match(self, train: LatentDataset) -> list[str]:
         notes = super()._match(train)
@@ -69,7 +71,7 @@ class Whitened(Standardized):
         self.factor.copy_(torch.eye(len(self.factor)))
         if train.family != "delta":
             return notes
-        u = super()._to_u(train.draw(spread_rows(len(train), ROWS)).to(self.unit.device)).double()
+        u = super()._to_y(train.draw(spread_rows(len(train), ROWS)).to(self.unit.device))[0].double()
         u = u[(u.abs() < FAR).all(1)]
         if len(u) < FEWEST:
             return notes
@@ -89,7 +91,7 @@ class Whitened(Standardized):
         inverse = torch.linalg.inv(self.factor.double()).T.cpu().numpy()  # u = x L^-T
         values = scaled.params["loc"]
         column = DerivedColumn(values.shape, lambda rows: (np.asarray(values[rows]) @ inverse).astype(np.float32))
-        return LatentDataset(latents.spec, latents.family, {"loc": column}, latents.labels, latents.provenance)
+        return latents.with_params({"loc": column})
 
 
 def correlation_factor(u: Tensor, share: float) -> Tensor:

@@ -47,16 +47,16 @@ def test_around_one_gaussian_it_is_the_distribution_of_johnson() -> None:
 def test_density_is_the_change_of_variables() -> None:
     prior, _ = bent(points())
     z = points(7, 2).requires_grad_()
-    y, log_slope = prior._bend(z)
+    y, log_det = prior._to_y(z)
     slopes = [torch.autograd.grad(y[:, d].sum(), z, retain_graph=True)[0] for d in range(3)]
     jacobian = torch.stack(slopes, 1)  # [7, 3, 3]
     torch.testing.assert_close(jacobian.diagonal(dim1=1, dim2=2).sum(1), jacobian.sum((1, 2)))
-    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_slope)
-    torch.testing.assert_close(prior._unbend(y), z, rtol=1e-4, atol=1e-5)
-    far = prior._unbend(torch.full((1, 3), 1e6)).requires_grad_()  # as far as samples go
-    log_slope = prior._bend(far)[1]
-    (gradient,) = torch.autograd.grad(log_slope.sum(), far)
-    assert far.isfinite().all() and log_slope.isfinite().all() and gradient.isfinite().all()
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det)
+    torch.testing.assert_close(prior._to_z(y), z, rtol=1e-4, atol=1e-5)
+    far = prior._to_z(torch.full((1, 3), 1e6)).requires_grad_()  # as far as samples go
+    log_det = prior._to_y(far)[1]
+    (gradient,) = torch.autograd.grad(log_det.sum(), far)
+    assert far.isfinite().all() and log_det.isfinite().all() and gradient.isfinite().all()
 
 
 def test_figures_are_in_units_of_z() -> None:

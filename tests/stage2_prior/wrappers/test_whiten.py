@@ -67,14 +67,14 @@ def test_of_fewer_points_than_dimensions_correlations_are_shrunk() -> None:
     other.fit(train, train, RUN)
     assert any(note.startswith("whitened") for note in notes)
     assert prior.log_prob(test).mean() > other.log_prob(test).mean() + 10
-    torch.testing.assert_close(prior._to_z(prior._to_u(test)), test, atol=1e-3, rtol=0)
+    torch.testing.assert_close(prior._to_z(prior._to_y(test)[0]), test, atol=1e-3, rtol=0)
 
 
 def test_a_column_that_follows_from_others_is_not_blown_up() -> None:
     loc = together(2000)
     loc[:, 3] = loc[:, 0] - 2 * loc[:, 1]
     prior, _ = whitened(LatentDataset.of(loc[:1000]))
-    assert prior._to_u(loc[1000:]).abs().max() < 10
+    assert prior._to_y(loc[1000:])[0].abs().max() < 10
 
 
 def test_noise_is_not_whitened() -> None:
@@ -89,7 +89,7 @@ def test_a_column_that_hardly_ever_moves_is_not_stretched() -> None:
     loc[:, 2] = 0.0
     loc[::500, 2] = 1.0
     prior, _ = whitened(LatentDataset.of(loc))
-    assert prior._to_u(loc).abs().max() < 1000 and torch.equal(prior.factor, torch.eye(3))
+    assert prior._to_y(loc)[0].abs().max() < 1000 and torch.equal(prior.factor, torch.eye(3))
 
 
 def test_a_wild_point_makes_no_correlation() -> None:
