@@ -75,4 +75,4 @@ def machine() -> str:
     """Where this was measured, whether its processor has instructions for bfloat16, and how busy it was."""
     flags = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
     half = "with" if any(flag in flags for flag in BF16_FLAGS) else "without"
-    return f"{os.cpu_count()} cores {half} bfloat16, load {os.getloadavg()[0]:.1f}"
+    return f"{os.cpu_count()} cores {half} instructions for bfloat16, load {os.getloadavg()[0]:.1f}"

@@ -13,11 +13,10 @@ import copy
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,13 +119,13 @@ def section(found: dict[str, dict[str, float]], rounds: int) -> str:
     )
 
 
-def main(words: Iterable[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's IDX files")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
-    options: Any = parser.parse_args(None if words is None else list(words))
+    options = parser.parse_args()
     found = {}
     for name in options.only:
         found[name] = compared(name, options.data.absolute(), options.rounds)
