@@ -40,6 +40,7 @@ from stage1_vae.data.latents.source import DEPENDENT
 from stage1_vae.data.splits import MIN_IMAGES, MIN_PER_SPLIT, SPLITS, split_rows
 from stage1_vae.latents import LatentDataset, LatentSpec, constants, dependent_columns
 from stage1_vae.latents.look import look_at
+from stage1_vae.machine import flushed_denormals
 from stage2_prior.fitting import FitReport, PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.varying import Varying
@@ -53,6 +54,7 @@ DEVICES = ("auto", "cpu", "gpu")
 MOST_SEEDS = 2**32
 
 
+@flushed_denormals()
 def fit_prior(
     latents: LatentDataset,
     prior: str = "mixture",
@@ -110,6 +112,7 @@ def fit_prior(
     return LearnedPrior(parts.prior, parts.data.class_names, description, fitted), report
 
 
+@flushed_denormals()
 def judge(
     prior: LearnedPrior,
     latents: LatentDataset,

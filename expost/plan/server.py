@@ -49,7 +49,7 @@ from stage1_vae.data.splits import SPLITS
 from stage1_vae.errors import ExpostError
 from stage1_vae.external.autoencoder import External
 from stage1_vae.external.weights import tensors
-from stage1_vae.machine import available_bytes
+from stage1_vae.machine import available_bytes, flushed_denormals
 
 SPARE, MAX_STEP_SECONDS = 0.8, 2.0
 """Share of the free memory, and time, that one step of a probe may take."""
@@ -85,6 +85,7 @@ def main() -> int:
     return 0
 
 
+@flushed_denormals()  # as stages are made
 def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
     """Everything that is measured; see `expost.plan.costs` for what becomes of it.
 

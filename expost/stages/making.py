@@ -27,6 +27,7 @@ from expost.store.training_states import TrainingStates
 from expost.training.tracking import Tracker, tracking
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.latents import LatentDataset
+from stage1_vae.machine import flushed_denormals
 from stage2_prior.prior import Prior
 
 
@@ -159,6 +160,7 @@ class Recipe:
         return {name: key for name, key in self.keys.items() if key in self.ingredients.values()}
 
 
+@flushed_denormals()
 def make_files(stage: Stage, making: Making) -> Mapping[str, Any]:
     """All files of `stage`, or of one rank its part of them; how long it takes is said before, where that is long."""
     foretell(making.job, stage.place, lambda: stage.expected(making))
