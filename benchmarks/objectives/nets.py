@@ -30,6 +30,7 @@ from expost.parts.assembly import ImageParts
 from expost.stages.vae import settings_of
 from expost.training.trainer import lightning_fit
 from stage1_vae.bottlenecks.gaussian import Gaussian
+from stage1_vae.machine import flushed_denormals
 from stage1_vae.nets.products import Convolution, TransposedConvolution
 from stage1_vae.training.train import Settings, train
 from stage1_vae.vae import VAE
@@ -69,6 +70,7 @@ def ours(job: Job, parts: ImageParts, settings: Settings) -> list[float]:
     return timed.seconds
 
 
+@flushed_denormals()  # all sides, as stages are made
 def compared(name: str, data: Path, rounds: int) -> dict[str, float]:
     """Median images a second of the bare loop, of ours as `auto` decides, and uncompiled; epochs that warm up apart."""
     num = NETS[name]
@@ -109,7 +111,8 @@ def section(found: dict[str, dict[str, float]], rounds: int) -> str:
             "## Training throughput of the nets",
             f"MNIST, vae=gaussian of 16 dimensions, float32, batches of {SIZE}; images a second, medians of "
             f"{rounds * (EPOCHS - 1)} epochs (images of an epoch: {numbers}), in turn with a bare loop of the same net "
-            f"in torch's own layers, uncompiled, with fused Adam; {torch.get_num_threads()} threads.",
+            f"in torch's own layers, uncompiled, with fused Adam; denormal numbers are zero for all; "
+            f"{torch.get_num_threads()} threads.",
             "    python -m benchmarks.objectives.nets --data DIR",
             "| net | bare loop | compile=false | compile=auto | ratio, false | ratio, auto |\n"
             "|---|---:|---:|---:|---:|---:|\n" + "\n".join(row(name, speeds) for name, speeds in found.items()),

@@ -27,6 +27,7 @@ from stage1_vae.data.images import Domain, InMemory
 from stage1_vae.data.loader import Batches
 from stage1_vae.data.preprocess import Preprocess
 from stage1_vae.likelihoods import BernoulliLikelihood
+from stage1_vae.machine import flushed_denormals
 from stage1_vae.net import Encoder, Net
 from stage1_vae.nets.mlp import MLP
 from stage1_vae.nets.products import Convolution, TransposedConvolution
@@ -130,7 +131,8 @@ def main(net: str, images: str, batch_size: str, precision: str, compiled: str, 
     def with_rounds(*what: Any, callbacks: Iterable[pl.Callback], **options: Any) -> None:
         fit(*what, callbacks=[*callbacks, Timed(rounds)], **options)
 
-    train(vae, ELBO(), batches, val_batches, settings, with_rounds, seed=0)
+    with flushed_denormals():  # as stages are made
+        train(vae, ELBO(), batches, val_batches, settings, with_rounds, seed=0)
 
 
 if __name__ == "__main__":
