@@ -62,6 +62,9 @@ SECTIONS: Mapping[str, Section] = {
     "latents": Section("benchmarks.latents", data=None),
     "clusters": Section("benchmarks.objectives.clusters"),
     "hyperspherical_2": Section("benchmarks.objectives.hyperspherical", ("--dims", "2")),
+    "hyperspherical_10": Section(
+        "benchmarks.objectives.hyperspherical", ("--dims", "10", "--epochs", "500", "--vaes", "hyperspherical")
+    ),
     "hyperspherical": Section("benchmarks.objectives.hyperspherical", ("--dims", "5", "10", "--epochs", "200")),
 }
 """By the name of their file, the shortest first."""

@@ -1,7 +1,7 @@
 """Normal and hyperspherical VAEs on dynamically binarised MNIST beside the published table, in Markdown.
 
-    python -m benchmarks.objectives.hyperspherical --data DIR [--dims 2 5 10] [--seeds 0 1 2] [--epochs 300]
-                                                   [--out FILE.md]
+    python -m benchmarks.objectives.hyperspherical --data DIR [--dims 2 5 10] [--vaes NAME ...] [--seeds 0 1 2]
+                                                   [--epochs 300] [--out FILE.md]
 
 Published: Davidson et al., "Hyperspherical Variational Auto-Encoders", 2018, table 1, mean and standard deviation over
 ten runs: von Mises-Fisher posteriors on S^d, which is in R^{d+1}, beside N(0, I) in R^d; encoder of 256 and 128 ReLU
@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's IDX files")
     parser.add_argument("--root", type=Path, default=Path("runs/bench/hyperspherical"), help="where the runs are kept")
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 5, 10], choices=sorted({d for _, d in PUBLISHED}))
+    parser.add_argument("--vaes", nargs="+", default=list(VAES), choices=list(VAES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--warmup-epochs", type=int, default=100)
@@ -125,12 +126,13 @@ def main() -> int:
     table = ["| d | VAE | prior | log p(x) ↑ | distortion ↓ | rate ↓ |", "|---:|---|---|---:|---:|---:|"]
     short = []
     for d in options.dims:
-        for name in VAES:
+        for name in options.vaes:
             runs = [run(options, name, d, seed) for seed in options.seeds]
             table += lines(name, d, runs)
             short += [f"{name}, d = {d}"] * is_short(name, d, runs)
     dims, seeds = (" ".join(map(str, numbers)) for numbers in (options.dims, options.seeds))
-    command = f"--epochs {options.epochs} --dims {dims} --seeds {seeds}"
+    vaes = f" --vaes {' '.join(options.vaes)}" * (options.vaes != list(VAES))
+    command = f"--epochs {options.epochs} --dims {dims} --seeds {seeds}{vaes}"
     words = "\n\n".join(
         [
             f"## Latents on a sphere, beside the published table: d = {dims.replace(' ', ', ')}",
