@@ -120,14 +120,15 @@ MIXTURE = (*ITERATIONS, "prior.num_components=10")
 AXES = (
     Axis(
         "images",
-        "28x28, the reference net, one epoch; a mixture of 10 on 16 dimensions, 20 iterations; a full evaluation on 2,000 test images",
+        "28x28, the reference net, one epoch; a mixture of 10 on 16 dimensions, 20 iterations; all of the evaluation on "
+        "2,000 test images",
         (10_000, 100_000, 300_000),
         write_images,
         {stage: images(f"stage={stage}") for stage in ("vae", "encode", "prior", "evaluate")},
     ),
     Axis(
         "latents",
-        f"16 dimensions, posteriors with widths; a mixture of 10, 20 iterations, {FEW_STEPS} steps of the autoregressive net",
+        f"16 dimensions, posteriors with widths; a mixture of 10, 20 iterations, {FEW_STEPS} steps of the masked net",
         (10_000, 100_000, 1_000_000, 10_000_000),
         write_latents,
         {
