@@ -120,7 +120,7 @@ MIXTURE = (*ITERATIONS, "prior.num_components=10")
 AXES = (
     Axis(
         "images",
-        "28x28, the reference net, one epoch; a mixture of 10 on 16 dimensions, 20 iterations; all of the evaluation on "
+        "28x28, the reference net, one epoch; a mixture of 10 on 16 dimensions, 20 iterations; an evaluation on "
         "2,000 test images",
         (10_000, 100_000, 300_000),
         write_images,
