@@ -65,6 +65,7 @@ def alone(loc: np.ndarray, log_std: np.ndarray, num_components: int) -> dict[str
     import torch
 
     from stage1_vae.latents import LatentDataset
+    from stage1_vae.machine import flushed_denormals
     from stage2_prior.fitting import FitRun
     from stage2_prior.priors.mixture import Mixture
 
@@ -72,7 +73,8 @@ def alone(loc: np.ndarray, log_std: np.ndarray, num_components: int) -> dict[str
     latents, val = LatentDataset.of(loc[:NUM], log_std[:NUM]), LatentDataset.of(loc[NUM:], log_std[NUM:])
     run = FitRun(torch.device("cpu"), 0, lambda figures, step: None, lightning_fit=lambda: None)
     prior = Mixture(latents.spec, num_components=num_components)
-    report = prior.fit(latents, val, run)
+    with flushed_denormals():  # as `fit_prior` does
+        report = prior.fit(latents, val, run)
     return outcome(started, imported, prior, report)
 
 

@@ -41,6 +41,7 @@ from expost.training.tracking import Tracker
 from stage1_vae.data.images import ImageData, ImageSet
 from stage1_vae.data.linear_gaussian import LinearGaussianDensity
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.machine import flushed_denormals
 from stage1_vae.posteriors import DiagonalNormal
 from stage2_prior.prior import Exactness, Prior
 
@@ -95,6 +96,7 @@ class Recovery:
     num_fitted: int
 
 
+@flushed_denormals()
 def run_oracle(job: Job) -> None:
     """Print true value, estimate and error side by side; write `oracle.json` into the run's folder.
 

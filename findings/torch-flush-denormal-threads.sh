@@ -9,7 +9,7 @@
 #
 # Why it matters: training makes denormal numbers. Adam's running mean of a weight whose gradient is exactly zero from
 # some step on (dead units, pixels that are always black) falls by a tenth a step, is denormal after some 800 steps and
-# then does not reach zero: 0.9 times the least number there is rounds to that number again. Every later step computes
+# then does not reach zero: 0.9 times four times the least number there is rounds to the same again. Every later step computes
 # with it, and a product with such a matrix is a hundred times slower.
 #
 # Seen, two threads (share of 1,000,000 numbers of 1e-39 whose half is not zero; and of Adam's mean):

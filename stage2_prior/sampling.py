@@ -24,7 +24,7 @@ MOST = 1000
 @dataclass(frozen=True)
 class Sampling:
     """Attributes:
-    temperature: divides logits, and scales the widths of Gaussians; 0: the likeliest value.
+    temperature: divides logits, and scales the widths of Gaussians; 0, and what is denormal: the likeliest value.
     top_k: codes that may be drawn; None: all.
     top_p: share of the mass that may be drawn; 1: all.
     guidance: weight w of (1 + w) log p(z|y) - w log p(z); 0: none.
@@ -45,6 +45,8 @@ class Sampling:
             value = getattr(self, knob)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"sample.{knob}={value!r}: give a number")
+        if 0 < self.temperature < torch.finfo(torch.float32).tiny:
+            object.__setattr__(self, "temperature", 0.0)
         for knob in ("temperature", "guidance"):
             if not 0 <= (value := getattr(self, knob)) <= MOST:
                 raise ValueError(f"sample.{knob}={value}: give 0 or more, at most {MOST}")

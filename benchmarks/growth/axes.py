@@ -15,7 +15,7 @@ BLOCK = 100_000
 COMMON = ("logger=csv", "trainer.progress=false")
 LATENT_DIM, NUM_CLUSTERS, NUM_CODES = 16, 10, 256
 FEW_STEPS = 100
-"""Of fits by gradient, whatever the size."""
+"""Of fits by gradient, about; epochs are whole, and small sets have smaller batches."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def components(stage: str) -> Callable[[int], list[str]]:
 
 
 def by_gradient(dims: int) -> Callable[[int], list[str]]:
-    """`FEW_STEPS` of batches of 512; of `prior.fit.max_steps` the least is an epoch."""
+    """About `FEW_STEPS` of batches of about 512; of `prior.fit.max_steps` the least is an epoch."""
     return latents("stage=prior", "prior=autoregressive", f"prior.fit.max_tokens={FEW_STEPS * 512 * dims}")
 
 
@@ -128,7 +128,7 @@ AXES = (
     ),
     Axis(
         "latents",
-        f"16 dimensions, posteriors with widths; a mixture of 10, 20 iterations, {FEW_STEPS} steps of the masked net",
+        f"16 dimensions, posteriors with widths; a mixture of 10, 20 iterations, some {FEW_STEPS} of the masked net",
         (10_000, 100_000, 1_000_000, 10_000_000),
         write_latents,
         {
@@ -140,7 +140,7 @@ AXES = (
     ),
     Axis(
         "dimensions",
-        f"20,000 posteriors with widths; a mixture of 10, 20 iterations, {FEW_STEPS} steps of the autoregressive net",
+        f"20,000 posteriors with widths; a mixture of 10, 20 iterations, some {FEW_STEPS} of the masked net",
         (2, 16, 128, 1024, 4096),
         lambda folder, dims: write_latents(folder, 20_000, dims),
         {

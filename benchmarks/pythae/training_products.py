@@ -1,10 +1,11 @@
-"""What no training of these nets can pass: the matrix products of a step alone, on numbers that lie ready.
+"""The matrix products of a training step alone, on numbers that lie ready.
 
     python training_products.py {reference,wide_conv} NUM_BATCHES BATCH_SIZE
 
 A layer is one product of the forward pass and two of the backward one, of its input's gradient and its weight's; the
-first needs no gradient of its input. A convolution counts as the product of its patches and its weight, without what
-gathers them. A round is an epoch.
+first needs no gradient of its input. A convolution counts as the product of whole patches and its weight, without what
+gathers them; of the wide ones a fifth of the numbers in patches are padding, which another way to convolve can leave
+out. A round is an epoch.
 """
 
 import platform

@@ -40,7 +40,7 @@ from expost.plan.latent_evaluation import probe_latent_evaluation
 from expost.plan.latents import imagine_latents, keep_few, probe_copy
 from expost.plan.probe import Probed, Probing, change, end_with, measure_in_fork, peak_bytes, resident_bytes
 from expost.plan.stages import imagine_inputs, probe_calibration, probe_encode, probe_prior, probe_vae
-from expost.stages.check import check_all
+from expost.stages.check import check_all, check_request
 from expost.store.artifacts import Store
 from expost.training.devices import resolved_precision
 from stage1_vae.data.images import Data
@@ -109,7 +109,7 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
         print(f"{DATA_LINE}{dataset_line(data)}", flush=True)
         whole, parts = assemble(whole, given=data)
         opening = Opening(time.perf_counter() - started, 0, "read, and kept as training keeps them")
-    check_all(whole, parts)
+    measure_in_fork(partial(check, whole, parts), threads)  # whose memory is none of the stages'
     probing, base = make_small(whole, parts, scratch), peak_bytes()
     probes, latent_rows = (
         probe_images(probing, threads) if isinstance(parts, ImageParts) else probe_latents(probing, threads)
@@ -136,6 +136,17 @@ def probe_all(job: Facts, scratch: Path, threads: int) -> Facts:
         },
         "seconds": time.perf_counter() - started,
     }
+
+
+def check(job: Job, parts: Parts) -> Facts:
+    """What the run would refuse.
+
+    Raises:
+        UserError: see `check_request` and `check_all`.
+    """
+    check_request(job)
+    check_all(job, parts)
+    return {}
 
 
 def probe_images(probing: Probing, threads: int) -> tuple[dict[str, Probed], Facts]:

@@ -30,10 +30,12 @@ from expost.questions.inquiry import Finished, Inquiry, Outcome, Outcomes, Varia
 from expost.stages.check import check_all
 from expost.stages.report import point_latest
 from stage1_vae.base_priors import StandardNormal
+from stage1_vae.machine import flushed_denormals
 
 ANSWER, PICTURE = "answer.json", "answer.png"
 
 
+@flushed_denormals()
 def answer(job: Job) -> None:
     """Make the runs, print table and sentences, and write `answer.json` and `answer.png` into the run's folder.
 

@@ -60,7 +60,7 @@ def check_all(job: Job, parts: Parts) -> None:
         check_clusters(job, parts.of_images)
         if isinstance(objective := parts.of_images.objective, ClusterELBO):
             check_steps(job, objective, len(parts.data.train))
-    if word in ("sample", "all", "check"):
+    if word in ("sample", "all", "check", "plan"):
         check_draws(job, parts)
     if word in ("all", "joint", "evaluate", "check", "plan"):
         check_evaluation(job, parts)

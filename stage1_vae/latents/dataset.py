@@ -183,8 +183,8 @@ class LatentDataset:
             **{name: torch.from_numpy(values.astype(dtype, copy=False)) for name, values in params.items()}
         )
 
-    def take(self, rows: Tensor) -> "LatentDataset":
-        """The posteriors of `rows` [n], read when they are asked for."""
+    def take(self, rows: Tensor, repeats: int = 1) -> "LatentDataset":
+        """The posteriors of `rows` [n], read when they are asked for; each image has `repeats` of them."""
         labels = None if self.labels is None else self.labels[rows]
         numbers = rows.numpy()
 
@@ -192,7 +192,7 @@ class LatentDataset:
             return DerivedColumn((len(numbers), *values.shape[1:]), lambda at: values[numbers[at]])
 
         params = {name: column(values) for name, values in self.params.items()}
-        return LatentDataset(self.spec, self.family, params, labels, self.provenance)
+        return LatentDataset(self.spec, self.family, params, labels, self.provenance, repeats)
 
     def with_params(self, params: Mapping[str, Column], spec: LatentSpec | None = None) -> "LatentDataset":
         """As many posteriors of the same images and family by other parameters, over events of `spec`."""

@@ -219,7 +219,7 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
 def coarse_steps(sample: np.ndarray) -> Remark | None:
     """Columns whose offset leaves float32 few steps in a standard deviation."""
     std, size = sample.std(0), np.abs(sample).max(0)
-    steps = np.where(std > 0, std / np.maximum(size * 2.0**-23, 1e-38), np.inf)
+    steps = np.where(std > 0, std / np.maximum(size * 2.0**-23, 1e-45), np.inf)
     worst = int(steps.argmin())
     if steps[worst] >= FEW_STEPS:
         return None

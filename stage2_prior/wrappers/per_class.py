@@ -126,7 +126,7 @@ def latents_of(latents: LatentDataset, y: int) -> LatentDataset:
     """The latents with the label `y`."""
     if latents.labels is None:
         raise PriorError("prior.conditional=true needs labels and these latents have none; set it to false")
-    return latents.take((latents.labels == y).nonzero().squeeze(1))
+    return latents.take((latents.labels == y).nonzero().squeeze(1), latents.repeats)
 
 
 def mean_curve(reports: list[FitReport], weights: list[float]) -> Iterator[dict[str, float]]:

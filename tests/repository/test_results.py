@@ -166,7 +166,7 @@ def test_an_empty_folder_gives_a_page_and_damage_a_line(tmp_path: Path, capsys: 
 
 def test_a_section_says_whether_its_machine_has_bfloat16() -> None:
     with_it = has_native_bf16(torch.device("cpu"))
-    assert f"cores {'with' if with_it else 'without'} bfloat16" in child.machine()
+    assert f"cores {'with' if with_it else 'without'} instructions for bfloat16" in child.machine()
     assert child.BF16_FLAGS == BF16_FLAGS
 
 

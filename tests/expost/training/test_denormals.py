@@ -1,12 +1,15 @@
 """Numbers that a processor is slow with are zero wherever a stage is made or a prior is fitted, and nowhere else."""
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import SMALL, run_here
+from command_line import PROJECT, SMALL, run_here
 
 from expost import LatentDataset, fit_prior
 from stage1_vae.machine import flushed_denormals
@@ -74,3 +77,25 @@ def test_so_is_a_prior_of_three_lines(in_training: list[int]) -> None:
     fit_prior(LatentDataset.of(np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)), "gaussian")
     assert in_training and not any(in_training)
     assert left() == len(SMALL_NUMBERS)
+
+
+FORK = """
+import os, torch
+from stage1_vae.machine import flushed_denormals
+
+def left():
+    return int((torch.full((1_000_000,), 1e-39) * 0.5).count_nonzero())
+
+torch.set_num_threads(2)
+left()
+child = os.fork()
+if child == 0:
+    with flushed_denormals():
+        os._exit(0 if left() == 0 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_does_not_wait_for_threads_of_its_parent() -> None:
+    subprocess.run([sys.executable, "-c", FORK], cwd=PROJECT, check=True, timeout=120)

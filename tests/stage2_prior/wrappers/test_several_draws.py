@@ -13,6 +13,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.flatten import Flattened
 from stage2_prior.wrappers.johnson import Johnson
+from stage2_prior.wrappers.per_class import latents_of
 from stage2_prior.wrappers.standardize import Standardized
 from stage2_prior.wrappers.varying import Varying
 from stage2_prior.wrappers.whiten import Whitened
@@ -45,3 +46,9 @@ def test_they_are_still_of_one_image(wrapper: Callable[[Any], Prior], shape: tup
     inner = Recording(LatentSpec((16,) if len(shape) == 3 else (4,)))
     wrapper(inner).fit(latents, latents, RUN)
     assert inner.given is not None and inner.given is not latents and inner.given.repeats == 3
+
+
+def test_so_they_are_in_a_class() -> None:
+    loc, labels = np.zeros((12, 2), np.float32), np.tile([0, 1, 1, 0], 3)
+    of_class = latents_of(LatentDataset(LatentSpec((2,)), "delta", {"loc": loc}, labels, repeats=3), 1)
+    assert (len(of_class), of_class.repeats) == (6, 3)
