@@ -137,8 +137,8 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             f"intensities): images a second, medians of {options.rounds} rounds, the sides in turn; a ratio is the "
             "median of the ratios of neighbouring rounds. `reference`: 784-512-(16)-512-784. `wide_conv`: pythae's own "
             "convolutions, 128 to 1024 channels. On our side denormal numbers are zero, as in every stage. Targets "
-            "are of eager float32, and of the best of our settings. The last row of a net is no training: it is the matrix "
-            "products of a step alone, of a convolution those of whole patches.",
+            "are of eager float32, and of the best of our settings. The last row of a net is no training: it is "
+            "the matrix products of a step alone, of a convolution those of whole patches.",
             "    python -m benchmarks.pythae --data DIR --parts training",
             "| net | side | images a second | min - max | ours over | target |\n|---|---|---:|---:|---:|---|\n"
             + "\n".join(lines),
