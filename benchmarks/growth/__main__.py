@@ -1,23 +1,24 @@
 """How time and memory of every stage grow: with images, latents, dimensions, codes a map and components.
 
-    python -m benchmarks.growth [--only AXIS ...] [--up-to SIZE] [--folder DIR] [--figure docs/growth.png]
+    python -m benchmarks.growth [--only AXIS ...] [--up-to SIZE] [--root DIR] [--figure docs/growth.png]
                                 [--out docs/measured/growth.md]
 
 Runs each stage on synthetic data of each size as a command of its own, by one thread, and counts the seconds that its
 processes computed, whatever else the machine does, and its peak memory; both hold the start of the interpreter. A slope
 tells that apart: of what is beyond the smallest size, d log(figure) / d log(size) between the two largest, so that 1 is
 linear whatever is there once; none where less than a second, or a tenth of a GiB, is beyond it. Sizes that a command
-refuses end its curve, in the words that it gave. Takes about an hour on one core and 6 GiB of disk. Exits with 1 where
-a curve over images or latents is steeper than linear by more than a tenth.
+refuses end its curve, in the words that it gave. Takes about an hour on one core and 6 GiB of disk; what is in `--root`
+is not measured again. Exits with 1 where a curve over images or latents is steeper than linear by more than a tenth.
 """
 
 import argparse
+import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.child import HERE, machine
@@ -97,28 +98,43 @@ def take(words: list[str], size: int) -> Point | str:
     return Point(size, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
-def measured(axis: Axis, largest: int, folder: Path) -> list[Curve]:
+def measured(axis: Axis, largest: int, kept: Path) -> list[Curve]:
     """The curves along one axis."""
     curves = {name: Curve(name, []) for name in axis.commands}
     for size in axis.sizes:
         if size > largest:
             break
-        with tempfile.TemporaryDirectory(prefix="expost-growth-", dir=folder) as scratch:
-            data, root = Path(scratch) / "data", Path(scratch) / "runs"
-            data.mkdir()
-            # By a process of its own: Linux counts the memory of the one that starts a command into the command's peak.
-            subprocess.run([sys.executable, "-m", "benchmarks.growth.axes", axis.name, str(size), data], check=True)
-            for name, words in axis.commands.items():
-                curve = curves[name]
-                if curve.refusal is not None:
-                    continue
-                point = take([f"data.root={data}", f"paths.root={root}", *COMMON, *words(size)], size)
-                if isinstance(point, str):
-                    curve.refusal = f"{size:,}: {point}"
-                else:
-                    curve.points.append(point)
-                print(f"{axis.name} {size:,} {name}: {point}", file=sys.stderr, flush=True)
+        growing = [name for name, curve in curves.items() if curve.refusal is None]
+        for name, outcome in outcomes_at(axis, size, growing, kept).items():
+            if isinstance(outcome, str):
+                curves[name].refusal = f"{size:,}: {outcome}"
+            else:
+                curves[name].points.append(outcome)
     return list(curves.values())
+
+
+def outcomes_at(axis: Axis, size: int, names: list[str], kept: Path) -> dict[str, Point | str]:
+    """What the commands `names` took, or why there is nothing, measured now or found in the folder `kept`."""
+    commands = {name: axis.commands[name](size) for name in names}
+    file = kept / f"{axis.name}-{size}.json"
+    if file.exists():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["commands"] == commands:
+            found = stored["outcomes"].items()
+            return {name: outcome if isinstance(outcome, str) else Point(**outcome) for name, outcome in found}
+    outcomes: dict[str, Point | str] = {}
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=kept) as scratch:
+        data, root = Path(scratch) / "data", Path(scratch) / "runs"
+        data.mkdir()
+        # By a process of its own: Linux counts the memory of the one that starts a command into the command's peak.
+        subprocess.run([sys.executable, "-m", "benchmarks.growth.axes", axis.name, str(size), data], check=True)
+        for name, words in commands.items():
+            asked = words if isinstance(words, str) else [f"data.root={data}", f"paths.root={root}", *COMMON, *words]
+            outcomes[name] = asked if isinstance(asked, str) else take(asked, size)
+            print(f"{axis.name} {size:,} {name}: {outcomes[name]}", file=sys.stderr, flush=True)
+    stored = {name: outcome if isinstance(outcome, str) else asdict(outcome) for name, outcome in outcomes.items()}
+    file.write_text(json.dumps({"commands": commands, "outcomes": stored}, indent=1), encoding="utf-8")
+    return outcomes
 
 
 def table(axis: Axis, curves: list[Curve]) -> str:
@@ -159,12 +175,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[axis.name for axis in AXES], default=[axis.name for axis in AXES])
     parser.add_argument("--up-to", type=int, default=sys.maxsize, help="largest size")
-    parser.add_argument("--folder", type=Path, help="where the data lie while they are needed; default: temporary")
+    parser.add_argument("--root", type=Path, default=Path("runs/bench/growth"), help="where points and data are kept")
     parser.add_argument("--figure", type=Path, help="a PNG file")
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     options = parser.parse_args()
+    kept = options.root.absolute()
+    kept.mkdir(parents=True, exist_ok=True)
     chosen = [axis for axis in AXES if axis.name in options.only]
-    found = {axis.name: measured(axis, options.up_to, options.folder) for axis in chosen}
+    found = {axis.name: measured(axis, options.up_to, kept) for axis in chosen}
     steep = [f"{name}, {words}" for name in COUNTED for curve in found.get(name, []) if (words := curve.steep)]
     text = "\n\n".join(
         [
