@@ -22,6 +22,7 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 PRODUCT, ROUNDS = 512, 7
 FASTER = 1.25
 """How many times as fast products must be in bfloat16: a net is more than its products."""
+PAUSE = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None) if sys.platform == "linux" else None
 SOFT = 1
 """omp_pause_soft of omp.h: what threads have of their own may stay."""
 
@@ -184,8 +185,8 @@ def end_idle_threads() -> None:
     of a small net takes 1.4 times as long. Elsewhere than on Linux nothing is ended, and another OpenMP may only let
     them sleep.
     """
-    if sys.platform == "linux" and (pause := getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)) is not None:
-        pause(SOFT)
+    if PAUSE is not None:
+        PAUSE(SOFT)
 
 
 if hasattr(os, "register_at_fork"):  # a child has no threads, and would wait for those of its parent for ever
