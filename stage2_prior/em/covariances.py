@@ -183,7 +183,7 @@ class VectorCovariance:
         return variance * part_variance(num_components, len(total))
 
     def factor(self, guess: Tensor) -> Tensor:
-        return guess[:1].sqrt() if self.isotropic else guess.sqrt()
+        return guess[..., :1].sqrt() if self.isotropic else guess.sqrt()
 
     def log_prior(self, scale: Tensor, guess: Tensor, pseudo_counts: float) -> Tensor:
         return -0.5 * pseudo_counts * (2 * scale.log() + guess * scale.pow(-2)).sum()

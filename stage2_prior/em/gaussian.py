@@ -176,7 +176,7 @@ class EMSettings:
 
     Attributes:
         covariance: the kind.
-        guess: what covariances are shrunk towards.
+        guess: what covariances are shrunk towards; with one more axis, [K, ...], one for each component.
         pseudo_counts: points that the guess is worth, a component.
         max_iter: passes over the points, at most.
         tol: stop when one gains less, in nats a point.
@@ -263,5 +263,5 @@ def move(current: Components, which: Tensor, to: Tensor, weight: float, fresh_sc
     means, scale, weights = current.means.clone(), current.scale.clone(), current.log_weights.exp()
     means[which], weights[which] = to.to(means.dtype), weight
     if len(scale) == len(means):
-        scale[which] = fresh_scale
+        scale[which] = fresh_scale[which] if fresh_scale.ndim == scale.ndim else fresh_scale
     return Components(torch.log(weights / weights.sum()), means, scale)

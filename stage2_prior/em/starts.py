@@ -1,11 +1,15 @@
-"""Where EM begins: k-means++ and a few Lloyd iterations on draws of a sample of the points."""
+"""Where EM begins: k-means++ and a few Lloyd iterations on draws of a sample of the points, or points at random.
+
+k-means++ goes to where points are far from each other, and may have no centre left for what is narrow within something
+wide; a random point lies in each part of the points as often as the part weighs.
+"""
 
 import torch
 from torch import Tensor
 
 from stage2_prior.em.covariances import Covariance
 from stage2_prior.em.gaussian import cluster_statistics
-from stage2_prior.em.points import PointSet
+from stage2_prior.em.points import Points, PointSet
 from stage2_prior.fitting import FitRun
 
 POINTS_AT_ONCE = 8192
@@ -16,13 +20,27 @@ def start_statistics(
     points: PointSet, covariance: Covariance, num: int, iterations: int, run: FitRun, generator: torch.Generator
 ) -> tuple[Tensor, int]:
     """Summed statistics [K, F] of the points of `num` clusters of a sample, and how many points it has."""
-    chosen = torch.randperm(len(points), generator=generator)[: max(run.sizes.start_points, num)]
+    sample, drawn = draw_sample(points, num, run, generator)
+    stats = cluster_statistics(sample, kmeans(drawn, num, iterations, generator), covariance, num)
+    return run.ranks.broadcast(stats), len(sample)  # another kind of machine rounds otherwise
+
+
+def random_statistics(
+    points: PointSet, covariance: Covariance, num: int, run: FitRun, generator: torch.Generator
+) -> Tensor:
+    """Mean statistics [K, F] of a sample's points, each with the nearest of `num` that were drawn at random."""
+    sample, drawn = draw_sample(points, num, run, generator)
+    centres = drawn[torch.randperm(len(sample), generator=generator)[:num].to(drawn.device)]
+    stats = cluster_statistics(sample, assign(drawn, centres), covariance, num)
+    return run.ranks.broadcast(stats) / len(sample)
+
+
+def draw_sample(points: PointSet, least: int, run: FitRun, generator: torch.Generator) -> tuple[Points, Tensor]:
+    """Some of the points, `least` at least where there are as many, and a draw [N, D] of each."""
+    chosen = torch.randperm(len(points), generator=generator)[: max(run.sizes.start_points, least)]
     sample = points.rows(chosen.to(points.device))
     noise = torch.randn(sample.loc.shape, generator=generator).to(sample.loc.device)
-    drawn = sample.loc + sample.variance.sqrt() * noise
-    cluster = kmeans(drawn, num, iterations, generator)
-    stats = cluster_statistics(sample, cluster, covariance, num)
-    return run.ranks.broadcast(stats), len(sample)  # another kind of machine rounds otherwise
+    return sample, sample.loc + sample.variance.sqrt() * noise
 
 
 def seed_centres(points: Tensor, num: int, generator: torch.Generator) -> Tensor:

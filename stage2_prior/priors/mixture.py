@@ -41,8 +41,8 @@ from stage2_prior.em.gaussian import (
 from stage2_prior.em.number import NUMBERS, choose_number
 from stage2_prior.em.points import Points, PointSet, Scaling, covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
-from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, put_behind, shrink_by_held_out
-from stage2_prior.em.starts import start_statistics
+from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, begin_elsewhere, put_behind, shrink_by_held_out
+from stage2_prior.em.starts import random_statistics, start_statistics
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -55,6 +55,8 @@ FIRST_COUNTS = 4.0
 """Points that the guess is worth, a component, before held-out latents choose."""
 HELD_OUT = 2048
 """Of them, at most."""
+FEW_A_COMPONENT = 500
+"""Points: beyond, shrinkage hardly changes what they are worth, and another EM would take its time."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Fit:
         settings: under which.
         stats: components -> the expected statistics [K, F] of all points.
         ascend: EM from components under other settings, to its end; None: it would take too long.
+        start: mean statistics [K, F] of another start; None where EM cannot go on from one.
     """
 
     end: EMState | StepwiseState
@@ -78,6 +81,7 @@ class Fit:
     settings: EMSettings
     stats: Callable[[Components], Tensor]
     ascend: Callable[[Components, EMSettings], Components] | None = None
+    start: Callable[[], Tensor] | None = None
 
 
 class Mixture(FiniteMixture):
@@ -135,7 +139,7 @@ class Mixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        return 1 if section.get("pseudo_counts", "held_out") == "held_out" else 2
+        return 3 if section.get("pseudo_counts", "held_out") == "held_out" else 2
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -162,7 +166,7 @@ class Mixture(FiniteMixture):
             if size == "all"
             else self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
         )
-        better = self._by_held_out(fit, len(points), None if val is train else held_out, run)
+        better = self._by_held_out(fit, len(points), points.family == "delta", None if val is train else held_out, run)
         self.set_components(better.current, fit.scaling)
         notes = []
         if not fit.end.converged:
@@ -216,7 +220,11 @@ class Mixture(FiniteMixture):
         def ascend(begin: Components, settings: EMSettings) -> Components:
             return expectation_maximisation(points, EMState.begin(begin), settings).current
 
-        return Fit(best, curve, scaling, total, settings, lambda now: e_step(statistics, now).stats, ascend)
+        def start() -> Tensor:
+            seeded = torch.Generator().manual_seed(run.seed)
+            return random_statistics(points, self.covariance, self.num_components, run, seeded)
+
+        return Fit(best, curve, scaling, total, settings, lambda now: e_step(statistics, now).stats, ascend, start)
 
     def _by_batches(self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch) -> Fit:
         """The same by mini-batch EM, after which one M-step has to do."""
@@ -251,15 +259,18 @@ class Mixture(FiniteMixture):
         curve = [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
         return Fit(best, curve, scaling, total, settings.em, lambda now: best.stats * len(train))
 
-    def _by_held_out(self, fit: Fit, num: int, val: LatentDataset | None, run: FitRun) -> Better:
-        """The components of `num` latents, shrunk as held-out ones choose, with what stands behind them; as they are
-        where a number was given, or where none or too few are held out."""
+    def _by_held_out(self, fit: Fit, num: int, are_points: bool, val: LatentDataset | None, run: FitRun) -> Better:
+        """The components of `num` latents, points or posteriors with widths, shrunk as held-out ones choose, with what
+        stands behind them; as they are where a number was given, or where none or too few are held out."""
         current = fit.end.current
         if self.pseudo_counts != "held_out" or val is None or len(val) < FEWEST:
             return Better(current)
         points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
         shrunk = shrink_by_held_out(current, fit.stats, fit.ascend, held_out, fit.settings, num)
+        few = are_points and num < FEW_A_COMPONENT * self.num_components
+        if (shrunk.notes or few) and fit.ascend is not None and fit.start is not None:
+            shrunk = begin_elsewhere(shrunk, fit.start(), fit.stats, fit.ascend, held_out, fit.settings, num)
         behind = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
         return Better(behind.current, (*shrunk.notes, *behind.notes))
 

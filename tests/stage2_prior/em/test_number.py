@@ -37,6 +37,18 @@ def test_it_finds_the_number_of_clusters(clusters: int, number: int) -> None:
     assert prior.log_prob(prior.sample(1000)).isfinite().all()
 
 
+def test_a_few_latents_far_out_do_not_end_the_search() -> None:
+    """They are most of what more components gain, and most of its noise."""
+    rng = np.random.default_rng(0)
+    train, val = (rng.normal(size=(num, 4)) for num in (3000, 500))
+    for latents in (train, val):
+        latents[:5] *= 1e3
+    prior = Mixture(LatentSpec((4,)), num_components="auto")
+    held_out = torch.from_numpy(val).float()
+    prior.fit(LatentDataset.of(torch.from_numpy(train).float()), LatentDataset.of(held_out), RUN)
+    assert prior.log_prob(held_out).mean() > -8
+
+
 def test_components_without_weight_stay_without_when_learned_jointly() -> None:
     prior = Mixture(LatentSpec((4,)), num_components="auto")
     prior.fit(draws(500, 0, 2), draws(200, 1, 2), RUN)
