@@ -20,6 +20,11 @@ from benchmarks import results
 from benchmarks.child import machine
 
 MEASURED = results.DOCS / "measured"
+FURTHER_PRIORS = (
+    *("scikit-learn", "gaussian", "mixture", "bayes_mixture", "kde"),
+    *("autoregressive", "realnvp", "second_vae", "auto"),
+)
+"""Those whose fits take seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ SECTIONS: Mapping[str, Section] = {
     "autoencoder_kl": Section("benchmarks.outside.autoencoder_kl", data="cifar10"),
     "growth": Section("benchmarks.growth", ("--figure", str(results.DOCS / "growth.png")), data=None),
     "codes_table": Section("benchmarks.codes.table"),
-    "latents": Section("benchmarks.latents", data=None),
+    "latents": Section("benchmarks.latents", ("--rows", "first"), data=None),
+    "latents_further": Section("benchmarks.latents", ("--rows", "further", "--priors", *FURTHER_PRIORS), data=None),
     "clusters": Section("benchmarks.objectives.clusters"),
     "hyperspherical_2": Section("benchmarks.objectives.hyperspherical", ("--dims", "2")),
     "hyperspherical_10": Section(

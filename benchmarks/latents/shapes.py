@@ -83,6 +83,17 @@ def two_widths(rng: Rng, num: int) -> np.ndarray:
     return rng.normal(size=(num, DIMS)) * np.where(rng.random((num, 1)) < 0.1, 30.0, 1.0)
 
 
+def three_widths(rng: Rng, num: int) -> np.ndarray:
+    """Three clusters, of widths 0.01, 1 and 20, the narrowest within the widest."""
+    cluster = rng.integers(3, size=num)[:, None]
+    return np.array([0.0, 5, 50])[cluster] + rng.normal(size=(num, DIMS)) * np.array([0.01, 1, 20])[cluster]
+
+
+def edges(rng: Rng, num: int) -> np.ndarray:
+    """What a saturated tanh leaves."""
+    return np.tanh(2 * rng.normal(size=(num, DIMS)))
+
+
 def thin(rng: Rng, num: int) -> np.ndarray:
     """A plane of three dimensions with a thickness of a hundredth."""
     return rng.normal(size=(num, 3)) @ MIXING[:3] + 0.01 * rng.normal(size=(num, DIMS))
@@ -135,6 +146,8 @@ FURTHER: Mapping[str, Shape] = {
     "uniform cube": cube,
     "log-normal": skewed,
     "a tenth 30 times as wide": two_widths,
+    "three clusters, 0.01 to 20 wide": three_widths,
+    "edges of tanh": edges,
     "three of eight dimensions, 0.01 thick": thin,
     "shell 0.02 thick": shell,
     "two clusters 1,000 widths apart": apart,
