@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import DerivedColumn, LatentDataset, LatentSpec, Support
+from stage1_vae.ranks import Ranks
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import check_finite
@@ -79,14 +80,14 @@ class Johnson(Mapped):
             PriorError: for latents that are not finite, or whatever the wrapped prior raises.
         """
         check_finite(train, "training")
-        notes = self._choose(train)
+        notes = self._choose(train, run.ranks)
         if not self.is_bent.any():
             return self.prior.fit(train, val, run)
         log_dets = {"train": self._mean_log_det(train), "val": self._mean_log_det(val)}
         return self._fit_to_y(self._bent(train), self._bent(val), run, log_dets, notes)
 
-    def _choose(self, train: LatentDataset) -> list[str]:
-        """Set the maps; what people should know of them."""
+    def _choose(self, train: LatentDataset, ranks: Ranks) -> list[str]:
+        """Set the maps, those of the first rank; what people should know of them."""
         dims = self.spec.num_dims
         self.is_bent.fill_(False)
         if train.family != "delta" or len(self.spec.shape) > 1 or len(train) < FEWEST:
@@ -95,10 +96,12 @@ class Johnson(Mapped):
         shift, unit, _ = location_and_spread(train, aggregate.mean, aggregate.total)
         z = train.draw(spread_rows(len(train), min(MOST, max(1000, MOST_NUMBERS // dims)))).to(shift.device).double()
         centre, width, worth = best_bends((z - shift) / unit)
+        own = torch.stack([shift + unit * centre, unit * width, worth])
+        centre, width, worth = ranks.broadcast(own)  # another kind of machine rounds otherwise, and would bend others
         pays = worth >= WORTH_NATS
         self.is_bent.copy_(pays)
-        self.centre.copy_(shift + unit * centre)
-        self.width.copy_(unit * width)
+        self.centre.copy_(centre)
+        self.width.copy_(width)
         if not pays.any():
             return []
         return [

@@ -1,6 +1,6 @@
 """Keys of the store outlive what is moved in the code: those of six configurations, recorded at commit ad458c8, and of
-fits and what follows them when `FIT_VERSION` became 3, of the autoregressive prior when `johnson` joined it, of mixtures
-when EM could begin again."""
+fits and what follows them when `FIT_VERSION` became 3, of the autoregressive prior when `johnson` joined it, of
+mixtures when EM could begin again."""
 
 import json
 import os

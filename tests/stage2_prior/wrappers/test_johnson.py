@@ -1,5 +1,8 @@
 """Heavy tails taken in: the density of Johnson's S_U, where it is used and where latents stay as they are."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,12 @@ from torch import Tensor
 from without_lightning import RUN, no_loop
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.ranks import Ranks
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.priors.kde import Kernels
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.johnson import WORTH_NATS, Johnson, best_bends
+from stage2_prior.wrappers.per_class import PerClass
 from stage2_prior.wrappers.whiten import Whitened
 
 SPEC = LatentSpec((3,))
@@ -125,6 +130,34 @@ def test_a_tail_that_gains_a_gaussian_next_to_nothing_is_left() -> None:
     loc[::80] += 3.0
     worth = best_bends(loc.double())[2].item()
     assert 0 < worth < WORTH_NATS and not bent(loc)[0].is_bent.any()
+
+
+def test_each_class_has_bends_of_its_own() -> None:
+    """Of two classes one has heavy tails; the density is that of both, by their shares."""
+    loc = torch.cat([points(3000), torch.from_numpy(np.random.default_rng(4).normal(size=(1000, 3))).float() + 50])
+    latents = LatentDataset.of(loc, labels=torch.tensor([0] * 3000 + [1] * 1000))
+    prior = PerClass(Johnson(Whitened(StandardNormal(latents.spec))))
+    prior.fit(latents, latents, RUN)
+    classes = [one for one in prior.priors if isinstance(one, Johnson)]
+    assert [one.is_bent.tolist() for one in classes] == [[True, False, True], [False] * 3]
+    z = torch.cat([points(20, 1), torch.full((5, 3), 50.0)])
+    parts = torch.stack([math.log(share) + one.log_prob(z) for share, one in zip((0.75, 0.25), classes, strict=True)])
+    torch.testing.assert_close(prior.log_prob(z), parts.logsumexp(0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_of_several_machines_chooses_the_bends() -> None:
+    class Second(Ranks):
+        """What it is sent: the first one's, which are wider and worth something in the first dimension alone."""
+
+        def broadcast(self, value: Tensor) -> Tensor:
+            return torch.stack([value[0], value[1] * 2, torch.tensor([1.0, 0, 0]).double()])
+
+    latents = LatentDataset.of(points())
+    alone, second = (Johnson(Whitened(StandardNormal(latents.spec))) for _ in range(2))
+    alone.fit(latents, latents, RUN)
+    second.fit(latents, latents, replace(RUN, ranks=Second()))
+    assert second.is_bent.tolist() == [True, False, False]
+    torch.testing.assert_close(second.width, 2 * alone.width)
 
 
 def test_kernels_reach_tails_that_they_would_lose() -> None:
