@@ -45,14 +45,16 @@ def answer(job: Job) -> None:
     inquiry = asked(job)
     job.say("question", inquiry.asks)
     started, outcomes = time.perf_counter(), []
+    num_images: dict[str, int] = {}
     runs = [(variant, job.config.seed + seed) for variant in inquiry.variants() for seed in range(inquiry.num_seeds)]
     for number, (variant, seed) in enumerate(runs):
         began = time.perf_counter()
         run = finish(variant_job(job, variant, seed, number), inquiry)
         outcomes.append(Outcome(variant.name, seed, *inquiry.measure(run)))
+        num_images = {split: len(getattr(run.parts.data, split)) for split in ("train", "val", "test")}
         seconds = time.perf_counter() - began
         job.say("run", f"{number + 1} of {len(runs)}: {variant.name}, seed {seed}; {seconds:.0f} s")
-    tell(job, inquiry, Outcomes(outcomes), time.perf_counter() - started)
+    tell(job, inquiry, Outcomes(outcomes), num_images, time.perf_counter() - started)
 
 
 def asked(job: Job) -> Inquiry:
@@ -119,8 +121,8 @@ def finish(job: Job, inquiry: Inquiry) -> Finished:
     return Finished(job, parts, made(inquiry.goal, job, parts))
 
 
-def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, seconds: float) -> None:
-    """Table, sentences and picture.
+def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, num_images: Mapping[str, int], seconds: float) -> None:
+    """Table, sentences and picture; `num_images`: of each split, the same in all runs.
 
     Raises:
         UserError: the folder cannot be written.
@@ -133,6 +135,7 @@ def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, seconds: float) -> None
         "columns": {name: column.title for name, column in inquiry.columns.items()},
         "rows": rows,
         "runs": [{"variant": run.variant, "seed": run.seed, **run.figures} for run in outcomes.all],
+        "images": dict(num_images),
         "sentences": sentences,
         "seconds": seconds,
         **circumstances(),
@@ -145,7 +148,7 @@ def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, seconds: float) -> None
         raise UserError(f"cannot write {job.folder}: {error.strerror}; make room or set paths.root=DIR") from error
     console = new_console()
     console.print()
-    console.print(table(inquiry, rows))
+    console.print(table(inquiry, rows, num_images))
     console.print()
     for sentence in sentences:
         job.say("answer", sentence)
@@ -160,10 +163,13 @@ def rounded(inquiry: Inquiry, outcomes: Outcomes, variant: str) -> dict[str, str
     }
 
 
-def table(inquiry: Inquiry, rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(inquiry: Inquiry, rows: Sequence[Mapping[str, Any]], num_images: Mapping[str, int]) -> Table:
     """For the terminal."""
     seeds = f"{inquiry.num_seeds} seeds, ± standard error of their mean" if inquiry.num_seeds > 1 else "one seed"
-    shown = Table(title=inquiry.asks, caption=seeds, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    caption = f"{num_images['train']:,} training and {num_images['test']:,} test images; {seeds}"
+    shown = Table(
+        title=inquiry.asks, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
     shown.add_column("")
     for column in inquiry.columns.values():
         shown.add_column(column.title, justify="right")

@@ -76,13 +76,14 @@ class Ladder(Inquiry):
         for figure_name, axis in panels.items():
             found = [outcomes.estimate(name, figure_name) for name in names]
             errors = [one.standard_error or 0.0 for one in found]
-            axis.barh(range(len(names)), [one.value for one in found], xerr=errors, color=colours, height=0.7)
+            for place, (one, error, colour) in enumerate(zip(found, errors, colours, strict=True)):
+                axis.errorbar(one.value, place, xerr=error, marker="o", markersize=9, color=colour, capsize=4)
+            axis.grid(alpha=0.3)
             axis.set_yticks(range(len(names)), names if figure_name == "rate" else [""] * len(names))
             axis.invert_yaxis()
         panels["rate"].set_title("rate of a test image, nats", loc="left", fontsize=11)
         panels["excess"].set_title("Frechet distance beyond decoded q(z)", loc="left", fontsize=11)
-        low = min(outcomes.estimate(name, "rate").value for name in names)
-        panels["rate"].set_xlim(left=max(0.0, low - 4))
+        panels["excess"].axvline(0, color="black", linewidth=0.8)
         save_chart(figure, path)
 
 
