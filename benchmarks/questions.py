@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import machine, pipeline
+from expost.questions.answering import PURPOSES
 
 ORDER = (
     "quilt",
@@ -28,7 +29,6 @@ ORDER = (
     "scale",
     "codes",
 )
-SPLITS = {"train": "training", "test": "test"}
 HEAD = """# Questions that people ask about VAEs
 
 Each has one command, and this page is what the commands answered: written by `python -m benchmarks.questions`, not by
@@ -54,7 +54,7 @@ def section(number: int, name: str, answer: dict[str, Any], picture: str) -> str
     head = f"| | {' | '.join(titles)} |\n|---|{'---:|' * len(columns)}"
     rows = [f"| {row['']} | {' | '.join(row[key] for key in columns)} |" for row in answer["rows"]]
     seeds = len({run["seed"] for run in answer["runs"]})
-    images = " and ".join(f"{answer['images'][split]:,} {name} images" for split, name in SPLITS.items())
+    images = ", ".join(f"{num:,} for {PURPOSES[split]}" for split, num in answer["images"].items())
     return "\n\n".join(
         [
             f"## {number}. {answer['question']}",
@@ -62,7 +62,7 @@ def section(number: int, name: str, answer: dict[str, Any], picture: str) -> str
             f"![{answer['question']}]({picture})",
             "\n\n".join(answer["sentences"]),
             "\n".join([head, *rows]),
-            f"{len(answer['runs'])} runs, {seeds} seeds; {images}.",
+            f"{len(answer['runs'])} runs, {seeds} seeds; a set of images with {images}.",
         ]
     )
 

@@ -84,7 +84,7 @@ def two_widths(rng: Rng, num: int) -> np.ndarray:
 
 
 def three_widths(rng: Rng, num: int) -> np.ndarray:
-    """Three clusters, of widths 0.01, 1 and 20, the narrowest within the widest."""
+    """Three clusters, of widths 0.01, 1 and 20: in units of all latents the first two are one."""
     cluster = rng.integers(3, size=num)[:, None]
     return np.array([0.0, 5, 50])[cluster] + rng.normal(size=(num, DIMS)) * np.array([0.01, 1, 20])[cluster]
 

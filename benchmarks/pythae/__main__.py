@@ -5,8 +5,8 @@
 Builds pythae's own environment once. Each side then trains in a process of its own that lives through the whole
 comparison and trains one round when it is told to, so that a round of pythae and one of ours are seconds apart: a busy
 machine is unfair to neither. The first round of each side (compilation, allocation) is not counted; the reference net
-is counted once more when it has seen as many images as ten epochs of MNIST have. Both sides get the same torch, the
-same number of threads and the same OpenMP settings. Each ratio is the median of the ratios of rounds that stood next to
+is counted once more when it has trained half as long as in `experiment=mnist_reference`. Both sides get the same torch,
+the same number of threads and the same OpenMP settings. Each ratio is the median of those of rounds that stood next to
 each other. Exits with 1 when a target is missed.
 
     reference   784-512-(16)-512-784, ReLU
@@ -48,7 +48,7 @@ class Task:
         num_batches: of a round.
         target: how many times pythae's speed our best settings must reach.
         variants: name -> precision, compile or eager, memory format.
-        later: rounds of training after which as many are counted once more; 0: none.
+        later: rounds of training after which rounds are counted once more; 0: none are.
     """
 
     num_batches: int
@@ -70,7 +70,7 @@ MLP_VARIANTS = FLOAT_VARIANTS | (BF16_VARIANTS if has_native_bf16(torch.device("
 CONV_VARIANTS = MLP_VARIANTS | {
     f"{name}, channels last": (*words[:2], "channels_last") for name, words in MLP_VARIANTS.items() if name != EAGER
 }
-TASKS = {"reference": Task(150, 2.0, MLP_VARIANTS, later=32), "wide_conv": Task(4, 1.8, CONV_VARIANTS)}
+TASKS = {"reference": Task(150, 2.0, MLP_VARIANTS, later=72), "wide_conv": Task(4, 1.8, CONV_VARIANTS)}
 
 
 def images(num: int, data: Path | None) -> np.ndarray:
@@ -81,8 +81,8 @@ def images(num: int, data: Path | None) -> np.ndarray:
 
 
 def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) -> tuple[list[Side], list[int]]:
-    """pythae first, then our variants and the ceiling, with the seconds of their counted rounds; and how many rounds of
-    training stood before each part of these."""
+    """pythae first, then our variants and the ceiling, with the seconds of their counted rounds; and how many were not
+    counted before each part of these."""
     task = TASKS[net]
     file = scratch / f"{net}.npy"
     np.save(file, images(task.num_batches * options.batch_size, options.data))
@@ -94,7 +94,7 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
             sides.append(start(name, command, options, scratch))
         alone: list[str | Path] = [sys.executable, HERE / "training_products.py", net]
         sides.append(start(PRODUCTS, [*alone, str(task.num_batches), str(options.batch_size)], options, scratch))
-        before = [1] + [task.later] * (task.later > 0)
+        before = [1] + [max(0, task.later - 1 - options.rounds)] * (task.later > 0)
         for uncounted in before:
             for side in sides:
                 seconds = sum(side.round() for _ in range(uncounted))  # the first compiles, allocates
@@ -134,9 +134,10 @@ def rows(label: str, task: Task, counted: dict[str, list[float]], batch_size: in
 def all_rows(net: str, sides: list[Side], before: list[int], options: argparse.Namespace) -> tuple[list[str], bool]:
     """The rows of one net at the start of its training, and of what is counted later."""
     lines, reached = [], []
-    for part, rounds in enumerate(before):
+    for part in range(len(before)):
         places = slice(part * options.rounds, (part + 1) * options.rounds)
-        label = net if part == 0 else f"{net}, after {rounds * TASKS[net].num_batches:,} batches"
+        trained = sum(before[: part + 1]) + part * options.rounds
+        label = net if part == 0 else f"{net}, after {trained * TASKS[net].num_batches:,} batches"
         found = rows(label, TASKS[net], {side.name: side.seconds[places] for side in sides}, options.batch_size)
         lines += found[0]
         reached.append(found[1])
@@ -160,7 +161,8 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             f"intensities): images a second, medians of {options.rounds} rounds, the sides in turn; a ratio is the "
             "median of the ratios of neighbouring rounds. `reference`: 784-512-(16)-512-784. `wide_conv`: pythae's own "
             "convolutions, 128 to 1024 channels. On our side denormal numbers are zero, as in every stage; they become "
-            "more as a training goes on, so the reference net is counted again later in it. Targets are of eager "
+            "more as a training goes on, so the reference net is counted again after half of what "
+            "`experiment=mnist_reference` trains. Targets are of eager "
             "float32, and of the best of our settings. The last row of a net is no training: it is the matrix products "
             "of a step alone, of a convolution those of whole patches.",
             "    python -m benchmarks.pythae --data DIR --parts training",

@@ -33,6 +33,8 @@ from stage1_vae.base_priors import StandardNormal
 from stage1_vae.machine import flushed_denormals
 
 ANSWER, PICTURE = "answer.json", "answer.png"
+PURPOSES = {"train": "training", "val": "validation", "test": "the test"}
+"""Of the splits of a set."""
 
 
 @flushed_denormals()
@@ -51,7 +53,7 @@ def answer(job: Job) -> None:
         began = time.perf_counter()
         run = finish(variant_job(job, variant, seed, number), inquiry)
         outcomes.append(Outcome(variant.name, seed, *inquiry.measure(run)))
-        num_images = {split: len(getattr(run.parts.data, split)) for split in ("train", "val", "test")}
+        num_images = {split: len(getattr(run.parts.data, split)) for split in PURPOSES}
         seconds = time.perf_counter() - began
         job.say("run", f"{number + 1} of {len(runs)}: {variant.name}, seed {seed}; {seconds:.0f} s")
     tell(job, inquiry, Outcomes(outcomes), num_images, time.perf_counter() - started)
@@ -166,7 +168,8 @@ def rounded(inquiry: Inquiry, outcomes: Outcomes, variant: str) -> dict[str, str
 def table(inquiry: Inquiry, rows: Sequence[Mapping[str, Any]], num_images: Mapping[str, int]) -> Table:
     """For the terminal."""
     seeds = f"{inquiry.num_seeds} seeds, ± standard error of their mean" if inquiry.num_seeds > 1 else "one seed"
-    caption = f"{num_images['train']:,} training and {num_images['test']:,} test images; {seeds}"
+    images = ", ".join(f"{num:,} for {PURPOSES[split]}" for split, num in num_images.items())
+    caption = f"images: {images}; {seeds}"
     shown = Table(
         title=inquiry.asks, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
     )

@@ -140,6 +140,7 @@ class VectorCovariance:
     """Diagonal covariances, [K, D], or one variance for all dimensions of a component ("spherical"), [K, 1]."""
 
     isotropic: bool = False
+    shared = False  # whether all components have one
 
     def scale_shape(self, num_components: int, num_dims: int) -> tuple[int, ...]:
         return (num_components, 1 if self.isotropic else num_dims)

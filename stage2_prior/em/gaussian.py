@@ -176,7 +176,7 @@ class EMSettings:
 
     Attributes:
         covariance: the kind.
-        guess: what covariances are shrunk towards; with one more axis, [K, ...], one for each component.
+        guess: what covariances are shrunk towards; in exact EM, with one more axis, [K, ...], one for each component.
         pseudo_counts: points that the guess is worth, a component.
         max_iter: passes over the points, at most.
         tol: stop when one gains less, in nats a point.

@@ -10,8 +10,8 @@ all latents 30 times as wide as the rest, 8 dimensions: 1.1 nats a latent). Each
 other components from the same statistics, one M-step each; where the best of them pays on held-out points, EM goes on
 from there. Where none does, which is so on the latents of a VAE, nothing is changed. A start that is nothing like its
 end has the narrow components in the wrong places too, and one M-step does not show what little shrinkage is worth where
-many edges are fitted; so EM begins once more, at points at random and hardly shrunk, where a guess has paid or points
-without widths are few.
+many edges are fitted; so exact EM begins once more, at points at random and hardly shrunk, where a guess has paid or
+points without widths are few, and the likelier of both is taken.
 
 What no component explains costs a mixture without bound, and many components on latents of one Gaussian cost what they
 have learned of noise. So the Gaussian of all points may take the place of the lightest component, with the weight that
@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from stage1_vae.ranks import ALONE, Ranks
-from stage2_prior.em.covariances import SMALLEST_VARIANCE, Covariance, MatrixCovariance
-from stage2_prior.em.gaussian import Components, EMSettings, Statistics, e_step, m_step
+from stage2_prior.em.covariances import SMALLEST_VARIANCE, Covariance
+from stage2_prior.em.gaussian import Components, EMSettings, EMState, Statistics, e_step, m_step
 from stage2_prior.em.points import Points
 
+SIZED = "their mean shape at the size of each"
 FIRST_TRIED, OTHER_COUNTS = (1.0, 64.0), (0.25, 4.0, 16.0, 256.0)
 """Points that a guess is tried to be worth, a component: the others only where one of the first pays, which on the
 latents of a VAE none does."""
@@ -40,6 +41,8 @@ LEAST_GAIN, NOISE = 0.01, 2.0
 """Nats a held-out point, and standard errors, beyond which a change pays."""
 LARGE_GAIN = 1.0
 """Nats for which one standard error is enough: a few points far out are most of such a gain, and of its error."""
+ENOUGH = 200
+"""Held-out points by which one standard error decides between two fits of as many parameters."""
 FEWEST = 20
 """Held-out points below which nothing is decided by them."""
 TAILS = (1.0, 16.0, 256.0)
@@ -51,16 +54,31 @@ WEIGHING = 200
 
 
 @dataclass(frozen=True)
-class Better:
-    """What held-out points made of a fitted mixture.
+class Shrunk:
+    """A mixture under the shrinkage that held-out points chose.
 
     Attributes:
         current: the components.
-        notes: what was changed, and what that bought, in words.
+        words: towards what, and by how many points a component; empty: as EM had begun.
+        end: of the EM that led there, where that is another than the first.
+        is_anew: whether EM began at points at random.
     """
 
     current: Components
-    notes: tuple[str, ...] = ()
+    words: str = ""
+    end: EMState | None = None
+    is_anew: bool = False
+
+    def note(self, held_out: "HeldOut", before: Components) -> tuple[str, ...]:
+        """What was chosen, and what it gained over the components `before`; nothing where nothing was."""
+        if not self.words:
+            return ()
+        amount, error = gain(held_out.nats(self.current), held_out.nats(before))
+        begun = "EM was begun once more, at latents at random, and " * self.is_anew
+        return (
+            f"{begun}covariances are shrunk towards {self.words} a component: held-out latents gain {amount:.2f} ± "
+            f"{error:.2f} nats over the fit that they began with; prior.pseudo_counts sets it",
+        )
 
 
 class HeldOut:
@@ -89,37 +107,44 @@ def gain(better: Tensor, than: Tensor) -> tuple[float, float]:
 
 
 def pays(better: Tensor, than: Tensor) -> bool:
-    """Whether there is a gain beyond noise."""
+    """Whether there is a gain beyond noise: of two standard errors, or of one and a nat."""
     amount, error = gain(better, than)
     return amount > min(max(LEAST_GAIN, NOISE * error), max(LARGE_GAIN, error))
 
 
+def is_likelier(nats: Tensor, than: Tensor) -> bool:
+    """Whether one of two fits of as many parameters is the likelier by their nats [N] of the same points."""
+    amount, error = gain(nats, than)
+    return amount > max(LEAST_GAIN, error if len(nats) >= ENOUGH else NOISE * error)
+
+
 def guesses(covariance: Covariance, stats: Tensor, settings: EMSettings) -> Iterator[tuple[str, Tensor]]:
-    """What the covariances of components may be shrunk towards, given their `stats` [K, F], and words for each; one at
-    a time, for the last is as large as all covariances."""
-    count, _, scatter = covariance.moments(stats)
-    if len(scatter) < len(count):  # all components share theirs
+    """What the covariances of components may be shrunk towards, given their `stats` [K, F], and words for each; the
+    last, which is as large as all covariances, is made when it is asked for."""
+    if covariance.shared:
         return
-    yield "a part of the whole", settings.guess
+    count, _, scatter = covariance.moments(stats)
     share = count / count.sum()
-    pooled = covariance.mean_of(share / count, scatter)
-    yield "their mean", pooled
+    pooled = covariance.mean_of(torch.ones_like(count) / count.sum(), scatter)
     num_dims = stats.new_tensor(scatter.shape[-1])
     weight = (count + num_dims).reshape(-1, *[1] * (scatter.ndim - 1))
-    precision = covariance.inverse((scatter + num_dims * pooled) / weight)
-    yield "that of the narrow ones", covariance.inverse(covariance.mean_of(share, precision))
-    yield "their mean shape at the size of each", shape_by_size(covariance, count, scatter)
+    narrow = covariance.mean_of(share, covariance.inverse((scatter + num_dims * pooled) / weight))
+    size, shape = sizes_and_shape(covariance, count, scatter)
+    del scatter
+    yield "a part of the whole", settings.guess
+    yield "their mean", pooled
+    yield "that of the narrow ones", covariance.inverse(narrow)
+    yield SIZED, size.reshape(-1, *[1] * shape.ndim) * shape
 
 
-def shape_by_size(covariance: Covariance, count: Tensor, scatter: Tensor) -> Tensor:
-    """A guess for each component, [K, ...], from their `count` [K] and `scatter` [K, ...]: one shape, brought to the
-    mean variance of each, in which the geometric mean of all stands for one point."""
-    variances = (scatter.diagonal(dim1=1, dim2=2) if scatter.ndim == 3 else scatter).mean(1) / count
-    share = count / count.sum()
-    common = (share * variances.clamp_min(SMALLEST_VARIANCE).log()).sum().exp()
-    size = (count * variances + common) / (count + 1)
-    shape = covariance.mean_of(share / (count * size), scatter)
-    return size.reshape(-1, *[1] * shape.ndim) * shape
+def sizes_and_shape(covariance: Covariance, count: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
+    """Of components with `count` points [K] and n_k S_k in `scatter` [K, ...]: the mean variance of each, [K], in which
+    the geometric mean of all stands for one point; and their mean covariance after each is divided by its own."""
+    scattered = (scatter.diagonal(dim1=1, dim2=2) if scatter.ndim == 3 else scatter).mean(1)  # n_k times the variance
+    total = count.sum()
+    common = (count / total * (scattered / count).clamp_min(SMALLEST_VARIANCE).log()).sum().exp()
+    size = ((scattered + common) / (count + 1)).clamp_min(SMALLEST_VARIANCE)
+    return size, covariance.mean_of(1 / (total * size), scatter)
 
 
 @dataclass(frozen=True)
@@ -149,87 +174,74 @@ def best_trial(
 
 
 def shrink_by_held_out(
-    current: Components,
+    first: Shrunk,
     stats: Callable[[Components], Tensor],
-    ascend: Callable[[Components, EMSettings], Components] | None,
+    ascend: Callable[[Components, EMSettings], EMState] | None,
     held_out: HeldOut,
     settings: EMSettings,
     num: int,
-) -> Better:
-    """The components of EM, `current`, under the shrinkage that held-out points choose.
+) -> Shrunk:
+    """The components `first`, where EM ended, under the shrinkage that held-out points choose.
 
     Args:
-        current: where EM ended, under `settings`.
+        first: as they are.
         stats: components -> the expected statistics [K, F] of all points.
         ascend: EM from components under other settings, to its end; None: a single M-step has to do.
         held_out: what chooses.
-        settings: whose guess and counts are the first.
+        settings: whose guess is one of those that are tried.
         num: N, the number of points.
     """
-    first = best = held_out.nats(current)
-    words = ""
+    shrunk, best = first, held_out.nats(first.current)
     for _ in range(ROUNDS if ascend else 1):
-        statistics = stats(current)
+        statistics = stats(shrunk.current)
         trial = best_trial(statistics, settings, num, FIRST_TRIED, held_out)
         if trial is None or not pays(trial.nats, best):
             break
         finer = best_trial(statistics, settings, num, OTHER_COUNTS, held_out)
         if finer is not None and finer.nats.mean() > trial.nats.mean():
             trial = finer
-        found, its_nats = trial.current, trial.nats
+        found, nats, end = trial.current, trial.nats, shrunk.end
         if ascend is not None:
             further = ascend(found, trial.settings)
-            further_nats = held_out.nats(further)
-            if further_nats.mean() > its_nats.mean():
-                found, its_nats = further, further_nats
-        words, rose = trial.words, gain(its_nats, best)[0] > LEAST_GAIN
-        current, best = found, its_nats
+            further_nats = held_out.nats(further.current)
+            if further_nats.mean() > nats.mean():
+                found, nats, end = further.current, further_nats, further
+        rose = gain(nats, best)[0] > LEAST_GAIN
+        shrunk, best = replace(shrunk, current=found, words=trial.words, end=end), nats
         if not rose:
             break
-    if not words:
-        return Better(current)
-    amount, error = gain(best, first)
-    note = (
-        f"covariances are shrunk towards {words} a component: held-out latents gain {amount:.2f} ± {error:.2f} nats "
-        "over the fit that they began with; prior.pseudo_counts sets it"
-    )
-    return Better(current, (note,))
+    return shrunk
 
 
 def begin_elsewhere(
-    first: Better,
     start: Tensor,
     stats: Callable[[Components], Tensor],
-    ascend: Callable[[Components, EMSettings], Components],
+    ascend: Callable[[Components, EMSettings], EMState],
     held_out: HeldOut,
     settings: EMSettings,
     num: int,
-) -> Better:
-    """EM from the mean statistics `start` [K, F] and a guess of the size of each, in the place of what shrinkage found
-    at first where that pays on held-out points; the rest as in `shrink_by_held_out`."""
+) -> Shrunk:
+    """The same of EM from the mean statistics `start` [K, F], whose components are hardly shrunk, at the size of each;
+    the rest as in `shrink_by_held_out`."""
     count, _, scatter = settings.covariance.moments(start * num)
-    if len(scatter) < len(count):  # all components share theirs
-        return first
-    sizes = replace(settings, guess=shape_by_size(settings.covariance, count, scatter), pseudo_counts=OTHER_COUNTS[0])
-    begin = m_step(start * num, sizes.covariance, sizes.guess, sizes.pseudo_counts, num)
-    other = shrink_by_held_out(ascend(begin, sizes), stats, ascend, held_out, sizes, num)
-    amount, error = gain(held_out.nats(other.current), held_out.nats(first.current))
-    if amount < max(LEAST_GAIN, error):  # it has as many parameters, and needs no more than to be the likelier
-        return first
-    note = (
-        f"begun at latents at random instead of those far from each other: held-out latents gain {amount:.2f} ± "
-        f"{error:.2f} nats"
-    )
-    return Better(other.current, (*first.notes, note))
+    size, shape = sizes_and_shape(settings.covariance, count, scatter)
+    del count, scatter
+    counts = OTHER_COUNTS[0]
+    sizes = replace(settings, guess=size.reshape(-1, *[1] * shape.ndim) * shape, pseudo_counts=counts)
+    end = ascend(m_step(start * num, sizes.covariance, sizes.guess, counts, num), sizes)
+    first = Shrunk(end.current, f"{SIZED} by {counts:g} points", end, is_anew=True)
+    return shrink_by_held_out(first, stats, ascend, held_out, settings, num)
 
 
-def put_behind(current: Components, total: Tensor, held_out: HeldOut, covariance: Covariance, tails: bool) -> Better:
+def put_behind(
+    current: Components, total: Tensor, held_out: HeldOut, covariance: Covariance, tails: bool
+) -> tuple[Components, tuple[str, ...]]:
     """`current` with the Gaussian of all points, of covariance `total` [D, D] about 0, in the place of its lightest
-    component where that pays on held-out points; with `tails`, wider ones too.
+    component where that pays on held-out points, with `tails` wider ones too; and what that gained, in words.
     """
     factors = TAILS[: len(current.means) - 1] if tails else TAILS[:1]
-    if len(current.means) == 1 or (isinstance(covariance, MatrixCovariance) and covariance.shared):
-        return Better(current)
+    if len(current.means) == 1 or covariance.shared:
+        return current, ()
     whole = covariance.guess(total, 1)  # a part of one is the whole
     behind = [covariance.factor(factor * whole) for factor in factors]
     centre = current.log_weights.exp() @ current.means
@@ -251,10 +263,10 @@ def put_behind(current: Components, total: Tensor, held_out: HeldOut, covariance
     better = held_out.nats(found)
     amount, error = gain(better, ours)
     if not (pays(better, ours) or (tails and amount > -LEAST_GAIN)):
-        return Better(current)
+        return current, ()
     note = (
         f"as wide as all latents, or wider: {len(behind)} of {len(means)} components, with "
         f"{100 * weights[1:].sum().item():.1f} % of the weight; held-out latents gain {amount:.2f} ± {error:.2f} nats, "
         "and a number in prior.pseudo_counts leaves them out"
     )
-    return Better(found, (note,))
+    return found, (note,)

@@ -1,6 +1,6 @@
 """Where EM begins: k-means++ and a few Lloyd iterations on draws of a sample of the points, or points at random.
 
-k-means++ goes to where points are far from each other, and may have no centre left for what is narrow within something
+k-means++ goes to where points are far from each other, and may have no centre left for what is narrow beside something
 wide; a random point lies in each part of the points as often as the part weighs.
 """
 

@@ -15,8 +15,8 @@ invisible. `pseudo_counts` shrinks covariances towards a common guess as that ma
 cost a VAE of 55,000 images 0.003 nats, and save the fit where a component has fewer points than a covariance needs
 (point masses of 1,250 digits in 16 dimensions, 50 components: held-out 26 nats without, 10.3 with them); where
 components are much narrower than the whole and nothing widens them, they are a bias. So the fit begins with four, and
-held-out latents then choose the guess, what it is worth, and what stands behind all components (`em/shrinkage.py`). A
-number is taken as it is, and nothing is changed after EM.
+held-out latents then choose the guess, what it is worth, whether another start ended better, and what stands behind all
+components (`em/shrinkage.py`). A number is taken as it is, and nothing is changed after EM.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +41,15 @@ from stage2_prior.em.gaussian import (
 from stage2_prior.em.number import NUMBERS, choose_number
 from stage2_prior.em.points import Points, PointSet, Scaling, covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
-from stage2_prior.em.shrinkage import FEWEST, Better, HeldOut, begin_elsewhere, put_behind, shrink_by_held_out
+from stage2_prior.em.shrinkage import (
+    FEWEST,
+    HeldOut,
+    Shrunk,
+    begin_elsewhere,
+    is_likelier,
+    put_behind,
+    shrink_by_held_out,
+)
 from stage2_prior.em.starts import random_statistics, start_statistics
 from stage2_prior.em.stepwise import StepwiseSettings, StepwiseState, stepwise_em
 from stage2_prior.fitting import FitReport, FitRun, Logged, PriorError, Stopwatch
@@ -55,8 +63,8 @@ FIRST_COUNTS = 4.0
 """Points that the guess is worth, a component, before held-out latents choose."""
 HELD_OUT = 2048
 """Of them, at most."""
-FEW_A_COMPONENT = 500
-"""Points: beyond, shrinkage hardly changes what they are worth, and another EM would take its time."""
+FEW_A_COMPONENT, MOST_AGAIN = 500, 100_000
+"""Points for a second start: beyond so many shrinkage hardly matters, or another EM would take its time."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Fit:
         settings: under which.
         stats: components -> the expected statistics [K, F] of all points.
         ascend: EM from components under other settings, to its end; None: it would take too long.
-        start: mean statistics [K, F] of another start; None where EM cannot go on from one.
+        start: mean statistics [K, F] of another start; None: a second EM would take too long.
     """
 
     end: EMState | StepwiseState
@@ -80,7 +88,7 @@ class Fit:
     total: Tensor
     settings: EMSettings
     stats: Callable[[Components], Tensor]
-    ascend: Callable[[Components, EMSettings], Components] | None = None
+    ascend: Callable[[Components, EMSettings], EMState] | None = None
     start: Callable[[], Tensor] | None = None
 
 
@@ -96,8 +104,8 @@ class Mixture(FiniteMixture):
         max_iter: EM iterations a restart, at most.
         tol: stop when an iteration gains less, in nats a point.
         pseudo_counts: points that the common guess of the covariances is worth, a component; 0: maximum likelihood;
-            held_out: what held-out latents are likeliest by, which also decide on the Gaussian of all latents as one
-            of the components.
+            held_out: what held-out latents are likeliest by, which also decide on a second start and on the Gaussian
+            of all latents as one of the components.
         min_std: smallest width of a posterior, in pooled standard deviations of each dimension.
         lloyd_iterations: of k-means, before EM.
         batch_size: posteriors an M-step. all: exact EM, which reads a set beyond 256 MiB from the disk each
@@ -139,14 +147,15 @@ class Mixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        return 3 if section.get("pseudo_counts", "held_out") == "held_out" else 2
+        chosen = section.get("pseudo_counts", "held_out") == "held_out" or section.get("num_components") == "auto"
+        return 3 if chosen else 2
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
         return check_real_vector("mixture", spec)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Fit by EM on `run.device`; `val` is only measured, but tells mini-batch EM when to stop.
+        """Fit by EM on `run.device`; `val` chooses as the class says, and tells mini-batch EM when to stop.
 
         Raises:
             PriorError: for more components than images, or latents that are not finite.
@@ -166,14 +175,14 @@ class Mixture(FiniteMixture):
             if size == "all"
             else self._by_batches(points, held_out, run, min(int(size), len(points)), watch)
         )
-        better = self._by_held_out(fit, len(points), points.family == "delta", None if val is train else held_out, run)
-        self.set_components(better.current, fit.scaling)
+        current, end, choices = self._by_held_out(fit, points, None if val is train else held_out, run)
+        self.set_components(current, fit.scaling)
         notes = []
-        if not fit.end.converged:
+        if not end.converged:
             notes.append(f"EM stopped at prior.max_iter={self.max_iter} iterations before it converged")
-        if fit.end.reseeded:
-            notes.append(f"{fit.end.reseeded} empty components were placed anew on the images explained worst")
-        return report(self, train, val, run, watch.seconds, fit.curve, [*notes, *better.notes])
+        if end.reseeded:
+            notes.append(f"{end.reseeded} empty components were placed anew on the images explained worst")
+        return report(self, train, val, run, watch.seconds, fit.curve, [*notes, *choices])
 
     def _of(self, number: int) -> "Mixture":
         """The same of a given number of components, unfitted."""
@@ -217,14 +226,15 @@ class Mixture(FiniteMixture):
         ]
         statistics = Statistics(points, self.covariance, self.num_components, best.double, ranks=run.ranks)
 
-        def ascend(begin: Components, settings: EMSettings) -> Components:
-            return expectation_maximisation(points, EMState.begin(begin), settings).current
+        def ascend(begin: Components, settings: EMSettings) -> EMState:
+            return expectation_maximisation(points, EMState.begin(begin), settings)
 
         def start() -> Tensor:
             seeded = torch.Generator().manual_seed(run.seed)
             return random_statistics(points, self.covariance, self.num_components, run, seeded)
 
-        return Fit(best, curve, scaling, total, settings, lambda now: e_step(statistics, now).stats, ascend, start)
+        again = None if in_blocks else start
+        return Fit(best, curve, scaling, total, settings, lambda now: e_step(statistics, now).stats, ascend, again)
 
     def _by_batches(self, train: LatentDataset, val: LatentDataset, run: FitRun, size: int, watch: Stopwatch) -> Fit:
         """The same by mini-batch EM, after which one M-step has to do."""
@@ -259,20 +269,32 @@ class Mixture(FiniteMixture):
         curve = [{"iteration": i, **row} for i, (row, _) in enumerate(figures(best))]
         return Fit(best, curve, scaling, total, settings.em, lambda now: best.stats * len(train))
 
-    def _by_held_out(self, fit: Fit, num: int, are_points: bool, val: LatentDataset | None, run: FitRun) -> Better:
-        """The components of `num` latents, points or posteriors with widths, shrunk as held-out ones choose, with what
-        stands behind them; as they are where a number was given, or where none or too few are held out."""
+    def _by_held_out(
+        self, fit: Fit, train: LatentDataset, val: LatentDataset | None, run: FitRun
+    ) -> tuple[Components, EMState | StepwiseState, tuple[str, ...]]:
+        """The components that held-out latents choose, the end of the EM that led there, and what was chosen; those of
+        `fit` where a number was given, or where none or too few are held out."""
         current = fit.end.current
         if self.pseudo_counts != "held_out" or val is None or len(val) < FEWEST:
-            return Better(current)
+            return current, fit.end, ()
         points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
-        shrunk = shrink_by_held_out(current, fit.stats, fit.ascend, held_out, fit.settings, num)
-        few = are_points and num < FEW_A_COMPONENT * self.num_components
-        if (shrunk.notes or few) and fit.ascend is not None and fit.start is not None:
-            shrunk = begin_elsewhere(shrunk, fit.start(), fit.stats, fit.ascend, held_out, fit.settings, num)
-        behind = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
-        return Better(behind.current, (*shrunk.notes, *behind.notes))
+        rest = held_out, fit.settings, len(train)
+        shrunk = shrink_by_held_out(Shrunk(current), fit.stats, fit.ascend, *rest)
+        chosen, notes = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
+        if fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
+            other = begin_elsewhere(fit.start(), fit.stats, fit.ascend, *rest)
+            found = put_behind(other.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
+            if is_likelier(held_out.nats(found[0]), held_out.nats(chosen)):
+                shrunk, (chosen, notes) = other, found
+        return chosen, shrunk.end or fit.end, (*shrunk.note(held_out, current), *notes)
+
+    def _may_begin_again(self, train: LatentDataset, shrunk: Shrunk) -> bool:
+        """Whether another start may end better: where shrinkage changed something, or points are few. Several draws of
+        an image are neither points nor tell whose noise a fit has learned."""
+        few = train.family == "delta" and len(train) < FEW_A_COMPONENT * self.num_components
+        may = train.repeats == 1 and not self.covariance.shared
+        return may and (few or (bool(shrunk.words) and len(train) <= MOST_AGAIN))
 
     def _settings(self, points: PointSet, total: Tensor, scaling: Scaling, run: FitRun, repeats: int) -> EMSettings:
         """`repeats`: points that are together one image, so that the guess is worth as many times more of them."""

@@ -46,6 +46,15 @@ def test_a_fit_that_ends_elsewhere_has_another_key_where_it_does() -> None:
     assert changed == origins_of(FLOW) | {f"fit of {FLOW['_target_']}": 2}
 
 
+def test_mixtures_that_held_out_latents_have_a_say_in_have_another_key() -> None:
+    mixture = {"_target_": "stage2_prior.priors.mixture.Mixture", "num_components": 50}
+    fits = [
+        origins_of(mixture | changed)[f"fit of {mixture['_target_']}"]
+        for changed in ({}, {"pseudo_counts": 4.0}, {"pseudo_counts": 4.0, "num_components": "auto"})
+    ]
+    assert fits == [3, 2, 3]
+
+
 def test_a_keyword_that_came_later_is_in_keys_only_where_it_changes_something() -> None:
     drift = {"_target_": "stage2_prior.flows.flow_matching.FlowMatching", "time_mean": 1.0}
     both = {"_target_": "stage2_prior.combined.ensemble.Ensemble", "members": [FLOW, drift | {"base_std": 1.0}]}

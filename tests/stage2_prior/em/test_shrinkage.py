@@ -9,7 +9,12 @@ from sklearn.mixture import GaussianMixture
 from without_lightning import RUN
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.machine import flushed_denormals
 from stage2_prior.em.covariances import COVARIANCES
+from stage2_prior.em.gaussian import Components, EMSettings, EMState, expectation_maximisation
+from stage2_prior.em.points import in_memory
+from stage2_prior.em.shrinkage import Shrunk, is_likelier, pays, sizes_and_shape
+from stage2_prior.em.starts import random_statistics
 from stage2_prior.moments import location_and_spread, moments
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
@@ -90,7 +95,7 @@ def test_defaults_are_as_good_as_a_well_chosen_mixture_and_as_a_gaussian(name: s
     assert any("held-out latents gain" in note for note in notes)
 
 
-def test_what_is_narrow_within_something_wide_has_its_components() -> None:
+def test_clusters_much_narrower_than_the_whole_have_their_components() -> None:
     """Ten are enough for three clusters: within 0.1 nats of those that have them."""
     rng = np.random.default_rng(0)
     train, val, test = (three_sizes(rng, num) for num in (3000, 500, 2000))
@@ -98,7 +103,79 @@ def test_what_is_narrow_within_something_wide_has_its_components() -> None:
     unit = train.std(0)
     theirs = GaussianMixture(10, random_state=0).fit(train / unit).score(test / unit) - np.log(unit).sum()
     assert nats(found, test) > theirs - 0.1
-    assert any("begun at latents at random" in note for note in notes)
+    assert notes[0].startswith("EM was begun once more, at latents at random, and covariances are shrunk towards ")
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal", "spherical"])
+def test_one_shape_is_brought_to_the_size_of_each(kind: str) -> None:
+    """Three components of one shape, 1, 100 and 10,000 times as wide, and one without points."""
+    covariance, shape = (
+        COVARIANCES[kind],
+        torch.tensor([1.0, 1, 1] if kind == "spherical" else [2.0, 0.5, 0.5]).double(),
+    )
+    wide = torch.tensor([1.0, 1e2, 1e4, 0]).double()
+    count = torch.tensor([50, 30, 20, torch.finfo(torch.float64).tiny], dtype=torch.float64)
+    variances = wide[:, None] * shape
+    scatter = count.reshape(-1, 1, 1) * torch.diag_embed(variances) if kind == "full" else count[:, None] * variances
+    with flushed_denormals():  # as stages are made
+        size, found = sizes_and_shape(covariance, count, scatter)
+    common = math.exp(0.3 * math.log(1e2) + 0.2 * math.log(1e4))
+    expected = (count * wide + common) / (count + 1)
+    torch.testing.assert_close(size, expected)
+    total = sum(n * w / (100 * s) for n, w, s in zip(count, wide, expected, strict=True)) * shape
+    torch.testing.assert_close(found.diagonal() if kind == "full" else found, total)
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal", "spherical"])
+def test_an_empty_component_is_moved_under_a_guess_of_its_own(kind: str) -> None:
+    covariance = COVARIANCES[kind]
+    rng = np.random.default_rng(0)
+    loc = torch.from_numpy(np.concatenate([rng.normal(size=(300, 2)), [[40.0, 40]]]))
+    points, _, _ = in_memory(points_of(loc.numpy()), torch.device("cpu"), covariance.isotropic, 1e-3)
+    guess = torch.tensor([1.0, 1.0, 1e-4]).double().reshape(-1, 1) * torch.ones(2).double()
+    guess = torch.diag_embed(guess) if kind == "full" else guess
+    settings = EMSettings(covariance, guess, 1.0, max_iter=50, tol=1e-6)
+    means = torch.tensor([[0.0, 0], [0.1, 0], [-1e6, 0]]).double()
+    start = Components(torch.full((3,), -math.log(3)).double(), means, covariance.factor(guess))
+    end = expectation_maximisation(points, EMState.begin(start), settings)
+    assert end.reseeded == 1 and end.current.means.isfinite().all()
+    assert end.current.scale[2].max() < 0.1, "it stays on the one point, under its own guess and no other's"
+
+
+def test_random_statistics_are_means_of_all_points() -> None:
+    rng = np.random.default_rng(0)
+    points, _, _ = in_memory(points_of(clusters(rng, 500)), torch.device("cpu"), False, 1e-3)
+    stats = random_statistics(points, COVARIANCES["full"], 7, RUN, torch.Generator().manual_seed(0))
+    mean = points.rows(slice(None)).features(COVARIANCES["full"], torch.float64).mean(0)
+    torch.testing.assert_close(stats.sum(0), mean)
+    assert (stats[:, 0] > 0).all()
+
+
+def test_a_second_start_is_for_few_points_or_where_shrinkage_has_changed_something() -> None:
+    prior = Mixture(LatentSpec((D,)), num_components=2)
+    none, some = (Shrunk(Components(*torch.zeros(3, 1)), words) for words in ("", "their mean by 1 points"))
+    few, many = points_of(np.zeros((999, D))), points_of(np.zeros((1000, D)))
+    wide = LatentDataset.of(torch.zeros(999, D), torch.zeros(999, D))
+    may = prior._may_begin_again
+    assert [may(few, none), may(many, none), may(many, some), may(wide, none), may(wide, some)] == [
+        *(True, False, True),
+        *(False, True),
+    ]
+    assert not may(few.take(torch.arange(999), repeats=3), some), "draws of one image"
+    assert not may(points_of(np.zeros((100_001, 1))), some)
+    assert not Mixture(LatentSpec((D,)), covariance="tied")._may_begin_again(few, some)
+
+
+def test_what_pays_and_what_is_likelier() -> None:
+    """By means and standard errors of differences; what is not a number is neither."""
+    signs = torch.tensor([1.0, -1.0]).double().repeat(200)  # of 400: a standard error of 0.05
+    zero = torch.zeros(400).double()
+    assert pays(0.11 + signs, zero) and not pays(0.09 + signs, zero)
+    assert pays(1.1 + 20 * signs, zero) and not pays(0.9 + 20 * signs, zero)
+    assert not pays(1.1 + 30 * signs, zero)
+    assert is_likelier(0.06 + signs, zero) and not is_likelier(0.04 + signs, zero)
+    assert not is_likelier(0.15 + signs[:100], zero[:100]) and is_likelier(0.25 + signs[:100], zero[:100])
+    assert not pays(zero * torch.nan, zero) and not is_likelier(zero * torch.nan, zero)
 
 
 def test_one_wild_latent_sets_no_scale() -> None:
