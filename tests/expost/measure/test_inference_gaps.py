@@ -51,7 +51,7 @@ def trained(folder: Path, *words: str) -> tuple[ImageSubject, Job]:
 def test_gaps_of_two_priors(tmp_path: Path, vae: str) -> None:
     both, run = trained(tmp_path, f"vae={vae}", "evaluation.gaps=6")
     assert isinstance(both.prior, Mixture)
-    both.prior.scale.mul_(0.8)
+    both.prior.scale = both.prior.scale * 0.8
     found = measure_gaps(both, run, "mixture", LITTLE)
     assert found is not None
     stored: dict[str, Any] = found.to_json()

@@ -58,7 +58,7 @@ def test_chains_leave_the_density_where_it_is() -> None:
     prior = Energy(RING, Mixture(RING, 2), step_size=0.8)
     assert isinstance(prior.base, Mixture)
     prior.base.means.copy_(torch.tensor([[-1.0, 0], [1, 0]]))
-    prior.base.scale.copy_(torch.eye(2) * 0.5)
+    prior.base.scale = torch.eye(2).double().expand(2, 2, 2) * 0.5
     torch.nn.init.zeros_(prior.head.weight)
     torch.manual_seed(0)
     z = prior.base.sample(6000)

@@ -13,6 +13,7 @@ from expost.evaluation.annealing.path import Annealing, Start, annealed_bounds, 
 from expost.evaluation.bounds import importance_bounds
 from stage1_vae.latents import LatentSpec
 from stage1_vae.likelihoods import DiscretizedLogistic
+from stage2_prior.em.gaussian import Components
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.mixture import Mixture
 
@@ -137,9 +138,10 @@ def test_learned_priors_on_a_discretised_likelihood(kind: str) -> None:
     torch.manual_seed(0)
     spec = LatentSpec((2,))
     if kind == "mixture":
-        prior: Mixture | Autoregressive = Mixture(spec, num_components=3)
-        prior.means.copy_(torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.0, -1.0]]))
-        prior.scale.mul_(0.6)
+        mixture = Mixture(spec, num_components=3)
+        means = torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.0, -1.0]]).double()
+        mixture.keep(Components(mixture.log_weights, means, 0.6 * torch.eye(2).double().expand(3, 2, 2)))
+        prior: Mixture | Autoregressive = mixture
     else:
         prior = Autoregressive(spec, hidden=(16, 16), num_components=3, dropout=0.0).eval()
         for parameter in prior.net.parameters():
