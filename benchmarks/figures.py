@@ -22,7 +22,7 @@ from benchmarks.child import machine
 MEASURED = results.DOCS / "measured"
 FURTHER_PRIORS = (
     *("scikit-learn", "gaussian", "mixture", "bayes_mixture", "kde"),
-    *("autoregressive", "realnvp", "second_vae", "auto"),
+    *("autoregressive", "realnvp", "auto"),
 )
 """Those whose fits take seconds."""
 
