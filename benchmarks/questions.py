@@ -3,11 +3,13 @@
     python -m benchmarks.questions [--root runs/bench/questions] [--only NAME ...] [--out docs/questions.md]
 
 Runs every question as a user does, or finds its runs in the store under `--root`, and copies picture and answer as they
-come out: nothing on the page is written by hand but which questions there are, and in which order.
+come out; with `--only` the other sections of the page stay as they are. Nothing on it is written by hand but which
+questions there are, and in which order.
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -68,14 +70,24 @@ def section(number: int, name: str, answer: dict[str, Any], picture: str) -> str
 
 
 def page(root: Path, names: Sequence[str], out: Path) -> str:
+    """The page, of which the questions `names` are asked; the others stay as `out` has them, where it has."""
     folder = out.parent / "questions"
     folder.mkdir(exist_ok=True)
-    sections = []
-    for number, name in enumerate(names, 1):
-        answer, picture = answered(root, name)
-        shutil.copyfile(picture, folder / f"{name}.png")
-        sections.append(section(number, name, answer, f"questions/{name}.png"))
-    return "\n\n".join([HEAD.strip(), *sections, f"- {machine()} at the end."]) + "\n"
+    written = out.read_text(encoding="utf-8") if out.exists() else ""
+    sections = {number: f"## {text}".strip() for number, text in sections_of(written).items() if number <= len(ORDER)}
+    for number, name in enumerate(ORDER, 1):
+        if name in names:
+            answer, picture = answered(root, name)
+            shutil.copyfile(picture, folder / f"{name}.png")
+            sections[number] = section(number, name, answer, f"questions/{name}.png")
+    in_order = [sections[number] for number in sorted(sections)]
+    return "\n\n".join([HEAD.strip(), *in_order, f"- {machine()} at the end of the last that was asked."]) + "\n"
+
+
+def sections_of(written: str) -> dict[int, str]:
+    """The questions of a page by their numbers, without what stands at its end."""
+    _, *sections = re.sub(r"\n- [^\n]*\n\Z", "\n", written).split("\n## ")
+    return {int(text.split(".")[0]): text for text in sections}
 
 
 def main() -> int:

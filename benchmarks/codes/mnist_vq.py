@@ -3,8 +3,8 @@
     python -m benchmarks.codes.mnist_vq --data DIR [--root NEWDIR] [--out FILE.md]
 
 Runs the experiment from nothing, as a user does; then the reference VAE, whose *reconstructions* the samples are to
-beat in the same features. Prints two tables; exits with 1 when a target is missed. Takes a quarter of an hour. The target
-against the pixelcnn is that of `equal_time.py`.
+beat in the same features. Prints two tables; exits with 1 when a target is missed. Takes a quarter of an hour. The
+target against the pixelcnn is that of `equal_time.py`.
 """
 
 import argparse

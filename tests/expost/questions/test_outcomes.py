@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.questions import HEAD, ORDER, sections_of
 from expost.config.build import build
 from expost.config.defaults import read_conf
 from expost.evaluation.sections import Estimate
@@ -88,3 +89,12 @@ def test_each_question_has_words_and_a_picture(name: str, num_seeds: int, tmp_pa
     with Image.open(tmp_path / "answer.png") as picture:
         assert picture.width > 600 and picture.height > 300
     assert inquiry.asks.endswith("?")
+
+
+def test_sections_of_the_page_are_found_again_without_its_end() -> None:
+    page = Path("docs/questions.md").read_text(encoding="utf-8")
+    sections = sections_of(page)
+    assert list(sections) == list(range(1, len(ORDER) + 1))
+    assert all(f"experiment=questions/{name}" in sections[place] for place, name in enumerate(ORDER, 1))
+    assert page == "\n## ".join([HEAD, *sections.values()]) + page[page.rindex("- ") :]
+    assert sections_of("") == {}
