@@ -109,7 +109,6 @@ def main() -> int:
         f"trainer.max_epochs={options.epochs}",
         "prior.conditional=false",
         f"prior.fit.max_steps={options.steps}",
-        "prior.fit.learning_rate=0.001",
         "logger=csv",
     ]
     with tempfile.TemporaryDirectory() as temporary:

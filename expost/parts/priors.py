@@ -4,7 +4,6 @@
 the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -63,21 +62,8 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     def say(words: str) -> None:
         job.say("prior", words)
 
-    node = fit_or_none(node, job.command, say)
     node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
-
-
-def fit_or_none(node: Node, command: Command, say: Callable[[str], None]) -> Node:
-    """The section `node` without the section `fit` that a file of `conf/experiment` has for another prior, where this
-    one takes none; one that was typed stays, to be refused."""
-    cls = target_class(node)
-    takes_fit = issubclass(cls, GradientPrior) or "fit" in inspect.signature(cls).parameters
-    is_typed = any(word.lstrip("+").startswith("prior.fit") for word in command.overrides)
-    if takes_fit or "fit" not in node or is_typed:
-        return node
-    say(f"{title_of(node, prior_nodes())} is not fitted by gradients: prior.fit of the experiment is left out")
-    return without(node, ("fit",))
 
 
 def with_learned(config: Config) -> Node:

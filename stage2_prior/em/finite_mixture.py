@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,9 +56,8 @@ class FiniteMixture(Prior):
         uniform = torch.full((num_components,), -math.log(num_components))
         self.register_buffer("log_weights", uniform.double())  # [K]
         self.register_buffer("means", torch.zeros(num_components, spec.num_dims).double())  # [K, D]
-        # Cholesky factors, shaped as the covariance has them; one for all as long as nothing is kept: a mixture is
-        # built by stages that need none, and 50 full factors of 4,096 dimensions are 6.3 GiB.
-        self.register_buffer("scale", unit.double().expand(shape))
+        # Cholesky factors, shaped as the covariance has them; doubled before they are many, for the sake of memory
+        self.register_buffer("scale", unit.double().expand(shape).contiguous())
 
     @property
     def num_parameters(self) -> int:
@@ -97,24 +95,14 @@ class FiniteMixture(Prior):
         if self.moving is not None and isinstance(self.moving.source, FreeComponents):
             self.moving.source.move_to(Components(self.log_weights, self.means, self.scale))
 
-    def _make_room(self) -> None:
-        """Give each factor memory of its own."""
-        self.scale = self.scale.contiguous()
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._make_room()
-        super()._load_from_state_dict(*args)
-
     def keep(self, known: Components) -> None:
         """Take components as they are."""
-        self._make_room()
         self.log_weights.copy_(known.log_weights)
         self.means.copy_(known.means)
         self.scale.copy_(known.scale)
 
     def keep_few(self, known: Components) -> None:
         """Take fewer components than there is room for; the others have no weight."""
-        self._make_room()
         num = len(known.log_weights)
         self.log_weights.fill_(-torch.inf)[:num] = known.log_weights
         self.means.zero_()[:num] = known.means

@@ -14,7 +14,7 @@ from expost import TwoStage
 from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.cli import groups
-from expost.parts.priors import choose_prior, fit_or_none, prior_nodes
+from expost.parts.priors import choose_prior, prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior import wrappers
 
@@ -54,19 +54,6 @@ def test_so_does_what_was_typed_though_it_changes_nothing() -> None:
 def test_a_key_of_the_first_alone_is_refused() -> None:
     with pytest.raises(UserError, match=r"prior\.hidden: .*codes of shape \(4\).*leave it out"):
         choose_prior(AUTOREGRESSIVE | {"hidden": [3]}, CODES, OFFERED, Command())
-
-
-def test_what_an_experiment_says_of_a_fit_is_left_out_where_there_is_none() -> None:
-    said: list[str] = []
-    fit = {"max_steps": 7}
-    counted, fitted = OFFERED["unigram"] | {"fit": fit}, TRANSFORMER | {"fit": fit}
-    assert fit_or_none(counted, Command(), said.append) == OFFERED["unigram"]
-    assert said == ["unigram is not fitted by gradients: prior.fit of the experiment is left out"]
-    assert fit_or_none(fitted, Command(), said.append) == fitted
-    typed = Command(overrides=("prior.fit.max_steps=7",))
-    assert fit_or_none(counted, typed, said.append) == counted, "to be refused"
-    assert all(fit_or_none(node, Command(), said.append) == node for node in OFFERED.values()), "as the files have them"
-    assert len(said) == 1
 
 
 def test_the_user_can_want_the_first_alone() -> None:

@@ -1,13 +1,11 @@
 """The mixture: EM against scikit-learn, monotone ascent, recovery of a known truth, refusals."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from latent_values import log_stds, means
-from safetensors.torch import load_file, save_file
 from sklearn.mixture import GaussianMixture
 from without_lightning import RUN
 
@@ -302,16 +300,3 @@ def test_one_unit_for_all_makes_no_wide_dimension_wild() -> None:
     loc = torch.from_numpy(rng.normal(size=(1000, 64)) * np.where(np.arange(64) == 0, 100.0, 1.0)).float()
     points, scaling, total = in_memory(LatentDataset.of(loc), torch.device("cpu"), True, 1e-3)
     assert total.diagonal().max() > 36 and torch.equal(covariance_of_most(points, total, scaling), total)
-
-
-def test_a_mixture_that_nobody_has_fitted_holds_one_factor(tmp_path: Path) -> None:
-    """Stages that need no prior build it; weights that are loaded have memory of their own."""
-    unfitted, fitted = (Mixture(LatentSpec((64,)), num_components=20) for _ in range(2))
-    assert unfitted.scale.untyped_storage().nbytes() == 64 * 64 * 8
-    loc = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
-    fitted.fit(points_of(loc), points_of(loc), RUN)
-    save_file(fitted.state_dict(), tmp_path / "weights.safetensors")
-    unfitted.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    z = torch.from_numpy(loc[:50])
-    assert torch.equal(unfitted.log_prob(z), fitted.log_prob(z))
-    assert unfitted.scale.untyped_storage().nbytes() == 20 * 64 * 64 * 8
