@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks.child import machine
 from benchmarks.objectives.bare import kl
 from benchmarks.objectives.throughput import EPOCHS, SIZE, Timed, assembled, epochs
+from expost.base.runtime import keep_freed_memory
 from expost.job import Job
 from expost.parts.assembly import ImageParts
 from expost.stages.vae import settings_of
@@ -111,8 +112,8 @@ def section(found: dict[str, dict[str, float]], rounds: int) -> str:
             "## Training throughput of the nets",
             f"MNIST, vae=gaussian of 16 dimensions, float32, batches of {SIZE}; images a second, medians of "
             f"{rounds * (EPOCHS - 1)} epochs (images of an epoch: {numbers}), in turn with a bare loop of the same net "
-            f"in torch's own layers, uncompiled, with fused Adam; denormal numbers are zero for all; "
-            f"{torch.get_num_threads()} threads.",
+            "in torch's own layers, uncompiled, with fused Adam; denormal numbers are zero and freed memory is kept "
+            f"for all; {torch.get_num_threads()} threads.",
             "    python -m benchmarks.objectives.nets --data DIR",
             "| net | bare loop | compile=false | compile=auto | ratio, false | ratio, auto |\n"
             "|---|---:|---:|---:|---:|---:|\n" + "\n".join(row(name, speeds) for name, speeds in found.items()),
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md")
     options = parser.parse_args()
+    keep_freed_memory()  # all sides, as the command line
     found = {}
     for name in options.only:
         found[name] = compared(name, options.data.absolute(), options.rounds)

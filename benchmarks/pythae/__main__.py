@@ -160,11 +160,11 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             f"The same nets, images and optimiser (Adam at 1e-3, batches of {options.batch_size}, Bernoulli on "
             f"intensities): images a second, medians of {options.rounds} rounds, the sides in turn; a ratio is the "
             "median of the ratios of neighbouring rounds. `reference`: 784-512-(16)-512-784. `wide_conv`: pythae's own "
-            "convolutions, 128 to 1024 channels. On our side denormal numbers are zero, as in every stage; they become "
-            "more as a training goes on, so the reference net is counted again after half of what "
-            "`experiment=mnist_reference` trains. Targets are of eager "
-            "float32, and of the best of our settings. The last row of a net is no training: it is the matrix products "
-            "of a step alone, of a convolution those of whole patches.",
+            "convolutions, 128 to 1024 channels. Our side is set up as the command line and every stage are: memory "
+            "that a step frees stays for the next, and denormal numbers are zero. These become more as a training goes "
+            "on, so the reference net is counted again after half of what `experiment=mnist_reference` trains. Targets "
+            "are of eager float32, and of the best of our settings. The last row of a net is no training: it is the "
+            "matrix products of a step alone, of a convolution those of whole patches.",
             "    python -m benchmarks.pythae --data DIR --parts training",
             "| net | side | images a second | min - max | ours over | target |\n|---|---|---:|---:|---:|---|\n"
             + "\n".join(lines),

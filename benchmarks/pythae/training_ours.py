@@ -19,6 +19,7 @@ import yaml
 from rounds import Rounds
 from torch import Tensor, nn
 
+from expost.base.runtime import keep_freed_memory
 from expost.cli import CONF
 from expost.config.schema import Trainer
 from expost.training.trainer import lightning_fit
@@ -106,6 +107,7 @@ class Timed(pl.Callback):
 
 
 def main(net: str, images: str, batch_size: str, precision: str, compiled: str, memory_format: str) -> None:
+    keep_freed_memory()  # as the command line
     facts = {"name": "expost", "torch": torch.__version__, "python": platform.python_version()}
     rounds = Rounds(facts | {"threads": torch.get_num_threads()})
     defaults = Trainer(**yaml.safe_load((CONF / "trainer" / "default.yaml").read_text(encoding="utf-8")))
