@@ -19,6 +19,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.fitting import FitRun, PriorError
 from stage2_prior.prior import Prior
 from stage2_prior.wrappers.chart import Charted
+from stage2_prior.wrappers.johnson import Johnson
 
 SPHERE, BOX, REAL = LatentSpec((3,), Support.SPHERE), LatentSpec((2,), Support.BOX), LatentSpec((3,))
 QUICK: dict[str, Any] = {"fit": {"max_epochs": 2}, "hidden": [16, 16]}
@@ -90,6 +91,33 @@ def test_densities_are_one_on_the_space_and_draws_are_of_them(name: str, spec: L
         with torch.no_grad():
             nats = -prior.log_prob(truth.draw(torch.arange(2000))).mean().item()
         assert nats < -aggregate.mean().item() + 0.35
+
+
+@pytest.mark.parametrize("name", ["gaussian", "autoregressive"])
+def test_tails_are_bent_inside_of_a_chart_and_densities_stay_one(name: str) -> None:
+    def heavy(num: int, seed: int) -> LatentDataset:
+        """Whose tails fall like a power where the box is laid out."""
+        generator = torch.Generator().manual_seed(seed)
+        size = torch.rand(num, 1, generator=generator).clamp_min(1e-6).rsqrt()
+        loc = torch.tanh(0.1 * size * torch.randn(num, 2, generator=generator))
+        return LatentDataset(BOX, "delta", {"loc": loc.numpy()})
+
+    test, points, area = heavy(2000, 3).draw(torch.arange(2000)), *grid(BOX)
+    nats = {}
+    for wrap in (["whiten", "johnson", "chart"], ["whiten", "chart"]):
+        torch.manual_seed(0)
+        node = chosen(name, BOX) | {"wrap": wrap}
+        prior = construct_prior(node, BOX)
+        report = prior.fit(heavy(3000, 1), heavy(1000, 2), run(node.get("fit")))
+        prior.eval()
+        bends = [part.is_bent.all().item() for part in prior.modules() if isinstance(part, Johnson)]
+        assert bends == [True] * ("johnson" in wrap)
+        with torch.no_grad():
+            log_prob = torch.cat([prior.log_prob(block) for block in points.split(2**14)]).double()
+            nats[wrap[1]] = -prior.log_prob(test).mean().item()
+        assert log_prob.exp().mul(area).sum().item() == pytest.approx(1, abs=0.01)
+        assert report.val_nll_nats == pytest.approx(nats[wrap[1]], abs=0.35)
+    assert nats["johnson"] < nats["chart"] - 0.3
 
 
 def test_a_fit_is_reproducible_and_survives_its_state() -> None:
