@@ -93,7 +93,8 @@ def fit_prior(
     try:
         job, parts = assembled(prior, plain(settings), as_data(parts_of, dependent=computed), int(seed), device)
         check_classes(parts)
-        run, held_out, look = job.fit_run(Tracker()), parts.data.val, look_at(parts.data.train)
+        run, held_out = job.fit_run(Tracker()), parts.data.val
+        look = look_at(parts.data.train, keeps_dependent=dependent == "keep")
         if look.refusal:
             raise PriorError(look.refusal)
         report = parts.prior.fit(parts.data.train, held_out, run)

@@ -28,6 +28,9 @@ MOST_ROWS, ROWS_AT_ONCE = 2000, 500
 LEAST_NATS, NOISE = 0.01, 2.0
 """What a prior has to lose by, and by how many standard errors, to be told of."""
 
+LENGTHS = {"prior.fit.max_epochs": "fit", "prior.seconds": "seconds"}
+"""Keys that let a network learn for longer, and the key of its node without which there is none."""
+
 
 @torch.no_grad()
 def hold_against_gaussian(
@@ -52,19 +55,23 @@ def hold_against_gaussian(
             for prior in (parts.prior.to(run.device), gaussian.to(run.device))
         ]
     difference = both[0] - both[1]
+    notes = list(report.notes)
+    if num_none := int((both[0].isneginf() & both[1].isfinite()).sum()):
+        notes.append(
+            f"it gives {num_none:,} of {len(z):,} held-out latents no probability, and prior=gaussian does; "
+            f"{remedy_of_losing(parts.prior, node)}"
+        )
     difference = difference[difference.isfinite()]  # both are 0 off what never varies
-    gain = difference.mean().item()
     if len(difference) < 2:
-        return report
-    error = difference.std().item() / math.sqrt(len(difference))
+        return replace(report, notes=notes)
+    gain, error = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
     over = {"gain_nats": gain, "error_nats": error, "num": len(difference)}
-    if not loses(over):
-        return replace(report, over_gaussian=over)
-    words = (
-        f"it loses to prior=gaussian, by {-gain:.2f} ± {error:.2f} nats a held-out latent, of {len(difference):,}; "
-        f"{remedy_of_losing(parts.prior, node)}"
-    )
-    return replace(report, over_gaussian=over, notes=[*report.notes, words])
+    if loses(over):
+        notes.append(
+            f"it loses to prior=gaussian, by {-gain:.2f} ± {error:.2f} nats a held-out latent, of {len(difference):,}; "
+            f"{remedy_of_losing(parts.prior, node)}"
+        )
+    return replace(report, over_gaussian=over, notes=notes)
 
 
 def loses(over: dict[str, float]) -> bool:
@@ -97,10 +104,8 @@ def remedy_of_losing(prior: Prior, node: Node) -> str:
     if prior.memorises:
         return "it blurs what it has seen, and learns nothing; choose prior=mixture"
     if any(isinstance(module, GradientPrior) for module in modules):
-        return (
-            "raise prior.fit.max_epochs, give more latents of fewer dimensions, or choose prior=mixture, or both by "
-            "prior=ensemble"
-        )
+        longer = next((f"raise {key}, " for key, section in LENGTHS.items() if section in node), "")
+        return f"{longer}give more latents of fewer dimensions, or choose prior=mixture, or both by prior=ensemble"
     if any(isinstance(module, Mixture) for module in modules) and node.get("pseudo_counts", "held_out") != "held_out":
         return "set prior.pseudo_counts=held_out, or prior.num_components=auto"
     return "choose prior=gaussian" + ", or prior=mixture prior.num_components=auto" * (

@@ -38,7 +38,7 @@ from stage2_prior.priors.learned import Learned
 def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
-    look = look_at(making.latents("train"))
+    look = look_at(making.latents("train"), keeps_dependent=job.config.data.get("dependent") == "keep")
     if look.refusal:
         raise PriorError(look.refusal)
     job.say("prior", look.line)

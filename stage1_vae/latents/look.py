@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from stage1_vae.latents.columns import constants, dependent_columns
+from stage1_vae.latents.columns import MOST_COLUMNS, constants, dependent_columns
 from stage1_vae.latents.dataset import LatentDataset
 from stage1_vae.latents.spec import Support
 from stage1_vae.rows import spread_rows
@@ -26,6 +26,9 @@ HEAVY = 8.0
 Laplace, 19 of a Student with 2 degrees of freedom."""
 WILD = 20.0
 """A row that is so many times as far out as the 99.9th percentile has not come from the tail of the others."""
+WILD_SHARE = 0.005
+"""Of rows, at most, that are left out of that percentile where they lie so far beyond all others: in few rows of many
+numbers a single one is more than a thousandth."""
 FEWEST_NUMBERS = 2000
 """Numbers below which nothing is said of tails and wild rows."""
 FEW_STEPS = 300
@@ -80,32 +83,33 @@ class Look:
         return [first, *({"what": r.what, "seen": r.seen, "done": r.done} for r in self.remarks)]
 
 
-def look_at(latents: LatentDataset) -> Look:
-    """Look at the latents of a training set; of codes, at their use."""
+def look_at(latents: LatentDataset, keeps_dependent: bool = False) -> Look:
+    """Look at the finite latents of a training set; of codes, at their use. `keeps_dependent`: columns that follow from
+    others are modelled all the same."""
     with torch.random.fork_rng(devices=[]):  # posteriors of codes are looked at through draws
         distinct, effective = distinct_rows(latents)
         if latents.spec.support is Support.CODES:
             return look_at_codes(latents, distinct)
-        return look_at_numbers(latents, distinct, effective)
+        return look_at_numbers(latents, distinct, effective, keeps_dependent)
 
 
-def look_at_numbers(latents: LatentDataset, distinct: int, effective: float) -> Look:
+def look_at_numbers(latents: LatentDataset, distinct: int, effective: float, keeps_dependent: bool) -> Look:
     """Of real numbers and bits, by the means of posteriors."""
     num, dims = len(latents), latents.spec.num_dims
     are_points = not latents.has_density and latents.spec.support is Support.REAL
     sample = means_of(latents, spread_rows(num, max(LEAST_SAMPLE, min(MOST_SAMPLE, SAMPLE_NUMBERS // dims))))
-    remarks = []
+    remarks, no_density = [], ""
     if are_points:
-        remarks += list(columns_that_follow(latents))
-    atoms, atoms_reason = equal_values(sample) if are_points else (None, "")
-    remarks += [atoms] if atoms else []
+        of_columns, no_density = columns_that_follow(latents, keeps_dependent)
+        of_channels, reason = channels_that_follow(latents, sample)
+        atoms, atoms_reason = equal_values(sample)
+        remarks += [*of_columns, *of_channels, *([atoms] if atoms else [])]
+        no_density = no_density or reason or atoms_reason
     repeated = num - distinct
-    no_density = atoms_reason
     if repeated and are_points:
         found = f"{repeated:,} of {num:,} are the same as an earlier one, as good as {effective:,.0f} different ones"
-        remarks.append(
-            Remark("repeats", found, "they count as often as they come; prior.min_std is the floor under widths")
-        )
+        done = "they count as often as they come; prior.min_std, which mixtures have, is the floor under widths"
+        remarks.append(Remark("repeats", found, done))
         if repeated > REPEATED_SHARE * num and not no_density:
             no_density = "whole latents repeat, so that they have no density: nats say how narrow a prior makes them"
     if latents.spec.support is Support.REAL:
@@ -133,26 +137,49 @@ def same_in_all(num: int, distinct: int) -> str:
     return ""
 
 
-def columns_that_follow(latents: LatentDataset) -> list[Remark]:
-    """Columns that never vary, and those that are functions of others, of points."""
+def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Remark], str]:
+    """Columns that never vary, and those that are functions of others, of points; and why there is no density where
+    they `are_kept`."""
     remarks, dims = [], latents.spec.num_dims
     fixed = int(constants(latents).sum())
     if fixed:
         found = f"{fixed:,} of {dims:,} numbers never vary"
-        remarks.append(
-            Remark(
-                "dead columns",
-                found,
-                "data=latents models the others, of maps the channels that vary, and nats are of those",
-            )
-        )
+        done = "data=latents models the others, of maps the channels that vary, and nats are of those"
+        remarks.append(Remark("dead columns", found, done))
+    what = "columns that follow from others"
     follow = dependent_columns(latents)
     if follow:
         named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
         found = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
         done = "data=latents computes them and models the others, but for data.dependent=keep"
-        remarks.append(Remark("columns that follow from others", found, done))
-    return remarks
+        remarks.append(Remark(what, found, "data.dependent=keep models them all the same" if are_kept else done))
+    elif len(latents.spec.shape) == 1 and dims > MOST_COLUMNS:
+        remarks.append(Remark(what, f"not looked for, in {dims:,}", f"up to {MOST_COLUMNS:,} are compared"))
+    reason = "columns follow from others, so that all of them have no density: nats say how narrow a prior makes them"
+    return remarks, reason if follow and are_kept else ""
+
+
+def channels_that_follow(latents: LatentDataset, sample: np.ndarray) -> tuple[list[Remark], str]:
+    """Channels of maps that repeat others in the sample [n, D], and why there is no density then, or where places of
+    channels that vary do not."""
+    if len(latents.spec.shape) == 1:
+        return [], ""
+    num_channels = latents.spec.shape[0]
+    by_channel = sample.reshape(len(sample), num_channels, -1)  # [n, C, places]
+    varies = np.ptp(by_channel, axis=0).max(1) > 0
+    first: dict[bytes, int] = {}
+    repeats = []
+    for channel in np.flatnonzero(varies).tolist():
+        earlier = first.setdefault((by_channel[:, channel] + 0.0).tobytes(), channel)
+        repeats += [f"{channel} of {earlier}"] * (earlier != channel)
+    fixed = constants(latents).reshape(num_channels, -1)[varies]
+    why = "so that maps have no density: nats say how narrow a prior makes them"
+    if repeats:
+        found = f"{len(repeats):,} of {num_channels:,} are repeats ({', '.join(repeats[:10])}, counted from 0)"
+        return [Remark("channels that follow from others", found, "leave them out of the file")], (
+            f"channels repeat others, {why}"
+        )
+    return [], f"places of channels that vary never do, {why}" if fixed.any() else ""
 
 
 def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
@@ -175,8 +202,10 @@ def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
         f"{int(atoms.sum()):,} of {len(atoms):,} columns hold single values with a probability of their own "
         f"({100 * shares[worst]:.0f} % of column {worst} are {values[worst]:g})"
     )
-    if (sample[:, atoms] == np.round(sample[:, atoms])).all() and atoms.all():
-        done = "they are whole numbers; data.codes=NAME reads them as codes, which have probabilities"
+    least = sample.min()
+    if (sample == np.round(sample)).all() and atoms[np.ptp(sample, axis=0) > 0].all():
+        after = "" if least >= 0 else f" once {-least:,.0f} is added to all of them"
+        done = f"they are whole numbers; data.codes=NAME reads them as codes, which have probabilities{after}"
     else:
         done = "compare distances, or model what is zero and what is not apart"
     reason = "single values repeat, so that they have no density: nats say how narrow a prior makes them"
@@ -190,7 +219,7 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
     moves = quartile > 0
     if not moves.any() or sample[:, moves].size < FEWEST_NUMBERS:
         return None
-    far = float(np.quantile(np.abs(sample[:, moves] - middle[moves]) / quartile[moves], 0.999))
+    far = far_out(np.abs(sample[:, moves] - middle[moves]) / quartile[moves])
     done = (
         "where they make the deviation, prior.wrap=[whiten], which networks have, and the mixture measure without the "
         "outermost 0.5 % at each end; prior=gaussian counts them"
@@ -216,6 +245,16 @@ def tails_of(latents: LatentDataset, sample: np.ndarray) -> Remark | None:
     return None
 
 
+def far_out(distances: np.ndarray) -> float:
+    """The 99.9th percentile of distances [n, D], without the few rows that lie `WILD` times beyond all others."""
+    of_rows = distances.max(1)
+    few = max(1, int(WILD_SHARE * len(of_rows)))
+    farthest = np.sort(of_rows)[::-1][: few + 1]
+    gaps = np.flatnonzero(farthest[:-1] > WILD * farthest[1:])
+    ordinary = distances[of_rows <= farthest[gaps[-1] + 1]] if len(gaps) else distances
+    return float(np.quantile(ordinary, 0.999))
+
+
 def coarse_steps(sample: np.ndarray) -> Remark | None:
     """Columns whose offset leaves float32 few steps in a standard deviation."""
     std, size = sample.std(0), np.abs(sample).max(0)
@@ -239,20 +278,24 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
     if unused:
         most = 100 * counts.max() / counts.sum()
         found = f"{unused:,} of {len(counts):,} codes never occur, and the most frequent is {most:.1f} % of all"
-        remarks.append(
-            Remark(
-                "unused codes",
-                found,
-                "a prior gives them next to nothing; vae.bottleneck.revive_below places them anew",
-            )
+        done = (
+            "a prior gives them next to nothing; where a codebook is trained, vae.bottleneck.revive_below places them"
         )
+        remarks.append(Remark("unused codes", found, f"{done} anew"))
     if distinct < num:
         found = f"{num - distinct:,} of {num:,} maps are the same as an earlier one"
         remarks.append(Remark("repeated maps", found, "they count as often as they come"))
     share = counts[counts > 0] / counts.sum()
     perplexity = math.exp(float(-(share * np.log(share)).sum()))
     used = f"used like {perplexity:,.1f} equally frequent ones"
-    return Look(f"{num:,} maps of {latents.spec.num_dims:,} codes of {len(counts):,}, {used}", tuple(remarks))
+    found = f"{num:,} maps of {latents.spec.num_dims:,} codes of {len(counts):,}, {used}"
+    refusal = ""
+    if int((counts > 0).sum()) == 1:
+        refusal = (
+            f"all codes of all {num:,} maps for the fit are {int(counts.argmax())}, so that there is nothing to fit: "
+            "look at which array was taken, data.codes, or train the codebook for longer"
+        )
+    return Look(found, tuple(remarks), refusal=refusal)
 
 
 def distinct_rows(latents: LatentDataset) -> tuple[int, float]:
@@ -267,8 +310,9 @@ def distinct_rows(latents: LatentDataset) -> tuple[int, float]:
 
 
 def raw_rows(latents: LatentDataset, rows: slice) -> np.ndarray:
-    """All parameters of some rows, as they are, uint8 [n, bytes]."""
+    """All parameters of some rows, uint8 [n, bytes]; a zero below 0 is one above it."""
     parts = [np.ascontiguousarray(np.asarray(column[rows])) for column in latents.params.values()]
+    parts = [part + part.dtype.type(0) if part.dtype.kind == "f" else part for part in parts]
     return np.concatenate([part.reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
 
 

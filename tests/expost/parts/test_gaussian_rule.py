@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from expost import LatentDataset, fit_prior, judge
+from expost.parts.gaussian_rule import remedy_of_losing
+from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import FitReport
+from stage2_prior.priors.autoregressive import Autoregressive
+from stage2_prior.priors.kde import Kernels
 
 SHORT = {"max_epochs": 1, "max_steps": 2, "precision": None}
 CENTRES = np.random.default_rng(7).normal(size=(10, 6)) * 2
@@ -88,6 +92,32 @@ def test_a_judgement_says_it_with_the_remedy() -> None:
         "The prior kde loses to one Gaussian, prior=gaussian, which costs"
         in judge(prior, latents, num_samples=200).verdict
     )
+
+
+def test_latents_without_probability_are_told_and_not_only_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Kernels.log_prob
+
+    def log_prob(prior: Kernels, z: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """None of what is far out in one direction has any, as kernels of bounded width would have it."""
+        return torch.where(z[:, 0] > 2, -torch.inf, right(prior, z, context))
+
+    monkeypatch.setattr(Kernels, "log_prob", log_prob)
+    report = fitted(normal(1000, 0), normal(500, 1), "kde")
+    assert report.over_gaussian is not None and 0 < (num := 500 - report.over_gaussian["num"]) < 50
+    assert any(f"it gives {num} of 500 held-out latents no probability" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("node", "begins"),
+    [
+        ({"fit": {}}, "raise prior.fit.max_epochs, give more"),
+        ({"seconds": 30}, "raise prior.seconds, give more"),
+        ({"members": []}, "give more latents"),
+    ],
+    ids=["network", "auto", "ensemble"],
+)
+def test_what_takes_too_few_steps_is_told_the_key_that_it_has(node: dict[str, Any], begins: str) -> None:
+    assert remedy_of_losing(Autoregressive(LatentSpec((6,))), node).startswith(begins)
 
 
 def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:

@@ -20,7 +20,7 @@ REMARKS = {
     "mean 1,000, width 0.01": ["large offsets"],
     "widths 1e-4 to 1e4": [],
     "ring of width 0.05": [],
-    "half of the entries exactly 0": ["equal values"],
+    "half of the entries exactly 0": ["equal values", "repeats"],
     "whole numbers 0, 1, 2": ["equal values", "repeats"],
     "one dead column": ["dead columns"],
     "correlations of 0.999": [],
@@ -84,6 +84,64 @@ def test_codes_are_looked_at_by_their_use() -> None:
     assert "used like 4" in look.seen or "used like 39" in look.seen
 
 
+def test_zeros_of_both_signs_are_one_value() -> None:
+    loc = np.random.default_rng(0).integers(-1, 2, size=(3000, 3)) * np.float32(0.1)
+    signed = np.where(loc == 0, np.copysign(np.float32(0), np.random.default_rng(1).normal(size=loc.shape)), loc)
+    assert "27 different" in look_at(LatentDataset.of(signed.astype(np.float32))).seen
+    nothing = np.copysign(np.zeros((90, 3), np.float32), np.random.default_rng(2).normal(size=(90, 3)))
+    assert "are the same" in look_at(LatentDataset.of(nothing.astype(np.float32))).refusal
+
+
+@pytest.mark.parametrize("num_wild", [1, 2])
+def test_wild_rows_among_few_are_not_called_tails(num_wild: int) -> None:
+    loc = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    loc[100 : 100 + num_wild] *= 1e4
+    look = look_at(LatentDataset.of(loc))
+    assert [remark.what for remark in look.remarks] == ["wild rows"]
+    assert f"{num_wild} of 500 rows are" in look.line and "(first: 100)" in look.line
+
+
+def test_whole_numbers_are_told_how_they_become_codes() -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 3, size=(2000, 6)).astype(np.float32)
+    whole[:, 5] = 7  # never varies
+    assert "data.codes=NAME reads them as codes, which have probabilities" in look_at(LatentDataset.of(whole)).line
+    assert "once 1 is added to all of them" in look_at(LatentDataset.of(whole - 1)).line
+    assert "data.codes" not in look_at(LatentDataset.of(whole + np.float32(0.5))).line
+
+
+def test_columns_that_are_modelled_all_the_same_have_no_density_together() -> None:
+    loc = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    loc[:, 3] = loc[:, 0]
+    look = look_at(LatentDataset.of(loc), keeps_dependent=True)
+    assert "all of them have no density" in look.no_density and "models them all the same" in look.line
+    assert not look_at(LatentDataset.of(loc)).no_density
+    _, report = fit_prior(LatentDataset.of(loc), "gaussian", dependent="keep")
+    assert report.look is not None and "no density" in report.look[0]["done"]
+    long = np.random.default_rng(0).normal(size=(50, 1025)).astype(np.float32)
+    assert "columns that follow from others: not looked for, in 1,025" in look_at(LatentDataset.of(long)).line
+
+
+def test_maps_whose_channels_repeat_or_partly_never_vary_have_no_density() -> None:
+    loc = np.random.default_rng(0).normal(size=(600, 3, 3, 3)).astype(np.float32)
+    assert not look_at(LatentDataset.of(loc)).no_density
+    dead = loc.copy()
+    dead[:, 2] = 1
+    look = look_at(LatentDataset.of(dead))  # a whole channel is left out
+    assert not look.no_density and [remark.what for remark in look.remarks] == ["dead columns"]
+    dead[:, 1, 0] = 5
+    assert "places of channels that vary never do" in look_at(LatentDataset.of(dead)).no_density
+    loc[:, 2] = loc[:, 0]
+    look = look_at(LatentDataset.of(loc))
+    assert "channels repeat others" in look.no_density and "(2 of 0, counted from 0)" in look.line
+
+
+def test_codes_of_one_value_are_refused() -> None:
+    codes = np.full((300, 4), 5)
+    with pytest.raises(ValueError, match="maps for the fit are 5, so that there is nothing to fit"):
+        fit_prior(LatentDataset.of(codes=codes, num_codes=16), "unigram")
+
+
 def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="all 90 latents for the fit are the same, so that there is nothing to fit"):
         fit_prior(LatentDataset.of(torch.ones(90, 3)), "mixture", val=LatentDataset.of(torch.ones(9, 3)))
@@ -100,7 +158,7 @@ def test_a_run_says_it_and_its_report_shows_it(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "single values repeat, so that they have no density" in result.out
     (fitting,) = report_of(tmp_path)["fitting"].values()
-    assert [row["what"] for row in fitting["look"]] == ["all", "equal values"]
+    assert [row["what"] for row in fitting["look"]] == ["all", "equal values", "repeats"]
     assert "Single values repeat, so that they have no density" in report_of(tmp_path)["verdict"]
     page = next(tmp_path.glob("runs/*/report.html")).read_text(encoding="utf-8")
     assert "Training latents, before the prior was fitted" in page

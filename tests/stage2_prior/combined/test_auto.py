@@ -16,7 +16,7 @@ from torch import Tensor
 from expost.base.errors import UserError
 from expost.parts.priors import make_prior
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
-from stage2_prior.combined.auto import Auto, Metric, frechet_distance
+from stage2_prior.combined.auto import Auto, Metric, Rung, frechet_distance
 from stage2_prior.combined.slices import SlicedFit
 from stage2_prior.fitting import FitReport, FitRun, PriorError
 from stage2_prior.flows.flow import Flow
@@ -54,6 +54,14 @@ def made(
     lent = replace(run_for(auto), lightning_fit=ring_run().lightning_fit)
     train = ring(1200, 0) if data is None else data
     return auto, auto.fit(train, ring(800, 1) if data is None else normal(800, 1), lent)
+
+
+def test_a_rung_that_gives_a_latent_no_probability_is_behind_any_other() -> None:
+    whole, holed = (Rung(place, Gaussian(SPEC)) for place in range(2))
+    whole.nats, holed.nats = torch.full((50,), 3.0).double(), torch.full((50,), 1.0).double()
+    assert holed.pays(whole, "latent_nll_nats")
+    holed.nats[7] = math.inf
+    assert whole.pays(holed, "latent_nll_nats") and not holed.pays(whole, "latent_nll_nats")
 
 
 def test_of_a_gaussian_the_gaussian_is_enough_and_later_rungs_are_not_fitted() -> None:
