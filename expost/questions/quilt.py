@@ -25,7 +25,7 @@ from expost.questions.inquiry import (
     is_beyond_noise,
     spelled,
 )
-from expost.questions.matched import AgainstMatch, excess, hidden, kl_figures, num_images
+from expost.questions.matched import AgainstMatch, excess, hidden, is_above, kl_figures, num_images
 from stage2_prior.priors.standard_normal import StandardNormal
 
 FLAT, USUAL = 2, 16
@@ -119,7 +119,7 @@ class Quilt(AgainstMatch):
         over, accuracy = excess(outcomes, name), outcomes.estimate(name, "accuracy")
         above = Estimate(accuracy.value - CHANCE, accuracy.standard_error)
         is_told = is_beyond_noise(above, self.num_seeds)
-        signs = ["nats"] if over.is_beyond and over.nats.value > 0 else []
+        signs = ["nats"] if is_above(over) else []
         signs += ["a classifier"] if is_told and above.value > 0 else []
         kl, matched = (self.estimate(outcomes, name, figure) for figure in ("marginal_kl", "matched_kl"))
         return signs, (

@@ -9,7 +9,7 @@ from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
 from expost.questions.inquiry import NOISE_WORDS, Column, Finished, Outcomes, Variant, figure_of, spelled
-from expost.questions.matched import AgainstMatch, excess, has_room, hidden, kl_figures
+from expost.questions.matched import AgainstMatch, excess, has_room, hidden, is_above, kl_figures, num_images
 
 TITLES = {"beyond": "KL(q(z) || N(0, I)) beyond an exact match, nats"}
 COLOURS = (POSTERIOR, BASELINE, LEARNED, EXTRA)
@@ -80,7 +80,7 @@ class Size(AgainstMatch):
         return [
             f"Depth: from {shallow} hidden layer{'s' * (shallow > 1)} to {deep} in {middle} dimensions, {deeper}.",
             f"Dimensions: from {small} to {large} with {shallow} hidden layer{'s' * (shallow > 1)}, {longer}. "
-            f"{self._nearest(outcomes)}",
+            f"{self._spread(outcomes)}",
             *hidden(outcomes, outcomes.variants),
         ]
 
@@ -97,18 +97,19 @@ class Size(AgainstMatch):
             f"{active[0].value:.1f} and {active[1].value:.1f} active dimensions"
         )
 
-    def _nearest(self, outcomes: Outcomes) -> str:
-        """Which of those that the images can judge has the smallest excess, and how many have one."""
+    def _spread(self, outcomes: Outcomes) -> str:
+        """How many have an excess, and the smallest and the largest of those whose rates the images can judge."""
+        apart = sum(is_above(excess(outcomes, name)) for name in outcomes.variants)
+        counted = f"Beyond an exact match by more than noise are {apart} of {len(outcomes.variants)}"
         judged = [name for name in outcomes.variants if has_room(outcomes, name)]
-        if not judged:
-            return "Which is the nearest to N(0, I) these images cannot show."
-        least = min(judged, key=lambda name: excess(outcomes, name).nats.value)
-        over = excess(outcomes, least)
-        apart = sum(excess(outcomes, name).is_beyond is True for name in outcomes.variants)
+        if len(judged) < 2:
+            return f"{counted}; which is the nearest to N(0, I) these images cannot show."
+        judged.sort(key=lambda name: excess(outcomes, name).nats.value)
+        least, most = judged[0], judged[-1]
         return (
-            f"Beyond an exact match by more than noise are {apart} of {len(outcomes.variants)}; the nearest of the "
-            f"{len(judged)} whose rates these images can judge is {least}, at "
-            f"{spelled(over.nats)} nats{NOISE_WORDS[over.is_beyond]}."
+            f"{counted}. Of the {len(judged)} at rates below log {num_images(outcomes):,}, {least} has the smallest "
+            f"excess, {spelled(excess(outcomes, least).nats)} nats, and {most} the largest, "
+            f"{spelled(excess(outcomes, most).nats)}{NOISE_WORDS[excess(outcomes, most, least).is_beyond]}."
         )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

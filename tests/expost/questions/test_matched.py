@@ -153,3 +153,26 @@ def test_the_words_follow_from_excess_and_classifier(beyond: float, accuracy: fl
         ]
     )
     assert inquiry.conclude(outcomes)[0].startswith(said)
+
+
+def test_variants_are_ranked_only_at_rates_that_the_images_can_judge() -> None:
+    inquiry = build("question", {**read_conf("experiment/questions/size.yaml")["question"], "depths": [1, 2]})
+    over = {"1 hidden, 2 dimensions": 0.1, "2 hidden, 2 dimensions": 0.4}
+    outcomes = Outcomes(
+        [
+            Outcome(variant.name, seed, figures)
+            for variant in inquiry.variants()
+            for seed, figures in enumerate(
+                invented(
+                    [over.get(variant.name, 0.0) + noise for noise in (-0.01, 0.0, 0.01)],
+                    0.02,
+                    rate=4.0 if variant.name in over else 9.0,
+                    active=2.0,
+                )
+            )
+        ]
+    )
+    words = " ".join(inquiry.conclude(outcomes))
+    assert "are 2 of 6. Of the 2 at rates below log 359, 1 hidden, 2 dimensions has the smallest" in words
+    assert "2 hidden, 2 dimensions the largest, 0.40 ± 0.02." in words, words
+    assert "0.30 nats in 1 hidden, 8 dimensions;" in words and "0.30 nats in 1 hidden, 2" not in words
