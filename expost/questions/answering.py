@@ -158,8 +158,8 @@ def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, num_images: Mapping[str
 
 
 def rounded(inquiry: Inquiry, outcomes: Outcomes, variant: str) -> dict[str, str]:
-    """A row of the table: mean and standard error over seeds, as it is shown."""
-    figures = {name: outcomes.estimate(variant, name) for name in inquiry.columns}
+    """A row of the table: means and standard errors, as they are shown."""
+    figures = {name: inquiry.estimate(outcomes, variant, name) for name in inquiry.columns}
     return {"": variant} | {
         name: spelled(estimate, inquiry.columns[name].decimals) for name, estimate in figures.items()
     }

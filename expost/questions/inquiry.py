@@ -192,6 +192,10 @@ class Inquiry(ABC):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         """Figures of one run, all of `columns`, and what a picture needs beside them."""
 
+    def estimate(self, outcomes: Outcomes, variant: str, name: str) -> Estimate:
+        """A figure of the table: the mean over seeds, and a standard error from their spread unless more is known."""
+        return outcomes.estimate(variant, name)
+
     @abstractmethod
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         """Two sentences or so: what came out, whatever the common answer is."""

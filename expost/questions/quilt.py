@@ -12,12 +12,12 @@ from torch import Tensor
 
 from expost.evaluation.figures import BASELINE, INK, MUTED, chart, save_chart, tile
 from expost.evaluation.row_names import AGGREGATE
+from expost.evaluation.sections import Estimate
 from expost.parts.decoding import image_blocks
 from expost.questions.inquiry import (
     NOISE_WORDS,
     Column,
     Finished,
-    Inquiry,
     Outcomes,
     Variant,
     estimate_of,
@@ -25,10 +25,13 @@ from expost.questions.inquiry import (
     is_beyond_noise,
     spelled,
 )
+from expost.questions.matched import AgainstMatch, excess, hidden, is_above, kl_figures, num_images
 from stage2_prior.priors.standard_normal import StandardNormal
 
 FLAT, USUAL = 2, 16
 """Dimensions of the VAE that can be drawn, and of one that nobody can see."""
+CHANCE = 50
+"""Per cent of right answers of a classifier that guesses."""
 SHOWN, COLUMNS = 60, 10
 """Decoded draws of each kind in the picture."""
 
@@ -45,13 +48,13 @@ class Drawn:
 
 
 @dataclass
-class Quilt(Inquiry):
+class Quilt(AgainstMatch):
     """The aggregate posterior in the plane, class by class, with N(0, I) around it; the same figures where nobody can
     see."""
 
     asks = "Does q(z) match N(0, I) after training?"
     columns: ClassVar[Mapping[str, Column]] = {
-        "marginal_kl": Column("KL(q(z) || N(0, I)), nats, estimate", 2),
+        **AgainstMatch.kl_columns,
         "accuracy": Column("told from N(0, I), % (50: chance)", 1),
         "baseline_distance": Column("Frechet distance of decoded N(0, I)", 2),
         "own_distance": Column("of decoded q(z)", 2),
@@ -63,7 +66,7 @@ class Quilt(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         row, own = run.report.row(run.report.baseline), run.report.row(AGGREGATE)
         figures = {
-            "marginal_kl": figure_of(row, "marginal_kl_nats"),
+            **kl_figures(run),
             "accuracy": 100 * figure_of(row, "two_sample_accuracy"),
             "baseline_distance": figure_of(row, "frechet_distance"),
             "own_distance": figure_of(own, "frechet_distance"),
@@ -88,23 +91,42 @@ class Quilt(Inquiry):
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         usual = outcomes.variants[-1]
-        sizes, apart = [], []
-        for name in outcomes.variants:
-            kl, accuracy = outcomes.estimate(name, "marginal_kl"), outcomes.estimate(name, "accuracy")
-            apart.append(is_beyond_noise(kl, self.num_seeds) is not False and kl.value > 0)
-            sizes.append(f"{spelled(kl)} nats from N(0, I) in {name} (a classifier: {spelled(accuracy, 1)} %)")
-        matches = (
-            "No" if all(apart) else "It depends on the dimensions" if any(apart) else "As far as nats can tell, yes"
-        )
+        found = {name: self._compared(outcomes, name) for name in outcomes.variants}
+        apart = [f"in {name} by {' and '.join(signs)}" for name, (signs, _) in found.items() if signs]
+        alike = [name for name, (signs, _) in found.items() if not signs]
+        most = f"not beyond what {num_images(outcomes):,} images can show"
+        if self.num_seeds < 2:
+            answer = "Of one seed nobody knows"
+        elif not apart:
+            answer = f"{most[0].upper()}{most[1:]}"
+        else:
+            answer = f"No: q(z) is told from N(0, I) {', '.join(apart)}"
+            answer += f"; in {' and '.join(alike)} {most}" if alike else ""
         base, own = (outcomes.estimate(usual, name) for name in ("baseline_distance", "own_distance"))
         pairs = zip(*(outcomes.values(usual, name) for name in ("baseline_distance", "own_distance")), strict=True)
         lead = estimate_of([normal - decoded for normal, decoded in pairs])
         return [
-            f"{matches}: after training q(z) is {' and '.join(sizes)}.",
+            f"{answer}.",
+            *(words for _, words in found.values()),
+            *hidden(outcomes, outcomes.variants),
             f"Decoded in {usual}, N(0, I) is at a Frechet distance of {spelled(base)} from the test images and q(z) "
             f"itself at {spelled(own)}, a difference of {spelled(lead)}"
             f"{NOISE_WORDS[is_beyond_noise(lead, self.num_seeds)]}.",
         ]
+
+    def _compared(self, outcomes: Outcomes, name: str) -> tuple[list[str], str]:
+        """By what q(z) of a variant is more than noise away from N(0, I), and what was found, in sentences."""
+        over, accuracy = excess(outcomes, name), outcomes.estimate(name, "accuracy")
+        above = Estimate(accuracy.value - CHANCE, accuracy.standard_error)
+        is_told = is_beyond_noise(above, self.num_seeds)
+        signs = ["nats"] if is_above(over) else []
+        signs += ["a classifier"] if is_told and above.value > 0 else []
+        kl, matched = (self.estimate(outcomes, name, figure) for figure in ("marginal_kl", "matched_kl"))
+        return signs, (
+            f"In {name} KL(q(z) || N(0, I)) is estimated at {spelled(kl)} nats, and that of an exact match at the same "
+            f"rate at {spelled(matched)}: {spelled(over.nats)} beyond it{NOISE_WORDS[over.is_beyond]}. A classifier is "
+            f"right in {spelled(accuracy, 1)} % of cases, where {CHANCE} is chance{NOISE_WORDS[is_told]}."
+        )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
         drawn: Drawn = outcomes.of(outcomes.variants[0])[0].material

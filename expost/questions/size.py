@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
+from expost.questions.inquiry import NOISE_WORDS, Column, Finished, Outcomes, Variant, figure_of, spelled
+from expost.questions.matched import AgainstMatch, excess, has_room, hidden, is_above, kl_figures, num_images
 
+TITLES = {"beyond": "KL(q(z) || N(0, I)) beyond an exact match, nats"}
 COLOURS = (POSTERIOR, BASELINE, LEARNED, EXTRA)
 
 
 @dataclass
-class Size(Inquiry):
+class Size(AgainstMatch):
     """A grid of hidden layers by latent dimensions.
 
     Attributes:
@@ -32,8 +34,7 @@ class Size(Inquiry):
 
     asks = "Does a deeper encoder, or do more latent dimensions, bring q(z) nearer to N(0, I)?"
     columns: ClassVar[Mapping[str, Column]] = {
-        "marginal_kl": Column("KL(q(z) || N(0, I)), nats, estimate", 2),
-        "kl_a_dim": Column("of these a dimension", 3),
+        **AgainstMatch.kl_columns,
         "active": Column("active dimensions", 1),
         "distance": Column("Frechet distance of decoded N(0, I)", 2),
         "excess": Column("of which beyond decoded q(z)", 2),
@@ -62,10 +63,9 @@ class Size(Inquiry):
         row, own = run.report.row(run.report.baseline), run.report.row(AGGREGATE)
         if (dimensions := run.report.surgery.dimensions) is None:
             raise UserError("this question counts active dimensions, and these latents have none; leave out vae=")
-        kl, distance = figure_of(row, "marginal_kl_nats"), figure_of(row, "frechet_distance")
+        distance = figure_of(row, "frechet_distance")
         return {
-            "marginal_kl": kl,
-            "kl_a_dim": kl / run.parts.spec.num_dims,
+            **kl_figures(run),
             "active": dimensions.num_active,
             "distance": distance,
             "excess": distance - figure_of(own, "frechet_distance"),
@@ -77,29 +77,46 @@ class Size(Inquiry):
         middle = sorted(self.dims)[len(self.dims) // 2]
         deeper = self._compared(outcomes, self.name(shallow, middle), self.name(deep, middle))
         longer = self._compared(outcomes, self.name(shallow, small), self.name(shallow, large))
-        least = min(outcomes.variants, key=lambda name: outcomes.estimate(name, "marginal_kl").value)
         return [
             f"Depth: from {shallow} hidden layer{'s' * (shallow > 1)} to {deep} in {middle} dimensions, {deeper}.",
             f"Dimensions: from {small} to {large} with {shallow} hidden layer{'s' * (shallow > 1)}, {longer}. "
-            f"The nearest to N(0, I) of all is {least}, at {spelled(outcomes.estimate(least, 'marginal_kl'))} nats.",
+            f"{self._spread(outcomes)}",
+            *hidden(outcomes, outcomes.variants),
         ]
 
     def _compared(self, outcomes: Outcomes, before: str, after: str) -> str:
         """What became of KL and of the active dimensions from one variant to another."""
-        kl, active = (
-            (outcomes.estimate(before, name), outcomes.estimate(after, name)) for name in ("marginal_kl", "active")
+        kl, over, active = (
+            (self.estimate(outcomes, before, name), self.estimate(outcomes, after, name))
+            for name in ("marginal_kl", "beyond", "active")
         )
-        noise = outcomes.noise(after, before, "marginal_kl")
+        noise = NOISE_WORDS[excess(outcomes, after, before).is_beyond]
         return (
-            f"the marginal KL goes from {spelled(kl[0])} to {spelled(kl[1])} nats{noise}, with "
+            f"the estimate of KL(q(z) || N(0, I)) goes from {spelled(kl[0])} to {spelled(kl[1])} nats, and what it has "
+            f"beyond an exact match at the same rate from {spelled(over[0])} to {spelled(over[1])}{noise}, with "
             f"{active[0].value:.1f} and {active[1].value:.1f} active dimensions"
         )
 
+    def _spread(self, outcomes: Outcomes) -> str:
+        """How many have an excess, and the smallest and the largest of those whose rates the images can judge."""
+        apart = sum(is_above(excess(outcomes, name)) for name in outcomes.variants)
+        counted = f"Beyond an exact match by more than noise are {apart} of {len(outcomes.variants)}"
+        judged = [name for name in outcomes.variants if has_room(outcomes, name)]
+        if len(judged) < 2:
+            return f"{counted}; which is the nearest to N(0, I) these images cannot show."
+        judged.sort(key=lambda name: excess(outcomes, name).nats.value)
+        least, most = judged[0], judged[-1]
+        return (
+            f"{counted}. Of the {len(judged)} at rates below log {num_images(outcomes):,}, {least} has the smallest "
+            f"excess, {spelled(excess(outcomes, least).nats)} nats, and {most} the largest, "
+            f"{spelled(excess(outcomes, most).nats)}{NOISE_WORDS[excess(outcomes, most, least).is_beyond]}."
+        )
+
     def draw(self, outcomes: Outcomes, path: Path) -> None:
-        figure, panels = chart([["marginal_kl", "active", "distance"]], width=11.4, height=3.9)
+        figure, panels = chart([["beyond", "active", "distance"]], width=11.4, height=3.9)
         for name, axis in panels.items():
             for depth, colour in zip(self.depths, COLOURS * len(self.depths), strict=False):
-                points = [outcomes.estimate(self.name(depth, dims), name) for dims in self.dims]
+                points = [self.estimate(outcomes, self.name(depth, dims), name) for dims in self.dims]
                 axis.errorbar(
                     self.dims,
                     [point.value for point in points],
@@ -111,9 +128,9 @@ class Size(Inquiry):
                 )
             axis.set_xscale("log", base=2)
             axis.set_xticks(self.dims, [str(dims) for dims in self.dims])
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(bottom=None if name == "beyond" else 0)
             axis.set_xlabel("latent dimensions")
-            axis.set_title(self.columns[name].title, loc="left", fontsize=10)
+            axis.set_title(TITLES.get(name, self.columns[name].title), loc="left", fontsize=10)
         panels["active"].plot(self.dims, self.dims, color="#b8c0c8", linestyle=":", label="all")
         panels["active"].legend(frameon=False, fontsize=9)
         save_chart(figure, path)

@@ -13,6 +13,7 @@ from expost.config.build import build
 from expost.config.defaults import read_conf
 from expost.evaluation.sections import Estimate
 from expost.questions.inquiry import Inquiry, Outcome, Outcomes, Variant, spelled
+from expost.questions.matched import BESIDE
 from expost.questions.quilt import Drawn
 
 NAMES = sorted(path.stem for path in Path("conf/experiment/questions").glob("*.yaml"))
@@ -76,7 +77,7 @@ def test_each_question_has_words_and_a_picture(name: str, num_seeds: int, tmp_pa
             Outcome(
                 variant.name,
                 seed,
-                {key: float(rng.uniform(1, 3)) for key in inquiry.columns},
+                {key: float(rng.uniform(1, 3)) for key in (*inquiry.columns, *BESIDE)},
                 material(name, inquiry, variant),
             )
             for variant in variants

@@ -1,0 +1,176 @@
+"""What N images can say of KL(q(z) || N(0, I)): its estimate, beside the same estimate of an exact match.
+
+The surgery of the rate takes q(z) as the aggregate of the very N posteriors that z is drawn from, so it credits the
+code with log N nats of information at most, and what a rate has beyond that it counts as marginal KL, also of a q(z)
+that is N(0, I): of 359 posteriors at a rate of 18 nats, 12. So each figure stands beside what the same function says of
+as many posteriors at the same rate whose aggregate is N(0, I). Its excess over that is 0 in the mean where q(z) is
+N(0, I), and otherwise less than the KL itself: the nearer a code's information is to log N, the more of it is cut, and
+that of a match is the largest there is at its rate. So the KL lies between excess and estimate, and at rates far above
+log N an excess of 0 says next to nothing.
+
+Noise is of three kinds: that of training, from seed to seed; that of the exact match, a mean over a few draws; and that
+of the images, which all seeds share, so that no spread over seeds shows it. The scatter of the exact match from draw to
+draw is the last.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from expost.base.errors import UserError
+from expost.evaluation.sections import Estimate
+from expost.measure.latents import decompose_split
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, figure_of
+from stage1_vae.base_priors import StandardNormal
+from stage1_vae.latents import LatentDataset
+from stage1_vae.rate import rate_per_dim_nats
+
+NUM_MATCHES = 8
+"""Draws of an exact match for each run."""
+BESIDE = ("matched_sd", "num_images")
+"""Figures of a run that stand in no column: scatter of the exact match in nats, and N."""
+
+
+@dataclass(frozen=True)
+class Excess:
+    """Nats beyond an exact match: mean and standard error, of seeds and images together, and whether that is more than
+    noise; None: of one seed nobody knows."""
+
+    nats: Estimate
+    is_beyond: bool | None
+
+
+class AgainstMatch(Inquiry):
+    """A question about KL(q(z) || N(0, I)), to be told beside an exact match."""
+
+    kl_columns: ClassVar[Mapping[str, Column]] = {
+        "rate": Column("rate on test images, nats", 2),
+        "marginal_kl": Column("KL(q(z) || N(0, I)), nats, estimate", 2),
+        "matched_kl": Column("the same of an exact match (± from one set of images to another)", 2),
+        "beyond": Column("beyond it (± of seeds and images)", 2),
+    }
+
+    def estimate(self, outcomes: Outcomes, variant: str, name: str) -> Estimate:
+        if name == "matched_kl":
+            return Estimate(outcomes.estimate(variant, name).value, math.sqrt(_variance(outcomes, variant)))
+        return excess(outcomes, variant).nats if name == "beyond" else super().estimate(outcomes, variant, name)
+
+
+def exact_match(rates: Tensor, num: int) -> LatentDataset:
+    """`num` posteriors that cost `rates` [*shape] nats a dimension in the mean, and whose aggregate is N(0, I).
+
+    N(m, s^2) with m ~ N(0, 1 - s^2) is N(0, 1) in the mean over m, and costs (m^2 + s^2 - 1) / 2 - log s nats, in the
+    mean -log s.
+    """
+    std = torch.exp(-rates.double().clamp_min(0))
+    loc = torch.randn(num, *rates.shape, dtype=torch.float64) * (1 - std.square()).sqrt()
+    return LatentDataset.of(loc, std=std.expand_as(loc))
+
+
+def mean_rates(latents: LatentDataset) -> Tensor:
+    """KL(q(z|x) || N(0, I)) a dimension, [*shape] nats, the mean over images.
+
+    Raises:
+        UserError: posteriors that are no normals.
+    """
+    base, total = StandardNormal(latents.spec.shape), torch.zeros(latents.spec.shape, dtype=torch.float64)
+    for posterior in latents.blocks():
+        rates = rate_per_dim_nats(posterior, base)
+        if rates is None:
+            raise UserError("this question is about posteriors that are normal; leave out vae=")
+        total += rates.double().sum(0)
+    return total / len(latents)
+
+
+def estimated(latents: LatentDataset, num_draws: int, device: torch.device) -> float:
+    """The estimate of KL(q(z) || N(0, I)) in nats, from `num_draws` draws, as a report has it."""
+    base = StandardNormal(latents.spec.shape).to(device)
+    *_, rate = decompose_split(latents, {"base": base.log_prob}, num_draws, device)
+    under = rate.priors["base"]
+    if under is None or under.marginal_kl_nats is None:
+        raise UserError("the density of these latents under N(0, I) is not finite; train with a lower rate")
+    return under.marginal_kl_nats.value
+
+
+def of_matches(rates: Tensor, num: int, num_draws: int, device: torch.device) -> list[float]:
+    """The same of `NUM_MATCHES` exact matches of `num` posteriors at `rates` [*shape], nats each."""
+    return [estimated(exact_match(rates, num), num_draws, device) for _ in range(NUM_MATCHES)]
+
+
+def kl_figures(run: Finished) -> dict[str, float]:
+    """Of test images, those of `AgainstMatch.kl_columns` and those `BESIDE` them; draws by the seed `seeds.sample`."""
+    kl = figure_of(run.report.row(run.report.baseline), "marginal_kl_nats")
+    latents, split = run.latents("test"), run.report.surgery.test
+    num_draws = len(latents) if split is None else split.num_draws
+    rates = mean_rates(latents)
+    with run.job.seeded(run.job.config.seeds.sample):
+        matches = of_matches(rates, len(latents), num_draws, run.job.device)
+    matched = statistics.fmean(matches)
+    return {
+        "rate": rates.sum().item(),
+        "marginal_kl": kl,
+        "matched_kl": matched,
+        "beyond": kl - matched,
+        "matched_sd": statistics.stdev(matches),
+        "num_images": len(latents),
+    }
+
+
+def excess(outcomes: Outcomes, variant: str, other: str | None = None) -> Excess:
+    """Nats that `variant` has beyond an exact match; with `other`, how much more than that one has.
+
+    A t-test at 5 % on the sum of two variances, that of the mean over seeds and that of the images, with the degrees of
+    freedom of such a sum (Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", 1946).
+    """
+    if other is None:
+        found, of_images = outcomes.estimate(variant, "beyond"), _variance(outcomes, variant)
+    else:
+        found = outcomes.difference(variant, other, "beyond")
+        of_images = _variance(outcomes, variant) + _variance(outcomes, other)
+    if found.standard_error is None:
+        return Excess(found, None)
+    of_seeds, num = found.standard_error**2, len(outcomes.of(variant))
+    error = math.sqrt(of_seeds + of_images)
+    squares = of_seeds**2 / (num - 1) + of_images**2 / (num * (NUM_MATCHES - 1))
+    freedom = error**4 / squares if squares > 0 else 1.0
+    is_beyond = abs(found.value) > float(stats.t.ppf(0.975, freedom)) * error > 0
+    return Excess(Estimate(found.value, error), is_beyond)
+
+
+def is_above(over: Excess) -> bool:
+    """Whether q(z) is more than noise further from N(0, I) than an exact match; an excess below 0 is none."""
+    return over.is_beyond is True and over.nats.value > 0
+
+
+def _variance(outcomes: Outcomes, variant: str) -> float:
+    """Of the estimate from one set of images to another, were q(z) N(0, I), nats^2."""
+    return statistics.fmean(value**2 for value in outcomes.values(variant, "matched_sd"))
+
+
+def num_images(outcomes: Outcomes) -> int:
+    """N, the same in all runs."""
+    return round(outcomes.all[0].figures["num_images"])
+
+
+def has_room(outcomes: Outcomes, variant: str) -> bool:
+    """Whether the rate is below log N, so that N images could show all information that an exact match has."""
+    return outcomes.estimate(variant, "rate").value < math.log(num_images(outcomes))
+
+
+def hidden(outcomes: Outcomes, variants: Sequence[str]) -> list[str]:
+    """A sentence on what N images cannot show of `variants`; none where all of them have room."""
+    names = [name for name in variants if not has_room(outcomes, name)]
+    if not names:
+        return []
+    num = num_images(outcomes)
+    most = "; ".join(f"{outcomes.estimate(name, 'matched_kl').value:.2f} nats in {name}" for name in names)
+    return [
+        f"{num:,} images show log {num:,} = {math.log(num):.2f} nats of information at most. At rates above it a "
+        f"mismatch may be hidden in what an exact match has as well: up to {most}."
+    ]
