@@ -203,7 +203,7 @@ def test_figures_say_what_they_lack_and_what_broke_and_leave_the_section_that_wa
 
 def codes_measured(side: int, *_: Any) -> tuple[list[Side], dict[str, list[float]]]:
     """Two rounds of 100 images of each side of the comparison of codes, of which none was run."""
-    sides, process = [], subprocess.Popen([sys.executable, "-c", ""], text=True)
+    sides, process = [], subprocess.Popen([sys.executable, "-c", ""], encoding="utf-8")
     process.wait()
     for name, nats, seconds in ((codes.SHIPPED, 138.375, 4.0), (codes.EVALUATING, 138.375, 2.5), (codes.OURS, 95.0, 1)):
         facts = {"name": name, "torch": "2.13.0", "python": "3.11.7", "threads": 1, "nats": nats}
@@ -229,7 +229,9 @@ def test_codes_against_pythae_are_written_where_the_figures_want_them(
     ]
     assert rows[0] == f"| 7x7 | {codes.SHIPPED} | 3 | 138.38 | 19 (12 - 25) | 38 | 4.0 |"
     assert rows[2] == f"| 7x7 | {codes.OURS} | 1 | 95.00 | 75 (50 - 100) | 150 | - |"
-    assert "7x7, 3 times the images a second of both: MISSED; 7x7, no more nats: reached" in out.read_text("utf-8")
+    assert "7x7, 3 times the images a second of both: MISSED; 7x7, no more nats: reached" in out.read_text(
+        encoding="utf-8"
+    )
     assert {"prior.fit.max_epochs=1", "prior.width=64", "prior.depth=3"} <= set(RECIPE), "which the rows name"
 
 
