@@ -35,9 +35,9 @@ HEAD = """# Questions that people ask about VAEs
 
 Each has one command, and this page is what the commands answered: written by `python -m benchmarks.questions`, not by
 hand. They take minutes on two cores, on digits that come with the installation; `data=mnist data.root=DIR` asks the
-same of MNIST. ± is the standard error of a mean over seeds, or what a column says; a difference that a paired t-test
-over seeds does not find at 5 % is called noise. Frechet distances are between decoded draws and test images, in
-features of a small classifier of the set's own labels.
+same of MNIST, but for `collapse`, which needs these digits at several sizes. ± is the standard error of a mean over
+seeds, or what a column says; a difference that a paired t-test over seeds does not find at 5 % is called noise. Frechet
+distances are between decoded draws and test images, in features of a small classifier of the set's own labels.
 """
 
 

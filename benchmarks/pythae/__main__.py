@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.child import machine
-from benchmarks.pythae.codes import CHANNELS, compare_codes
+from benchmarks.pythae.codes import CHANNELS, measured_codes
 from benchmarks.pythae.sides import Side, described, pythae_python, start
 from stage1_vae.data.idx import Idx
 from stage1_vae.machine import has_native_bf16
@@ -86,7 +86,7 @@ def compare(net: str, python: Path, options: argparse.Namespace, scratch: Path) 
     task = TASKS[net]
     file = scratch / f"{net}.npy"
     np.save(file, images(task.num_batches * options.batch_size, options.data))
-    given = [net, file, str(options.batch_size)]
+    given: list[str | Path] = [net, file, str(options.batch_size)]
     sides = [start("pythae", [python, HERE / "training_theirs.py", *given], options, scratch)]
     try:
         for name, words in task.variants.items():
@@ -144,8 +144,8 @@ def all_rows(net: str, sides: list[Side], before: list[int], options: argparse.N
     return lines, all(reached)
 
 
-def training(python: Path, options: argparse.Namespace) -> list[bool]:
-    """Measure and print the nets, and write the section of docs/RESULTS.md; whether each reached its targets."""
+def measured_training(python: Path, options: argparse.Namespace) -> tuple[str, list[bool]]:
+    """Measure the nets: the section of docs/RESULTS.md, and whether each reached its targets."""
     lines, reached = [], []
     for net in options.nets:
         with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
@@ -173,17 +173,18 @@ def training(python: Path, options: argparse.Namespace) -> list[bool]:
             f"{'spin' if options.spin else 'spin briefly'} on both sides.",
         ]
     )
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    return reached
+    return text, reached
+
+
+PARTS = {"training": measured_training, "codes": measured_codes}
+"""Each makes a section of its own, and says whether its targets were reached."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; without it, random images")
     parser.add_argument("--env", type=Path, default=Path("runs/bench/pythae"), help="where pythae's environment is")
-    parser.add_argument("--parts", nargs="+", choices=("training", "codes"), default=["training", "codes"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -198,19 +199,21 @@ def main() -> int:
         help="let idle threads spin (OpenMP's default) on both sides: faster on a machine that does nothing else, "
         "twice as slow on a busy one; without it they spin briefly, as the pipeline lets them",
     )
-    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md about training")
+    parser.add_argument("--out", type=Path, help="a file for the section of docs/RESULTS.md; of one part")
     options = parser.parse_args()
     if "codes" in options.parts and options.data is None:
         parser.error("the part about codes needs MNIST: give --data DIR, or --parts training")
+    if options.out and len(set(options.parts)) > 1:
+        parser.error("a file holds the section of one part: give --out with --parts training, or with --parts codes")
     python = pythae_python(options.env.absolute())
-    reached = []
-    if "training" in options.parts:
-        reached += training(python, options)
-    if "codes" in options.parts:
-        for side in options.grids:
-            with tempfile.TemporaryDirectory(prefix="expost-pythae-") as scratch:
-                reached.append(compare_codes(side, python, options, Path(scratch)))
-    return 0 if all(reached) else 1
+    is_reached = True
+    for name in dict.fromkeys(options.parts):
+        text, reached = PARTS[name](python, options)
+        print(text)
+        if options.out:
+            options.out.write_text(text + "\n", encoding="utf-8")
+        is_reached = is_reached and all(reached)
+    return 0 if is_reached else 1
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Compiled, a step of many small operations takes as little as two thirds of its time, and one whose convolutions the
 library does better takes longer. Which it is depends on nets, batch, precision, processor and threads, so both ways are
-timed, in rounds in turn, on copies that are thrown away. Times are kept in the store for the machine, so that the same
-training chooses alike when it is continued.
+timed, in rounds in turn, on copies that are thrown away. Times are kept in the store, under a name of this machine, so
+that the same training chooses alike when it is continued; another store times them anew.
 """
 
 import copy
@@ -95,7 +95,7 @@ def decided(job: Job, parts: ImageParts, objective: Objective) -> tuple[bool, st
     except torch.OutOfMemoryError:
         return False, "there is no memory for a second net to be timed"
     is_kept = remember(place, times)
-    return times.pays(steps), f"{times.words}{' (kept for this machine)' * is_kept}"
+    return times.pays(steps), f"{times.words}{' (kept in this store for this machine)' * is_kept}"
 
 
 class Trial:

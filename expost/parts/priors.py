@@ -5,7 +5,7 @@ the masked network for vectors of real numbers, and otherwise the transformer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,10 @@ from expost.config.build import build, construct, target_class
 from expost.config.defaults import read_conf
 from expost.config.limits import limited_prior
 from expost.config.schema import Config, Limits, Node, VAEParts
+from expost.config.sources import own_sources
 from expost.job import Job, decided_settings
 from expost.parts.sections import (
+    all_held,
     by_name,
     flatten,
     held,
@@ -44,6 +46,8 @@ PER_CLASS: Node = {"_target_": "stage2_prior.wrappers.per_class.PerClass"}
 """Around a prior that takes no labels, where `prior.conditional` asks for one a class."""
 CHART = "chart"
 """Name of `Charted` in `conf/wrappers.yaml`."""
+BEFORE_ANY = ("vae", "encode")
+"""Words of `stage=` that end before a prior is fitted, or one that was is loaded."""
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
@@ -63,7 +67,29 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
         job.say("prior", words)
 
     node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
-    return make_prior(node, spec, num_images, job.config.seeds.prior, job.device), node
+    return make_prior(node, spec, num_images, job.config.seeds.prior, place_of_prior(job, node)), node
+
+
+def place_of_prior(job: Job, node: Node) -> torch.device:
+    """Where the prior of the section `node`, written out, is built: on the job's device, and of a job that ends before
+    there is one on torch's device without memory, for it is only asked what it supports. Fifty covariances of 4,096
+    dimensions are 6.3 GiB.
+
+    What is not shipped is built as ever: its constructor may look at numbers, which that device has not.
+    """
+    if job.config.stage not in BEFORE_ANY:
+        return job.device
+    sections = [node, *all_held(node)]
+    sections += [wrapper for section in sections for _, wrapper in listed_wrappers(section)]
+    is_shipped = all(own_sources(target_class(section)) is None for section in sections)
+    return torch.device("meta") if is_shipped else job.device
+
+
+@contextmanager
+def beginning(seed: int, device: torch.device) -> Iterator[None]:
+    """What the weights of a prior begin with, inside the block: that seed, and no memory where `device` has none."""
+    with seeded(seed, device), device if device.type == "meta" else nullcontext():
+        yield
 
 
 def with_learned(config: Config) -> Node:
@@ -135,7 +161,7 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
     if (reason := why_not(node, spec)) is not None:
         others = [name for name, other in offered.items() if is_able(other, spec, offered)]
         raise UserError(f"{reason}; priors that do: {', '.join(others) or 'none'}")
-    prior = construct_prior(decided(sized(node, num), device), spec, lambda: seeded(seed, device), place)
+    prior = construct_prior(decided(sized(node, num), device), spec, lambda: beginning(seed, device), place)
     if prior.min_images > num:
         raise UserError(
             f"{title_of(node, offered)} needs at least {prior.min_images} training images and there are {num}; "

@@ -1,6 +1,7 @@
 """docs/RESULTS.md: our figures come from stored runs alone and stand beside the published ones, told as they are."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from command_line import PROJECT
 sys.path.insert(0, str(PROJECT))
 
 from benchmarks import child, figures, results
+from benchmarks.codes.table import RECIPE
 from benchmarks.published import RECIPES
+from benchmarks.pythae import __main__ as against_pythae
+from benchmarks.pythae import codes
+from benchmarks.pythae.sides import Side
 from benchmarks.shelf.table import NAMES, words_for
 from expost.parts.priors import is_able, prior_nodes
 from stage1_vae.latents import LatentSpec
@@ -194,6 +199,49 @@ def test_figures_say_what_they_lack_and_what_broke_and_leave_the_section_that_wa
     assert "masked: FAILED" in capsys.readouterr().out
     assert (tmp_path / "masked.md").read_text(encoding="utf-8") == "as it was"
     assert "nowhere" in (tmp_path / "logs" / "masked.log").read_text(encoding="utf-8")
+
+
+def codes_measured(side: int, *_: Any) -> tuple[list[Side], dict[str, list[float]]]:
+    """Two rounds of 100 images of each side of the comparison of codes, of which none was run."""
+    sides, process = [], subprocess.Popen([sys.executable, "-c", ""], encoding="utf-8")
+    process.wait()
+    for name, nats, seconds in ((codes.SHIPPED, 138.375, 4.0), (codes.EVALUATING, 138.375, 2.5), (codes.OURS, 95.0, 1)):
+        facts = {"name": name, "torch": "2.13.0", "python": "3.11.7", "threads": 1, "nats": nats}
+        sides.append(Side(name, process, Path("log"), facts, [seconds, 2 * seconds]))
+    return sides, {at.name: [seconds / 2 for seconds in at.seconds] for at in sides}
+
+
+def test_codes_against_pythae_are_written_where_the_figures_want_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, and with no side of it run: `figures` takes a page that is not written for a failure."""
+    section, out = figures.SECTIONS["vs_pythae_codes"], tmp_path / "page.md"
+    monkeypatch.setattr(codes, "compare_codes", codes_measured)
+    monkeypatch.setattr(against_pythae, "pythae_python", lambda folder: folder)
+    words = [section.module, *section.words, "--out", str(out), "--data", str(tmp_path), "--samples", "100"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert against_pythae.main() == 1
+    head, *rows = [line for line in out.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    page = (figures.MEASURED / "vs_pythae_codes.md").read_text(encoding="utf-8")
+    assert out.read_text(encoding="utf-8").splitlines()[0] == page.splitlines()[0] and head in page.splitlines()
+    assert [row.split(" | ")[:2] for row in rows] == [
+        [f"| {grid}", name] for grid in ("7x7", "4x4") for name in (codes.SHIPPED, codes.EVALUATING, codes.OURS)
+    ]
+    assert rows[0] == f"| 7x7 | {codes.SHIPPED} | 3 | 138.38 | 19 (12 - 25) | 38 | 4.0 |"
+    assert rows[2] == f"| 7x7 | {codes.OURS} | 1 | 95.00 | 75 (50 - 100) | 150 | - |"
+    assert "7x7, 3 times the images a second of both: MISSED; 7x7, no more nats: reached" in out.read_text(
+        encoding="utf-8"
+    )
+    assert {"prior.fit.max_epochs=1", "prior.width=64", "prior.depth=3"} <= set(RECIPE), "which the rows name"
+
+
+def test_one_file_takes_no_two_parts_against_pythae(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pythae", "--data", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit) as ended:
+        against_pythae.main()
+    assert ended.value.code == 2 and "a file holds the section of one part" in capsys.readouterr().err
 
 
 def test_the_shelf_holds_priors_of_vectors_alone() -> None:

@@ -2,21 +2,24 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import SMALL, assert_refused, run_here
-from exported_model import TINY, exported
+from exported_model import TINY, exported, job
 from whole_run import run_lent
 
 from expost import TwoStage
 from expost.base.command import Command
 from expost.base.errors import UserError
 from expost.cli import groups
-from expost.parts.priors import choose_prior, prior_nodes
+from expost.job import Job
+from expost.parts.priors import build_prior, choose_prior, is_able, prior_nodes
 from stage1_vae.latents import LatentSpec, Support
 from stage2_prior import wrappers
+from stage2_prior.prior import Prior
 
 VECTOR, MAP = LatentSpec((6,)), LatentSpec((3, 2, 4))
 CODES, BITS = LatentSpec((4,), Support.CODES, ((2, 2),), (8,)), LatentSpec((9,), Support.BITS)
@@ -146,3 +149,54 @@ def test_what_is_no_wrapper_is_refused(wrap: str, reason: str, tmp_path: Path) -
 def test_wrappers_are_no_group_of_the_command_line(tmp_path: Path) -> None:
     assert not any("wrap" in group for group in groups())
     assert_refused(run_here(tmp_path, "wrapper=standardize"), tmp_path, "wrapper")
+
+
+def of_prior(asked: Job, node: dict[str, Any]) -> Job:
+    """The job `asked` with another section `prior`."""
+    return replace(asked, config=asked.config.model_copy(update={"prior": node}))
+
+
+def devices_of(prior: Prior) -> set[str]:
+    return {tensor.device.type for tensor in (*prior.buffers(), *prior.parameters())}
+
+
+@pytest.mark.parametrize("stage", ["vae", "encode"])
+def test_a_job_that_ends_before_a_prior_is_there_has_no_memory_for_one(tmp_path: Path, stage: str) -> None:
+    """The default mixture, whose 50 covariances of 2,048 dimensions are 1.6 GiB."""
+    prior, _ = build_prior(job(tmp_path, "prior=mixture", f"stage={stage}"), LatentSpec((2048,)), 60_000)
+    assert devices_of(prior) == {"meta"} and (prior.min_images, prior.spec.num_dims) == (50, 2048)
+
+
+def test_every_prior_that_is_shipped_is_built_without_memory(tmp_path: Path) -> None:
+    asked = job(tmp_path, "stage=encode")
+    for name, node in OFFERED.items():
+        for spec in (VECTOR, MAP, CODES, BITS):
+            if is_able(node, spec, OFFERED):
+                prior, _ = build_prior(of_prior(asked, node), spec, 1000)
+                assert devices_of(prior) <= {"meta"}, f"{name} of latents that are {spec.words}"
+
+
+@pytest.mark.parametrize("stage", ["prior", "all", "joint", "sample", "export", "check"])
+def test_all_other_jobs_have(tmp_path: Path, stage: str) -> None:
+    prior, _ = build_prior(job(tmp_path, "prior=mixture", f"stage={stage}"), VECTOR, 1000)
+    assert devices_of(prior) == {"cpu"}
+
+
+def test_a_prior_that_is_not_shipped_may_look_at_numbers_whatever_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prior_of_a_user.py").write_text(
+        "import torch\nfrom expost import Prior\nfrom stage2_prior.prior import Exactness\n\n\nclass Looking(Prior):\n"
+        "    log_prob_is = Exactness.EXACT\n    num_parameters = 0\n"
+        "    def __init__(self, spec):\n        super().__init__(spec)\n"
+        "        self.register_buffer('width', torch.ones(3))\n        self.number = self.width.sum().item()\n"
+        "    @classmethod\n    def check(cls, spec):\n        return None\n"
+        "    def _log_prob(self, z, context):\n        return z.new_zeros(len(z))\n"
+        "    def _sample(self, n, context, how):\n        return torch.zeros(n, *self.spec.shape)\n"
+        "    def fit(self, train, val, run):\n        raise NotImplementedError\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = of_prior(job(tmp_path, "stage=encode"), {"_target_": "prior_of_a_user.Looking"})
+    prior, _ = build_prior(asked, VECTOR, 1000)
+    assert devices_of(prior) == {"cpu"}

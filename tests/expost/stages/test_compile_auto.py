@@ -63,7 +63,7 @@ def test_times_are_kept_and_decide_the_next_training(tmp_path: Path, monkeypatch
     monkeypatch.setattr(compiling, "LITTLE_SECONDS", 0.0)
     monkeypatch.setattr(compiling, "SECONDS_A_ROUND", 0.01)
     first = line_of(tmp_path, AUTO)
-    assert "a step takes" in first and "(kept for this machine)" in first
+    assert "a step takes" in first and "(kept in this store for this machine)" in first
     (place,) = (tmp_path / "runs" / "store" / ".steps").iterdir()
     times = recall(place)
     assert times is not None and all(value > 0 for value in (times.eager, times.compiled, times.compiling))
@@ -74,7 +74,7 @@ def test_times_are_kept_and_decide_the_next_training(tmp_path: Path, monkeypatch
     assert counters["stats"]["unique_graphs"] >= 1, "nothing was compiled"
     place.write_text('{"eager": 1.0, "compiled": "fast", "compiling": 2.0}', encoding="utf-8")
     assert recall(place) is None
-    assert "(kept for this machine)" in line_of(tmp_path, AUTO, "seed=2")
+    assert "(kept in this store for this machine)" in line_of(tmp_path, AUTO, "seed=2")
 
 
 def test_a_trial_copies_nothing_that_an_objective_was_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
