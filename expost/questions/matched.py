@@ -3,10 +3,10 @@
 The surgery of the rate takes q(z) as the aggregate of the very N posteriors that z is drawn from, so it credits the
 code with log N nats of information at most, and what a rate has beyond that it counts as marginal KL, also of a q(z)
 that is N(0, I): of 359 posteriors at a rate of 18 nats, 12. So each figure stands beside what the same function says of
-as many posteriors at the same rate whose aggregate is N(0, I). Its excess over that is 0 in the mean where q(z) is
-N(0, I), and otherwise less than the KL itself: the nearer a code's information is to log N, the more of it is cut, and
-that of a match is the largest there is at its rate. So the KL lies between excess and estimate, and at rates far above
-log N an excess of 0 says next to nothing.
+as many posteriors, as wide and at the same rate, whose aggregate is N(0, I). The widths are those of each image: an
+estimate is concave in an image's rate, so that a match of one width for all would be credited with more information.
+Its excess over that is 0 in the mean where q(z) is N(0, I), and otherwise less than the KL itself: the nearer a code's
+information is to log N, the more of it is cut. At rates far above log N an excess of 0 says next to nothing.
 
 Noise is of three kinds: that of training, from seed to seed; that of the exact match, a mean over a few draws; and that
 of the images, which all seeds share, so that no spread over seeds shows it. The scatter of the exact match from draw to
@@ -33,16 +33,17 @@ from stage1_vae.rate import rate_per_dim_nats
 
 NUM_MATCHES = 8
 """Draws of an exact match for each run."""
-BESIDE = ("matched_sd", "num_images")
-"""Figures of a run that stand in no column: scatter of the exact match in nats, and N."""
+BESIDE = ("matched_sd", "num_images", "accuracy_error")
+"""Figures of a run that stand in no column: scatter of the exact match in nats, N, and the standard error over images
+of a classifier's right answers in per cent, which `quilt` has."""
 
 
 @dataclass(frozen=True)
 class Excess:
-    """Nats beyond an exact match: mean and standard error, of seeds and images together, and whether that is more than
-    noise; None: of one seed nobody knows."""
+    """By how much a figure is beyond that of an exact match: mean and standard error, of seeds and images together, and
+    whether that is more than noise; None: of one seed nobody knows."""
 
-    nats: Estimate
+    amount: Estimate
     is_beyond: bool | None
 
 
@@ -59,18 +60,24 @@ class AgainstMatch(Inquiry):
     def estimate(self, outcomes: Outcomes, variant: str, name: str) -> Estimate:
         if name == "matched_kl":
             return Estimate(outcomes.estimate(variant, name).value, math.sqrt(_variance(outcomes, variant)))
-        return excess(outcomes, variant).nats if name == "beyond" else super().estimate(outcomes, variant, name)
+        return excess(outcomes, variant).amount if name == "beyond" else super().estimate(outcomes, variant, name)
 
 
-def exact_match(rates: Tensor, num: int) -> LatentDataset:
-    """`num` posteriors that cost `rates` [*shape] nats a dimension in the mean, and whose aggregate is N(0, I).
+def exact_match(std: Tensor) -> LatentDataset:
+    """Posteriors of widths `std` [N, *shape] up to 1, whose aggregate is N(0, I).
 
     N(m, s^2) with m ~ N(0, 1 - s^2) is N(0, 1) in the mean over m, and costs (m^2 + s^2 - 1) / 2 - log s nats, in the
     mean -log s.
     """
-    std = torch.exp(-rates.double().clamp_min(0))
-    loc = torch.randn(num, *rates.shape, dtype=torch.float64) * (1 - std.square()).sqrt()
-    return LatentDataset.of(loc, std=std.expand_as(loc))
+    loc = torch.randn(std.shape, dtype=torch.float64) * (1 - std.double().square()).sqrt()
+    return LatentDataset.of(loc, std=std.double())
+
+
+def matching_widths(latents: LatentDataset, rates: Tensor) -> Tensor:
+    """The widths of `latents`, [N, *shape] float64, scaled in each dimension until an exact match of them costs the
+    `rates` [*shape], nats; where a width of more than 1 is needed for that, about."""
+    costs = torch.cat([-0.5 * posterior.variance.double().log() for posterior in latents.blocks()])
+    return torch.exp(-(costs - costs.mean(0) + rates.double()).clamp_min(0))
 
 
 def mean_rates(latents: LatentDataset) -> Tensor:
@@ -98,9 +105,9 @@ def estimated(latents: LatentDataset, num_draws: int, device: torch.device) -> f
     return under.marginal_kl_nats.value
 
 
-def of_matches(rates: Tensor, num: int, num_draws: int, device: torch.device) -> list[float]:
-    """The same of `NUM_MATCHES` exact matches of `num` posteriors at `rates` [*shape], nats each."""
-    return [estimated(exact_match(rates, num), num_draws, device) for _ in range(NUM_MATCHES)]
+def of_matches(std: Tensor, num_draws: int, device: torch.device) -> list[float]:
+    """The same of `NUM_MATCHES` exact matches of widths `std` [N, *shape]."""
+    return [estimated(exact_match(std), num_draws, device) for _ in range(NUM_MATCHES)]
 
 
 def kl_figures(run: Finished) -> dict[str, float]:
@@ -110,7 +117,7 @@ def kl_figures(run: Finished) -> dict[str, float]:
     num_draws = len(latents) if split is None else split.num_draws
     rates = mean_rates(latents)
     with run.job.seeded(run.job.config.seeds.sample):
-        matches = of_matches(rates, len(latents), num_draws, run.job.device)
+        matches = of_matches(matching_widths(latents, rates), num_draws, run.job.device)
     matched = statistics.fmean(matches)
     return {
         "rate": rates.sum().item(),
@@ -128,24 +135,33 @@ def excess(outcomes: Outcomes, variant: str, other: str | None = None) -> Excess
     A t-test at 5 % on the sum of two variances, that of the mean over seeds and that of the images, with the degrees of
     freedom of such a sum (Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", 1946).
     """
-    if other is None:
-        found, of_images = outcomes.estimate(variant, "beyond"), _variance(outcomes, variant)
-    else:
-        found = outcomes.difference(variant, other, "beyond")
-        of_images = _variance(outcomes, variant) + _variance(outcomes, other)
+    compared = [variant] if other is None else [variant, other]
+    found = outcomes.estimate(variant, "beyond") if other is None else outcomes.difference(variant, other, "beyond")
+    of_images = [_variance(outcomes, name) for name in compared]
+    num = len(outcomes.of(variant))
+    return with_noise_of_images(found, of_images, num, num * (NUM_MATCHES - 1))
+
+
+def with_noise_of_images(found: Estimate, of_images: Sequence[float], num: int, freedom: float) -> Excess:
+    """`found`, a mean over `num` seeds or a difference of two, once the images that all of them share count as well.
+
+    Args:
+        of_images: the variances of what is compared from one set of images to another.
+        freedom: degrees of freedom that each of these is known with.
+    """
     if found.standard_error is None:
         return Excess(found, None)
-    of_seeds, num = found.standard_error**2, len(outcomes.of(variant))
-    error = math.sqrt(of_seeds + of_images)
-    squares = of_seeds**2 / (num - 1) + of_images**2 / (num * (NUM_MATCHES - 1))
-    freedom = error**4 / squares if squares > 0 else 1.0
-    is_beyond = abs(found.value) > float(stats.t.ppf(0.975, freedom)) * error > 0
+    of_seeds = found.standard_error**2
+    error = math.sqrt(of_seeds + sum(of_images))
+    squares = of_seeds**2 / (num - 1) + sum(variance**2 for variance in of_images) / freedom
+    together = error**4 / squares if squares > 0 else 1.0
+    is_beyond = abs(found.value) > float(stats.t.ppf(0.975, together)) * error > 0
     return Excess(Estimate(found.value, error), is_beyond)
 
 
 def is_above(over: Excess) -> bool:
     """Whether q(z) is more than noise further from N(0, I) than an exact match; an excess below 0 is none."""
-    return over.is_beyond is True and over.nats.value > 0
+    return over.is_beyond is True and over.amount.value > 0
 
 
 def _variance(outcomes: Outcomes, variant: str) -> float:

@@ -1,5 +1,7 @@
 """Does q(z) match N(0, I) after training?"""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from matplotlib.patches import Circle
 from torch import Tensor
 
+from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, INK, MUTED, chart, save_chart, tile
 from expost.evaluation.row_names import AGGREGATE
 from expost.evaluation.sections import Estimate
@@ -25,7 +28,16 @@ from expost.questions.inquiry import (
     is_beyond_noise,
     spelled,
 )
-from expost.questions.matched import AgainstMatch, excess, hidden, is_above, kl_figures, num_images
+from expost.questions.matched import (
+    AgainstMatch,
+    Excess,
+    excess,
+    hidden,
+    is_above,
+    kl_figures,
+    num_images,
+    with_noise_of_images,
+)
 from stage2_prior.priors.standard_normal import StandardNormal
 
 FLAT, USUAL = 2, 16
@@ -68,6 +80,7 @@ class Quilt(AgainstMatch):
         figures = {
             **kl_figures(run),
             "accuracy": 100 * figure_of(row, "two_sample_accuracy"),
+            "accuracy_error": _error_of_classifier(run),
             "baseline_distance": figure_of(row, "frechet_distance"),
             "own_distance": figure_of(own, "frechet_distance"),
         }
@@ -114,18 +127,29 @@ class Quilt(AgainstMatch):
             f"{NOISE_WORDS[is_beyond_noise(lead, self.num_seeds)]}.",
         ]
 
+    def estimate(self, outcomes: Outcomes, variant: str, name: str) -> Estimate:
+        if name != "accuracy":
+            return super().estimate(outcomes, variant, name)
+        above = self.above_chance(outcomes, variant).amount
+        return Estimate(above.value + CHANCE, above.standard_error)
+
+    def above_chance(self, outcomes: Outcomes, variant: str) -> Excess:
+        """Of the classifier's right answers, per cent; its own error is that of the images it is asked about."""
+        accuracy, errors = outcomes.estimate(variant, "accuracy"), outcomes.values(variant, "accuracy_error")
+        found = Estimate(accuracy.value - CHANCE, accuracy.standard_error)
+        return with_noise_of_images(found, [statistics.fmean(e**2 for e in errors)], len(errors), math.inf)
+
     def _compared(self, outcomes: Outcomes, name: str) -> tuple[list[str], str]:
         """By what q(z) of a variant is more than noise away from N(0, I), and what was found, in sentences."""
-        over, accuracy = excess(outcomes, name), outcomes.estimate(name, "accuracy")
-        above = Estimate(accuracy.value - CHANCE, accuracy.standard_error)
-        is_told = is_beyond_noise(above, self.num_seeds)
+        over, accuracy = excess(outcomes, name), self.estimate(outcomes, name, "accuracy")
+        above = self.above_chance(outcomes, name)
         signs = ["nats"] if is_above(over) else []
-        signs += ["a classifier"] if is_told and above.value > 0 else []
+        signs += ["a classifier"] if is_above(above) else []
         kl, matched = (self.estimate(outcomes, name, figure) for figure in ("marginal_kl", "matched_kl"))
         return signs, (
             f"In {name} KL(q(z) || N(0, I)) is estimated at {spelled(kl)} nats, and that of an exact match at the same "
-            f"rate at {spelled(matched)}: {spelled(over.nats)} beyond it{NOISE_WORDS[over.is_beyond]}. A classifier is "
-            f"right in {spelled(accuracy, 1)} % of cases, where {CHANCE} is chance{NOISE_WORDS[is_told]}."
+            f"rate at {spelled(matched)}: {spelled(over.amount)} beyond it{NOISE_WORDS[over.is_beyond]}. A classifier "
+            f"is right in {spelled(accuracy, 1)} % of cases, where {CHANCE} is chance{NOISE_WORDS[above.is_beyond]}."
         )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
@@ -140,6 +164,14 @@ class Quilt(AgainstMatch):
             panels[name].set_title(title, loc="left", color=colour, fontweight="bold")
             panels[name].axis("off")
         save_chart(figure, path)
+
+
+def _error_of_classifier(run: Finished) -> float:
+    """Standard error of its right answers over images, per cent."""
+    found = run.report.surgery.two_sample[run.report.baseline]
+    if found is None:
+        raise UserError("this question needs a classifier, for which there are too few images here; raise data.size")
+    return found.standard_error_percent
 
 
 def _draw_cloud(axis: Any, drawn: Drawn) -> None:

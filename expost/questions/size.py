@@ -104,12 +104,12 @@ class Size(AgainstMatch):
         judged = [name for name in outcomes.variants if has_room(outcomes, name)]
         if len(judged) < 2:
             return f"{counted}; which is the nearest to N(0, I) these images cannot show."
-        judged.sort(key=lambda name: excess(outcomes, name).nats.value)
+        judged.sort(key=lambda name: excess(outcomes, name).amount.value)
         least, most = judged[0], judged[-1]
         return (
             f"{counted}. Of the {len(judged)} at rates below log {num_images(outcomes):,}, {least} has the smallest "
-            f"excess, {spelled(excess(outcomes, least).nats)} nats, and {most} the largest, "
-            f"{spelled(excess(outcomes, most).nats)}{NOISE_WORDS[excess(outcomes, most, least).is_beyond]}."
+            f"excess, {spelled(excess(outcomes, least).amount)} nats, and {most} the largest, "
+            f"{spelled(excess(outcomes, most).amount)}{NOISE_WORDS[excess(outcomes, most, least).is_beyond]}."
         )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

@@ -20,6 +20,7 @@ from expost.questions.matched import (
     excess,
     has_room,
     hidden,
+    matching_widths,
     mean_rates,
     of_matches,
 )
@@ -48,7 +49,7 @@ def bimodal(std: Tensor) -> LatentDataset:
 def run(latents: LatentDataset, seed: int) -> Outcome:
     """The figures of one run; no VAE is trained for them."""
     rates = mean_rates(latents)
-    matches = of_matches(rates, NUM, NUM, CPU)
+    matches = of_matches(matching_widths(latents, rates), NUM, CPU)
     kl, matched = estimated(latents, NUM, CPU), statistics.fmean(matches)
     return Outcome(
         "a",
@@ -64,10 +65,11 @@ def run(latents: LatentDataset, seed: int) -> Outcome:
     )
 
 
-def found(make: Make, dims: int, std: float) -> tuple[Outcomes, Excess]:
-    """Of three seeds, posteriors with widths around `std` made by `make`."""
+def found(make: Make, dims: int, std: float, scatter: float = 0.06) -> tuple[Outcomes, Excess]:
+    """Of three seeds, posteriors made by `make` with widths around `std`, whose logarithms have the deviation
+    `scatter`."""
     torch.manual_seed(3)
-    widths = [std * torch.exp(0.2 * torch.rand(NUM, dims) - 0.1) for _ in range(3)]
+    widths = [(std * torch.exp(scatter * torch.randn(NUM, dims))).clamp_max(1) for _ in range(3)]
     outcomes = Outcomes([run(make(width), seed) for seed, width in enumerate(widths)])
     return outcomes, excess(outcomes, "a")
 
@@ -75,20 +77,22 @@ def found(make: Make, dims: int, std: float) -> tuple[Outcomes, Excess]:
 def test_an_exact_match_costs_its_rates_and_is_a_standard_normal() -> None:
     torch.manual_seed(0)
     rates = torch.tensor([0.0, 0.5, 2.0, 4.0])
-    match = exact_match(rates, 50_000)
+    match = exact_match(torch.exp(-rates).expand(50_000, 4))
     assert torch.allclose(mean_rates(match).float(), rates, atol=0.02)
     z = match.draw(torch.arange(len(match)))
     assert z.mean(0).abs().max() < 0.02 and torch.allclose(z.T.cov(), torch.eye(4), atol=0.03)
     assert abs(z.pow(4).mean(0) - 3).max() < 0.2, "tails of a normal"
 
 
-@pytest.mark.parametrize(("dims", "std"), [(2, 0.1), (8, 0.5), (16, 0.32)])
-def test_a_normal_aggregate_has_no_excess_at_any_rate(dims: int, std: float) -> None:
-    outcomes, over = found(normal, dims, std)
+@pytest.mark.parametrize(
+    ("dims", "std", "scatter"), [(2, 0.1, 0.06), (8, 0.5, 0.06), (16, 0.32, 0.06), (2, 0.1, 1.0), (3, 0.2, 0.6)]
+)
+def test_a_normal_aggregate_has_no_excess_at_any_rate_and_widths(dims: int, std: float, scatter: float) -> None:
+    outcomes, over = found(normal, dims, std, scatter)
     estimates = outcomes.values("a", "marginal_kl")
     assert min(estimates) > 0.2, "though the estimate is no zero"
-    assert over.is_beyond is False and over.nats.standard_error is not None
-    assert abs(over.nats.value) < 2.5 * over.nats.standard_error < 0.75
+    assert over.is_beyond is False and over.amount.standard_error is not None
+    assert abs(over.amount.value) < 2.5 * over.amount.standard_error < 0.75
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_a_normal_aggregate_has_no_excess_at_any_rate(dims: int, std: float) -> 
 )
 def test_another_aggregate_has_a_clear_excess(make: Make, dims: int, std: float) -> None:
     _, over = found(make, dims, std)
-    assert over.is_beyond is True and over.nats.value > 0.5
+    assert over.is_beyond is True and over.amount.value > 0.5
 
 
 def test_far_above_log_n_the_estimate_is_the_rate_without_log_n_and_says_so() -> None:
@@ -121,15 +125,26 @@ def test_noise_is_that_of_seeds_and_of_images() -> None:
     runs = invented([0.19, 0.20, 0.21], 0.3)
     outcomes = Outcomes([Outcome("a", seed, figures) for seed, figures in enumerate(runs)])
     over = excess(outcomes, "a")
-    assert over.nats.standard_error == pytest.approx(math.hypot(0.01 / 3**0.5, 0.3))
+    assert over.amount.standard_error == pytest.approx(math.hypot(0.01 / 3**0.5, 0.3))
     assert over.is_beyond is False, "seeds agree, since all of them see the same images"
     still = Outcomes([Outcome("a", seed, {**figures, "matched_sd": 0.01}) for seed, figures in enumerate(runs)])
     assert excess(still, "a").is_beyond is True
     assert excess(Outcomes(still.all[:1]), "a").is_beyond is None
     both = Outcomes([*outcomes.all, *(Outcome("b", run.seed, run.figures) for run in outcomes.all)])
     between = excess(both, "b", "a")
-    assert between.nats.value == 0 and between.nats.standard_error == pytest.approx(0.3 * 2**0.5)
+    assert between.amount.value == 0 and between.amount.standard_error == pytest.approx(0.3 * 2**0.5)
     assert NUM_MATCHES >= 4, "or there is no scatter to speak of"
+
+
+def test_matching_widths_are_those_of_each_image_at_the_rate() -> None:
+    torch.manual_seed(0)
+    std = (0.2 * torch.exp(0.6 * torch.randn(NUM, 3))).clamp_max(1)
+    latents = normal(std)
+    rates = mean_rates(latents)
+    matching = matching_widths(latents, rates)
+    assert matching.shape == (NUM, 3) and matching.max() <= 1
+    assert torch.allclose(-matching.log().mean(0), rates, atol=0.02)
+    assert torch.corrcoef(torch.stack([matching[:, 0].log(), std[:, 0].double().log()]))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -147,7 +162,9 @@ def test_the_words_follow_from_excess_and_classifier(beyond: float, accuracy: fl
     figures = invented(list(beyond + noise), 0.02, baseline_distance=4.0, own_distance=2.0)
     outcomes = Outcomes(
         [
-            Outcome(variant.name, seed, {**figures[seed], "accuracy": accuracy + 10 * noise[seed]})
+            Outcome(
+                variant.name, seed, {**figures[seed], "accuracy": accuracy + 10 * noise[seed], "accuracy_error": 0.1}
+            )
             for variant in inquiry.variants()
             for seed in range(3)
         ]
