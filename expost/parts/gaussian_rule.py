@@ -105,7 +105,8 @@ def remedy_of_losing(prior: Prior, node: Node) -> str:
         return "it blurs what it has seen, and learns nothing; choose prior=mixture"
     if any(isinstance(module, GradientPrior) for module in modules):
         longer = next((f"raise {key}, " for key, section in LENGTHS.items() if section in node), "")
-        return f"{longer}give more latents of fewer dimensions, or choose prior=mixture, or both by prior=ensemble"
+        both = ", or both by prior=ensemble" * ("members" not in node)
+        return f"{longer}give more latents of fewer dimensions, or choose prior=mixture{both}"
     if any(isinstance(module, Mixture) for module in modules) and node.get("pseudo_counts", "held_out") != "held_out":
         return "set prior.pseudo_counts=held_out, or prior.num_components=auto"
     return "choose prior=gaussian" + ", or prior=mixture prior.num_components=auto" * (

@@ -38,7 +38,8 @@ from stage2_prior.priors.learned import Learned
 def fit_prior(making: Making) -> Mapping[str, Any]:
     """`prior.safetensors` and what the fit reported, `fit.json`; of several ranks, the first writes them."""
     job, prior, tracker = making.job, making.parts.prior, making.tracker
-    look = look_at(making.latents("train"), keeps_dependent=job.config.data.get("dependent") == "keep")
+    are_kept = isinstance(making.parts, ImageParts) or job.config.data.get("dependent") == "keep"
+    look = look_at(making.latents("train"), keeps_dependent=are_kept)
     if look.refusal:
         raise PriorError(look.refusal)
     job.say("prior", look.line)

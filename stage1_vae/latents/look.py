@@ -6,6 +6,7 @@ looked for in all of them, block by block.
 
 import math
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -151,8 +152,9 @@ def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Re
     if follow:
         named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
         found = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
-        done = "data=latents computes them and models the others, but for data.dependent=keep"
-        remarks.append(Remark(what, found, "data.dependent=keep models them all the same" if are_kept else done))
+        done = "they are modelled all the same; " * are_kept
+        done += "data=latents computes them and models the others, but for data.dependent=keep"
+        remarks.append(Remark(what, found, done))
     elif len(latents.spec.shape) == 1 and dims > MOST_COLUMNS:
         remarks.append(Remark(what, f"not looked for, in {dims:,}", f"up to {MOST_COLUMNS:,} are compared"))
     reason = "columns follow from others, so that all of them have no density: nats say how narrow a prior makes them"
@@ -160,26 +162,28 @@ def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Re
 
 
 def channels_that_follow(latents: LatentDataset, sample: np.ndarray) -> tuple[list[Remark], str]:
-    """Channels of maps that repeat others in the sample [n, D], and why there is no density then, or where places of
-    channels that vary do not."""
+    """Channels of maps that repeat others, which the sample [n, D] proposes and all rows confirm, and why there is no
+    density then, or where places of channels that vary do not."""
     if len(latents.spec.shape) == 1:
         return [], ""
     num_channels = latents.spec.shape[0]
-    by_channel = sample.reshape(len(sample), num_channels, -1)  # [n, C, places]
-    varies = np.ptp(by_channel, axis=0).max(1) > 0
+    fixed = constants(latents).reshape(num_channels, -1)  # [C, places]
     first: dict[bytes, int] = {}
-    repeats = []
-    for channel in np.flatnonzero(varies).tolist():
-        earlier = first.setdefault((by_channel[:, channel] + 0.0).tobytes(), channel)
-        repeats += [f"{channel} of {earlier}"] * (earlier != channel)
-    fixed = constants(latents).reshape(num_channels, -1)[varies]
+    pairs = []
+    for channel in np.flatnonzero(~fixed.all(1)).tolist():
+        content = sample.reshape(len(sample), num_channels, -1)[:, channel] + 0.0
+        earlier = first.setdefault(blake2b(content.tobytes()).digest(), channel)
+        pairs += [(channel, earlier)] * (earlier != channel)
+    for posterior in latents.blocks() if pairs else ():
+        z = posterior.mean
+        pairs = [(channel, earlier) for channel, earlier in pairs if torch.equal(z[:, channel], z[:, earlier])]
     why = "so that maps have no density: nats say how narrow a prior makes them"
-    if repeats:
-        found = f"{len(repeats):,} of {num_channels:,} are repeats ({', '.join(repeats[:10])}, counted from 0)"
-        return [Remark("channels that follow from others", found, "leave them out of the file")], (
-            f"channels repeat others, {why}"
-        )
-    return [], f"places of channels that vary never do, {why}" if fixed.any() else ""
+    if pairs:
+        named = ", ".join(f"{channel} of {earlier}" for channel, earlier in pairs[:10]) + ", ..." * (len(pairs) > 10)
+        found = f"{len(pairs):,} of {num_channels:,} are repeats ({named}, counted from 0)"
+        done = "they are modelled all the same; data=latents and a file of the others have a density"
+        return [Remark("channels that follow from others", found, done)], f"channels repeat others, {why}"
+    return [], f"places of channels that vary never do, {why}" if fixed[~fixed.all(1)].any() else ""
 
 
 def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
@@ -202,9 +206,8 @@ def equal_values(sample: np.ndarray) -> tuple[Remark | None, str]:
         f"{int(atoms.sum()):,} of {len(atoms):,} columns hold single values with a probability of their own "
         f"({100 * shares[worst]:.0f} % of column {worst} are {values[worst]:g})"
     )
-    least = sample.min()
     if (sample == np.round(sample)).all() and atoms[np.ptp(sample, axis=0) > 0].all():
-        after = "" if least >= 0 else f" once {-least:,.0f} is added to all of them"
+        after = ", once the least of them is made 0" * bool(sample.min() < 0)
         done = f"they are whole numbers; data.codes=NAME reads them as codes, which have probabilities{after}"
     else:
         done = "compare distances, or model what is zero and what is not apart"
@@ -290,10 +293,10 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
     used = f"used like {perplexity:,.1f} equally frequent ones"
     found = f"{num:,} maps of {latents.spec.num_dims:,} codes of {len(counts):,}, {used}"
     refusal = ""
-    if int((counts > 0).sum()) == 1:
+    if distinct < 2 and latents.family == "codes":
         refusal = (
-            f"all codes of all {num:,} maps for the fit are {int(counts.argmax())}, so that there is nothing to fit: "
-            "look at which array was taken, data.codes, or train the codebook for longer"
+            f"all {num:,} maps of codes for the fit are the same, so that there is nothing to fit: look at which array "
+            "was taken, data.codes, or train the codebook for longer"
         )
     return Look(found, tuple(remarks), refusal=refusal)
 

@@ -89,8 +89,9 @@ class Rung:
             assert self.nats is not None and other.nats is not None
             num = min(len(self.nats), len(other.nats))
             difference = other.nats[:num] - self.nats[:num]
+            difference[difference.isnan()] = 0.0  # to which neither gives any probability
             gain = difference.mean().item()
-            has_noise = num > 1 and math.isfinite(gain)  # one that gives a latent no probability is behind for sure
+            has_noise = num > 1 and math.isfinite(gain)  # one that alone gives a latent none is behind for sure
             return gain, (difference.std() / math.sqrt(num)).item() if has_noise else 0.0
         assert self.distances is not None and other.distances is not None
         variance = self.distances.var() / len(self.distances) + other.distances.var() / len(other.distances)

@@ -111,13 +111,14 @@ def test_latents_without_probability_are_told_and_not_only_left_out(monkeypatch:
     ("node", "begins"),
     [
         ({"fit": {}}, "raise prior.fit.max_epochs, give more"),
-        ({"seconds": 30}, "raise prior.seconds, give more"),
+        ({"seconds": 30, "members": []}, "raise prior.seconds, give more"),
         ({"members": []}, "give more latents"),
     ],
     ids=["network", "auto", "ensemble"],
 )
 def test_what_takes_too_few_steps_is_told_the_key_that_it_has(node: dict[str, Any], begins: str) -> None:
-    assert remedy_of_losing(Autoregressive(LatentSpec((6,))), node).startswith(begins)
+    remedy = remedy_of_losing(Autoregressive(LatentSpec((6,))), node)
+    assert remedy.startswith(begins) and ("prior=ensemble" in remedy) == ("members" not in node)
 
 
 def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:

@@ -62,6 +62,8 @@ def test_a_rung_that_gives_a_latent_no_probability_is_behind_any_other() -> None
     assert holed.pays(whole, "latent_nll_nats")
     holed.nats[7] = math.inf
     assert whole.pays(holed, "latent_nll_nats") and not holed.pays(whole, "latent_nll_nats")
+    whole.nats[7] = math.inf
+    assert holed.pays(whole, "latent_nll_nats") and not whole.pays(holed, "latent_nll_nats")
 
 
 def test_of_a_gaussian_the_gaussian_is_enough_and_later_rungs_are_not_fitted() -> None:
