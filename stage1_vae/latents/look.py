@@ -296,7 +296,7 @@ def look_at_codes(latents: LatentDataset, distinct: int) -> Look:
     if distinct < 2 and latents.family == "codes":
         refusal = (
             f"all {num:,} maps of codes for the fit are the same, so that there is nothing to fit: look at which array "
-            "was taken, data.codes, or train the codebook for longer"
+            "was taken, data.codes"
         )
     return Look(found, tuple(remarks), refusal=refusal)
 
