@@ -149,7 +149,9 @@ def test_one_switch_makes_a_whole_run(vae: str, tmp_path: Path) -> None:
         pixels = 64 * math.log(2)
         assert row["bits_per_dim"] == pytest.approx(row["iwae_nats"] / pixels) and row["frechet_distance"] > 0
     assert stored["rows"]["unigram"]["latent_nll_nats"] < stored["rows"]["uniform"]["latent_nll_nats"]
-    assert any("counting codes" in line or "fewer nats" in line for line in stored["verdict_lines"])
+    # A codebook of so few steps may collapse, which hangs on the processor's rounding, and is then what is to be said.
+    verdicts = ("counting codes", "fewer nats", "The code has all but collapsed")
+    assert any(part in line for part in verdicts for line in stored["verdict_lines"])
     assert (tmp_path / "runs/latest/codes.png").is_file() == (vae == "vq2")
     history = json.loads(next((tmp_path / "runs/store/vae").glob("*/history.json")).read_text(encoding="utf-8"))
     assert ("top_codes_used" in history[-1]) == (vae == "vq2")
