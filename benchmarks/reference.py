@@ -88,7 +88,7 @@ def targets(root: Path, data: Path) -> list[Line]:
     ]
 
 
-def told(lines: list[Line]) -> int:
+def print_table(lines: list[Line]) -> int:
     """Print the table; the exit code: 1 where a target is missed."""
     print(f"{machine()} at the end\n{'':48}{'measured':>10}{'target':>12}")
     for line in lines:
@@ -104,7 +104,7 @@ def main() -> int:
     print(f"{machine()} at the start", flush=True)
     with tempfile.TemporaryDirectory(prefix="expost-reference-") as root:
         lines = targets(Path(root), options.data.absolute())
-    return told(lines)
+    return print_table(lines)
 
 
 if __name__ == "__main__":

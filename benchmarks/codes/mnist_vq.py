@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import Measured, machine, pipeline
-from benchmarks.reference import Line, told
+from benchmarks.reference import Line, print_table
 
 MINUTES = 15.0
 
@@ -114,7 +114,7 @@ def main() -> int:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(words + "\n", encoding="utf-8")
-    return told(table)
+    return print_table(table)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ from typing import Any
 
 from benchmarks.child import machine, pipeline
 
+LONGER = "autoregressive, 80 epochs"
 PRIORS = (
     "gaussian",
     "mixture",
     "autoregressive",
+    LONGER,
     "realnvp",
     "nsf",
     "maf",
@@ -33,10 +35,12 @@ PRIORS = (
     "energy",
     "second_vae",
 )
+WORDS = {LONGER: ("prior=autoregressive", "prior.fit.max_epochs=80")}
+"""Of what is no `prior=NAME` alone."""
 ALLOWED = 0.1
 WHY = {
     "gaussian": "one Gaussian cannot be a ring",
-    "autoregressive": "too few steps on so few points: 0.05 with prior.fit.max_epochs=80",
+    "autoregressive": "too few steps on so few points",
     "second_vae": "a lower bound, and so no exact density",
     "energy": "an estimate",
     "resampled": "an estimate",
@@ -57,10 +61,10 @@ class Judged:
 
 
 def judge(name: str, root: Path) -> Judged:
-    words = ("data=mixture_rings", "vae=identity", f"prior={name}", f"paths.root={root}", "logger=csv")
-    pipeline(*words)
+    prior = WORDS.get(name, (f"prior={name}",))
+    pipeline("data=mixture_rings", "vae=identity", *prior, f"paths.root={root}", "logger=csv")
     report = json.loads((root / "latest" / "report.json").read_text(encoding="utf-8"))
-    judged = Judged(name, report["rows"][name], report["true_nll_nats"])
+    judged = Judged(name, report["rows"][name.partition(",")[0]], report["true_nll_nats"])
     print(f"{name}: {judged.cost:.3f} nats above the entropy", file=sys.stderr, flush=True)
     return judged
 
