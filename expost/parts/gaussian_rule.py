@@ -20,6 +20,7 @@ from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
 from stage2_prior.wrappers.flatten import Flattened
+from stage2_prior.wrappers.per_class import PerClass
 
 MOST_DIMS = 512
 """Beyond it the covariance is no longer next to nothing."""
@@ -81,7 +82,8 @@ def loses(over: dict[str, float]) -> bool:
 
 def gaussian_beside(parts: Parts) -> Prior | None:
     """The Gaussian of these latents, unfitted, on what varies of them; None where there is none, or it is the prior."""
-    if isinstance(innermost(parts.prior), Gaussian | StandardNormal) or parts.spec.num_dims > MOST_DIMS:
+    is_one = isinstance(innermost(parts.prior), Gaussian | StandardNormal) and not is_per_class(parts.prior)
+    if is_one or parts.spec.num_dims > MOST_DIMS:
         return None
 
     is_vector = len(parts.spec.shape) == 1
@@ -98,9 +100,16 @@ def gaussian_beside(parts: Parts) -> Prior | None:
     return parts.beside_constants(of) if isinstance(parts, LatentParts) else of(parts.spec)
 
 
+def is_per_class(prior: Prior) -> bool:
+    """Whether there is a density a class in it, each of which has the latents of its class alone to learn from."""
+    return any(isinstance(module, PerClass) for module in prior.modules())
+
+
 def remedy_of_losing(prior: Prior, node: Node) -> str:
     """What can be done, in words."""
     modules = list(prior.modules())
+    if is_per_class(prior):
+        return "give more latents of each class, or set prior.conditional=false"
     if prior.memorises:
         return "it blurs what it has seen, and learns nothing; choose prior=mixture"
     if any(isinstance(module, GradientPrior) for module in modules):

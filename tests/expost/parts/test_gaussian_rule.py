@@ -121,6 +121,18 @@ def test_what_takes_too_few_steps_is_told_the_key_that_it_has(node: dict[str, An
     assert remedy.startswith(begins) and ("prior=ensemble" in remedy) == ("members" not in node)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "auto"])
+def test_too_few_latents_a_class_lose_to_the_gaussian_of_all(name: str) -> None:
+    def labelled(num: int, seed: int) -> LatentDataset:
+        return LatentDataset.of(normal(num, seed).draw(torch.arange(num)), labels=torch.arange(num) % 60)
+
+    settings = {"members": ["gaussian", {"prior": "mixture", "num_components": 2}]} if name == "auto" else {}
+    report = fitted(labelled(600, 0), labelled(400, 1), name, conditional=True, **settings)
+    over = report.over_gaussian
+    assert over is not None and over["gain_nats"] < -2 * over["error_nats"]
+    assert report.notes[-1].endswith("give more latents of each class, or set prior.conditional=false")
+
+
 def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:
     members = ["gaussian", {"prior": "mixture", "num_components": 40, "pseudo_counts": 0}]
     report = fitted(normal(400, 0), normal(400, 1), "auto", members=members, metric="frechet_distance")
