@@ -21,7 +21,7 @@ figures: $(READY)
 	@$(BIN)/python -m benchmarks.figures $(ARGS)
 
 lint: $(READY)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy -n 2
 
 # The installer's output goes to a log that is shown only when it fails.
 $(READY): pyproject.toml constraints.txt

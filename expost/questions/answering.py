@@ -49,9 +49,12 @@ def answer(job: Job) -> None:
     started, outcomes = time.perf_counter(), []
     num_images: dict[str, int] = {}
     runs = [(variant, job.config.seed + seed) for variant in inquiry.variants() for seed in range(inquiry.num_seeds)]
+    for number in range(0, len(runs), inquiry.num_seeds):  # a mistake in the last one is met before the first is made
+        ready(variant_job(job, *runs[number], number), inquiry)
     for number, (variant, seed) in enumerate(runs):
         began = time.perf_counter()
-        run = finish(variant_job(job, variant, seed, number), inquiry)
+        prepared, parts = ready(variant_job(job, variant, seed, number), inquiry)
+        run = Finished(prepared, parts, made(inquiry.goal, prepared, parts))
         outcomes.append(Outcome(variant.name, seed, *inquiry.measure(run)))
         num_images = {split: len(getattr(run.parts.data, split)) for split in PURPOSES}
         seconds = time.perf_counter() - began
@@ -104,8 +107,8 @@ def variant_job(job: Job, variant: Variant, seed: int, number: int) -> Job:
     return Job(validate(composed), command, job.store, relay=lambda said: None)
 
 
-def finish(job: Job, inquiry: Inquiry) -> Finished:
-    """Everything that `inquiry` looks at of one run, found in the store or made.
+def ready(job: Job, inquiry: Inquiry) -> tuple[Job, ImageParts]:
+    """A run that `inquiry` can look at, of which nothing is made yet.
 
     Raises:
         UserError: images that are none, or latents that the question is not about.
@@ -120,7 +123,8 @@ def finish(job: Job, inquiry: Inquiry) -> Finished:
     learned = parts.objective is not None and parts.objective.prior is not None
     if inquiry.needs_normal and (learned or type(parts.vae.base_prior) is not StandardNormal):
         raise UserError("this question is about a VAE that is trained against N(0, I); leave out vae=")
-    return Finished(job, parts, made(inquiry.goal, job, parts))
+    inquiry.check_untrained(parts.vae)
+    return job, parts
 
 
 def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, num_images: Mapping[str, int], seconds: float) -> None:

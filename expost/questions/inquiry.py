@@ -188,6 +188,14 @@ class Inquiry(ABC):
         """Why the question cannot be asked of these settings, with the remedy; None: it can."""
         return None
 
+    def check_untrained(self, vae: Autoencoder) -> None:
+        """Most questions can be asked of any VAE.
+
+        Raises:
+            UserError: this one cannot be of such a VAE, however it is trained; with the remedy.
+        """
+        return
+
     @abstractmethod
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         """Figures of one run, all of `columns`, and what a picture needs beside them."""

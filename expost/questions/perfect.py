@@ -13,6 +13,7 @@ from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart
 from expost.oracle import estimate
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
 from expost.questions.linear import LinearModel, encoded, prepared, principal_components
+from stage1_vae.autoencoder import Autoencoder
 
 STD_FACTOR, SHIFT_STDS = 1.5, 0.5
 """The posterior that is wrong on purpose: as in stage=oracle."""
@@ -63,6 +64,9 @@ class Perfect(Inquiry):
 
     def variants(self) -> Sequence[Variant]:
         return [Variant(f"{dims} dimensions", (f"vae.bottleneck.latent_dim={dims}",)) for dims in self.dims]
+
+    def check_untrained(self, vae: Autoencoder) -> None:
+        LinearModel.of(vae)
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         parts, seed = run.parts, run.job.config.seeds.sample

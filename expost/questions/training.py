@@ -13,6 +13,7 @@ from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
 from expost.questions.linear import LinearModel, encoded, prepared
+from stage1_vae.autoencoder import Autoencoder
 
 
 @dataclass
@@ -58,6 +59,9 @@ class Training(Inquiry):
             Variant(f"step {steps:,}", (f"trainer.max_steps={steps}", f"trainer.max_epochs={steps}"))
             for steps in self.steps
         ]
+
+    def check_untrained(self, vae: Autoencoder) -> None:
+        LinearModel.of(vae)
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         model, x = LinearModel.of(run.vae), prepared(run.parts, run.parts.data.test)

@@ -85,3 +85,4 @@ def test_mistakes_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str
     done = run_here(tmp_path, *words)
     assert done.code == 2 and said in done.err, done.err
     assert len(done.err.strip().splitlines()) == 1 and "Traceback" not in done.err
+    assert not list(tmp_path.glob("runs/store/vae/*")), "met before the first run is made"

@@ -40,7 +40,7 @@ def test_spread_of_a_mean_is_its_standard_error() -> None:
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.4, 0.7, 1.3), (0.0, 0.8, 2.0)])
 def test_spreads_are_the_deviation_over_fresh_draws(shift: float, low: float, high: float) -> None:
-    drawn = [d.distances(d.Reference.of(torch.randn(400, 4)), torch.randn(400, 4) + shift) for _ in range(200)]
+    drawn = [d.distances(d.Reference.of(torch.randn(400, 4)), torch.randn(400, 4) + shift) for _ in range(120)]
     for name in d.FIGURES:
         estimate = torch.tensor([one.spread[name] for one in drawn]).mean()
         true = torch.tensor([getattr(one, name) for one in drawn]).std()
