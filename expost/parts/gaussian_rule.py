@@ -28,6 +28,9 @@ MOST_ROWS, ROWS_AT_ONCE = 2000, 500
 """Held-out latents, one draw each."""
 LEAST_NATS, NOISE = 0.01, 2.0
 """What a prior has to lose by, and by how many standard errors, to be told of."""
+LARGE_NATS = 1.0
+FEW_ROWS = 0.9
+"""Of a loss beyond so many nats, standard errors that are enough: of one latent a loss is its own standard error."""
 
 LENGTHS = {"prior.fit.max_epochs": "fit", "prior.seconds": "seconds"}
 """Keys that let a network learn for longer, and the key of its node without which there is none."""
@@ -76,8 +79,10 @@ def hold_against_gaussian(
 
 
 def loses(over: dict[str, float]) -> bool:
-    """Whether a prior with that gain over the Gaussian is behind it beyond noise."""
-    return over["gain_nats"] < -max(LEAST_NATS, NOISE * over["error_nats"])
+    """Whether a prior with that gain over the Gaussian is behind it beyond noise, or by a few latents to which it gives
+    next to no probability."""
+    least = max(LEAST_NATS, NOISE * over["error_nats"])
+    return over["gain_nats"] < -min(least, max(LARGE_NATS, FEW_ROWS * over["error_nats"]))
 
 
 def gaussian_beside(parts: Parts) -> Prior | None:

@@ -37,8 +37,9 @@ from expost.training.devices import seeded
 from stage1_vae.latents import LatentSpec
 from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitSettings
-from stage2_prior.prior import GradientPrior, Prior, Wrapper
+from stage2_prior.prior import GradientPrior, Prior, Wrapper, innermost
 from stage2_prior.priors.learned import NONE_LEARNED, Learned
+from stage2_prior.priors.mixture import Mixture
 from stage2_prior.wrappers.chart import Charted
 from stage2_prior.wrappers.varying import Varying
 
@@ -163,9 +164,10 @@ def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.
         raise UserError(f"{reason}; priors that do: {', '.join(others) or 'none'}")
     prior = construct_prior(decided(sized(node, num), device), spec, lambda: beginning(seed, device), place)
     if prior.min_images > num:
+        number, chosen = f"{place}.num_components", isinstance(innermost(prior), Mixture)
         raise UserError(
-            f"{title_of(node, offered)} needs at least {prior.min_images} training images and there are {num}; "
-            f"lower {place}.num_components, or that of its base, or give more images"
+            f"{title_of(node, offered)} needs at least {prior.min_images} training images or latents and there are "
+            f"{num}; {f'set {number}=auto, or ' * chosen}lower {number}, or that of its base, or give more"
         )
     return prior.to(device)
 

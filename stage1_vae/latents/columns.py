@@ -156,6 +156,7 @@ def fitted_map(x: np.ndarray, y: np.ndarray) -> AffineMap:
     weight = np.zeros((x.shape[1], y.shape[1]))
     for _ in range(3):  # what products lose, and the 1e-12, is won back
         weight += np.linalg.solve(gram, units.T @ (rest - units @ weight))
+    weight[np.abs(weight) < FLOAT32_ROUNDING * np.sqrt(np.square(rest).mean(0))] = 0.0  # noise that tails would enlarge
     return AffineMap(centre, (weight / width[:, None]).T, offset)
 
 

@@ -14,9 +14,10 @@ many edges are fitted; so exact EM begins once more, at points at random and har
 points without widths are few, and the likelier of both is taken.
 
 What no component explains costs a mixture without bound, and many components on latents of one Gaussian cost what they
-have learned of noise. So the Gaussian of all points may take the place of the lightest component, with the weight that
-held-out points give it (Smyth & Wolpert, "Linearly Combining Density Estimators via Stacking", 1999). Where tails are
-heavy, wider ones follow it: a latent further out than any before it then costs its tail, not thousands of nats.
+have learned of noise. So the Gaussian of all points takes the place of the lightest component, with the weight that
+held-out points give it (Smyth & Wolpert, "Linearly Combining Density Estimators via Stacking", 1999): where that pays,
+and of points without widths and of heavy tails unless it loses. A latent of a cluster that no fit has seen then costs a
+few nats, not thousands. Where tails are heavy, wider ones follow it.
 """
 
 import math
@@ -32,9 +33,11 @@ from stage2_prior.em.gaussian import Components, EMSettings, EMState, Statistics
 from stage2_prior.em.points import Points
 
 SIZED = "their mean shape at the size of each"
-FIRST_TRIED, OTHER_COUNTS = (1.0, 64.0), (0.25, 4.0, 16.0, 256.0)
+FIRST_TRIED, OTHER_COUNTS = (1.0, 64.0), (1 / 256, 1 / 32, 0.25, 4.0, 16.0, 256.0)
 """Points that a guess is tried to be worth, a component: the others only where one of the first pays, which on the
-latents of a VAE none does."""
+latents of a VAE none does. The least are for components as flat as lines, in different directions."""
+HARDLY = 0.25
+"""Points that the guess of another start is worth."""
 ROUNDS = 4
 """Of changing the shrinkage, at most; a ring in 8 dimensions takes them."""
 LEAST_GAIN, NOISE = 0.01, 2.0
@@ -46,7 +49,7 @@ ENOUGH = 200
 FEWEST = 20
 """Held-out points below which nothing is decided by them."""
 TAILS = (1.0, 16.0, 256.0)
-"""Variances of what stands behind components where tails are heavy, in those of all points."""
+"""Variances of what stands behind components, in those of all points: all of them where tails are heavy, else one."""
 UNSEEN = 0.5
 """Held-out points that each of these is worth beforehand (the prior of Jeffreys)."""
 WEIGHING = 200
@@ -226,7 +229,7 @@ def begin_elsewhere(
     count, _, scatter = settings.covariance.moments(start * num)
     size, shape = sizes_and_shape(settings.covariance, count, scatter)
     del count, scatter
-    counts = OTHER_COUNTS[0]
+    counts = HARDLY
     sizes = replace(settings, guess=size.reshape(-1, *[1] * shape.ndim) * shape, pseudo_counts=counts)
     end = ascend(m_step(start * num, sizes.covariance, sizes.guess, counts, num), sizes)
     first = Shrunk(end.current, f"{SIZED} by {counts:g} points", end, is_anew=True)
@@ -234,10 +237,11 @@ def begin_elsewhere(
 
 
 def put_behind(
-    current: Components, total: Tensor, held_out: HeldOut, covariance: Covariance, tails: bool
+    current: Components, total: Tensor, held_out: HeldOut, covariance: Covariance, tails: bool, are_points: bool
 ) -> tuple[Components, tuple[str, ...]]:
     """`current` with the Gaussian of all points, of covariance `total` [D, D] about 0, in the place of its lightest
-    component where that pays on held-out points, with `tails` wider ones too; and what that gained, in words.
+    component where that pays on held-out points, with `tails` wider ones too; and what that gained, in words. With
+    `tails`, or of points without widths (`are_points`), it has a little weight wherever held-out points do not lose.
     """
     factors = TAILS[: len(current.means) - 1] if tails else TAILS[:1]
     if len(current.means) == 1 or covariance.shared:
@@ -249,7 +253,8 @@ def put_behind(
     ours = held_out.nats(current)
     nats = torch.stack([ours, *(held_out.nats(one) for one in alone)], dim=1)  # [N, 1 + behind]
     weights = nats.new_full((nats.shape[1],), 1 / nats.shape[1])
-    floor = nats.new_tensor([0.0] + [UNSEEN if tails else 0.0] * len(behind))
+    for_unseen = tails or are_points
+    floor = nats.new_tensor([0.0] + [UNSEEN if for_unseen else 0.0] * len(behind))
     for _ in range(WEIGHING):
         shares = torch.softmax(nats + weights.clamp_min(1e-300).log(), dim=1).sum(0) + floor
         weights = shares / shares.sum()
@@ -262,11 +267,11 @@ def put_behind(
     found = Components(log_weights, means, scale)
     better = held_out.nats(found)
     amount, error = gain(better, ours)
-    if not (pays(better, ours) or (tails and amount > -LEAST_GAIN)):
+    if not (pays(better, ours) or (for_unseen and amount > -LEAST_GAIN)):
         return current, ()
     note = (
-        f"as wide as all latents, or wider: {len(behind)} of {len(means)} components, with "
-        f"{100 * weights[1:].sum().item():.1f} % of the weight; held-out latents gain {amount:.2f} ± {error:.2f} nats, "
-        "and a number in prior.pseudo_counts leaves them out"
+        f"as wide as all latents{', or wider' * (len(behind) > 1)}, for what no fit has seen: {len(behind)} of "
+        f"{len(means)} components, with {100 * weights[1:].sum().item():.3g} % of the weight; held-out latents gain "
+        f"{amount:.2f} ± {error:.2f} nats"
     )
     return found, (note,)

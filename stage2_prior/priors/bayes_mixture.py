@@ -7,7 +7,8 @@ predictive density of all mixtures together (of Student's t, Bishop 2006, equati
 differs where a component has hardly more points than dimensions.
 
 Posteriors come in by their moments, as in `mixture`, and are widened by `min_std`. The guess of a covariance is that of
-the whole, as much smaller as the parts of `num_components` equal ones would be.
+the whole, as much smaller as the parts of `num_components` equal ones would be. In the place of the lightest component,
+which mostly holds no latent, the Gaussian of all of them may stand, as in `mixture`.
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from stage1_vae.latents import LatentDataset, LatentSpec
+from stage1_vae.rows import spread_rows
 from stage2_prior.em.bayes import FULL, BayesSettings, BayesState, Belief, Factors, variational_bayes
 from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
 from stage2_prior.em.points import covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
+from stage2_prior.em.shrinkage import FEWEST, HeldOut, put_behind
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -78,7 +81,7 @@ class BayesMixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        return 2
+        return 3
 
     @property
     def caveats(self) -> list[str]:
@@ -92,7 +95,7 @@ class BayesMixture(FiniteMixture):
         return check_real_vector("bayes_mixture", spec)
 
     def fit(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> FitReport:
-        """Fit by variational Bayes on `run.device`; `val` is only measured.
+        """Fit by variational Bayes on `run.device`; `val` gives the Gaussian of all latents its weight.
 
         Raises:
             PriorError: for more components than images, or latents that are not finite.
@@ -125,9 +128,18 @@ class BayesMixture(FiniteMixture):
             generator=generator,
             watch=watch,
         ).find_best()
-        self.set_components(Factors.of(best.stats, belief).mixture(), scaling)
+        found, behind = Factors.of(best.stats, belief).mixture(), ()
+        if val is not train and len(val) >= FEWEST:
+            held_out = HeldOut(
+                scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points))),
+                FULL,
+                self.num_components,
+                run.ranks,
+            )
+            found, behind = put_behind(found, total, held_out, FULL, scaling.has_tails, train.family == "delta")
+        self.set_components(found, scaling)
         self.num_held.fill_(int((best.stats[:, 0] >= HOLDS_POINTS).sum()))
-        notes = list(self.caveats)
+        notes = [*self.caveats, *behind]
         if not best.converged:
             notes.append(f"it stopped at prior.max_iter={self.max_iter} iterations before it converged")
         curve = [{"iteration": i, "train_bound_nats": log_unit - bound} for i, bound in enumerate(best.curve)]

@@ -148,7 +148,7 @@ class Mixture(FiniteMixture):
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
         chosen = section.get("pseudo_counts", "held_out") == "held_out" or section.get("num_components") == "auto"
-        return 3 if chosen else 2
+        return 4 if chosen else 2
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -281,13 +281,15 @@ class Mixture(FiniteMixture):
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
         rest = held_out, fit.settings, len(train)
         shrunk = shrink_by_held_out(Shrunk(current), fit.stats, fit.ascend, *rest)
-        chosen, notes = put_behind(shrunk.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
+        what = fit.total, held_out, self.covariance, fit.scaling.has_tails, train.family == "delta"
+        chosen, notes = put_behind(shrunk.current, *what)
         if fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
             other = begin_elsewhere(fit.start(), fit.stats, fit.ascend, *rest)
-            found = put_behind(other.current, fit.total, held_out, self.covariance, fit.scaling.has_tails)
+            found = put_behind(other.current, *what)
             if is_likelier(held_out.nats(found[0]), held_out.nats(chosen)):
                 shrunk, (chosen, notes) = other, found
-        return chosen, shrunk.end or fit.end, (*shrunk.note(held_out, current), *notes)
+        behind = [f"{note}; a number in prior.pseudo_counts leaves that out" for note in notes]
+        return chosen, shrunk.end or fit.end, (*shrunk.note(held_out, current), *behind)
 
     def _may_begin_again(self, train: LatentDataset, shrunk: Shrunk) -> bool:
         """Whether another start may end better: where shrinkage changed something, or points are few. Several draws of

@@ -109,7 +109,8 @@ class Varying(Wrapper):
         """How far the computed dimensions of z [B, D] are from their functions, less what rounding to float32 may do:
         float64 [B, J]."""
         varying, computed = z[:, self.varying], z[:, self.computed].double()
-        rounding = FLOAT32_ROUNDING * (computed.abs() + varying.double().abs() @ self.weight.double().abs().T)
+        terms = self.offset.double().abs() + varying.double().abs() @ self.weight.double().abs().T
+        rounding = FLOAT32_ROUNDING * (computed.abs() + terms)
         return ((computed - self._functions(varying)).abs() - rounding).clamp_min(0)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:

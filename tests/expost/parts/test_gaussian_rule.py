@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expost import LatentDataset, fit_prior, judge
-from expost.parts.gaussian_rule import remedy_of_losing
+from expost.parts.gaussian_rule import loses, remedy_of_losing
 from stage1_vae.latents import LatentSpec
 from stage2_prior.fitting import FitReport
 from stage2_prior.priors.autoregressive import Autoregressive
@@ -137,3 +137,9 @@ def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:
     members = ["gaussian", {"prior": "mixture", "num_components": 40, "pseudo_counts": 0}]
     report = fitted(normal(400, 0), normal(400, 1), "auto", members=members, metric="frechet_distance")
     assert [row["rung"] for row in report.ladder if "taken" in row["words"]] == ["gaussian"]
+
+
+def test_a_loss_by_a_few_latents_is_one_although_its_error_is_as_large() -> None:
+    assert loses({"gain_nats": -5.0, "error_nats": 5.0, "num": 500})
+    assert not loses({"gain_nats": -0.5, "error_nats": 0.5, "num": 500})
+    assert not loses({"gain_nats": -5.0, "error_nats": 8.0, "num": 500})

@@ -121,7 +121,7 @@ def test_what_is_asked_by_name_is_refused_before_any_work() -> None:
     assert made(codes, members=["bigram", "unigram", "transformer"]).log_prob_is is Exactness.EXACT
     with pytest.raises(UserError, match=r"prior\.members: mixtur: no such prior"):
         made(SPEC, members=["mixtur"])
-    with pytest.raises(UserError, match="needs at least 500 training images and there are 100"):
+    with pytest.raises(UserError, match="needs at least 500 training images or latents and there are 100"):
         made(SPEC, members=[{"prior": "mixture", "num_components": 500}])
 
 

@@ -16,6 +16,7 @@ from stage2_prior.em.points import in_memory
 from stage2_prior.em.shrinkage import Shrunk, is_likelier, pays, sizes_and_shape
 from stage2_prior.em.starts import random_statistics
 from stage2_prior.moments import location_and_spread, moments
+from stage2_prior.priors import mixture
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 
@@ -186,6 +187,32 @@ def test_one_wild_latent_sets_no_scale() -> None:
     truth = -0.5 * (test**2).sum(1).mean() - 0.5 * D * math.log(2 * math.pi)
     assert nats(found, test) > truth - 0.1
     assert nats(found, train[1500:1501]) > -100
+
+
+def test_a_cluster_that_no_fit_has_seen_costs_a_few_nats_and_not_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    train, val, test = clusters(rng, 1500), clusters(rng, 300), clusters(rng, 300)
+    found, notes = fitted(train, val)
+    monkeypatch.setattr(mixture, "put_behind", lambda current, *_: (current, ()))
+    bare, _ = fitted(train, val)
+    unseen = np.random.default_rng(8).normal(size=(50, D))
+    assert nats(found, unseen) > -30 > -1000 > nats(bare, unseen)
+    assert nats(found, test) > 13.2 and "for what no fit has seen: 1 of 50 components" in notes[-1]
+
+
+def test_components_as_flat_as_lines_are_hardly_shrunk() -> None:
+    rng = np.random.default_rng(77)
+    ways, places = rng.normal(size=(6, D)), 3 * rng.normal(size=(6, D))
+
+    def lines(num: int) -> np.ndarray:
+        line = rng.integers(6, size=num)
+        return places[line] + ways[line] * rng.normal(size=(num, 1)) + 1e-3 * rng.normal(size=(num, D))
+
+    train, val, test = lines(3000), lines(500), lines(2000)
+    centre, unit = train.mean(0), train.std(0)
+    peer = GaussianMixture(10, random_state=0).fit((train - centre) / unit)
+    found, _ = fitted(train, val)
+    assert nats(found, test) > peer.score((test - centre) / unit) - np.log(unit).sum() - 0.3
 
 
 def test_units_are_those_of_the_middle_where_a_few_latents_are_far_out() -> None:

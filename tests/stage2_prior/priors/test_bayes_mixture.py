@@ -186,3 +186,12 @@ def test_a_wild_latent_widens_no_component(columns: slice, common: float, lost: 
         prior.fit(train, held_out, RUN)
         nats.append(prior.log_prob(torch.from_numpy(test)).mean().item())
     assert nats[1] > nats[0] - lost
+
+
+def test_wild_latents_have_something_behind_them() -> None:
+    rng = np.random.default_rng(5000)
+    train, val, test = (rng.normal(size=(n, 2)) * np.where(rng.random((n, 1)) < 0.01, 1e3, 1) for n in (2000, 500, 500))
+    prior = BayesMixture(LatentSpec((2,)), num_components=50)
+    prior.fit(latents(train.astype(np.float32)), latents(val.astype(np.float32)), RUN)
+    log_prob = prior.log_prob(torch.from_numpy(test).float())
+    assert log_prob.mean() > -4 and log_prob.min() > -60
