@@ -141,7 +141,7 @@ def test_dependent_places_that_are_none_are_refused() -> None:
 
 @pytest.mark.parametrize("seed", [0, 3, 7])
 def test_of_heavy_tails_held_out_latents_are_on_the_plane(seed: int) -> None:
-    """Least squares leaves a billionth of a weight on columns without a part in it, and tails make a millionth of it."""
+    """Least squares leaves a billionth of a weight on columns without a part, and tails make a millionth of it."""
     torch.manual_seed(seed)
     z = torch.distributions.StudentT(1.5).sample((6000, 8))
     z[:, 7] = z[:, 0] + z[:, 1]
