@@ -128,18 +128,16 @@ class BayesMixture(FiniteMixture):
             generator=generator,
             watch=watch,
         ).find_best()
-        found, behind = Factors.of(best.stats, belief).mixture(), ()
+        notes = list[str]()
+        found = Factors.of(best.stats, belief).mixture()
         if val is not train and len(val) >= FEWEST:
-            held_out = HeldOut(
-                scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points))),
-                FULL,
-                self.num_components,
-                run.ranks,
-            )
+            points_held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
+            held_out = HeldOut(points_held_out, FULL, self.num_components, run.ranks)
             found, behind = put_behind(found, total, held_out, FULL, scaling.has_tails, train.family == "delta")
+            notes.extend(behind)
         self.set_components(found, scaling)
         self.num_held.fill_(int((best.stats[:, 0] >= HOLDS_POINTS).sum()))
-        notes = [*self.caveats, *behind]
+        notes[:0] = self.caveats
         if not best.converged:
             notes.append(f"it stopped at prior.max_iter={self.max_iter} iterations before it converged")
         curve = [{"iteration": i, "train_bound_nats": log_unit - bound} for i, bound in enumerate(best.curve)]
