@@ -10,6 +10,7 @@ rounds. Exits with 1 when one misses its target.
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def fit_seconds(checkout: Path, words: tuple[str, ...]) -> float:
         SystemExit: the command failed, or found the fit in its store.
     """
     measured = pipeline("stage=prior", *words, checkout=checkout)
-    if " done in " not in measured.output:
+    if not re.search(r"^prior .*done in ", measured.output, re.MULTILINE):
         raise SystemExit(f"nothing was fitted:\n{measured.output}")
     manifest = measured.artifact("prior") / "manifest.json"
     return json.loads(manifest.read_text(encoding="utf-8"))["seconds"]

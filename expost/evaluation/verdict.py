@@ -98,7 +98,7 @@ def _without_density(report: Report) -> list[str]:
 
 
 def _behind_gaussian(name: str, report: Report) -> str | None:
-    """That one Gaussian does better, where it does beyond noise."""
+    """That one Gaussian does better, where it does beyond noise or by a few latents."""
     fitting = report.fitting.get(name)
     if fitting is None or fitting.over_gaussian is None or not fitting.if_losing:
         return None

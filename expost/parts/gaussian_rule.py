@@ -13,6 +13,7 @@ from expost.config.schema import Node
 from expost.parts.assembly import LatentParts, Parts
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
+from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, GradientPrior, Prior, innermost
@@ -28,9 +29,8 @@ MOST_ROWS, ROWS_AT_ONCE = 2000, 500
 """Held-out latents, one draw each."""
 LEAST_NATS, NOISE = 0.01, 2.0
 """What a prior has to lose by, and by how many standard errors, to be told of."""
-LARGE_NATS = 1.0
-FEW_ROWS = 0.9
-"""Of a loss beyond so many nats, standard errors that are enough: of one latent a loss is its own standard error."""
+LARGE_NATS, ERRORS_OF_LARGE = 1.0, 0.9
+"""A loss of which fewer standard errors are enough, and how many: of one latent alone it is its own standard error."""
 
 LENGTHS = {"prior.fit.max_epochs": "fit", "prior.seconds": "seconds"}
 """Keys that let a network learn for longer, and the key of its node without which there is none."""
@@ -72,7 +72,8 @@ def hold_against_gaussian(
     over = {"gain_nats": gain, "error_nats": error, "num": len(difference)}
     if loses(over):
         notes.append(
-            f"it loses to prior=gaussian, by {-gain:.2f} ± {error:.2f} nats a held-out latent, of {len(difference):,}; "
+            f"it loses to prior=gaussian, by {-gain:.2f} ± {error:.2f} nats a held-out latent, of {len(difference):,}"
+            f"{'' if is_beyond_noise(over) else ', most of it by a few that it gives next to no probability'}; "
             f"{remedy_of_losing(parts.prior, node)}"
         )
     return replace(report, over_gaussian=over, notes=notes)
@@ -81,13 +82,18 @@ def hold_against_gaussian(
 def loses(over: dict[str, float]) -> bool:
     """Whether a prior with that gain over the Gaussian is behind it beyond noise, or by a few latents to which it gives
     next to no probability."""
-    least = max(LEAST_NATS, NOISE * over["error_nats"])
-    return over["gain_nats"] < -min(least, max(LARGE_NATS, FEW_ROWS * over["error_nats"]))
+    return is_beyond_noise(over) or over["gain_nats"] < -max(LARGE_NATS, ERRORS_OF_LARGE * over["error_nats"])
+
+
+def is_beyond_noise(over: dict[str, float]) -> bool:
+    """Whether it is behind by what many latents tell."""
+    return over["gain_nats"] < -max(LEAST_NATS, NOISE * over["error_nats"])
 
 
 def gaussian_beside(parts: Parts) -> Prior | None:
     """The Gaussian of these latents, unfitted, on what varies of them; None where there is none, or it is the prior."""
-    is_one = isinstance(innermost(parts.prior), Gaussian | StandardNormal) and not is_per_class(parts.prior)
+    inner = innermost(parts.prior)
+    is_one = isinstance(inner, StandardNormal) or (isinstance(inner, Gaussian) and not is_per_class(parts.prior))
     if is_one or parts.spec.num_dims > MOST_DIMS:
         return None
 
@@ -106,15 +112,24 @@ def gaussian_beside(parts: Parts) -> Prior | None:
 
 
 def is_per_class(prior: Prior) -> bool:
-    """Whether there is a density a class in it, each of which has the latents of its class alone to learn from."""
+    """Whether there is a density a class in it, each of which has the latents of its class alone to learn from; of
+    several priors, in one that has weight."""
+    if isinstance(prior, Combined):
+        return any(is_per_class(member) for _, member in prior.weighed)
     return any(isinstance(module, PerClass) for module in prior.modules())
 
 
 def remedy_of_losing(prior: Prior, node: Node) -> str:
     """What can be done, in words."""
-    modules = list(prior.modules())
+    of_family = remedy_of_family(prior, node)
     if is_per_class(prior):
-        return "give more latents of each class, or set prior.conditional=false"
+        return f"{of_family}, give more latents of each class, or set prior.conditional=false"
+    return of_family
+
+
+def remedy_of_family(prior: Prior, node: Node) -> str:
+    """What its own settings, or another prior, can do."""
+    modules = list(prior.modules())
     if prior.memorises:
         return "it blurs what it has seen, and learns nothing; choose prior=mixture"
     if any(isinstance(module, GradientPrior) for module in modules):

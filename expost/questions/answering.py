@@ -123,7 +123,7 @@ def ready(job: Job, inquiry: Inquiry) -> tuple[Job, ImageParts]:
     learned = parts.objective is not None and parts.objective.prior is not None
     if inquiry.needs_normal and (learned or type(parts.vae.base_prior) is not StandardNormal):
         raise UserError("this question is about a VAE that is trained against N(0, I); leave out vae=")
-    inquiry.check_untrained(parts.vae)
+    inquiry.check_autoencoder(parts.vae.eval())
     return job, parts
 
 

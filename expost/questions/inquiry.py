@@ -188,11 +188,11 @@ class Inquiry(ABC):
         """Why the question cannot be asked of these settings, with the remedy; None: it can."""
         return None
 
-    def check_untrained(self, vae: Autoencoder) -> None:
-        """Most questions can be asked of any VAE.
+    def check_autoencoder(self, vae: Autoencoder) -> None:
+        """Refuse a VAE that the question cannot be asked of; most can be of any.
 
         Raises:
-            UserError: this one cannot be of such a VAE, however it is trained; with the remedy.
+            UserError: why it cannot be, however that is trained, with the remedy.
         """
         return
 

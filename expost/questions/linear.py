@@ -79,6 +79,15 @@ class LinearModel:
         return 0.5 * ((variance * precision.diagonal()).sum(1) + square - variance.shape[1] + log_det)
 
 
+def check_dims(dims: int, num_pixels: int) -> None:
+    """
+    Raises:
+        UserError: as many dimensions as pixels.
+    """
+    if dims >= num_pixels:
+        raise UserError(f"question.dims: {dims} components of {num_pixels} pixels leave no noise; give fewer")
+
+
 def principal_components(x: Tensor, dims: int) -> LinearGaussianDensity:
     """The linear model that is likeliest for images x [N, C, H, W] (Tipping & Bishop, 1999, eq. 7 and 8).
 
@@ -86,8 +95,7 @@ def principal_components(x: Tensor, dims: int) -> LinearGaussianDensity:
         UserError: as many components as pixels.
     """
     flat = x.double().flatten(1)
-    if dims >= flat.shape[1]:
-        raise UserError(f"question.dims: {dims} components of {flat.shape[1]} pixels leave no noise; give fewer")
+    check_dims(dims, flat.shape[1])
     offset = flat.mean(0)
     variances, axes = torch.linalg.eigh((flat - offset).T @ (flat - offset) / len(flat))  # ascending
     sigma = variances[:-dims].mean().clamp_min(1e-12).sqrt()

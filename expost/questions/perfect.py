@@ -12,7 +12,7 @@ from expost.config.schema import Oracle
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.oracle import estimate
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
-from expost.questions.linear import LinearModel, encoded, prepared, principal_components
+from expost.questions.linear import LinearModel, check_dims, encoded, prepared, principal_components
 from stage1_vae.autoencoder import Autoencoder
 
 STD_FACTOR, SHIFT_STDS = 1.5, 0.5
@@ -65,8 +65,8 @@ class Perfect(Inquiry):
     def variants(self) -> Sequence[Variant]:
         return [Variant(f"{dims} dimensions", (f"vae.bottleneck.latent_dim={dims}",)) for dims in self.dims]
 
-    def check_untrained(self, vae: Autoencoder) -> None:
-        LinearModel.of(vae)
+    def check_autoencoder(self, vae: Autoencoder) -> None:
+        check_dims(vae.spec.num_dims, len(LinearModel.of(vae).offset))
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         parts, seed = run.parts, run.job.config.seeds.sample

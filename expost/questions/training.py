@@ -60,7 +60,7 @@ class Training(Inquiry):
             for steps in self.steps
         ]
 
-    def check_untrained(self, vae: Autoencoder) -> None:
+    def check_autoencoder(self, vae: Autoencoder) -> None:
         LinearModel.of(vae)
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:

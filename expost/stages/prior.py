@@ -16,7 +16,7 @@ from expost.config.build import origins, target_class
 from expost.config.schema import Config, Node
 from expost.forecast.notice import Expectation, prior_parts
 from expost.job import Job
-from expost.parts.assembly import ImageParts, Parts
+from expost.parts.assembly import ImageParts, LatentParts, Parts
 from expost.parts.gaussian_rule import hold_against_gaussian
 from expost.parts.priors import PER_CLASS, decided, listed_wrappers
 from expost.parts.sections import all_held, as_before, held, without
@@ -33,6 +33,9 @@ from stage2_prior.combined.members import Combined
 from stage2_prior.fitting import FIT_VERSION, FitReport, PriorError
 from stage2_prior.labels import LABELS_VERSION
 from stage2_prior.priors.learned import Learned
+
+FUNCTIONS_VERSION = 2
+"""Of what dependent dimensions are computed by: 2 since weights below rounding are none."""
 
 
 def fit_prior(making: Making) -> Mapping[str, Any]:
@@ -149,6 +152,8 @@ def ingredients(job: Job, parts: Parts, keys: Mapping[str, str]) -> dict[str, An
     for part in all_held(node):  # their sections are in this one
         versions |= origins_of(part)
     versions |= origins_of(node)
+    if isinstance(parts, LatentParts) and parts.data.dependent:
+        versions["functions"] = FUNCTIONS_VERSION
     if not node.get("conditional"):
         node = without(node, ("conditional", "label_dropout"))
     if not node.get("wrap"):

@@ -156,8 +156,14 @@ def fitted_map(x: np.ndarray, y: np.ndarray) -> AffineMap:
     weight = np.zeros((x.shape[1], y.shape[1]))
     for _ in range(3):  # what products lose, and the 1e-12, is won back
         weight += np.linalg.solve(gram, units.T @ (rest - units @ weight))
-    weight[np.abs(weight) < FLOAT32_ROUNDING * np.sqrt(np.square(rest).mean(0))] = 0.0  # noise that tails would enlarge
+    weight[np.abs(weight) < FLOAT32_ROUNDING * width_of_middle(rest)] = 0.0  # noise, which tails would enlarge
     return AffineMap(centre, (weight / width[:, None]).T, offset)
+
+
+def width_of_middle(y: np.ndarray) -> np.ndarray:
+    """The standard deviations [J] of y [n, J], or of normal columns with the same middle where those are smaller."""
+    low, high = np.quantile(y, [0.05, 0.95], axis=0)
+    return np.minimum(y.std(0), (high - low) / TO_NORMAL)
 
 
 def holding(
@@ -169,9 +175,7 @@ def holding(
 ) -> np.ndarray:
     """Whether all `functions` of the columns `kept` give each of the columns `others` in every row, bool [J]; `sample`:
     rows of those, [n, J]."""
-    std = sample.std(0)
-    low, high = np.quantile(sample, [0.05, 0.95], axis=0)
-    width = np.minimum(std, (high - low) / TO_NORMAL)
+    std, width = sample.std(0), width_of_middle(sample)
     holds = np.ones(len(others), bool)
     for posterior in latents.blocks():
         z = posterior.mean.double().numpy()

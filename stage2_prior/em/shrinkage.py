@@ -23,6 +23,7 @@ few nats, not thousands. Where tails are heavy, wider ones follow it.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ FEWEST = 20
 """Held-out points below which nothing is decided by them."""
 TAILS = (1.0, 16.0, 256.0)
 """Variances of what stands behind components, in those of all points: all of them where tails are heavy, else one."""
+HELD_OUT = 2048
+"""Held-out points that decide, at most."""
 UNSEEN = 0.5
 """Held-out points that each of these is worth beforehand (the prior of Jeffreys)."""
 WEIGHING = 200
@@ -172,7 +175,7 @@ def best_trial(
             step = m_step(stats, other.covariance, guess, count, num)
             nats = held_out.nats(step)
             if best is None or nats.mean() > best.nats.mean():
-                best = Trial(f"{name} by {count:g} points", other, step, nats)
+                best = Trial(f"{name} by {Fraction(count)} points", other, step, nats)
     return best
 
 
@@ -229,10 +232,9 @@ def begin_elsewhere(
     count, _, scatter = settings.covariance.moments(start * num)
     size, shape = sizes_and_shape(settings.covariance, count, scatter)
     del count, scatter
-    counts = HARDLY
-    sizes = replace(settings, guess=size.reshape(-1, *[1] * shape.ndim) * shape, pseudo_counts=counts)
-    end = ascend(m_step(start * num, sizes.covariance, sizes.guess, counts, num), sizes)
-    first = Shrunk(end.current, f"{SIZED} by {counts:g} points", end, is_anew=True)
+    sizes = replace(settings, guess=size.reshape(-1, *[1] * shape.ndim) * shape, pseudo_counts=HARDLY)
+    end = ascend(m_step(start * num, sizes.covariance, sizes.guess, HARDLY, num), sizes)
+    first = Shrunk(end.current, f"{SIZED} by {Fraction(HARDLY)} points", end, is_anew=True)
     return shrink_by_held_out(first, stats, ascend, held_out, settings, num)
 
 
@@ -267,10 +269,13 @@ def put_behind(
     found = Components(log_weights, means, scale)
     better = held_out.nats(found)
     amount, error = gain(better, ours)
-    if not (pays(better, ours) or (for_unseen and amount > -LEAST_GAIN)):
+    does_pay = pays(better, ours)
+    least = LEAST_GAIN + math.log1p(UNSEEN * len(behind) / len(ours))  # what the floor itself costs
+    if not does_pay and not (for_unseen and amount > -least):
         return current, ()
+    unseen = "" if does_pay else ", for what no fit has seen"
     note = (
-        f"as wide as all latents{', or wider' * (len(behind) > 1)}, for what no fit has seen: {len(behind)} of "
+        f"as wide as all latents{', or wider' * (len(behind) > 1)}{unseen}: {len(behind)} of "
         f"{len(means)} components, with {100 * weights[1:].sum().item():.3g} % of the weight; held-out latents gain "
         f"{amount:.2f} ± {error:.2f} nats"
     )

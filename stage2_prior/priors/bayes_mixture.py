@@ -23,7 +23,7 @@ from stage2_prior.em.bayes import FULL, BayesSettings, BayesState, Belief, Facto
 from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
 from stage2_prior.em.points import covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
-from stage2_prior.em.shrinkage import FEWEST, HeldOut, put_behind
+from stage2_prior.em.shrinkage import FEWEST, HELD_OUT, HeldOut, put_behind
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -131,7 +131,7 @@ class BayesMixture(FiniteMixture):
         notes = list[str]()
         found = Factors.of(best.stats, belief).mixture()
         if val is not train and len(val) >= FEWEST:
-            points_held_out = scaling.points(val.posterior(spread_rows(len(val), run.sizes.held_out_points)))
+            points_held_out = scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
             held_out = HeldOut(points_held_out, FULL, self.num_components, run.ranks)
             found, behind = put_behind(found, total, held_out, FULL, scaling.has_tails, train.family == "delta")
             notes.extend(behind)

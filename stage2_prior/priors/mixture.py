@@ -43,6 +43,7 @@ from stage2_prior.em.points import Points, PointSet, Scaling, covariance_of_most
 from stage2_prior.em.restarts import Search
 from stage2_prior.em.shrinkage import (
     FEWEST,
+    HELD_OUT,
     HeldOut,
     Shrunk,
     begin_elsewhere,
@@ -61,8 +62,6 @@ BATCH_SIZE = 2**14
 """Posteriors a batch of mini-batch EM: enough that an M-step costs little beside its E-step."""
 FIRST_COUNTS = 4.0
 """Points that the guess is worth, a component, before held-out latents choose."""
-HELD_OUT = 2048
-"""Of them, at most."""
 FEW_A_COMPONENT, MOST_AGAIN = 500, 100_000
 """Points for a second start: beyond so many shrinkage hardly matters, or another EM would take its time."""
 
@@ -147,8 +146,9 @@ class Mixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        chosen = section.get("pseudo_counts", "held_out") == "held_out" or section.get("num_components") == "auto"
-        return 4 if chosen else 2
+        if section.get("pseudo_counts", "held_out") == "held_out":
+            return 4
+        return 3 if section.get("num_components") == "auto" else 2
 
     @classmethod
     def check(cls, spec: LatentSpec) -> str | None:
@@ -281,11 +281,11 @@ class Mixture(FiniteMixture):
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
         rest = held_out, fit.settings, len(train)
         shrunk = shrink_by_held_out(Shrunk(current), fit.stats, fit.ascend, *rest)
-        what = fit.total, held_out, self.covariance, fit.scaling.has_tails, train.family == "delta"
-        chosen, notes = put_behind(shrunk.current, *what)
+        behind_by = fit.total, held_out, self.covariance, fit.scaling.has_tails, train.family == "delta"
+        chosen, notes = put_behind(shrunk.current, *behind_by)
         if fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
             other = begin_elsewhere(fit.start(), fit.stats, fit.ascend, *rest)
-            found = put_behind(other.current, *what)
+            found = put_behind(other.current, *behind_by)
             if is_likelier(held_out.nats(found[0]), held_out.nats(chosen)):
                 shrunk, (chosen, notes) = other, found
         behind = [f"{note}; a number in prior.pseudo_counts leaves that out" for note in notes]

@@ -109,7 +109,8 @@ class Varying(Wrapper):
         """How far the computed dimensions of z [B, D] are from their functions, less what rounding to float32 may do:
         float64 [B, J]."""
         varying, computed = z[:, self.varying], z[:, self.computed].double()
-        terms = self.offset.double().abs() + varying.double().abs() @ self.weight.double().abs().T
+        numbers = varying.double().abs() + self.centre.double().abs()
+        terms = self.offset.double().abs() + numbers @ self.weight.double().abs().T
         rounding = FLOAT32_ROUNDING * (computed.abs() + terms)
         return ((computed - self._functions(varying)).abs() - rounding).clamp_min(0)
 

@@ -21,6 +21,10 @@ def normal(num: int, seed: int, shape: tuple[int, ...] = (6,)) -> LatentDataset:
     return LatentDataset.of(torch.from_numpy(np.random.default_rng(seed).normal(size=(num, *shape))).float())
 
 
+def labelled(num: int, num_classes: int) -> LatentDataset:
+    return LatentDataset.of(normal(num, num).draw(torch.arange(num)), labels=torch.arange(num) % num_classes)
+
+
 def clusters(num: int, seed: int) -> LatentDataset:
     rng = np.random.default_rng(seed)
     return LatentDataset.of(
@@ -75,6 +79,9 @@ def test_kernels_of_points_are_as_wide_along_correlations_as_these() -> None:
 @pytest.mark.parametrize("name", ["gaussian", "standard_normal", "isotropic"])
 def test_what_is_one_or_is_not_fitted_is_held_against_none(name: str) -> None:
     assert fitted(normal(300, 0), normal(100, 1), name).over_gaussian is None
+    if name != "gaussian":
+        train, val = (labelled(num, num_classes=3) for num in (300, 90))
+        assert fitted(train, val, name, conditional=True).over_gaussian is None
 
 
 def test_maps_are_held_against_theirs() -> None:
@@ -123,14 +130,11 @@ def test_what_takes_too_few_steps_is_told_the_key_that_it_has(node: dict[str, An
 
 @pytest.mark.parametrize("name", ["gaussian", "auto"])
 def test_too_few_latents_a_class_lose_to_the_gaussian_of_all(name: str) -> None:
-    def labelled(num: int, seed: int) -> LatentDataset:
-        return LatentDataset.of(normal(num, seed).draw(torch.arange(num)), labels=torch.arange(num) % 60)
-
     settings = {"members": ["gaussian", {"prior": "mixture", "num_components": 2}]} if name == "auto" else {}
-    report = fitted(labelled(600, 0), labelled(400, 1), name, conditional=True, **settings)
+    report = fitted(labelled(600, 60), labelled(400, 60), name, conditional=True, **settings)
     over = report.over_gaussian
     assert over is not None and over["gain_nats"] < -2 * over["error_nats"]
-    assert report.notes[-1].endswith("give more latents of each class, or set prior.conditional=false")
+    assert report.notes[-1].endswith(", give more latents of each class, or set prior.conditional=false")
 
 
 def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:
@@ -140,6 +144,13 @@ def test_of_distances_auto_takes_no_rung_that_loses_in_nats() -> None:
 
 
 def test_a_loss_by_a_few_latents_is_one_although_its_error_is_as_large() -> None:
+    wild = np.random.default_rng(5000)
+    train, val = (
+        LatentDataset.of(torch.from_numpy(wild.normal(size=(num, 8)) * np.where(wild.random((num, 1)) < 0.01, 1e3, 1)))
+        for num in (3000, 500)
+    )
+    note = fitted(train, val, "kde").notes[-1]
+    assert "most of it by a few that it gives next to no probability; it blurs" in note
     assert loses({"gain_nats": -5.0, "error_nats": 5.0, "num": 500})
     assert not loses({"gain_nats": -0.5, "error_nats": 0.5, "num": 500})
     assert not loses({"gain_nats": -5.0, "error_nats": 8.0, "num": 500})

@@ -67,6 +67,7 @@ def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
         (("experiment=questions/training", "question.steps=[1,2]"), "three or more"),
         (("experiment=questions/training", "net.hidden=[8]", "trainer.val_every=1"), "needs a linear decoder"),
         (("experiment=questions/perfect", "question.dims=[]"), "give one or more numbers"),
+        (("experiment=questions/perfect", "question.dims=[2,64]"), "64 components of 64 pixels leave no noise"),
         (("experiment=questions/gradients", "question.samples=[2,4]"), "samples from 1 on"),
         (("experiment=questions/collapse", "question.sides=[8]"), "give two or more different sizes"),
         (("experiment=questions/collapse", "question.sides=[8,12]"), "digits are 8 x 8; give a multiple"),

@@ -20,7 +20,9 @@ class Answer:
         self.facts: dict[str, Any] = json.loads(text)
 
     def values(self, variant: str, figure: str) -> list[float]:
-        return [run[figure] for run in self.facts["runs"] if run["variant"] == variant]
+        found = [run[figure] for run in self.facts["runs"] if run["variant"] == variant]
+        assert found, variant
+        return found
 
     def pairs(self, first: str, second: str, variant: str) -> list[tuple[float, float]]:
         """Two figures of `variant`, for each seed."""

@@ -211,7 +211,8 @@ def test_components_as_flat_as_lines_are_hardly_shrunk() -> None:
     train, val, test = lines(3000), lines(500), lines(2000)
     centre, unit = train.mean(0), train.std(0)
     peer = GaussianMixture(10, random_state=0).fit((train - centre) / unit)
-    found, _ = fitted(train, val)
+    found, notes = fitted(train, val)
+    assert "by 1/256 points a component" in " ".join(notes)
     assert nats(found, test) > peer.score((test - centre) / unit) - np.log(unit).sum() - 0.3
 
 
