@@ -50,7 +50,8 @@ def answer(job: Job) -> None:
     num_images: dict[str, int] = {}
     runs = [(variant, job.config.seed + seed) for variant in inquiry.variants() for seed in range(inquiry.num_seeds)]
     for number in range(0, len(runs), inquiry.num_seeds):  # a mistake in the last one is met before the first is made
-        ready(variant_job(job, *runs[number], number), inquiry)
+        _, parts = ready(variant_job(job, *runs[number], number), inquiry)
+        inquiry.check_autoencoder(parts.vae.eval())  # which is not trained: training keeps the mode it meets
     for number, (variant, seed) in enumerate(runs):
         began = time.perf_counter()
         prepared, parts = ready(variant_job(job, variant, seed, number), inquiry)
@@ -123,7 +124,6 @@ def ready(job: Job, inquiry: Inquiry) -> tuple[Job, ImageParts]:
     learned = parts.objective is not None and parts.objective.prior is not None
     if inquiry.needs_normal and (learned or type(parts.vae.base_prior) is not StandardNormal):
         raise UserError("this question is about a VAE that is trained against N(0, I); leave out vae=")
-    inquiry.check_autoencoder(parts.vae.eval())
     return job, parts
 
 

@@ -7,6 +7,11 @@ import pytest
 from command_line import run_here
 from PIL import Image
 
+from expost.base.errors import UserError
+from expost.job import Job
+from expost.parts.assembly import ImageParts
+from expost.questions import answering
+
 LITTLE = (
     "question.num_seeds=2",
     "trainer.max_epochs=2",
@@ -87,3 +92,16 @@ def test_mistakes_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str
     assert done.code == 2 and said in done.err, done.err
     assert len(done.err.strip().splitlines()) == 1 and "Traceback" not in done.err
     assert not list(tmp_path.glob("runs/store/vae/*")), "met before the first run is made"
+
+
+def test_what_is_trained_is_in_the_mode_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning keeps the mode that it meets, and in that of evaluation nothing would be dropped out or normalised."""
+    modes: list[bool] = []
+
+    def noted(goal: str, job: Job, parts: ImageParts) -> None:
+        modes.append(parts.vae.training)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(answering, "made", noted)
+    done = run_here(tmp_path, "experiment=questions/perfect")
+    assert done.code == 2 and "far enough" in done.err and modes == [True]
