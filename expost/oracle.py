@@ -118,7 +118,7 @@ def run_oracle(job: Job) -> None:
             f"oracle.num_images={settings.num_images}: there are {len(data.test)} test images; "
             "give fewer, or a larger data.num_test"
         )
-    prior, node = build_prior(job, LatentSpec((density.latent_dim,)), len(data.train))
+    prior, node = build_prior(job, LatentSpec((density.latent_dim,)), len(data.train), "diagonal_normal")
     job = replace(job, config=job.config.model_copy(update={"prior": node}))
     x = data.test.batch(torch.arange(settings.num_images)).to(job.device)
     with job.seeded(job.config.seeds.sample):

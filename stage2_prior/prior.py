@@ -314,6 +314,9 @@ class Wrapper(Prior, ABC):
         prior: unfitted; its spec is the wrapper's.
     """
 
+    of_points: ClassVar[bool] = False
+    """Whether it stands around priors of point latents alone, and is left out of any other."""
+
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior.spec)
         self.num_classes, self.knobs, self.passes = prior.num_classes, prior.knobs, prior.passes

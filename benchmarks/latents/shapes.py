@@ -129,6 +129,24 @@ def repeated(rng: Rng, num: int) -> np.ndarray:
     return np.random.default_rng(3).normal(size=(200, DIMS))[rng.integers(200, size=num)]
 
 
+def few_wild(rng: Rng, num: int) -> np.ndarray:
+    """One row in a hundred is a thousand times as wide."""
+    return rng.normal(size=(num, DIMS)) * np.where(rng.random((num, 1)) < 0.01, 1000.0, 1.0)
+
+
+def fewer_wild(rng: Rng, num: int) -> np.ndarray:
+    """One row in five hundred, at random places, is ten thousand times as wide: one of the held-out ones, too."""
+    scale = np.ones((num, 1))
+    scale[rng.permutation(num)[: num // 500]] = WILD
+    return rng.normal(size=(num, DIMS)) * scale
+
+
+def unit(rng: Rng, num: int) -> np.ndarray:
+    """Embeddings of length 1, around twenty centres."""
+    z = CENTRES[rng.integers(20, size=num)] + 0.5 * rng.normal(size=(num, DIMS))
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
 SHAPES: Mapping[str, Shape] = {
     "20 clusters 0.03 wide": clusters,
     "two columns equal to 1e-5": twins,
@@ -153,7 +171,10 @@ FURTHER: Mapping[str, Shape] = {
     "two clusters 1,000 widths apart": apart,
     "spiral": spiral,
     "sums and repeats of columns": sums,
+    "1 % of rows 1,000 times as wide": few_wild,
+    "0.2 % of rows 10,000 times as wide": fewer_wild,
     "200 latents over and over": repeated,
+    "all of length 1": unit,
 }
 FREE: Mapping[str, tuple[int, ...]] = {
     "two columns equal to 1e-5": (0, 2, 3, 4, 5, 6, 7),
@@ -161,8 +182,8 @@ FREE: Mapping[str, tuple[int, ...]] = {
     "sums and repeats of columns": (0, 1, 2, 3, 5, 6),
 }
 """Columns that have a density, of shapes where the others follow from them."""
-NO_DENSITY = ("half of the entries exactly 0", "whole numbers 0, 1, 2", "200 latents over and over")
-"""Single values of columns, or whole latents, have a probability of their own."""
+NO_DENSITY = ("half of the entries exactly 0", "whole numbers 0, 1, 2", "200 latents over and over", "all of length 1")
+"""Single values of columns, or whole latents, have a probability of their own, or all lie on a surface."""
 
 
 def draw(name: str, seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

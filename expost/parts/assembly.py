@@ -264,7 +264,7 @@ def fit_to_latents(job: Job, spec: LatentSpec, family: str, num: int) -> tuple[J
         PriorError: it has no density where posteriors are of this `family`.
     """
     job = shortened(job, spec)
-    prior, node = build_prior(job, spec, num)
+    prior, node = build_prior(job, spec, num, family)
     if not prior.needs_encoder:  # latents alone have none, which is said whatever their family
         prior.check_family(family)
     evaluation = limited_evaluation(job.config.evaluation, spec, prior.passes, job.config.limits)

@@ -20,6 +20,7 @@ from stage2_prior.prior import Exactness, GradientPrior, Prior, innermost
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
 from stage2_prior.priors.standard_normal import StandardNormal
+from stage2_prior.wrappers.defensive import Defensive
 from stage2_prior.wrappers.flatten import Flattened
 from stage2_prior.wrappers.per_class import PerClass
 
@@ -31,6 +32,8 @@ LEAST_NATS, NOISE = 0.01, 2.0
 """What a prior has to lose by, and by how many standard errors, to be told of."""
 LARGE_NATS, ERRORS_OF_LARGE = 1.0, 0.9
 """A loss of which fewer standard errors are enough, and how many: of one latent alone it is its own standard error."""
+MOSTLY = 0.5
+"""Weight of the Gaussian behind a prior with which that has to be told."""
 
 LENGTHS = {"prior.fit.max_epochs": "fit", "prior.seconds": "seconds"}
 """Keys that let a network learn for longer, and the key of its node without which there is none."""
@@ -59,7 +62,7 @@ def hold_against_gaussian(
             for prior in (parts.prior.to(run.device), gaussian.to(run.device))
         ]
     difference = both[0] - both[1]
-    notes = list(report.notes)
+    notes = [*report.notes, *words_of_behind(parts.prior, node)]
     if num_none := int((both[0].isneginf() & both[1].isfinite()).sum()):
         notes.append(
             f"it gives {num_none:,} of {len(z):,} held-out latents no probability, and prior=gaussian does; "
@@ -77,6 +80,14 @@ def hold_against_gaussian(
             f"{remedy_of_losing(parts.prior, node)}"
         )
     return replace(report, over_gaussian=over, notes=notes)
+
+
+def words_of_behind(prior: Prior, node: Node) -> list[str]:
+    """That a prior is mostly the Gaussian which stands behind it, and what to do."""
+    shares = [module.share_behind for module in prior.modules() if isinstance(module, Defensive)]
+    if isinstance(prior, Combined) or not shares or (share := max(shares)) < MOSTLY:
+        return []
+    return [f"{share:.0%} of it is the Gaussian that stands behind it; {remedy_of_losing(prior, node)}"]
 
 
 def loses(over: dict[str, float]) -> bool:

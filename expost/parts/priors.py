@@ -49,12 +49,16 @@ CHART = "chart"
 """Name of `Charted` in `conf/wrappers.yaml`."""
 BEFORE_ANY = ("vae", "encode")
 """Words of `stage=` that end before a prior is fitted, or one that was is loaded."""
+POINTS = "delta"
+"""Family of posteriors that are points."""
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
 
-def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Node]:
+def build_prior(job: Job, spec: LatentSpec, num_images: int, family: str = POINTS) -> tuple[Prior, Node]:
     """Stage 2, unfitted, in its wrappers, and its section: of the prior that suits the latents, within the limits.
+
+    `family`: of their posteriors; what stands around priors of points alone is left out of others.
 
     Raises:
         UserError: it does not support the latents (with those that do), or needs more points than there are.
@@ -67,6 +71,7 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int) -> tuple[Prior, Nod
     def say(words: str) -> None:
         job.say("prior", words)
 
+    node = node if family == POINTS else without_points(node)
     node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, place_of_prior(job, node)), node
 
@@ -122,7 +127,16 @@ def learned_node(vae: VAEParts) -> Node | None:
     offered = prior_nodes()
     if isinstance(vae.prior, dict) and vae.prior.get("conditional"):
         raise UserError("vae.prior.conditional: what is learned with the VAE sees no labels; set it to false")
-    return without(written_out(by_name("vae.prior", offered, vae.prior), offered), ("fit", "otherwise", "conditional"))
+    node = without_points(written_out(by_name("vae.prior", offered, vae.prior), offered))
+    return without(node, ("fit", "otherwise", "conditional"))
+
+
+def without_points(node: Node) -> Node:
+    """The section `node`, written out, and those in it, without the wrappers that do something to points alone: others
+    are then named, and kept, as if there were no such."""
+    wrappers = zip(node.get("wrap") or (), listed_wrappers(node), strict=True)
+    left = [given for given, (_, wrapper) in wrappers if not target_class(wrapper).of_points]
+    return with_held(node | ({"wrap": left} if "wrap" in node else {}), without_points)
 
 
 def suited(

@@ -14,6 +14,7 @@ import torch
 from stage1_vae.latents.columns import MOST_COLUMNS, constants, dependent_columns
 from stage1_vae.latents.dataset import LatentDataset
 from stage1_vae.latents.spec import Support
+from stage1_vae.latents.surfaces import equation_of
 from stage1_vae.rows import spread_rows
 
 SAMPLE_NUMBERS, LEAST_SAMPLE, MOST_SAMPLE = 2**20, 1000, 20_000
@@ -101,11 +102,14 @@ def look_at_numbers(latents: LatentDataset, distinct: int, effective: float, kee
     sample = means_of(latents, spread_rows(num, max(LEAST_SAMPLE, min(MOST_SAMPLE, SAMPLE_NUMBERS // dims))))
     remarks, no_density = [], ""
     if are_points:
-        of_columns, no_density = columns_that_follow(latents, keeps_dependent)
+        of_columns, no_density, kept = columns_that_follow(latents, keeps_dependent)
         of_channels, reason = channels_that_follow(latents, sample)
         atoms, atoms_reason = equal_values(sample)
         remarks += [*of_columns, *of_channels, *([atoms] if atoms else [])]
         no_density = no_density or reason or atoms_reason
+        if not no_density and len(latents.spec.shape) == 1:
+            of_all, no_density = surface_of(sample[:, kept])
+            remarks += of_all
     repeated = num - distinct
     if repeated and are_points:
         found = f"{repeated:,} of {num:,} are the same as an earlier one, as good as {effective:,.0f} different ones"
@@ -138,17 +142,19 @@ def same_in_all(num: int, distinct: int) -> str:
     return ""
 
 
-def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Remark], str]:
-    """Columns that never vary, and those that are functions of others, of points; and why there is no density where
-    they `are_kept`."""
+def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Remark], str, np.ndarray]:
+    """Columns that never vary, and those that are functions of others, of points; why there is no density where they
+    `are_kept`; and which numbers are neither, bool [D]."""
     remarks, dims = [], latents.spec.num_dims
-    fixed = int(constants(latents).sum())
+    kept = ~constants(latents).ravel()
+    fixed = dims - int(kept.sum())
     if fixed:
         found = f"{fixed:,} of {dims:,} numbers never vary"
         done = "data=latents models the others, of maps the channels that vary, and nats are of those"
         remarks.append(Remark("dead columns", found, done))
     what = "columns that follow from others"
     follow = dependent_columns(latents)
+    kept[list(follow)] = False
     if follow:
         named, rank = ", ".join(map(str, follow[:10])) + ", ..." * (len(follow) > 10), dims - fixed - len(follow)
         found = f"{len(follow):,} of {dims:,} are sums or repeats of others ({named}, counted from 0): rank {rank:,}"
@@ -158,7 +164,17 @@ def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Re
     elif len(latents.spec.shape) == 1 and dims > MOST_COLUMNS:
         remarks.append(Remark(what, f"not looked for, in {dims:,}", f"up to {MOST_COLUMNS:,} are compared"))
     reason = "columns follow from others, so that all of them have no density: nats say how narrow a prior makes them"
-    return remarks, reason if follow and are_kept else ""
+    return remarks, reason if follow and are_kept else "", kept
+
+
+def surface_of(sample: np.ndarray) -> tuple[list[Remark], str]:
+    """Whether points with columns that do not follow from others, the sample [n, D], lie on a surface all the same."""
+    equation = equation_of(sample.astype(np.float64))
+    if not equation:
+        return [], ""
+    done = "nothing is done about it; a file without one of the columns has a density"
+    reason = f"{equation}, so that they have no density: nats say how narrow a prior makes them"
+    return [Remark("a surface", equation, done)], reason
 
 
 def channels_that_follow(latents: LatentDataset, sample: np.ndarray) -> tuple[list[Remark], str]:

@@ -136,7 +136,7 @@ def test_a_wrapper_of_ones_own_is_named_with_its_keywords(shifted: str, tmp_path
         (
             "standardise",
             "prior.wrap=standardise: no such wrapper; did you mean 'standardize'? choices: "
-            "chart, flatten, johnson, standardize, whiten",
+            "chart, defensive, flatten, johnson, standardize, whiten",
         ),
         ("3", "prior.wrap=[3]: give a list of names, such as prior.wrap=[standardize]"),
     ],

@@ -47,7 +47,7 @@ def inner(prior: Prior) -> Prior:
 def test_by_name_with_changes_or_whole_and_in_their_wrappers() -> None:
     whole = {"_target_": "stage2_prior.priors.gaussian.Gaussian", "conditional": True, "wrap": ["standardize"]}
     parts = made(base="autoregressive", others=["gaussian", {"prior": "mixture", "num_components": 7}, whole])
-    assert [type(part).__name__ for part in parts] == ["Johnson", "Gaussian", "Mixture", "Standardized"]
+    assert [type(part).__name__ for part in parts] == ["Defensive", "Gaussian", "Mixture", "Standardized"]
     assert isinstance(parts[2], Mixture) and parts[2].num_components == 7
     assert [part.num_classes for part in parts] == [0, 0, 0, 2]
     assert [part.title for part in parts] == ["autoregressive", "gaussian", "mixture num_components=7", "gaussian"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from command_line import SMALL, report_of, run_here
 
-from benchmarks.latents.shapes import draw
+from benchmarks.latents.shapes import NO_DENSITY, draw
 from expost import fit_prior
 from stage1_vae.latents import LatentDataset
 from stage1_vae.latents.look import look_at
@@ -30,9 +30,11 @@ REMARKS = {
     "shell 0.02 thick": [],
     "two clusters 1,000 widths apart": [],
     "sums and repeats of columns": ["columns that follow from others"],
+    "1 % of rows 1,000 times as wide": ["heavy tails"],
+    "0.2 % of rows 10,000 times as wide": ["wild rows"],
     "200 latents over and over": ["repeats"],
+    "all of length 1": ["a surface"],
 }
-NO_DENSITY = ("half of the entries exactly 0", "whole numbers 0, 1, 2", "200 latents over and over")
 
 
 @pytest.mark.parametrize("name", REMARKS)

@@ -156,7 +156,7 @@ def test_which_priors_get_a_chart() -> None:
         return [Path(wrapper["_target_"]).suffix[1:] for wrapper in wrapper_nodes(node, spec)]
 
     assert wrap("mixture", SPHERE) == ["Charted"] == wrap("mixture", BOX) and wrap("mixture", REAL) == []
-    of_network = ["Whitened", "Johnson"]
+    of_network = ["Whitened", "Johnson", "Defensive"]
     assert wrap("autoregressive", SPHERE) == [*of_network, "Charted"] and wrap("autoregressive", REAL) == of_network
     assert wrap("spherical_mixture", SPHERE) == [] == wrap("uniform", SPHERE) == wrap("uniform", BOX)
     node = offered["mixture"] | {"wrap": ["standardize", "chart"]}

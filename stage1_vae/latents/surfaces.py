@@ -1,0 +1,101 @@
+"""Point latents that satisfy an equation: of one length, a column the square or the product of others.
+
+Points on a curved surface have no more of a density than points on a plane, though no column is a sum of others:
+embeddings that were scaled to length 1 lie on a sphere. What is looked for is one equation of the second degree,
+q(z) = a + b . z + z^T C z = 0, by the eigenvector of the smallest eigenvalue of the correlations of its terms; a point
+is |q| / |grad q| from the surface to first order (Taubin, "Estimation of Planar Curves, Surfaces, and Nonplanar Space
+Curves Defined by Implicit Equations", 1991, section 2). In more than a few dimensions, only lengths are compared.
+"""
+
+import numpy as np
+
+from stage1_vae.latents.columns import COARSEST, ROWS_TO_SPARE, TOLERANCE
+
+MOST_DIMS = 16
+"""Beyond it the terms, which are D (D + 3) / 2, cost more than a look may."""
+A_TERM = 4
+"""Points that are looked at, of either half."""
+FLOAT16_ROUNDING, BFLOAT16_ROUNDING = 2.0**-10, 2.0**-7
+"""Twice what saving a number so may change it by, as a share of it: lengths differ by as much."""
+FAR = 10.0
+"""Quartiles from the median beyond which a point does not count: of one of 10,000 all squares go together."""
+MOST_FAR = 0.1
+"""Share of points that far out with which nothing is said."""
+RANK = 1e-6
+"""Share of their variance that the terms must leave to an equation, at most."""
+
+
+def equation_of(points: np.ndarray) -> str:
+    """Which equation all `points` satisfy, float64 [n, D], in words; "" where none was found, or there are too few
+    points to tell. None of their columns is to be a constant, or a sum of others.
+
+    The equation is that of either half of the points, and both must hold in all of them: within `TOLERANCE` of their
+    width, which is the root of their mean squared distance from the mean."""
+    dims = points.shape[1]
+    if len(points) < 2 * ROWS_TO_SPARE or dims == 1:
+        return ""
+    lengths, width = np.linalg.norm(points, axis=1), np.sqrt(points.var(0).sum())
+    rounding = min(rounding_of(points) * lengths.mean(), COARSEST * width)
+    if np.ptp(lengths) <= max(TOLERANCE * width, rounding):
+        return f"all are {lengths.mean():.4g} long"
+    num_terms = dims * (dims + 3) // 2
+    wanted = 2 * A_TERM * (num_terms + ROWS_TO_SPARE)
+    units = middle_of(points[:: max(1, len(points) // wanted)]) if dims <= MOST_DIMS else points[:0]
+    if len(units) < 2 * (num_terms + ROWS_TO_SPARE):
+        return ""
+    order = np.random.default_rng(0).permutation(len(units))
+    farthest = TOLERANCE * np.sqrt(dims)
+    for half in np.array_split(order, 2):
+        distances = distances_to_quadric(units[half], units)
+        if distances is None or not (distances <= farthest).all():
+            return ""
+    return "they satisfy an equation of the second degree"
+
+
+def rounding_of(points: np.ndarray) -> float:
+    """How coarsely numbers were saved that are float32 now, as a share of them; 0: no more so than float32."""
+    if (points.astype(np.float32).view(np.uint32) & 0xFFFF == 0).all():
+        return BFLOAT16_ROUNDING
+    with np.errstate(over="ignore"):
+        return FLOAT16_ROUNDING * bool((points == points.astype(np.float16)).all())
+
+
+def middle_of(points: np.ndarray) -> np.ndarray:
+    """The points that are not far out, in deviations from their mean: [n, D]; none where too many are."""
+    middle = np.median(points, axis=0)
+    quartile = np.quantile(np.abs(points - middle), 0.75, axis=0)
+    if not (quartile > 0).all():
+        return points[:0]
+    near = (np.abs(points - middle) <= FAR * quartile).all(1)
+    if near.mean() < 1 - MOST_FAR:
+        return points[:0]
+    kept = points[near] - points[near].mean(0)
+    return kept / kept.std(0)
+
+
+def distances_to_quadric(points: np.ndarray, of: np.ndarray) -> np.ndarray | None:
+    """How far the points `of` [m, D] are from the quadric nearest to `points` [n, D], to first order: [m]; None: they
+    are near none."""
+    terms = terms_of(points)
+    centre, width = terms.mean(0), terms.std(0)
+    if not (width > 0).all():
+        return None
+    scaled = (terms - centre) / width
+    values, vectors = np.linalg.eigh(scaled.T @ scaled / len(points))
+    if values[0] > RANK:
+        return None
+    weight = vectors[:, 0] / width
+    value = (terms_of(of) - centre) @ weight
+    dims = points.shape[1]
+    rows, columns = np.triu_indices(dims)
+    curved = np.zeros((dims, dims))
+    curved[rows, columns] = weight[dims:]
+    gradient = weight[:dims] + of @ (curved + curved.T)
+    steep = np.linalg.norm(gradient, axis=1)
+    return np.abs(value) / np.maximum(steep, np.finfo(np.float64).tiny)
+
+
+def terms_of(points: np.ndarray) -> np.ndarray:
+    """z_i, and z_i z_j with i <= j, of points [n, D]: [n, D (D + 3) / 2]."""
+    rows, columns = np.triu_indices(points.shape[1])
+    return np.concatenate([points, points[:, rows] * points[:, columns]], axis=1)
