@@ -33,7 +33,7 @@ SPECS = {
 }
 """All small: two real dimensions, or codes few enough to look at every sequence."""
 REAL = ("vector", "map")
-SMALLER = {"width": 32, "depth": 2}
+SMALLER = {"width": 32, "depth": 2, "hidden": [64, 64]}
 """Networks of the usual size would take most of the time of all contract tests."""
 NUM = 600
 """Latents of a training set."""
@@ -46,15 +46,18 @@ def config_of(name: str) -> DictConfig:
 
 
 def section(name: str) -> dict[str, Any]:
-    """What is in the file, written out; the priors in it learn for two epochs at most."""
+    """What is in the file, written out, with smaller networks; the priors in it learn for two epochs at most."""
     node: Any = OmegaConf.to_container(config_of(name))
-    node |= {key: value for key, value in SMALLER.items() if key in node}
     node |= {"prior": "gaussian"} if name == "learned" else {}  # what a VAE would have learned
-    return with_held(written_out(node, prior_nodes()), quick)
+    return with_held(smaller(written_out(node, prior_nodes())), quick)
+
+
+def smaller(node: dict[str, Any]) -> dict[str, Any]:
+    return node | {key: value for key, value in SMALLER.items() if key in node}
 
 
 def quick(node: dict[str, Any]) -> dict[str, Any]:
-    few = node | ({"fit": node["fit"] | {"max_epochs": 2}} if "fit" in node else {})
+    few = smaller(node) | ({"fit": node["fit"] | {"max_epochs": 2}} if "fit" in node else {})
     return with_held(few, quick)
 
 
