@@ -99,7 +99,8 @@ def fit_prior(
             raise PriorError(look.refusal)
         report = parts.prior.fit(parts.data.train, held_out, run)
         report = hold_against_gaussian(report, parts, job.config.prior, parts.data.train, held_out, run)
-        report = replace(report, look=look.rows)
+        said = [words for what, words in job.lines if what == "prior"]  # of its section, before it was built
+        report = replace(report, look=look.rows, notes=[*said, *report.notes])
     except UserError as error:
         raise ValueError(str(error)) from error
     description = {

@@ -104,9 +104,9 @@ class Job:
 
     def say(self, what: str, words: str) -> None:
         """One line; in a sweep it says which job is talking, for several may be."""
+        self.lines.append((what, words))
         if self.quiet:
             return
-        self.lines.append((what, words))
         if self.relay is not None:
             self.relay({"say": [what, words]})
         else:

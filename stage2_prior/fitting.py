@@ -96,6 +96,7 @@ class FitRun:
         learned: the state of what was learned with the VAE, for `priors.learned`; None: nothing was.
         features: z [N, *latent] -> [N, F], of the images that they are decoded to, for a prior that `looks_at_images`;
             None: there are none.
+        measures: whether the report says what latents cost; what stands around the prior measures itself otherwise.
     """
 
     device: torch.device
@@ -111,6 +112,7 @@ class FitRun:
     fitted_member: Callable[[nn.Module, int], "FitReport"] | None = None
     learned: Mapping[str, Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
+    measures: bool = True
 
 
 Logged = tuple[dict[str, float], int]

@@ -65,10 +65,13 @@ def report(
     notes: Sequence[str] = (),
     max_tokens: int | None = None,
 ) -> FitReport:
-    """What a fit of `prior` ends with: its costs, of `affordable` fresh draws (`max_tokens`: of the held-out figures).
+    """What a fit of `prior` ends with: its costs, of `affordable` fresh draws (`max_tokens`: of the held-out figures),
+    where the run asks for them.
 
     Torch's global generator is left as it was.
     """
+    if not run.measures:
+        return FitReport(seconds, None, None, [dict(row) for row in curve], list(notes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         rows = (affordable(num, prior, max_tokens) for num in (TRAIN_ROWS, len(val)))

@@ -13,7 +13,7 @@ from expost.config.schema import Node
 from expost.parts.assembly import LatentParts, Parts
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
-from stage2_prior.combined.members import Combined
+from stage2_prior.combined.members import Combined, title
 from stage2_prior.fitting import FitReport, FitRun
 from stage2_prior.held_out import affordable
 from stage2_prior.prior import Exactness, GradientPrior, Prior, innermost
@@ -83,11 +83,19 @@ def hold_against_gaussian(
 
 
 def words_of_behind(prior: Prior, node: Node) -> list[str]:
-    """That a prior is mostly the Gaussian which stands behind it, and what to do."""
-    shares = [module.share_behind for module in prior.modules() if isinstance(module, Defensive)]
-    if isinstance(prior, Combined) or not shares or (share := max(shares)) < MOSTLY:
-        return []
-    return [f"{share:.0%} of it is the Gaussian that stands behind it; {remedy_of_losing(prior, node)}"]
+    """That a prior, or one that it weighs, is mostly the Gaussian which stands behind it, and what to do."""
+    inner = innermost(prior)
+    if isinstance(inner, Combined):
+        parts = [(f"{title(member)}: ", member) for _, member in inner.weighed]
+    else:
+        parts = [("", prior)]
+    said = []
+    for name, part in parts:
+        shares = [module.share_behind for module in part.modules() if isinstance(module, Defensive)]
+        if shares and (share := max(shares)) >= MOSTLY:
+            remedy = remedy_of_losing(part, node)
+            said.append(f"{name}{100 * share:.0f} % of it is the Gaussian that stands behind it; {remedy}")
+    return said
 
 
 def loses(over: dict[str, float]) -> bool:

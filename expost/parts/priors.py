@@ -64,6 +64,8 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int, family: str = POINT
         UserError: it does not support the latents (with those that do), or needs more points than there are.
     """
     asked, offered = with_learned(job.config), prior_nodes()
+    if family != POINTS:  # of both, for what differs from its file is a change of the user's
+        asked, offered = without_points(asked), {name: without_points(file) for name, file in offered.items()}
     node = written_out(choose_prior(asked, spec, offered, job.command), offered)
     if target_class(node) is not target_class(asked):
         job.say("prior", f"{asked['otherwise']}, for these latents are {spec.words}")
@@ -71,7 +73,6 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int, family: str = POINT
     def say(words: str) -> None:
         job.say("prior", words)
 
-    node = node if family == POINTS else without_points(node)
     node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, place_of_prior(job, node)), node
 
@@ -132,8 +133,8 @@ def learned_node(vae: VAEParts) -> Node | None:
 
 
 def without_points(node: Node) -> Node:
-    """The section `node`, written out, and those in it, without the wrappers that do something to points alone: others
-    are then named, and kept, as if there were no such."""
+    """The section `node`, and those that are written out in it, without the wrappers that do something to points alone:
+    any other prior is then chosen, and kept, as if there were no such."""
     wrappers = zip(node.get("wrap") or (), listed_wrappers(node), strict=True)
     left = [given for given, (_, wrapper) in wrappers if not target_class(wrapper).of_points]
     return with_held(node | ({"wrap": left} if "wrap" in node else {}), without_points)
@@ -159,8 +160,26 @@ def suited(
     node = with_held(node, lambda part: choose_prior(part, inner, offered, Command()))
     for part, reason in left_out(node, inner):
         say(f"without {title_of(part, offered)}: {reason}")
+    node = with_fewer_components(node, num, offered, say)
     node = with_held(able(node, inner), lambda part: suited(part, inner, num, limits, offered, say))
     return limited_prior(node, spec, num, limits, a_class)
+
+
+def with_fewer_components(node: Node, num: int, offered: dict[str, Node], say: Callable[[str], None]) -> Node:
+    """The section `node` with half as many components as there are latents, which is said, where a file of those
+    `offered` gives it, or one in it, more than these can have; a number that nobody else has chosen stays."""
+    cls, asked = target_class(node), node.get("num_components")
+    if not (issubclass(cls, Combined) and cls.skips_members):
+        node = with_held(node, lambda part: with_fewer_components(part, num, offered, say))
+    if type(asked) is not int or asked <= num or num < 1:
+        return node
+    files = [written_out(file, offered) for file in offered.values()]
+    own = [part for file in files for part in (file, *all_held(file)) if part["_target_"] == node["_target_"]]
+    if all(part.get("num_components") != asked for part in own):
+        return node
+    fewer = max(1, num // 2)
+    say(f"{fewer} components and not {asked}, for there are {num} latents to fit; prior.num_components sets it")
+    return node | {"num_components": fewer}
 
 
 def make_prior(node: Node, spec: LatentSpec, num: int, seed: int, device: torch.device, place: str = "prior") -> Prior:

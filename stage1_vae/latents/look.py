@@ -172,7 +172,7 @@ def surface_of(sample: np.ndarray) -> tuple[list[Remark], str]:
     equation = equation_of(sample.astype(np.float64))
     if not equation:
         return [], ""
-    done = "nothing is done about it; a file without one of the columns has a density"
+    done = "nothing is done about it: compare distances, or give fewer columns, which no equation binds"
     reason = f"{equation}, so that they have no density: nats say how narrow a prior makes them"
     return [Remark("a surface", equation, done)], reason
 

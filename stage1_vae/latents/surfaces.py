@@ -9,14 +9,20 @@ Curves Defined by Implicit Equations", 1991, section 2). In more than a few dime
 
 import numpy as np
 
-from stage1_vae.latents.columns import COARSEST, ROWS_TO_SPARE, TOLERANCE
+from stage1_vae.latents.columns import COARSEST, ROWS_TO_SPARE
 
 MOST_DIMS = 16
 """Beyond it the terms, which are D (D + 3) / 2, cost more than a look may."""
 A_TERM = 4
 """Points that are looked at, of either half."""
-FLOAT16_ROUNDING, BFLOAT16_ROUNDING = 2.0**-10, 2.0**-7
-"""Twice what saving a number so may change it by, as a share of it: lengths differ by as much."""
+FLOAT16_ROUNDING, BFLOAT16_ROUNDING = 2.0**-11, 2.0**-8
+"""What saving a number so may change it by, as a share of it."""
+SPREAD_OF_ROUNDING = 6.0
+"""Lengths of points that had one before they were rounded differ by so many standard deviations of that."""
+THIN = 4e-6
+"""Of the width of all points: what is no thicker is told from a surface by no more than rounding to float32."""
+MOST_OFF = 0.01
+"""Share of points that may have another length: a part that lies on a sphere has no density either."""
 FAR = 10.0
 """Quartiles from the median beyond which a point does not count: of one of 10,000 all squares go together."""
 MOST_FAR = 0.1
@@ -26,30 +32,41 @@ RANK = 1e-6
 
 
 def equation_of(points: np.ndarray) -> str:
-    """Which equation all `points` satisfy, float64 [n, D], in words; "" where none was found, or there are too few
-    points to tell. None of their columns is to be a constant, or a sum of others.
+    """Which equation `points` satisfy, float64 [n, D], in words; "" where none was found, or there are too few to tell.
+    None of their columns is to be a constant, or a sum of others.
 
-    The equation is that of either half of the points, and both must hold in all of them: within `TOLERANCE` of their
-    width, which is the root of their mean squared distance from the mean."""
+    Of the second degree, the equation is that of either half of the points, and both must hold in all that are not far
+    out: within `THIN` of their width, which is the root of their mean squared distance from the mean."""
     dims = points.shape[1]
-    if len(points) < 2 * ROWS_TO_SPARE or dims == 1:
+    if len(points) < 2 * ROWS_TO_SPARE or dims < 2:
         return ""
-    lengths, width = np.linalg.norm(points, axis=1), np.sqrt(points.var(0).sum())
-    rounding = min(rounding_of(points) * lengths.mean(), COARSEST * width)
-    if np.ptp(lengths) <= max(TOLERANCE * width, rounding):
-        return f"all are {lengths.mean():.4g} long"
+    if length := common_length(points):
+        return length
     num_terms = dims * (dims + 3) // 2
     wanted = 2 * A_TERM * (num_terms + ROWS_TO_SPARE)
     units = middle_of(points[:: max(1, len(points) // wanted)]) if dims <= MOST_DIMS else points[:0]
     if len(units) < 2 * (num_terms + ROWS_TO_SPARE):
         return ""
     order = np.random.default_rng(0).permutation(len(units))
-    farthest = TOLERANCE * np.sqrt(dims)
     for half in np.array_split(order, 2):
         distances = distances_to_quadric(units[half], units)
-        if distances is None or not (distances <= farthest).all():
+        if distances is None or not (distances <= THIN * np.sqrt(dims)).all():
             return ""
     return "they satisfy an equation of the second degree"
+
+
+def common_length(points: np.ndarray) -> str:
+    """Which length nearly all of `points` have, in words; "" where they have none in common."""
+    lengths, width = np.linalg.norm(points, axis=1), np.sqrt(points.var(0).sum())
+    middle = float(np.median(lengths))
+    if middle == 0:
+        return ""
+    of_terms = np.median(np.sqrt(np.square(np.square(points)).sum(1)))  # rounding errors of z_i^2 are independent
+    rounding = SPREAD_OF_ROUNDING * rounding_of(points) / np.sqrt(3) * of_terms / middle
+    share = (np.abs(lengths - middle) <= max(THIN * width, min(rounding, COARSEST * width))).mean()
+    if share < 1 - MOST_OFF:
+        return ""
+    return f"{'all' if share == 1 else f'{100 * share:.1f} %'} are {middle:.4g} long"
 
 
 def rounding_of(points: np.ndarray) -> float:

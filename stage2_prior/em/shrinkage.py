@@ -28,10 +28,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from stage1_vae.latents import LatentDataset
 from stage1_vae.ranks import ALONE, Ranks
 from stage2_prior.em.covariances import SMALLEST_VARIANCE, Covariance
 from stage2_prior.em.gaussian import Components, EMSettings, EMState, Statistics, e_step, m_step
 from stage2_prior.em.points import Points
+from stage2_prior.moments import are_few, moments, shrinkage_of_few
 
 SIZED = "their mean shape at the size of each"
 FIRST_TRIED, OTHER_COUNTS = (1.0, 64.0), (1 / 256, 1 / 32, 0.25, 4.0, 16.0, 256.0)
@@ -47,8 +49,9 @@ LARGE_GAIN = 1.0
 """Nats for which one standard error is enough: a few points far out are most of such a gain, and of its error."""
 ENOUGH = 200
 """Held-out points by which one standard error decides between two fits of as many parameters."""
-FEWEST = 20
-"""Held-out points below which nothing is decided by them."""
+FEWEST, FEWEST_OF_POINTS = 20, 2
+"""Held-out points below which nothing is decided by them, and, where they have no widths, not even what stands behind
+components: of few points in many dimensions these lose without bound."""
 TAILS = (1.0, 16.0, 256.0)
 """Variances of what stands behind components, in those of all points: all of them where tails are heavy, else one."""
 HELD_OUT = 2048
@@ -236,6 +239,20 @@ def begin_elsewhere(
     end = ascend(m_step(start * num, sizes.covariance, sizes.guess, HARDLY, num), sizes)
     first = Shrunk(end.current, f"{SIZED} by {Fraction(HARDLY)} points", end, is_anew=True)
     return shrink_by_held_out(first, stats, ascend, held_out, settings, num)
+
+
+def can_weigh(num: int, are_points: bool) -> bool:
+    """Whether `num` held-out points are enough to tell what stands behind components."""
+    return num >= (FEWEST_OF_POINTS if are_points else FEWEST)
+
+
+def covariance_behind(total: Tensor, train: LatentDataset, device: torch.device) -> Tensor:
+    """What stands behind components of `train` whose covariance is `total` [D, D], standardised: of points that are
+    fewer than twice their dimensions, with correlations shrunk like those of one Gaussian."""
+    if not are_few(train):
+        return total
+    share = shrinkage_of_few(train, moments(train, device, full=True))
+    return total.lerp(torch.diag(total.diagonal()), share)
 
 
 def put_behind(

@@ -23,7 +23,7 @@ from stage2_prior.em.bayes import FULL, BayesSettings, BayesState, Belief, Facto
 from stage2_prior.em.finite_mixture import FiniteMixture, check_numbers
 from stage2_prior.em.points import covariance_of_most, in_memory, on_disk
 from stage2_prior.em.restarts import Search
-from stage2_prior.em.shrinkage import FEWEST, HELD_OUT, HeldOut, put_behind
+from stage2_prior.em.shrinkage import HELD_OUT, HeldOut, can_weigh, covariance_behind, put_behind
 from stage2_prior.em.starts import start_statistics
 from stage2_prior.fitting import FitReport, FitRun, PriorError, Stopwatch
 from stage2_prior.held_out import check_finite, report
@@ -81,7 +81,7 @@ class BayesMixture(FiniteMixture):
 
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
-        return 3
+        return 4
 
     @property
     def caveats(self) -> list[str]:
@@ -130,10 +130,11 @@ class BayesMixture(FiniteMixture):
         ).find_best()
         notes = list[str]()
         found = Factors.of(best.stats, belief).mixture()
-        if val is not train and len(val) >= FEWEST:
+        if val is not train and can_weigh(len(val), train.family == "delta"):
             points_held_out = scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
             held_out = HeldOut(points_held_out, FULL, self.num_components, run.ranks)
-            found, behind = put_behind(found, total, held_out, FULL, scaling.has_tails, train.family == "delta")
+            whole = covariance_behind(total, train, run.device)
+            found, behind = put_behind(found, whole, held_out, FULL, scaling.has_tails, train.family == "delta")
             notes.extend(behind)
         self.set_components(found, scaling)
         self.num_held.fill_(int((best.stats[:, 0] >= HOLDS_POINTS).sum()))

@@ -47,6 +47,8 @@ from stage2_prior.em.shrinkage import (
     HeldOut,
     Shrunk,
     begin_elsewhere,
+    can_weigh,
+    covariance_behind,
     is_likelier,
     put_behind,
     shrink_by_held_out,
@@ -147,7 +149,7 @@ class Mixture(FiniteMixture):
     @classmethod
     def fit_version(cls, section: Mapping[str, Any]) -> int:
         if section.get("pseudo_counts", "held_out") == "held_out":
-            return 4
+            return 5
         return 3 if section.get("num_components") == "auto" else 2
 
     @classmethod
@@ -275,15 +277,19 @@ class Mixture(FiniteMixture):
         """The components that held-out latents choose, the end of the EM that led there, and what was chosen; those of
         `fit` where a number was given, or where none or too few are held out."""
         current = fit.end.current
-        if self.pseudo_counts != "held_out" or val is None or len(val) < FEWEST:
+        are_points = train.family == "delta"
+        if self.pseudo_counts != "held_out" or val is None or not can_weigh(len(val), are_points):
             return current, fit.end, ()
         points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
         rest = held_out, fit.settings, len(train)
-        shrunk = shrink_by_held_out(Shrunk(current), fit.stats, fit.ascend, *rest)
-        behind_by = fit.total, held_out, self.covariance, fit.scaling.has_tails, train.family == "delta"
+        can_tell, shrunk = len(val) >= FEWEST, Shrunk(current)
+        if can_tell:
+            shrunk = shrink_by_held_out(shrunk, fit.stats, fit.ascend, *rest)
+        whole = covariance_behind(fit.total, train, run.device)
+        behind_by = whole, held_out, self.covariance, fit.scaling.has_tails, are_points
         chosen, notes = put_behind(shrunk.current, *behind_by)
-        if fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
+        if can_tell and fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
             other = begin_elsewhere(fit.start(), fit.stats, fit.ascend, *rest)
             found = put_behind(other.current, *behind_by)
             if is_likelier(held_out.nats(found[0]), held_out.nats(chosen)):

@@ -24,7 +24,8 @@ from torch import Tensor
 from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import FitReport, FitRun, Stopwatch
-from stage2_prior.held_out import affordable, report
+from stage2_prior.held_out import TRAIN_ROWS, affordable
+from stage2_prior.moments import ROUNDING, moments
 from stage2_prior.prior import Exactness, Prior, Wrapper, check_real_vector
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.sampling import Sampling
@@ -39,8 +40,10 @@ LEAST_POINTS = 0.5
 """Held-out points that a wider one has to explain."""
 HELD_OUT, ROWS_AT_ONCE = 2000, 500
 """Held-out points that weights are fitted to, at most."""
-STEPS = 500
-"""Of EM, over a few numbers a point."""
+FIRST_WEIGHT, STEPS = 0.01, 500
+"""Of each Gaussian at the start of EM, where it stays if nothing tells it from the prior; and steps."""
+LEAST_NATS = 0.01
+"""What held-out points have to gain to be told."""
 
 
 class Defensive(Wrapper):
@@ -73,7 +76,7 @@ class Defensive(Wrapper):
     @property
     def share_behind(self) -> float:
         """Weight of all that stands behind the prior."""
-        return 0.0 if self.is_alone else float(self.log_weights[1:].exp().sum())
+        return 0.0 if self.is_alone else min(1.0, float(self.log_weights[1:].exp().sum()))
 
     @property
     def num_parameters(self) -> int:
@@ -129,40 +132,60 @@ class Defensive(Wrapper):
         """
         self.log_weights.copy_(torch.full_like(self.log_weights, -math.inf))
         self.log_weights[0] = 0.0
-        alone = self.prior.fit(train, val, run)
-        if train.family != "delta" or self.num_classes or self.log_prob_is is Exactness.NONE:
-            return alone
+        stays_alone = train.family != "delta" or self.num_classes > 0 or self.log_prob_is is Exactness.NONE
+        if stays_alone or not self._match(train, val, run):
+            return self.prior.fit(train, val, run)
+        alone = self.prior.fit(train, val, replace(run, measures=False))
         watch = Stopwatch()
-        if any("singular" in note for note in self.gaussian.fit(train, val, run).notes):
-            return alone  # its density is as high as what made it regular
-        words = self._weigh(val, len(train), run)
-        costs = report(self, train, val, run, watch.seconds)
-        return replace(
-            alone,
-            seconds=alone.seconds + costs.seconds,
-            train_nll_nats=costs.train_nll_nats,
-            val_nll_nats=costs.val_nll_nats,
-            notes=[*alone.notes, words],
-        )
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            of_train, of_val = (self._parts_of(split, most) for split, most in ((train, TRAIN_ROWS), (val, len(val))))
+            words = self._weigh(of_val[spread_rows(len(of_val), HELD_OUT)], len(train), run)
+            costs = [-(nats + self.log_weights).logsumexp(1).mean().item() for nats in (of_train, of_val)]
+        own = replace(alone, seconds=alone.seconds + watch.seconds, notes=[*alone.notes, words])
+        return replace(own, train_nll_nats=costs[0], val_nll_nats=costs[1]) if run.measures else own
 
-    @torch.no_grad()
-    def _weigh(self, val: LatentDataset, num: int, run: FitRun) -> str:
-        """Set the weights by held-out points, those of the first rank; what they are, in words. `num`: points of
-        training."""
-        z = val.draw(spread_rows(len(val), affordable(min(HELD_OUT, len(val)), self.prior))).to(run.device)
-        blocks = z.split(ROWS_AT_ONCE)
-        own = torch.cat([self.prior.log_prob(block).double() for block in blocks])
-        nats = torch.cat([own[:, None], torch.cat([self._log_probs(block) for block in blocks])], 1)
+    def _match(self, train: LatentDataset, val: LatentDataset, run: FitRun) -> bool:
+        """Whether the Gaussian has the moments of `train`; it has not where a dimension does not move. Where a few far
+        out leave their covariance no rank, it has no correlations."""
+        pooled = moments(train, run.device)
+        variance = pooled.total
+        if not (variance > (ROUNDING * pooled.mean).square()).all():
+            return False
+        matched = self.gaussian.fit(train, val, replace(run, measures=False))
+        if any("singular" in note for note in matched.notes):
+            self.gaussian.scale.copy_(torch.diag(variance.sqrt()))
+        return True
+
+    def _parts_of(self, latents: LatentDataset, most: int) -> Tensor:
+        """Log-densities of latents under the prior and all that stands behind it, float64 [n, 2 + FACTORS]; `most`:
+        how many, at most."""
+        rows, device = spread_rows(len(latents), affordable(min(most, len(latents)), self.prior)), self.anchor.device
+        blocks = []
+        for index in rows.split(ROWS_AT_ONCE):
+            z = latents.draw(index).to(device)
+            own = self.prior.log_prob(z).double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+            blocks.append(torch.cat([own[:, None], self._log_probs(z)], 1))
+        return torch.cat(blocks)
+
+    def _weigh(self, nats: Tensor, num: int, run: FitRun) -> str:
+        """Set the weights by `nats` of held-out points, those of the first rank; what they are, in words. `num`: points
+        of training."""
         weights = run.ranks.broadcast(fit_weights_behind(nats, num))
         self.log_weights.copy_(weights.log())
-        gained = (nats + self.log_weights).logsumexp(1) - own
-        share = f"{100 * self.share_behind:.2g} % of the weight"
         wider = ", and wider ones," * bool(weights[2:].any())
-        error = gained.std().item() / math.sqrt(len(gained)) if len(gained) > 1 else math.nan
-        return (
-            f"the Gaussian of all latents{wider} stands behind it with {share}: {len(gained):,} held-out latents gain "
-            f"{round(gained.mean().item(), 2) + 0.0:.2f} ± {error:.2f} nats; prior.wrap=[whiten,johnson] leaves it out"
+        said = (
+            f"the Gaussian of all latents{wider} stands behind it, with {100 * self.share_behind:.2g} % of the weight"
         )
+        gained = (nats + self.log_weights).logsumexp(1) - nats[:, 0]
+        has_one = gained.isfinite()
+        if num_none := int((~has_one).sum()):
+            said += f"; alone it gives {num_none:,} of {len(nats):,} held-out latents no probability"
+        gained = gained[has_one]
+        if len(gained) > 1 and (amount := gained.mean().item()) >= LEAST_NATS:
+            error = gained.std().item() / math.sqrt(len(gained))
+            said += f"; {len(gained):,} held-out latents gain {amount:,.2f} ± {error:,.2f} nats"
+        return f"{said}; leave defensive out of prior.wrap to do without"
 
 
 def fit_weights_behind(nats: Tensor, num: int) -> Tensor:
@@ -174,7 +197,8 @@ def fit_weights_behind(nats: Tensor, num: int) -> Tensor:
     """
     floor = torch.zeros_like(nats[0])
     floor[:2] = UNSEEN * len(nats) / num
-    weights = torch.full_like(floor, 1 / len(floor))
+    weights = torch.full_like(floor, FIRST_WEIGHT)
+    weights[0] = 1 - FIRST_WEIGHT * (len(floor) - 1)
     for _ in range(STEPS):
         shares = torch.softmax(nats + weights.log(), dim=1).sum(0) + floor
         weights = shares / shares.sum()

@@ -106,8 +106,8 @@ class Johnson(Mapped):
             return []
         return [
             f"heavy tails taken in by asinh in {int(pays.sum()):,} of {dims:,} dimensions: worth "
-            f"{worth[pays].sum():.1f} nats to a Gaussian of {1 - 2 * TRIMMED:.0%} of the latents; prior.wrap=[whiten] "
-            "leaves them"
+            f"{worth[pays].sum():.1f} nats to a Gaussian of {1 - 2 * TRIMMED:.0%} of the latents; prior.wrap=[whiten,"
+            "defensive] leaves them"
         ]
 
     def _mean_log_det(self, latents: LatentDataset) -> float:

@@ -81,8 +81,8 @@ class Whitened(Standardized):
             return notes
         factor = correlation_factor(u, share)
         self.factor.copy_(factor)
-        words = f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize,johnson]"
-        return [*notes, f"{words} keeps them"]
+        words = f"whitened: correlations are worth {gain:.1f} nats to a Gaussian; prior.wrap=[standardize,johnson,"
+        return [*notes, f"{words}defensive] keeps them"]
 
     def _standardise(self, latents: LatentDataset) -> LatentDataset:
         scaled = super()._standardise(latents)

@@ -22,6 +22,7 @@ from expost.config.schema import validate
 from expost.direct import split
 from expost.evaluation.report import Report, Row
 from stage2_prior.fitting import FitReport
+from stage2_prior.prior import innermost
 
 NUM, SAMPLES = 240, 40
 LABEL = np.arange(NUM) % 3
@@ -222,6 +223,17 @@ def test_what_a_fit_refuses(reason: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as refused:
         fit_prior(**{"latents": NORMALS, **arguments})
     assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_of_few_latents_a_default_has_fewer_components_and_says_so() -> None:
+    few = LatentDataset.of(LOC[:40])
+    prior, report = fit_prior(few, "mixture")
+    said = "14 components and not 50, for there are 28 latents to fit; prior.num_components sets it"
+    assert report.notes[0] == said
+    assert innermost(prior.prior).num_clusters == 14
+    assert fit_prior(few, "ensemble", members=["gaussian", "mixture"])[1].notes[0] == said
+    ladder = fit_prior(few, "auto", members=["gaussian", "mixture"])[1].ladder
+    assert ladder[1]["words"] == "skipped: it needs 50 latents"
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_the_table_of_what_is_shipped_is_that_of_the_sources() -> None:
 
 
 def test_shipped_classes_are_in_the_keys_by_their_versions_alone() -> None:
-    mixture = {"fit of stage2_prior.priors.mixture.Mixture": 4}
+    mixture = {"fit of stage2_prior.priors.mixture.Mixture": 5}
     assert origins(SHIPPED_NODES) == versions(SHIPPED_NODES) | mixture and own_sources(Transformer) is None
     assert own_sources(ImageFolder) is None and own_sources(Arrays) is None
 

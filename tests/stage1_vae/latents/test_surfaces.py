@@ -13,6 +13,8 @@ NORMAL = RNG.normal(size=(3000, 8))
 UNIT = NORMAL / np.linalg.norm(NORMAL, axis=1, keepdims=True)
 WIDE = RNG.normal(size=(3000, 512))
 CENTRES = RNG.normal(size=(20, 8))[RNG.integers(20, size=3000)]
+SHELL = RNG.normal(size=(3000, 64))
+SHELL = SHELL / np.linalg.norm(SHELL, axis=1, keepdims=True) * (1 + 2e-3 * RNG.normal(size=(3000, 1)))
 LENGTH, QUADRIC = "all are 1 long", "they satisfy an equation of the second degree"
 
 
@@ -25,6 +27,7 @@ ON_SURFACES = {
     "unit length, 512 dimensions": (WIDE / np.linalg.norm(WIDE, axis=1, keepdims=True), LENGTH),
     "unit length, saved in float16": (UNIT.astype(np.float16), LENGTH),
     "unit length, saved in bfloat16": (torch.from_numpy(UNIT).bfloat16().float().numpy(), LENGTH),
+    "unit length, but for two empty ones": (np.vstack([UNIT, 0 * UNIT[:2]]), "99.9 % are 1 long"),
     "a sphere elsewhere": (3 * UNIT + [5, 0, 0, 0, 0, 0, 0, 2], QUADRIC),
     "a square": (replaced(1, NORMAL[:, 0] ** 2), QUADRIC),
     "a product, beside one far out": (np.vstack([replaced(3, NORMAL[:, 0] * NORMAL[:, 1]), 1e4 * NORMAL[:1]]), QUADRIC),
@@ -38,6 +41,10 @@ ON_NONE = {
     "a square and noise": replaced(1, NORMAL[:, 0] ** 2 + 0.01 * NORMAL[:, 1]),
     "an exponential": replaced(1, np.exp(NORMAL[:, 0])),
     "clusters a thousandth wide": CENTRES + 1e-3 * NORMAL,
+    "two clusters that many equations go through": np.where(NORMAL[:, :1] > 0, 1, -1) + 3e-5 * NORMAL[:, ::-1],
+    "a fiftieth elsewhere": np.vstack([UNIT[:2940], 0.5 * UNIT[2940:]]),
+    "a shell two thousandths thick in bfloat16": torch.from_numpy(SHELL).bfloat16().float().numpy(),
+    "nothing that moves": NORMAL[:, :0],
     "heavy tails": RNG.standard_t(2, size=(3000, 8)),
     "too few for so many terms": UNIT[:100] + 5,
     "one dimension": NORMAL[:, :1],
@@ -64,6 +71,6 @@ def test_a_look_says_so_of_points_alone_and_beside_columns_that_follow() -> None
     look = look_at(LatentDataset.of(points))
     assert [remark.what for remark in look.remarks] == ["dead columns", "columns that follow from others", "a surface"]
     assert look.no_density.startswith("all are 1 long, so that they have no density")
-    assert "without one of the columns has a density" in look.line
+    assert "or give fewer columns, which no equation binds" in look.line
     of_normals = LatentDataset.of(points, std=np.full_like(points, 0.1))
     assert not look_at(of_normals).no_density

@@ -267,11 +267,19 @@ def test_what_was_fitted_decides_nothing() -> None:
     assert torch.equal(priors[0].means, priors[1].means)
 
 
-def test_few_held_out_latents_decide_nothing() -> None:
+def test_few_held_out_latents_decide_on_what_stands_behind_alone() -> None:
+    """Of points; of one latent, or of what has a width, not on that either."""
     rng = np.random.default_rng(0)
-    train, val = clusters(rng, 500), clusters(rng, 10)
+    train, val, one = (clusters(rng, num) for num in (500, 10, 1))
     (chosen, _), (fixed, _) = fitted(train, val), fitted(train, val, pseudo_counts=4.0)
-    assert torch.equal(chosen.means, fixed.means)
+    same = (chosen.means == fixed.means).all(1)
+    assert (~same).sum() == 1 and not same[fixed.log_weights.argmin()]
+    assert torch.equal(fitted(train, one)[0].means, fixed.means)
+    priors = [Mixture(LatentSpec((8,))), Mixture(LatentSpec((8,)), pseudo_counts=4.0)]
+    wide, few = (LatentDataset.of(loc, std=np.full_like(loc, 0.1)) for loc in (train, val))
+    for prior in priors:
+        prior.fit(wide, few, RUN)
+    assert torch.equal(priors[0].means, priors[1].means)
 
 
 @pytest.mark.parametrize("wrong", [-1.0, "many"])

@@ -1,5 +1,6 @@
 """A Gaussian behind a prior of points: it is a density, held-out points decide, and what is far out costs little."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from without_lightning import RUN
 
 from expost import fit_prior
 from expost.parts.priors import build_prior
+from expost.parts.sections import all_held
 from stage1_vae.latents import LatentDataset, LatentSpec, Support
 from stage2_prior.prior import Wrapper
 from stage2_prior.priors.gaussian import Gaussian
@@ -51,7 +53,7 @@ def test_it_is_the_mixture_of_its_parts() -> None:
     parts = np.stack([own, *(law.logpdf(z.astype(np.float64)) for law in laws)], axis=1)
     truth = logsumexp(parts, axis=1, b=weights)
     np.testing.assert_allclose(prior.log_prob(torch.from_numpy(z)).numpy(), truth, rtol=1e-4, atol=1e-4)
-    assert notes[-1].startswith("the Gaussian of all latents, and wider ones, stands behind it with ")
+    assert notes[-1].startswith("the Gaussian of all latents, and wider ones, stands behind it, with ")
 
 
 def test_what_is_far_out_no_longer_costs_without_bound() -> None:
@@ -145,6 +147,46 @@ def test_only_priors_of_vectors_of_points_have_it(tmp_path: Path) -> None:
     assert has_it(SPEC, "delta") and not has_it(SPEC, "diagonal_normal")
     assert not has_it(replace(SPEC, shape=(600,)), "delta"), "its covariance is too large"
     assert Defensive.check(LatentSpec((2,), Support.BITS)) is not None
+
+
+NORMALS = {
+    "map": (LatentSpec((4, 2, 2)), "diagonal_normal"),
+    "bits": (LatentSpec((6,), Support.BITS), "bits"),
+    "vector": (SPEC, "diagonal_normal"),
+    "sphere": (LatentSpec((3,), Support.SPHERE), "power_spherical"),
+    "box": (LatentSpec((3,), Support.BOX), "truncated_normal"),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALS)
+def test_what_has_a_width_is_chosen_as_if_there_were_no_such_wrapper(kind: str, tmp_path: Path) -> None:
+    """Members, and what takes over from them, too: their keys are those of before."""
+    spec, family = NORMALS[kind]
+    others = [("prior=ensemble", "prior.members=[glow,masked]")] * (kind not in ("map", "bits"))  # which taken over
+    for words in (("prior=autoregressive",), ("prior=auto",), *others):
+        _, node = build_prior(job(tmp_path, *words), spec, 3000, family)
+        said = json.dumps(node)
+        assert "defensive" not in said
+        of_maps = [part for part in (node, *all_held(node)) if "Glow" in part["_target_"]]
+        assert all(part["wrap"] == ["standardize"] for part in of_maps)
+
+
+def test_without_a_rank_what_stands_behind_has_no_correlations() -> None:
+    rng = np.random.default_rng(0)
+    loc = rng.normal(size=(1500, 16))
+    loc[[100, 700, 1300]] *= 1e9
+    test = torch.from_numpy(np.concatenate([rng.normal(size=(300, 16)), 1e9 * rng.normal(size=(1, 16))])).float()
+    prior = Defensive(StandardNormal(LatentSpec((16,))))
+    prior.fit(LatentDataset.of(loc.astype(np.float32)), LatentDataset.of(test), RUN)
+    assert prior.log_prob(test).min() > -1000
+
+
+def test_without_a_dimension_that_moves_it_stays_alone() -> None:
+    loc = np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)
+    loc[:, 1] = 0.3
+    prior = Defensive(StandardNormal(SPEC))
+    prior.fit(LatentDataset.of(loc), LatentDataset.of(loc), RUN)
+    assert prior.is_alone
 
 
 def test_a_latent_that_no_fit_has_seen_costs_a_few_nats() -> None:
