@@ -55,6 +55,7 @@ PRIORS = (
     "ensemble",
     "auto",
 )
+SEEDS = [0, 1, 2]
 GROUPS = {"first": SHAPES, "further": FURTHER}
 DEFAULTS = ("mixture", "autoregressive", "auto")
 """Those that are chosen without a reason, which may not lose to one Gaussian."""
@@ -191,7 +192,8 @@ def page(found: dict[str, dict[str, list[Cell]]], missed: list[str], arguments: 
         "",
         "    python -m benchmarks.latents"
         + (f" --rows {' '.join(arguments.rows)}" if list(arguments.rows) != list(GROUPS) else "")
-        + (f" --priors {' '.join(priors)}" if tuple(priors) != PRIORS else ""),
+        + (f" --priors {' '.join(priors)}" if tuple(priors) != PRIORS else "")
+        + (f" --seeds {' '.join(map(str, arguments.seeds))}" if list(arguments.seeds) != SEEDS else ""),
         "",
         "| latents | " + " | ".join(priors) + " |",
         "|---|" + "---:|" * len(priors),
@@ -216,7 +218,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("runs/bench/latents"))
     parser.add_argument("--priors", nargs="+", default=PRIORS, choices=PRIORS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--num", type=int, default=3000)
     parser.add_argument("--rows", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--out", type=Path)
