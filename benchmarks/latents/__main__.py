@@ -34,7 +34,7 @@ from sklearn.mixture import GaussianMixture
 from benchmarks.child import machine
 from benchmarks.latents.shapes import FREE, FURTHER, NO_DENSITY, SHAPES, draw
 from expost import LatentDataset, fit_prior
-from expost.config.sources import current_sources
+from expost.base.places import PROJECT
 
 SKLEARN = "scikit-learn"
 PRIORS = (
@@ -63,8 +63,16 @@ BEHIND_GAUSSIAN, BEHIND_SKLEARN, BEHIND_BEST = 0.1, 0.3, 0.1
 """Nats a latent."""
 Cell = dict[str, Any]
 """`nats`, `seconds` and `notes` of one fit, and the words `no_density`."""
-SOURCES = hashlib.sha256(json.dumps(current_sources()).encode()).hexdigest()[:12]
-"""Of the project, as they are when it starts."""
+PACKAGES = ("stage1_vae", "stage2_prior", "expost", "conf")
+
+
+def sources() -> str:
+    """A hash of the project as it is now: code and configurations."""
+    files = sorted(path for name in PACKAGES for kind in ("py", "yaml") for path in (PROJECT / name).rglob(f"*.{kind}"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+SOURCES = sources()
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ def hold_against_gaussian(
     As it is where there is no such Gaussian (codes, bits, spheres, boxes, very many dimensions), where the prior is
     that, or is not fitted, or has no density.
     """
+    report = replace(report, notes=[*report.notes, *words_of_behind(parts.prior, node)])
     gaussian = gaussian_beside(parts)
     if gaussian is None or parts.prior.log_prob_is is Exactness.NONE:
         return report
@@ -62,7 +63,7 @@ def hold_against_gaussian(
             for prior in (parts.prior.to(run.device), gaussian.to(run.device))
         ]
     difference = both[0] - both[1]
-    notes = [*report.notes, *words_of_behind(parts.prior, node)]
+    notes = list(report.notes)
     if num_none := int((both[0].isneginf() & both[1].isfinite()).sum()):
         notes.append(
             f"it gives {num_none:,} of {len(z):,} held-out latents no probability, and prior=gaussian does; "

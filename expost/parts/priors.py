@@ -36,10 +36,12 @@ from expost.parts.sections import (
 from expost.training.devices import seeded
 from stage1_vae.latents import LatentSpec
 from stage2_prior.combined.members import Combined
+from stage2_prior.em.finite_mixture import FiniteMixture
 from stage2_prior.fitting import FitSettings
 from stage2_prior.prior import GradientPrior, Prior, Wrapper, innermost
 from stage2_prior.priors.learned import NONE_LEARNED, Learned
 from stage2_prior.priors.mixture import Mixture
+from stage2_prior.spaces.spherical_mixture import SphericalMixture
 from stage2_prior.wrappers.chart import Charted
 from stage2_prior.wrappers.varying import Varying
 
@@ -51,6 +53,8 @@ BEFORE_ANY = ("vae", "encode")
 """Words of `stage=` that end before a prior is fitted, or one that was is loaded."""
 POINTS = "delta"
 """Family of posteriors that are points."""
+LEAST_COMPONENTS = 2
+"""Of a mixture: behind one alone nothing can stand."""
 OWN = ("_target_", "otherwise")
 """Keys that say which prior it is."""
 
@@ -73,7 +77,8 @@ def build_prior(job: Job, spec: LatentSpec, num_images: int, family: str = POINT
     def say(words: str) -> None:
         job.say("prior", words)
 
-    node = suited(sized(node, num_images), spec, num_images, job.config.limits, offered, say)
+    node = with_fewer_components(sized(node, num_images), num_images, offered, say)
+    node = suited(node, spec, num_images, job.config.limits, offered, say)
     return make_prior(node, spec, num_images, job.config.seeds.prior, place_of_prior(job, node)), node
 
 
@@ -160,25 +165,48 @@ def suited(
     node = with_held(node, lambda part: choose_prior(part, inner, offered, Command()))
     for part, reason in left_out(node, inner):
         say(f"without {title_of(part, offered)}: {reason}")
-    node = with_fewer_components(node, num, offered, say)
     node = with_held(able(node, inner), lambda part: suited(part, inner, num, limits, offered, say))
     return limited_prior(node, spec, num, limits, a_class)
 
 
-def with_fewer_components(node: Node, num: int, offered: dict[str, Node], say: Callable[[str], None]) -> Node:
-    """The section `node` with half as many components as there are latents, which is said, where a file of those
-    `offered` gives it, or one in it, more than these can have; a number that nobody else has chosen stays."""
+def with_fewer_components(
+    node: Node,
+    num: int,
+    offered: dict[str, Node],
+    say: Callable[[str], None],
+    above: Node | None = None,
+    place: str = "",
+) -> Node:
+    """The section `node`, written out, of a mixture with half as many components as there are latents, which is said,
+    where a file of those `offered` gives it more than these can have, and what it holds likewise; a number that no file
+    gives stays, and so do rungs of a ladder, which are skipped.
+
+    Args:
+        above: the section that holds it.
+        place: where it stands, below `prior`.
+    """
     cls, asked = target_class(node), node.get("num_components")
     if not (issubclass(cls, Combined) and cls.skips_members):
-        node = with_held(node, lambda part: with_fewer_components(part, num, offered, say))
-    if type(asked) is not int or asked <= num or num < 1:
+
+        def fewer_in(part: Any, key: str) -> Any:
+            below = f"{place}.{key}"
+            return with_fewer_components(part, num, offered, say, node, below) if is_prior(part) else part
+
+        node = {key: mapped(value, partial(fewer_in, key=key)) for key, value in node.items()}
+    is_mixture = issubclass(cls, FiniteMixture | SphericalMixture)
+    if not is_mixture or type(asked) is not int or asked <= num or num < LEAST_COMPONENTS:
         return node
-    files = [written_out(file, offered) for file in offered.values()]
-    own = [part for file in files for part in (file, *all_held(file)) if part["_target_"] == node["_target_"]]
-    if all(part.get("num_components") != asked for part in own):
+    given = [file for file in offered.values() if file["_target_"] == node["_target_"]]
+    if above is not None:
+        holders = [file for file in offered.values() if file["_target_"] == above["_target_"]]
+        given += [part for file in holders for part in held(written_out(file, offered))]
+    if asked not in [part.get("num_components") for part in given if part["_target_"] == node["_target_"]]:
         return node
-    fewer = max(1, num // 2)
-    say(f"{fewer} components and not {asked}, for there are {num} latents to fit; prior.num_components sets it")
+    fewer = max(LEAST_COMPONENTS, num // 2)
+    is_member = above is not None and issubclass(target_class(above), Combined)
+    remedy = f"prior{place} sets it" if is_member else f"prior{place}.num_components sets it"
+    whose = f"{title_of(node, offered)}: " * (above is not None)
+    say(f"{whose}{fewer} components and not {asked}, for there are {num} latents to fit; {remedy}")
     return node | {"num_components": fewer}
 
 

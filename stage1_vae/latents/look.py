@@ -14,7 +14,7 @@ import torch
 from stage1_vae.latents.columns import MOST_COLUMNS, constants, dependent_columns
 from stage1_vae.latents.dataset import LatentDataset
 from stage1_vae.latents.spec import Support
-from stage1_vae.latents.surfaces import equation_of
+from stage1_vae.latents.surfaces import common_length, equation_of
 from stage1_vae.rows import spread_rows
 
 SAMPLE_NUMBERS, LEAST_SAMPLE, MOST_SAMPLE = 2**20, 1000, 20_000
@@ -108,7 +108,7 @@ def look_at_numbers(latents: LatentDataset, distinct: int, effective: float, kee
         remarks += [*of_columns, *of_channels, *([atoms] if atoms else [])]
         no_density = no_density or reason or atoms_reason
         if not no_density and len(latents.spec.shape) == 1:
-            of_all, no_density = surface_of(sample[:, kept])
+            of_all, no_density = surface_of(sample, kept)
             remarks += of_all
     repeated = num - distinct
     if repeated and are_points:
@@ -167,9 +167,11 @@ def columns_that_follow(latents: LatentDataset, are_kept: bool) -> tuple[list[Re
     return remarks, reason if follow and are_kept else "", kept
 
 
-def surface_of(sample: np.ndarray) -> tuple[list[Remark], str]:
-    """Whether points with columns that do not follow from others, the sample [n, D], lie on a surface all the same."""
-    equation = equation_of(sample.astype(np.float64))
+def surface_of(sample: np.ndarray, kept: np.ndarray) -> tuple[list[Remark], str]:
+    """Whether points of which the columns `kept` do not follow from others, the sample [n, D], lie on a surface all the
+    same."""
+    points = sample.astype(np.float64)
+    equation = (common_length(points) if kept.sum() > 1 else "") or equation_of(points[:, kept])
     if not equation:
         return [], ""
     done = "nothing is done about it: compare distances, or give fewer columns, which no equation binds"

@@ -38,7 +38,7 @@ def equation_of(points: np.ndarray) -> str:
     Of the second degree, the equation is that of either half of the points, and both must hold in all that are not far
     out: within `THIN` of their width, which is the root of their mean squared distance from the mean."""
     dims = points.shape[1]
-    if len(points) < 2 * ROWS_TO_SPARE or dims < 2:
+    if dims < 2:
         return ""
     if length := common_length(points):
         return length
@@ -56,7 +56,9 @@ def equation_of(points: np.ndarray) -> str:
 
 
 def common_length(points: np.ndarray) -> str:
-    """Which length nearly all of `points` have, in words; "" where they have none in common."""
+    """Which length nearly all of `points` have, in words; "" where they have none in common, or are too few to tell."""
+    if len(points) < 2 * ROWS_TO_SPARE:
+        return ""
     lengths, width = np.linalg.norm(points, axis=1), np.sqrt(points.var(0).sum())
     middle = float(np.median(lengths))
     if middle == 0:

@@ -105,7 +105,7 @@ class Defensive(Wrapper):
         own = self.prior.log_prob(z, context)
         if self.is_alone:
             return own
-        both = torch.cat([own.double()[:, None], self._log_probs(z)], 1)
+        both = torch.cat([some(own)[:, None], self._log_probs(z)], 1)
         return (both + self.log_weights).logsumexp(1).to(own.dtype)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -139,7 +139,8 @@ class Defensive(Wrapper):
         watch = Stopwatch()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            of_train, of_val = (self._parts_of(split, most) for split, most in ((train, TRAIN_ROWS), (val, len(val))))
+            most = run.settings.get("max_tokens")
+            of_train, of_val = self._parts_of(train, TRAIN_ROWS, most), self._parts_of(val, len(val), most)
             words = self._weigh(of_val[spread_rows(len(of_val), HELD_OUT)], len(train), run)
             costs = [-(nats + self.log_weights).logsumexp(1).mean().item() for nats in (of_train, of_val)]
         own = replace(alone, seconds=alone.seconds + watch.seconds, notes=[*alone.notes, words])
@@ -157,15 +158,14 @@ class Defensive(Wrapper):
             self.gaussian.scale.copy_(torch.diag(variance.sqrt()))
         return True
 
-    def _parts_of(self, latents: LatentDataset, most: int) -> Tensor:
+    def _parts_of(self, latents: LatentDataset, most: int, max_tokens: int | None) -> Tensor:
         """Log-densities of latents under the prior and all that stands behind it, float64 [n, 2 + FACTORS]; `most`:
-        how many, at most."""
-        rows, device = spread_rows(len(latents), affordable(min(most, len(latents)), self.prior)), self.anchor.device
+        how many, at most, and of `max_tokens` numbers."""
+        num = affordable(min(most, len(latents)), self.prior, max_tokens)
         blocks = []
-        for index in rows.split(ROWS_AT_ONCE):
-            z = latents.draw(index).to(device)
-            own = self.prior.log_prob(z).double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-            blocks.append(torch.cat([own[:, None], self._log_probs(z)], 1))
+        for index in spread_rows(len(latents), num).split(ROWS_AT_ONCE):
+            z = latents.draw(index).to(self.anchor.device)
+            blocks.append(torch.cat([some(self.prior.log_prob(z))[:, None], self._log_probs(z)], 1))
         return torch.cat(blocks)
 
     def _weigh(self, nats: Tensor, num: int, run: FitRun) -> str:
@@ -186,6 +186,11 @@ class Defensive(Wrapper):
             error = gained.std().item() / math.sqrt(len(gained))
             said += f"; {len(gained):,} held-out latents gain {amount:,.2f} ± {error:,.2f} nats"
         return f"{said}; leave defensive out of prior.wrap to do without"
+
+
+def some(log_prob: Tensor) -> Tensor:
+    """Nats [B] in float64; what is no number is no probability."""
+    return log_prob.double().nan_to_num(nan=-math.inf, neginf=-math.inf)
 
 
 def fit_weights_behind(nats: Tensor, num: int) -> Tensor:

@@ -226,14 +226,18 @@ def test_what_a_fit_refuses(reason: str, arguments: dict[str, Any]) -> None:
 
 
 def test_of_few_latents_a_default_has_fewer_components_and_says_so() -> None:
-    few = LatentDataset.of(LOC[:40])
+    few, said = LatentDataset.of(LOC[:40]), "14 components and not 50, for there are 28 latents to fit; prior"
     prior, report = fit_prior(few, "mixture")
-    said = "14 components and not 50, for there are 28 latents to fit; prior.num_components sets it"
-    assert report.notes[0] == said
+    assert report.notes[0] == f"{said}.num_components sets it"
     assert innermost(prior.prior).num_clusters == 14
-    assert fit_prior(few, "ensemble", members=["gaussian", "mixture"])[1].notes[0] == said
-    ladder = fit_prior(few, "auto", members=["gaussian", "mixture"])[1].ladder
-    assert ladder[1]["words"] == "skipped: it needs 50 latents"
+    members = ["gaussian", "mixture"]
+    assert fit_prior(few, "ensemble", members=members)[1].notes[0] == f"mixture: {said}.members sets it"
+    flow = fit_prior(few, "realnvp", fit={"max_epochs": 1})[1].notes[0]
+    assert flow.endswith(f"{said.replace('50', '100')}.base.num_components sets it")
+    network = fit_prior(LatentDataset.of(LOC[:12]), "autoregressive", fit={"max_epochs": 1})[1]
+    assert not any("components" in note for note in network.notes), "those are of a conditional"
+    ladder = fit_prior(few, "auto", members=members)[1].ladder
+    assert ladder[1]["words"] == "skipped: it needs 50 latents", "or rungs would become the same"
 
 
 @pytest.fixture(scope="module")

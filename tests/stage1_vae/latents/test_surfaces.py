@@ -74,3 +74,11 @@ def test_a_look_says_so_of_points_alone_and_beside_columns_that_follow() -> None
     assert "or give fewer columns, which no equation binds" in look.line
     of_normals = LatentDataset.of(points, std=np.full_like(points, 0.1))
     assert not look_at(of_normals).no_density
+
+
+def test_a_length_is_one_of_columns_that_follow_too() -> None:
+    """What a LayerNorm leaves sums to 0, so that one column follows from the others, which have no length in common."""
+    z = RNG.normal(size=(3000, 32))
+    z = (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True)
+    look = look_at(LatentDataset.of(z.astype(np.float32)))
+    assert [remark.what for remark in look.remarks] == ["columns that follow from others", "a surface"]

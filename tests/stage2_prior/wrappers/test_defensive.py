@@ -197,6 +197,32 @@ def test_a_latent_that_no_fit_has_seen_costs_a_few_nats() -> None:
     assert prior.log_prob(torch.from_numpy(loc)).mean() > 4
 
 
+def test_what_is_no_number_is_no_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = StandardNormal.log_prob
+
+    def log_prob(prior: StandardNormal, z: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.where(z[:, 0] > 1, torch.nan, right(prior, z, context))
+
+    monkeypatch.setattr(StandardNormal, "log_prob", log_prob)
+    prior, notes = fitted(with_wild_rows(2000, 0), val := with_wild_rows(500, 1))
+    assert prior.log_prob(torch.from_numpy(np.asarray(val.params["loc"]))).isfinite().all()
+    assert "of 500 held-out latents no probability" in notes[-1]
+
+
+def test_figures_look_at_no_more_than_the_fit_may() -> None:
+    train, val = with_wild_rows(2000, 0), with_wild_rows(500, 1)
+    prior, rows = Defensive(Kernels(SPEC, len(train))), list[int]()
+    looked = prior.prior.log_prob
+
+    def log_prob(z: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        rows.append(len(z))
+        return looked(z, context)
+
+    prior.prior.log_prob = log_prob  # type: ignore[method-assign]
+    prior.fit(train, val, replace(RUN, settings={"max_tokens": 200}))
+    assert sum(rows) == 2 * 200 // SPEC.num_dims
+
+
 def test_it_begins_as_the_prior_itself() -> None:
     prior = Defensive(StandardNormal(SPEC))
     z = torch.randn(5, 2)
