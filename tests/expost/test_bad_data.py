@@ -76,7 +76,7 @@ DATA = {
     "data=arrays data.root={data}/outside.npy": ["outside.npy", "outside [0, 1]", "data.domain=real"],
     "data=arrays data.root={data}/integers.npy": ["integers.npy", "int32", "uint8"],
     "data=arrays data.root={data}/few.npy": ["4 images", "at least 10"],
-    "data=arrays data.root={data}/good.npy": ["50", "28", "prior.num_components"],
+    "data=arrays data.root={data}/good.npy prior.num_components=60": ["60", "28", "prior.num_components"],
     "data=arrays data.root={data}/noname.npz": ["noname.npz", "called x"],
     "data=arrays data.root={data}/corrupt.npz": ["corrupt.npz", "cannot be read"],
     "data=arrays data.root={data}/empty.npy": ["empty.npy", "cannot be read"],

@@ -130,7 +130,10 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
         (("experiment=oracle", "oracle.num_images=3000"), "data.num_test"),
         (("experiment=oracle", "oracle.num_images=1"), "oracle.num_images"),
         (("experiment=oracle", "data.sigma=0"), "data.sigma"),
-        (("experiment=oracle", "prior=mixture", "data.num_train=10"), "prior.num_components"),
+        (
+            ("experiment=oracle", "prior=mixture", "data.num_train=10", "prior.num_components=60"),
+            "prior.num_components",
+        ),
     ):
         result = run_here(tmp_path, *words)
         assert result.code == 2 and len(result.lines) == 1 and remedy in result.err, (words, result.err)
