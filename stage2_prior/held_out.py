@@ -9,6 +9,8 @@ from stage1_vae.rows import spread_rows
 from stage2_prior.fitting import Density, FitReport, FitRun, PriorError
 
 ROWS_AT_ONCE = 4096
+LARGE_NATS, ERRORS_OF_LARGE = 1.0, 0.9
+"""A difference of which fewer standard errors are enough, and how many: of one latent alone it is its own error."""
 LEAST_ROWS, TRAIN_ROWS = 1000, 10_000
 """Latents of a mean: at least, and of training ones at most."""
 
@@ -44,6 +46,12 @@ def mean_nll_nats(prior: Density, latents: LatentDataset, max_rows: int | None =
     for index in rows.split(ROWS_AT_ONCE):
         total -= prior.log_prob(latents.draw(index).to(device)).double().sum().item()
     return total / len(rows)
+
+
+def is_large(nats: float, error: float) -> bool:
+    """Whether a gain of so many nats counts with that standard error, though a few latents may be most of it: those to
+    which the other gives next to no probability."""
+    return nats > max(LARGE_NATS, ERRORS_OF_LARGE * error)
 
 
 def affordable(rows: int, prior: Density, max_tokens: int | None = None) -> int:

@@ -15,7 +15,7 @@ from stage1_vae.latents import LatentDataset, LatentSpec
 from stage1_vae.rows import spread_rows
 from stage2_prior.combined.members import Combined, title
 from stage2_prior.fitting import FitReport, FitRun
-from stage2_prior.held_out import affordable
+from stage2_prior.held_out import affordable, is_large
 from stage2_prior.prior import Exactness, GradientPrior, Prior, innermost
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.priors.mixture import Mixture
@@ -30,8 +30,6 @@ MOST_ROWS, ROWS_AT_ONCE = 2000, 500
 """Held-out latents, one draw each."""
 LEAST_NATS, NOISE = 0.01, 2.0
 """What a prior has to lose by, and by how many standard errors, to be told of."""
-LARGE_NATS, ERRORS_OF_LARGE = 1.0, 0.9
-"""A loss of which fewer standard errors are enough, and how many: of one latent alone it is its own standard error."""
 MOSTLY = 0.5
 """Weight of the Gaussian behind a prior with which that has to be told."""
 
@@ -102,7 +100,7 @@ def words_of_behind(prior: Prior, node: Node) -> list[str]:
 def loses(over: dict[str, float]) -> bool:
     """Whether a prior with that gain over the Gaussian is behind it beyond noise, or by a few latents to which it gives
     next to no probability."""
-    return is_beyond_noise(over) or over["gain_nats"] < -max(LARGE_NATS, ERRORS_OF_LARGE * over["error_nats"])
+    return is_beyond_noise(over) or is_large(-over["gain_nats"], over["error_nats"])
 
 
 def is_beyond_noise(over: dict[str, float]) -> bool:

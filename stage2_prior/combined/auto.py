@@ -8,8 +8,8 @@ they were, until one is left. It ends with its fit or with the budget.
 Rungs are compared on the same held-out draws z ~ q(z|x), one a latent, by log p(z): the difference between two rungs
 has the standard error of its mean over latents. Or by the Frechet distance of a rung's samples to those draws, both
 decoded and in the features that the judge looks at (without a decoder, of the latents as they are); its error is that
-of several sets of samples. A rung pays where it is better by more than two standard errors, and what is taken is the
-cheapest that no other rung betters so.
+of several sets of samples. A rung pays where it is better by more than two standard errors, or by more than a nat of
+which a few latents are the most, since these are lost to the other; what is taken is the cheapest that none betters so.
 
 What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most.
 """
@@ -29,7 +29,7 @@ from stage1_vae.rows import spread_rows
 from stage2_prior.combined.members import Combined, fit_alone, title
 from stage2_prior.combined.slices import SlicedFit
 from stage2_prior.fitting import FitReport, FitRun, FitStates, PriorError, Stopwatch
-from stage2_prior.held_out import affordable, report
+from stage2_prior.held_out import affordable, is_large, report
 from stage2_prior.prior import GradientPrior, Prior, innermost
 from stage2_prior.priors.gaussian import Gaussian
 from stage2_prior.wrappers.per_class import PerClass
@@ -98,9 +98,9 @@ class Rung:
         return (other.distances.mean() - self.distances.mean()).item(), variance.sqrt().item()
 
     def pays(self, other: "Rung", metric: Metric) -> bool:
-        """Whether it is better than `other` beyond noise."""
+        """Whether it is better than `other` beyond noise, or in nats by much of few latents."""
         gain, error = self.gain(other, metric)
-        return gain > NOISE * error
+        return gain > NOISE * error or (metric == "latent_nll_nats" and is_large(gain, error))
 
 
 class Auto(Combined):

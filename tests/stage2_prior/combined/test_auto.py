@@ -236,3 +236,14 @@ def test_figures_are_logged_by_rung() -> None:
     lent = replace(ring_run(), settings={}, log=lambda figures, step: logged.append(figures))
     auto.fit(ring(600, 0), ring(300, 1), lent)
     assert {name for figures in logged for name in figures} == {"train_nll_nats_of_1", "val_nll_nats_of_1"}
+
+
+def test_a_rung_to_which_a_latent_is_lost_is_bettered_by_one_to_which_it_is_not() -> None:
+    """The standard error of such a gain is as large as the gain."""
+    prior = Gaussian(LatentSpec((2,)))
+    nats = torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    safe, lost, noisy = (nats.clone() for _ in range(3))
+    lost[7], noisy[7] = 1e5, nats[7] + 100.0
+    rungs = [Rung(place, prior, nats=costs) for place, costs in enumerate((safe, lost, noisy))]
+    assert rungs[0].pays(rungs[1], "latent_nll_nats") and not rungs[1].pays(rungs[0], "latent_nll_nats")
+    assert not rungs[0].pays(rungs[2], "latent_nll_nats"), "a fifth of a nat, by one latent"
