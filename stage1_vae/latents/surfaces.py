@@ -52,7 +52,7 @@ def equation_of(points: np.ndarray) -> str:
         distances = distances_to_quadric(units[half], units)
         if distances is None or not (distances <= THIN * np.sqrt(dims)).all():
             return ""
-    return "they satisfy an equation of the second degree"
+    return "the latents satisfy an equation of the second degree"
 
 
 def common_length(points: np.ndarray) -> str:
@@ -68,7 +68,7 @@ def common_length(points: np.ndarray) -> str:
     share = (np.abs(lengths - middle) <= max(THIN * width, min(rounding, COARSEST * width))).mean()
     if share < 1 - MOST_OFF:
         return ""
-    return f"{'all' if share == 1 else f'{100 * share:.1f} %'} are {middle:.4g} long"
+    return f"{'all' if share == 1 else f'{100 * share:.1f} % of the'} latents have the length {middle:.4g}"
 
 
 def rounding_of(points: np.ndarray) -> float:

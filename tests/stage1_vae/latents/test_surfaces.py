@@ -15,7 +15,7 @@ WIDE = RNG.normal(size=(3000, 512))
 CENTRES = RNG.normal(size=(20, 8))[RNG.integers(20, size=3000)]
 SHELL = RNG.normal(size=(3000, 64))
 SHELL = SHELL / np.linalg.norm(SHELL, axis=1, keepdims=True) * (1 + 2e-3 * RNG.normal(size=(3000, 1)))
-LENGTH, QUADRIC = "all are 1 long", "they satisfy an equation of the second degree"
+LENGTH, QUADRIC = "all latents have the length 1", "the latents satisfy an equation of the second degree"
 
 
 def replaced(place: int, column: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ ON_SURFACES = {
     "unit length, 512 dimensions": (WIDE / np.linalg.norm(WIDE, axis=1, keepdims=True), LENGTH),
     "unit length, saved in float16": (UNIT.astype(np.float16), LENGTH),
     "unit length, saved in bfloat16": (torch.from_numpy(UNIT).bfloat16().float().numpy(), LENGTH),
-    "unit length, but for two empty ones": (np.vstack([UNIT, 0 * UNIT[:2]]), "99.9 % are 1 long"),
+    "unit length, but for two empty ones": (np.vstack([UNIT, 0 * UNIT[:2]]), "99.9 % of the latents have the length 1"),
     "a sphere elsewhere": (3 * UNIT + [5, 0, 0, 0, 0, 0, 0, 2], QUADRIC),
     "a square": (replaced(1, NORMAL[:, 0] ** 2), QUADRIC),
     "a product, beside one far out": (np.vstack([replaced(3, NORMAL[:, 0] * NORMAL[:, 1]), 1e4 * NORMAL[:1]]), QUADRIC),
@@ -70,7 +70,7 @@ def test_a_look_says_so_of_points_alone_and_beside_columns_that_follow() -> None
     points = np.concatenate([UNIT, UNIT[:, :1] + UNIT[:, 1:2], np.ones((3000, 1))], axis=1).astype(np.float32)
     look = look_at(LatentDataset.of(points))
     assert [remark.what for remark in look.remarks] == ["dead columns", "columns that follow from others", "a surface"]
-    assert look.no_density.startswith("all are 1 long, so that they have no density")
+    assert look.no_density.startswith("all latents have the length 1, so that they have no density")
     assert "or give fewer columns, which no equation binds" in look.line
     of_normals = LatentDataset.of(points, std=np.full_like(points, 0.1))
     assert not look_at(of_normals).no_density
