@@ -105,7 +105,7 @@ class Defensive(Wrapper):
         own = self.prior.log_prob(z, context)
         if self.is_alone:
             return own
-        both = torch.cat([some(own)[:, None], self._log_probs(z)], 1)
+        both = torch.cat([as_nats(own)[:, None], self._log_probs(z)], 1)
         return (both + self.log_weights).logsumexp(1).to(own.dtype)
 
     def _loss(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -165,7 +165,7 @@ class Defensive(Wrapper):
         blocks = []
         for index in spread_rows(len(latents), num).split(ROWS_AT_ONCE):
             z = latents.draw(index).to(self.anchor.device)
-            blocks.append(torch.cat([some(self.prior.log_prob(z))[:, None], self._log_probs(z)], 1))
+            blocks.append(torch.cat([as_nats(self.prior.log_prob(z))[:, None], self._log_probs(z)], 1))
         return torch.cat(blocks)
 
     def _weigh(self, nats: Tensor, num: int, run: FitRun) -> str:
@@ -188,7 +188,7 @@ class Defensive(Wrapper):
         return f"{said}; leave defensive out of prior.wrap to do without"
 
 
-def some(log_prob: Tensor) -> Tensor:
+def as_nats(log_prob: Tensor) -> Tensor:
     """Nats [B] in float64; what is no number is no probability."""
     return log_prob.double().nan_to_num(nan=-math.inf, neginf=-math.inf)
 
