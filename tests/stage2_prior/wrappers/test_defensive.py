@@ -209,7 +209,7 @@ def test_what_is_no_number_is_no_probability(monkeypatch: pytest.MonkeyPatch) ->
     assert "of 500 held-out latents no probability" in notes[-1]
 
 
-def test_figures_look_at_no_more_than_the_fit_may() -> None:
+def test_figures_look_at_no_more_than_the_fit_may(monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = with_wild_rows(2000, 0), with_wild_rows(500, 1)
     prior, rows = Defensive(Kernels(SPEC, len(train))), list[int]()
     looked = prior.prior.log_prob
@@ -218,7 +218,7 @@ def test_figures_look_at_no_more_than_the_fit_may() -> None:
         rows.append(len(z))
         return looked(z, context)
 
-    prior.prior.log_prob = log_prob  # type: ignore[method-assign]
+    monkeypatch.setattr(prior.prior, "log_prob", log_prob)
     prior.fit(train, val, replace(RUN, settings={"max_tokens": 200}))
     assert sum(rows) == 2 * 200 // SPEC.num_dims
 
