@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 
 from stage1_vae.latents.spec import Column, LatentSpec
 from stage1_vae.posteriors import LOG_2PI
+from stage1_vae.rows import spread_rows
 from stage1_vae.spaces.box import log_mass
 from stage1_vae.spaces.sphere import LOG_2, NEAREST, log_normaliser
 
@@ -25,6 +26,10 @@ TILE_PAIRS, DEVICE_TILE_PAIRS = 2**18, 2**24
 """Pairs of latent and component that are looked at together: 2 MiB of float64, and 128 MiB on a GPU."""
 NEGLIGIBLE = -80.0
 """A term below exp(-80) of the largest changes no digit of a sum, whatever their number."""
+CENTRE_ROWS = 1000
+"""Posterior means that say about which point squares are expanded."""
+ROUNDING = 1e-4
+"""Nats that an expanded square may lose by cancellation."""
 
 
 class Posteriors(Protocol):
@@ -54,7 +59,7 @@ def log_mean_normal(z: Tensor, loc: Tensor, log_std: Tensor, chunk: int = 256) -
     With a gradient by z alone: the log of a sum of exponentials of forms changes as their mean form does, each form
     weighted by its share of the sum, and that mean is taken tile by tile too.
     """
-    centre = loc.mean(0, dtype=torch.float64)
+    centre = _centre(loc[spread_rows(len(loc), CENTRE_ROWS).to(loc.device)])
     left = _powers(z.double() - centre)
 
     def right(rows: slice) -> Tensor:
@@ -62,7 +67,7 @@ def log_mean_normal(z: Tensor, loc: Tensor, log_std: Tensor, chunk: int = 256) -
 
     wanted = left.requires_grad
     with torch.no_grad():
-        log_sum, mean_form = _log_sum(left.detach(), right, len(loc), chunk, wanted)
+        log_sum, mean_form = _log_sum(left.detach(), right, len(loc), chunk, wanted, _squares)
     if mean_form is not None:
         log_sum = log_sum + ((left - left.detach()) * mean_form).sum(1)  # adds nothing but the gradient
     return log_sum - math.log(len(loc))
@@ -115,28 +120,46 @@ class _Normals:
     """-(z - m)^2 / 2s^2 expands into one product; in float64 because its terms cancel, about a common centre because
     they cancel less there. Of normals cut to a box, each with what the cut has left of it."""
 
-    terms = staticmethod(_product)
-
     def __init__(self, latents: Posteriors) -> None:
         self.latents = latents
-        self.centre, num = np.zeros(latents.spec.num_dims), 0  # [D] mean of all posterior means
-        for posterior in latents.blocks():
-            rows = posterior.batch_shape[0]
-            num += rows
-            mean = posterior.mean.numpy().mean(0, dtype=np.float64).ravel()
-            self.centre += (mean - self.centre) * (rows / num)
+        self.centre = _centre(_flat(latents, "loc", spread_rows(len(latents), CENTRE_ROWS).numpy()))  # [D]
+        self.terms = _product if latents.family == "truncated_normal" else _squares
 
     def left(self, z: Tensor) -> Tensor:
         """z [B, D] -> [B, 2 D + 1]."""
-        return _powers(z - torch.from_numpy(self.centre).to(z.device))
+        return _powers(z - self.centre.to(z.device))
 
     def right(self, rows: slice) -> Tensor:
         """Natural parameters of the posteriors in `rows`, [2 D + 1, n]."""
         loc, log_std = _flat(self.latents, "loc", rows), _flat(self.latents, "log_std", rows)  # [n, D]
-        natural = _natural(loc - torch.from_numpy(self.centre), log_std)
+        natural = _natural(loc - self.centre, log_std)
         if self.latents.family == "truncated_normal":
             natural[-1] -= log_mass(loc, log_std).sum(1)
         return natural
+
+
+def _centre(means: Tensor) -> Tensor:
+    """[n, D] -> [D] float64, in the middle of them: their mean would be far from all where a few are wild."""
+    return means.double().median(0).values
+
+
+def _squares(left: Tensor, forms: Tensor, out: Tensor) -> Tensor:
+    """The product of `_powers` [b, 2 D + 1] and `_natural` [2 D + 1, n]; of latents so far from the centre, in widths
+    of the narrowest normal, that nothing would be left of its digits: squares of differences."""
+    num_dims, eps = len(forms) // 2, torch.finfo(torch.float64).eps
+    torch.mm(left, forms, out=out)
+    widths_away = left[:, :num_dims] @ (-2 * forms[:num_dims].amin(1))  # squared
+    far = (eps * widths_away > ROUNDING).nonzero().squeeze(1)
+    if len(far):
+        precision = -2 * forms[:num_dims]
+        nats = (0.5 * (precision.log() - LOG_2PI)).sum(0).repeat(len(far), 1)
+        for d in range(num_dims):
+            z = left[far, num_dims + d, None]
+            distance = z - forms[num_dims + d] / precision[d]
+            distance[distance.abs() <= 4 * eps * z.abs()] = 0.0  # rounding of the quotient
+            nats.addcmul_(precision[d].expand_as(nats), distance.square_(), value=-0.5)
+        out[far] = nats
+    return out
 
 
 def _powers(z: Tensor) -> Tensor:
@@ -200,7 +223,7 @@ FORMS: dict[str, type[_Normals] | type[_Bits] | type[_PowerSphericals]] = {
 """Family -> what its logarithms are products of; all else is normal."""
 
 
-def _flat(latents: Posteriors, name: str, rows: slice) -> Tensor:
+def _flat(latents: Posteriors, name: str, rows: slice | np.ndarray) -> Tensor:
     """A parameter of the posteriors in `rows`, float64 [n, D]."""
     return torch.from_numpy(np.asarray(latents.params[name][rows], np.float64).reshape(-1, latents.spec.num_dims))
 

@@ -139,6 +139,15 @@ def test_log_aggregate_of_narrow_posteriors() -> None:
     torch.testing.assert_close(latents.log_aggregate(z), log_aggregate_by_loop(latents, z), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e6, 1e12, 1e30])
+def test_log_aggregate_beside_a_wild_latent(scale: float) -> None:
+    """Squares about the mean of all would lose every digit of all others, those about the middle its own."""
+    latents = dataset()
+    latents.params["loc"][7] = scale
+    z = latents.draw(torch.arange(50)).double()
+    torch.testing.assert_close(latents.log_aggregate(z), log_aggregate_by_loop(latents, z), rtol=1e-6, atol=1e-6)
+
+
 def test_log_aggregate_of_one_image_is_its_posterior() -> None:
     latents = dataset(num=1)
     z = torch.randn(40, DIMS, dtype=torch.float64)
