@@ -218,9 +218,10 @@ EMPTY_COUNTS = 1e-8
 
 def cholesky(covariance: Tensor) -> Tensor:
     """Cholesky factors of [..., D, D]; singular ones get the smallest ridge, by powers of ten, that makes them regular.
+    Of points so far out that rounding has left nothing of how they are spread, one that covers the rounding does.
 
     Raises:
-        torch.linalg.LinAlgError: when no ridge up to the size of the matrix helps (it holds NaN, or is not symmetric).
+        torch.linalg.LinAlgError: when no ridge helps (it holds NaN, or is not symmetric).
     """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(SMALLEST_VARIANCE)  # [..., 1]
@@ -230,4 +231,6 @@ def cholesky(covariance: Tensor) -> Tensor:
             return factor
         ridge = torch.where(failed[..., None] > 0, 10.0**exponent * size, ridge)
         factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge.expand(covariance.shape[:-1])))
-    return torch.linalg.cholesky(covariance)
+    beyond = 2 * covariance.abs().sum(-1).amax(-1, keepdim=True)  # every eigenvalue, by Gershgorin's circles
+    ridge = torch.where(failed[..., None] > 0, beyond, ridge)
+    return torch.linalg.cholesky(covariance + torch.diag_embed(ridge.expand(covariance.shape[:-1])))

@@ -189,6 +189,13 @@ def test_one_wild_latent_sets_no_scale() -> None:
     assert nats(found, train[1500:1501]) > -100
 
 
+def test_wild_latents_of_which_rounding_leaves_no_spread_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    wild = np.where(rng.random((3000, 1)) < 0.002, 1e8, 1.0)
+    mixture, _ = fitted(rng.normal(size=(2100, D)) * wild[:2100], rng.normal(size=(900, D)) * wild[2100:])
+    assert nats(mixture, rng.normal(size=(1000, D))) > -14
+
+
 def test_a_cluster_that_no_fit_has_seen_costs_a_few_nats_and_not_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     train, val, test = clusters(rng, 1500), clusters(rng, 300), clusters(rng, 300)
