@@ -14,6 +14,7 @@ Shape = Callable[[Rng, int], np.ndarray]
 WILD = 1e4
 
 CENTRES = np.random.default_rng(7).normal(size=(20, DIMS))
+MANY = np.random.default_rng(5).normal(size=(400, DIMS))
 MIXING = np.random.default_rng(11).normal(size=(DIMS, DIMS)) / np.sqrt(DIMS)
 
 
@@ -141,6 +142,10 @@ def fewer_wild(rng: Rng, num: int) -> np.ndarray:
     return rng.normal(size=(num, DIMS)) * scale
 
 
+def many(rng: Rng, num: int) -> np.ndarray:
+    return MANY[rng.integers(len(MANY), size=num)] + 0.03 * rng.normal(size=(num, DIMS))
+
+
 def unit(rng: Rng, num: int) -> np.ndarray:
     """Embeddings of length 1, around twenty centres."""
     z = CENTRES[rng.integers(20, size=num)] + 0.5 * rng.normal(size=(num, DIMS))
@@ -173,6 +178,7 @@ FURTHER: Mapping[str, Shape] = {
     "sums and repeats of columns": sums,
     "1 % of rows 1,000 times as wide": few_wild,
     "0.2 % of rows 10,000 times as wide": fewer_wild,
+    "400 clusters 0.03 wide": many,
     "200 latents over and over": repeated,
     "all of length 1": unit,
 }

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import assert_refused, report_of, run_here
 from whole_run import run_lent
 
 from expost import LatentDataset, LearnedPrior, TwoStage, fit_prior
+from expost.config.defaults import read_conf
 
 FAST = ("debug=fast", "logger=csv", "trainer.val_every=2", "net.hidden=[32]")
+NETWORKS = ["realnvp", "autoregressive", "diffusion"]
 FEW = "prior.members=[unigram,gaussian,{prior: mixture, num_components: 5},realnvp]"
 
 
@@ -69,6 +72,20 @@ def test_by_the_distance_of_decoded_samples(tmp_path: Path) -> None:
     exported = run_here(tmp_path, *words, "stage=export", "export.out=m")
     assert exported.code == 0, exported
     assert TwoStage.load(tmp_path / "m").sample(2).shape[0] == 2
+
+
+def test_on_many_tight_clusters_it_is_ahead_of_kernels() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, 6))
+    fitted_to, fresh = (
+        (centres[rng.integers(200, size=1500)] + 0.02 * rng.normal(size=(1500, 6))).astype(np.float32) for _ in range(2)
+    )
+    ladder = [member for member in read_conf("prior/auto.yaml")["members"] if member not in NETWORKS]
+    nats = {}
+    for name, changes in {"auto": {"members": ladder}, "kde": {}}.items():
+        prior, _ = fit_prior(LatentDataset.of(fitted_to), name, **changes)
+        nats[name] = prior.log_prob(torch.from_numpy(fresh)).mean().item()
+    assert nats["auto"] > nats["kde"]
 
 
 def test_in_python(folder: Path) -> None:
