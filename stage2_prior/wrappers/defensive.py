@@ -174,9 +174,9 @@ class Defensive(Wrapper):
         weights = run.ranks.broadcast(fit_weights_behind(nats, num))
         self.log_weights.copy_(weights.log())
         wider = ", and wider ones," * bool(weights[2:].any())
-        said = (
-            f"the Gaussian of all latents{wider} stands behind it, with {100 * self.share_behind:.2g} % of the weight"
-        )
+        percent = 100 * self.share_behind
+        weight = f"{percent:.{3 if percent > 99 else 2}g} % of the weight"  # no 1e+02
+        said = f"the Gaussian of all latents{wider} stands behind it, with {weight}"
         gained = (nats + self.log_weights).logsumexp(1) - nats[:, 0]
         has_one = gained.isfinite()
         if num_none := int((~has_one).sum()):
