@@ -16,7 +16,8 @@ Nothing is learned but one number: what is sampled are training latents, blurred
 """
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -94,6 +95,10 @@ class Kernels(Prior):
         self.register_buffer("bandwidth", torch.zeros((), dtype=torch.float64))
         self.register_buffer("num_stored", torch.tensor(room))  # of the room; the rest is of no latent
         self.register_buffer("num_given", torch.tensor(room))  # training latents
+
+    @classmethod
+    def fit_version(cls, section: Mapping[str, Any]) -> int:
+        return 2
 
     @property
     def num_parameters(self) -> int:
