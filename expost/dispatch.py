@@ -3,6 +3,7 @@
 from expost.base.command import Command
 from expost.base.disk import blaming_the_disk
 from expost.base.errors import UserError
+from expost.base.runtime import loading
 from expost.base.terminal import turn_loggers_down
 from expost.config.schema import Config
 from expost.job import Job
@@ -68,7 +69,8 @@ def perform(job: Job) -> None:
         from expost.stages.report import repeat
 
         return repeat(job, remembered)
-    from expost import pipeline
+    with loading("torch"):
+        from expost import pipeline
 
     turn_loggers_down()  # which torch has turned up
     answer = pipeline.perform(job)

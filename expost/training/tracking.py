@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expost.base.runtime import loading
 from expost.config.schema import Logger as LoggerSettings
 from expost.evaluation.row_names import BASELINES
 from expost.store.training_states import TrainingStates
@@ -119,15 +120,16 @@ def tracking(
     Raises:
         UserError: W&B cannot be used as it is set up.
     """
-    from pytorch_lightning.loggers import CSVLogger  # takes seconds to import: only where figures are written
-
-    from expost.training.loggers import WandbFigures
-
-    loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
     run: WandbRun | None = None
-    if settings.wandb and wandb_mode(settings) != "disabled":
-        run = open_run(settings, folder, stage, group, config, identity or {}, say)
-        loggers.append(WandbFigures(run, stage))
+    with loading("pytorch_lightning"):  # takes seconds: only where figures are written
+        from pytorch_lightning.loggers import CSVLogger
+
+        from expost.training.loggers import WandbFigures
+
+        loggers: list[Logger] = [CSVLogger(save_dir=str(folder), name="", version=stage, flush_logs_every_n_steps=1)]
+        if settings.wandb and wandb_mode(settings) != "disabled":
+            run = open_run(settings, folder, stage, group, config, identity or {}, say)
+            loggers.append(WandbFigures(run, stage))
     exit_code = 1
     try:
         yield Tracker(loggers, run, stage)

@@ -1,14 +1,19 @@
-"""Freed memory is kept: the next step takes it without asking the kernel for pages again. Idle threads wait briefly."""
+"""Freed memory is kept: the next step takes it without asking the kernel for pages again. Idle threads wait briefly.
 
+Modules are loaded without a search for garbage, which later passes over what they made, and over nothing else.
+"""
+
+import gc
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from expost.base.runtime import wait_briefly
+from expost.base.runtime import loading, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = """
@@ -92,3 +97,49 @@ def test_threads_wait_briefly_unless_it_is_said_how(typed: dict[str, str], waits
     environment = dict(typed)
     wait_briefly(environment)
     assert environment == waits
+
+
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    """Nothing is frozen before the test, nor after it."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_modules_load_without_a_search_for_garbage() -> None:
+    searches: list[str] = []
+    gc.callbacks.append(lambda phase, details: searches.append(phase))
+    try:
+        with loading("a_module_that_nobody_has_loaded"):
+            made: list[list[int]] = [[] for _ in range(100_000)]
+        assert not searches
+    finally:
+        gc.callbacks.pop()
+    assert gc.isenabled() and gc.get_freeze_count() > len(made)
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_a_failed_load_leaves_the_collector_on() -> None:
+    with pytest.raises(ModuleNotFoundError), loading("a_module_that_nobody_has_loaded"):
+        raise ModuleNotFoundError("a_module_that_nobody_has_loaded")
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_with_a_module_that_is_there_garbage_of_a_stage_is_still_found() -> None:
+    with loading("json"):
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with loading("a_module_that_nobody_has_loaded"):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
