@@ -7,6 +7,7 @@ the command before the training. What fails later is told once, and W&B hears no
 import netrc
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -120,7 +121,15 @@ def open_run(
         os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
     if not os.environ.get(MODE):
         os.environ.pop(MODE, None)  # an empty one is no mode to W&B
+    is_first = "wandb" not in sys.modules  # of this process, of whose packages W&B makes a list in a fifth of a second
     import wandb
+
+    unless_set = {
+        "init_timeout": INIT_SECONDS,
+        "finish_timeout": FINISH_SECONDS,
+        "x_save_requirements": is_first or bool(identity),  # an announced run is whole without the others
+    }
+    chosen = {"silent": True, "console": "off", **_known(wandb, unless_set), **identity}
 
     def open_in(mode: str) -> WandbRun:
         run = wandb.init(
@@ -132,7 +141,7 @@ def open_run(
             dir=str(folder),
             mode=cast("Literal['online', 'offline']", mode),
             reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off", **_seconds(wandb), **identity),
+            settings=wandb.Settings(**chosen),
         )
         return WandbRun(run, say)
 
@@ -164,11 +173,10 @@ def _give_up(run: Any) -> None:
         wandb.teardown(1)
 
 
-def _seconds(wandb: Any) -> dict[str, Any]:
-    """How long this version of W&B may take."""
-    ours = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+def _known(wandb: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that this version of W&B knows, and that the user's environment does not say otherwise."""
     known = wandb.Settings.model_fields
-    return {name: s for name, s in ours.items() if name in known and f"WANDB_{name.upper()}" not in os.environ}
+    return {name: to for name, to in settings.items() if name in known and f"WANDB_{name.upper()}" not in os.environ}
 
 
 def _reason(error: Exception) -> str:

@@ -157,19 +157,21 @@ def test_what_wandb_does_not_take_ends_no_training(tmp_path: Path, monkeypatch: 
 
 
 def test_waiting_is_bounded_unless_the_user_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wandb_run._seconds(wandb)["init_timeout"] <= 20
+    ours = {"init_timeout": wandb_run.INIT_SECONDS, "no_setting_of_this_version": 1}
+    assert wandb_run._known(wandb, ours) == {"init_timeout": 15.0}
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "200")
-    assert "init_timeout" not in wandb_run._seconds(wandb)
+    assert wandb_run._known(wandb, ours) == {}
 
 
-def test_an_empty_mode_is_none_to_wandb_too(tmp_path: Path) -> None:
+def test_an_empty_mode_is_none_to_wandb_too_and_packages_are_listed_once(tmp_path: Path) -> None:
     """W&B itself, in a process of its own, which has not read the variable yet."""
     script = (
         "import sys; from pathlib import Path; from expost.config.schema import Logger\n"
         "from expost.training.wandb_run import open_run\n"
         "settings = Logger(wandb=True, project='expost', mode='offline')\n"
-        "run = open_run(settings, Path('logs'), 'vae', 'group', {}, {}, print)\n"
-        "run.tell(lambda run: run.finish())\n"
+        "for folder, identity in (('first', {}), ('second', {}), ('announced', {'run_id': 'run456'})):\n"
+        "    run = open_run(settings, Path(folder), 'vae', 'group', {}, identity, print)\n"
+        "    run.tell(lambda run: run.finish())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "WANDB_MODE": "", "WANDB_SILENT": "true"}
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
@@ -178,4 +180,7 @@ def test_an_empty_mode_is_none_to_wandb_too(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert len(list(tmp_path.glob("logs/wandb/offline-run-*"))) == 1
+    listed = {
+        run.parents[1].name: (run / "files/requirements.txt").exists() for run in tmp_path.glob("*/wandb/offline-*")
+    }
+    assert listed == {"first": True, "second": False, "announced": True}
