@@ -1,11 +1,13 @@
-"""A causal transformer one token at a time: weights laid out for few rows, and a cache that products write into.
+"""A causal transformer one token at a time: weights laid out for few rows, and a cache of keys and values.
 
 A step at position t computes one token and looks at t + 1 of them; the whole sequence costs one forward pass in
 products, and no more memory traffic than reading the weights T times. What is left is the price of small kernels, and
-three things lower it: weights are transposed once (products of one to sixteen rows take two thirds of the time), the
-scale of the scores is part of the queries' weights, and keys and values stay where their product writes them. They lie
-by position, since then the keys of all sequences at one position are read in one go: products over them take two
-thirds of the time of torch's attention over keys that lie by sequence, which is written for many queries at once.
+of reading keys and values. Weights are transposed once (products of one to sixteen rows take two thirds of the time),
+and the scale of the scores is part of the queries' weights. The keys of a head of a sequence lie one behind the other,
+and so do its values: where those of one position lay together, which a product could write in place, each head's were
+half a megabyte apart, and products over 49 of 512 sequences took three times as long on a processor with AVX2. torch's
+attention over them takes longer still, as it is written for many queries at once. Layers have a block of memory each:
+one for all is so large that its pages are handed back and taken anew for each batch.
 """
 
 import math
@@ -33,8 +35,7 @@ class Decoder:
     def __init__(self, net: Transformer, batch: int) -> None:
         self.norm = _norm_of(net.norm)
         self.positions = net.position(net.row)  # [T, W]
-        self.cache = net.new_cache(batch)  # [layers, T, B, heads, 2, d]
-        self.layers = [Layer(block, keys) for block, keys in zip(net.layers(), self.cache, strict=True)]
+        self.layers = [Layer(block, cache) for block, cache in zip(net.layers(), net.new_cache(batch), strict=True)]
 
     def step(self, h: Tensor, t: int) -> Tensor:
         """The output of position `t` for its input `h` [B, W], once all before it have been through: [B, W]."""
@@ -45,42 +46,37 @@ class Decoder:
 
 
 class Layer:
-    """One block, and what it has seen: `cache` [T, B, heads, 2, d], keys and values."""
+    """One block, and what it has seen: `cache` [2, B, heads, T, d], keys and values."""
 
     def __init__(self, block: Block, cache: Tensor) -> None:
-        num_positions, batch, heads, _, head_width = cache.shape
+        _, batch, heads, _, head_width = cache.shape
         width = heads * head_width
         self.rotation = block.rotation
         self.attention_norm, self.mlp_norm = _norm_of(block.attention_norm), _norm_of(block.mlp_norm)
-        self.heads = (batch * heads, head_width)
-        self.rows = cache.view(num_positions, batch, 2 * width)
-        self.pairs = cache.view(num_positions, batch * heads, 2, head_width).transpose(0, 1)  # [B H, T, 2, d]
-        weight, bias = block.qkv.weight, block.qkv.bias
-        scale = 1 / math.sqrt(head_width)
-        self.query: Weights = (scale * weight[:width]).T.contiguous(), scale * bias[:width]
-        by_head = (2, heads, head_width)  # key and value of a head side by side, as they are kept
-        self.key_value: Weights = (
-            weight[width:].T.unflatten(1, by_head).transpose(1, 2).reshape(width, -1),
-            bias[width:].view(by_head).transpose(0, 1).flatten(),
-        )
+        self.cache = cache
+        keys, self.values = cache.flatten(1, 2)  # [B H, T, d] each
+        self.keys = keys.transpose(1, 2)
+        self.split, self.queries = (batch, 3, heads, head_width), (batch * heads, 1, head_width)
+        scale = torch.ones_like(block.qkv.bias)
+        scale[:width] = 1 / math.sqrt(head_width)  # of scores
+        self.qkv: Weights = (block.qkv.weight.T * scale).contiguous(), block.qkv.bias * scale
         self.output, self.up, self.down = (
             (linear.weight.T.contiguous(), linear.bias) for linear in (block.output, block.up, block.down)
         )
 
     def step(self, h: Tensor, t: int) -> Tensor:
         """[B, W] of the token at `t` -> [B, W]; its key and value join the others."""
-        x = torch.layer_norm(h, *self.attention_norm)
-        q = _affine(x, self.query).view(*self.heads)
-        matrix, bias = self.key_value
-        torch.addmm(bias, x, matrix, out=self.rows[t])
+        qkv = _affine(torch.layer_norm(h, *self.attention_norm), self.qkv).view(self.split)
+        q = qkv.select(1, 0).reshape(self.queries)  # [B H, 1, d]
+        new = qkv.narrow(1, 1, 2).transpose(0, 1)  # [2, B, heads, d]
         if self.rotation is not None:
             at = slice(t, t + 1)
-            q = self.rotation(q[:, None], at)[:, 0]
-            self.pairs[:, at, 0] = self.rotation(self.pairs[:, at, 0], at)
-        keys, values = self.pairs[:, : t + 1].unbind(2)  # [B H, t + 1, d] each
-        scores = torch.bmm(q[:, None], keys.transpose(1, 2))  # [B H, 1, t + 1]
+            q, key = self.rotation(q, at), self.rotation(new[0, :, :, None], at)[:, :, 0]
+            new = torch.stack([key, new[1]])
+        self.cache.select(3, t).copy_(new)
+        scores = torch.bmm(q, self.keys.narrow(2, 0, t + 1))  # [B H, 1, t + 1]
         weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-        h = h + _affine(torch.bmm(weights, values).view_as(h), self.output)
+        h = h + _affine(torch.bmm(weights, self.values.narrow(1, 0, t + 1)).view_as(h), self.output)
         x = torch.layer_norm(h, *self.mlp_norm)
         return h + _affine(F.gelu(_affine(x, self.up)), self.down)
 

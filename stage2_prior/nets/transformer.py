@@ -184,8 +184,8 @@ class Transformer(nn.Module):
             h = block(h)
         return self.norm(h)
 
-    def new_cache(self, batch: int) -> Tensor:
-        """Room for keys and values of `batch` sequences, [layers, T, B, heads, 2, head width], like the weights."""
+    def new_cache(self, batch: int) -> list[Tensor]:
+        """Room for keys and values of `batch` sequences, [2, B, heads, T, head width] a layer, like the weights."""
         weight = self.position.weight
-        head_width = weight.shape[1] // self.num_heads
-        return weight.new_empty(len(self.blocks), len(self.row), batch, self.num_heads, 2, head_width)
+        shape = (2, batch, self.num_heads, len(self.row), weight.shape[1] // self.num_heads)
+        return [weight.new_empty(shape) for _ in self.blocks]

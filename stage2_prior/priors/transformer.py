@@ -96,7 +96,7 @@ class Transformer(LabelledPrior):
             return self.tokens.log_prob(outputs.float(), tokens).sum(1)
 
     def _sample_given(self, labels: Tensor, how: Sampling) -> Tensor:
-        cached = self.net.new_cache(2 if how.guidance else 1).nbytes  # a guided one has its twin beside it
+        cached = sum(layer.nbytes for layer in self.net.new_cache(2 if how.guidance else 1))  # a guided one has a twin
         rows = max(1, min(SAMPLE_ROWS, CACHE_BYTES // cached))
         drawn = [self._generate(block, how) for block in labels.split(rows)]
         return torch.cat(drawn)  # outside of inference mode, so that what is drawn can be trained on

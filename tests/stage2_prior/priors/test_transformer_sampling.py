@@ -156,13 +156,13 @@ def test_a_class_that_was_never_seen_is_refused_and_no_held_out_image_of_it_ends
 def test_a_block_of_draws_keeps_within_its_cache(how: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guided sequences have a twin each."""
     prior = make(SMALL["one map"], conditional=True)
-    limit = 10 * prior.net.new_cache(1).nbytes
+    limit = 10 * sum(layer.nbytes for layer in prior.net.new_cache(1))
     taken: list[int] = []
     new_cache = prior.net.new_cache
 
-    def noted(rows: int) -> torch.Tensor:
+    def noted(rows: int) -> list[torch.Tensor]:
         cache = new_cache(rows)
-        taken.append(cache.nbytes)
+        taken.append(sum(layer.nbytes for layer in cache))
         return cache
 
     monkeypatch.setattr(prior.net, "new_cache", noted)
