@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
+from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, figure_of, spelled
 from stage2_prior.prior import innermost
 
 LIKELIEST = "the likeliest"
@@ -77,7 +77,7 @@ class Scale(Inquiry):
             f"{spelled(outcomes.estimate(low, 'precision'))} to {spelled(outcomes.estimate(high, 'precision'))} and "
             f"recall from {spelled(outcomes.estimate(low, 'recall'))} to {spelled(outcomes.estimate(high, 'recall'))}. "
             "Decoded q(z) itself is at a distance of "
-            f"{sum(run.material[1] for run in outcomes.of(one)) / self.num_seeds:.2f}.",
+            f"{spelled(estimate_of([run.material[1] for run in outcomes.of(one)]))}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

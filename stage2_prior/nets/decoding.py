@@ -55,7 +55,7 @@ class Layer:
         self.attention_norm, self.mlp_norm = _norm_of(block.attention_norm), _norm_of(block.mlp_norm)
         self.cache = cache
         keys, self.values = cache.flatten(1, 2)  # [B H, T, d] each
-        self.keys = keys.transpose(1, 2)
+        self.keys = keys.transpose(1, 2)  # [B H, d, T]
         self.split, self.queries = (batch, 3, heads, head_width), (batch * heads, 1, head_width)
         scale = torch.ones_like(block.qkv.bias)
         scale[:width] = 1 / math.sqrt(head_width)  # of scores
