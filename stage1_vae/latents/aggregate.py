@@ -156,7 +156,7 @@ def _squares(left: Tensor, forms: Tensor, out: Tensor) -> Tensor:
         for d in range(num_dims):
             z = left[far, num_dims + d, None]
             distance = z - forms[num_dims + d] / precision[d]
-            distance[distance.abs() <= 4 * eps * z.abs()] = 0.0  # rounding of the quotient
+            distance[distance.abs() < 4 * eps * z.abs()] = 0.0  # rounding of the quotient, not an infinite one
             nats.addcmul_(precision[d].expand_as(nats), distance.square_(), value=-0.5)
         out[far] = nats
     return out

@@ -11,7 +11,8 @@ decoded and in the features that the judge looks at (without a decoder, of the l
 of several sets of samples. A rung pays where it is better by more than two standard errors, or by more than a nat of
 which a few latents are the most, since these are lost to the other; what is taken is the cheapest that none betters so.
 
-What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most.
+What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most,
+and what the rounds of EM of a mixture that has begun take beyond them.
 """
 
 import math

@@ -221,7 +221,7 @@ def cholesky(covariance: Tensor) -> Tensor:
     Of points so far out that rounding has left nothing of how they are spread, one that covers the rounding does.
 
     Raises:
-        torch.linalg.LinAlgError: when no ridge helps (it holds NaN, or is not symmetric).
+        torch.linalg.LinAlgError: when no ridge helps (it holds NaN).
     """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(SMALLEST_VARIANCE)  # [..., 1]

@@ -148,6 +148,12 @@ def test_log_aggregate_beside_a_wild_latent(scale: float) -> None:
     torch.testing.assert_close(latents.log_aggregate(z), log_aggregate_by_loop(latents, z), rtol=1e-6, atol=1e-6)
 
 
+def test_an_infinite_latent_has_no_finite_density() -> None:
+    z = torch.zeros(2, DIMS, dtype=torch.float64)
+    z[0, 0], z[1] = math.inf, -math.inf
+    assert not dataset().log_aggregate(z).isfinite().any()
+
+
 def test_log_aggregate_of_one_image_is_its_posterior() -> None:
     latents = dataset(num=1)
     z = torch.randn(40, DIMS, dtype=torch.float64)
