@@ -7,11 +7,10 @@ the command before the training. What fails later is told once, and W&B hears no
 import netrc
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -88,6 +87,9 @@ class WandbRun:
         say: takes the line.
     """
 
+    packages_are_listed: ClassVar[bool] = False
+    """By a run of this process: they are the same for all, and the list takes a fifth of a second."""
+
     def __init__(self, run: Any, say: Say) -> None:
         self.id, self._run, self._say = str(run.id), run, say
 
@@ -121,13 +123,13 @@ def open_run(
         os.environ[name] = str(folder.resolve() / "wandb" / sub)  # each job of a sweep has its own
     if not os.environ.get(MODE):
         os.environ.pop(MODE, None)  # an empty one is no mode to W&B
-    is_first = "wandb" not in sys.modules  # of this process, of whose packages W&B makes a list in a fifth of a second
     import wandb
 
+    is_whole = not WandbRun.packages_are_listed or bool(identity)  # an announced run is seen without the others
     unless_set = {
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
-        "x_save_requirements": is_first or bool(identity),  # an announced run is whole without the others
+        "x_save_requirements": is_whole,
     }
     chosen = {"silent": True, "console": "off", **_known(wandb, unless_set), **identity}
 
@@ -143,6 +145,7 @@ def open_run(
             reinit="finish_previous",
             settings=wandb.Settings(**chosen),
         )
+        WandbRun.packages_are_listed = True
         return WandbRun(run, say)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,8 @@ def _give_up(run: Any) -> None:
 def _known(wandb: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those that this version of W&B knows, and that the user's environment does not say otherwise."""
     known = wandb.Settings.model_fields
-    return {name: to for name, to in settings.items() if name in known and f"WANDB_{name.upper()}" not in os.environ}
+    spelled = {name: f"WANDB_{name.removeprefix('x').upper()}" for name in settings}  # x_name is WANDB__NAME
+    return {name: to for name, to in settings.items() if name in known and spelled[name] not in os.environ}
 
 
 def _reason(error: Exception) -> str:

@@ -161,6 +161,10 @@ def test_waiting_is_bounded_unless_the_user_says_how_long(monkeypatch: pytest.Mo
     assert wandb_run._known(wandb, ours) == {"init_timeout": 15.0}
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "200")
     assert wandb_run._known(wandb, ours) == {}
+    declined = {"x_save_requirements": True}
+    assert wandb_run._known(wandb, declined) == declined
+    monkeypatch.setenv("WANDB__SAVE_REQUIREMENTS", "false")
+    assert wandb_run._known(wandb, declined) == {}, "as W&B spells it"
 
 
 def test_an_empty_mode_is_none_to_wandb_too_and_packages_are_listed_once(tmp_path: Path) -> None:
