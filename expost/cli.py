@@ -156,9 +156,9 @@ def groups() -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the files in a group."""
-    files = (CONF / group).rglob("*.yaml")
-    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files) or groups()
+    """Names of the files in a group, but for folders that start with `_`: only the defaults list chooses from these."""
+    names = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
+    return sorted(str(name) for name in names if not str(name).startswith("_")) or groups()
 
 
 def unknown_key(key: str) -> str:
