@@ -131,7 +131,7 @@ AXES = (
         "images",
         "28x28, the reference net, one epoch; a mixture of 10 on 16 dimensions, 20 iterations; an evaluation on "
         "2,000 test images",
-        (10_000, 100_000, 300_000),
+        (10_000, 100_000, 300_000, 1_000_000),
         write_images,
         {stage: images(f"stage={stage}") for stage in ("vae", "encode", "prior", "evaluate")},
     ),

@@ -33,6 +33,8 @@ from stage1_vae.rate import rate_per_dim_nats
 
 NUM_MATCHES = 8
 """Draws of an exact match for each run."""
+SIGNIFICANT = 0.05
+"""How often noise may be taken for more, of all that is compared together."""
 BESIDE = ("matched_sd", "num_images", "accuracy_error")
 """Figures of a run that stand in no column: scatter of the exact match in nats, N, and the standard error over images
 of a classifier's right answers in per cent, which `quilt` has."""
@@ -40,11 +42,24 @@ of a classifier's right answers in per cent, which `quilt` has."""
 
 @dataclass(frozen=True)
 class Excess:
-    """By how much a figure is beyond that of an exact match: mean and standard error, of seeds and images together, and
-    whether that is more than noise; None: of one seed nobody knows."""
+    """By how much a figure is beyond that of an exact match.
+
+    Attributes:
+        amount: mean and standard error, of seeds and images together.
+        p_value: how often noise alone would be as far from 0; None: of one seed nobody knows.
+    """
 
     amount: Estimate
-    is_beyond: bool | None
+    p_value: float | None
+
+    @property
+    def is_beyond(self) -> bool | None:
+        """Whether it is more than noise, of this one figure."""
+        return self.is_beyond_of(1)
+
+    def is_beyond_of(self, num: int) -> bool | None:
+        """The same of one that was picked from `num` comparisons (Bonferroni)."""
+        return None if self.p_value is None else num * self.p_value < SIGNIFICANT
 
 
 class AgainstMatch(Inquiry):
@@ -132,7 +147,7 @@ def kl_figures(run: Finished) -> dict[str, float]:
 def excess(outcomes: Outcomes, variant: str, other: str | None = None) -> Excess:
     """Nats that `variant` has beyond an exact match; with `other`, how much more than that one has.
 
-    A t-test at 5 % on the sum of two variances, that of the mean over seeds and that of the images, with the degrees of
+    A t-test on the sum of two variances, that of the mean over seeds and that of the images, with the degrees of
     freedom of such a sum (Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", 1946).
     """
     compared = [variant] if other is None else [variant, other]
@@ -155,13 +170,25 @@ def with_noise_of_images(found: Estimate, of_images: Sequence[float], num: int, 
     error = math.sqrt(of_seeds + sum(of_images))
     squares = of_seeds**2 / (num - 1) + sum(variance**2 for variance in of_images) / freedom
     together = error**4 / squares if squares > 0 else 1.0
-    is_beyond = abs(found.value) > float(stats.t.ppf(0.975, together)) * error > 0
-    return Excess(Estimate(found.value, error), is_beyond)
+    p_value = 2 * float(stats.t.sf(abs(found.value) / error, together)) if error > 0 else 1.0
+    return Excess(Estimate(found.value, error), p_value)
 
 
 def is_above(over: Excess) -> bool:
     """Whether q(z) is more than noise further from N(0, I) than an exact match; an excess below 0 is none."""
     return over.is_beyond is True and over.amount.value > 0
+
+
+def num_above(several: Sequence[Excess]) -> int:
+    """How many of `several` are, where noise may make a single one of them seem so in 5 % of cases (Holm, "A Simple
+    Sequentially Rejective Multiple Test Procedure", 1979)."""
+    known = sorted((over.p_value, over.amount.value > 0) for over in several if over.p_value is not None)
+    found = 0
+    for place, (p_value, is_positive) in enumerate(known):
+        if p_value * (len(known) - place) >= SIGNIFICANT:
+            break
+        found += is_positive
+    return found
 
 
 def _variance(outcomes: Outcomes, variant: str) -> float:

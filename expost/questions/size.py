@@ -1,5 +1,6 @@
 """Does a deeper encoder, or do more latent dimensions, bring q(z) nearer to N(0, I)?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,16 @@ from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
 from expost.questions.inquiry import NOISE_WORDS, Column, Finished, Outcomes, Variant, figure_of, spelled
-from expost.questions.matched import AgainstMatch, excess, has_room, hidden, is_above, kl_figures, num_images
+from expost.questions.matched import (
+    SIGNIFICANT,
+    AgainstMatch,
+    excess,
+    has_room,
+    hidden,
+    kl_figures,
+    num_above,
+    num_images,
+)
 
 TITLES = {"beyond": "KL(q(z) || N(0, I)) beyond an exact match, nats"}
 COLOURS = (POSTERIOR, BASELINE, LEARNED, EXTRA)
@@ -99,17 +109,21 @@ class Size(AgainstMatch):
 
     def _spread(self, outcomes: Outcomes) -> str:
         """How many have an excess, and the smallest and the largest of those whose rates the images can judge."""
-        apart = sum(is_above(excess(outcomes, name)) for name in outcomes.variants)
-        counted = f"Beyond an exact match by more than noise are {apart} of {len(outcomes.variants)}"
+        apart = num_above([excess(outcomes, name) for name in outcomes.variants])
+        counted = (
+            f"Beyond an exact match by more than noise, which makes one seem so in {SIGNIFICANT:.0%} of such tables, "
+            f"are {apart} of {len(outcomes.variants)}"
+        )
         judged = [name for name in outcomes.variants if has_room(outcomes, name)]
         if len(judged) < 2:
             return f"{counted}; which is the nearest to N(0, I) these images cannot show."
         judged.sort(key=lambda name: excess(outcomes, name).amount.value)
         least, most = judged[0], judged[-1]
+        is_beyond = excess(outcomes, most, least).is_beyond_of(math.comb(len(judged), 2))  # picked from all pairs
         return (
             f"{counted}. Of the {len(judged)} at rates below log {num_images(outcomes):,}, {least} has the smallest "
             f"excess, {spelled(excess(outcomes, least).amount)} nats, and {most} the largest, "
-            f"{spelled(excess(outcomes, most).amount)}{NOISE_WORDS[excess(outcomes, most, least).is_beyond]}."
+            f"{spelled(excess(outcomes, most).amount)}{NOISE_WORDS[is_beyond]}."
         )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expost.config.build import build
 from expost.config.defaults import read_conf
+from expost.evaluation.sections import Estimate
 from expost.questions.inquiry import Outcome, Outcomes
 from expost.questions.matched import (
     NUM_MATCHES,
@@ -22,6 +23,7 @@ from expost.questions.matched import (
     hidden,
     matching_widths,
     mean_rates,
+    num_above,
     of_matches,
 )
 from stage1_vae.latents import LatentDataset
@@ -193,3 +195,15 @@ def test_variants_are_ranked_only_at_rates_that_the_images_can_judge() -> None:
     assert "are 2 of 6. Of the 2 at rates below log 359, 1 hidden, 2 dimensions has the smallest" in words
     assert "2 hidden, 2 dimensions the largest, 0.40 ± 0.02." in words, words
     assert "0.30 nats in 1 hidden, 8 dimensions;" in words and "0.30 nats in 1 hidden, 2" not in words
+
+
+def test_of_several_that_are_told_together_noise_makes_one_seem_more_in_a_twentieth_of_cases() -> None:
+    chance = torch.rand(2000, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = [[Excess(Estimate(1.0, 0.5), value) for value in row] for row in chance.tolist()]
+    assert 0.035 < statistics.fmean(num_above(row) > 0 for row in rows) < 0.065
+    assert statistics.fmean(any(over.is_beyond for over in row) for row in rows) > 0.3, "one by one"
+    clear, below = Excess(Estimate(1.0, 0.1), 1e-6), Excess(Estimate(-1.0, 0.1), 1e-6)
+    assert num_above([clear, below, *rows[0], Excess(Estimate(1.0, None), None)]) == 1
+    nearly = Excess(Estimate(1.0, 0.4), 0.012)
+    assert [nearly.is_beyond_of(num) for num in (1, 4, 5)] == [True, True, False]
+    assert num_above([nearly] * 4) == 4 and num_above([nearly] * 5) == 0
