@@ -97,6 +97,7 @@ class FitRun:
         features: z [N, *latent] -> [N, F], of the images that they are decoded to, for a prior that `looks_at_images`;
             None: there are none.
         measures: whether the report says what latents cost; what stands around the prior measures itself otherwise.
+        is_over: whether the seconds of the fit have passed; what has something to show by then ends with that.
     """
 
     device: torch.device
@@ -113,6 +114,7 @@ class FitRun:
     learned: Mapping[str, Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
     measures: bool = True
+    is_over: Callable[[], bool] = lambda: False
 
 
 Logged = tuple[dict[str, float], int]

@@ -7,9 +7,9 @@ Runs each stage on synthetic data of each size as a command of its own, by one t
 processes computed, whatever else the machine does, and its peak memory; both hold the start of the interpreter. A slope
 tells that apart: of what is beyond the least of the curve, d log(figure) / d log(size) between the two largest, so that
 1 is linear whatever is there once; none where less than a second, or a tenth of a GiB, is beyond it. Sizes that a
-command refuses end its curve, in the words that it gave. Takes about two hours on one core and 6 GiB of disk; what is in
-`--root` is not measured again. Exits with 1 where a curve over images or latents is steeper than linear by more than a
-tenth, by more than noise, and nothing explains it. What noise is, the axis of components measures: `encode` does the
+command refuses end its curve, in the words that it gave. Takes about two hours on one core and 6 GiB of disk; what is
+in `--root` is not measured again. Exits with 1 where a curve over images or latents is steeper than linear by more than
+a tenth, by more than noise, and nothing explains it. What noise is, the axis of components measures: `encode` does the
 same work there at every size, and its spread is that of one command that is run again; without that axis there is none.
 """
 

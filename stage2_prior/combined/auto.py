@@ -11,8 +11,7 @@ decoded and in the features that the judge looks at (without a decoder, of the l
 of several sets of samples. A rung pays where it is better by more than two standard errors, or by more than a nat of
 which a few latents are the most, since these are lost to the other; what is taken is the cheapest that none betters so.
 
-What a clock has cut is not reproducible. A fit that is killed starts over: it takes its seconds at most,
-and what the rounds of EM of a mixture that has begun take beyond them.
+What a clock has cut is not reproducible. A fit that is killed starts over, and takes its seconds at most.
 """
 
 import math
@@ -316,20 +315,23 @@ class Race:
         """Fit `rungs` within `seconds`, until two in a row do not pay."""
         end, unpaid = time.perf_counter() + seconds, 0
 
+        def is_over() -> bool:
+            return time.perf_counter() > end
+
         def look_at_clock() -> None:
-            if time.perf_counter() > end:
+            if is_over():
                 raise OutOfTime
 
         for rung in rungs:
             if unpaid == PATIENCE:
                 rung.words = f"skipped: the {PATIENCE} rungs before it did not pay"
                 continue
-            if time.perf_counter() > end and rung is not rungs[0]:
+            if is_over() and rung is not rungs[0]:
                 rung.words = "skipped: no seconds were left"
                 continue
             before, started = (self.best if self.done else None), time.perf_counter()
             try:
-                fit_alone(rung.prior, self.train, self.val, self._lent(rung, look_at_clock))
+                fit_alone(rung.prior, self.train, self.val, self._lent(rung, look_at_clock, is_over))
                 self._look_at(rung)
                 rung.words, rung.is_done = "fitted", True
             except OutOfTime:
@@ -359,14 +361,16 @@ class Race:
             for fit in fits.values():
                 fit.drop()
 
-    def _lent(self, rung: Rung, then: Callable[[], None] = lambda: None) -> FitRun:
+    def _lent(
+        self, rung: Rung, then: Callable[[], None] = lambda: None, is_over: Callable[[], bool] = lambda: False
+    ) -> FitRun:
         """To the fit of a rung, whose figures are logged under its number; `then`: after each of them."""
 
         def log(figures: Mapping[str, float], step: int) -> None:
             self.run.log({f"{name}_of_{rung.place}": value for name, value in figures.items()}, step)
             then()
 
-        return replace(self.run, log=log, states=FitStates())
+        return replace(self.run, log=log, states=FitStates(), is_over=is_over)
 
     def _sliced(self, rung: Rung) -> SlicedFit:
         return SlicedFit(lambda lent: fit_alone(rung.prior, self.train, self.val, lent), self._lent(rung))

@@ -198,15 +198,16 @@ def expectation_maximisation(
     state: EMState,
     settings: EMSettings,
     on_iteration: Callable[[EMState], None] = lambda state: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> EMState:
-    """Ascend from `state` until a step gains less than `tol` nats a point, or `max_iter` steps.
+    """Ascend from `state` until a step gains less than `tol` nats a point, or `max_iter` steps, or until `is_over`.
 
     A component with less than a tenth of a point is empty: it is moved, once, to the point explained worst, and the
     move is undone if it lowered the objective, so that the objective never falls.
     """
     num = len(state.may_move)
     statistics = Statistics(points, settings.covariance, num, state.double, settings.cache_bytes, settings.ranks)
-    while not state.converged and state.iteration <= settings.max_iter:
+    while not state.converged and state.iteration <= settings.max_iter and not is_over():
         state = iterate(state, statistics, settings)
         on_iteration(state)
     return state

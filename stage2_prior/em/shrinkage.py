@@ -189,6 +189,7 @@ def shrink_by_held_out(
     held_out: HeldOut,
     settings: EMSettings,
     num: int,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Shrunk:
     """The components `first`, where EM ended, under the shrinkage that held-out points choose.
 
@@ -199,9 +200,12 @@ def shrink_by_held_out(
         held_out: what chooses.
         settings: whose guess is one of those that are tried.
         num: N, the number of points.
+        is_over: whether to end with what there is.
     """
     shrunk, best = first, held_out.nats(first.current)
     for _ in range(ROUNDS if ascend else 1):
+        if is_over():
+            break
         statistics = stats(shrunk.current)
         trial = best_trial(statistics, settings, num, FIRST_TRIED, held_out)
         if trial is None or not pays(trial.nats, best):
@@ -229,6 +233,7 @@ def begin_elsewhere(
     held_out: HeldOut,
     settings: EMSettings,
     num: int,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Shrunk:
     """The same of EM from the mean statistics `start` [K, F], whose components are hardly shrunk, at the size of each;
     the rest as in `shrink_by_held_out`."""
@@ -238,7 +243,7 @@ def begin_elsewhere(
     sizes = replace(settings, guess=size.reshape(-1, *[1] * shape.ndim) * shape, pseudo_counts=HARDLY)
     end = ascend(m_step(start * num, sizes.covariance, sizes.guess, HARDLY, num), sizes)
     first = Shrunk(end.current, f"{SIZED} by {Fraction(HARDLY)} points", end, is_anew=True)
-    return shrink_by_held_out(first, stats, ascend, held_out, settings, num)
+    return shrink_by_held_out(first, stats, ascend, held_out, settings, num, is_over)
 
 
 def can_weigh(num: int, are_points: bool) -> bool:

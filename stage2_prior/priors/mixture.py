@@ -229,7 +229,7 @@ class Mixture(FiniteMixture):
         statistics = Statistics(points, self.covariance, self.num_components, best.double, ranks=run.ranks)
 
         def ascend(begin: Components, settings: EMSettings) -> EMState:
-            return expectation_maximisation(points, EMState.begin(begin), settings)
+            return expectation_maximisation(points, EMState.begin(begin), settings, is_over=run.is_over)
 
         def start() -> Tensor:
             seeded = torch.Generator().manual_seed(run.seed)
@@ -282,19 +282,21 @@ class Mixture(FiniteMixture):
             return current, fit.end, ()
         points = fit.scaling.points(val.posterior(spread_rows(len(val), HELD_OUT)))
         held_out = HeldOut(points, self.covariance, self.num_components, run.ranks)
-        rest = held_out, fit.settings, len(train)
+        rest = held_out, fit.settings, len(train), run.is_over
         can_tell, shrunk = len(val) >= FEWEST, Shrunk(current)
         if can_tell:
             shrunk = shrink_by_held_out(shrunk, fit.stats, fit.ascend, *rest)
         whole = covariance_behind(fit.total, train, run.device)
         behind_by = whole, held_out, self.covariance, fit.scaling.has_tails, are_points
         chosen, notes = put_behind(shrunk.current, *behind_by)
-        if can_tell and fit.start is not None and fit.ascend is not None and self._may_begin_again(train, shrunk):
+        again = can_tell and not run.is_over() and self._may_begin_again(train, shrunk)
+        if again and fit.start is not None and fit.ascend is not None:
             other = begin_elsewhere(fit.start(), fit.stats, fit.ascend, *rest)
             found = put_behind(other.current, *behind_by)
             if is_likelier(held_out.nats(found[0]), held_out.nats(chosen)):
                 shrunk, (chosen, notes) = other, found
         behind = [f"{note}; a number in prior.pseudo_counts leaves that out" for note in notes]
+        behind += ["what held-out latents choose ended with the seconds of the fit"] * run.is_over()
         return chosen, shrunk.end or fit.end, (*shrunk.note(held_out, current), *behind)
 
     def _may_begin_again(self, train: LatentDataset, shrunk: Shrunk) -> bool:

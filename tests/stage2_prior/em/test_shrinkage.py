@@ -1,6 +1,7 @@
 """Held-out latents choose the shrinkage of a mixture: where the first guess is wrong, and where it is right."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,24 @@ def test_clusters_much_narrower_than_the_whole_have_their_components() -> None:
     theirs = GaussianMixture(10, random_state=0).fit(train / unit).score(test / unit) - np.log(unit).sum()
     assert nats(found, test) > theirs - 0.1
     assert notes[0].startswith("EM was begun once more, at latents at random, and covariances are shrunk towards ")
+
+
+@pytest.mark.parametrize("looks", [0, 1, 3, 5, 9])
+def test_what_held_out_latents_choose_ends_with_the_seconds_of_the_fit(looks: int) -> None:
+    train, val = (clusters(np.random.default_rng(seed), num) for seed, num in ((0, 2000), (1, 500)))
+    asked = [0]
+
+    def is_over() -> bool:
+        asked[0] += 1
+        return asked[0] > looks
+
+    whole, (note, *_) = fitted(train, val, num_components=20)
+    cut = Mixture(whole.spec, 20)
+    notes = cut.fit(points_of(train), points_of(val), replace(RUN, is_over=is_over)).notes
+    assert "shrunk towards" in note and notes[-1].endswith("ended with the seconds of the fit")
+    assert looks < asked[0] <= looks + 4, "each loop looks once more, and ends"
+    test = clusters(np.random.default_rng(2), 500)
+    assert nats(cut, test) > nats(whole, test) - 7, "the first EM loses six"
 
 
 @pytest.mark.parametrize("kind", ["full", "diagonal", "spherical"])
