@@ -111,8 +111,8 @@ class Size(AgainstMatch):
         """How many have an excess, and the smallest and the largest of those whose rates the images can judge."""
         apart = num_above([excess(outcomes, name) for name in outcomes.variants])
         counted = (
-            f"Beyond an exact match by more than noise, which makes one seem so in {SIGNIFICANT:.0%} of such tables, "
-            f"are {apart} of {len(outcomes.variants)}"
+            f"{apart} of {len(outcomes.variants)} are beyond an exact match by more than noise, tested together at "
+            f"{SIGNIFICANT:.0%}"
         )
         judged = [name for name in outcomes.variants if has_room(outcomes, name)]
         if len(judged) < 2:
