@@ -38,6 +38,7 @@ class Absorbed(Inquiry):
         "rate": Column("rate at the end", 2),
     }
     goal = "prior"
+    needs_elbo = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

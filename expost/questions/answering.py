@@ -21,7 +21,7 @@ from expost.base.command import Command, command_line
 from expost.base.errors import UserError
 from expost.base.terminal import new_console
 from expost.config.build import build, target_class
-from expost.config.schema import validate
+from expost.config.schema import Seeds, validate
 from expost.job import Job
 from expost.parts.assembly import ImageParts, assemble
 from expost.parts.identity import circumstances
@@ -31,8 +31,11 @@ from expost.stages.check import check_all
 from expost.stages.report import point_latest
 from stage1_vae.base_priors import StandardNormal
 from stage1_vae.machine import flushed_denormals
+from stage1_vae.objectives.elbo import ELBO
 
 ANSWER, PICTURE = "answer.json", "answer.png"
+OF_THE_ELBO = {"beta": 1.0, "beta_norm": None, "free_nats": 0.0, "warmup_steps": 0, "cycle_steps": 0}
+"""Settings of an objective under which its loss is the ELBO to the end."""
 PURPOSES = {"train": "training", "val": "validation", "test": "the test"}
 """Of the splits of a set."""
 
@@ -50,8 +53,11 @@ def answer(job: Job) -> None:
     num_images: dict[str, int] = {}
     runs = [(variant, job.config.seed + seed) for variant in inquiry.variants() for seed in range(inquiry.num_seeds)]
     for number in range(0, len(runs), inquiry.num_seeds):  # a mistake in the last one is met before the first is made
-        _, parts = ready(variant_job(job, *runs[number], number), inquiry)
-        inquiry.check_autoencoder(parts.vae.eval())  # which is not trained: training keeps the mode it meets
+        prepared, parts = ready(variant_job(job, *runs[number], number), inquiry)
+        parts.vae.eval()  # which is not trained: training keeps the mode it meets
+        inquiry.check_run(prepared, parts)
+    if inquiry.num_seeds > 1:
+        check_seeds(*(variant_job(job, *runs[number], number).config.seeds for number in range(2)))
     for number, (variant, seed) in enumerate(runs):
         began = time.perf_counter()
         prepared, parts = ready(variant_job(job, variant, seed, number), inquiry)
@@ -79,11 +85,20 @@ def asked(job: Job) -> Inquiry:
         for word in variant.words:
             if key_of(word) in typed:
                 raise UserError(f"{key_of(word)}: this question sets it by itself, run by run; leave it out")
-    if inquiry.num_seeds > 1 and (pinned := sorted(key for key in typed if key.startswith("seeds."))):
-        raise UserError(f"{pinned[0]}: seeds of a question differ from run to run; leave it out, or set seed")
     if (reason := inquiry.check(job.config)) is not None:
         raise UserError(reason)
     return inquiry
+
+
+def check_seeds(first: Seeds, second: Seeds) -> None:
+    """Refuse those of two runs that are the same: of the noise of such runs nobody would see a part.
+
+    Raises:
+        UserError: which one.
+    """
+    for name, value in first:
+        if value == getattr(second, name):
+            raise UserError(f"seeds.{name}: seeds of a question differ from run to run; leave it out, or set seed")
 
 
 def key_of(word: str) -> str:
@@ -98,9 +113,10 @@ def variant_job(job: Job, variant: Variant, seed: int, number: int) -> Job:
     try:
         composed = hydra.compose(HydraConfig.get().job.config_name, words, return_hydra_config=True)
     except HydraException as error:
+        reason = " ".join(str(error).splitlines()[0].split()).rstrip(".")
         raise UserError(
-            f"this question sets {' '.join(variant.words)}, and a choice that you made has no such key; "
-            "leave out data=, net= or vae="
+            f"this question sets {' '.join(variant.words)}, with which a choice that you made does not go together: "
+            f"{reason}; leave that out"
         ) from error
     command = replace(Command.of(composed.hydra), is_sweep=True, sweep_dir=job.folder, job_number=number)
     with open_dict(composed):
@@ -124,6 +140,10 @@ def ready(job: Job, inquiry: Inquiry) -> tuple[Job, ImageParts]:
     learned = parts.objective is not None and parts.objective.prior is not None
     if inquiry.needs_normal and (learned or type(parts.vae.base_prior) is not StandardNormal):
         raise UserError("this question is about a VAE that is trained against N(0, I); leave out vae=")
+    objective = job.config.vae_node.get("objective") or {}
+    is_elbo = type(parts.objective) is ELBO and all(objective[key] == value for key, value in OF_THE_ELBO.items())
+    if inquiry.needs_elbo and not is_elbo:
+        raise UserError("this question is about a loss that is the ELBO; leave vae.objective as it is")
     return job, parts
 
 
@@ -147,7 +167,7 @@ def tell(job: Job, inquiry: Inquiry, outcomes: Outcomes, num_images: Mapping[str
         **circumstances(),
     }
     try:
-        (job.folder / ANSWER).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        (job.folder / ANSWER).write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
         inquiry.draw(outcomes, job.folder / PICTURE)
         point_latest(job)
     except OSError as error:

@@ -1,6 +1,5 @@
 """Is learning the prior worth it on codes?"""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ class Codes(Inquiry):
 
     asks = "Is learning the prior worth it on codes?"
     columns: ClassVar[Mapping[str, Column]] = {
-        "nats": Column("-log p(z), nats, exact", 2),
+        "nats": Column("-log p(z), nats an image, exact", 2),
         "distance": Column("Frechet distance", 3),
         "saved": Column("nats below uniform", 2),
         "way": Column("of the way in distance to decoded q(z), %", 1),
@@ -53,16 +52,21 @@ class Codes(Inquiry):
         }, None
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
-        pairs = zip(outcomes.values(COUNTS, "saved"), outcomes.values(LEARNT, "saved"), strict=True)
-        share = spelled(estimate_of([100 * counted / learnt for counted, learnt in pairs if learnt] or [math.nan]), 1)
+        pairs = list(zip(outcomes.values(COUNTS, "saved"), outcomes.values(LEARNT, "saved"), strict=True))
         counted, learnt = (spelled(outcomes.estimate(name, "way"), 1) for name in (COUNTS, LEARNT))
         gain, nearer = (outcomes.difference(LEARNT, COUNTS, name) for name in ("nats", "distance"))
+        share = f"{spelled(outcomes.estimate(COUNTS, 'saved'))} nats, where a transformer buys none,"
+        if all(learnt > 0 for _, learnt in pairs):
+            of_each = estimate_of([100 * counted / learnt for counted, learnt in pairs])
+            share = f"{spelled(of_each, 1)} % of the nats that a transformer buys,"
+        is_less = gain.value < 0 and outcomes.differ(LEARNT, COUNTS, "nats") is not False
+        why = ": what a network can know beyond counts of places is how the codes of an image depend on each other"
         return [
-            f"Counting the codes of each place buys {share} % of the nats that a transformer buys, and {counted} % of "
-            f"the way in distance from uniform codes to decoded q(z); the transformer goes {learnt} % of it.",
-            f"Beside counts it has {spelled(gain, sign=True)} nats a latent{outcomes.noise(LEARNT, COUNTS, 'nats')} "
-            f"and {spelled(nearer, sign=True)} of Frechet distance{outcomes.noise(LEARNT, COUNTS, 'distance')}: what a "
-            "network can know beyond counts of places is how the codes of an image depend on each other.",
+            f"Counting the codes of each place buys {share} and {counted} % of the way in distance from uniform codes "
+            f"to decoded q(z); the transformer goes {learnt} % of it.",
+            f"Beside counts it has {spelled(gain, sign=True)} nats an image{outcomes.noise(LEARNT, COUNTS, 'nats')} "
+            f"and {spelled(nearer, sign=True)} of Frechet distance{outcomes.noise(LEARNT, COUNTS, 'distance')}"
+            f"{why * is_less}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

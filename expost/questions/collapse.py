@@ -1,5 +1,6 @@
 """Why did my KL collapse, and which weight is right?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,11 @@ from typing import Any, ClassVar
 
 from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, chart, save_chart
+from expost.job import Job
+from expost.parts.assembly import ImageParts
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, figure_of, spelled
+from stage1_vae.objectives.elbo import ELBO
+from stage1_vae.vae import VAE
 
 
 @dataclass
@@ -20,7 +25,7 @@ class Collapse(Inquiry):
         beta: a heavy weight of the KL.
         beta_norm: the weight where both terms are means over their numbers (Higgins et al., "beta-VAE", 2017, appendix
             A.6: beta = beta_norm times numbers of an image over numbers of a latent).
-        warmup_steps: over which the heavy weight rises.
+        warmup_steps: over which the heavy weight rises; at most half of the training, so that it can do its work.
         free_nats: of each dimension, which the heavy weight does not count.
 
     Raises:
@@ -30,11 +35,12 @@ class Collapse(Inquiry):
     sides: list[int] = field(default_factory=lambda: [8, 16])
     beta: float = 20.0
     beta_norm: float = 0.25
-    warmup_steps: int = 800
+    warmup_steps: int = 400
     free_nats: float = 0.5
 
     asks = "Why did my KL collapse, and which weight is right?"
     columns: ClassVar[Mapping[str, Column]] = {
+        "beta": Column("weight of the KL in nats", 2, is_setting=True),
         "rate": Column("rate, nats an image", 2),
         "active": Column("active dimensions", 1),
         "distortion": Column("distortion, nats an image", 2),
@@ -68,12 +74,26 @@ class Collapse(Inquiry):
             for side in self.sides
         ]
 
+    def check_run(self, job: Job, parts: ImageParts) -> None:
+        if type(parts.objective) is not ELBO:
+            raise UserError("this question weighs the KL of the ELBO; leave out vae=")
+        trainer = job.config.trainer
+        steps = trainer.max_epochs * math.ceil(len(parts.data.train) / trainer.batch_size)
+        steps = steps if trainer.max_steps is None else min(steps, trainer.max_steps)
+        if 2 * self.warmup_steps > steps:
+            raise UserError(
+                f"question.warmup_steps={self.warmup_steps}: training is {steps:,} steps, of which the heavy weight "
+                f"needs half; give at most {steps // 2:,}, or raise trainer.max_epochs"
+            )
+
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         row, dimensions = run.report.row(run.report.baseline), run.report.surgery.dimensions
         if dimensions is None:
             raise UserError("this question counts active dimensions, and these latents have none; leave out vae=")
-        distortion = figure_of(row, "distortion_nats")
+        distortion, objective = figure_of(row, "distortion_nats"), run.parts.objective
+        assert isinstance(objective, ELBO) and isinstance(run.vae, VAE)
         return {
+            "beta": objective.full_weight(run.vae),
             "rate": figure_of(row, "rate_nats"),
             "active": dimensions.num_active,
             "distortion": distortion,
@@ -87,6 +107,9 @@ class Collapse(Inquiry):
         def rate(weight: str, side: int) -> str:
             return f"{spelled(outcomes.estimate(f'{weight}; {side} x {side}', 'rate'))}"
 
+        def beta(side: int) -> str:
+            return f"beta = {outcomes.estimate(f'{normed}; {side} x {side}', 'beta').value:g}"
+
         return [
             f"A bit of the code is kept where it saves the likelihood more than its weight. At {heavy} the code keeps "
             f"{rate(heavy, small)} nats of images of {small} x {small} (at beta 1: {rate(plain, small)}), and "
@@ -95,7 +118,8 @@ class Collapse(Inquiry):
             f"nats {rate(freed, small)} and {rate(freed, large)}.",
             "In nats beta = 1 is the weight for which the loss is a bound on log p(x), at every size; a mean over "
             f"pixels beside a sum over latents is another weight at each. Normalised by both sizes, "
-            f"{self.beta_norm:g} keeps {rate(normed, small)} and {rate(normed, large)} nats.",
+            f"{self.beta_norm:g} is {beta(small)} and {beta(large)}, and keeps {rate(normed, small)} and "
+            f"{rate(normed, large)} nats.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 from expost.base.errors import UserError
-from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
+from expost.questions.inquiry import (
+    NOISE_WORDS,
+    Column,
+    Finished,
+    Inquiry,
+    Outcomes,
+    Variant,
+    estimate_of,
+    is_beyond_noise,
+    spelled,
+)
 from expost.questions.linear import prepared
 from stage1_vae.autoencoder import Autoencoder
 from stage1_vae.posteriors import DiagonalNormal
@@ -19,7 +28,6 @@ from stage1_vae.posteriors import DiagonalNormal
 SILLY = 2.0
 """Where the silly problem stands: min over m of E[z^2], z ~ N(m, 1), whose gradient is 2 m."""
 SILLY_REPEATS = 20_000
-BATCH = 128
 
 
 @dataclass
@@ -43,14 +51,15 @@ class Gradients(Inquiry):
 
     asks = "Is one sample of z enough for the gradient?"
     columns: ClassVar[Mapping[str, Column]] = {
-        "batch": Column("variance over batches of 128, parts of the squared gradient", 3),
+        "batch": Column("variance over batches, parts of the squared gradient of the encoder's weights", 3),
+        "size": Column("images a batch", 0, is_setting=True),
         "reparameterised": Column("over z, one sample, reparameterised", 3),
         "score": Column("over z, one sample, score function", 1),
         "silly_reparameterised": Column("silly problem, reparameterised", 3),
         "silly_score": Column("silly problem, score function", 3),
     }
     goal = "vae"
-    needs_normal = True
+    needs_normal = needs_elbo = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,14 +67,6 @@ class Gradients(Inquiry):
             raise UserError(
                 "question.samples, question.epochs and question.num_repeats: two or more, and samples from 1 on"
             )
-
-    def check(self, config: Config) -> str | None:
-        objective = config.vae_node.get("objective") or {}
-        if objective.get("beta", 1) != 1 or objective.get("beta_norm") or objective.get("free_nats"):
-            return (
-                "the gradient that is looked at is that of the ELBO; leave vae.objective.beta and free_nats as they are"
-            )
-        return None
 
     def variants(self) -> Sequence[Variant]:
         return [
@@ -76,17 +77,18 @@ class Gradients(Inquiry):
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         with run.job.seeded(run.job.config.seeds.sample):
             x = prepared(run.parts, run.parts.data.train).to(run.job.device)
-            batch = x[torch.randperm(len(x))[:BATCH]]
+            size = min(run.job.config.trainer.batch_size, len(x))
+            batch = x[torch.randperm(len(x))[:size]]
             best, squared = self._variance(run.vae, lambda: batch, max(self.samples), False)
             curves = {
                 name: [self._variance(run.vae, lambda: batch, num, by_score)[0] / squared for num in self.samples]
                 for name, by_score in (("reparameterised", False), ("score", True))
             }
-            total, _ = self._variance(run.vae, lambda: x[torch.randint(len(x), (BATCH,))], max(self.samples), False)
+            total, _ = self._variance(run.vae, lambda: x[torch.randint(len(x), (size,))], max(self.samples), False)
             silly = {f"silly_{name}": variance for name, variance in silly_variances().items()}
         # What z adds at the most samples is taken away: what is left is the choice of the batch.
         batches = max(0.0, total - best) / squared
-        return {"batch": batches, **{name: curve[0] for name, curve in curves.items()}, **silly}, curves
+        return {"batch": batches, "size": size, **{name: curve[0] for name, curve in curves.items()}, **silly}, curves
 
     def _variance(self, vae: Autoencoder, batch: Callable[[], Tensor], num: int, by_score: bool) -> tuple[float, float]:
         """Of the gradient, and the squared length of its mean, both without bias."""
@@ -101,20 +103,30 @@ class Gradients(Inquiry):
         def part(variant: str, name: str, decimals: int = 2) -> str:
             return spelled(outcomes.estimate(variant, name), decimals)
 
-        smaller = [
-            outcomes.estimate(name, "reparameterised").value < outcomes.estimate(name, "batch").value
-            for name in outcomes.variants
-        ]
-        verdict = "Here yes" if all(smaller) else "Not always" if any(smaller) else "Here more would help"
-        more = "divide the smaller part" if all(smaller) else "would make a step less noisy, a larger batch as well"
+        signs = {name: self._beside_batch(outcomes, name) for name in outcomes.variants}
+        larger, smaller = (any(sign == way for sign, _ in signs.values()) for way in (1, -1))
+        verdict, more = "Not to be told here" if not smaller else "Here yes", "divide its own part"
+        if larger:
+            verdict = "Not always" if smaller else "Here more would help"
+            more = "would make a step of the encoder less noisy, a larger batch as well"
+        size = round(outcomes.all[0].figures["size"])
         return [
-            f"{verdict}, reparameterised: {early}, one sample adds "
-            f"{part(early, 'reparameterised')} of the squared gradient as variance, where the choice of a batch adds "
-            f"{part(early, 'batch')}; {late}, {part(late, 'reparameterised')} beside {part(late, 'batch')}. More "
-            f"samples {more}.",
+            f"{verdict}, reparameterised: {early}, one sample adds {part(early, 'reparameterised')} of the squared "
+            f"gradient of the encoder's weights as variance, where the choice of a batch of {size:,} adds "
+            f"{part(early, 'batch')}{signs[early][1]}; {late}, {part(late, 'reparameterised')} beside "
+            f"{part(late, 'batch')}{signs[late][1]}. More samples {more}.",
             f"By the score function it is {part(early, 'score', 0)} and {part(late, 'score', 0)}. On min E[z^2] they "
             f"have {part(late, 'silly_reparameterised')} and {part(late, 'silly_score')}.",
         ]
+
+    def _beside_batch(self, outcomes: Outcomes, variant: str) -> tuple[int, str]:
+        """Whether one sample adds more than the choice of a batch (1), less (-1), or noise does not tell (0), by pairs
+        of a seed; and words for noise."""
+        pairs = zip(outcomes.values(variant, "reparameterised"), outcomes.values(variant, "batch"), strict=True)
+        found = estimate_of([own - batch for own, batch in pairs])
+        is_beyond = is_beyond_noise(found, self.num_seeds)
+        sign = 0 if is_beyond is False else 1 if found.value > 0 else -1
+        return sign, NOISE_WORDS[is_beyond]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
         names = [f"when{place}" for place in range(len(outcomes.variants))]
@@ -127,7 +139,7 @@ class Gradients(Inquiry):
                         self.samples, run.material[kind], color=colour, marker="o", ms=4, label=None if place else kind
                     )
             batch = outcomes.estimate(variant, "batch").value
-            axis.axhline(batch, color=POSTERIOR, linestyle=":", label=f"batches of {BATCH}")
+            axis.axhline(batch, color=POSTERIOR, linestyle=":", label="the choice of a batch")
             axis.set(xscale="log", yscale="log", xlabel="samples of z")
             axis.set_xticks(self.samples, [str(num) for num in self.samples])
             axis.minorticks_off()

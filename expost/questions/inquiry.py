@@ -100,24 +100,34 @@ class Outcomes:
         pairs = zip(self.values(variant, figure), self.values(other, figure), strict=True)
         return estimate_of([own - others for own, others in pairs])
 
-    def differ(self, variant: str, other: str, figure: str) -> bool | None:
-        """Whether that difference is more than noise, by a paired t-test at 5 %; None: of one seed nobody knows."""
-        return is_beyond_noise(self.difference(variant, other, figure), len(self.of(variant)))
+    def differ(self, variant: str, other: str, figure: str, among: int = 1) -> bool | None:
+        """Whether that difference is more than noise, by a paired t-test at 5 % of one that was picked `among` so many;
+        None: of one seed nobody knows."""
+        return is_beyond_noise(self.difference(variant, other, figure), len(self.of(variant)), among)
 
-    def noise(self, variant: str, other: str, figure: str) -> str:
+    def noise(self, variant: str, other: str, figure: str, among: int = 1) -> str:
         """Words to put behind a difference: nothing where it is more than noise."""
-        return NOISE_WORDS[self.differ(variant, other, figure)]
+        return NOISE_WORDS[self.differ(variant, other, figure, among)]
+
+    def as_good_as(self, best: str, variants: Sequence[str], figure: str) -> str:
+        """Words to put behind the best of `variants`: those that noise does not tell from it; nothing of one seed."""
+        others = [name for name in variants if name != best]
+        alike = [name for name in others if self.differ(name, best, figure, len(others)) is False]
+        return f" (inside the noise as good: {', '.join(alike)})" if alike else ""
 
 
+SIGNIFICANT = 0.05
+"""How often noise may be taken for more, of all that is compared together."""
 NOISE_WORDS = {True: "", False: " (inside the noise)", None: " (one seed: its noise is not known)"}
 """By what a test over seeds says of a difference."""
 
 
-def is_beyond_noise(found: Estimate, num: int) -> bool | None:
-    """Whether the mean of `num` values is other than 0 by a t-test at 5 %; None: of one value nobody knows."""
+def is_beyond_noise(found: Estimate, num: int, among: int = 1) -> bool | None:
+    """Whether the mean of `num` values is other than 0 by a t-test at 5 %, of one that was picked `among` so many
+    comparisons (Bonferroni); None: of one value nobody knows."""
     if found.standard_error is None:
         return None
-    return abs(found.value) > float(stats.t.ppf(0.975, num - 1)) * found.standard_error > 0
+    return abs(found.value) > float(stats.t.ppf(1 - SIGNIFICANT / among / 2, num - 1)) * found.standard_error > 0
 
 
 def figure_of(row: Row, name: str) -> float:
@@ -146,10 +156,12 @@ def spelled(estimate: Estimate, decimals: int = 2, sign: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the answer's table: its title, with the unit, and its decimals."""
+    """A figure of the answer's table: its title, with the unit, its decimals, and whether it is a setting, which seeds
+    do not change."""
 
     title: str
     decimals: int = 2
+    is_setting: bool = False
 
 
 @dataclass
@@ -173,6 +185,8 @@ class Inquiry(ABC):
     """Of the latents that the question is about."""
     needs_normal: ClassVar[bool] = False
     """Whether its formulas are of a VAE trained against N(0, I)."""
+    needs_elbo: ClassVar[bool] = False
+    """Whether its words are of a loss that is the ELBO."""
 
     num_seeds: int = field(default=3, kw_only=True)
 
@@ -188,8 +202,9 @@ class Inquiry(ABC):
         """Why the question cannot be asked of these settings, with the remedy; None: it can."""
         return None
 
-    def check_autoencoder(self, vae: Autoencoder) -> None:
-        """Refuse a VAE that the question cannot be asked of; most can be of any.
+    def check_run(self, job: Job, parts: ImageParts) -> None:
+        """Refuse a run that the question cannot be asked of, before it is made; most can be of any. The VAE is in
+        evaluation mode.
 
         Raises:
             UserError: why it cannot be, however that is trained, with the remedy.
@@ -202,7 +217,8 @@ class Inquiry(ABC):
 
     def estimate(self, outcomes: Outcomes, variant: str, name: str) -> Estimate:
         """A figure of the table: the mean over seeds, and a standard error from their spread unless more is known."""
-        return outcomes.estimate(variant, name)
+        found = outcomes.estimate(variant, name)
+        return Estimate(found.value, None) if self.columns[name].is_setting else found
 
     @abstractmethod
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:

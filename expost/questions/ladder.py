@@ -32,7 +32,7 @@ class Ladder(Inquiry):
     columns: ClassVar[Mapping[str, Column]] = {
         "rate": Column("rate on test images, nats", 2),
         "distance": Column("Frechet distance", 3),
-        "excess": Column("beyond decoded q(z)", 3),
+        "distance_beyond": Column("beyond decoded q(z)", 3),
         "seconds": Column("fit, seconds", 1),
     }
 
@@ -46,7 +46,7 @@ class Ladder(Inquiry):
         return {
             "rate": figure_of(row, "rate_nats"),
             "distance": distance,
-            "excess": distance - figure_of(own, "frechet_distance"),
+            "distance_beyond": distance - figure_of(own, "frechet_distance"),
             "seconds": row.fit_seconds or 0.0,
         }, chosen(run)
 
@@ -59,18 +59,18 @@ class Ladder(Inquiry):
             )
 
         best = min(outcomes.variants, key=lambda name: outcomes.estimate(name, "rate").value)
-        left = outcomes.difference("mixture of 10", best, "rate")
+        left, others = outcomes.difference("mixture of 10", best, "rate"), len(outcomes.variants) - 1
+        noise = "" if best == "mixture of 10" else outcomes.noise("mixture of 10", best, "rate", others)
         picks = {run.material for run in outcomes.of("auto") if run.material}
         return [
             f"Beside N(0, I), N(0, 2I) has {gain('N(0, 2I)')}; one Gaussian with the moments of q(z) {gain(MATCHED)}; "
             f"a mixture of ten {gain('mixture of 10')}.",
-            f"The fewest nats here has {best}, and a mixture of ten leaves {spelled(left)} to it"
-            f"{outcomes.noise('mixture of 10', best, 'rate') if best != 'mixture of 10' else ''}. prior=auto chose "
-            f"{' or '.join(sorted(picks)) or 'nothing'}.",
+            f"The fewest nats here has {best}{outcomes.as_good_as(best, outcomes.variants, 'rate')}, and a mixture of "
+            f"ten leaves {spelled(left)} to it{noise}. prior=auto chose {' or '.join(sorted(picks)) or 'nothing'}.",
         ]
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
-        figure, panels = chart([["rate", "excess"]], width=10.4, height=4.4)
+        figure, panels = chart([["rate", "distance_beyond"]], width=10.4, height=4.4)
         names = outcomes.variants
         colours = [BASELINE if "N(0" in name else EXTRA if name == "auto" else LEARNED for name in names]
         for figure_name, axis in panels.items():
@@ -82,8 +82,8 @@ class Ladder(Inquiry):
             axis.set_yticks(range(len(names)), names if figure_name == "rate" else [""] * len(names))
             axis.invert_yaxis()
         panels["rate"].set_title("rate of a test image, nats", loc="left", fontsize=11)
-        panels["excess"].set_title("Frechet distance beyond decoded q(z)", loc="left", fontsize=11)
-        panels["excess"].axvline(0, color="black", linewidth=0.8)
+        panels["distance_beyond"].set_title("Frechet distance beyond decoded q(z)", loc="left", fontsize=11)
+        panels["distance_beyond"].axvline(0, color="black", linewidth=0.8)
         save_chart(figure, path)
 
 

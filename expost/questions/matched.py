@@ -26,15 +26,13 @@ from torch import Tensor
 from expost.base.errors import UserError
 from expost.evaluation.sections import Estimate
 from expost.measure.latents import decompose_split
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, figure_of
+from expost.questions.inquiry import SIGNIFICANT, Column, Finished, Inquiry, Outcomes, figure_of
 from stage1_vae.base_priors import StandardNormal
 from stage1_vae.latents import LatentDataset
 from stage1_vae.rate import rate_per_dim_nats
 
 NUM_MATCHES = 8
 """Draws of an exact match for each run."""
-SIGNIFICANT = 0.05
-"""How often noise may be taken for more, of all that is compared together."""
 BESIDE = ("matched_sd", "num_images", "accuracy_error")
 """Figures of a run that stand in no column: scatter of the exact match in nats, N, and the standard error over images
 of a classifier's right answers in per cent, which `quilt` has."""
@@ -174,21 +172,22 @@ def with_noise_of_images(found: Estimate, of_images: Sequence[float], num: int, 
     return Excess(Estimate(found.value, error), p_value)
 
 
-def is_above(over: Excess) -> bool:
-    """Whether q(z) is more than noise further from N(0, I) than an exact match; an excess below 0 is none."""
-    return over.is_beyond is True and over.amount.value > 0
+def beyond_together(several: Sequence[Excess]) -> list[bool | None]:
+    """Which of `several` are more than noise, where noise may make a single one of them seem so in 5 % of cases (Holm,
+    "A Simple Sequentially Rejective Multiple Test Procedure", 1979)."""
+    found: list[bool | None] = [None if over.p_value is None else False for over in several]
+    known = sorted((over.p_value, place) for place, over in enumerate(several) if over.p_value is not None)
+    for before, (p_value, place) in enumerate(known):
+        if p_value * (len(known) - before) >= SIGNIFICANT:
+            break
+        found[place] = True
+    return found
 
 
 def num_above(several: Sequence[Excess]) -> int:
-    """How many of `several` are, where noise may make a single one of them seem so in 5 % of cases (Holm, "A Simple
-    Sequentially Rejective Multiple Test Procedure", 1979)."""
-    known = sorted((over.p_value, over.amount.value > 0) for over in several if over.p_value is not None)
-    found = 0
-    for place, (p_value, is_positive) in enumerate(known):
-        if p_value * (len(known) - place) >= SIGNIFICANT:
-            break
-        found += is_positive
-    return found
+    """How many of `several` are that, and above 0."""
+    flags = beyond_together(several)
+    return sum(flag is True and over.amount.value > 0 for flag, over in zip(flags, several, strict=True))
 
 
 def _variance(outcomes: Outcomes, variant: str) -> float:

@@ -10,10 +10,21 @@ import torch
 from expost.base.errors import UserError
 from expost.config.schema import Oracle
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
+from expost.job import Job
 from expost.oracle import estimate
-from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, estimate_of, spelled
+from expost.parts.assembly import ImageParts
+from expost.questions.inquiry import (
+    NOISE_WORDS,
+    Column,
+    Finished,
+    Inquiry,
+    Outcomes,
+    Variant,
+    estimate_of,
+    is_beyond_noise,
+    spelled,
+)
 from expost.questions.linear import LinearModel, check_dims, encoded, prepared, principal_components
-from stage1_vae.autoencoder import Autoencoder
 
 STD_FACTOR, SHIFT_STDS = 1.5, 0.5
 """The posterior that is wrong on purpose: as in stage=oracle."""
@@ -50,7 +61,7 @@ class Perfect(Inquiry):
         "vae_elbo": Column("its ELBO", 2),
     }
     goal = "vae"
-    needs_normal = True
+    needs_normal = needs_elbo = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +76,10 @@ class Perfect(Inquiry):
     def variants(self) -> Sequence[Variant]:
         return [Variant(f"{dims} dimensions", (f"vae.bottleneck.latent_dim={dims}",)) for dims in self.dims]
 
-    def check_autoencoder(self, vae: Autoencoder) -> None:
-        check_dims(vae.spec.num_dims, len(LinearModel.of(vae).offset))
+    def check_run(self, job: Job, parts: ImageParts) -> None:
+        check_dims(parts.vae.spec.num_dims, len(LinearModel.of(parts.vae).offset))
+        if self.num_images > (most := len(parts.data.test)):
+            raise UserError(f"question.num_images={self.num_images}: there are {most:,} test images; give no more")
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         parts, seed = run.parts, run.job.config.seeds.sample
@@ -83,6 +96,9 @@ class Perfect(Inquiry):
                 shift_stds=SHIFT_STDS,
             )
             found = estimate(principal_components(train, parts.spec.num_dims), x, settings)
+        if (annealed := found.annealed.mean_nats()) is None:
+            words = "; ".join(found.annealed.notes())
+            raise UserError(f"question.num_steps={self.num_steps}: annealing has no figure here, {words}")
         model = LinearModel.of(run.vae)
         kl = torch.cat([model.kl_nats(posterior, block) for block, posterior in encoded(run.vae, x)])
         log_px = model.log_prob(x)
@@ -90,7 +106,7 @@ class Perfect(Inquiry):
             "exact": found.truth,
             "elbo": found.elbo,
             "iwae": found.iwae,
-            "ais": found.ais,
+            "ais": torch.tensor(-annealed),
             "vae": log_px,
             "vae_elbo": log_px - kl,
         }
@@ -98,10 +114,7 @@ class Perfect(Inquiry):
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         last = outcomes.variants[-1]
-        lacks = " and ".join(
-            f"{spelled(estimate_of([best - own for best, own in self._pairs(outcomes, name)]))} nats in {name}"
-            for name in outcomes.variants
-        )
+        lacks = " and ".join(f"{self._lack(outcomes, name)} in {name}" for name in outcomes.variants)
         exact, elbo, iwae, ais, vae, vae_elbo = (spelled(outcomes.estimate(last, name)) for name in self.columns)
         return [
             f"A perfect VAE says log p(x) and nothing less: in {last}, principal components have {exact} nats, which "
@@ -112,9 +125,11 @@ class Perfect(Inquiry):
             "bound tells how far a model is from it only as far as it is tight.",
         ]
 
-    def _pairs(self, outcomes: Outcomes, variant: str) -> list[tuple[float, float]]:
-        """log p(x) of principal components and of the VAE, for each seed."""
-        return list(zip(outcomes.values(variant, "exact"), outcomes.values(variant, "vae"), strict=True))
+    def _lack(self, outcomes: Outcomes, variant: str) -> str:
+        """By how much log p(x) of the VAE is below that of principal components, paired by seed, in words."""
+        pairs = zip(outcomes.values(variant, "exact"), outcomes.values(variant, "vae"), strict=True)
+        found = estimate_of([best - own for best, own in pairs])
+        return f"{spelled(found)} nats{NOISE_WORDS[is_beyond_noise(found, self.num_seeds)]}"
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
         figure, panels = chart([["bounds"]], width=8.8, height=4.4)

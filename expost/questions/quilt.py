@@ -31,9 +31,9 @@ from expost.questions.inquiry import (
 from expost.questions.matched import (
     AgainstMatch,
     Excess,
+    beyond_together,
     excess,
     hidden,
-    is_above,
     kl_figures,
     num_images,
     with_noise_of_images,
@@ -104,7 +104,12 @@ class Quilt(AgainstMatch):
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
         usual = outcomes.variants[-1]
-        found = {name: self._compared(outcomes, name) for name in outcomes.variants}
+        tests = [(excess(outcomes, name), self.above_chance(outcomes, name)) for name in outcomes.variants]
+        flags = iter(beyond_together([over for both in tests for over in both]))
+        found = {
+            name: self._compared(outcomes, name, both, (next(flags), next(flags)))
+            for name, both in zip(outcomes.variants, tests, strict=True)
+        }
         apart = [f"in {name} by {' and '.join(signs)}" for name, (signs, _) in found.items() if signs]
         alike = [name for name, (signs, _) in found.items() if not signs]
         most = f"not beyond what {num_images(outcomes):,} images can show"
@@ -139,17 +144,28 @@ class Quilt(AgainstMatch):
         found = Estimate(accuracy.value - CHANCE, accuracy.standard_error)
         return with_noise_of_images(found, [statistics.fmean(e**2 for e in errors)], len(errors), math.inf)
 
-    def _compared(self, outcomes: Outcomes, name: str) -> tuple[list[str], str]:
-        """By what q(z) of a variant is more than noise away from N(0, I), and what was found, in sentences."""
-        over, accuracy = excess(outcomes, name), self.estimate(outcomes, name, "accuracy")
-        above = self.above_chance(outcomes, name)
-        signs = ["nats"] if is_above(over) else []
-        signs += ["a classifier"] if is_above(above) else []
-        kl, matched = (self.estimate(outcomes, name, figure) for figure in ("marginal_kl", "matched_kl"))
+    def _compared(
+        self, outcomes: Outcomes, name: str, tests: tuple[Excess, Excess], flags: tuple[bool | None, bool | None]
+    ) -> tuple[list[str], str]:
+        """By what q(z) of a variant is away from N(0, I), and what was found, in sentences.
+
+        Args:
+            tests: its excess, and the classifier's right answers beyond chance.
+            flags: which of them is more than noise, of all that are told together.
+        """
+        over = tests[0]
+        signs = [
+            words
+            for words, test, flag in zip(("nats", "a classifier"), tests, flags, strict=True)
+            if flag is True and test.amount.value > 0
+        ]
+        kl, matched, accuracy = (
+            self.estimate(outcomes, name, figure) for figure in ("marginal_kl", "matched_kl", "accuracy")
+        )
         return signs, (
             f"In {name} KL(q(z) || N(0, I)) is estimated at {spelled(kl)} nats, and that of an exact match at the same "
-            f"rate at {spelled(matched)}: {spelled(over.amount)} beyond it{NOISE_WORDS[over.is_beyond]}. A classifier "
-            f"is right in {spelled(accuracy, 1)} % of cases, where {CHANCE} is chance{NOISE_WORDS[above.is_beyond]}."
+            f"rate at {spelled(matched)}: {spelled(over.amount)} beyond it{NOISE_WORDS[flags[0]]}. A classifier "
+            f"is right in {spelled(accuracy, 1)} % of cases, where {CHANCE} is chance{NOISE_WORDS[flags[1]]}."
         )
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:

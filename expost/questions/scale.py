@@ -63,7 +63,7 @@ class Scale(Inquiry):
         gain, cost = (outcomes.difference(nearest, one, name) for name in ("distance", "rate"))
         wider = self.stds[given.index(nearest)] - 1
         size = "wider than" if wider > 0 else "narrower than" if wider < 0 else "as wide as"
-        noise = outcomes.noise(nearest, one, "distance")
+        noise = outcomes.noise(nearest, one, "distance", len(given) - 1)
         beside = (
             ""
             if nearest == one
@@ -71,8 +71,9 @@ class Scale(Inquiry):
         )
         low, high = given[0], given[-1]
         return [
-            f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}). Samples decode best at {nearest}, "
-            f"{size} N(0, I): a Frechet distance of {spelled(outcomes.estimate(nearest, 'distance'))}{beside}.",
+            f"In nats the best ball has {cheapest} (the likeliest: {fitted:.2f}). Samples decode best at "
+            f"{nearest}{outcomes.as_good_as(nearest, given, 'distance')}, {size} N(0, I): a Frechet distance of "
+            f"{spelled(outcomes.estimate(nearest, 'distance'))}{beside}.",
             f"From {low} to {high} precision goes from "
             f"{spelled(outcomes.estimate(low, 'precision'))} to {spelled(outcomes.estimate(high, 'precision'))} and "
             f"recall from {spelled(outcomes.estimate(low, 'recall'))} to {spelled(outcomes.estimate(high, 'recall'))}. "

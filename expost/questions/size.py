@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 from expost.base.errors import UserError
 from expost.evaluation.figures import BASELINE, EXTRA, LEARNED, POSTERIOR, chart, save_chart
 from expost.evaluation.row_names import AGGREGATE
-from expost.questions.inquiry import NOISE_WORDS, Column, Finished, Outcomes, Variant, figure_of, spelled
+from expost.questions.inquiry import NOISE_WORDS, SIGNIFICANT, Column, Finished, Outcomes, Variant, figure_of, spelled
 from expost.questions.matched import (
-    SIGNIFICANT,
     AgainstMatch,
     excess,
     has_room,
@@ -35,7 +34,7 @@ class Size(AgainstMatch):
         width: of a hidden layer.
 
     Raises:
-        UserError: a grid of a single column or row.
+        UserError: a grid of a single column or row, or layers of no width.
     """
 
     depths: list[int] = field(default_factory=lambda: [1, 2, 3])
@@ -47,13 +46,15 @@ class Size(AgainstMatch):
         **AgainstMatch.kl_columns,
         "active": Column("active dimensions", 1),
         "distance": Column("Frechet distance of decoded N(0, I)", 2),
-        "excess": Column("of which beyond decoded q(z)", 2),
+        "distance_beyond": Column("of which beyond decoded q(z)", 2),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.depths, self.dims = sorted(set(self.depths)), sorted(set(self.dims))
-        if len(set(self.depths)) < 2 or len(set(self.dims)) < 2 or min(*self.depths, *self.dims, self.width) < 1:
+        if self.width < 1:
+            raise UserError(f"question.width={self.width}: give at least 1")
+        if len(self.depths) < 2 or len(self.dims) < 2 or min(*self.depths, *self.dims) < 1:
             raise UserError("question.depths and question.dims: give two or more different numbers each, at least 1")
 
     def name(self, depth: int, dims: int) -> str:
@@ -78,7 +79,7 @@ class Size(AgainstMatch):
             **kl_figures(run),
             "active": dimensions.num_active,
             "distance": distance,
-            "excess": distance - figure_of(own, "frechet_distance"),
+            "distance_beyond": distance - figure_of(own, "frechet_distance"),
         }, None
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:

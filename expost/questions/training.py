@@ -11,9 +11,10 @@ import torch
 from expost.base.errors import UserError
 from expost.config.schema import Config
 from expost.evaluation.figures import BASELINE, LEARNED, POSTERIOR, chart, save_chart
+from expost.job import Job
+from expost.parts.assembly import ImageParts
 from expost.questions.inquiry import Column, Finished, Inquiry, Outcomes, Variant, spelled
 from expost.questions.linear import LinearModel, encoded, prepared
-from stage1_vae.autoencoder import Autoencoder
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Training(Inquiry):
         "elbo": Column("their difference, the ELBO", 3),
     }
     goal = "vae"
-    needs_normal = True
+    needs_normal = needs_elbo = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,8 +61,8 @@ class Training(Inquiry):
             for steps in self.steps
         ]
 
-    def check_autoencoder(self, vae: Autoencoder) -> None:
-        LinearModel.of(vae)
+    def check_run(self, job: Job, parts: ImageParts) -> None:
+        LinearModel.of(parts.vae)
 
     def measure(self, run: Finished) -> tuple[Mapping[str, float], Any]:
         model, x = LinearModel.of(run.vae), prepared(run.parts, run.parts.data.test)
@@ -71,30 +72,38 @@ class Training(Inquiry):
         return {name: values.mean().item() for name, values in figures.items()}, None
 
     def conclude(self, outcomes: Outcomes) -> Sequence[str]:
-        both = [
-            (before, after)
-            for before, after in pairwise(outcomes.variants)
-            if all(
-                outcomes.difference(after, before, name).value > 0 and outcomes.differ(after, before, name) is not False
-                for name in ("log_px", "kl")
-            )
-        ]
+        steps = [(before, after) for before, after in pairwise(outcomes.variants)]
+        better = [pair for pair in steps if self._rises(outcomes, pair, "log_px", len(steps))]
+        both = [pair for pair in better if self._rises(outcomes, pair, "kl", len(steps))]
         last = outcomes.variants[-1]
         end = (
             f"At {last} the ELBO lacks {spelled(outcomes.estimate(last, 'kl'), 3)} of log p(x) = "
             f"{spelled(outcomes.estimate(last, 'log_px'))} nats."
         )
+        pair = max(both or better or steps, key=lambda pair: outcomes.difference(pair[1], pair[0], "kl").value)
+        rise = outcomes.difference(pair[1], pair[0], "kl")
         if not both:
-            return ["Not here: wherever log p(x) rises beyond noise, q(z|x) comes nearer to p(z|x), or stays.", end]
-        before, after = max(both, key=lambda pair: outcomes.difference(pair[1], pair[0], "kl").value)
+            found = "wherever log p(x) rises, q(z|x) comes nearer to p(z|x)"
+            if rise.value > 0:
+                found = (
+                    f"the largest rise of KL(q(z|x) || p(z|x)) while log p(x) rises, from {pair[0]} to {pair[1]}, is "
+                    f"{spelled(rise, 3)} nats (inside the noise)"
+                )
+            return [f"Not seen here: {found}.", end]
         return [
-            f"Yes: from {before} to {after} log p(x) rises by {spelled(outcomes.difference(after, before, 'log_px'))} "
-            f"nats while KL(q(z|x) || p(z|x)) gets worse by {spelled(outcomes.difference(after, before, 'kl'), 3)}"
-            f"{outcomes.noise(after, before, 'kl')}. "
+            f"Yes: from {pair[0]} to {pair[1]} log p(x) rises by "
+            f"{spelled(outcomes.difference(pair[1], pair[0], 'log_px'))} nats while KL(q(z|x) || p(z|x)) gets worse by "
+            f"{spelled(rise, 3)}{outcomes.noise(pair[1], pair[0], 'kl', len(steps))}. "
             "The ELBO rewards their difference alone: the model may become better faster than q(z|x) follows "
             "its p(z|x).",
             end,
         ]
+
+    def _rises(self, outcomes: Outcomes, pair: tuple[str, str], name: str, among: int) -> bool:
+        """Whether a figure rises from one variant to the next by more than noise, as far as one can know."""
+        before, after = pair
+        rise = outcomes.difference(after, before, name).value
+        return rise > 0 and outcomes.differ(after, before, name, among) is not False
 
     def draw(self, outcomes: Outcomes, path: Path) -> None:
         figure, panels = chart([["levels", "kl"]], width=9.6, height=4.2)

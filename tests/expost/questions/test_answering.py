@@ -1,6 +1,7 @@
 """stage=answer, as it is typed: runs, table, sentences, picture; what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from expost.base.errors import UserError
 from expost.job import Job
 from expost.parts.assembly import ImageParts
 from expost.questions import answering
+from expost.questions.matched import mean_rates
+from stage1_vae.latents import LatentDataset
 
 LITTLE = (
     "question.num_seeds=2",
@@ -33,7 +36,11 @@ def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
     answer = json.loads((latest / "answer.json").read_text(encoding="utf-8"))
     assert [row[""] for row in answer["rows"]] == ["2 dimensions", "16 dimensions"]
     assert len(answer["runs"]) == 4 and all(set(answer["columns"]) <= set(run) for run in answer["runs"])
-    assert all(run["beyond"] == run["marginal_kl"] - run["matched_kl"] for run in answer["runs"])
+    tests = [LatentDataset.load(path) for path in (folder / "runs" / "store" / "latents").glob("*/test")]
+    rates = sorted(mean_rates(latents).sum().item() for latents in tests)
+    assert sorted(run["rate"] for run in answer["runs"]) == pytest.approx(rates), "of the test images, and of each run"
+    for run in answer["runs"]:
+        assert run["matched_kl"] > run["rate"] - math.log(359) - 0.5, "as many images, and as many draws of each"
     assert answer["images"] == {"train": 1258, "val": 180, "test": 359}
     assert "images: 1,258 for training, 180 for validation, 359 for the test; 2 seeds" in done.out
     assert "an exact match" in "".join(answer["sentences"]) and answer["command"].endswith(" ".join(LITTLE))
@@ -80,10 +87,17 @@ def test_the_quilt_is_answered_and_found_again(folder: Path) -> None:
         (("experiment=questions/training", "trainer.schedule=cosine"), "only under trainer.schedule=constant"),
         (("experiment=questions/training", "vae=learned_gaussian"), "trained against N(0, I)"),
         (("experiment=questions/perfect", "question.num_images=1"), "question.num_images=1: give at least 2"),
-        (("experiment=questions/gradients", "vae.objective.beta=4"), "that of the ELBO"),
+        (("experiment=questions/gradients", "vae.objective.beta=4"), "a loss that is the ELBO"),
+        (("experiment=questions/training", "vae.objective.warmup_steps=9"), "a loss that is the ELBO"),
+        (("experiment=questions/perfect", "vae=iwae"), "a loss that is the ELBO"),
+        (("experiment=questions/perfect", "question.num_images=1000"), "there are 359 test images; give no more"),
+        (("experiment=questions/collapse", "question.warmup_steps=600"), "training is 1,000 steps"),
+        (("experiment=questions/size", "question.width=0"), "question.width=0: give at least 1"),
+        (("experiment=questions/ladder", "prior.min_std=0.01"), "prior.min_std'; leave that out"),
         (("experiment=questions/collapse", "question.beta=1"), "a heavy weight is above 1"),
-        (("experiment=questions/collapse", "data=mixture_rings"), "a choice that you made has no such key"),
+        (("experiment=questions/collapse", "data=mixture_rings"), "a choice that you made does not go together"),
         (("experiment=questions/scale", "seeds.vae=3"), "seeds.vae: seeds of a question differ"),
+        (("experiment=questions/scale", "seeds={prior:3}"), "seeds.prior: seeds of a question differ"),
         (("experiment=questions/scale", "question.stds=[0.5,1.5,2]"), "1.0 among them"),
     ],
 )

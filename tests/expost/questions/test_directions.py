@@ -99,7 +99,7 @@ def test_bounds_climb_to_a_known_density(tmp_path: Path) -> None:
 
 
 def test_a_heavy_weight_empties_the_code(tmp_path: Path) -> None:
-    answer = Answer(tmp_path, "collapse", "trainer.max_epochs=60", "question.num_seeds=2")
+    answer = Answer(tmp_path, "collapse", "question.warmup_steps=200", "trainer.max_epochs=60", "question.num_seeds=2")
     for side in ("8 x 8", "16 x 16"):
         assert answer.always(f"beta 1; {side}", f"beta 20; {side}", "rate")
         assert answer.always(f"beta 20, free nats; {side}", f"beta 20; {side}", "rate")

@@ -16,6 +16,7 @@ from expost.questions.inquiry import Outcome, Outcomes
 from expost.questions.matched import (
     NUM_MATCHES,
     Excess,
+    beyond_together,
     estimated,
     exact_match,
     excess,
@@ -192,7 +193,10 @@ def test_variants_are_ranked_only_at_rates_that_the_images_can_judge() -> None:
         ]
     )
     words = " ".join(inquiry.conclude(outcomes))
-    assert "are 2 of 6. Of the 2 at rates below log 359, 1 hidden, 2 dimensions has the smallest" in words
+    assert (
+        "2 of 6 are beyond an exact match by more than noise, tested together at 5%. Of the 2 at rates below" in words
+    )
+    assert "log 359, 1 hidden, 2 dimensions has the smallest" in words
     assert "2 hidden, 2 dimensions the largest, 0.40 ± 0.02." in words, words
     assert "0.30 nats in 1 hidden, 8 dimensions;" in words and "0.30 nats in 1 hidden, 2" not in words
 
@@ -204,6 +208,7 @@ def test_of_several_that_are_told_together_noise_makes_one_seem_more_in_a_twenti
     assert statistics.fmean(any(over.is_beyond for over in row) for row in rows) > 0.3, "one by one"
     clear, below = Excess(Estimate(1.0, 0.1), 1e-6), Excess(Estimate(-1.0, 0.1), 1e-6)
     assert num_above([clear, below, *rows[0], Excess(Estimate(1.0, None), None)]) == 1
+    assert beyond_together([clear, Excess(Estimate(1.0, None), None), rows[0][0]])[:2] == [True, None]
     nearly = Excess(Estimate(1.0, 0.4), 0.012)
     assert [nearly.is_beyond_of(num) for num in (1, 4, 5)] == [True, True, False]
     assert num_above([nearly] * 4) == 4 and num_above([nearly] * 5) == 0

@@ -38,6 +38,65 @@ def test_differences_are_paired_by_seed() -> None:
     assert "inside the noise" in outcomes.noise("a", "a", "x") and not outcomes.noise("b", "a", "x")
 
 
+def test_the_best_of_many_is_told_from_another_by_more_than_one_of_two() -> None:
+    outcomes = pairs()
+    assert outcomes.differ("b", "a", "x", 1) and outcomes.differ("b", "a", "x", 20) is False
+    values = {"a": [1.0, 1.1, 1.2], "b": [1.3, 1.1, 1.1], "c": [5.0, 5.1, 5.3]}
+    outcomes = Outcomes([Outcome(name, seed, {"x": x}) for name, xs in values.items() for seed, x in enumerate(xs)])
+    assert outcomes.as_good_as("a", outcomes.variants, "x") == " (inside the noise as good: b)"
+    assert outcomes.as_good_as("a", ["a", "c"], "x") == ""
+    assert Outcomes([run for run in outcomes.all if not run.seed]).as_good_as("a", outcomes.variants, "x") == ""
+
+
+def answered(name: str, figures: dict[str, dict[str, list[float]]], **settings: Any) -> str:
+    """The first sentence of a question about `figures`: variant -> figure -> of each seed."""
+    section = read_conf(f"experiment/questions/{name}.yaml")["question"]
+    (num,) = {len(values) for of_variant in figures.values() for values in of_variant.values()}
+    inquiry = build("question", {**section, **settings, "num_seeds": num})
+    outcomes = [
+        Outcome(variant.name, seed, {key: values[seed] for key, values in figures[variant.name].items()})
+        for variant in inquiry.variants()
+        for seed in range(num)
+    ]
+    return inquiry.conclude(Outcomes(outcomes))[0]
+
+
+@pytest.mark.parametrize(
+    ("kl", "starts"),
+    [
+        (
+            [0.90, 1.60, 0.40],
+            "Not seen here: the largest rise of KL(q(z|x) || p(z|x)) while log p(x) rises, from step 1",
+        ),
+        ([0.90, 0.96, 0.84], "Yes: from step 10 to step 100 log p(x) rises by 3.97 ± 0.03 nats while KL"),
+        ([0.10, 0.16, 0.04], "Not seen here: wherever log p(x) rises, q(z|x) comes nearer to p(z|x)."),
+    ],
+)
+def test_a_rise_inside_the_noise_is_no_rise(kl: list[float], starts: str) -> None:
+    figures = {
+        "step 1": {"log_px": [-9.0] * 3, "kl": [2.0] * 3},
+        "step 10": {"log_px": [-5.0, -5.1, -4.9], "kl": [0.34, 0.40, 0.28]},
+        "step 100": {"log_px": [-1.0, -1.2, -0.9], "kl": kl},
+    }
+    assert answered("training", figures, steps=[1, 10, 100]).startswith(starts)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        ([0.07, 0.08, 0.06], [0.31, 0.33, 0.32], "Here yes, "),
+        ([0.31, 0.33, 0.32], [0.07, 0.08, 0.06], "Here more would help, "),
+        ([0.31, 0.55, 0.10], [0.07, 0.08, 0.06], "Not to be told here, "),
+    ],
+)
+def test_one_sample_is_enough_only_where_seeds_agree(one: list[float], other: list[float], verdict: str) -> None:
+    silly = {"silly_reparameterised": [0.25] * 3, "silly_score": [7.0] * 3, "score": [300.0] * 3, "size": [64.0] * 3}
+    figures = {f"after {n} epochs": {"reparameterised": one, "batch": other, **silly} for n in (2, 60)}
+    words = answered("gradients", figures)
+    assert words.startswith(verdict) and "a batch of 64" in words and "encoder" in words
+    assert ("inside the noise" in words) == (verdict == "Not to be told here, ")
+
+
 def test_one_seed_says_nothing_of_noise() -> None:
     outcomes = Outcomes([Outcome("a", 0, {"x": 1.0}), Outcome("b", 0, {"x": 100.0})])
     assert outcomes.difference("b", "a", "x") == Estimate(99.0, None)
