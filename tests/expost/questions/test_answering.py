@@ -9,6 +9,7 @@ from command_line import run_here
 from PIL import Image
 
 from expost.base.errors import UserError
+from expost.evaluation.annealing.path import Annealed
 from expost.job import Job
 from expost.parts.assembly import ImageParts
 from expost.questions import answering
@@ -119,3 +120,11 @@ def test_what_is_trained_is_in_the_mode_of_training(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(answering, "made", noted)
     done = run_here(tmp_path, "experiment=questions/perfect")
     assert done.code == 2 and "far enough" in done.err and modes == [True]
+
+
+def test_annealing_that_is_not_trusted_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Annealed, "mean_nats", lambda self: None)
+    words = ("question.dims=[2]", "question.num_seeds=1", "question.num_images=2", "question.num_steps=2")
+    done = run_here(tmp_path, "experiment=questions/perfect", *words, "trainer.max_epochs=1")
+    assert done.code == 2 and "question.num_steps=2: annealing has no figure here" in done.err, done.err
+    assert len(done.err.strip().splitlines()) == 1 and not list(tmp_path.glob("runs/*/answer.json"))
