@@ -30,14 +30,10 @@ def main() -> int:
 
 
 def help_text() -> str:
-    """What Hydra prints for `--help`, which composes the configuration and reads every group twice for it.
-
-    It lists folders that start with `_` too, and nobody chooses from these.
-    """
+    """What Hydra prints for `--help`, which composes the configuration and reads every group twice for it."""
     template = OmegaConf.load(CONF / "config.yaml").hydra.help.template
     groups = {}
-    for folder, subfolders, files in os.walk(CONF):
-        subfolders[:] = [name for name in subfolders if not name.startswith("_")]
+    for folder, _, files in os.walk(CONF):
         choices = sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
         groups[os.path.relpath(folder, CONF)] = ", ".join(choices)
     lines = [f"{group}: {choices}\n" for group, choices in sorted(groups.items()) if group != "." and choices]

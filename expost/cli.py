@@ -53,7 +53,7 @@ def run() -> int:
     be_quiet()
     try:
         scratch.begin()
-        refuse_unknown_flags(sys.argv[1:])
+        refuse_what_hydra_would_not(sys.argv[1:])
         _hydra_main()
         failures = read_failures()
         if command := next_command(sys.argv[1:]):
@@ -100,14 +100,17 @@ def run_job(composed: DictConfig) -> Metric:
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)
 
 
-def refuse_unknown_flags(words: list[str]) -> None:
-    """argparse would print its usage before the one line.
+def refuse_what_hydra_would_not(words: list[str]) -> None:
+    """Of a flag that Hydra does not have argparse would print its usage before the one line; a group that is null is a
+    ValueError in the midst of it.
 
     Raises:
-        UserError: for a flag that Hydra does not have.
+        UserError: for either.
     """
     for word in words:
-        name = word.split("=")[0]
+        name, _, choice = word.partition("=")
+        if (group := name.lstrip("+")) in groups() and "null" in choice.split(","):
+            raise UserError(f"{word}: no choice; leave {group}= out, or take one of its {nearest('', choices(group))}")
         if name.startswith("-") and name not in get_args_parser()._option_string_actions:
             raise UserError(f"{word}: unknown flag; overrides have no dashes: {word.lstrip('-')}, and see --help")
 
@@ -156,9 +159,9 @@ def groups() -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the files in a group, but for folders that start with `_`: only the defaults list chooses from these."""
-    names = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
-    return sorted(str(name) for name in names if not str(name).startswith("_")) or groups()
+    """Names of the files in a group."""
+    files = (CONF / group).rglob("*.yaml")
+    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files) or groups()
 
 
 def unknown_key(key: str) -> str:

@@ -20,6 +20,8 @@ from benchmarks.child import Measured, machine, pipeline
 from benchmarks.reference import Line, print_table
 
 MINUTES = 15.0
+FEWER_STEPS = ("prior.fit.max_steps=2574", "prior.fit.learning_rate=0.005")
+"""Six epochs of the transformer at five times the rate of its file: the same nats in three quarters of the time."""
 
 
 def run(root: Path, data: Path, *words: str) -> tuple[Measured, dict[str, Any]]:
@@ -72,7 +74,8 @@ def section(report: dict[str, Any], reference: dict[str, Any], table: Sequence[L
         [
             "## mnist_vq\n",
             "MNIST, 4x4 codes of a codebook of 1,024, a transformer over them that draws a class first, p(z) = sum of "
-            f"p(y) p(z given y); seed {made['seeds']['vae']}. {report['num_samples']:,} samples against test images, "
+            f"p(y) p(z given y), {' '.join(FEWER_STEPS)}; seed {made['seeds']['vae']}. "
+            f"{report['num_samples']:,} samples against test images, "
             "in 64 features of the set's own classifier; nats an image over "
             f"{report['num_bound_images']:,} test images, exact. ± is the standard deviation over resampled images.\n",
             "    python -m benchmarks.codes.mnist_vq --data DIR\n",
@@ -113,7 +116,7 @@ def main() -> int:
     )
     with kept as folder:
         root = Path(folder).absolute()
-        experiment, report = run(root, data, "experiment=mnist_vq")
+        experiment, report = run(root, data, "experiment=mnist_vq", *FEWER_STEPS)
         _, reference = run(root, data, "experiment=mnist_reference", "prior=standard_normal")
         table = lines(experiment, report, reference)
     words = section(report, reference, table)

@@ -62,6 +62,8 @@ CONFIGURATION = {
     "prior=autoregressive prior.fit.lr=1": ["prior.fit.lr", "learning_rate"],
     "~nosuch": ["nosuch"],
     "~prior": ["prior is missing", "prior=VALUE"],
+    "experiment=null": ["experiment=null: no choice; leave experiment= out", "choices: cifar10_map"],
+    "-m prior=mixture,null": ["leave prior= out"],
     "~trainer.lr": ["trainer.lr is missing"],
     "prior=": ["prior", "choices: aggregate, auto, autoregressive"],
     "upstream=maybe": ["upstream=maybe", "require, run"],
